@@ -1,0 +1,34 @@
+"""`leadstream config`: the effective settings."""
+
+import argparse
+import json
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "config",
+        help="print the effective settings, secrets masked",
+        description="Print every setting with the value in force; secrets are masked.",
+        epilog="example:\n  leadstream config --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(func=config)
+
+
+def config(arguments: argparse.Namespace) -> int:
+    """Print the settings; a variable that nothing reads is named on standard error."""
+    import sys
+
+    from leadstream.settings import effective, load_settings, unknown_variables
+
+    settings = effective(load_settings())
+    if arguments.json:
+        print(json.dumps(settings, indent=2))
+    else:
+        for name, value in settings.items():
+            print(f"{name}={'' if value is None else value}")
+    for sentence in unknown_variables():
+        print(f"leadstream: {sentence}", file=sys.stderr)
+    return 0

@@ -1,0 +1,152 @@
+"""The composition root: builds the service from its settings, and runs it until it is stopped."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+from consumer.dead_letters import Limit
+from consumer.http import Endpoints
+from consumer.leads import PostgresLeads
+from consumer.metrics import Metrics
+from consumer.pipeline import Codecs, Pipeline
+from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from consumer.service import Service
+from consumer.source import KafkaSource
+from consumer.status import Status
+from leadstream import __version__, log
+from leadstream.errors import Fenced
+from leadstream.kafka import consumer_config, producer_config
+from leadstream.settings import Delivery, Settings, unknown_variables
+from models.registry import ModelRegistry
+from models.slot import ModelSlot
+from schemas.codec import Reader, Writer
+from schemas.registry import Registry
+
+SHUTDOWN_SECONDS = 25.0
+
+
+def run(settings: Settings) -> None:
+    """Run the consumer. Returns when stopped by SIGTERM or SIGINT; raises UserError where a person must act."""
+    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    store = settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    log.configure(settings)
+    logger = log.get_logger()
+    for sentence in unknown_variables():
+        logger.warning("settings.unknown", detail=sentence)
+    metrics, status = Metrics(), Status()
+    slot = ModelSlot(ModelRegistry(store))
+    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
+    leads = PostgresLeads(settings.database_url) if settings.database_url else None
+    service = Service(
+        pipeline=Pipeline(settings, slot, codecs(settings, registry), leads),
+        slot=slot,
+        limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
+        metrics=metrics,
+        status=status,
+        log=logger,
+    )
+    endpoints = Endpoints(
+        settings.http_host,
+        settings.http_port,
+        status=status,
+        registry=metrics.registry,
+        model=lambda: _present(slot),
+    )
+    stop_on_signals(service, logger)
+    logger.info(
+        "started",
+        version=__version__,
+        group_id=settings.group_id,
+        delivery=settings.delivery.value,
+        http=f"http://{settings.http_host}:{endpoints.port}",
+    )
+    try:
+        while not service.stopping:
+            _join(settings, service, metrics, status, logger)
+    finally:
+        endpoints.close()
+        if leads:
+            leads.close()
+        if registry:
+            registry.close()
+    logger.info("stopped")
+
+
+def codecs(settings: Settings, registry: Registry | None) -> Codecs:
+    """Readers and writers of the topics, with or without a registry."""
+    return Codecs(
+        changes=Reader("LeadChanged", registry),
+        requests=Reader("RescoreRequest", registry),
+        predictions=Writer("LeadPrediction", registry, settings.topics.lead_predictions),
+        results=Writer("RescoreResult", registry, settings.topics.rescore_results),
+    )
+
+
+def _join(settings: Settings, service: Service, metrics: Metrics, status: Status, logger: log.Logger) -> None:
+    """One membership of the group: ends when the service stops, or when this process is fenced."""
+
+    def on_rebalance(kind: str, partitions: int) -> None:
+        metrics.rebalances.labels(kind).inc()
+        owned = len(source.assigned())
+        metrics.partitions.set(owned)
+        status.assigned(owned)
+        logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
+
+    client = {"logger": log.client_logger()}
+    source = KafkaSource(
+        consumer_config(settings) | client,
+        [settings.topics.lead_changes, settings.topics.rescore_requests],
+        max_records=settings.batch_max_records,
+        linger_ms=settings.batch_linger_ms,
+        on_rebalance=on_rebalance,
+    )
+    publisher: Publisher
+    if settings.delivery is Delivery.EXACTLY_ONCE:
+        publisher = TransactionalPublisher(producer_config(settings, transactional=True) | client, source)
+    else:
+        publisher = AcknowledgedPublisher(producer_config(settings) | client, source)
+    try:
+        service.run(source, publisher)
+    except Fenced as fenced:
+        metrics.rejoins.inc()
+        logger.warning("rejoining", detail=str(fenced))
+    finally:
+        publisher.close()
+        source.close()
+        status.left()
+
+
+def stop_on_signals(service: Service, logger: log.Logger) -> None:
+    """SIGTERM and SIGINT end the loop after the batch at hand; a second one, or 25 seconds, end the process at once."""
+
+    def on_signal(number: int, _frame: object) -> None:
+        if service.stopping:
+            os._exit(128 + number)
+        service.stop()
+        watchdog = threading.Timer(SHUTDOWN_SECONDS, _give_up, args=(logger,))
+        watchdog.daemon = True
+        watchdog.start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def _give_up(logger: log.Logger) -> None:
+    logger.error("stopping.late", detail=f"not stopped within {SHUTDOWN_SECONDS:g} s; uncommitted work is not lost")
+    os._exit(1)
+
+
+def _present(slot: ModelSlot) -> dict[str, Any] | None:
+    """What `/model` shows; None before the first load."""
+    model = slot.loaded
+    if model is None:
+        return None
+    return {
+        "version": model.version,
+        "sha256": model.sha256,
+        "model_used": model.name,
+        "metrics": model.manifest.get("metrics"),
+        "loaded_since": slot.loaded_since,
+        "refused": slot.refused,
+    }

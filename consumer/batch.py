@@ -1,0 +1,100 @@
+"""The values that travel through the loop: a message, a batch of them, and what came of the batch."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+Headers = list[tuple[str, bytes | None]]
+Partition = tuple[str, int]
+
+
+class Message(Protocol):
+    """A consumed record, as confluent-kafka presents it."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> Headers | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+class ClosedBy(StrEnum):
+    """Why a batch was closed: it was full, it had waited long enough, or the topic had no more."""
+
+    SIZE = "size"
+    BYTES = "bytes"
+    LINGER = "linger"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages of this process's partitions in the order of their offsets, with the offsets that they span.
+
+    `first` is where to seek back to, `next` what to commit: the last offset of each partition plus one.
+    """
+
+    messages: list[Message]
+    first: dict[Partition, int]
+    next: dict[Partition, int]
+    closed_by: ClosedBy
+
+    @classmethod
+    def of(cls, messages: list[Message], closed_by: ClosedBy) -> "Batch":
+        """The batch of these messages, its offsets read from them."""
+        first: dict[Partition, int] = {}
+        after: dict[Partition, int] = {}
+        for message in messages:
+            partition = (message.topic(), message.partition())
+            first.setdefault(partition, message.offset())
+            after[partition] = message.offset() + 1
+        return cls(messages, first, after, closed_by)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A record to publish. `timestamp` is milliseconds UTC; None lets the client set it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+    timestamp: int | None = None
+
+
+class Fate(StrEnum):
+    """What became of a consumed change; every change has exactly one."""
+
+    SCORED = "scored"
+    COALESCED = "coalesced"
+    DEAD_LETTERED = "dead_lettered"
+    ERASED = "erased"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that came of a batch: what to publish, and the accounting.
+
+    `letters` tells for each message of the batch, in order, whether it became a dead letter.
+    """
+
+    outputs: list[Output]
+    consumed: int
+    fates: Counter[Fate]
+    requests_answered: int
+    requests_dead_lettered: int
+    request_leads: Counter[str]
+    letters: list[bool]
+    dead_letter_reasons: Counter[tuple[str, str]]
+    model_version: str
+    imputed: Counter[str] = field(default_factory=Counter)
+    coverage: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def balances(self) -> bool:
+        """consumed = scored + coalesced + dead_lettered + erased + ignored."""
+        return self.consumed == sum(self.fates.values())

@@ -1,0 +1,182 @@
+"""The end of a batch: predictions, results, dead letters and offsets become visible together, or not at all."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from consumer.batch import Batch, Output
+from consumer.source import KafkaSource
+from leadstream.errors import Fenced, Transient, UserError
+from leadstream.kafka import config_error
+
+CALL_SECONDS = 5.0
+COMMIT_SECONDS = 15.0
+# The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
+MOCK_CLUSTER = "mockCluster"
+
+
+class Publisher(Protocol):
+    """Publishes what came of a batch and moves the group's offsets past it."""
+
+    def open(self) -> None:
+        """Get ready; raises Transient while the brokers do not answer."""
+
+    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        """End a batch. Transient: nothing of it counts, try again. Fenced: it may count, or another owner does it."""
+
+    def close(self) -> None:
+        """Give up what was not committed."""
+
+
+class TransactionalPublisher:
+    """Exactly once: one Kafka transaction for each batch."""
+
+    def __init__(self, config: dict[str, Any], source: KafkaSource) -> None:
+        self._source = source
+        self._producer = _producer(config)
+        self._ready = False
+
+    def open(self) -> None:
+        if self._ready:
+            return
+        cluster = _cluster_id(self._producer)
+        if cluster.startswith(MOCK_CLUSTER):
+            raise UserError(
+                "this broker has no transactions (it is librdkafka's mock cluster): "
+                "set LEADSTREAM_DELIVERY=at-least-once, or use a real Kafka"
+            )
+        try:
+            self._producer.init_transactions(CALL_SECONDS)
+        except KafkaException as error:
+            kafka_error: KafkaError = error.args[0]
+            if kafka_error.code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION):
+                raise UserError(
+                    f"this broker has no transactions ({kafka_error.str()}): set LEADSTREAM_DELIVERY=at-least-once"
+                ) from None
+            raise Transient("brokers", f"no transaction coordinator: {kafka_error.str()}") from error
+        self._ready = True
+
+    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        """End a batch:
+
+        1. Begin a transaction.
+        2. Produce predictions, results and dead letters into it.
+        3. Add the consumed offsets, with the group's metadata, so that a process that lost its partitions is refused.
+        4. Commit: all of it becomes visible together, or nothing does.
+        """
+        deadline = time.monotonic() + COMMIT_SECONDS
+        try:
+            self._producer.begin_transaction()
+            for output in outputs:
+                _produce(self._producer, output, deadline)
+            offsets, group = self._source.offsets(batch), self._source.consumer.consumer_group_metadata()
+            _retrying(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_SECONDS), deadline)
+            _retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
+        except KafkaException as error:
+            self._abort(error)
+
+    def _abort(self, error: KafkaException) -> None:
+        """Undo the transaction where that is possible; where it is not, rejoining tells what became of it."""
+        kafka_error: KafkaError = error.args[0]
+        if kafka_error.fatal():
+            raise Fenced(kafka_error.str()) from error
+        try:
+            _retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + COMMIT_SECONDS)
+        except KafkaException as abort_error:
+            raise Fenced(abort_error.args[0].str()) from error
+        raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
+
+    def close(self) -> None:
+        # Without a flush: what is still queued belongs to a transaction that never committed.
+        self._producer.purge()
+
+
+class AcknowledgedPublisher:
+    """At least once: every output is acknowledged by the brokers before the offsets are committed."""
+
+    def __init__(self, config: dict[str, Any], source: KafkaSource) -> None:
+        self._source = source
+        self._producer = _producer(config)
+        self._failure: KafkaError | None = None
+
+    def open(self) -> None:
+        _cluster_id(self._producer)
+
+    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        """End a batch:
+
+        1. Produce predictions, results and dead letters.
+        2. Wait until the brokers have acknowledged every one of them.
+        3. Commit the consumed offsets.
+        """
+        deadline = time.monotonic() + COMMIT_SECONDS
+        self._failure = None
+        try:
+            for output in outputs:
+                _produce(self._producer, output, deadline, self._on_delivery)
+        except KafkaException as error:
+            self._failure = error.args[0]
+        undelivered = self._producer.flush(max(0.0, deadline - time.monotonic()))
+        if undelivered or self._failure is not None:
+            self._producer.purge()
+            self._producer.flush(CALL_SECONDS)
+            why = self._failure.str() if self._failure else "no acknowledgement in time"
+            raise Transient("brokers", f"outputs were not delivered: {why}")
+        self._source.commit(batch)
+
+    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
+        self._failure = self._failure or error
+
+    def close(self) -> None:
+        self._producer.purge()
+
+
+def _producer(config: dict[str, Any]) -> Producer:
+    try:
+        return Producer(config)
+    except KafkaException as error:
+        raise config_error(error) from None
+
+
+def _cluster_id(producer: Producer) -> str:
+    try:
+        return str(producer.list_topics(timeout=CALL_SECONDS).cluster_id or "")
+    except KafkaException as error:
+        raise Transient("brokers", error.args[0].str()) from error
+
+
+def _produce(
+    producer: Producer,
+    output: Output,
+    deadline: float,
+    on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
+) -> None:
+    """Hand over one record; a full queue is waited for, up to the deadline."""
+    extra: dict[str, Any] = {} if output.timestamp is None else {"timestamp": output.timestamp}
+    if output.headers:
+        extra["headers"] = output.headers
+    if on_delivery:
+        extra["on_delivery"] = on_delivery
+    while True:
+        try:
+            producer.produce(output.topic, value=output.value, key=output.key, **extra)
+        except BufferError:
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
+            producer.poll(0.05)
+        else:
+            return
+
+
+def _retrying(call: Callable[[], object], deadline: float) -> None:
+    """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        else:
+            return

@@ -1,0 +1,174 @@
+"""The loop: consume, process, publish, commit; one batch at a time, in one thread."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from consumer.batch import Batch, Fate, Outcome
+from consumer.dead_letters import Limit
+from consumer.metrics import Metrics
+from consumer.pipeline import Pipeline
+from consumer.publisher import Publisher
+from consumer.source import Source
+from consumer.status import Status
+from leadstream.errors import Transient
+from leadstream.log import Logger
+from models.scorer import Model
+from models.slot import ModelSlot
+
+# Python runs signal handlers only between calls into the client: each call stays short.
+POLL_SECONDS = 0.25
+LAG_SECONDS = 1.0
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
+
+
+class Service:
+    """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        slot: ModelSlot,
+        limit: Limit,
+        metrics: Metrics,
+        status: Status,
+        log: Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pipeline = pipeline
+        self._slot = slot
+        self._limit = limit
+        self._metrics = metrics
+        self._status = status
+        self._log = log
+        self._clock = clock
+        self._stop = threading.Event()
+        self._backoff = FIRST_BACKOFF_SECONDS
+        self._lag_told = 0.0
+        self._held: Transient | None = None
+        self._model: Model | None = None
+        self._refused: str | None = None
+
+    def stop(self) -> None:
+        """End the loop once the batch at hand is committed."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop was asked to end."""
+        return self._stop.is_set()
+
+    def run(self, source: Source, publisher: Publisher) -> None:
+        """Turn the loop. Returns when stopped; raises Fenced, DeadLetterLimit, or whatever a bug raises."""
+        while not self._stop.is_set():
+            self._status.beat()
+            batch = None
+            try:
+                publisher.open()
+                self._load_model()
+                batch = source.poll(POLL_SECONDS)
+                self._tell_lag(source)
+                if batch is not None:
+                    self._turn(batch, publisher)
+                self._resumed()
+            except Transient as trouble:
+                self._hold(source, batch, trouble)
+
+    def _turn(self, batch: Batch, publisher: Publisher) -> None:
+        """One batch, from its messages to its commit; nothing of it counts before the last line returns."""
+        started = self._clock()
+        outcome = self._pipeline.process(batch)
+        self._limit.check(outcome.letters)
+        processed = self._clock()
+        publisher.commit(outcome.outputs, batch)
+        self._account(batch, outcome, processed - started, self._clock() - processed)
+
+    def _load_model(self) -> None:
+        """The model for the next batch: between batches is the only time at which it changes."""
+        self._slot.refresh()
+        model = self._slot.get()
+        if model is not self._model:
+            self._model = model
+            self._metrics.model.clear()
+            self._metrics.model.labels(model.version, model.sha256, model.name).set(1)
+            self._metrics.model_loads.labels("loaded").inc()
+            self._log.info("model.loaded", version=model.version, sha256=model.sha256)
+        if self._slot.refused != self._refused:
+            self._refused = self._slot.refused
+            if self._refused:
+                self._metrics.model_loads.labels("refused").inc()
+                self._log.warning("model.refused", detail=self._refused, in_service=model.version)
+            self._status.warn("model", self._refused)
+
+    def _hold(self, source: Source, batch: Batch | None, trouble: Transient) -> None:
+        """Stand where the batch began, stay in the group, and wait a little longer each time."""
+        self._metrics.held.labels(trouble.dependency).inc()
+        self._metrics.unavailable.labels(trouble.dependency).set(1)
+        self._metrics.ready.set(0)
+        self._status.trouble(trouble.dependency, trouble.detail)
+        if self._held is None or self._held.dependency != trouble.dependency:
+            self._log.warning("batch.held", dependency=trouble.dependency, detail=trouble.detail)
+        self._held = trouble
+        wake = self._clock() + self._backoff * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
+        if batch is not None:
+            source.rewind(batch)
+        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
+            self._status.beat()
+            source.idle(min(left, POLL_SECONDS))
+
+    def _resumed(self) -> None:
+        if self._held is not None:
+            self._log.info("batch.resumed", dependency=self._held.dependency)
+            self._metrics.unavailable.clear()
+            self._status.well()
+            self._held = None
+        self._metrics.ready.set(not self._status.missing())
+        self._backoff = FIRST_BACKOFF_SECONDS
+
+    def _tell_lag(self, source: Source) -> None:
+        if self._clock() - self._lag_told < LAG_SECONDS:
+            return
+        self._lag_told = self._clock()
+        self._metrics.lag.clear()
+        for (topic, partition), lag in source.lag().items():
+            self._metrics.lag.labels(topic, str(partition)).set(lag)
+
+    def _account(self, batch: Batch, outcome: Outcome, processing: float, committing: float) -> None:
+        """Count a committed batch, and write its one log line."""
+        metrics = self._metrics
+        metrics.consumed.inc(outcome.consumed)
+        for fate in Fate:
+            metrics.changes.labels(fate.value).inc(outcome.fates[fate])
+        metrics.requests.labels("answered").inc(outcome.requests_answered)
+        metrics.requests.labels("dead_lettered").inc(outcome.requests_dead_lettered)
+        for answer, count in outcome.request_leads.items():
+            metrics.request_leads.labels(answer).inc(count)
+        for (topic, reason), count in outcome.dead_letter_reasons.items():
+            metrics.dead_letters.labels(topic, reason).inc(count)
+        for feature, count in outcome.imputed.items():
+            metrics.imputed.labels(feature).inc(count)
+        for coverage in outcome.coverage:
+            metrics.coverage.observe(coverage)
+        for step, seconds in {**outcome.seconds, "commit": committing}.items():
+            metrics.step_seconds.labels(step).observe(seconds)
+        metrics.batches.labels(batch.closed_by.value).inc()
+        metrics.batch_records.observe(len(batch.messages))
+        now_ms = time.time() * 1000
+        for message in batch.messages:
+            kind, sent_ms = message.timestamp()
+            if kind:
+                metrics.latency.observe(max(0.0, now_ms - sent_ms) / 1000)
+        self._log.info(
+            "batch",
+            records=len(batch.messages),
+            closed_by=batch.closed_by.value,
+            consumed=outcome.consumed,
+            **{fate.value: outcome.fates[fate] for fate in Fate},
+            requests=outcome.requests_answered + outcome.requests_dead_lettered,
+            process_ms=round(processing * 1000, 1),
+            commit_ms=round(committing * 1000, 1),
+            model_version=outcome.model_version,
+        )

@@ -1,0 +1,202 @@
+"""Where batches come from: a member of a consumer group that never has a batch in flight while partitions move."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from consumer.batch import Batch, ClosedBy, Message, Partition
+from leadstream.errors import Fenced, Transient
+from leadstream.kafka import config_error
+
+BATCH_MAX_BYTES = 32 * 1024 * 1024
+# Seeking, pausing or reading positions of a partition that has just moved away is no failure.
+_MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}
+# Reported by librdkafka while it mends them by itself: no record, and nothing to do.
+_MENDS_ITSELF = {
+    KafkaError._PARTITION_EOF,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._RESOLVE,
+}
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+
+
+class Source(Protocol):
+    """Batches of the assigned partitions, and the ways to hold and to retry them."""
+
+    def poll(self, timeout: float) -> Batch | None:
+        """The next batch, or None where nothing came within `timeout` seconds."""
+
+    def rewind(self, batch: Batch) -> None:
+        """Stand again where `batch` began; partitions that have moved away are left to their new owner."""
+
+    def idle(self, timeout: float) -> None:
+        """Keep the group membership for up to `timeout` seconds without consuming."""
+
+    def assigned(self) -> frozenset[Partition]:
+        """The partitions that this process owns now."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Records of each assigned partition behind its end, as far as the client knows without asking."""
+
+    def close(self) -> None:
+        """Leave the group; uncommitted work goes to the next owner."""
+
+
+class KafkaSource:
+    """A group consumer. Rebalance callbacks run only inside `poll` and `idle`, so they meet no batch but the one
+    being collected, and take the messages of revoked and lost partitions out of it.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topics: list[str],
+        *,
+        max_records: int,
+        linger_ms: int,
+        on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
+    ) -> None:
+        try:
+            self.consumer = Consumer(config)
+        except KafkaException as error:
+            raise config_error(error) from None
+        self._max_records = max_records
+        self._linger = linger_ms / 1000
+        self._on_rebalance = on_rebalance
+        self._assigned: set[Partition] = set()
+        self._collected: list[Message] = []
+        self._positions: dict[Partition, int] = {}
+        self._size = 0
+        self._trouble: KafkaError | None = None
+        self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def poll(self, timeout: float) -> Batch | None:
+        self._collected, self._size = [], 0
+        first = self.consumer.poll(timeout)
+        if first is not None:
+            self._collect([first])
+            closed_by = self._fill()
+        # An error is told only once what was consumed before it has been handed out: nothing is skipped.
+        if not self._collected:
+            self._tell()
+            return None
+        batch = Batch.of(self._collected, closed_by)
+        self._positions |= batch.next
+        return batch
+
+    def _fill(self) -> ClosedBy:
+        """Take what is there at once; wait for more only as long as the linger says."""
+        deadline = time.monotonic() + self._linger
+        while len(self._collected) < self._max_records:
+            if self._size >= BATCH_MAX_BYTES:
+                return ClosedBy.BYTES
+            messages = self.consumer.consume(self._max_records - len(self._collected), 0)
+            if not messages:
+                left = deadline - time.monotonic()
+                message = self.consumer.poll(left) if left > 0 else None
+                if message is None:
+                    return ClosedBy.LINGER if self._linger else ClosedBy.DRAIN
+                messages = [message]
+            self._collect(messages)
+        return ClosedBy.SIZE
+
+    def _collect(self, messages: list[Any]) -> None:
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() not in _MENDS_ITSELF:
+                    self._trouble = error
+            elif (message.topic(), message.partition()) in self._assigned:
+                self._collected.append(message)
+                self._size += len(message.value() or b"")
+
+    def _tell(self) -> None:
+        trouble, self._trouble = self._trouble, None
+        if trouble is None:
+            return
+        if trouble.fatal():
+            raise Fenced(trouble.str())
+        hint = "; `leadstream topics create` makes what is missing" if trouble.code() in _NO_TOPIC else ""
+        raise Transient("brokers", trouble.str() + hint)
+
+    def rewind(self, batch: Batch) -> None:
+        for (topic, partition), offset in batch.first.items():
+            if (topic, partition) in self._assigned:
+                self._positions[topic, partition] = offset
+                self._unless_moved(self.consumer.seek, TopicPartition(topic, partition, offset))
+
+    def idle(self, timeout: float) -> None:
+        paused = [TopicPartition(*partition) for partition in self._assigned]
+        try:
+            self._unless_moved(self.consumer.pause, paused)
+            message = self.consumer.poll(timeout)
+            if message is not None and message.error() is None:
+                # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
+                self.rewind(Batch.of([message], ClosedBy.DRAIN))
+        finally:
+            self._unless_moved(self.consumer.resume, [TopicPartition(*partition) for partition in self._assigned])
+
+    def commit(self, batch: Batch) -> None:
+        """Commit the offsets of a batch, without a transaction. Raises Transient where the group is not stable."""
+        offsets = self.offsets(batch)
+        if not offsets:
+            return
+        try:
+            committed = self.consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise Transient("brokers", f"offsets were not committed: {error.args[0].str()}") from error
+        for partition in committed or []:
+            if partition.error is not None:
+                raise Transient("brokers", f"offsets were not committed: {partition.error.str()}")
+
+    def offsets(self, batch: Batch) -> list[TopicPartition]:
+        """What to commit for a batch: only partitions owned now, for a broker would accept the others too."""
+        return [
+            TopicPartition(topic, partition, offset)
+            for (topic, partition), offset in batch.next.items()
+            if (topic, partition) in self._assigned
+        ]
+
+    def assigned(self) -> frozenset[Partition]:
+        return frozenset(self._assigned)
+
+    def lag(self) -> dict[Partition, int]:
+        lags = {}
+        for (topic, partition), position in self._positions.items():
+            _, high = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+            if high >= 0:
+                lags[topic, partition] = max(0, high - position)
+        return lags
+
+    def close(self) -> None:
+        self.consumer.close()
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned |= {(p.topic, p.partition) for p in partitions}
+        self._on_rebalance("assigned", len(partitions))
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._let_go("revoked", partitions)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._let_go("lost", partitions)
+
+    def _let_go(self, kind: str, partitions: list[TopicPartition]) -> None:
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._assigned -= gone
+        self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
+        self._collected = [m for m in self._collected if (m.topic(), m.partition()) not in gone]
+        self._on_rebalance(kind, len(partitions))
+
+    @staticmethod
+    def _unless_moved(call: Callable[[Any], object], argument: Any) -> None:
+        try:
+            call(argument)
+        except KafkaException as error:
+            if error.args[0].code() not in _MOVED_AWAY:
+                raise Transient("brokers", error.args[0].str()) from error

@@ -1,0 +1,20 @@
+"""Lead state to feature matrix, vectorised and pure: no I/O and no clock; the moment `as_of` is an argument."""
+
+from features.columns import MISSING, STATE_FIELDS, UNKNOWN, Columns, columns_of
+from features.fitted import FeatureMatrix, FittedFeatures
+from features.spec import FORMULAS, CalendarSettings, FeatureSpec, Specification, specify
+
+__all__ = [
+    "FORMULAS",
+    "MISSING",
+    "STATE_FIELDS",
+    "UNKNOWN",
+    "CalendarSettings",
+    "Columns",
+    "FeatureMatrix",
+    "FeatureSpec",
+    "FittedFeatures",
+    "Specification",
+    "columns_of",
+    "specify",
+]

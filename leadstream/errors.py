@@ -1,0 +1,80 @@
+"""What can go wrong, and the fate of each.
+
+    LeadstreamError
+    ├── Poison               one record cannot be processed: a dead letter, its neighbours go on
+    ├── Transient            a dependency is unreachable: hold the offsets, pause, rewind, retry
+    ├── Fenced               another process owns the work now: drop both clients and rejoin
+    └── UserError            a person can mend it: one clear sentence, exit code 1
+        ├── SettingsError    wrong settings or usage: exit code 2
+        └── DeadLetterLimit  too many dead letters: offsets held, exit code 3
+
+Anything else that is raised is a bug: the process stops uncommitted with one stack trace and exit code 1.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a record became a dead letter: the values of the header `dlq.reason`."""
+
+    UNKNOWN_FRAMING = "UNKNOWN_FRAMING"
+    UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA"
+    DECODE_FAILED = "DECODE_FAILED"
+    INVALID_EVENT = "INVALID_EVENT"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    LEAD_NOT_FOUND = "LEAD_NOT_FOUND"
+    FEATURE_FAILED = "FEATURE_FAILED"
+    SCORING_FAILED = "SCORING_FAILED"
+    ENCODE_FAILED = "ENCODE_FAILED"
+    OVERSIZED = "OVERSIZED"
+
+
+class LeadstreamError(Exception):
+    """The root of every error that Leadstream raises on purpose."""
+
+
+class Poison(LeadstreamError):
+    """One record that can never be processed as it is.
+
+    `stage` is the step that gave up (decode, validate, state, features, score, encode) and `detail` one sentence.
+    """
+
+    def __init__(self, reason: Reason, stage: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.stage = stage
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["Poison"], tuple[Reason, str, str]]:
+        return type(self), (self.reason, self.stage, self.detail)
+
+
+class Transient(LeadstreamError):
+    """A dependency (`postgres`, `registry`, `brokers`, `model store`) that does not answer now, but may later."""
+
+    def __init__(self, dependency: str, detail: str) -> None:
+        super().__init__(f"{dependency}: {detail}")
+        self.dependency = dependency
+        self.detail = detail
+
+
+class Fenced(LeadstreamError):
+    """The producer was fenced or became unusable: whatever it had not committed belongs to the new owner."""
+
+
+class UserError(LeadstreamError):
+    """Something a person can mend; the text is one clear sentence."""
+
+    exit_code = 1
+
+
+class SettingsError(UserError):
+    """A wrong setting or wrong usage; the text names it and the mend."""
+
+    exit_code = 2
+
+
+class DeadLetterLimit(UserError):
+    """More dead letters than the settings allow; nothing of the batch was committed."""
+
+    exit_code = 3

@@ -1,0 +1,75 @@
+"""What every librdkafka client of Leadstream is configured with."""
+
+import socket
+import uuid
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from leadstream.errors import SettingsError, UserError
+from leadstream.settings import KAFKA_PREFIX, Settings
+
+# A transaction spans only produce and commit; a killed process blocks read_committed readers for at most this long.
+TRANSACTION_TIMEOUT_MS = 10_000
+# Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
+MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+
+
+def client_config(settings: Settings) -> dict[str, Any]:
+    """Properties shared by producers, consumers and admin clients, the user's own LEADSTREAM_KAFKA_... ones last."""
+    servers = settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    return {
+        "bootstrap.servers": servers,
+        "client.id": f"leadstream-{socket.gethostname()}",
+        "message.max.bytes": MESSAGE_MAX_BYTES,
+        "log.connection.close": False,
+        **settings.kafka,
+    }
+
+
+def producer_config(settings: Settings, *, transactional: bool = False) -> dict[str, Any]:
+    """An idempotent producer that partitions as Java clients do; with its own transactional id if asked."""
+    config = {
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "linger.ms": 2,
+        "compression.type": "lz4",
+        "queue.buffering.max.messages": 1_000_000,
+        **client_config(settings),
+    }
+    if transactional:
+        # With consumer group metadata in the commit (KIP-447) fencing is by group generation, not by this id.
+        config |= {
+            "transactional.id": f"{settings.group_id}-{uuid.uuid4()}",
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        }
+    return config
+
+
+def consumer_config(settings: Settings) -> dict[str, Any]:
+    """A group consumer that reads committed data and never commits by itself."""
+    return {
+        "group.id": settings.group_id,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 2_000,
+        "fetch.queue.backoff.ms": 20,
+        "queued.max.messages.kbytes": 16_384,
+        "fetch.wait.max.ms": 100,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        **client_config(settings),
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
+
+
+def config_error(error: KafkaException) -> UserError:
+    """The one sentence for a client that could not be made: which property, and where it is set."""
+    kafka_error: KafkaError = error.args[0]
+    text = kafka_error.str().rstrip(".")
+    if kafka_error.code() == KafkaError._INVALID_ARG:
+        return SettingsError(f"a Kafka client refuses its settings: {text}; see the {KAFKA_PREFIX}... variables")
+    return UserError(f"a Kafka client could not be made: {text}")

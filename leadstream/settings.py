@@ -1,0 +1,271 @@
+"""Every setting of every verb, read from the environment and a `.env` file, checked in one place.
+
+A wrong setting is a `SettingsError`: one sentence that names the variable and the mend.
+"""
+
+import difflib
+import os
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leadstream.errors import SettingsError
+from leadstream.topics import VARIABLES, Topics
+
+KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
+# Read by the embedded ground and the tests, not by the service.
+_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER"}
+_MASK = "********"
+
+# librdkafka properties that would break delivery, each with the mend; where one value is safe, it may be given.
+_SAFE = {
+    "enable.auto.commit": "false",
+    "enable.auto.offset.store": "false",
+    "enable.idempotence": "true",
+    "acks": "all",
+    "isolation.level": "read_committed",
+    "enable.partition.eof": "false",
+    "partition.assignment.strategy": "cooperative-sticky",
+}
+_REFUSED = {
+    "bootstrap.servers": "set KAFKA_BOOTSTRAP_SERVERS instead",
+    "group.id": "set LEADSTREAM_GROUP_ID instead",
+    "enable.auto.commit": "offsets are committed together with the outputs; unset it",
+    "enable.auto.offset.store": "offsets are committed together with the outputs; unset it",
+    "transactional.id": "each process needs its own, which it makes itself; unset it",
+    "enable.idempotence": "without it a retry writes twice; unset it",
+    "acks": "less than all replicas can lose acknowledged predictions; unset it",
+    "isolation.level": "uncommitted changes may be aborted and must not be scored; unset it",
+    "enable.partition.eof": "end-of-partition events are not records; unset it",
+    "partition.assignment.strategy": "the loop relies on cooperative rebalancing; unset it",
+}
+
+
+class Delivery(StrEnum):
+    """How outputs and offsets are committed."""
+
+    EXACTLY_ONCE = "exactly-once"
+    AT_LEAST_ONCE = "at-least-once"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least severe log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Settings(BaseModel):
+    """The effective settings; the descriptions are what `leadstream config` and the docs show."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kafka_bootstrap_servers: str | None = Field(
+        default=None, alias="KAFKA_BOOTSTRAP_SERVERS", description="Kafka brokers as host:port, separated by commas."
+    )
+    schema_registry_url: str | None = Field(
+        default=None,
+        alias="SCHEMA_REGISTRY_URL",
+        repr=False,
+        description="A Confluent-compatible registry; unset, records are Avro single objects.",
+    )
+    database_url: str | None = Field(
+        default=None,
+        alias="DATABASE_URL",
+        repr=False,
+        description="The CRM's Postgres; needed for changes that carry no state.",
+    )
+    model_store: str | None = Field(
+        default=None, alias="MODEL_STORE", description="Where models are kept: a folder or any fsspec URL."
+    )
+    group_id: str = Field(
+        default="leadstream", alias="LEADSTREAM_GROUP_ID", min_length=1, description="The consumer group."
+    )
+    delivery: Delivery = Field(
+        default=Delivery.EXACTLY_ONCE,
+        alias="LEADSTREAM_DELIVERY",
+        description="exactly-once (Kafka transactions) or at-least-once.",
+    )
+    batch_max_records: int = Field(
+        default=2000,
+        alias="LEADSTREAM_BATCH_MAX_RECORDS",
+        ge=1,
+        le=100_000,
+        description="A batch closes at this many records.",
+    )
+    batch_linger_ms: int = Field(
+        default=0,
+        alias="LEADSTREAM_BATCH_LINGER_MS",
+        ge=0,
+        le=500,
+        description="How long a batch with a record in it waits for more, in milliseconds.",
+    )
+    coalesce: bool = Field(
+        default=True,
+        alias="LEADSTREAM_COALESCE",
+        description="Score only the newest change of a lead within a batch.",
+    )
+    reasons: int = Field(
+        default=3,
+        alias="LEADSTREAM_REASONS",
+        ge=0,
+        le=50,
+        description="How many reasons a prediction carries; 0 = none.",
+    )
+    dead_letter_max_ratio: float = Field(
+        default=0.5,
+        alias="LEADSTREAM_DEAD_LETTER_MAX_RATIO",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Stop when dead letters are more than this share of the last 1,000 records, "
+        "judged from 50 records on; 1 = never.",
+    )
+    dead_letter_max_consecutive: int = Field(
+        default=500,
+        alias="LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE",
+        ge=0,
+        description="Stop when more than this many records in a row are dead letters; 0 = never.",
+    )
+    http_host: str = Field(
+        default="127.0.0.1", alias="LEADSTREAM_HTTP_HOST", description="Address of the HTTP endpoints."
+    )
+    http_port: int = Field(
+        default=8080,
+        alias="LEADSTREAM_HTTP_PORT",
+        ge=0,
+        le=65535,
+        description="Port of the HTTP endpoints; 0 = any free one, which is logged.",
+    )
+    id_hash_key: str | None = Field(
+        default=None,
+        alias="LEADSTREAM_ID_HASH_KEY",
+        repr=False,
+        description="Key of the hashes that stand for lead ids in logs; unset, a new one at each start.",
+    )
+    log_level: LogLevel = Field(
+        default=LogLevel.INFO, alias="LEADSTREAM_LOG_LEVEL", description="debug, info, warning or error."
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.AUTO,
+        alias="LEADSTREAM_LOG_FORMAT",
+        description="json, console, or auto: console on a terminal, JSON elsewhere.",
+    )
+    topics: Topics = Field(
+        default=Topics(), description="Topic names, each renamed by its LEADSTREAM_TOPIC_... variable."
+    )
+    kafka: dict[str, str] = Field(
+        default={}, repr=False, description="Any librdkafka property, from LEADSTREAM_KAFKA_... variables."
+    )
+
+    def need(self, variable: str, purpose: str) -> str:
+        """The value of a setting that this verb cannot do without; SettingsError where it is unset."""
+        for name, field in type(self).model_fields.items():
+            if field.alias == variable and (value := getattr(self, name)):
+                return str(value)
+        raise SettingsError(f"{variable} is not set: {purpose}")
+
+
+def load_settings(environment: dict[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Settings from the environment over a `.env` file; SettingsError in one sentence where one is wrong."""
+    values = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file else {}
+    values |= os.environ if environment is None else environment
+    values = {name: value.strip() for name, value in values.items() if value.strip()}
+    kafka = {}
+    for name, value in values.items():
+        if name.startswith(KAFKA_PREFIX):
+            key = name.removeprefix(KAFKA_PREFIX).lower().replace("_", ".")
+            if key in _REFUSED and value.lower() != _SAFE.get(key):
+                raise SettingsError(f"{name} is refused: {_REFUSED[key]}")
+            kafka[key] = value
+    topics = Topics(**{field: values[name] for name, field in VARIABLES.items() if name in values})
+    names = [getattr(topics, field.name) for field in fields(Topics)]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SettingsError(f"two topics are named {twice}: give each LEADSTREAM_TOPIC_... variable a name of its own")
+    known = {field.alias: field.alias for field in Settings.model_fields.values() if field.alias}
+    given: dict[str, Any] = {name: values[name] for name in known if name in values}
+    try:
+        return Settings(**given, topics=topics, kafka=kafka)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(f"{name}={_shown(name, values[name])}: {_mend(first)}") from None
+
+
+def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
+    """One sentence for each LEADSTREAM_ variable that no part of Leadstream reads: most likely a typing mistake."""
+    known = [field.alias for field in Settings.model_fields.values() if field.alias] + list(VARIABLES)
+    sentences = []
+    for name in sorted(os.environ if environment is None else environment):
+        if (
+            name.startswith("LEADSTREAM_")
+            and not name.startswith(KAFKA_PREFIX)
+            and name not in {*known, *_READ_ELSEWHERE}
+        ):
+            near = difflib.get_close_matches(name, known, n=1)
+            sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
+
+
+def masked_url(url: str) -> str:
+    """The URL with its password, if any, replaced."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}:{_MASK}@{host}"))
+
+
+def effective(settings: Settings) -> dict[str, str | None]:
+    """Every variable with its value in force, secrets masked: what `leadstream config` prints."""
+    shown: dict[str, str | None] = {}
+    for name, field in Settings.model_fields.items():
+        if field.alias:
+            value = getattr(settings, name)
+            shown[field.alias] = None if value is None else _shown(field.alias, str(value))
+    shown |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
+    for key, value in sorted(settings.kafka.items()):
+        shown[KAFKA_PREFIX + key.upper().replace(".", "_")] = _shown(key, value)
+    return shown
+
+
+def _shown(name: str, value: str) -> str:
+    low = name.lower().replace(".", "_")
+    if any(word in low for word in ("password", "secret", "hash_key", "pem", "oauthbearer_config", "jaas")):
+        return _MASK
+    return masked_url(value) if low.endswith("url") else value
+
+
+def _mend(error: Any) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "greater_than_equal":
+            return f"must be {context['ge']} or more"
+        case "less_than_equal":
+            return f"must be {context['le']} or less"
+        case "enum":
+            return f"must be {context['expected']}"
+        case "int_parsing":
+            return "must be a whole number"
+        case "float_parsing":
+            return "must be a number"
+        case "bool_parsing":
+            return "must be true or false"
+        case _:
+            return str(error["msg"])

@@ -1,0 +1,250 @@
+"""Real Apache Kafka on this machine, without Docker: jars fetched once by Maven, one KRaft node in one folder."""
+
+import base64
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from leadstream.errors import UserError
+from local.process import Child, Say, StartError, answers, await_ready, complete, failed, free_ports, scratch
+
+VERSION = "4.1.1"
+_LOG4J = "2.24.3"
+_JAVA = 17
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>leadstream.local</groupId>
+  <artifactId>kafka</artifactId>
+  <version>{VERSION}</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId>
+      <artifactId>log4j-slf4j-impl</artifactId>
+      <version>{_LOG4J}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+# The internal topics have one replica and few partitions: with the defaults, transactions hang on a single node.
+# Automatic topics are off, as on a well-kept cluster. A killed broker is let in again when its session has ended: that
+# and the other intervals are short, for whoever plays failures with it.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller}
+log.dirs={folder}/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=4000
+log.cleaner.dedupe.buffer.size=16777216
+"""
+_LOGGING = """\
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d %p %c{1}: %m%n
+rootLogger.level=WARN
+rootLogger.appenderRef.console.ref=console
+"""
+# UsePerfData would leave a file in the system's temporary folder.
+_JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xshare:auto")
+
+_SILENT = logging.getLogger("leadstream.local.kafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class KafkaProcess:
+    """One Kafka node whose port and data outlive its process: stop it, kill it, start it again."""
+
+    def __init__(self, folder: Path, jars: Path) -> None:
+        """Formats new storage in `folder`; raises StartError when Kafka refuses."""
+        self._folder, self._jars = folder, jars
+        port, controller = free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        properties = _PROPERTIES.format(port=port, controller=controller, folder=folder)
+        (folder / "server.properties").write_text(properties, "utf-8")
+        (folder / "log4j2.properties").write_text(_LOGGING, "utf-8")
+        cluster = base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
+        formatting = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties")
+        complete(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
+        self._server: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is stopped."""
+        return self._server.pid if self._server is not None and self._server.alive() else None
+
+    def start(self, seconds: float = 60) -> None:
+        """Start, and return when clients are served; raises StartError with the end of the broker's log."""
+        self.kill()
+        self._server = self._java("kafka.Kafka", "server.properties")
+        try:
+            await_ready(f"Kafka {VERSION}", self._server, lambda: serves(self.bootstrap), seconds)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, seconds: float = 20) -> None:
+        """Shut down in order, as on SIGTERM."""
+        self._end(signal.SIGTERM, seconds)
+
+    def kill(self) -> None:
+        """End it at once, as on a power cut."""
+        self._end(signal.SIGKILL, 10)
+
+    def _end(self, sign: signal.Signals, seconds: float) -> None:
+        if self._server is not None:
+            self._server.end(sign, seconds)
+            self._server = None
+
+    def _java(self, *arguments: str) -> Child:
+        folder = self._folder
+        command = [
+            java(),
+            *_JVM,
+            f"-Djava.io.tmpdir={folder}",
+            f"-XX:ErrorFile={folder}/hs_err.log",
+            f"-Dlog4j2.configurationFile={folder}/log4j2.properties",
+            "-cp",
+            f"{self._jars}/*",
+            *arguments,
+        ]
+        return Child(command, folder, folder / "kafka.log")
+
+
+@contextlib.contextmanager
+def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[KafkaProcess]:
+    """A started node with new, empty storage in a temporary folder; nothing of it is left afterwards.
+
+    Raises UserError when Java or Maven is missing, the jars cannot be fetched, or Kafka does not start.
+    """
+    jars = fetched_jars(say, environ)
+    for attempt in range(3):
+        with scratch("kafka") as folder:
+            began = time.monotonic()
+            node = KafkaProcess(folder, jars)
+            try:
+                try:
+                    node.start()
+                except StartError as error:
+                    if error.port_taken and attempt < 2:
+                        say("Kafka: another program took the port meanwhile; trying others")
+                        continue
+                    raise
+                say(
+                    f"Kafka {VERSION}: serves at {node.bootstrap} after {time.monotonic() - began:.1f} s, from {folder}"
+                )
+                yield node
+                return
+            finally:
+                node.kill()
+
+
+def serves(bootstrap: str) -> bool:
+    """Whether a Kafka client gets metadata with a broker from there."""
+    host, _, port = bootstrap.rpartition(":")
+    if not answers(host, int(port)):  # first without a client, whose refused connections would be logged
+        return False
+    try:
+        metadata = AdminClient({"bootstrap.servers": bootstrap}, logger=_SILENT).list_topics(timeout=5)
+    except KafkaException:
+        return False
+    return bool(metadata.brokers)
+
+
+def java(environ: Mapping[str, str] = os.environ) -> str:
+    """The Java to run: JAVA_HOME's, else the path's; raises UserError unless it is version 17 or later."""
+    home = environ.get("JAVA_HOME")
+    program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if program is None:
+        raise UserError(f"Apache Kafka needs Java {_JAVA} or later, and none was found: install one or set JAVA_HOME.")
+    ran = subprocess.run(
+        [program, "-XX:-UsePerfData", "-version"], capture_output=True, text=True, check=False, timeout=30
+    )
+    found = re.search(r'version "(\d+)', ran.stderr)
+    if found is None or int(found[1]) < _JAVA:
+        shown = found[1] if found else "an unknown version"
+        raise UserError(
+            f"Apache Kafka needs Java {_JAVA} or later, but {program} is {shown}: install one or set JAVA_HOME."
+        )
+    return program
+
+
+def fetched_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of Kafka's jars in the user's cache; Maven fetches them once, however many processes ask.
+
+    Raises UserError when Java or Maven is missing or the fetch fails.
+    """
+    java(environ)
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadstream"
+    jars = cache / f"kafka-{VERSION}"
+    if jars.is_dir():
+        return jars
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise UserError(f"Maven (mvn) is needed once to fetch Apache Kafka {VERSION}, and none was found: install it.")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"kafka-{VERSION}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Kafka: waiting for another process that fetches the same jars")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not jars.is_dir():
+            _fetch(maven, cache, jars, say)
+    return jars
+
+
+def _fetch(maven: str, cache: Path, jars: Path, say: Say) -> None:
+    say(f"Kafka {VERSION}: fetching its jars with Maven, once (45 MB, into {jars})")
+    began = time.monotonic()
+    with scratch("fetch", parent=cache) as staging:
+        (staging / "pom.xml").write_text(_POM, "utf-8")
+        # A repository of its own: whatever Maven brings along goes away with this folder.
+        arguments = [maven, "-B", "-ntp", "-C", f"-Dmaven.repo.local={staging}/repository", _COPY]
+        options = {"MAVEN_OPTS": f"-XX:-UsePerfData -XX:TieredStopAtLevel=1 -Djava.io.tmpdir={staging}"}
+        fetching = Child(
+            [*arguments, f"-DoutputDirectory={staging}/jars"],
+            staging,
+            staging / "mvn.log",
+            environ={**os.environ, **options},
+        )
+        complete(f"Fetching Apache Kafka {VERSION} with Maven", fetching, seconds=600)
+        if not any((staging / "jars").glob("kafka_2.13-*.jar")):
+            raise failed(f"Fetching Apache Kafka {VERSION} with Maven brought no Kafka", staging / "mvn.log")
+        (staging / "jars").rename(jars)
+    say(f"Kafka {VERSION}: fetched in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,100 @@
+"""How good probabilities are, on labels that they have not seen: ranking, calibration, and decisions at a threshold."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+Metrics = dict[str, float | None]
+
+ECE_BINS = 15
+LIFT_SHARE = 0.1
+# A probability of exactly 0 or 1 that turns out wrong would cost infinitely much.
+_EDGE = 1e-6
+
+
+def legacy_sigmoid(raw: Floats) -> Floats:
+    """The audited system's formula, clip(1 / (1 + exp(-2 (p - 0.5))), 0.05, 0.95): kept for comparison only."""
+    return np.clip(1.0 / (1.0 + np.exp(-2.0 * (raw - 0.5))), 0.05, 0.95)
+
+
+def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
+    """All numbers of the manifest for probabilities (n,) and outcomes (n,), both classes present.
+
+    `brier` and `ece` are in squared and plain probability, `log_loss` in nats, `lift_at_10_percent` a ratio. A perfect
+    calibration has slope 1 and intercept 0; they are None where the classes are separable.
+    """
+    decided = probability >= threshold
+    hits = int((decided & labels).sum())
+    intercept, slope = calibration_line(probability, labels)
+    return {
+        "roc_auc": float(roc_auc_score(labels, probability)),
+        "pr_auc": float(average_precision_score(labels, probability)),
+        "log_loss": float(log_loss(labels, np.clip(probability, _EDGE, 1 - _EDGE))),
+        "brier": float(brier_score_loss(labels, probability)),
+        "ece": expected_calibration_error(probability, labels),
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
+        "lift_at_10_percent": lift(probability, labels),
+        "threshold": threshold,
+        "precision": hits / int(decided.sum()) if decided.any() else None,
+        "recall": hits / int(labels.sum()),
+        "accuracy": float((decided == labels).mean()),
+        "base_rate": float(labels.mean()),
+    }
+
+
+def expected_calibration_error(probability: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
+    """Mean distance between stated and realised rate over equal-width bins, weighted by their size.
+
+    Source: M. Pakdaman Naeini, G. Cooper, M. Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
+    binning", AAAI 2015.
+    """
+    inside = np.minimum((probability * bins).astype(np.intp), bins - 1)
+    stated = np.bincount(inside, weights=probability, minlength=bins)
+    realised = np.bincount(inside, weights=labels, minlength=bins)
+    return float(np.abs(stated - realised).sum() / len(labels))
+
+
+def lift(probability: Floats, labels: Labels, share: float = LIFT_SHARE) -> float:
+    """How many times the base rate converts among the top `share` of leads.
+
+    Leads that tie at the edge count with the part of them that fits, as if drawn at random.
+    """
+    size = share * len(labels)
+    edge = np.partition(probability, -max(1, int(np.ceil(size))))[-max(1, int(np.ceil(size)))]
+    above, tied = probability > edge, probability == edge
+    converted = labels[above].sum() + labels[tied].mean() * (size - above.sum())
+    return float(converted / size / labels.mean())
+
+
+def best_f1_threshold(probability: Floats, labels: Labels) -> float:
+    """The probability from which on saying "converts" gives the largest F1; the highest such, if several do."""
+    order = np.argsort(-probability, kind="stable")
+    ranked = probability[order]
+    hits = np.cumsum(labels[order])
+    f1 = 2.0 * hits / (np.arange(1, len(labels) + 1) + labels.sum())
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    return float(ranked[last_of_tie][np.argmax(f1[last_of_tie])])
+
+
+def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None, float | None]:
+    """(intercept, slope) of a logistic regression of the outcome on logit(probability), by Newton's method.
+
+    Source: D. R. Cox, "Two further applications of a model for binary regression", Biometrika 45 (1958). Both are None
+    where the fit does not converge.
+    """
+    clipped = np.clip(probability, _EDGE, 1 - _EDGE)
+    design = np.stack([np.ones(len(labels)), np.log(clipped / (1 - clipped))], axis=1)
+    weights = np.array([0.0, 1.0])
+    for _ in range(50):
+        fitted = 1.0 / (1.0 + np.exp(-np.clip(design @ weights, -30, 30)))
+        curvature = design.T @ (design * (fitted * (1 - fitted))[:, None])
+        if np.linalg.cond(curvature) > 1e12:
+            return None, None
+        step = np.linalg.solve(curvature, design.T @ (labels - fitted))
+        weights = weights + step
+        if np.abs(step).max() < 1e-9:
+            return float(weights[0]), float(weights[1])
+    return None, None

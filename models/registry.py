@@ -1,0 +1,190 @@
+"""The versions of a model and the aliases that point to them, in a folder or at any fsspec URL.
+
+    versions/<semver>/model.joblib     the artifact, written first
+    versions/<semver>/manifest.json    written last: a version without one does not exist
+    aliases/<alias>.json               the version in service, and those before it
+    aliases/log/<alias>-<ms>-<id>.json one object for each move, never changed
+
+Versions never change once written. An alias moves by replacing one object.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from leadstream.errors import UserError
+from models import artifact
+from models.artifact import FILE, Refused
+from models.store import Store
+
+if TYPE_CHECKING:
+    from models.scorer import Model
+    from models.train import Trained
+
+CHAMPION = "champion"
+FIRST_VERSION = "1.0.0"
+# How many versions back a rollback can go.
+_REMEMBERED = 100
+_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+_ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Where an alias points: `previous` are the versions before, newest last; `moved_at` is in ms UTC."""
+
+    version: str
+    previous: tuple[str, ...]
+    moved_at: int
+
+
+class ModelRegistry:
+    """Publishes, finds and verifies versions. Raises Transient("model store") where the store does not answer.
+
+    `clock_ms` is the wall clock that moves are dated by.
+    """
+
+    def __init__(self, store_url: str, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.url = store_url
+        self._store = Store(store_url)
+        self._clock_ms = clock_ms
+
+    def publish(self, trained: "Trained") -> str:
+        """Write a trained model as the next minor version and return that version; the aliases stay where they are.
+
+        Raises Refused, with nothing written, if the model does not pass its own checks after a round trip.
+        """
+        payload = artifact.dump(trained.artifact)
+        manifest = {**trained.manifest, "version": FIRST_VERSION, "artifact": artifact.describe(payload)}
+        artifact.load(payload, manifest)
+        version = self._claim(payload)
+        self._store.replace(f"versions/{version}/manifest.json", _json({**manifest, "version": version}))
+        return version
+
+    def versions(self) -> list[str]:
+        """All published versions, oldest first."""
+        return [v for v in self._claimed() if "manifest.json" in self._store.names(f"versions/{v}")]
+
+    def show(self, version: str) -> dict[str, Any]:
+        """The manifest of a version; raises UserError if there is no such version, Refused if it cannot be read."""
+        raw = self._store.read(f"versions/{version}/manifest.json") if _SEMVER.fullmatch(version) else None
+        if raw is None:
+            there = ", ".join(self.versions()) or "none yet"
+            raise UserError(f"there is no model version {version} in {self.url}; there are: {there}")
+        try:
+            manifest = json.loads(raw)
+        except ValueError as error:
+            raise Refused(f"model version {version}: its manifest is not JSON ({error})") from error
+        if not isinstance(manifest, dict) or manifest.get("version") != version:
+            raise Refused(f"model version {version}: its manifest is not that of this version")
+        return manifest
+
+    def verify(self, version: str) -> "Model":
+        """The model of a version after every check of models/artifact.py; raises Refused with the one that failed."""
+        manifest = self.show(version)
+        payload = self._store.read(f"versions/{version}/{FILE}")
+        if payload is None:
+            raise Refused(f"model version {version}: its artifact is missing")
+        try:
+            return artifact.load(payload, manifest)
+        except Refused as refused:
+            raise Refused(f"model version {version}: {refused}") from refused
+
+    def alias(self, name: str = CHAMPION) -> Alias | None:
+        """Where an alias points, or None if it was never set; raises Refused if its object cannot be read."""
+        raw = self._store.read(f"aliases/{_alias(name)}.json")
+        if raw is None:
+            return None
+        try:
+            found = json.loads(raw)
+            return Alias(str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"the alias {name} in {self.url} cannot be read ({error}); promote a version again") from error
+
+    def resolve(self, alias: str = CHAMPION) -> str | None:
+        """The version that an alias points to, or None."""
+        found = self.alias(alias)
+        return found.version if found else None
+
+    def aliases(self) -> dict[str, str]:
+        """Every alias with its version."""
+        names = [n.removesuffix(".json") for n in self._store.names("aliases") if n.endswith(".json")]
+        return {name: found.version for name in names if _ALIAS.fullmatch(name) and (found := self.alias(name))}
+
+    def promote(self, version: str, alias: str = CHAMPION) -> str | None:
+        """Point the alias to a version that verifies, and return the one it pointed to before.
+
+        Raises Refused or UserError, with the alias unmoved, otherwise.
+        """
+        self.verify(version)
+        try:
+            present = self.alias(alias)
+        except Refused:
+            present = None  # an alias that cannot be read is mended by setting it
+        if present is None:
+            self._move("promote", alias, None, version, ())
+            return None
+        if present.version != version:
+            self._move("promote", alias, present.version, version, (*present.previous, present.version))
+        return present.version
+
+    def rollback(self, alias: str = CHAMPION) -> str:
+        """Point the alias back to the version before the present one, and return that version.
+
+        Raises UserError if there is none before it.
+        """
+        present = self.alias(alias)
+        if present is None or not present.previous:
+            raise UserError(f"the alias {alias} has no earlier version to roll back to")
+        version = present.previous[-1]
+        self.show(version)
+        self._move("rollback", alias, present.version, version, present.previous[:-1])
+        return version
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every move of every alias, oldest first."""
+        raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
+        moves: list[dict[str, Any]] = [json.loads(entry) for entry in raw if entry]
+        return sorted(moves, key=lambda move: move["at"])
+
+    def _claim(self, payload: bytes) -> str:
+        claimed = self._claimed()
+        version = _next_minor(claimed[-1]) if claimed else FIRST_VERSION
+        # Whoever creates the artifact owns the version; two publishers at once get two versions.
+        while not self._store.create(f"versions/{version}/{FILE}", payload):
+            version = _next_minor(version)
+        return version
+
+    def _claimed(self) -> list[str]:
+        return sorted(filter(_SEMVER.fullmatch, self._store.names("versions")), key=_parts)
+
+    def _move(self, action: str, alias: str, present: str | None, version: str, previous: tuple[str, ...]) -> None:
+        at = self._clock_ms()
+        entry = {"action": action, "alias": alias, "from": present, "to": version, "at": at}
+        # The log first: it must not miss a move, even one that then fails.
+        self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
+        state = {"version": version, "previous": previous[-_REMEMBERED:], "moved_at": at}
+        self._store.replace(f"aliases/{alias}.json", _json(state))
+
+
+def _alias(name: str) -> str:
+    if not _ALIAS.fullmatch(name):
+        raise UserError(f"{name!r} is not an alias: use lower-case letters, digits and dashes")
+    return name
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def _next_minor(version: str) -> str:
+    major, minor, _ = _parts(version)
+    return f"{major}.{minor + 1}.0"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"

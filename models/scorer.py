@@ -1,0 +1,114 @@
+"""A model in service: lead states in, calibrated probabilities with interval, confidence, grade and reasons out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import Columns, FittedFeatures
+from leadstream.errors import Poison, Reason
+from models.explain import contributions, strongest
+from models.forest import Floats, pack
+from models.venn_abers import VennAbers
+
+Flags = NDArray[np.bool_]
+Reasons = tuple[tuple[str, float], ...]
+
+GRADES = ("A", "B", "C", "D")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a model says of n leads; every array is (n,), every list n long.
+
+    `raw` is the forest's own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
+    0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
+    of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
+    """
+
+    raw: Floats
+    probability: Floats
+    low: Floats
+    high: Floats
+    confidence: Floats
+    prediction: Flags
+    grade: list[str]
+    coverage: Floats
+    threshold: float
+    imputed: list[tuple[str, ...]]
+    reasons: list[Reasons]
+    failed: dict[int, Poison]
+
+
+class Model:
+    """One version of a model, immutable and safe to share between threads.
+
+    `manifest` is what the registry says of it, with `version`, `name` (the records' `model_used`) and `sha256` at hand.
+    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known.
+    """
+
+    def __init__(self, artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        self.manifest: Mapping[str, Any] = MappingProxyType(dict(manifest))
+        self.version = str(manifest["version"])
+        self.name = str(manifest["name"])
+        self.sha256 = str(manifest["artifact"]["sha256"])
+        self._features: FittedFeatures = artifact["features"]
+        self._calibrator: VennAbers = artifact["calibrator"]
+        self._threshold = float(artifact["threshold"])
+        # Ascending, as searchsorted wants them: D below the first cut, A from the last on.
+        self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
+        self._selected = np.flatnonzero(artifact["feature_selector"].get_support())
+        self._mean = artifact["scaler"].mean_[self._selected]
+        self._scale = artifact["scaler"].scale_[self._selected]
+        self._forest = pack(artifact["model"])
+        self._contributions = contributions(self._forest, len(self._selected))
+        self.features = tuple(artifact["feature_names"][i] for i in self._selected)
+        self.base = self._contributions.base
+
+    def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
+        """Score n leads as of the moments `as_of` (n,), ms UTC, with up to `reasons` reasons each.
+
+        A row that cannot be scored is in `failed`; a row's bits depend on its own input only.
+        """
+        matrix = self._features.transform(columns, as_of)
+        failed = {row: Poison(Reason.FEATURE_FAILED, "features", why) for row, why in matrix.failed.items()}
+        rows = self._rows(matrix.values, matrix.names, failed)
+        leaves = self._forest.leaves(rows)
+        raw = self._forest.probability(leaves)
+        probability, low, high = self._calibrator.interval(raw)
+        explained = [()] * len(raw) if reasons < 1 else strongest(self._contributions.of(leaves), self.features, reasons)
+        return Scores(
+            raw=raw,
+            probability=probability,
+            low=low,
+            high=high,
+            confidence=np.clip((1.0 - (high - low)) * matrix.coverage * (1.0 - matrix.unusual), 0.0, 1.0),
+            prediction=probability >= self._threshold,
+            grade=[GRADES[3 - i] for i in np.searchsorted(self._cuts, probability, side="right").tolist()],
+            coverage=matrix.coverage,
+            threshold=self._threshold,
+            imputed=matrix.imputed,
+            reasons=explained,
+            failed=failed,
+        )
+
+    def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:
+        """The forest's inputs (n, selected), scaled in float64 and cast as scikit-learn does.
+
+        A row with a feature that float32 cannot hold is added to `failed`, whether or not the forest uses that feature:
+        which features were selected must not decide which leads are refused.
+        """
+        selected = (values[:, self._selected] - self._mean) / self._scale
+        too_large = np.abs(values) > _LARGEST
+        beyond = too_large.any(axis=1) | (np.abs(selected) > _LARGEST).any(axis=1)
+        for row in np.flatnonzero(beyond).tolist():
+            named = [name for name, large in zip(names, too_large[row], strict=True) if large]
+            what = ", ".join(named) or "a scaled feature"
+            detail = f"{what} is too large for the model's 32-bit numbers"
+            failed.setdefault(row, Poison(Reason.SCORING_FAILED, "score", detail))
+        selected[beyond] = 0.0
+        return selected.astype(np.float32)

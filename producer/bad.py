@@ -1,0 +1,259 @@
+"""Bad records of every `dlq.reason`, several ways each: what a consumer must survive. Deterministic by seed."""
+
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from leadstream.errors import Reason
+
+Topic = Literal["lead_changes", "rescore_requests"]
+Encode = Callable[[Mapping[str, Any]], bytes]
+
+SINGLE_OBJECT_MARKER = b"\xc3\x01"
+MAX_CHANGE_BYTES = 262_144
+MAX_ID_CHARACTERS = 256
+YEAR_10000_MS = 253_402_300_800_000
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that ends as a dead letter with `reason`; `what` says in a few words what is wrong with it."""
+
+    topic: Topic
+    key: bytes | None
+    value: bytes | None
+    reason: Reason
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What a builder works with: chance, the present moment (ms UTC) and an encoder of each record."""
+
+    rng: np.random.Generator
+    now: int
+    encode_event: Encode
+    encode_request: Encode
+
+    def name(self, prefix: str) -> str:
+        return f"{prefix}_{self.rng.bytes(6).hex()}"
+
+    def event(self, state: Mapping[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+        """A good LeadChanged, but for the given facts and state."""
+        good = {
+            "created_at": self.now - int(self.rng.integers(1, 30 * 86_400_000)),
+            "lead_score": float(self.rng.integers(0, 100)),
+            "engagement_score": float(self.rng.integers(0, 100)),
+            "touchpoint_count": int(self.rng.integers(0, 20)),
+            "lifecycle_state": "lead",
+            "status": "new",
+            "source": "referral",
+            "programme_name": "Design",
+            "campus_name": "City",
+            "numbers": {},
+            "categories": {},
+        }
+        return {
+            "event_id": self.rng.bytes(16).hex(),
+            "lead_id": self.name("bad"),
+            "change_type": "UPDATED",
+            "occurred_at": self.now,
+            "lead_version": 1,
+            "origin": "crm",
+            "lead": {**good, **(state or {})},
+            **facts,
+        }
+
+    def sent(self, state: Mapping[str, Any] | None = None, **facts: Any) -> tuple[bytes, bytes]:
+        """Key and value of such an event."""
+        event = self.event(state, **facts)
+        return event["lead_id"].encode(), self.encode_event(event)
+
+    def body(self, value: bytes) -> bytes:
+        return value[10:] if value.startswith(SINGLE_OBJECT_MARKER) else value[5:]
+
+
+Sent = tuple[bytes | None, bytes | None]
+
+
+def _text(bench: _Bench, value: bytes) -> Sent:
+    return bench.name("bad").encode(), value
+
+
+def _truncated(bench: _Bench) -> Sent:
+    key, value = bench.sent()
+    return key, value[: -int(bench.rng.integers(1, len(bench.body(value))))]
+
+
+def _trailing(bench: _Bench) -> Sent:
+    key, value = bench.sent()
+    return key, value + bench.rng.bytes(int(bench.rng.integers(1, 9)))
+
+
+def _not_utf8(bench: _Bench) -> Sent:
+    key, value = bench.sent({"status": "MARK"})
+    return key, value.replace(b"MARK", b"\xff\xfe\x80\xc0")
+
+
+def _unknown_symbol(bench: _Bench) -> Sent:
+    """Two encodings that differ in the symbol alone show where it stands; there goes an index no schema has."""
+    event = bench.event()
+    value = bytearray(bench.encode_event(event))
+    other = bench.encode_event({**event, "change_type": "CREATED"})
+    at = next(i for i, (a, b) in enumerate(zip(value, other, strict=True)) if a != b)
+    value[at] = 0x7E  # index 63
+    return event["lead_id"].encode(), bytes(value)
+
+
+def _unknown_fingerprint(bench: _Bench) -> Sent:
+    key, value = bench.sent()
+    return key, SINGLE_OBJECT_MARKER + bench.rng.bytes(8) + bench.body(value)
+
+
+def _unknown_id(bench: _Bench) -> Sent:
+    key, value = bench.sent()
+    return key, struct.pack(">BI", 0, 2**31 - 1 - int(bench.rng.integers(1000))) + bench.body(value)
+
+
+def _keyed(key: bytes | None) -> Callable[[_Bench], Sent]:
+    return lambda bench: (key, bench.sent()[1])
+
+
+def _facts(**facts: Any) -> Callable[[_Bench], Sent]:
+    return lambda bench: bench.sent(**facts)
+
+
+def _state(**state: Any) -> Callable[[_Bench], Sent]:
+    return lambda bench: bench.sent(state)
+
+
+def _later_created(bench: _Bench) -> Sent:
+    return bench.sent({"created_at": bench.now + int(bench.rng.integers(1, 10**9))})
+
+
+def _out_of_years(occurred_at: int) -> Callable[[_Bench], Sent]:
+    return lambda bench: bench.sent({"created_at": min(0, occurred_at)}, occurred_at=occurred_at)
+
+
+def _unknown_lead(change_type: str) -> Callable[[_Bench], Sent]:
+    return lambda bench: bench.sent(lead_id=bench.name("nobody"), change_type=change_type, lead=None)
+
+
+def _request(value: bytes) -> Callable[[_Bench], Sent]:
+    return lambda bench: (bench.name("request").encode(), value)
+
+
+def _cut_request(bench: _Bench) -> Sent:
+    request_id = bench.name("request")
+    value = bench.encode_request({"request_id": request_id, "lead_ids": [bench.name("bad")], "requested_by": None})
+    return request_id.encode(), value[:-3]
+
+
+def _surrogate(form: str) -> Callable[[_Bench], Sent]:
+    """json.dumps writes a lone surrogate as an escape: valid JSON, and no Unicode text."""
+
+    def build(bench: _Bench) -> Sent:
+        ids = [bench.name("bad"), f"{bench.name('bad')}\ud800"]
+        return bench.name("request").encode(), json.dumps(ids if form == "list" else {"lead_ids": ids}).encode()
+
+    return build
+
+
+def _padded(bench: _Bench) -> Sent:
+    return bench.sent({"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(bench.rng.integers(1, 1000)))}})
+
+
+def _large_junk(bench: _Bench) -> Sent:
+    return bench.name("bad").encode(), bench.rng.bytes(MAX_CHANGE_BYTES + 1)
+
+
+def _large_answer(bench: _Bench) -> Sent:
+    """A request that a broker takes, and whose answer repeats every id beside an error: over 1,000,000 bytes."""
+    ids = [f"{bench.name('nobody')}{'x' * 230}" for _ in range(3700)]
+    return bench.name("request").encode(), json.dumps(ids).encode()
+
+
+Builder = Callable[[_Bench], Sent]
+
+BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
+    Reason.UNKNOWN_FRAMING: (
+        ("lead_changes", "JSON", lambda bench: _text(bench, json.dumps(bench.event()).encode())),
+        ("lead_changes", "an empty value", lambda bench: _text(bench, b"")),
+        ("lead_changes", "a line of CSV", lambda bench: _text(bench, b"4711,new,12.5\n")),
+        ("lead_changes", "an Avro container file", lambda bench: _text(bench, b"Obj\x01" + bench.rng.bytes(40))),
+        ("lead_changes", "XML", lambda bench: _text(bench, b"<lead id='1'/>")),
+    ),
+    Reason.UNKNOWN_SCHEMA: (
+        ("lead_changes", "a fingerprint of no known schema", _unknown_fingerprint),
+        ("lead_changes", "a schema id that no registry knows", _unknown_id),
+    ),
+    Reason.DECODE_FAILED: (
+        ("lead_changes", "a truncated value", _truncated),
+        ("lead_changes", "trailing bytes", _trailing),
+        ("lead_changes", "text that is not UTF-8", _not_utf8),
+        ("lead_changes", "an unknown enum symbol", _unknown_symbol),
+    ),
+    Reason.INVALID_EVENT: (
+        ("lead_changes", "a null key", _keyed(None)),
+        ("lead_changes", "an empty key", _keyed(b"")),
+        ("lead_changes", "a key that is not the lead id", _keyed(b"somebody_else")),
+        ("lead_changes", "a key that is not UTF-8", _keyed(b"\xff\xfe")),
+        ("lead_changes", "neither key nor value", lambda _: (None, None)),
+        ("lead_changes", "an empty lead id", _facts(lead_id="")),
+        ("lead_changes", "an empty event id", _facts(event_id="")),
+        ("lead_changes", "a lead id that is too long", _facts(lead_id="x" * (MAX_ID_CHARACTERS + 1))),
+        ("lead_changes", "an event id that is too long", _facts(event_id="x" * (MAX_ID_CHARACTERS + 1))),
+        ("lead_changes", "created after it changed", _later_created),
+        ("lead_changes", "a change before 1970", _out_of_years(-1)),
+        ("lead_changes", "a change after 9999", _out_of_years(YEAR_10000_MS)),
+    ),
+    Reason.INVALID_REQUEST: (
+        ("rescore_requests", "no JSON", _request(b"lead_1, lead_2")),
+        ("rescore_requests", "an id instead of a list", _request(b'{"lead_ids": "lead_1"}')),
+        ("rescore_requests", "numbers instead of ids", _request(b"[1, 2, 3]")),
+        ("rescore_requests", "another key", _request(b'{"ids": ["lead_1"]}')),
+        ("rescore_requests", "JSON cut short", _request(b'["lead_1", "lea')),
+        ("rescore_requests", "null", _request(b"null")),
+        ("rescore_requests", "a truncated RescoreRequest", _cut_request),
+    ),
+    Reason.LEAD_NOT_FOUND: (
+        ("lead_changes", "a thin change of a lead nobody knows", _unknown_lead("UPDATED")),
+        ("lead_changes", "a rescoring of a lead nobody knows", _unknown_lead("RESCORE")),
+    ),
+    Reason.FEATURE_FAILED: (
+        ("lead_changes", "created before 1970", _state(created_at=-1)),
+        ("lead_changes", "created in the year 1", _state(created_at=-62_135_596_800_000)),
+        ("lead_changes", "created before all calendars", _state(created_at=-(2**62))),
+    ),
+    Reason.SCORING_FAILED: (
+        ("lead_changes", "a lead score that overflows the forest", _state(lead_score=1e14)),
+        ("lead_changes", "the largest lead score allowed", _state(lead_score=1e15)),
+    ),
+    Reason.ENCODE_FAILED: (
+        ("rescore_requests", "a list with half a character", _surrogate("list")),
+        ("rescore_requests", "an object with half a character", _surrogate("object")),
+    ),
+    Reason.OVERSIZED: (
+        ("lead_changes", "a note of 256 KiB", _padded),
+        ("lead_changes", "256 KiB of junk", _large_junk),
+        ("rescore_requests", "a request with too large an answer", _large_answer),
+    ),
+}
+
+
+def bad_records(seed: int, *, now: int, encode_event: Encode, encode_request: Encode) -> Iterator[BadRecord]:
+    """Bad records without end: the reasons in turn, and for each reason its builders in turn.
+
+    `now` (ms UTC) is when they claim to have occurred; the encoders are those of LeadChanged and RescoreRequest.
+    """
+    bench = _Bench(np.random.default_rng([seed, 2]), now, encode_event, encode_request)
+    for round_number in itertools.count():
+        for reason, builders in BUILDERS.items():
+            topic, what, build = builders[round_number % len(builders)]
+            key, value = build(bench)
+            yield BadRecord(topic, key, value, reason, what)

@@ -1,0 +1,232 @@
+"""The demo's CRM in Postgres: its tables, a bulk fill from the simulator, live writes, and the training table."""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from leadstream.errors import UserError
+from producer.simulator import CAMPUSES, PROGRAMMES, Application, Change, Kind, SimulatedCrm
+from producer.table import training_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Connection = psycopg.Connection[Any]
+
+_PROGRAMME_IDS = {name: number for number, name in enumerate(PROGRAMMES, start=1)}
+_CAMPUS_IDS = {name: number for number, name in enumerate(CAMPUSES, start=1)}
+_FIRST_NAMES = (
+    "Ada",
+    "Ben",
+    "Chen",
+    "Dina",
+    "Emre",
+    "Fay",
+    "Goran",
+    "Hana",
+    "Ivo",
+    "Jana",
+    "Kofi",
+    "Lena",
+    "Mia",
+    "Noor",
+)
+_LAST_NAMES = ("Adeyemi", "Berg", "Costa", "Dimov", "Evans", "Fischer", "Garcia", "Haddad", "Ito", "Jansen", "Kumar")
+
+_PEOPLE = (
+    "id, first_name, last_name, email, phone, lead_score, lifecycle_state, status, created_at, engagement_score, "
+    "touchpoint_count, source, programme_id, campus_id, lead_version"
+)
+_APPLICATIONS = "person_id, source, programme_id, campus_id, submitted_at"
+_HISTORY = "event_id, lead_id, change_type, occurred_at, lead_version, state"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """How many rows a fill wrote."""
+
+    people: int
+    applications: int
+    changes: int
+
+
+def connect(database_url: str) -> Connection:
+    """A connection, or a UserError of one sentence."""
+    try:
+        return psycopg.connect(database_url, connect_timeout=10)
+    except psycopg.Error as error:
+        raise UserError(f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}") from None
+
+
+def create_schema(conn: Connection) -> None:
+    """Create the tables that are missing, with the simulator's programmes and campuses."""
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.execute(resources.files("producer").joinpath("crm.sql").read_bytes())
+        for table, ids in (("programmes", _PROGRAMME_IDS), ("campuses", _CAMPUS_IDS)):
+            cursor.executemany(
+                f"insert into {table} (id, name) values (%s, %s) on conflict do nothing",  # noqa: S608  # two constants
+                [(number, name) for name, number in ids.items()],
+            )
+
+
+def fill(conn: Connection, crm: SimulatedCrm, until: int | None = None) -> Filled:
+    """Write everything that happened before `until` (ms UTC): history, present state of people, applications.
+
+    One transaction; the CRM's leads must not be in the tables yet.
+    """
+    newest: dict[str, Change] = {}
+    changes = 0
+    with conn.transaction(), conn.cursor() as cursor:
+        with cursor.copy(f"copy lead_history ({_HISTORY}) from stdin") as copy:
+            for change in crm.changes(until=until):
+                copy.write_row(_history_row(_record(change)))
+                newest[change.lead_id] = change
+                changes += 1
+        with cursor.copy(f"copy people ({_PEOPLE}) from stdin") as copy:
+            for change in newest.values():
+                copy.write_row(_person_row(_record(change)))
+        applications = [a for a in crm.applications(until=until) if a.lead_id in newest]
+        with cursor.copy(f"copy applications ({_APPLICATIONS}) from stdin") as copy:
+            for application in applications:
+                copy.write_row(_application_row(application))
+        cursor.execute("analyze people, applications, lead_history")
+    return Filled(len(newest), len(applications), changes)
+
+
+def write_changes(conn: Connection, changes: Iterable[Change]) -> None:
+    """Do in the CRM what these changes tell, in one transaction: a person never goes back to an older version.
+
+    Call it before the changes are sent, as a CRM does. A score written back tells nothing new.
+    """
+    history, people, erased = [], [], []
+    for change in changes:
+        if change.state is None:
+            erased.append((change.lead_id,))
+        elif change.kind is not Kind.LOOP:
+            record = {**_record(change), "lead": change.state}
+            history.append(_history_row(record))
+            people.append(_person_row(record))
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(_INSERT_HISTORY, history)
+        cursor.executemany(_UPSERT_PERSON, people)
+        cursor.executemany("delete from people where id = %s", erased)
+        cursor.executemany("delete from lead_history where lead_id = %s", erased)
+
+
+def write_applications(conn: Connection, applications: Iterable[Application]) -> None:
+    """Add applications of people who are in the CRM, in one transaction; those of erased people are left out."""
+    rows = [(*_application_row(application), application.lead_id) for application in applications]
+    with conn.transaction(), conn.cursor() as cursor:
+        cursor.executemany(_INSERT_APPLICATION, rows)
+
+
+def training_table(database_url: str, horizon_days: float) -> "pd.DataFrame":
+    """One row per change of a lead that had not applied: lead_id, as_of (ms UTC), the LeadState fields, converted.
+
+    `converted`: an application was submitted within `horizon_days` after as_of. Changes younger than that, by the
+    newest moment of the history, are left out: their outcome is not known yet.
+    """
+    with connect(database_url) as conn, conn.cursor() as cursor:
+        try:
+            rows = cursor.execute(_TRAINING, {"horizon": timedelta(days=horizon_days)}).fetchall()
+        except psycopg.errors.UndefinedTable as error:
+            raise UserError(f"DATABASE_URL: not the CRM: {str(error).splitlines()[0]}") from None
+    lead_ids, as_of, states, converted = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return training_frame(lead_ids, as_of, states, converted)
+
+
+_TRAINING = """
+with newest as (select max(occurred_at) as moment from lead_history),
+     first_application as (select person_id, min(submitted_at) as moment from applications group by person_id)
+select history.lead_id,
+       (extract(epoch from history.occurred_at) * 1000)::bigint,
+       history.state,
+       coalesce(application.moment <= history.occurred_at + %(horizon)s, false)
+from lead_history as history
+cross join newest
+left join first_application as application on application.person_id = history.lead_id
+where history.state is not null
+  and history.occurred_at <= newest.moment - %(horizon)s
+  and (application.moment is null or application.moment > history.occurred_at)
+order by history.occurred_at, history.seq
+"""
+
+_INSERT_HISTORY = f"""
+insert into lead_history ({_HISTORY}) values (%s, %s, %s, %s, %s, %s) on conflict (event_id) do nothing
+"""  # noqa: S608  # constants only
+
+_INSERT_APPLICATION = f"""
+insert into applications ({_APPLICATIONS})
+select %s, %s, %s, %s, %s where exists (select from people where id = %s)
+"""  # noqa: S608  # constants only
+
+_UPSERT_PERSON = f"""
+insert into people ({_PEOPLE}) values ({", ".join(["%s"] * 15)})
+on conflict (id) do update set
+    lead_score = excluded.lead_score, lifecycle_state = excluded.lifecycle_state, status = excluded.status,
+    engagement_score = excluded.engagement_score, touchpoint_count = excluded.touchpoint_count,
+    source = excluded.source, programme_id = excluded.programme_id, campus_id = excluded.campus_id,
+    lead_version = excluded.lead_version
+where people.lead_version < excluded.lead_version
+"""  # noqa: S608  # constants only
+
+
+def _record(change: Change) -> Mapping[str, Any]:
+    if change.record is None:
+        raise ValueError("a tombstone has no record")
+    return change.record
+
+
+def _moment(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _history_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        record["event_id"],
+        record["lead_id"],
+        record["change_type"],
+        _moment(record["occurred_at"]),
+        record["lead_version"],
+        json.dumps(record["lead"]),
+    )
+
+
+def _person_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    lead_id, state = record["lead_id"], record["lead"]
+    number = zlib.crc32(lead_id.encode())
+    first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number // 64 % len(_LAST_NAMES)]
+    return (
+        lead_id,
+        first,
+        last,
+        f"{first}.{last}.{number}@example.com".lower(),  # reserved for examples, like the phone numbers
+        f"+1 202 555 01{number % 100:02}",
+        state["lead_score"],
+        state["lifecycle_state"],
+        state["status"],
+        _moment(state["created_at"]),
+        state["engagement_score"],
+        state["touchpoint_count"],
+        state["source"],
+        _PROGRAMME_IDS.get(state["programme_name"]),
+        _CAMPUS_IDS.get(state["campus_name"]),
+        record["lead_version"],
+    )
+
+
+def _application_row(application: Application) -> tuple[Any, ...]:
+    return (
+        application.lead_id,
+        application.source,
+        _PROGRAMME_IDS[application.programme_name],
+        _CAMPUS_IDS[application.campus_name],
+        _moment(application.submitted_at),
+    )

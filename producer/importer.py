@@ -1,0 +1,227 @@
+"""Reads a CRM export: rows of CSV become LeadChanged and LeadOutcome records, or a training table.
+
+A bad row is reported by its line and never stops the rest. Values are not shown in reports: they may be anybody's.
+"""
+
+import csv
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from leadstream.errors import SettingsError, UserError
+from producer.mapping import Field, LeadMapping, Value
+from producer.table import STATE_FIELDS, training_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A lead as one line tells it; times in ms UTC, `converted` None where the outcome is not known."""
+
+    line: int
+    lead_id: str
+    occurred_at: int
+    lead_version: int
+    state: dict[str, Any]
+    converted: bool | None
+    decided_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row that was refused: its first line in the file, and why, in one sentence."""
+
+    line: int
+    what: str
+
+
+def read_rows(path: Path, mapping: LeadMapping) -> Iterator[Row | Problem]:
+    """The rows of a CSV file in its order, each parsed or refused; rows that `rows.only` leaves out are skipped.
+
+    Raises SettingsError where the file lacks a column of the mapping, UserError where it cannot be read at all.
+    """
+    # A signature at the start (Excel writes one) is no part of the first column's name.
+    encoding = "utf-8-sig" if mapping.encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else mapping.encoding
+    try:
+        # Bytes that are no text become surrogates, which only their own row suffers for.
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            yield from _parsed_rows(file, path, mapping)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except LookupError:
+        raise SettingsError(f"{mapping.name}: file.encoding: {mapping.encoding!r} is not known") from None
+    except UnicodeError:
+        raise UserError(f"{path}: is not {mapping.encoding}; set file.encoding in {mapping.name}") from None
+
+
+def _parsed_rows(file: TextIO, path: Path, mapping: LeadMapping) -> Iterator[Row | Problem]:
+    reader = csv.reader(file, delimiter=mapping.delimiter)
+    header = [name.strip() for name in next(reader, [])]
+    positions = _positions(header, path, mapping)
+    first_lines: dict[tuple[str, int], int] = {}
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Problem(line, f"is not CSV: {error}")
+            continue
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            yield Problem(line, f"has {len(cells)} fields, the header has {len(header)}")
+            continue
+        cells_by_column = {column: cells[at] for column, at in positions.items()}
+        if any(cells_by_column[column].strip() not in values for column, values in mapping.only.items()):
+            continue
+        result = _row(cells_by_column, line, mapping)
+        if isinstance(result, Row):
+            first = first_lines.setdefault((result.lead_id, result.occurred_at), line)
+            if first != line:
+                result = Problem(line, f"tells of the same lead at the same moment as line {first}")
+        yield result
+
+
+def _positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
+    positions = {}
+    for column, key in mapping.columns().items():
+        if header.count(column) != 1:
+            near = difflib.get_close_matches(column, header, n=1)
+            what = "more than one column" if column in header else "no column"
+            hint = f"; did you mean {near[0]!r}?" if near and column not in header else ""
+            raise SettingsError(f"{mapping.name}: {key}: {path.name} has {what} {column!r}{hint}")
+        positions[column] = header.index(column)
+    return positions
+
+
+class _Refused(Exception):  # never leaves this module
+    pass
+
+
+def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> Row | Problem:
+    try:
+        for column, text in cells.items():
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                return Problem(line, f"{column}: is not {mapping.encoding}")
+        lead_id = _required(mapping.lead_id, cells, line)
+        values = {name: _read(field, cells, line) for name, field in mapping.fields.items()}
+        created_at = values["created_at"]
+        if created_at is None:
+            return Problem(line, f"{mapping.fields['created_at'].column}: is missing")
+        occurred_at = _required(mapping.occurred_at, cells, line) if mapping.occurred_at else created_at
+        if created_at > occurred_at:  # type: ignore[operator]  # both are times
+            return Problem(line, "was created after it changed")
+        own = {
+            kind: {name: value for name, field in fields.items() if (value := _read(field, cells, line)) is not None}
+            for kind, fields in (("numbers", mapping.numbers), ("categories", mapping.categories))
+        }
+        converted, decided_at = _outcome(cells, line, mapping, int(occurred_at))
+    except _Refused as refused:
+        return Problem(line, str(refused))
+    version = int(values.pop("lead_version", None) or 0)
+    state = {name: values.get(name) for name in STATE_FIELDS if name not in own} | own
+    return Row(line, str(lead_id), int(occurred_at), version, state, converted, decided_at)
+
+
+def _outcome(cells: Mapping[str, str], line: int, mapping: LeadMapping, occurred_at: int) -> tuple[bool | None, int]:
+    outcome = mapping.outcome
+    if outcome is None:
+        return None, occurred_at
+    try:
+        converted = outcome.read(cells)
+    except ValueError as error:
+        raise _Refused(f"{outcome.column}: {error}") from None
+    decided_at = _read(outcome.decided_at, cells, line) if outcome.decided_at else None
+    if decided_at is None:
+        return converted, occurred_at
+    if int(decided_at) < occurred_at:
+        raise _Refused("was decided before it changed, so its fields may tell the outcome")
+    return converted, int(decided_at)
+
+
+def _read(field: Field, cells: Mapping[str, str], line: int) -> Value | None:
+    try:
+        return field.read(cells, line)
+    except ValueError as error:
+        raise _Refused(f"{field.column or field.key}: {error}") from None
+
+
+def _required(field: Field, cells: Mapping[str, str], line: int) -> Value:
+    value = _read(field, cells, line)
+    if value is None:
+        raise _Refused(f"{field.column or field.key}: is missing")
+    return value
+
+
+def select(
+    rows: Sequence[Row], *, oldest: float | None = None, newest: float | None = None, limit: int | None = None
+) -> list[Row]:
+    """The rows in the order of time: the oldest or newest share of them, and of these at most the first `limit`.
+
+    `oldest` = x and `newest` = 1 - x share out every row exactly once.
+    """
+    ordered = sorted(rows, key=lambda row: (row.occurred_at, row.line))
+    if oldest is not None:
+        ordered = ordered[: _share(oldest, len(ordered))]
+    elif newest is not None:
+        ordered = ordered[_share(1 - newest, len(ordered)) :]
+    return ordered[:limit]
+
+
+def _share(share: float, size: int) -> int:
+    return int(share * size + 1e-6)
+
+
+def event_of(row: Row) -> dict[str, Any]:
+    """The LeadChanged of a row; its event_id is the same whenever the same row is imported again."""
+    identity = f"import\0{row.lead_id}\0{row.occurred_at}\0{row.lead_version}"
+    return {
+        "event_id": hashlib.sha256(identity.encode()).hexdigest()[:32],
+        "lead_id": row.lead_id,
+        "change_type": "CREATED",
+        "occurred_at": row.occurred_at,
+        "lead_version": row.lead_version,
+        "origin": "crm",
+        "lead": row.state,
+    }
+
+
+def outcome_of(row: Row) -> dict[str, Any] | None:
+    """The LeadOutcome of a row, None where it is not known."""
+    if row.converted is None:
+        return None
+    return {"lead_id": row.lead_id, "converted": row.converted, "decided_at": row.decided_at}
+
+
+def read_table(
+    path: Path,
+    mapping: LeadMapping,
+    *,
+    oldest: float | None = None,
+    newest: float | None = None,
+    limit: int | None = None,
+) -> tuple["pd.DataFrame", list[Problem]]:
+    """A training table (see `training_frame`) of the rows whose outcome is known, and the rows that were refused.
+
+    Shares are taken before rows without an outcome are left out. SettingsError if the mapping has no outcome.
+    """
+    if mapping.outcome is None:
+        raise SettingsError(f"{mapping.name}: outcome: is missing: training needs the column that holds it")
+    results = list(read_rows(path, mapping))
+    problems = [result for result in results if isinstance(result, Problem)]
+    chosen = select([r for r in results if isinstance(r, Row)], oldest=oldest, newest=newest, limit=limit)
+    rows = [row for row in chosen if row.converted is not None]
+    table = training_frame(
+        [row.lead_id for row in rows],
+        [row.occurred_at for row in rows],
+        [row.state for row in rows],
+        [bool(row.converted) for row in rows],
+    )
+    return table, problems

@@ -1,0 +1,58 @@
+"""The schemas on file: the present ones, every released one, and the fingerprint that tells them apart."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastavro import parse_schema
+from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
+
+from leadstream.errors import UserError
+
+FOLDER = Path(__file__).parent
+FILES = {
+    "LeadChanged": "lead_changed.avsc",
+    "LeadPrediction": "lead_prediction.avsc",
+    "LeadOutcome": "lead_outcome.avsc",
+    "TriageDecision": "triage_decision.avsc",
+    "RescoreRequest": "rescore_request.avsc",
+    "RescoreResult": "rescore_result.avsc",
+}
+
+
+@cache
+def present(record: str, folder: Path = FOLDER) -> Any:
+    """The present schema of `record` as JSON data, shared: do not change it. Raises UserError where it is no schema."""
+    return _load(folder / FILES[record])
+
+
+@cache
+def released(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """Every released schema by version (oldest first) and record, as JSON data."""
+    versions = sorted((folder / "released").iterdir(), key=lambda path: [int(part) for part in path.name.split(".")])
+    return {
+        path.name: {record: _load(path / name) for record, name in FILES.items() if (path / name).exists()}
+        for path in versions
+    }
+
+
+def canonical(schema: Any) -> str:
+    """Avro's Parsing Canonical Form: what decides the bytes, without docs, defaults, aliases, logical types."""
+    return str(to_parsing_canonical_form(schema))
+
+
+def fingerprint_bytes(schema: Any) -> bytes:
+    """CRC-64-AVRO of the Parsing Canonical Form, 8 bytes, little endian as on the wire (Avro specification)."""
+    return bytes.fromhex(fingerprint(canonical(schema), "CRC-64-AVRO"))
+
+
+def _load(path: Path) -> Any:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        parse_schema(schema)
+    except FileNotFoundError:
+        raise UserError(f"The schema file {path.name} is missing.") from None
+    except (ValueError, TypeError, KeyError, SchemaParseException, UnknownType) as error:
+        raise UserError(f"{path.parent.name}/{path.name} is not a valid Avro schema: {error}") from None
+    return schema

@@ -1,0 +1,214 @@
+"""Bytes on the wire to records and back, in both framings.
+
+    single object   C3 01 · CRC-64-AVRO fingerprint of the writer schema, 8 bytes little endian · Avro body
+    Confluent       00 · id of the writer schema in the registry, 4 bytes big endian · Avro body
+
+Records are plain dicts; times are ints (milliseconds UTC), so that no value can overflow a datetime.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, UnknownType
+
+from leadstream.errors import Poison, Reason
+from schemas import catalogue
+from schemas.fit import Misfit, fitting, lone_surrogate
+from schemas.guard import Unbounded, guarded
+
+if TYPE_CHECKING:
+    from schemas.registry import Registry
+
+_SINGLE_OBJECT = b"\xc3\x01"
+_CONFLUENT = b"\x00"
+_SINGLE_OBJECT_HEADER = 10
+_CONFLUENT_HEADER = 5
+
+
+class Reader:
+    """Decodes values of one record (by its Avro name, e.g. LeadChanged), in either framing, to its present schema."""
+
+    def __init__(self, record: str, registry: "Registry | None" = None) -> None:
+        self._record = record
+        self._registry = registry
+        self._bodies = {
+            _SINGLE_OBJECT + mark: _body(schema, record)
+            for mark, (name, schema) in _known_writers().items()
+            if name == record
+        }
+
+    def decode(self, value: bytes) -> dict[str, Any]:
+        """The record in `value`, absent optional fields None, enums str.
+
+        Raises Poison (UNKNOWN_FRAMING, UNKNOWN_SCHEMA, DECODE_FAILED), or Transient where the registry does not answer.
+        """
+        header = value[:_SINGLE_OBJECT_HEADER]
+        body = self._bodies.get(header)
+        if body is None:
+            header = value[:_CONFLUENT_HEADER]
+            body = self._bodies.get(header) or self._unseen(value)
+        stream = BytesIO(value)
+        stream.seek(len(header))
+        try:
+            record = body.read(stream)
+        except (EOFError, IndexError):
+            detail = (
+                f"The body ends too early or holds a wrong length (noticed at byte {stream.tell()} of {len(value)})."
+            )
+        except KeyError:
+            detail = f"The schema has no enum symbol or union branch of that number (before byte {stream.tell()})."
+        except UnicodeDecodeError:
+            detail = f"A text is not valid UTF-8 (it ends before byte {stream.tell()})."
+        except SchemaResolutionError:
+            detail = f"The value is well-formed, but holds what the present schema of {self._record} has no place for."
+        else:
+            if stream.tell() == len(value):
+                return record
+            detail = f"The record ends at byte {stream.tell()}, but {len(value) - stream.tell()} more bytes follow."
+        raise _poison(Reason.DECODE_FAILED, detail)
+
+    def _unseen(self, value: bytes) -> "_Body":
+        """The body of a value whose header is new to this reader. Raises Poison, Transient."""
+        if value[:1] == _CONFLUENT and len(value) >= _CONFLUENT_HEADER:
+            return self._from_registry(value[:_CONFLUENT_HEADER])
+        if value[:2] == _SINGLE_OBJECT and len(value) >= _SINGLE_OBJECT_HEADER:
+            mark = value[2:_SINGLE_OBJECT_HEADER]
+            name, _ = _known_writers().get(mark, (None, None))
+            what = (
+                f"is that of {name}, not of {self._record}"
+                if name
+                else f"belongs to no known version of {self._record}"
+            )
+            raise _poison(Reason.UNKNOWN_SCHEMA, f"The schema fingerprint {mark[::-1].hex()} {what}.")
+        raise _poison(Reason.UNKNOWN_FRAMING, _describe(value))
+
+    def _from_registry(self, header: bytes) -> "_Body":
+        number = int.from_bytes(header[1:], "big")
+        if self._registry is None:
+            detail = f"The value names schema id {number} of a registry, but none is configured (SCHEMA_REGISTRY_URL)."
+            raise _poison(Reason.UNKNOWN_SCHEMA, detail)
+        schema = self._registry.schema(number)
+        name = schema.get("name", "") if isinstance(schema, dict) else ""
+        if str(name).rpartition(".")[2] != self._record:
+            raise _poison(Reason.UNKNOWN_SCHEMA, f"Schema id {number} is not a schema of {self._record}.")
+        try:
+            body = _body(schema, self._record)
+        except (SchemaParseException, UnknownType, Unbounded, LookupError, TypeError, ValueError, RecursionError):
+            detail = (
+                f"The registry's schema id {number} cannot be used: it is not valid Avro, or its values have no bounds."
+            )
+            raise _poison(Reason.DECODE_FAILED, detail) from None
+        self._bodies[header] = body
+        return body
+
+
+class Writer:
+    """Encodes one record by its present schema: Confluent framing where a registry is given, else single object."""
+
+    def __init__(self, record: str, registry: "Registry | None" = None, topic: str | None = None) -> None:
+        if registry is not None and topic is None:
+            raise ValueError("a registry needs the topic: it is part of the subject's name")
+        self._record = record
+        self._registry = registry
+        self._topic = topic
+        self._schema = _present(record)
+        self._check = fitting(catalogue.present(record))
+        self._header = None if registry else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.present(record))
+
+    def encode(self, record: Mapping[str, Any]) -> bytes:
+        """The framed bytes of `record` (plain Python values; fields with a default may be left out).
+
+        Raises Poison(ENCODE_FAILED) where the record does not fit, and Transient where the registry does not answer.
+        """
+        header = self._header or self._register()
+        stream = BytesIO(header)
+        stream.seek(len(header))
+        try:
+            self._check(record)
+            schemaless_writer(stream, self._schema, record)
+        except Misfit as misfit:
+            raise Poison(Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {misfit}.") from None
+        except UnicodeEncodeError:
+            detail = f"{self._record} cannot be written: {lone_surrogate(record)}."
+            raise Poison(Reason.ENCODE_FAILED, "encode", detail) from None
+        except OverflowError:
+            detail = f"{self._record} cannot be written: a number is too large for its type."
+            raise Poison(Reason.ENCODE_FAILED, "encode", detail) from None
+        return stream.getvalue()
+
+    def _register(self) -> bytes:
+        assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none
+        number = self._registry.schema_id(f"{self._topic}-value", catalogue.present(self._record))
+        self._header = _CONFLUENT + number.to_bytes(4, "big")
+        return self._header
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """How to read a body: by the writer schema alone, or resolved to the reader schema where that differs."""
+
+    writer: Any
+    reader: Any = None
+
+    def read(self, stream: BytesIO) -> dict[str, Any]:
+        start = stream.tell()
+        record: Any = schemaless_reader(stream, self.writer, None)
+        if self.reader is not None:
+            # fastavro checks nothing in a field that it skips: only a value that reads well as written may be resolved.
+            stream.seek(start)
+            record = _unshared(schemaless_reader(stream, self.writer, self.reader))
+        return cast(dict[str, Any], record)
+
+
+def _body(schema: Any, record: str) -> _Body:
+    writer = guarded(catalogue.canonical(schema))
+    same = catalogue.canonical(schema) == catalogue.canonical(catalogue.present(record))
+    return _Body(writer) if same else _Body(writer, _present(record))
+
+
+@cache
+def _present(record: str) -> Any:
+    return parse_schema(_without_logical_types(catalogue.present(record)))
+
+
+@cache
+def _known_writers() -> dict[bytes, tuple[str, Any]]:
+    """Every writer schema that needs no registry, present and released, by fingerprint: (record, schema)."""
+    versions = [*catalogue.released().values(), {record: catalogue.present(record) for record in catalogue.FILES}]
+    return {
+        catalogue.fingerprint_bytes(schema): (record, schema)
+        for version in versions
+        for record, schema in version.items()
+    }
+
+
+def _without_logical_types(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _without_logical_types(part) for key, part in schema.items() if key != "logicalType"}
+    return [_without_logical_types(part) for part in schema] if isinstance(schema, list) else schema
+
+
+def _unshared(part: Any) -> Any:
+    """A copy of a decoded value: where fastavro fills in a default, all records share the schema's own map or list."""
+    if isinstance(part, dict):
+        return {key: _unshared(value) for key, value in part.items()}
+    return [_unshared(value) for value in part] if isinstance(part, list) else part
+
+
+def _describe(value: bytes) -> str:
+    if not value:
+        return "The value is empty."
+    if value[:1] == _CONFLUENT or value[:2] == _SINGLE_OBJECT[: len(value)]:
+        return f"The value is too short to be framed: {len(value)} bytes."
+    if value.lstrip()[:1] in (b"{", b"["):
+        return "The value looks like JSON, not Avro in either framing."
+    return f"The value starts with byte {value[0]:02x}, which is neither of the framings."
+
+
+def _poison(reason: Reason, detail: str) -> Poison:
+    return Poison(reason, "decode", detail)

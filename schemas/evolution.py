@@ -1,0 +1,164 @@
+"""How schemas may change: the present ones against every released one, by the Avro specification's schema resolution.
+
+Compared are whole schemas, not fingerprints: those do not see that a default was dropped or a time unit changed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fastavro import parse_schema
+
+from schemas import catalogue
+
+
+class Level(StrEnum):
+    """What a change must keep, towards every released version; the names are the registry's."""
+
+    BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"  # the present reads what any release wrote
+    FULL_TRANSITIVE = "FULL_TRANSITIVE"  # and any release reads what the present writes
+
+
+LEVELS = {
+    "LeadChanged": Level.BACKWARD_TRANSITIVE,
+    "LeadPrediction": Level.FULL_TRANSITIVE,
+    "LeadOutcome": Level.BACKWARD_TRANSITIVE,
+    "TriageDecision": Level.FULL_TRANSITIVE,
+    "RescoreRequest": Level.BACKWARD_TRANSITIVE,
+    "RescoreResult": Level.FULL_TRANSITIVE,
+}
+
+_PROMOTIONS = {
+    ("int", "long"),
+    ("int", "float"),
+    ("int", "double"),
+    ("long", "float"),
+    ("long", "double"),
+    ("float", "double"),
+    ("string", "bytes"),
+    ("bytes", "string"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One released schema against the present one of the same record."""
+
+    record: str
+    version: str
+    level: Level
+    changed: bool
+    same_bytes: bool
+    breaks: tuple[str, ...]
+
+
+def compare_releases(folder: Path = catalogue.FOLDER) -> list[Comparison]:
+    """Every released schema against the present one. Raises UserError where a file is no schema."""
+    return [
+        compare(record, version, catalogue.present(record, folder), old)
+        for version, schemas in catalogue.released(folder).items()
+        for record, old in schemas.items()
+    ]
+
+
+def compare(record: str, version: str, present: Any, old: Any) -> Comparison:
+    """The schema `old`, released as `version`, against `present`, at the level of `record`."""
+    broken = [f"{record} can no longer read what {version} wrote: {text}." for text in breaks(present, old)]
+    if LEVELS[record] is Level.FULL_TRANSITIVE:
+        broken += [f"{record} {version} cannot read what is written now: {text}." for text in breaks(old, present)]
+    same_bytes = catalogue.canonical(old) == catalogue.canonical(present)
+    return Comparison(record, version, LEVELS[record], old != present, same_bytes, tuple(broken))
+
+
+def breaks(reader: Any, writer: Any) -> list[str]:
+    """Why `reader` cannot read all that `writer` may write, one clause for each cause; empty where it can (JSON data).
+
+    Beyond the specification a changed logical type is a break: the bytes still decode, but to another moment.
+    """
+    reader_names: dict[str, Any] = {}
+    writer_names: dict[str, Any] = {}
+    pair = _Pair(reader_names, writer_names, set())
+    return list(pair.breaks(parse_schema(reader, reader_names), parse_schema(writer, writer_names), ""))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    reader_names: dict[str, Any]
+    writer_names: dict[str, Any]
+    seen: set[tuple[str, str]]
+
+    def breaks(self, reader: Any, writer: Any, path: str) -> Iterator[str]:
+        reader = self.reader_names.get(reader, reader) if isinstance(reader, str) else reader
+        writer = self.writer_names.get(writer, writer) if isinstance(writer, str) else writer
+        if isinstance(writer, list):
+            for branch in writer:
+                yield from self.breaks(reader, branch, path)
+        elif isinstance(reader, list):
+            if not any(self._fits(branch, writer, path) for branch in reader):
+                yield f"{_at(path)} does not take {_name(writer)}"
+        elif _kind(reader) != _kind(writer):
+            if (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(writer):
+                yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
+        elif _logical(reader) != _logical(writer):
+            yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
+        else:
+            yield from self._same_kind(reader, writer, path)
+
+    def _fits(self, reader: Any, writer: Any, path: str) -> bool:
+        return not list(_Pair(self.reader_names, self.writer_names, set(self.seen)).breaks(reader, writer, path))
+
+    def _same_kind(self, reader: Any, writer: Any, path: str) -> Iterator[str]:
+        kind = _kind(reader)
+        if kind in ("record", "enum", "fixed") and not _same_name(reader, writer):
+            yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
+        elif kind == "record":
+            if (reader["name"], writer["name"]) not in self.seen:
+                self.seen.add((reader["name"], writer["name"]))
+                yield from self._fields(reader, writer, path)
+        elif kind == "enum":
+            missing = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
+            if missing and "default" not in reader:
+                yield f"{_at(path)} has no symbol {', '.join(missing)}, and no default symbol"
+        elif kind == "fixed" and reader["size"] != writer["size"]:
+            yield f"{_at(path)} is {reader['size']} bytes to the reader, but {writer['size']} to the writer"
+        elif kind in ("array", "map"):
+            part = "items" if kind == "array" else "values"
+            yield from self.breaks(reader[part], writer[part], f"{path}[]")
+
+    def _fields(self, reader: Any, writer: Any, path: str) -> Iterator[str]:
+        written = {field["name"]: field for field in writer["fields"]}
+        for field in reader["fields"]:
+            where = f"{path}.{field['name']}".strip(".")
+            names = (field["name"], *field.get("aliases", ()))
+            match = next((written[name] for name in names if name in written), None)
+            if match is not None:
+                yield from self.breaks(field["type"], match["type"], where)
+            elif "default" not in field:
+                yield f"{_at(where)} is not written, and has no default"
+
+
+def _kind(schema: Any) -> str:
+    return str(schema["type"] if isinstance(schema, dict) else schema)
+
+
+def _logical(schema: Any) -> str | None:
+    return schema.get("logicalType") if isinstance(schema, dict) else None
+
+
+def _name(schema: Any) -> str:
+    """A type for a person: its logical type, its name, or its kind."""
+    if isinstance(schema, dict):
+        return str(_logical(schema) or schema.get("name") or schema["type"])
+    return str(schema)
+
+
+def _same_name(reader: Any, writer: Any) -> bool:
+    """Whether the unqualified names are equal, as the specification has it, or the writer's is one of the aliases."""
+    short = writer["name"].rpartition(".")[2]
+    return reader["name"].rpartition(".")[2] == short or bool({writer["name"], short} & {*reader.get("aliases", ())})
+
+
+def _at(path: str) -> str:
+    return f"field {path}" if path else "the record"

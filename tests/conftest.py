@@ -1,0 +1,75 @@
+"""The ground that tests share: each kind is started at most once per session, when the first test asks for it.
+
+Without Java and Maven (or Docker, or KAFKA_BOOTSTRAP_SERVERS) the tests of real brokers are skipped, and say why.
+LEADSTREAM_REQUIRE_BROKER=1 turns each such skip into a failure; continuous integration sets it.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from leadstream.errors import UserError
+from local.broker import Broker, local_broker
+from local.kafka import KafkaProcess, local_kafka
+from local.postgres import Postgres, PostgresProcess, local_postgres, local_server
+from local.process import Say
+
+Ground = TypeVar("Ground")
+
+
+def _unavailable(reason: str) -> NoReturn:
+    if os.environ.get("LEADSTREAM_REQUIRE_BROKER") == "1":
+        pytest.fail(f"LEADSTREAM_REQUIRE_BROKER=1, but: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def _ground(start: Callable[[Say], AbstractContextManager[Ground]]) -> Iterator[Ground]:
+    lines: list[str] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            ground = stack.enter_context(start(lines.append))
+        except UserError as error:
+            _unavailable(str(error))
+        if isinstance(ground, Broker) and ground.kind == "mock":
+            _unavailable("no real broker: " + (" | ".join(lines[:-1]) or "LEADSTREAM_LOCAL_BROKER=mock"))
+        yield ground
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Broker]:
+    """A real Kafka with transactions, shared by all tests: use topics and groups of your own."""
+    with _ground(lambda say: local_broker(say=say)) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def mock_broker() -> Iterator[Broker]:
+    """librdkafka's mock cluster, without transactions; topics appear on first use, with four partitions."""
+    with local_broker("mock", say=lambda _: None) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real Postgres, shared by all tests: use a schema or tables of your own."""
+    with _ground(local_postgres) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_kafka() -> Iterator[KafkaProcess]:
+    """A Kafka of this test's own, to stop, kill and start again."""
+    with _ground(local_kafka) as node:
+        yield node
+
+
+@pytest.fixture
+def fresh_postgres() -> Iterator[PostgresProcess]:
+    """A Postgres of this test's own, to stop, kill and start again."""
+    with _ground(local_server) as server:
+        yield server

@@ -1,0 +1,164 @@
+"""The specification: what may be an input, what its hash depends on, and the page that documents it."""
+
+import json
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from features import FORMULAS, STATE_FIELDS, CalendarSettings, specify
+from features.spec import CATEGORY, FORBIDDEN, MOMENT, OPTIONAL, FeatureSpec
+from leadstream.errors import SettingsError
+
+PAGE = Path(__file__).parents[2] / "docs" / "features.md"
+
+AUDITED = {
+    "lead_score",
+    "engagement_score",
+    "touchpoint_count",
+    "days_since_creation",
+    "created_month",
+    "created_day_of_week",
+    "created_hour",
+    "academic_week",
+    "is_application_season",
+    "score_squared",
+    "score_log",
+    "score_percentile",
+    "score_cubed",
+    "engagement_squared",
+    "engagement_percentile",
+    "touchpoint_log",
+    "touchpoint_percentile",
+    "days_squared",
+    "score_engagement_interaction",
+    "score_time_interaction",
+    "score_engagement_score_interaction",
+    "score_touchpoint_interaction",
+    "lifecycle_state",
+    "status",
+    "engagement_level",
+    "source",
+    "campus_preference",
+    "programme_name",
+}
+
+
+def test_no_audited_feature_is_dropped() -> None:
+    assert set(specify().outputs) >= AUDITED
+
+
+def test_no_input_comes_from_outside_the_lead_state() -> None:
+    """The audited query read applications and conversion_probability: a leak, and a model that eats its own output."""
+    specification = specify(numbers=("visits",), categories=("country",))
+    fields = {spec.name.partition(".")[0] for spec in specification.inputs}
+    assert fields == set(STATE_FIELDS)
+    assert not [name for name in specification.outputs if "application_source" in name or "conversion" in name]
+
+
+@pytest.mark.parametrize("name", [*FORBIDDEN, " Conversion_Probability "])
+def test_an_outcome_a_prediction_or_personal_data_is_refused_as_a_field_of_ones_own(name: str) -> None:
+    with pytest.raises(SettingsError, match="cannot be an input"):
+        specify(numbers=(name,))
+    with pytest.raises(SettingsError, match="cannot be an input"):
+        specify(categories=(name,))
+
+
+@pytest.mark.parametrize("name", ["", "line\nbreak", "lone \ud800 surrogate", "x" * 257])
+def test_a_name_that_cannot_be_printed_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="cannot name a field"):
+        specify(numbers=(name,))
+
+
+def test_two_features_of_one_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"numbers\.a_missing"):
+        specify(numbers=("a", "a_missing"))
+    with pytest.raises(SettingsError, match=r"categories\.b"):
+        specify(categories=("b", "b"))
+
+
+def test_optional_features_can_be_left_out_and_no_others() -> None:
+    assert set(specify().outputs) - set(specify(optional=()).outputs) == set(OPTIONAL)
+    with pytest.raises(SettingsError, match="score_log"):
+        specify(optional=("score_log",))
+
+
+@pytest.mark.parametrize("zone", ["", "America", "../etc", "/etc/passwd", "Nowhere/Town", "\0", "\ud800", "x" * 300])
+def test_an_unknown_time_zone_is_a_wrong_setting_and_not_a_crash(zone: str) -> None:
+    with pytest.raises(SettingsError, match="time zone"):
+        CalendarSettings(zone)
+
+
+@pytest.mark.parametrize(("month", "day"), [(2, 29), (2, 30), (13, 1), (0, 1), (9, 0)])
+def test_an_academic_year_cannot_start_on_a_day_that_some_year_lacks(month: int, day: int) -> None:
+    with pytest.raises(SettingsError, match="academic year"):
+        CalendarSettings(academic_year_month=month, academic_year_day=day)
+
+
+def test_a_month_of_the_season_must_exist() -> None:
+    with pytest.raises(SettingsError, match="season"):
+        CalendarSettings(season_months=(12, 13))
+
+
+def test_the_order_of_the_seasons_months_does_not_change_the_hash() -> None:
+    one, other = CalendarSettings(season_months=(1, 12)), CalendarSettings(season_months=(12, 1, 12))
+    assert specify(one).hash == specify(other).hash
+
+
+def test_the_hash_changes_with_everything_that_decides_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = specify()
+    first: FeatureSpec = base.inputs[1]
+    hashes = {
+        base.hash,
+        specify(CalendarSettings("Europe/London")).hash,
+        specify(CalendarSettings(academic_year_month=10)).hash,
+        specify(CalendarSettings(season_months=(1,))).hash,
+        specify(numbers=("x",)).hash,
+        specify(categories=("x",)).hash,
+        specify(optional=()).hash,
+        replace(base, inputs=(replace(first, high=5.0), *base.inputs[1:])).hash,
+        replace(base, outputs=base.outputs[::-1]).hash,
+    }
+    pickled = pickle.dumps(base)
+    monkeypatch.setitem(FORMULAS, "score_log", "log10(lead_score)")
+    hashes.add(pickle.loads(pickled).hash)
+    assert len(hashes) == 10
+
+
+def test_the_hash_survives_pickling_and_a_description_does_not_change_it() -> None:
+    base = specify(numbers=("x",))
+    assert pickle.loads(pickle.dumps(base)) == base
+    reworded = replace(base, inputs=(replace(base.inputs[0], description="other words"), *base.inputs[1:]))
+    assert reworded.hash == base.hash
+    assert base.to_json() == json.dumps(json.loads(base.to_json()), sort_keys=True, separators=(",", ":"))
+
+
+def _rows(heading: str) -> list[list[str]]:
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def _range(spec: FeatureSpec) -> str:
+    if spec.kind == MOMENT:
+        return "years 1970 to 9999"
+    high = "1e15" if spec.high == 1e15 else f"{spec.high:,.0f}"
+    return f"{spec.low:.0f} to {high}" + (" characters" if spec.kind == CATEGORY else "")
+
+
+def test_the_page_lists_every_input_as_the_code_has_it() -> None:
+    assert _rows("Inputs") == [[s.name, s.kind, _range(s), s.imputation, s.description] for s in specify().inputs]
+
+
+def test_the_page_lists_every_output_with_its_formula_in_the_order_of_the_matrix() -> None:
+    assert _rows("Outputs") == [[name, FORMULAS[name]] for name in specify().outputs]
+
+
+def test_the_page_lists_the_calendar_with_its_defaults_and_the_refused_names() -> None:
+    settings = CalendarSettings()
+    defaults = {name: getattr(settings, name) for name in settings.__slots__}
+    shown = {name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in defaults.items()}
+    assert {name: value for name, value, _ in _rows("Calendar")} == shown
+    assert set(FORBIDDEN) <= set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
