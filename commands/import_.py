@@ -4,70 +4,85 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from commands.progress import bar, positive, share
-from leadstream.settings import load_settings
-from producer.importer import Problem, Row, event_of, outcome_of, read_rows, select
-from producer.mapping import load_mapping
-from producer.publish import publishing
+from leadstream.errors import SettingsError
+
+if TYPE_CHECKING:
+    from leadstream.settings import Settings
+    from producer.importer import Problem, Row
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb `import`."""
-    parser = subparsers.add_parser(
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
         "import",
         help="send a CRM export as lead changes",
-        description="Reads a CSV file by a mapping of its columns and sends a change for each row, oldest first. "
-        "Bad rows are reported by line and do not stop the rest.",
-        epilog="example: leadstream import leads.csv --mapping mapping.toml --dry-run",
+        description="Reads a CSV file by a mapping of its columns and sends a change for each row, oldest first.\n"
+        "Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
+        epilog="example:\n  leadstream import leads.csv --mapping mapping.toml --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("file", metavar="FILE.csv", type=Path, help="the export")
     add("--mapping", metavar="M.toml", type=Path, required=True, help="which column is which field of a lead")
     add("--dry-run", action="store_true", help="read and check everything, send nothing, show the first change")
     add("--outcomes", action="store_true", help="also send what became of each lead, where the file says it")
-    share_of = parser.add_mutually_exclusive_group()
-    share_of.add_argument("--oldest", type=share, metavar="SHARE", help="only the oldest share of the good rows")
-    share_of.add_argument("--newest", type=share, metavar="SHARE", help="only the newest share of the good rows")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--oldest", type=share, metavar="X", help="only this share of the good rows, the oldest")
+    end.add_argument("--newest", type=share, metavar="X", help="only this share of the good rows, the newest")
     add("--limit", type=positive, metavar="N", help="at most N rows")
-    add("--json", action="store_true", help="print the summary and the refused rows as JSON")
+    add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Import the file; returns 0, or 1 where a row was refused."""
-    mapping = load_mapping(args.mapping)
-    settings = None if args.dry_run else load_settings()
-    results = list(read_rows(args.file, mapping))
+def run(arguments: argparse.Namespace) -> int:
+    """Import the file; 1 where a row was refused."""
+    from leadstream.settings import load_settings
+    from producer.importer import Problem, Row, event_of, outcome_of, read_rows, select
+    from producer.mapping import load_mapping
+
+    mapping = load_mapping(arguments.mapping)
+    if arguments.outcomes and mapping.outcome is None:
+        raise SettingsError(f"{arguments.mapping}: outcome: is missing: --outcomes needs the column that holds it")
+    results = list(read_rows(arguments.file, mapping))
     problems = [result for result in results if isinstance(result, Problem)]
     good = [result for result in results if isinstance(result, Row)]
-    rows = select(good, oldest=args.oldest, newest=args.newest, limit=args.limit)
-    outcomes = [outcome for row in rows if (outcome := outcome_of(row)) is not None] if args.outcomes else []
-    if settings is not None and rows:
-        with (
-            publishing(settings) as publisher,
-            bar("changes", len(rows) + len(outcomes), shown=not args.json) as advance,
-        ):
-            for row in rows:
-                publisher.send("LeadChanged", settings.topics.lead_changes, row.lead_id, event_of(row))
-                advance(1)
-            for outcome in outcomes:
-                publisher.send("LeadOutcome", settings.topics.lead_outcomes, outcome["lead_id"], outcome)
-                advance(1)
-    _report(args, rows, len(outcomes), problems)
+    rows = select(good, oldest=arguments.oldest, newest=arguments.newest, limit=arguments.limit)
+    outcomes = [outcome for row in rows if (outcome := outcome_of(row)) is not None] if arguments.outcomes else []
+    if not arguments.dry_run:
+        settings = load_settings()
+        topics = settings.topics
+        changes = [("LeadChanged", topics.lead_changes, event_of(row)) for row in rows]
+        decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
+        _send(settings, changes + decided, shown=not arguments.json)
+    _report(arguments, rows, len(outcomes), problems)
     return 1 if problems else 0
 
 
-def _report(args: argparse.Namespace, rows: list[Row], outcomes: int, problems: list[Problem]) -> None:
-    if args.json:
+def _send(settings: "Settings", records: list[tuple[str, str, dict[str, Any]]], *, shown: bool) -> None:
+    from producer.publish import publishing
+
+    with publishing(settings) as publisher, bar("records", len(records), shown=shown) as advance:
+        for name, topic, record in records:
+            publisher.send(name, topic, record["lead_id"], record)
+            advance(1)
+
+
+def _report(arguments: argparse.Namespace, rows: "list[Row]", outcomes: int, problems: "list[Problem]") -> None:
+    from producer.importer import event_of
+
+    first = event_of(rows[0]) if arguments.dry_run and rows else None
+    if arguments.json:
         refused = [{"line": problem.line, "problem": problem.what} for problem in problems]
-        summary = {"changes": len(rows), "outcomes": outcomes, "dry_run": args.dry_run, "refused": refused}
-        print(json.dumps(summary))
+        counts = {"changes": len(rows), "outcomes": outcomes, "dry_run": arguments.dry_run}
+        print(json.dumps(counts | {"first_change": first, "refused": refused}, indent=2))
         return
     for problem in problems:
-        print(f"{args.file.name}:{problem.line}: {problem.what}", file=sys.stderr)
-    if args.dry_run and rows:
-        print("the first change:\n" + json.dumps(event_of(rows[0]), indent=2, ensure_ascii=False))
-    done = "would be sent" if args.dry_run else "sent"
-    tail = f", {len(problems):,} rows refused" if problems else ""
-    print(f"{len(rows):,} changes and {outcomes:,} outcomes {done}{tail}")
+        print(f"{arguments.file}:{problem.line}: {problem.what}", file=sys.stderr)
+    if first:
+        print("the first change:", json.dumps(first, indent=2, ensure_ascii=False), sep="\n")
+    done = "would be sent" if arguments.dry_run else "sent"
+    refusals = f"; {len(problems):,} rows were refused" if problems else ""
+    print(f"{len(rows):,} changes and {outcomes:,} outcomes {done}{refusals}")

@@ -5,136 +5,126 @@ import contextlib
 import itertools
 import json
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from commands.progress import bar, share
+from commands.progress import bar, not_negative, positive, share
 from leadstream.errors import UserError
-from leadstream.settings import load_settings
-from producer.bad import BadRecord, bad_records
-from producer.crm import Connection, connect, create_schema, fill, write_applications, write_changes
-from producer.publish import EventPublisher, publishing
-from producer.simulator import DAY_MS, Change, Shares, SimulatedCrm
+
+if TYPE_CHECKING:
+    from producer.crm import Connection
+    from producer.simulator import Change, Shares, SimulatedCrm
 
 _YEAR_DAYS = 365
-_PORTION = 100
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb `simulate`."""
-    parser = subparsers.add_parser(
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
         "simulate",
         help="send the lead changes of a simulated CRM",
-        description="A simulated CRM: its leads arrive, are touched, and apply by a hidden probability. "
-        "It has lived for a year; its newest changes are sent to the changes topic.",
-        epilog="example: leadstream simulate --rate 100 --count 5000 --database",
+        description="A simulated CRM, one year old: leads arrive, are touched, and apply by a hidden probability.\n"
+        "Its newest changes are sent to the changes topic.",
+        epilog="example:\n  leadstream simulate --rate 100 --count 5000 --database",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--rate", type=float, default=50.0, metavar="N", help="changes a second; 0 = as fast as it goes (default 50)")
-    add("--count", type=int, default=1000, metavar="N", help="how many changes to send (default 1000)")
-    add("--leads", type=int, default=20_000, metavar="N", help="how many leads the CRM has (default 20000)")
-    add("--seed", type=int, default=1, help="the same seed gives the same leads (default 1)")
+    add("--rate", type=not_negative, default=50, metavar="N", help="changes a second; 0 = all at once (default 50)")
+    add("--count", type=positive, default=1000, metavar="N", help="how many changes to send (default 1000)")
+    add("--leads", type=positive, default=20_000, metavar="N", help="how many leads the CRM has (default 20000)")
+    add("--seed", type=positive, default=1, metavar="N", help="the same seed gives the same leads (default 1)")
     add("--database", action="store_true", help="also write the CRM to DATABASE_URL: its history, and each change")
-    add("--bad-share", type=share, default=0.01, help="bad records of every reason beside the changes (default 0.01)")
-    add("--thin-share", type=share, help="changes without state (default 0.05 with --database, else 0)")
-    add("--late-share", type=share, default=0.01, help="changes that come after a newer one (default 0.01)")
-    add("--repeated-share", type=share, default=0.01, help="changes that come twice (default 0.01)")
-    add("--erased-share", type=share, default=0.002, help="erasures: half DELETED, half null (default 0.002)")
-    add("--loop-share", type=share, default=0.005, help="scores written back, to be ignored (default 0.005)")
-    add("--json", action="store_true", help="print the summary as JSON")
+    _add_shares(parser)
+    add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Send the changes; returns the exit code."""
-    if args.count < 1 or args.leads < 1 or args.rate < 0 or args.seed < 0:
-        raise UserError("--count and --leads must be 1 or more, --rate and --seed 0 or more")
+def _add_shares(parser: argparse.ArgumentParser) -> None:
+    for name, default, what in (
+        ("bad", 0.01, "bad records of every reason beside the changes (default 0.01)"),
+        ("thin", None, "changes without state (default 0.05 with --database, else 0)"),
+        ("late", 0.01, "changes that come after a newer one of their lead (default 0.01)"),
+        ("repeated", 0.01, "changes that come twice (default 0.01)"),
+        ("erased", 0.002, "erasures, half of them DELETED and half null values (default 0.002)"),
+        ("loop", 0.005, "scores written back, which are to be ignored (default 0.005)"),
+    ):
+        parser.add_argument(f"--{name}-share", type=share, default=default, metavar="X", help=what)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send the changes and say how many of each kind."""
+    from leadstream.settings import load_settings
+    from producer.crm import connect, write_applications
+    from producer.live import bad_for, paced, recorded, send_changes
+    from producer.publish import publishing
+    from producer.simulator import DAY_MS, SimulatedCrm
+
     settings = load_settings()
     now = time.time_ns() // 1_000_000
-    crm = SimulatedCrm(args.seed, start=now - _YEAR_DAYS * DAY_MS, leads=args.leads, days=_YEAR_DAYS)
-    available = sum(1 for _ in crm.changes(until=now))
-    if args.count > available:
-        raise UserError(f"{args.leads} leads make {available} changes in a year: ask for fewer, or give more --leads")
-    since = crm.moment(-args.count, until=now)
-    thin = args.thin_share if args.thin_share is not None else 0.05 * args.database
-    shares = Shares(
-        late=args.late_share,
-        repeated=args.repeated_share,
-        thin=thin,
-        deleted=args.erased_share / 2,
-        tombstone=args.erased_share / 2,
-        loop=args.loop_share,
-    )
-    sent: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
+    crm = SimulatedCrm(arguments.seed, start=now - _YEAR_DAYS * DAY_MS, leads=arguments.leads, days=_YEAR_DAYS)
+    since = _since(crm, arguments.count, now)
+    changes: Iterator[Change] = itertools.islice(crm.deliveries(_shares(arguments), since, now), arguments.count)
     with contextlib.ExitStack() as stack:
+        publisher = stack.enter_context(publishing(settings))
         conn = None
-        if args.database:
+        if arguments.database:
             conn = stack.enter_context(connect(settings.need("DATABASE_URL", "name the Postgres of the CRM")))
             conn.autocommit = True
             _found_crm(conn, crm, since)
-        publisher = stack.enter_context(publishing(settings))
-        topics = settings.topics
-        wrong = bad_records(
-            args.seed,
-            now=now,
-            encode_event=lambda record: publisher.encode("LeadChanged", topics.lead_changes, record),
-            encode_request=lambda record: publisher.encode("RescoreRequest", topics.rescore_requests, record),
+            changes = recorded(changes, conn)
+        sent = send_changes(
+            publisher,
+            settings.topics,
+            paced(changes, arguments.rate),
+            bad=bad_for(publisher, settings.topics, arguments.seed, now),
+            bad_share=arguments.bad_share,
+            seed=arguments.seed,
+            advance=stack.enter_context(bar("changes", arguments.count, shown=not arguments.json)),
         )
-        rng = np.random.default_rng([args.seed, 3])
-        advance = stack.enter_context(bar("changes", args.count, shown=not args.json))
-        changes = _written(itertools.islice(crm.deliveries(shares, since, now), args.count), conn)
-        for change in _paced(changes, args.rate):
-            publisher.send("LeadChanged", topics.lead_changes, change.lead_id, change.record)
-            sent[change.kind] += 1
-            while rng.random() < args.bad_share / (1 + args.bad_share):
-                record = next(wrong)
-                _send_bad(
-                    publisher, record, {"lead_changes": topics.lead_changes}.get(record.topic, topics.rescore_requests)
-                )
-                bad[record.reason] += 1
-            advance(1)
         if conn is not None:
             write_applications(conn, crm.applications(since, now))
-    if args.json:
-        print(json.dumps({"sent": sent.total(), "kinds": sent, "bad": bad.total(), "reasons": bad}))
+    if arguments.json:
+        totals = {"changes": sent.kinds.total(), "bad": sent.bad.total()}
+        print(json.dumps(totals | {"kinds": sent.kinds, "reasons": sent.bad}, indent=2))
     else:
-        print(f"{sent.total():,} changes sent: " + ", ".join(f"{n:,} {kind}" for kind, n in sent.most_common()))
-        print(
-            f"{bad.total():,} bad records sent" + (": " if bad else "") + ", ".join(f"{n} {r}" for r, n in bad.items())
-        )
+        for what, counts in (("changes", sent.kinds), ("bad records", sent.bad)):
+            parts = ", ".join(f"{number:,} {name}" for name, number in counts.most_common())
+            print(f"{counts.total():,} {what} sent" + (f": {parts}" if parts else ""))
     return 0
 
 
-def _send_bad(publisher: EventPublisher, record: BadRecord, topic: str) -> None:
-    publisher.send_bytes(topic, record.key, record.value)
+def _since(crm: "SimulatedCrm", count: int, now: int) -> int:
+    available = sum(1 for _ in crm.changes(until=now))
+    if count > available:
+        raise UserError(f"the CRM makes {available:,} changes in its year: ask for fewer, or give more --leads")
+    return crm.moment(-count, until=now)
 
 
-def _found_crm(conn: Connection, crm: SimulatedCrm, until: int) -> None:
+def _shares(arguments: argparse.Namespace) -> "Shares":
+    from producer.simulator import Shares
+
+    thin = arguments.thin_share
+    if thin is None:
+        thin = 0.05 if arguments.database else 0.0
+    if arguments.late_share + thin > 1:
+        raise UserError("--late-share and --thin-share together exceed 1")
+    return Shares(
+        late=arguments.late_share,
+        repeated=arguments.repeated_share,
+        thin=thin,
+        deleted=arguments.erased_share / 2,
+        tombstone=arguments.erased_share / 2,
+        loop=arguments.loop_share,
+    )
+
+
+def _found_crm(conn: "Connection", crm: "SimulatedCrm", until: int) -> None:
     import psycopg
+
+    from producer.crm import create_schema, fill
 
     create_schema(conn)
     try:
         fill(conn, crm, until)
     except psycopg.errors.UniqueViolation:
         raise UserError(f"the CRM of --seed {crm.seed} is in DATABASE_URL already: give another --seed") from None
-
-
-def _written(changes: Iterator[Change], conn: Connection | None) -> Iterator[Change]:
-    """The same changes, each once the CRM has it."""
-    if conn is None:
-        yield from changes
-        return
-    while portion := list(itertools.islice(changes, _PORTION)):
-        write_changes(conn, portion)
-        yield from portion
-
-
-def _paced(changes: Iterable[Change], rate: float) -> Iterator[Change]:
-    began = time.monotonic()
-    for number, change in enumerate(changes):
-        if rate:
-            time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        yield change

@@ -17,7 +17,7 @@ BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter. `headers` are all of its headers as text; `failed_at` is milliseconds UTC, 0 where none is told."""
+    """A dead letter. `headers` are all of its headers as text; `failed_at` is ms UTC, or 0."""
 
     partition: int
     offset: int

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.util
+import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +16,18 @@ def require_engine() -> None:
         raise UserError("the package testcontainers is not installed (it comes with leadstream[local]).")
     import docker  # type: ignore[import-untyped]  # noqa: PLC0415  (an extra)
     from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415
+    from testcontainers.core.docker_client import get_docker_host  # noqa: PLC0415
 
+    host = get_docker_host()  # from DOCKER_HOST or the current context, as the containers will be started
     try:
-        with contextlib.closing(docker.from_env(timeout=3)) as client:
+        address = docker.utils.parse_host(host)
+        if address.startswith("http+unix://"):
+            # First by hand: where nobody listens, the client forgets to close its socket.
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(3)
+                probe.connect(address.removeprefix("http+unix://"))
+        environ = {**os.environ, "DOCKER_HOST": host} if host else os.environ
+        with contextlib.closing(docker.from_env(timeout=3, environment=environ)) as client:
             client.ping()
     except (DockerException, OSError) as error:
         raise UserError("no Docker engine answers.") from error
@@ -34,8 +45,9 @@ def started(container: Any, name: str) -> Iterator[None]:
             DockerException,
             OSError,
             RuntimeError,
-        ) as error:  # OSError has the time-outs, RuntimeError testcontainers' own
+        ) as error:  # time-outs are OSErrors, testcontainers' own RuntimeErrors
             raise UserError(f"the {name} container did not start: {error}") from error
         yield
     finally:
-        container.stop()
+        with contextlib.suppress(DockerException, OSError):  # an engine that is gone: its reaper removes it
+            container.stop()

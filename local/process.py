@@ -130,7 +130,7 @@ class Child:
 
 
 def tail(log: Path, lines: int = _LOG_TAIL) -> str:
-    """The last lines of a log, or a word that there are none. Java's stack traces are left out, their messages are not."""
+    """The last lines of a log, or a word that there are none; of Java's stack traces only the messages."""
     text = log.read_text("utf-8", "replace") if log.exists() else ""
     told = [line for line in text.splitlines() if line.strip() and not line.startswith("\tat ")]
     return "\n".join(told[-lines:]) or "(its log is empty)"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 from leadstream.errors import Transient, UserError
-from models.artifact import Refused
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
 
@@ -51,17 +50,7 @@ class ModelSlot:
         if (model := self._model) is not None:
             return model
         with self._lock:
-            if self._model is None:
-                target = self._registry.alias(self._alias)
-                if target is None:
-                    raise UserError(
-                        f"no model is promoted to {self._alias} in {self._registry.url}: "
-                        "run `leadstream train`, then `leadstream models promote VERSION`"
-                    )
-                self._looked_at = self._clock()
-                self._serve(self._registry.verify(target.version), target)
-            assert self._model is not None  # noqa: S101  # for mypy
-            return self._model
+            return self._model or self._load()
 
     def refresh(self) -> bool:
         """Follow the alias, and say whether another model serves now; looks at most once in `every` seconds.
@@ -73,6 +62,7 @@ class ModelSlot:
             return False
         with self._lock:
             self._looked_at = self._clock()
+            target: Alias | None = None
             try:
                 target = self._registry.alias(self._alias)
                 if target is None or target == self._judged:
@@ -83,10 +73,21 @@ class ModelSlot:
                 self._serve(self._registry.verify(target.version), target)
             except Transient:
                 return False
-            except Refused as refused:
-                self._judged, self.refused = target, str(refused)
+            except UserError as error:
+                self._judged, self.refused = target, str(error)
                 return False
             return True
 
-    def _serve(self, model: Model, target: Alias) -> None:
+    def _load(self) -> Model:
+        target = self._registry.alias(self._alias)
+        if target is None:
+            raise UserError(
+                f"no model is promoted to {self._alias} in {self._registry.url}: "
+                "run `leadstream train`, then `leadstream models promote VERSION`"
+            )
+        self._looked_at = self._clock()
+        return self._serve(self._registry.verify(target.version), target)
+
+    def _serve(self, model: Model, target: Alias) -> Model:
         self._model, self._judged, self.refused, self.loaded_since = model, target, None, self._clock_ms()
+        return model

@@ -144,7 +144,11 @@ def _unknown_lead(change_type: str) -> Callable[[_Bench], Sent]:
     return lambda bench: bench.sent(lead_id=bench.name("nobody"), change_type=change_type, lead=None)
 
 
-def _request(value: bytes) -> Callable[[_Bench], Sent]:
+def _long_request_id(bench: _Bench) -> Sent:
+    return None, json.dumps({"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [bench.name("bad")]}).encode()
+
+
+def _request(value: bytes | None) -> Callable[[_Bench], Sent]:
     return lambda bench: (bench.name("request").encode(), value)
 
 
@@ -154,14 +158,15 @@ def _cut_request(bench: _Bench) -> Sent:
     return request_id.encode(), value[:-3]
 
 
-def _surrogate(form: str) -> Callable[[_Bench], Sent]:
-    """json.dumps writes a lone surrogate as an escape: valid JSON, and no Unicode text."""
+def _half_character(bench: _Bench) -> Sent:
+    """json.dumps writes a lone surrogate as an escape: valid JSON, and an id that no answer can carry."""
+    request = {"request_id": f"{bench.name('request')}\ud800", "lead_ids": [bench.name("bad")]}
+    return None, json.dumps(request).encode()
 
-    def build(bench: _Bench) -> Sent:
-        ids = [bench.name("bad"), f"{bench.name('bad')}\ud800"]
-        return bench.name("request").encode(), json.dumps(ids if form == "list" else {"lead_ids": ids}).encode()
 
-    return build
+def _half_pairs(bench: _Bench) -> Sent:
+    request = {"request_id": "\udc00" * int(bench.rng.integers(1, 100)), "lead_ids": []}
+    return bench.name("request").encode(), json.dumps(request).encode()
 
 
 def _padded(bench: _Bench) -> Sent:
@@ -187,6 +192,7 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "a line of CSV", lambda bench: _text(bench, b"4711,new,12.5\n")),
         ("lead_changes", "an Avro container file", lambda bench: _text(bench, b"Obj\x01" + bench.rng.bytes(40))),
         ("lead_changes", "XML", lambda bench: _text(bench, b"<lead id='1'/>")),
+        ("rescore_requests", "a request that is neither Avro nor JSON", _request(b"lead_1, lead_2")),
     ),
     Reason.UNKNOWN_SCHEMA: (
         ("lead_changes", "a fingerprint of no known schema", _unknown_fingerprint),
@@ -197,6 +203,7 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "trailing bytes", _trailing),
         ("lead_changes", "text that is not UTF-8", _not_utf8),
         ("lead_changes", "an unknown enum symbol", _unknown_symbol),
+        ("rescore_requests", "a truncated request", _cut_request),
     ),
     Reason.INVALID_EVENT: (
         ("lead_changes", "a null key", _keyed(None)),
@@ -213,13 +220,12 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "a change after 9999", _out_of_years(YEAR_10000_MS)),
     ),
     Reason.INVALID_REQUEST: (
-        ("rescore_requests", "no JSON", _request(b"lead_1, lead_2")),
         ("rescore_requests", "an id instead of a list", _request(b'{"lead_ids": "lead_1"}')),
-        ("rescore_requests", "numbers instead of ids", _request(b"[1, 2, 3]")),
+        ("rescore_requests", "an object instead of a list", _request(b'{"lead_ids": {"id": "lead_1"}}')),
         ("rescore_requests", "another key", _request(b'{"ids": ["lead_1"]}')),
         ("rescore_requests", "JSON cut short", _request(b'["lead_1", "lea')),
-        ("rescore_requests", "null", _request(b"null")),
-        ("rescore_requests", "a truncated RescoreRequest", _cut_request),
+        ("rescore_requests", "no value", _request(None)),
+        ("rescore_requests", "a request id that is too long", _long_request_id),
     ),
     Reason.LEAD_NOT_FOUND: (
         ("lead_changes", "a thin change of a lead nobody knows", _unknown_lead("UPDATED")),
@@ -235,8 +241,8 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "the largest lead score allowed", _state(lead_score=1e15)),
     ),
     Reason.ENCODE_FAILED: (
-        ("rescore_requests", "a list with half a character", _surrogate("list")),
-        ("rescore_requests", "an object with half a character", _surrogate("object")),
+        ("rescore_requests", "a request id with half a character", _half_character),
+        ("rescore_requests", "a request id of halves only", _half_pairs),
     ),
     Reason.OVERSIZED: (
         ("lead_changes", "a note of 256 KiB", _padded),

@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from leadstream.errors import Poison, Transient, UserError
+from leadstream.errors import UserError
 from leadstream.kafka import config_error, producer_config
 from leadstream.settings import Settings
 from schemas.codec import Writer
@@ -33,16 +33,10 @@ class EventPublisher:
         self.delivered = 0
 
     def encode(self, name: str, topic: str, record: Mapping[str, Any]) -> bytes:
-        """The bytes of an Avro record (`name` as in the contract) on this topic; UserError if it cannot be encoded."""
-        writer = self._writers.get((name, topic))
-        try:
-            if writer is None:
-                writer = self._writers[name, topic] = Writer(name, self._registry, topic)
-            return writer.encode(record)
-        except Poison as error:
-            raise UserError(f"a {name} cannot be encoded: {error.detail}") from None
-        except Transient as error:
-            raise UserError(f"the {error.dependency} does not answer: {error.detail}") from None
+        """The bytes of an Avro record (`name` as in the contract) on this topic. Raises as `Writer.encode` does."""
+        if (name, topic) not in self._writers:
+            self._writers[name, topic] = Writer(name, self._registry, topic)
+        return self._writers[name, topic].encode(record)
 
     def send(self, name: str, topic: str, key: str, record: Mapping[str, Any] | None) -> None:
         """Encode and send one record; None is a tombstone."""

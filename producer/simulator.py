@@ -240,7 +240,7 @@ class SimulatedCrm:
         return len(self._lead)
 
     def moment(self, position: int, until: int | None = None) -> int:
-        """When the orderly change at this position occurs (0 is the oldest, -1 the newest before `until`), in ms UTC."""
+        """When the orderly change at this position occurs, ms UTC: 0 is the oldest, -1 the newest before `until`."""
         return int(self._occurred[: self._window(None, until).stop][position])
 
     def _window(self, since: int | None, until: int | None) -> range:

@@ -1,4 +1,4 @@
-"""Writer schemas made safe against junk: no wrong number finds a symbol or branch, no few bytes make endless items."""
+"""Writer schemas made safe against junk: no wrong number finds an enum symbol, no few bytes make endless items."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ class Unbounded(Exception):
 
 
 def guarded(canonical: str) -> Any:
-    """The parsed schema for `schemaless_reader`, from a Parsing Canonical Form; an unknown index will raise KeyError.
+    """The parsed schema for `schemaless_reader`, from a Parsing Canonical Form; a number of no enum symbol will raise KeyError.
 
     Raises Unbounded, and whatever fastavro raises where `canonical` is no schema.
     """
@@ -19,23 +19,9 @@ def guarded(canonical: str) -> Any:
     schema = parse_schema(json.loads(canonical), named)
     _smallest(schema, named, ())
     for definition in named.values():
-        _strict_indexes(definition)
-    return _strict_indexes(schema)
-
-
-def _strict_indexes(schema: Any) -> Any:
-    """fastavro takes index -1 for the last symbol or branch, as Python lists do: dicts know no negative index."""
-    if isinstance(schema, list):
-        branches = dict(enumerate(_strict_indexes(branch) for branch in schema))
-        return type("Branches", (list,), {"__getitem__": branches.__getitem__})(branches.values())
-    if isinstance(schema, dict):
-        for key in ("items", "values"):
-            if key in schema:
-                schema[key] = _strict_indexes(schema[key])
-        for field in schema.get("fields", ()):
-            field["type"] = _strict_indexes(field["type"])
-        if isinstance(schema.get("symbols"), list):
-            schema["symbols"] = dict(enumerate(schema["symbols"]))
+        # fastavro looks symbols up by index, and to a list -1 is the last one: a dict knows no negative index.
+        if "symbols" in definition:
+            definition["symbols"] = dict(enumerate(definition["symbols"]))
     return schema
 
 

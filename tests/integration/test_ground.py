@@ -216,6 +216,7 @@ def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
 @pytest.mark.parametrize(
     ("sign", "kinds"),
     [(signal.SIGINT, {"postgres", "kafka"}), (signal.SIGTERM, {"postgres"}), (signal.SIGKILL, {"postgres", "kafka"})],
+    ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )
 def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
     kafka: Broker, sign: signal.Signals, kinds: set[str]

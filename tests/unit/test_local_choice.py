@@ -9,7 +9,7 @@ import pytest
 from leadstream.errors import SettingsError, UserError
 from local import broker, postgres
 from local.broker import MOCK_LIMITS, Broker, local_broker
-from local.containers import require_engine
+from local.containers import require_engine, started
 from local.postgres import Postgres, local_postgres
 from local.process import Say, free_ports
 
@@ -102,11 +102,28 @@ def test_the_mock_says_in_one_line_what_it_cannot_do() -> None:
     assert "\n" not in MOCK_LIMITS
 
 
-def test_a_docker_command_without_an_engine_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("docker")
-    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_ports(1)[0]}")
+@pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "unix:///nowhere/docker.sock", "carrier-pigeon://home"])
+def test_a_docker_command_without_an_engine_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    pytest.importorskip("testcontainers")
+    monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(UserError, match="no Docker engine answers"):
         require_engine()
+
+
+def test_a_container_that_does_not_start_is_removed_and_told() -> None:
+    pytest.importorskip("testcontainers")
+    done: list[str] = []
+
+    class Container:
+        def start(self) -> None:
+            raise TimeoutError("not ready in 30 s")
+
+        def stop(self) -> None:
+            done.append("stopped")
+
+    with pytest.raises(UserError, match="the Kafka container did not start: not ready"), started(Container(), "Kafka"):
+        pass
+    assert done == ["stopped"]
 
 
 def test_a_database_url_that_does_not_connect_is_an_error_without_the_password() -> None:

@@ -96,7 +96,12 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("successful_predictions", "int"),
         ("errors", {"type": "array", "items": "RescoreError"}),
     ],
-    "LeadScore": [("lead_id", "string"), ("prediction", "boolean"), ("probability", "double"), ("confidence", "double")],
+    "LeadScore": [
+        ("lead_id", "string"),
+        ("prediction", "boolean"),
+        ("probability", "double"),
+        ("confidence", "double"),
+    ],
     "RescoreError": [("lead_id", "string"), ("code", "string"), ("detail", "string")],
 }
 
@@ -186,7 +191,8 @@ def rabin(text: bytes) -> int:
 def test_two_implementations_agree_on_canonical_form_and_fingerprint(name: str) -> None:
     schema = catalogue.present(name)
     canonical = catalogue.canonical(schema)
-    other = avro.schema.parse(json.dumps(schema))
+    # avro 1.12 leaves {"type": "long"} where a logical type stood; specification and Java have "long".
+    other = avro.schema.parse(json.dumps(schema).replace(json.dumps(T), '"long"'))
     assert canonical == other.canonical_form
     assert catalogue.fingerprint_bytes(schema) == other.fingerprint()
     assert catalogue.fingerprint_bytes(schema) == rabin(canonical.encode()).to_bytes(8, "little")
@@ -215,7 +221,9 @@ def test_released_versions_come_oldest_first_by_number_not_by_text(tmp_path: Pat
     assert list(catalogue.released(tmp_path)) == ["1.2.0", "1.10.0", "2.0.0"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]]", '{"type": "record"}', '{"type": "record", "name": "A", "fields": [1]}', "3"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]]", '{"type": "record"}', '{"type": "record", "name": "A", "fields": [1]}', "3"]
+)
 def test_a_broken_schema_file_is_one_sentence_not_a_stack_trace(tmp_path: Path, text: str) -> None:
     (tmp_path / "lead_changed.avsc").write_text(text)
     with pytest.raises(UserError, match=r"lead_changed\.avsc is not a valid Avro schema"):

@@ -1,0 +1,40 @@
+# Everything that a newcomer needs: `make demo` and `make test` set up what they use, in a virtual environment of their own.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint run bench-xeducation clean
+
+demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
+	@$(BIN)/leadstream demo
+
+test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
+	$(BIN)/leadstream run
+
+bench-xeducation: $(VENV)/.dev ## the X Education leads, end to end, beside the reference figures
+	$(BIN)/python -m benchmarks.xeducation
+
+clean: ## the virtual environment and what tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Leadstream needs Python 3.11 or later: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Leadstream into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Leadstream and its tests' tools into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

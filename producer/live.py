@@ -1,0 +1,87 @@
+"""A simulated CRM at work: each change first in Postgres, then on Kafka, at a chosen pace, with bad records between."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leadstream.topics import Topics
+from producer.bad import BadRecord, bad_records
+from producer.crm import Connection, write_changes
+from producer.publish import EventPublisher
+from producer.simulator import Change
+
+_PORTION = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How many changes were sent, by kind, and how many bad records, by reason."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+def bad_for(publisher: EventPublisher, topics: Topics, seed: int, now: int) -> Iterator[BadRecord]:
+    """Bad records without end, in the framing that the publisher writes; `now` in ms UTC."""
+    return bad_records(
+        seed,
+        now=now,
+        encode_event=lambda record: publisher.encode("LeadChanged", topics.lead_changes, record),
+        encode_request=lambda record: publisher.encode("RescoreRequest", topics.rescore_requests, record),
+    )
+
+
+def send_bad(publisher: EventPublisher, topics: Topics, record: BadRecord) -> None:
+    """Send a bad record to the topic it is meant for."""
+    topic = topics.lead_changes if record.topic == "lead_changes" else topics.rescore_requests
+    publisher.send_bytes(topic, record.key, record.value)
+
+
+def send_changes(
+    publisher: EventPublisher,
+    topics: Topics,
+    changes: Iterable[Change],
+    *,
+    bad: Iterator[BadRecord],
+    bad_share: float,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Sent:
+    """Send the changes in their order, and on average `bad_share` bad records (0 to 1) beside each."""
+    rng = np.random.default_rng([seed, 3])
+    sent = Sent()
+    for change in changes:
+        publisher.send("LeadChanged", topics.lead_changes, change.lead_id, change.record)
+        sent.kinds[change.kind] += 1
+        if rng.random() < bad_share:
+            record = next(bad)
+            send_bad(publisher, topics, record)
+            sent.bad[record.reason] += 1
+        advance(1)
+    return sent
+
+
+def recorded(changes: Iterator[Change], conn: Connection) -> Iterator[Change]:
+    """The same changes, each once the CRM in Postgres knows of it."""
+    while portion := list(itertools.islice(changes, _PORTION)):
+        write_changes(conn, portion)
+        yield from portion
+
+
+def paced(
+    changes: Iterable[Change],
+    rate: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Change]:
+    """The same changes at `rate` a second, counted from the first; 0 = as fast as they are taken."""
+    began = clock()
+    for number, change in enumerate(changes):
+        if rate and (wait := began + number / rate - clock()) > 0:
+            sleep(wait)
+        yield change
