@@ -77,11 +77,11 @@ def _leads(
     arguments: argparse.Namespace, settings: "Settings", stack: contextlib.ExitStack
 ) -> tuple[Iterable[tuple[str, int]], int]:
     """The leads with their versions, 0 where only the id is known, and how many there are."""
-    from producer.crm import connect
+    from producer.crm import connected
     from producer.rescore import all_leads, count_leads, read_ids, unique
 
     if arguments.all:
-        conn = stack.enter_context(connect(settings.need("DATABASE_URL", "--all takes the leads from Postgres")))
+        conn = stack.enter_context(connected(settings.need("DATABASE_URL", "--all takes the leads from Postgres")))
         return all_leads(conn), count_leads(conn)
     ids = list(unique(arguments.lead_ids) if arguments.lead_ids else read_ids(_lines(arguments.file)))
     if not ids:

@@ -54,7 +54,7 @@ def _add_shares(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Send the changes and say how many of each kind."""
     from leadstream.settings import load_settings
-    from producer.crm import connect, write_applications
+    from producer.crm import connected, write_applications
     from producer.live import bad_for, paced, recorded, send_changes
     from producer.publish import publishing
     from producer.simulator import DAY_MS, SimulatedCrm
@@ -68,8 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         publisher = stack.enter_context(publishing(settings))
         conn = None
         if arguments.database:
-            conn = stack.enter_context(connect(settings.need("DATABASE_URL", "name the Postgres of the CRM")))
-            conn.autocommit = True
+            conn = stack.enter_context(connected(settings.need("DATABASE_URL", "name the Postgres of the CRM")))
             _found_crm(conn, crm, since)
             changes = recorded(changes, conn)
         sent = send_changes(

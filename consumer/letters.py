@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -110,12 +111,11 @@ def _read(consumer: Consumer, start: TopicPartition, end: int) -> Iterator[Lette
                 if error.code() == KafkaError._PARTITION_EOF:
                     return
                 raise KafkaException(error)
-            offset = message.offset()
-            assert offset is not None  # noqa: S101  # a consumed record has one
-            if offset >= end:
+            letter = _letter(message)
+            if letter.offset >= end:
                 return
-            yield _letter(message)
-            if offset == end - 1:
+            yield letter
+            if letter.offset == end - 1:
                 return
 
 
@@ -124,8 +124,8 @@ def _some(consumer: Consumer) -> list[KafkaMessage]:
     return [] if first is None else [first, *consumer.consume(BATCH, 0)]
 
 
-def _letter(message: KafkaMessage) -> Letter:
-    key = message.key()
-    text = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else key
+def _letter(message: Any) -> Letter:
+    key: bytes | None = message.key()
+    text = None if key is None else key.decode("utf-8", "backslashreplace")
     headers = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in message.headers() or []}
-    return Letter(message.partition() or 0, message.offset() or 0, text, message.value(), headers)
+    return Letter(message.partition(), message.offset(), text, message.value(), headers)

@@ -134,7 +134,7 @@ class KafkaSource:
         paused = [TopicPartition(*partition) for partition in self._assigned]
         try:
             self._unless_moved(self.consumer.pause, paused)
-            message = self.consumer.poll(timeout)
+            message: Any = self.consumer.poll(timeout)
             if message is not None and message.error() is None:
                 # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
                 self.rewind(Batch.of([message], ClosedBy.DRAIN))

@@ -67,8 +67,8 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
-broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=300
+broker.session.timeout.ms=3000
 log.cleaner.dedupe.buffer.size=16777216
 """
 _LOGGING = """\
@@ -90,16 +90,16 @@ _SILENT.propagate = False
 class KafkaProcess:
     """One Kafka node whose port and data outlive its process: stop it, kill it, start it again."""
 
-    def __init__(self, folder: Path, jars: Path) -> None:
-        """Formats new storage in `folder`; raises StartError when Kafka refuses."""
-        self._folder, self._jars = folder, jars
+    def __init__(self, folder: Path, jars: Path, program: str) -> None:
+        """Formats new storage in `folder` with the Java `program`; raises StartError when Kafka refuses."""
+        self._folder, self._jars, self._program = folder, jars, program
         port, controller = free_ports(2)
         self.bootstrap = f"127.0.0.1:{port}"
         properties = _PROPERTIES.format(port=port, controller=controller, folder=folder)
         (folder / "server.properties").write_text(properties, "utf-8")
         (folder / "log4j2.properties").write_text(_LOGGING, "utf-8")
-        cluster = base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
-        formatting = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties")
+        self._cluster = base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
+        formatting = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties")
         complete(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
         self._server: Child | None = None
 
@@ -113,7 +113,7 @@ class KafkaProcess:
         self.kill()
         self._server = self._java("kafka.Kafka", "server.properties")
         try:
-            await_ready(f"Kafka {VERSION}", self._server, lambda: serves(self.bootstrap), seconds)
+            await_ready(f"Kafka {VERSION}", self._server, self._serves, seconds)
         except BaseException:
             self.kill()
             raise
@@ -126,6 +126,17 @@ class KafkaProcess:
         """End it at once, as on a power cut."""
         self._end(signal.SIGKILL, 10)
 
+    def _serves(self) -> bool:
+        host, _, port = self.bootstrap.rpartition(":")
+        if not answers(host, int(port)):  # first without a client, whose refused connections would be logged
+            return False
+        try:
+            metadata = AdminClient({"bootstrap.servers": self.bootstrap}, logger=_SILENT).list_topics(timeout=5)
+        except KafkaException:
+            return False
+        # Another cluster answers where another program took the port meanwhile.
+        return metadata.cluster_id == self._cluster and bool(metadata.brokers)
+
     def _end(self, sign: signal.Signals, seconds: float) -> None:
         if self._server is not None:
             self._server.end(sign, seconds)
@@ -134,7 +145,7 @@ class KafkaProcess:
     def _java(self, *arguments: str) -> Child:
         folder = self._folder
         command = [
-            java(),
+            self._program,
             *_JVM,
             f"-Djava.io.tmpdir={folder}",
             f"-XX:ErrorFile={folder}/hs_err.log",
@@ -152,11 +163,12 @@ def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[K
 
     Raises UserError when Java or Maven is missing, the jars cannot be fetched, or Kafka does not start.
     """
+    program = java(environ)
     jars = fetched_jars(say, environ)
     for attempt in range(3):
         with scratch("kafka") as folder:
             began = time.monotonic()
-            node = KafkaProcess(folder, jars)
+            node = KafkaProcess(folder, jars, program)
             try:
                 try:
                     node.start()
@@ -172,18 +184,6 @@ def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[K
                 return
             finally:
                 node.kill()
-
-
-def serves(bootstrap: str) -> bool:
-    """Whether a Kafka client gets metadata with a broker from there."""
-    host, _, port = bootstrap.rpartition(":")
-    if not answers(host, int(port)):  # first without a client, whose refused connections would be logged
-        return False
-    try:
-        metadata = AdminClient({"bootstrap.servers": bootstrap}, logger=_SILENT).list_topics(timeout=5)
-    except KafkaException:
-        return False
-    return bool(metadata.brokers)
 
 
 def java(environ: Mapping[str, str] = os.environ) -> str:
@@ -207,9 +207,8 @@ def java(environ: Mapping[str, str] = os.environ) -> str:
 def fetched_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of Kafka's jars in the user's cache; Maven fetches them once, however many processes ask.
 
-    Raises UserError when Java or Maven is missing or the fetch fails.
+    Raises UserError when Maven is missing or the fetch fails.
     """
-    java(environ)
     cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadstream"
     jars = cache / f"kafka-{VERSION}"
     if jars.is_dir():

@@ -27,7 +27,7 @@ Choice = Literal["docker"] | Own
 IMAGE = "postgres:17-alpine"
 _OLDEST = 15
 _USER = "leadstream"
-# initdb refuses root, so root runs it as the uid that systems call nobody; it needs no such account.
+# initdb refuses root, and wants a user that the system knows: nobody has this uid almost everywhere.
 _NOBODY = 65_534
 _DEBIAN = Path("/usr/lib/postgresql")
 # The data is thrown away with its folder. Shared memory is kept inside it: nothing remains in /dev/shm after a kill.

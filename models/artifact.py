@@ -1,7 +1,7 @@
 """A model as bytes, and the checks that stand between those bytes and service.
 
-Before a byte is unpickled, because unpickling runs what the file says: size, sha256, and the libraries it was made with.
-After it: the features are those of this code, and the golden rows come out the same to the bit.
+Before a byte is unpickled, because unpickling runs what the file says: size, sha256, and the libraries it was made
+with. After it: the features are those of this code, and the golden rows come out the same to the bit.
 """
 
 import hashlib
@@ -120,7 +120,9 @@ def check_golden_rows(model: "Model") -> None:
     as_of = np.array([row["as_of"] for row in golden], dtype=np.int64)
     scores = model.score(columns_of([row["state"] for row in golden]), as_of)
     for name in _GOLDEN:
-        for i, (said, is_) in enumerate(zip((row[name] for row in golden), getattr(scores, name).tolist(), strict=True)):
+        for i, (said, is_) in enumerate(
+            zip((row[name] for row in golden), getattr(scores, name).tolist(), strict=True)
+        ):
             if said != is_:
                 raise Refused(f"golden row {i + 1} comes out with {name} {is_!r}, the manifest says {said!r}")
 

@@ -1,8 +1,9 @@
 """Reasons: how much each feature moved a lead's raw score, as path contributions.
 
 On the way from the root to the leaf each split changes the share of class 1 among the training rows of the node; that
-change is put to the feature that was split on. Over all trees the changes and the base value (the mean of the roots) add
-up to the raw score. They depend on the leaf alone, so they are worked out once for each leaf and only added up later.
+change is put to the feature that was split on. Over all trees the changes and the base value (the mean of the roots)
+add up to the raw score. They depend on the leaf alone, so they are worked out once for each leaf and only added up
+later.
 
 Source: A. Saabas, "Interpreting random forests" (2014); treeinterpreter computes the same numbers path by path.
 """
@@ -38,7 +39,8 @@ class Contributions:
             for tree in self.row_of.take(leaves[:, start : start + _CHUNK]):
                 # Every index is in range; mode="clip" only keeps numpy from buffering `out`.
                 part += self.table.take(tree, axis=0, out=changes, mode="clip")
-        return total / trees
+        total /= trees
+        return total
 
 
 def contributions(forest: Forest, k: int) -> Contributions:

@@ -103,7 +103,9 @@ class ModelRegistry:
             found = json.loads(raw)
             return Alias(str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise Refused(f"the alias {name} in {self.url} cannot be read ({error}); promote a version again") from error
+            raise Refused(
+                f"the alias {name} in {self.url} cannot be read ({error}); promote a version again"
+            ) from error
 
     def resolve(self, alias: str = CHAMPION) -> str | None:
         """The version that an alias points to, or None."""

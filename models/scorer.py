@@ -80,7 +80,9 @@ class Model:
         leaves = self._forest.leaves(rows)
         raw = self._forest.probability(leaves)
         probability, low, high = self._calibrator.interval(raw)
-        explained = [()] * len(raw) if reasons < 1 else strongest(self._contributions.of(leaves), self.features, reasons)
+        explained: list[Reasons] = [()] * len(raw)
+        if reasons > 0:
+            explained = strongest(self._contributions.of(leaves), self.features, reasons)
         return Scores(
             raw=raw,
             probability=probability,
@@ -111,4 +113,5 @@ class Model:
             detail = f"{what} is too large for the model's 32-bit numbers"
             failed.setdefault(row, Poison(Reason.SCORING_FAILED, "score", detail))
         selected[beyond] = 0.0
-        return selected.astype(np.float32)
+        rows: NDArray[np.float32] = selected.astype(np.float32)
+        return rows

@@ -3,8 +3,8 @@
 For a score s, p0 is what isotonic regression of the calibration points together with (s, 0) says at s, and p1 the same
 with (s, 1). One of the two was fitted with the true label, so one of them is perfectly calibrated; the distance between
 them says how much one more lead could move the answer. As functions of s both are steps: p1 is constant on
-(u[j-1], u[j]] and p0 on [u[j], u[j+1]), u being the distinct calibration scores. So both are computed once, in O(m log m),
-and a look-up is a binary search.
+(u[j-1], u[j]] and p0 on [u[j], u[j+1]), u being the distinct calibration scores. So both are computed once, in
+O(m log m), and a look-up is a binary search.
 
 Source: V. Vovk, I. Petej, V. Fedorova, "Large-scale probabilistic predictors with and without guarantees of validity",
 NIPS 2015 (arXiv 1511.00213), algorithms 1 to 6.
@@ -41,8 +41,8 @@ class VennAbers:
         converted = np.bincount(group, weights=labels).astype(np.int64).tolist()
         lost = [n - c for n, c in zip(count, converted, strict=True)]
         # Label 0 seen from the top is label 1 seen from the bottom, with wins and losses exchanged.
-        p0 = [0.0] + [(run - rise) / run for run, rise in _slopes(count[::-1], lost[::-1])][::-1]
-        p1 = [rise / run for run, rise in _slopes(count, converted)] + [1.0]
+        p0 = [0.0, *reversed([(run - rise) / run for run, rise in _slopes(count[::-1], lost[::-1])])]
+        p1 = [*(rise / run for run, rise in _slopes(count, converted)), 1.0]
         return cls(distinct.astype(np.float64), np.array(p0), np.array(p1))
 
     def interval(self, scores: Floats) -> tuple[Floats, Floats, Floats]:

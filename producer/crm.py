@@ -2,7 +2,8 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -57,12 +58,24 @@ class Filled:
     changes: int
 
 
-def connect(database_url: str) -> Connection:
-    """A connection, or a UserError of one sentence."""
+@contextmanager
+def connected(database_url: str) -> Iterator[Connection]:
+    """A connection that commits each statement or transaction block; UserError where the CRM cannot be had."""
     try:
-        return psycopg.connect(database_url, connect_timeout=10)
+        conn = psycopg.connect(database_url, connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
         raise UserError(f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}") from None
+    try:
+        with conn:
+            yield conn
+    except psycopg.OperationalError as error:
+        raise UserError(f"DATABASE_URL: Postgres went away: {str(error).strip().splitlines()[0]}") from None
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.UndefinedColumn,
+        psycopg.errors.InsufficientPrivilege,
+    ) as error:
+        raise UserError(f"DATABASE_URL: not a CRM that can be used here: {str(error).splitlines()[0]}") from None
 
 
 def create_schema(conn: Connection) -> None:
@@ -133,11 +146,8 @@ def training_table(database_url: str, horizon_days: float) -> "pd.DataFrame":
     `converted`: an application was submitted within `horizon_days` after as_of. Changes younger than that, by the
     newest moment of the history, are left out: their outcome is not known yet.
     """
-    with connect(database_url) as conn, conn.cursor() as cursor:
-        try:
-            rows = cursor.execute(_TRAINING, {"horizon": timedelta(days=horizon_days)}).fetchall()
-        except psycopg.errors.UndefinedTable as error:
-            raise UserError(f"DATABASE_URL: not the CRM: {str(error).splitlines()[0]}") from None
+    with connected(database_url) as conn:
+        rows = conn.execute(_TRAINING, {"horizon": timedelta(days=horizon_days)}).fetchall()
     lead_ids, as_of, states, converted = zip(*rows, strict=True) if rows else ((), (), (), ())
     return training_frame(lead_ids, as_of, states, converted)
 

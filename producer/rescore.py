@@ -37,7 +37,7 @@ def count_leads(conn: Connection) -> int:
 
 def all_leads(conn: Connection) -> Iterator[tuple[str, int]]:
     """Every lead of the CRM with its version, read in portions by a server-side cursor."""
-    with conn.cursor("all_leads") as cursor:
+    with conn.transaction(), conn.cursor("all_leads") as cursor:
         cursor.itersize = 5_000
         cursor.execute("select id, lead_version from people order by id")
         yield from cursor

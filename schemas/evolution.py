@@ -90,14 +90,19 @@ class _Pair:
     seen: set[tuple[str, str]]
 
     def breaks(self, reader: Any, writer: Any, path: str) -> Iterator[str]:
-        reader = self.reader_names.get(reader, reader) if isinstance(reader, str) else reader
-        writer = self.writer_names.get(writer, writer) if isinstance(writer, str) else writer
+        reader = _defined(reader, self.reader_names)
+        writer = _defined(writer, self.writer_names)
         if isinstance(writer, list):
             for branch in writer:
                 yield from self.breaks(reader, branch, path)
         elif isinstance(reader, list):
             if not any(self._fits(branch, writer, path) for branch in reader):
-                yield f"{_at(path)} does not take {_name(writer)}"
+                # The branch of the same kind is the one that was meant: its breaks say more than that no branch fits.
+                alike = [part for part in reader if _kind(_defined(part, self.reader_names)) == _kind(writer)]
+                if alike:
+                    yield from self.breaks(alike[0], writer, path)
+                else:
+                    yield f"{_at(path)} does not take {_name(writer)}"
         elif _kind(reader) != _kind(writer):
             if (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(writer):
                 yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
@@ -139,6 +144,11 @@ class _Pair:
                 yield f"{_at(where)} is not written, and has no default"
 
 
+def _defined(schema: Any, names: dict[str, Any]) -> Any:
+    """The definition where `schema` is a name."""
+    return names.get(schema, schema) if isinstance(schema, str) else schema
+
+
 def _kind(schema: Any) -> str:
     return str(schema["type"] if isinstance(schema, dict) else schema)
 
@@ -150,14 +160,20 @@ def _logical(schema: Any) -> str | None:
 def _name(schema: Any) -> str:
     """A type for a person: its logical type, its name, or its kind."""
     if isinstance(schema, dict):
-        return str(_logical(schema) or schema.get("name") or schema["type"])
+        return str(_logical(schema) or _short(schema.get("name") or schema["type"]))
     return str(schema)
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _same_name(reader: Any, writer: Any) -> bool:
     """Whether the unqualified names are equal, as the specification has it, or the writer's is one of the aliases."""
-    short = writer["name"].rpartition(".")[2]
-    return reader["name"].rpartition(".")[2] == short or bool({writer["name"], short} & {*reader.get("aliases", ())})
+    aliases = reader.get("aliases", ())
+    return _short(reader["name"]) == _short(writer["name"]) or not {writer["name"], _short(writer["name"])}.isdisjoint(
+        aliases
+    )
 
 
 def _at(path: str) -> str:

@@ -11,7 +11,7 @@ class Unbounded(Exception):
 
 
 def guarded(canonical: str) -> Any:
-    """The parsed schema for `schemaless_reader`, from a Parsing Canonical Form; a number of no enum symbol will raise KeyError.
+    """The parsed schema for `schemaless_reader` from a Parsing Canonical Form; a number of no symbol raises KeyError.
 
     Raises Unbounded, and whatever fastavro raises where `canonical` is no schema.
     """

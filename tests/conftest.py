@@ -17,6 +17,7 @@ from local.broker import Broker, local_broker
 from local.kafka import KafkaProcess, local_kafka
 from local.postgres import Postgres, PostgresProcess, local_postgres, local_server
 from local.process import Say
+from tests.trained import promoted_store
 
 Ground = TypeVar("Ground")
 
@@ -73,3 +74,9 @@ def fresh_postgres() -> Iterator[PostgresProcess]:
     """A Postgres of this test's own, to stop, kill and start again."""
     with _ground(local_server) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model store with a champion, shared by all tests: look, and change nothing."""
+    return promoted_store(tmp_path_factory.mktemp("models"))

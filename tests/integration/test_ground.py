@@ -215,7 +215,7 @@ def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     ("sign", "kinds"),
-    [(signal.SIGINT, {"postgres", "kafka"}), (signal.SIGTERM, {"postgres"}), (signal.SIGKILL, {"postgres", "kafka"})],
+    [(signal.SIGINT, {"postgres"}), (signal.SIGTERM, {"postgres"}), (signal.SIGKILL, {"postgres", "kafka"})],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )
 def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
@@ -280,6 +280,20 @@ def test_a_port_that_another_program_took_meanwhile_is_replaced(
     lines: list[str] = []
     with local_server(lines.append) as other:
         assert other.address != fresh_postgres.address
+    assert "took the port" in lines[0]
+
+
+@pytest.mark.broker
+def test_another_kafka_on_the_chosen_port_is_not_taken_for_the_new_one(
+    fresh_kafka: KafkaProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [int(fresh_kafka.bootstrap.rpartition(":")[2])]
+    monkeypatch.setattr(
+        kafka_room, "free_ports", lambda count: [taken.pop(), *free_ports(count - 1)] if taken else free_ports(count)
+    )
+    lines: list[str] = []
+    with local_kafka(lines.append) as other:
+        assert other.bootstrap != fresh_kafka.bootstrap
     assert "took the port" in lines[0]
 
 

@@ -16,7 +16,6 @@ test -f pom.xml || exit 9
 mkdir "$jars" && touch "$jars/kafka_2.13-0.jar"
 echo run >>"$RUNS"
 """
-JAVA_17 = "echo 'openjdk version \"17.0.1\"' >&2"
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def test_two_that_fetch_at_once_run_maven_once_and_leave_only_the_jars(
     programs: Callable[..., None], tmp_path: Path
 ) -> None:
-    programs(java=JAVA_17, mvn=GOOD_MAVEN)
+    programs(mvn=GOOD_MAVEN)
     with ThreadPoolExecutor(4) as pool:
         fetched = list(pool.map(lambda _: fetched_jars(list, environ(tmp_path)), range(4)))
     assert set(fetched) == {tmp_path / "cache" / "leadstream" / f"kafka-{VERSION}"}
@@ -55,7 +54,7 @@ def test_two_that_fetch_at_once_run_maven_once_and_leave_only_the_jars(
 
 
 def test_jars_in_the_cache_need_no_maven(programs: Callable[..., None], tmp_path: Path) -> None:
-    programs(java=JAVA_17)
+    programs()
     cached = tmp_path / "cache" / "leadstream" / f"kafka-{VERSION}"
     cached.mkdir(parents=True)
     assert fetched_jars(list, environ(tmp_path)) == cached
@@ -71,14 +70,14 @@ def test_jars_in_the_cache_need_no_maven(programs: Callable[..., None], tmp_path
 def test_a_failed_fetch_shows_mavens_last_lines_and_leaves_no_half_cache(
     programs: Callable[..., None], tmp_path: Path, maven: str, sentence: str
 ) -> None:
-    programs(java=JAVA_17, mvn=maven)
+    programs(mvn=maven)
     with pytest.raises(UserError, match=sentence):
         fetched_jars(list, environ(tmp_path))
     assert [path.name for path in (tmp_path / "cache" / "leadstream").iterdir()] == [f"kafka-{VERSION}.lock"]
 
 
 def test_without_maven_the_error_says_what_to_install(programs: Callable[..., None], tmp_path: Path) -> None:
-    programs(java=JAVA_17)
+    programs()
     with pytest.raises(UserError, match=r"Maven \(mvn\) is needed once"):
         fetched_jars(list, environ(tmp_path))
 

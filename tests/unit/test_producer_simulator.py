@@ -35,7 +35,7 @@ def test_leads_convert_as_often_as_their_true_probability_says() -> None:
     for number in range(10):
         inside = bins == number
         expected = probability[inside].mean()
-        # Changes of one lead share its fate: about three a lead, so errors are √3 times as wide. Six of them never happen.
+        # The three or so changes of a lead share its fate: errors are √3 times as wide.
         error = 6 * np.sqrt(3 * expected * (1 - expected) / inside.sum())
         assert converts[inside].mean() == pytest.approx(expected, abs=error)
 
@@ -118,9 +118,7 @@ def test_leads_arrive_by_season_and_in_bursts(crm: SimulatedCrm) -> None:
 
 def test_a_window_starts_at_since_and_ends_before_until(crm: SimulatedCrm, changes: list[Change]) -> None:
     since, until = crm.moment(-300), crm.moment(-100)
-    assert [c.record for c in crm.changes(since, until)] == [
-        c.record for c in changes if since <= _occurred(c) < until
-    ]
+    assert [c.record for c in crm.changes(since, until)] == [c.record for c in changes if since <= _occurred(c) < until]
     assert crm.moment(-1, until=until) < until <= crm.moment(-100)
     assert all(since <= a.submitted_at < until for a in crm.applications(since, until))
 
@@ -150,7 +148,7 @@ def test_a_late_change_comes_after_a_newer_one_of_its_lead(crm: SimulatedCrm) ->
 
 
 def test_a_repeated_change_is_the_same_event(crm: SimulatedCrm) -> None:
-    seen = {}
+    seen: dict[str, object] = {}
     for change in crm.deliveries(Shares(repeated=0.2)):
         assert change.record
         if change.kind is Kind.REPEATED:

@@ -78,7 +78,7 @@ class FakeRegistry:
         if self.down:
             raise Transient("registry", "it cannot be reached")
         if number not in self.schemas:
-            raise Poison(Reason.UNKNOWN_SCHEMA, "decode", "no such id")
+            raise Poison(Reason.UNKNOWN_SCHEMA, "decode", "There is no such id.")
         return self.schemas[number]
 
     def schema_id(self, subject: str, schema: Any) -> int:

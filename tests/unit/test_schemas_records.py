@@ -1,4 +1,4 @@
-"""The schema files against the contract, and the fingerprints against the Avro specification and a second implementation."""
+"""The schema files against the contract, and the fingerprints against the Avro specification."""
 
 import json
 import re

@@ -1,0 +1,97 @@
+"""The training table: checked, put in order, and cut into parts by time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features import STATE_FIELDS, Columns
+from leadstream.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and what the manifest says."""
+
+    columns: Columns
+    as_of: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    facts: dict[str, Any]
+
+
+def checked(table: pd.DataFrame, least_rows: int, least_conversions: int) -> pd.DataFrame:
+    """The table in a fixed order; UserError if it cannot be trained on."""
+    needed = ("lead_id", "as_of", "created_at", "converted")
+    if missing := [name for name in needed if name not in table.columns]:
+        raise UserError(f"the training table lacks {', '.join(missing)}")
+    empty = [name for name in needed if table[name].isna().any()]
+    if empty:
+        raise UserError(f"the training table has rows without {', '.join(empty)}")
+    table = table.assign(
+        lead_id=table["lead_id"].astype(object),
+        as_of=table["as_of"].astype("int64"),
+        converted=table["converted"].astype(bool),
+    ).sort_values(["as_of", "lead_id"], kind="stable", ignore_index=True)
+    rows, conversions = len(table), int(table["converted"].sum())
+    if rows < least_rows or conversions < least_conversions:
+        raise UserError(
+            f"too little to train on: {rows} rows with {conversions} conversions; "
+            f"at least {least_rows} rows with {least_conversions} conversions are needed"
+        )
+    return table
+
+
+def parts(table: pd.DataFrame, shares: Mapping[str, float]) -> dict[str, Part]:
+    """The table cut in time by these shares of its rows; raises UserError where a part lacks one of the classes."""
+    number = split(table, list(shares.values()))
+    return {name: _part(table[number == i], name) for i, name in enumerate(shares)}
+
+
+def _part(rows: pd.DataFrame, name: str) -> Part:
+    labels = rows["converted"].to_numpy()
+    if not labels.any() or labels.all():
+        which = "conversion" if not labels.any() else "lead that did not convert"
+        raise UserError(
+            f"the {name} part, {len(rows)} rows in time order, has no {which}: train on a longer period or more leads"
+        )
+    columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
+    return Part(columns, rows["as_of"].to_numpy(), labels, facts_of(rows))
+
+
+def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:
+    """The number of the part that each row of a table sorted by as_of is in, or -1 where it is left out: (n,).
+
+    Rows of the same moment stay together. A lead belongs to the part that holds most of its rows, the later one of
+    equals, and its rows elsewhere are left out; unless that would leave a part without one of the classes.
+    """
+    moments = table["as_of"].to_numpy()
+    first_rows = [min(int(len(moments) * share), len(moments) - 1) for share in np.cumsum(shares)[:-1].tolist()]
+    number = np.searchsorted(moments[first_rows], moments, side="right")
+    numbers = range(len(shares))
+    counts = pd.crosstab(table["lead_id"], number).reindex(columns=numbers, fill_value=0)
+    home = len(shares) - 1 - counts.to_numpy()[:, ::-1].argmax(axis=1)
+    at_home = pd.Series(home, index=counts.index).loc[table["lead_id"]].to_numpy() == number
+    converted = table["converted"].to_numpy()
+    kept = [converted[at_home & (number == i)] for i in numbers]
+    return np.where(at_home, number, -1) if all(part.any() and not part.all() for part in kept) else number
+
+
+def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Counts, base rate and window of some rows, as the manifest has them."""
+    return {
+        "rows": len(rows),
+        "leads": int(rows["lead_id"].nunique()),
+        "conversions": int(rows["converted"].sum()),
+        "base_rate": float(rows["converted"].mean()),
+        "from": iso(int(rows["as_of"].min())),
+        "to": iso(int(rows["as_of"].max())),
+    }
+
+
+def iso(moment: int) -> str:
+    """A moment in ms UTC as ISO 8601."""
+    return datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,239 @@
+"""What becomes of the messages of a batch."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from consumer.batch import Fate
+from consumer.leads import Lead
+from leadstream.errors import Transient
+from tests.unit.pipelines import (
+    LETTERS,
+    NOW_MS,
+    PREDICTIONS,
+    RESULTS,
+    STATE,
+    FakeLeads,
+    avro_request,
+    batch,
+    change,
+    on,
+    pipeline,
+    predictions,
+    raw,
+    reasons,
+    request,
+    results,
+)
+
+
+def test_a_prediction_that_does_not_tell_its_model_and_its_change_cannot_be_traced(model_store: str) -> None:
+    outcome = pipeline(model_store).process(batch(change(7, lead_version=3)))
+    [prediction] = predictions(outcome)
+    assert prediction["lead_id"] == "lead_1"
+    assert prediction["probability_low"] <= prediction["probability"] <= prediction["probability_high"]
+    assert prediction["prediction"] is (prediction["probability"] >= prediction["threshold"])
+    assert prediction["model_version"] == "1.0.0"
+    assert len(prediction["model_sha256"]) == 64
+    assert (prediction["event_id"], prediction["change_type"], prediction["lead_version"]) == ("event 7", "UPDATED", 3)
+    assert (prediction["source_topic"], prediction["source_partition"], prediction["source_offset"]) == (
+        "crm.lead-changes",
+        0,
+        7,
+    )
+    assert (prediction["occurred_at"], prediction["scored_at"], prediction["variant"]) == (NOW_MS, NOW_MS, "champion")
+    assert len(prediction["reasons"]) == 3
+    assert prediction["feature_coverage"] == 1.0
+    assert prediction["imputed"] == []
+    assert on(outcome, PREDICTIONS)[0].key == b"lead_1"
+
+
+def test_the_same_change_scored_again_must_have_the_same_prediction_id_or_repeats_cannot_be_dropped(
+    model_store: str,
+) -> None:
+    [first] = predictions(pipeline(model_store).process(batch(change(1))))
+    later = pipeline(model_store, clock_ms=lambda: NOW_MS + 5)
+    [again] = predictions(later.process(batch(change(1))))
+    [other] = predictions(later.process(batch(change(2))))
+    assert first["prediction_id"] == again["prediction_id"] != other["prediction_id"]
+    assert {**first, "scored_at": 0} == {**again, "scored_at": 0}
+
+
+def test_a_bad_record_that_changes_its_neighbours_by_one_byte_is_not_isolated(model_store: str) -> None:
+    good = [change(i, f"lead_{i}", {"lead_score": float(i)}) for i in range(20)]
+    alone = on(pipeline(model_store).process(batch(*good)), PREDICTIONS)
+    bad = [
+        raw(100, b"{}"),
+        change(101, "far", {"lead_score": 1e14}),
+        change(102, "old", {"created_at": -5}),
+        change(103, "unknown", lead=None),
+    ]
+    for place in range(0, 21, 5):
+        outcome = pipeline(model_store).process(batch(*good[:place], *bad, *good[place:]))
+        assert on(outcome, PREDICTIONS) == alone
+        assert sorted(reasons(outcome)) == ["FEATURE_FAILED", "LEAD_NOT_FOUND", "SCORING_FAILED", "UNKNOWN_FRAMING"]
+
+
+def test_a_change_with_two_fates_or_none_breaks_the_books(model_store: str) -> None:
+    outcome = pipeline(model_store).process(
+        batch(
+            change(0, lead_version=1),
+            change(1, lead_version=2),
+            raw(2, None, b"lead_2"),
+            raw(3, b"junk"),
+            change(4, "lead_3", origin="leadstream"),
+            change(5, "lead_4", change_type="DELETED"),
+        )
+    )
+    assert outcome.consumed == 6
+    assert outcome.fates == Counter(
+        {Fate.SCORED: 1, Fate.COALESCED: 1, Fate.ERASED: 2, Fate.DEAD_LETTERED: 1, Fate.IGNORED: 1}
+    )
+    assert outcome.letters == [False, False, False, True, False, False]
+    assert [(o.key, o.value) for o in on(outcome, PREDICTIONS) if o.value is None] == [
+        (b"lead_2", None),
+        (b"lead_4", None),
+    ]
+
+
+def test_a_late_older_change_must_not_win_over_a_newer_one_of_the_same_batch(model_store: str) -> None:
+    newer, older = change(0, state={"lead_score": 90.0}, lead_version=5), change(1, lead_version=4)
+    [prediction] = predictions(pipeline(model_store).process(batch(newer, older)))
+    assert (prediction["lead_version"], prediction["source_offset"], prediction["coalesced_changes"]) == (5, 0, 1)
+
+
+def test_changes_without_versions_are_ordered_by_their_offsets(model_store: str) -> None:
+    [prediction] = predictions(pipeline(model_store).process(batch(*[change(i, lead_version=0) for i in range(3)])))
+    assert (prediction["source_offset"], prediction["coalesced_changes"]) == (2, 2)
+
+
+def test_a_newer_change_that_fails_must_not_take_the_older_good_one_with_it(model_store: str) -> None:
+    outcome = pipeline(model_store).process(
+        batch(
+            change(0, lead_version=1), change(1, lead_version=2), change(2, state={"lead_score": 1e14}, lead_version=3)
+        )
+    )
+    [prediction] = predictions(outcome)
+    assert (prediction["lead_version"], prediction["coalesced_changes"]) == (2, 1)
+    assert reasons(outcome) == ["SCORING_FAILED"]
+    assert outcome.fates == Counter({Fate.SCORED: 1, Fate.COALESCED: 1, Fate.DEAD_LETTERED: 1})
+
+
+def test_an_erased_lead_must_not_come_back_with_a_change_from_before(model_store: str) -> None:
+    outcome = pipeline(model_store).process(
+        batch(
+            change(0, lead_version=1),
+            change(1, change_type="DELETED", lead_version=3),
+            change(2, lead_version=2),
+        )
+    )
+    assert [output.value for output in on(outcome, PREDICTIONS)] == [None]
+    assert outcome.fates == Counter({Fate.ERASED: 1, Fate.COALESCED: 2})
+
+
+def test_a_deletion_that_is_older_than_the_lead_it_deletes_is_outdated(model_store: str) -> None:
+    outcome = pipeline(model_store).process(
+        batch(change(0, lead_version=7), change(1, change_type="DELETED", lead_version=6))
+    )
+    [prediction] = predictions(outcome)
+    assert prediction["lead_version"] == 7
+    assert outcome.fates == Counter({Fate.SCORED: 1, Fate.COALESCED: 1})
+
+
+def test_a_lead_that_is_created_again_after_its_erasure_is_scored_after_the_null(model_store: str) -> None:
+    outcome = pipeline(model_store).process(batch(change(0), raw(1, None), change(2, lead_version=9)))
+    values = [output.value for output in on(outcome, PREDICTIONS)]
+    assert values[0] is None
+    assert values[1] is not None
+    assert outcome.fates == Counter({Fate.SCORED: 1, Fate.ERASED: 1, Fate.COALESCED: 1})
+
+
+def test_without_coalescing_every_change_has_a_prediction(model_store: str) -> None:
+    outcome = pipeline(model_store, LEADSTREAM_COALESCE="false").process(batch(change(0), change(1), change(2)))
+    assert [p["source_offset"] for p in predictions(outcome)] == [0, 1, 2]
+    assert outcome.fates == Counter({Fate.SCORED: 3})
+
+
+def test_a_query_for_each_change_would_make_postgres_the_bottleneck(model_store: str) -> None:
+    leads = FakeLeads({f"lead_{i}": Lead(STATE, 4) for i in range(10)})
+    messages = [change(i, f"lead_{i % 10}", lead=None) for i in range(30)]
+    outcome = pipeline(model_store, leads).process(batch(*messages, request(30, ["lead_3", "lead_4"])))
+    assert len(leads.queries) == 1
+    assert len(leads.queries[0]) == 10
+    assert len(predictions(outcome)) == 12
+
+
+def test_a_thin_change_is_scored_as_the_same_change_with_its_state_would_be(model_store: str) -> None:
+    leads = FakeLeads({"lead_1": Lead(STATE, 1)})
+    thin = pipeline(model_store, leads).process(batch(change(0, lead=None)))
+    fat = pipeline(model_store).process(batch(change(0)))
+    assert on(thin, PREDICTIONS) == on(fat, PREDICTIONS)
+
+
+def test_a_prediction_must_not_claim_an_older_version_than_the_state_it_was_made_from(model_store: str) -> None:
+    leads = FakeLeads({"lead_1": Lead(STATE, 8)})
+    [prediction] = predictions(pipeline(model_store, leads).process(batch(change(0, lead=None, lead_version=5))))
+    assert prediction["lead_version"] == 8
+
+
+def test_a_database_that_is_down_must_never_become_a_dead_letter(model_store: str) -> None:
+    with pytest.raises(Transient, match="postgres"):
+        pipeline(model_store, FakeLeads(None)).process(batch(change(0), change(1, lead=None)))
+
+
+def test_a_batch_without_thin_changes_does_not_need_the_database(model_store: str) -> None:
+    assert len(predictions(pipeline(model_store, FakeLeads(None)).process(batch(change(0))))) == 1
+
+
+@pytest.mark.parametrize("body", [["lead_1", "lead_2"], {"lead_ids": ["lead_1", "lead_2"]}], ids=["list", "object"])
+def test_both_legacy_forms_of_a_request_are_answered_in_the_one_response_form(model_store: str, body: Any) -> None:
+    leads = FakeLeads({"lead_1": Lead(STATE, 1), "lead_2": Lead(STATE, 1)})
+    outcome = pipeline(model_store, leads).process(batch(request(5, body, key=b"request 5")))
+    [result] = results(outcome)
+    assert result["request_id"] == "request 5"
+    assert [p["lead_id"] for p in result["predictions"]] == ["lead_1", "lead_2"]
+    assert (result["total_processed"], result["successful_predictions"], result["errors"]) == (2, 2, [])
+    assert [p["lead_id"] for p in predictions(outcome)] == ["lead_1", "lead_2"]
+    assert on(outcome, RESULTS)[0].key == b"request 5"
+
+
+def test_one_bad_id_must_not_fail_its_neighbours_and_duplicates_are_answered_once(model_store: str) -> None:
+    leads = FakeLeads({"b": Lead(STATE, 1), "a": Lead(STATE, 1), "far": Lead(STATE | {"lead_score": 1e14}, 1)})
+    outcome = pipeline(model_store, leads).process(
+        batch(request(0, {"request_id": "r", "lead_ids": ["b", "nobody", "a", 7, "", "b", "far", "\ud800"]}))
+    )
+    [result] = results(outcome)
+    assert [p["lead_id"] for p in result["predictions"]] == ["b", "a"]
+    assert [(e["lead_id"], e["code"]) for e in result["errors"]] == [
+        ("nobody", "LEAD_NOT_FOUND"),
+        ("7", "INVALID_ID"),
+        ("", "INVALID_ID"),
+        ("far", "SCORING_FAILED"),
+        ("\\ud800", "INVALID_ID"),
+    ]
+    assert (result["total_processed"], result["successful_predictions"]) == (7, 2)
+    assert outcome.consumed == 0
+    assert outcome.requests_answered == 1
+    assert on(outcome, LETTERS) == []
+
+
+def test_an_avro_request_without_ids_is_answered_with_none(model_store: str) -> None:
+    [result] = results(pipeline(model_store).process(batch(avro_request(0, "r", []))))
+    assert (result["request_id"], result["total_processed"]) == ("r", 0)
+
+
+def test_a_request_that_cannot_be_answered_is_a_dead_letter_without_half_an_answer(model_store: str) -> None:
+    leads = FakeLeads({"lead_1": Lead(STATE, 1)})
+    outcome = pipeline(model_store, leads).process(
+        batch(request(0, {"request_id": "\ud800", "lead_ids": ["lead_1"]}), request(1, {"ids": []}), raw(2, None, b"k"))
+    )
+    assert reasons(outcome) == ["ENCODE_FAILED", "INVALID_REQUEST"]
+    assert on(outcome, RESULTS) == []
+    assert outcome.requests_dead_lettered == 2
+    assert predictions(outcome) == []
+
+
+def test_reasons_can_be_switched_off(model_store: str) -> None:
+    [prediction] = predictions(pipeline(model_store, LEADSTREAM_REASONS="0").process(batch(change(0))))
+    assert prediction["reasons"] == []
