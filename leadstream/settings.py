@@ -263,7 +263,7 @@ def _mend(error: Any) -> str:
             return f"must be {context['expected']}"
         case "int_parsing":
             return "must be a whole number"
-        case "float_parsing":
+        case "float_parsing" | "finite_number":
             return "must be a number"
         case "bool_parsing":
             return "must be true or false"

@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features import STATE_FIELDS, Columns
+from features.spec import LAST_MOMENT
 from leadstream.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and what the manifest says."""
+    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts."""
 
     columns: Columns
     as_of: NDArray[np.int64]
@@ -36,6 +37,8 @@ def checked(table: pd.DataFrame, least_rows: int, least_conversions: int) -> pd.
         as_of=table["as_of"].astype("int64"),
         converted=table["converted"].astype(bool),
     ).sort_values(["as_of", "lead_id"], kind="stable", ignore_index=True)
+    if not table["as_of"].between(0, LAST_MOMENT).all():
+        raise UserError("the training table has rows whose as_of is outside the years 1970 to 9999")
     rows, conversions = len(table), int(table["converted"].sum())
     if rows < least_rows or conversions < least_conversions:
         raise UserError(

@@ -51,12 +51,13 @@ _GOLDEN_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What a training run may be told. `horizon_days` is how long a lead has to convert; it describes the labels.
+    """What a training run may be told.
 
-    `created_at` (ms UTC) is written down only.
+    `horizon_days`, how long a lead had to convert, or None where the labels come without one, and `created_at` (ms UTC)
+    are only written down: the labels are in the table.
     """
 
-    horizon_days: float = 60
+    horizon_days: float | None = 60
     seed: int = 0
     specification: Specification = field(default_factory=specify)
     least_rows: int = 200
@@ -155,7 +156,13 @@ def _matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
     matrix = features.transform(part.columns, part.as_of)
     usable = np.logical_and.reduce(np.abs(matrix.values) <= np.finfo(np.float32).max, axis=1)
     usable[list(matrix.failed)] = False
-    return matrix.values[usable], part.labels[usable]
+    labels = part.labels[usable]
+    if not labels.any() or labels.all():
+        raise UserError(
+            f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
+            "and those do not hold both outcomes"
+        )
+    return matrix.values[usable], labels
 
 
 def _performance(judge: _Fitted, test: Part) -> dict[str, evaluate.Metrics]:
@@ -213,7 +220,7 @@ def _manifest(
         },
         "libraries": library_versions(),
         "label": {
-            "definition": f"application submitted within {options.horizon_days:g} days after the moment of prediction",
+            "definition": _definition(options.horizon_days),
             "horizon_days": options.horizon_days,
         },
         "data": data,
@@ -228,6 +235,12 @@ def _manifest(
         "metrics": artifact["performance"],
         "metrics_of": METRICS_OF,
     }
+
+
+def _definition(horizon_days: float | None) -> str:
+    if horizon_days is None:
+        return "converted, as the source of the table says"
+    return f"application submitted within {horizon_days:g} days after the moment of prediction"
 
 
 def _golden_inputs(part: Part, seed: int) -> tuple[list[dict[str, Any]], list[int]]:

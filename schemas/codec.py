@@ -58,10 +58,10 @@ class Reader:
             record = body.read(stream)
         except (EOFError, IndexError):
             detail = (
-                f"The body ends too early or holds a wrong length (noticed at byte {stream.tell()} of {len(value)})."
+                f"The body ends too early, or a number in it is wrong (seen at byte {stream.tell()} of {len(value)})."
             )
         except KeyError:
-            detail = f"The schema has no enum symbol or union branch of that number (before byte {stream.tell()})."
+            detail = f"The schema has no enum symbol of that number (before byte {stream.tell()})."
         except UnicodeDecodeError:
             detail = f"A text is not valid UTF-8 (it ends before byte {stream.tell()})."
         except SchemaResolutionError:

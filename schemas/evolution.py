@@ -103,13 +103,10 @@ class _Pair:
                     yield from self.breaks(alike[0], writer, path)
                 else:
                     yield f"{_at(path)} does not take {_name(writer)}"
-        elif _kind(reader) != _kind(writer):
-            if (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(writer):
-                yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
-        elif _logical(reader) != _logical(writer):
-            yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
-        else:
+        elif _kind(reader) == _kind(writer) and _logical(reader) == _logical(writer):
             yield from self._same_kind(reader, writer, path)
+        elif (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(writer):
+            yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
 
     def _fits(self, reader: Any, writer: Any, path: str) -> bool:
         return not list(_Pair(self.reader_names, self.writer_names, set(self.seen)).breaks(reader, writer, path))

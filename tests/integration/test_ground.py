@@ -24,9 +24,9 @@ from leadstream.errors import UserError
 from local import kafka as kafka_room
 from local import postgres as postgres_room
 from local.broker import Broker
-from local.kafka import KafkaProcess, local_kafka
+from local.kafka import KafkaProcess, fetched_jars, java, local_kafka
 from local.postgres import Choice, Postgres, PostgresProcess, local_postgres, local_server
-from local.process import StartError, free_ports
+from local.process import StartError, free_ports, scratch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -132,13 +132,13 @@ def test_kafka_comes_back_on_the_same_port_with_its_records_after_a_kill(fresh_k
     topic = new_topic(fresh_kafka.bootstrap)
     produce(fresh_kafka.bootstrap, topic, b"kept", transaction="commit")
     before = fresh_kafka.pid
-    fresh_kafka.stop()
-    assert fresh_kafka.pid is None
-    fresh_kafka.start()
     fresh_kafka.kill()
+    assert fresh_kafka.pid is None
     fresh_kafka.start()
     assert fresh_kafka.pid not in (None, before)
     assert read(fresh_kafka.bootstrap, topic, 1) == [b"kept"]
+    fresh_kafka.stop()
+    assert fresh_kafka.pid is None
 
 
 @pytest.mark.postgres
@@ -285,16 +285,18 @@ def test_a_port_that_another_program_took_meanwhile_is_replaced(
 
 @pytest.mark.broker
 def test_another_kafka_on_the_chosen_port_is_not_taken_for_the_new_one(
-    fresh_kafka: KafkaProcess, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = [int(fresh_kafka.bootstrap.rpartition(":")[2])]
-    monkeypatch.setattr(
-        kafka_room, "free_ports", lambda count: [taken.pop(), *free_ports(count - 1)] if taken else free_ports(count)
-    )
-    lines: list[str] = []
-    with local_kafka(lines.append) as other:
-        assert other.bootstrap != fresh_kafka.bootstrap
-    assert "took the port" in lines[0]
+    if kafka.kind != "kafka":
+        pytest.skip("the shared broker is not one of this machine")
+    taken = int(kafka.bootstrap.rpartition(":")[2])
+    monkeypatch.setattr(kafka_room, "free_ports", lambda count: [taken, *free_ports(count - 1)])
+    with scratch("test") as folder:
+        node = KafkaProcess(folder, fetched_jars(list), java())
+        with pytest.raises(StartError, match="ended while starting") as caught:
+            node.start()
+        assert caught.value.port_taken
+        assert node.pid is None
 
 
 @pytest.mark.broker

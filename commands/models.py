@@ -1,0 +1,213 @@
+"""`leadstream models`: list, show, promote, roll back and verify the versions in the model store."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from leadstream.errors import UserError
+
+if TYPE_CHECKING:
+    from models.registry import ModelRegistry
+
+EPILOG = """examples:
+  leadstream models list
+  leadstream models show champion --json
+  leadstream models promote 1.2.0
+  leadstream models rollback
+  leadstream models verify 1.2.0
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb `models` with its own verbs."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list, show, promote, roll back and verify models",
+        description="The versions in MODEL_STORE and the alias that says which one serves.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="models_verb", required=True, metavar="VERB")
+
+    def add(name: str, about: str, example: str, func: Any) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  leadstream models {example}\n",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        verb.set_defaults(func=func)
+        return verb
+
+    add("list", "list the published versions with their metrics", "list", list_versions)
+    show = add("show", "show what is known of a version", "show champion", show_version)
+    promote = add("promote", "let a version serve, after it verified", "promote 1.2.0", promote_version)
+    rollback = add("rollback", "let the version before the present one serve again", "rollback", roll_back)
+    verify = add("verify", "check a version as a consumer does before it serves", "verify 1.2.0", verify_version)
+    for verb in (show, verify):
+        verb.add_argument("version", nargs="?", default="champion", help="a version, or an alias (champion)")
+    promote.add_argument("version", help="a version")
+    for verb in (promote, rollback):
+        verb.add_argument("--alias", default="champion", help="the alias to move (champion)")
+
+
+def list_versions(args: argparse.Namespace) -> int:
+    """Print every version with its aliases and metrics, newest first."""
+    from models.artifact import Refused
+
+    registry = _registry()
+    aliases = registry.aliases()
+    rows: list[dict[str, Any]] = []
+    for version in reversed(registry.versions()):
+        names = sorted(name for name, target in aliases.items() if target == version)
+        row: dict[str, Any] = {"version": version, "aliases": names}
+        try:
+            manifest = registry.show(version)
+            judged = manifest["metrics"]["calibrated"]
+            row |= {"created_at": manifest["created_at"], "rows": manifest["data"]["rows"]}
+            row |= {name: judged[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
+        except Refused as refused:
+            row["refused"] = str(refused)
+        except (KeyError, TypeError):
+            row["refused"] = f"model version {version}: its manifest cannot be understood"
+        rows.append(row)
+    if args.json:
+        _print_json(rows)
+    elif rows:
+        _print_list(rows)
+    else:
+        print(f"There is no model in {registry.url} yet: leadstream train makes one.")
+    return 0
+
+
+def show_version(args: argparse.Namespace) -> int:
+    """Print a version's manifest, in short or as JSON."""
+    registry = _registry()
+    manifest = registry.show(_version(registry, args.version))
+    if args.json:
+        _print_json(manifest)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    from commands.train import metrics_table
+    from models.artifact import Refused
+
+    try:
+        data, label = manifest["data"], manifest["label"]
+        facts = {
+            "version": f"{manifest['version']} ({manifest['name']}), made {manifest['created_at'][:19]}",
+            "sha256": manifest["artifact"]["sha256"],
+            "size": f"{manifest['artifact']['size']:,} bytes",
+            "recipe": "\n".join(manifest["recipe"]["steps"]) + f"\nseed {manifest['recipe']['seed']}",
+            "label": label["definition"],
+            "data": f"{data['rows']:,} rows, {data['leads']:,} leads, {data['base_rate']:.1%} converted",
+            "window": f"{data['from'][:10]} to {data['to'][:10]}",
+            "calibration": f"{manifest['calibration']['method']}, {manifest['calibration']['points']:,} leads",
+            "threshold": f"{manifest['threshold']['value']:.4f}, {manifest['threshold']['policy']}",
+            "grades": ", ".join(f"{grade} from {cut:.4f}" for grade, cut in manifest["grades"]["cuts"].items()),
+            "strongest": ", ".join(list(manifest["features"]["importance"])[:6]),
+            "libraries": ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items()),
+        }
+        metrics = metrics_table(manifest)
+    except (KeyError, TypeError) as error:
+        raise Refused(f"model version {args.version}: its manifest cannot be understood ({error})") from error
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    console.print()
+    console.print(metrics)
+    return 0
+
+
+def promote_version(args: argparse.Namespace) -> int:
+    """Move an alias to a version that verifies."""
+    before = _registry().promote(args.version, args.alias)
+    if args.json:
+        _print_json({"alias": args.alias, "version": args.version, "before": before})
+    elif before == args.version:
+        print(f"The {args.alias} was {args.version} already.")
+    else:
+        print(f"The {args.alias} is {args.version} now; before it was {before or 'not set'}.")
+    return 0
+
+
+def roll_back(args: argparse.Namespace) -> int:
+    """Move an alias back to the version before."""
+    registry = _registry()
+    before = registry.resolve(args.alias)
+    version = registry.rollback(args.alias)
+    if args.json:
+        _print_json({"alias": args.alias, "version": version, "before": before})
+    else:
+        print(f"The {args.alias} is {version} again; before it was {before}.")
+    return 0
+
+
+def verify_version(args: argparse.Namespace) -> int:
+    """Check a version; exit code 1 if it may not serve."""
+    from models.artifact import Refused
+
+    registry = _registry()
+    version = _version(registry, args.version)
+    try:
+        model = registry.verify(version)
+    except Refused as refused:
+        if not args.json:
+            raise
+        _print_json({"version": version, "ok": False, "refused": str(refused)})
+        return 1
+    golden = len(model.manifest["golden"])
+    if args.json:
+        _print_json({"version": version, "ok": True, "sha256": model.sha256, "golden_rows": golden})
+    else:
+        print(f"Version {version} verifies: size, sha256, libraries, features and {golden} golden rows.")
+    return 0
+
+
+def _registry() -> "ModelRegistry":
+    from leadstream.settings import load_settings
+    from models.registry import ModelRegistry
+
+    url = load_settings().need("MODEL_STORE", "set it to the folder or fsspec URL where models are kept")
+    return ModelRegistry(url)
+
+
+def _version(registry: "ModelRegistry", name: str) -> str:
+    """The version that a version or an alias stands for."""
+    if name[:1].isdigit():
+        return name
+    version = registry.resolve(name)
+    if version is None:
+        raise UserError(f"the alias {name} points to no version; `leadstream models list` shows what there is")
+    return version
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("version")
+    table.add_column("alias")
+    table.add_column("made")
+    for name in ("rows", "base rate", "ROC-AUC", "Brier", "ECE"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        aliases = ", ".join(row["aliases"])
+        if "refused" in row:
+            table.add_row(row["version"], aliases, "cannot be read")
+            continue
+        numbers = (f"{row[name]:.3f}" for name in ("base_rate", "roc_auc", "brier", "ece"))
+        table.add_row(row["version"], aliases, row["created_at"][:10], f"{row['rows']:,}", *numbers)
+    Console().print(table)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,257 @@
+"""The loop: what it commits, what it holds back, and when it ends."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.batch import Batch, Output
+from consumer.dead_letters import Limit
+from consumer.leads import Lead
+from consumer.metrics import Metrics
+from consumer.service import Service
+from consumer.status import Status
+from leadstream.errors import DeadLetterLimit, Fenced, Transient
+from models.registry import ModelRegistry
+from models.slot import ModelSlot
+from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
+from tests.trained import promoted_store, trained
+from tests.unit.pipelines import CHANGES, LETTERS, PREDICTIONS, REQUESTS, STATE, FakeLeads, change, pipeline, raw
+
+
+class Log:
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **facts: Any) -> None:
+        self.lines.append((event, facts))
+
+    warning = info
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.lines]
+
+
+@dataclass
+class World:
+    """A service over a broker in memory; idling lets the time pass and then runs `meanwhile`."""
+
+    store: str
+    leads: FakeLeads | None = None
+    limit: Limit = field(default_factory=lambda: Limit(1, 0))
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    metrics: Metrics = field(default_factory=Metrics)
+    log: Log = field(default_factory=Log)
+    now: float = 1000.0
+    meanwhile: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.status = Status(lambda: self.now)
+        self.slot = ModelSlot(ModelRegistry(self.store), clock=lambda: self.now)
+        self.service = Service(
+            pipeline=pipeline(self.store, self.leads) if self.leads else pipeline(self.store),
+            slot=self.slot,
+            limit=self.limit,
+            metrics=self.metrics,
+            status=self.status,
+            log=self.log,  # type: ignore[arg-type]  # all that the service calls
+            clock=lambda: self.now,
+        )
+        self.source = _Idling(self)
+        self.publisher = MemoryPublisher(self.broker, self.source)
+
+    def send(self, *messages: FakeMessage) -> None:
+        for message in messages:
+            self.broker.append(Output(message.topic_, message.key_, message.value_))
+
+    def run(self) -> None:
+        self.service.run(self.source, self.publisher)
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"leadstream_{name}", labels)
+
+    def committed(self) -> int:
+        return self.broker.committed.get(("group", CHANGES), 0)
+
+
+class _Idling(MemorySource):
+    """Ends the loop when there is nothing left to poll."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.broker, "group", [CHANGES, REQUESTS], max_records=10)
+        self.world = world
+        self.idled: list[float] = []
+
+    def poll(self, timeout: float) -> Batch | None:
+        batch = super().poll(timeout)
+        if batch is None:
+            self.world.service.stop()
+        return batch
+
+    def idle(self, timeout: float) -> None:
+        self.idled.append(timeout)
+        self.world.now += timeout
+        self.world.meanwhile()
+
+
+def test_everything_that_is_sent_is_committed_and_counted(model_store: str) -> None:
+    world = World(model_store)
+    world.send(*[change(i, f"lead_{i}") for i in range(25)], raw(25, b"junk"))
+    world.run()
+    assert world.committed() == 26
+    assert len(world.broker.records[PREDICTIONS]) == 25
+    assert world.metric("changes_consumed_total") == 26
+    assert world.metric("changes_total", fate="scored") == 25
+    assert world.metric("changes_total", fate="dead_lettered") == 1
+    assert world.metric("dead_letters_total", topic=CHANGES, reason="UNKNOWN_FRAMING") == 1
+    assert world.log.events() == ["model.loaded", "batch", "batch", "batch"]
+
+
+def test_a_dead_database_holds_the_offsets_and_everything_comes_through_when_it_is_back(model_store: str) -> None:
+    leads = FakeLeads(None)
+    world = World(model_store, leads)
+    world.send(change(0), change(1, lead=None))
+    held: list[Any] = []
+
+    def mend() -> None:
+        held.append((world.committed(), dict(world.broker.records), world.status.missing()["postgres"]))
+        if world.now > 1003:
+            leads.leads = {"lead_1": Lead(STATE, 1)}
+
+    world.meanwhile = mend
+    world.run()
+    assert held[0] == (0, {CHANGES: world.broker.records[CHANGES], REQUESTS: []}, "connection refused")
+    assert world.committed() == 2
+    assert LETTERS not in world.broker.records
+    assert "postgres" not in world.status.missing()
+    assert world.log.events() == ["model.loaded", "batch.held", "batch", "batch.resumed"]
+    assert (world.metric("held_batches_total", dependency="postgres") or 0) >= 3
+    assert world.metric("unavailable", dependency="postgres") is None
+
+
+def test_waiting_grows_so_that_a_database_that_comes_up_is_not_stormed(model_store: str) -> None:
+    leads = FakeLeads(None)
+    world = World(model_store, leads)
+    world.send(change(0, lead=None))
+    world.meanwhile = lambda: world.service.stop() if world.now > 1060 else None
+    world.run()
+    assert 10 <= len(leads.queries) <= 25
+    assert max(world.source.idled) <= 0.25
+
+
+def test_a_loop_that_waits_must_still_say_that_it_turns(model_store: str) -> None:
+    world = World(model_store, FakeLeads(None))
+    world.send(change(0, lead=None))
+    alive: list[bool] = []
+
+    def look() -> None:
+        alive.append(world.status.turns())
+        if world.now > 1200:
+            world.service.stop()
+
+    world.meanwhile = look
+    world.run()
+    assert all(alive)
+
+
+def test_too_many_dead_letters_stop_the_loop_and_commit_nothing(model_store: str) -> None:
+    world = World(model_store, limit=Limit(1, 3))
+    world.send(*[raw(i, b"junk") for i in range(5)])
+    with pytest.raises(DeadLetterLimit):
+        world.run()
+    assert world.committed() == 0
+    assert LETTERS not in world.broker.records
+    assert world.metric("changes_consumed_total") == 0
+
+
+def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice(model_store: str) -> None:
+    world = World(model_store)
+    world.send(change(0), raw(1, b"junk"))
+    tries: list[int] = []
+
+    class Failing(MemoryPublisher):
+        def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+            tries.append(len(batch.messages))
+            if len(tries) < 3:
+                raise Transient("brokers", "the transaction was aborted")
+            super().commit(outputs, batch)
+
+    world.publisher = Failing(world.broker, world.source)
+    world.run()
+    assert tries == [2, 2, 2]
+    assert world.metric("changes_consumed_total") == 2
+    assert len(world.broker.records[LETTERS]) == 1
+
+
+def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) -> None:
+    world = World(model_store)
+    world.send(change(0))
+
+    class FencedOut(MemoryPublisher):
+        def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+            raise Fenced("a newer producer")
+
+    world.publisher = FencedOut(world.broker, world.source)
+    with pytest.raises(Fenced):
+        world.run()
+    assert world.committed() == 0
+
+
+def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
+    model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(model_store)
+    world.send(change(0))
+
+    def broken(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("models.scorer.Model.score", broken)
+    with pytest.raises(KeyError):
+        world.run()
+    assert world.committed() == 0
+    assert LETTERS not in world.broker.records
+
+
+def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tmp_path: Path) -> None:
+    store = promoted_store(tmp_path)
+    registry = ModelRegistry(store)
+    world = World(store)
+    world.send(*[change(i, f"lead_{i}") for i in range(30)])
+    polled = world.source.poll
+    version = registry.publish(trained(2))
+
+    def poll_and_promote(timeout: float) -> Batch | None:
+        world.now += 2
+        if registry.resolve() != version and world.committed() == 10:
+            registry.promote(version)
+        return polled(timeout)
+
+    world.source.poll = poll_and_promote  # type: ignore[method-assign]
+    world.run()
+    batches = [facts["model_version"] for event, facts in world.log.lines if event == "batch"]
+    assert batches in (["1.0.0", "1.0.0", "1.1.0"], ["1.0.0", "1.1.0", "1.1.0"])
+    assert world.metric("model_loads_total", result="loaded") == 2
+
+
+def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_path: Path) -> None:
+    store = promoted_store(tmp_path)
+    registry = ModelRegistry(store)
+    world = World(store)
+    version = registry.publish(trained(2))
+    world.send(change(0))
+    world.run()
+    registry.promote(version)
+    (next(tmp_path.glob(f"**/{version}/model.joblib"))).write_bytes(b"tampered with")
+    world.service._stop.clear()
+    world.now += 5
+    world.send(change(1))
+    world.run()
+    assert world.committed() == 2
+    assert "model" in world.status.warnings()
+    assert world.metric("model_loads_total", result="refused") == 1
+    assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == ["1.0.0", "1.0.0"]

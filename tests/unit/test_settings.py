@@ -1,0 +1,110 @@
+"""Settings: what is accepted, and the one sentence for what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from leadstream.errors import SettingsError
+from leadstream.kafka import consumer_config, producer_config
+from leadstream.settings import Delivery, effective, load_settings, masked_url, unknown_variables
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mend"),
+    [
+        ("LEADSTREAM_DELIVERY", "twice", "must be 'exactly-once' or 'at-least-once'"),
+        ("LEADSTREAM_BATCH_MAX_RECORDS", "many", "must be a whole number"),
+        ("LEADSTREAM_BATCH_MAX_RECORDS", "0", "must be 1 or more"),
+        ("LEADSTREAM_BATCH_LINGER_MS", "60000", "must be 500 or less"),
+        ("LEADSTREAM_COALESCE", "perhaps", "must be true or false"),
+        ("LEADSTREAM_DEAD_LETTER_MAX_RATIO", "nan", "must be"),
+        ("LEADSTREAM_DEAD_LETTER_MAX_RATIO", "half", "must be a number"),
+        ("LEADSTREAM_HTTP_PORT", "70000", "must be 65535 or less"),
+        ("LEADSTREAM_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_setting_and_the_mend(name: str, value: str, mend: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({name: value}, None)
+    assert str(refused.value).startswith(f"{name}={value}: ")
+    assert mend in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENABLE_AUTO_COMMIT", "true"),
+        ("ENABLE_AUTO_OFFSET_STORE", "true"),
+        ("ACKS", "1"),
+        ("ENABLE_IDEMPOTENCE", "false"),
+        ("ISOLATION_LEVEL", "read_uncommitted"),
+        ("TRANSACTIONAL_ID", "mine"),
+        ("GROUP_ID", "mine"),
+        ("BOOTSTRAP_SERVERS", "elsewhere:9092"),
+    ],
+)
+def test_a_property_that_would_break_delivery_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"LEADSTREAM_KAFKA_{name} is refused: .+"):
+        load_settings({f"LEADSTREAM_KAFKA_{name}": value}, None)
+
+
+def test_the_safe_value_of_such_a_property_is_no_reason_to_refuse_the_start() -> None:
+    load_settings({"LEADSTREAM_KAFKA_ACKS": "all", "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "false"}, None)
+
+
+def test_every_librdkafka_property_reaches_both_clients() -> None:
+    settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "a:1", "LEADSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, None)
+    assert consumer_config(settings)["security.protocol"] == "SASL_SSL"
+    assert producer_config(settings, transactional=True)["security.protocol"] == "SASL_SSL"
+
+
+def test_two_producers_of_one_group_must_not_fence_each_other() -> None:
+    settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "a:1"}, None)
+    ids = {producer_config(settings, transactional=True)["transactional.id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_two_topics_of_one_name_would_feed_predictions_back_as_changes() -> None:
+    with pytest.raises(SettingsError, match=r"two topics are named crm\.lead-changes"):
+        load_settings({"LEADSTREAM_TOPIC_LEAD_PREDICTIONS": "crm.lead-changes"}, None)
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LEADSTREAM_REASONS=1\nLEADSTREAM_DELIVERY=at-least-once\n")
+    settings = load_settings({"LEADSTREAM_REASONS": "2"}, tmp_path / ".env")
+    assert (settings.reasons, settings.delivery) == (2, Delivery.AT_LEAST_ONCE)
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert load_settings({"SCHEMA_REGISTRY_URL": "", "LEADSTREAM_REASONS": " "}, None).schema_registry_url is None
+
+
+def test_no_secret_is_ever_shown() -> None:
+    secrets = {
+        "DATABASE_URL": "postgresql://crm:hush@db/crm",
+        "SCHEMA_REGISTRY_URL": "https://key:hush@registry",
+        "LEADSTREAM_ID_HASH_KEY": "hush",
+        "LEADSTREAM_KAFKA_SASL_PASSWORD": "hush",
+        "LEADSTREAM_KAFKA_SSL_KEY_PEM": "hush",
+        "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hush",
+    }
+    settings = load_settings(secrets, None)
+    assert "hush" not in str(effective(settings)) + repr(settings)
+    assert effective(settings)["DATABASE_URL"] == "postgresql://crm:********@db/crm"
+
+
+def test_a_url_without_a_password_is_shown_as_it_is() -> None:
+    assert masked_url("postgresql:///crm?host=/run") == "postgresql:///crm?host=/run"
+
+
+def test_a_mistyped_variable_is_named_with_the_one_that_was_meant() -> None:
+    environment = {"LEADSTREAM_BATCH_MAX_RECORD": "1", "LEADSTREAM_KAFKA_X": "1", "LEADSTREAM_GROUP_ID": "g"}
+    assert unknown_variables(environment) == [
+        "LEADSTREAM_BATCH_MAX_RECORD is not a setting; did you mean LEADSTREAM_BATCH_MAX_RECORDS?"
+    ]
+
+
+def test_a_setting_that_a_verb_needs_is_asked_for_by_name() -> None:
+    with pytest.raises(SettingsError, match="MODEL_STORE is not set: name the folder"):
+        load_settings({}, None).need("MODEL_STORE", "name the folder")
