@@ -96,7 +96,7 @@ def show_version(args: argparse.Namespace) -> int:
     from models.artifact import Refused
 
     try:
-        data, label = manifest["data"], manifest["label"]
+        data, label, importance = manifest["data"], manifest["label"], manifest["features"]["importance"]
         facts = {
             "version": f"{manifest['version']} ({manifest['name']}), made {manifest['created_at'][:19]}",
             "sha256": manifest["artifact"]["sha256"],
@@ -108,7 +108,7 @@ def show_version(args: argparse.Namespace) -> int:
             "calibration": f"{manifest['calibration']['method']}, {manifest['calibration']['points']:,} leads",
             "threshold": f"{manifest['threshold']['value']:.4f}, {manifest['threshold']['policy']}",
             "grades": ", ".join(f"{grade} from {cut:.4f}" for grade, cut in manifest["grades"]["cuts"].items()),
-            "strongest": ", ".join(list(manifest["features"]["importance"])[:6]),
+            "strongest": ", ".join(sorted(importance, key=lambda name: -importance[name])[:6]),
             "libraries": ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items()),
         }
         metrics = metrics_table(manifest)
@@ -190,15 +190,16 @@ def _version(registry: "ModelRegistry", name: str) -> str:
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
-    table.add_column("version")
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("version", no_wrap=True)
     table.add_column("alias")
-    table.add_column("made")
+    table.add_column("made", no_wrap=True)
     for name in ("rows", "base rate", "ROC-AUC", "Brier", "ECE"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         aliases = ", ".join(row["aliases"])
         if "refused" in row:

@@ -3,7 +3,10 @@
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leadstream.settings import Settings
 
 TIMEOUT_SECONDS = 15.0
 
@@ -46,23 +49,34 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def create_topics(arguments: argparse.Namespace) -> int:
     """Create the missing topics and say which."""
-    from confluent_kafka import KafkaError, KafkaException
-    from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in its __all__
-
-    from leadstream.errors import SettingsError, UserError
-    from leadstream.topics import CONFIGS
+    from leadstream.errors import SettingsError
+    from leadstream.settings import load_settings
 
     if arguments.partitions < 1:
         raise SettingsError(f"--partitions {arguments.partitions}: must be 1 or more")
-    admin, names = _connect()
+    report = create_missing(load_settings(), arguments.partitions, arguments.replication)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for name in sorted(report["created"] + report["existing"]):
+            print(f"{'created' if name in report['created'] else 'exists '}  {name}")
+    return 0
+
+
+def create_missing(settings: "Settings", partitions: int, replication: int = -1) -> dict[str, list[str]]:
+    """Create the missing topics; the names of those that were `created` and of those `existing` before."""
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+    from leadstream.errors import UserError
+    from leadstream.topics import CONFIGS
+
+    admin, names = _connect(settings)
     existing = _existing(admin)
     wanted = {names[field]: config for field, config in CONFIGS.items() if names[field] not in existing}
     created = (
         admin.create_topics(
-            [
-                NewTopic(name, arguments.partitions, arguments.replication, config=config)
-                for name, config in wanted.items()
-            ],
+            [NewTopic(name, partitions, replication, config=config) for name, config in wanted.items()],
             operation_timeout=TIMEOUT_SECONDS,
             request_timeout=TIMEOUT_SECONDS,
         )
@@ -75,13 +89,7 @@ def create_topics(arguments: argparse.Namespace) -> int:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UserError(f"topic {name} could not be created: {error.args[0].str()}") from None
-    report = {"created": sorted(wanted), "existing": sorted(set(names.values()) - wanted.keys())}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        for name in sorted(names.values()):
-            print(f"{'created' if name in wanted else 'exists '}  {name}")
-    return 0
+    return {"created": sorted(wanted), "existing": sorted(set(names.values()) - wanted.keys())}
 
 
 def check_topics(arguments: argparse.Namespace) -> int:
@@ -103,9 +111,10 @@ def find_differences() -> list[Difference]:
     """What differs between the cluster's topics and the contract."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
+    from leadstream.settings import load_settings
     from leadstream.topics import CONFIGS
 
-    admin, names = _connect()
+    admin, names = _connect(load_settings())
     existing = _existing(admin)
     differences = [
         Difference(names[field], "topic", None, "present") for field in CONFIGS if names[field] not in existing
@@ -124,14 +133,12 @@ def find_differences() -> list[Difference]:
     return differences
 
 
-def _connect() -> tuple[Any, dict[str, str]]:
+def _connect(settings: "Settings") -> tuple[Any, dict[str, str]]:
     from confluent_kafka.admin import AdminClient
 
     from leadstream.kafka import client_config
     from leadstream.log import client_logger, configure
-    from leadstream.settings import load_settings
 
-    settings = load_settings()
     configure(settings)
     return AdminClient(client_config(settings), logger=client_logger()), asdict(settings.topics)
 

@@ -122,7 +122,7 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     """The metrics of a manifest: the calibrated probability beside the raw score and the audited formula."""
     from rich.table import Table
 
-    table = Table(title="On the newest leads, which nothing was fitted on", title_justify="left")
+    table = Table(title="On the newest leads, with all fitted on older ones", title_justify="left")
     table.add_column("")
     for name in ("calibrated", "raw score", "audited formula"):
         table.add_column(name, justify="right")

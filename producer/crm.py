@@ -89,10 +89,15 @@ def create_schema(conn: Connection) -> None:
             )
 
 
-def fill(conn: Connection, crm: SimulatedCrm, until: int | None = None) -> Filled:
+def fill(
+    conn: Connection,
+    crm: SimulatedCrm,
+    until: int | None = None,
+    advance: Callable[[int], object] = lambda _changes: None,
+) -> Filled:
     """Write everything that happened before `until` (ms UTC): history, present state of people, applications.
 
-    One transaction; the CRM's leads must not be in the tables yet.
+    One transaction; the CRM's leads must not be in the tables yet. `advance` is told of each change written.
     """
     newest: dict[str, Change] = {}
     changes = 0
@@ -102,6 +107,7 @@ def fill(conn: Connection, crm: SimulatedCrm, until: int | None = None) -> Fille
                 copy.write_row(_history_row(_record(change)))
                 newest[change.lead_id] = change
                 changes += 1
+                advance(1)
         with cursor.copy(f"copy people ({_PEOPLE}) from stdin") as copy:
             for change in newest.values():
                 copy.write_row(_person_row(_record(change)))

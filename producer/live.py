@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from producer.bad import BadRecord, bad_records
 from producer.crm import Connection, write_changes
 from producer.publish import EventPublisher
 from producer.simulator import Change
+
+Paced = TypeVar("Paced")
 
 _PORTION = 100
 
@@ -73,12 +76,12 @@ def recorded(changes: Iterator[Change], conn: Connection) -> Iterator[Change]:
 
 
 def paced(
-    changes: Iterable[Change],
+    changes: Iterable[Paced],
     rate: float,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Change]:
+) -> Iterator[Paced]:
     """The same changes at `rate` a second, counted from the first; 0 = as fast as they are taken."""
     began = clock()
     for number, change in enumerate(changes):

@@ -1,7 +1,7 @@
 """A Kafka producer for events that never loses one silently: every record is acknowledged, or a UserError says so."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,11 +42,23 @@ class EventPublisher:
         """Encode and send one record; None is a tombstone."""
         self.send_bytes(topic, key.encode(), None if record is None else self.encode(name, topic, record))
 
-    def send_bytes(self, topic: str, key: bytes | None, value: bytes | None) -> None:
-        """Send these bytes; UserError as soon as any record was given up."""
+    def send_bytes(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        on_delivered: Callable[[Message], None] = lambda _message: None,
+    ) -> None:
+        """Send these bytes; UserError as soon as any record was given up. `on_delivered` gets it once acknowledged."""
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            self._report(error, message)
+            if error is None:
+                on_delivered(message)
+
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=self._report)
+                self._producer.produce(topic, value, key, on_delivery=report)
                 break
             except BufferError:  # the queue is full: every report of a delivery makes room
                 self._producer.poll(0.5)

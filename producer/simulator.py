@@ -304,7 +304,8 @@ class SimulatedCrm:
             if draw < shares.late and may_move and i != last[lead]:
                 held[lead] = replace(change, kind=Kind.LATE)
                 continue
-            if draw > 1 - shares.thin:
+            # An erased lead may have left Postgres before its thin change is looked up: it sends its state along.
+            if draw > 1 - shares.thin and lead not in erased:
                 change = replace(change, record={**_record(change), "lead": None}, kind=Kind.THIN)
             yield change
             if lead in held:

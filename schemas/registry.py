@@ -83,6 +83,10 @@ class Registry:
         if self._ask(partial(self._client.set_compatibility, subject, level), subject) is None:
             raise UserError(f"The schema registry cannot set the compatibility of {subject}.")
 
+    def ping(self) -> None:
+        """Asks for the subjects, to see whether the registry answers. Raises Transient where it does not."""
+        self._ask(self._client.get_subjects)
+
     def close(self) -> None:
         """Closes the connections; may be called twice."""
         self._client.close()

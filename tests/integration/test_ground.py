@@ -177,7 +177,7 @@ def programs_in(folder: Path) -> list[str]:
     return found
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -227,7 +227,7 @@ def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
         assert {path.name.split("-")[1] for path in folder.iterdir()} == kinds
         assert len(programs_in(folder)) >= 2 * len(kinds)  # each server and its guard
         os.killpg(process.pid, sign)
-        assert process.wait(20) != 0
+        assert process.wait(60) != 0
         assert until(lambda: not programs_in(folder)), programs_in(folder)
         assert until(lambda: not list(folder.iterdir())), list(folder.iterdir())
 
@@ -239,7 +239,7 @@ def test_nothing_is_left_when_ctrl_c_comes_while_kafka_starts(kafka: Broker) -> 
         wait_for_line(process, "postgres")
         assert until(lambda: any("StorageTool" in command for command in programs_in(folder)))
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(20) != 0
+        assert process.wait(60) != 0
         assert until(lambda: not programs_in(folder)), programs_in(folder)
         assert not list(folder.iterdir())
 

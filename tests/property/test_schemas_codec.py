@@ -85,7 +85,7 @@ REGISTRY: Any = OneSchemaRegistry()
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_written_is_what_is_read_in_both_framings(name: str, data: st.DataObject) -> None:
     record = data.draw(RECORDS[name])
     single = WRITERS[name].encode(record)
@@ -97,7 +97,7 @@ def test_what_is_written_is_what_is_read_in_both_framings(name: str, data: st.Da
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_second_implementation_writes_and_reads_the_same_bytes(name: str, data: st.DataObject) -> None:
     record = data.draw(RECORDS[name])
     value = WRITERS[name].encode(record)
@@ -109,7 +109,7 @@ def test_a_second_implementation_writes_and_reads_the_same_bytes(name: str, data
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(name: str, data: st.DataObject) -> None:
     value = bytearray(WRITERS[name].encode(data.draw(RECORDS[name])))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -123,7 +123,7 @@ def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(name: str, d
 @given(
     value=st.binary(max_size=60), head=st.sampled_from([b"", b"\x00", b"\x00\x00\x00\x00\x01", b"\xc3", b"\xc3\x01"])
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_end_in_a_record_or_one_of_three_reasons(head: bytes, value: bytes) -> None:
     for registry in (None, REGISTRY):
         for name in NAMES:
@@ -140,7 +140,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_record_with_anything_in_a_field_is_refused_or_comes_back_equal(name: str, data: st.DataObject) -> None:
     record = data.draw(RECORDS[name])
     field = data.draw(st.sampled_from(sorted(record)))

@@ -59,13 +59,14 @@ class FakeLeads:
 
 
 def pipeline(
-    model_store: str,
+    model: str | ModelSlot,
     leads: FakeLeads | None = None,
     clock_ms: Callable[[], int] = lambda: NOW_MS,
     **settings: str,
 ) -> Pipeline:
+    slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model))
     codecs = Codecs(Reader("LeadChanged"), Reader("RescoreRequest"), Writer("LeadPrediction"), Writer("RescoreResult"))
-    return Pipeline(load_settings(settings, None), ModelSlot(ModelRegistry(model_store)), codecs, leads, clock_ms)
+    return Pipeline(load_settings(settings, None), slot, codecs, leads, clock_ms)
 
 
 def event(lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:

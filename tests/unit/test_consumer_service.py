@@ -53,7 +53,7 @@ class World:
         self.status = Status(lambda: self.now)
         self.slot = ModelSlot(ModelRegistry(self.store), clock=lambda: self.now)
         self.service = Service(
-            pipeline=pipeline(self.store, self.leads) if self.leads else pipeline(self.store),
+            pipeline=pipeline(self.slot, self.leads),
             slot=self.slot,
             limit=self.limit,
             metrics=self.metrics,
@@ -210,6 +210,7 @@ def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
     def broken(*_: Any) -> None:
         raise KeyError("a bug")
 
+    world.slot.get()
     monkeypatch.setattr("models.scorer.Model.score", broken)
     with pytest.raises(KeyError):
         world.run()
@@ -223,7 +224,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tm
     world = World(store)
     world.send(*[change(i, f"lead_{i}") for i in range(30)])
     polled = world.source.poll
-    version = registry.publish(trained(2))
+    version = registry.publish(trained(3))
 
     def poll_and_promote(timeout: float) -> Batch | None:
         world.now += 2
@@ -242,7 +243,7 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store)
     world = World(store)
-    version = registry.publish(trained(2))
+    version = registry.publish(trained(3))
     world.send(change(0))
     world.run()
     registry.promote(version)
