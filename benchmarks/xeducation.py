@@ -196,7 +196,8 @@ def _everything(environ: dict[str, str]) -> list[dict[str, Any]]:
 def _remove_topics(environ: dict[str, str]) -> None:
     settings = load_settings(environ, env_file=None)
     names = [getattr(settings.topics, field) for field in VARIABLES.values()]
-    for future in AdminClient(client_config(settings)).delete_topics(names, request_timeout=10).values():
+    admin = AdminClient(client_config(settings))
+    for future in admin.delete_topics(names, request_timeout=10).values():
         future.result()
 
 

@@ -195,8 +195,8 @@ class Calibration:
         order = np.argsort(self.predicted, kind="stable")
         for part in np.array_split(order, 10):
             if len(part):
-                columns = (self.predicted[part], self.true[part], self.applied[part])
-                yield (len(part), *(float(column.mean()) for column in columns))
+                means = [float(column[part].mean()) for column in (self.predicted, self.true, self.applied)]
+                yield len(part), means[0], means[1], means[2]
 
 
 def calibration(sent: Mapping[Place, Sent], predictions: list[Prediction]) -> Calibration:

@@ -204,7 +204,7 @@ class SimulatedCrm:
         occurred = created[lead] + elapsed - elapsed[first[lead]]
         # Three views of the same hidden intent, each with noise of its lead and noise of the moment.
         trait = intent[lead]
-        view = [trait + rng.normal(0, 0.75, len(created))[lead] + rng.normal(0, 0.25, len(lead)) for _ in range(3)]
+        view = [trait + rng.normal(0, 0.6, len(created))[lead] + rng.normal(0, 0.25, len(lead)) for _ in range(3)]
         touchpoints = number + _cumulate(rng.poisson(np.exp(0.4 + 0.45 * view[0])), first, lead)
         score = np.round(np.clip(42 + 15 * view[1] + 4 * np.log1p(touchpoints), 0, 100), 1)
         engagement = np.round(np.clip(38 + 17 * view[2] + 2 * number, 0, 100), 1)

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
+from sklearn.metrics import roc_auc_score
+
 from models.evaluate import (
+    auc_loss,
     best_f1_threshold,
     calibration_line,
     expected_calibration_error,
@@ -73,3 +76,17 @@ def test_precision_without_any_positive_prediction_is_none_not_a_division_by_zer
     assert judged["precision"] is None
     assert judged["recall"] == 0.0
     assert judged["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_the_loss_of_ranking_is_the_difference_of_the_areas_with_an_error_that_shrinks() -> None:
+    errors = []
+    for size in (300, 30_000):
+        rng = np.random.default_rng(0)
+        labels = rng.random(size) < 0.3
+        before = labels + rng.normal(size=size)
+        after = np.round(before + rng.normal(size=size))
+        lost, error = auc_loss(before, after, labels)
+        assert lost == pytest.approx(roc_auc_score(labels, before) - roc_auc_score(labels, after))
+        assert lost > 2 * error
+        errors.append(error)
+    assert errors[0] > 5 * errors[1]
