@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # Of the changes; what they leave is orderly.
 SHARES = Shares(late=0.01, repeated=0.01, thin=0.05, deleted=0.002, tombstone=0.002, loop=0.005)
-_REQUEST_LEADS = 5
+_REQUEST_LEADS = 4
+_NOBODY = "unknown_to_the_crm"
 _READ_AT_ONCE = 1_000
 _END_SECONDS = 30.0
 
@@ -40,11 +41,15 @@ QUIET.addHandler(logging.NullHandler())
 
 
 class Sender:
-    """Sends the newest changes of a CRM, bad records and requests among them; `sent` are those acknowledged."""
+    """Sends the newest changes of a CRM, bad records and requests among them.
+
+    `total` is how many records that will be, `sent` those acknowledged, and `began` and `ended` are monotonic seconds.
+    """
 
     def __init__(self, settings: Settings, crm: SimulatedCrm, *, since: int, now: int, changes: int, bad: int) -> None:
         """`changes` records for the changes topic, with `bad` bad ones, of which some are for the requests topic."""
         self.sent: dict[Place, Sent] = {}
+        self.total = changes
         self.began = self.ended = 0.0
         self._settings, self._crm, self._since, self._now = settings, crm, since, now
         self._changes, self._bad = changes, bad
@@ -55,6 +60,7 @@ class Sender:
         with connected(database) as conn, publishing(self._settings) as publisher:
             bad = list(itertools.islice(bad_for(publisher, topics, self._crm.seed, self._now), self._bad))
             good = self._changes - sum(record.topic == "lead_changes" for record in bad)
+            self.total = good + len(bad) + _requests_for(self._changes)
             deliveries = itertools.islice(self._crm.deliveries(SHARES, self._since, self._now), good)
             self.began = time.monotonic()
             for parcel in paced(self._mixed(publisher, recorded(deliveries, conn), good, bad), rate):
@@ -74,19 +80,19 @@ class Sender:
     ) -> Iterator[Parcel]:
         """The changes in their order, the bad records and the requests in theirs, mixed by chance."""
         topics = self._settings.topics
-        recent: deque[str] = deque(["nobody_asked_for_by_the_demo"], maxlen=_REQUEST_LEADS)
+        recent: deque[str] = deque(maxlen=_REQUEST_LEADS)
         queues: tuple[Iterator[Parcel], ...] = (
             (_change(publisher, topics, change, recent) for change in changes),
             (_bad(topics, record) for record in bad),
-            (_request(publisher, topics, number, list(recent)) for number in itertools.count(1)),
+            (_request(publisher, topics, number, [*recent, _NOBODY]) for number in itertools.count(1)),
         )
-        sizes = (good, self._bad, requests_for(self._changes))
+        sizes = (good, self._bad, _requests_for(self._changes))
         order = np.random.default_rng([self._crm.seed, 4]).permutation(np.repeat(np.arange(3), sizes))
         for queue in order.tolist():
             yield next(queues[queue])
 
 
-def requests_for(changes: int) -> int:
+def _requests_for(changes: int) -> int:
     """How many good requests the demo sends among so many changes."""
     return max(2, changes // 1000)
 

@@ -45,6 +45,7 @@ def run(settings: Settings) -> None:
         metrics=metrics,
         status=status,
         log=logger,
+        hash_id=log.id_hasher(settings.id_hash_key),
     )
     endpoints = Endpoints(
         settings.http_host,

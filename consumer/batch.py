@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from leadstream.errors import Poison
+
 Headers = list[tuple[str, bytes | None]]
 Partition = tuple[str, int]
 
@@ -79,7 +81,8 @@ class Fate(StrEnum):
 class Outcome:
     """All that came of a batch: what to publish, and the accounting.
 
-    `letters` tells for each message of the batch, in order, whether it became a dead letter.
+    `letters` tells for each message of the batch, in order, why it became a dead letter, or None where it did not.
+    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for.
     """
 
     outputs: list[Output]
@@ -88,8 +91,9 @@ class Outcome:
     requests_answered: int
     requests_dead_lettered: int
     request_leads: Counter[str]
-    letters: list[bool]
-    dead_letter_reasons: Counter[tuple[str, str]]
+    letters: list[Poison | None]
+    leads_asked: int
+    leads_found: int
     model_version: str
     imputed: Counter[str] = field(default_factory=Counter)
     coverage: list[float] = field(default_factory=list)

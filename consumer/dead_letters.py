@@ -77,10 +77,14 @@ class Limit:
         self._window: deque[bool] = deque(maxlen=WINDOW_RECORDS)
         self._in_row = 0
 
-    def check(self, letters: Iterable[bool]) -> None:
-        """Judge a batch before it is committed; raises DeadLetterLimit, and then the batch does not count."""
+    def check(self, letters: Iterable[Poison | None]) -> None:
+        """Judge a batch before it is committed, by why each record became a dead letter, or None.
+
+        Raises DeadLetterLimit, and then the batch does not count.
+        """
         window, in_row = self._window.copy(), self._in_row
-        for is_letter in letters:
+        for letter in letters:
+            is_letter = letter is not None
             window.append(is_letter)
             in_row = in_row + 1 if is_letter else 0
             if self._max_consecutive and in_row > self._max_consecutive:

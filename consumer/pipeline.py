@@ -92,7 +92,7 @@ class Pipeline:
             work.fates[erasure.index] = Fate.ERASED
             work.publish(erasure.index, Output(self._topics.lead_predictions, erasure.lead_id.encode(), None))
         with work.step("state"):
-            leads = self._read_leads(plan.stacks, requests)
+            leads = self._read_leads(work, plan.stacks, requests)
         self._score_changes(work, plan.stacks, leads)
         self._answer_requests(work, requests, leads)
         return work.outcome()
@@ -116,11 +116,15 @@ class Pipeline:
                 items.append(item)
         return items, requests
 
-    def _read_leads(self, stacks: list[list[Change]], requests: list[Request]) -> dict[str, Lead]:
+    def _read_leads(self, work: "_Work", stacks: list[list[Change]], requests: list[Request]) -> dict[str, Lead]:
         """One query for every lead of the batch whose state no change carries."""
         ids = {change.lead_id: None for stack in stacks for change in stack if change.lead is None}
         ids |= {id_: None for request in requests for id_ in request.lead_ids if id_ not in request.malformed}
-        return self._leads.fetch(ids) if ids and self._leads else {}
+        if not ids or not self._leads:
+            return {}
+        leads = self._leads.fetch(ids)
+        work.leads_asked, work.leads_found = len(ids), len(leads)
+        return leads
 
     def _score_changes(self, work: "_Work", stacks: list[list[Change]], leads: dict[str, Lead]) -> None:
         """Score the top of each stack; where it fails, bury it and try the one below, until every stack is settled."""
@@ -311,6 +315,7 @@ class _Work:
         self.request_indices: set[int] = set()
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
+        self.leads_asked = self.leads_found = 0
         self._settings = settings
         self._outputs: dict[int, list[Output]] = {}
         self._buried: dict[int, Poison] = {}
@@ -357,10 +362,9 @@ class _Work:
             requests_answered=len(self.request_indices - self._buried.keys()),
             requests_dead_lettered=len(self.request_indices & self._buried.keys()),
             request_leads=self._answers,
-            letters=[index in self._buried for index in range(len(self.batch.messages))],
-            dead_letter_reasons=Counter(
-                (self.batch.messages[index].topic(), poison.reason.value) for index, poison in self._buried.items()
-            ),
+            letters=[self._buried.get(index) for index in range(len(self.batch.messages))],
+            leads_asked=self.leads_asked,
+            leads_found=self.leads_found,
             model_version=self.model.version,
             imputed=self.imputed,
             coverage=self.coverage,

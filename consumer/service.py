@@ -35,6 +35,7 @@ class Service:
         metrics: Metrics,
         status: Status,
         log: Logger,
+        hash_id: Callable[[bytes | None], str | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline = pipeline
@@ -43,6 +44,7 @@ class Service:
         self._metrics = metrics
         self._status = status
         self._log = log
+        self._hash_id = hash_id
         self._clock = clock
         self._stop = threading.Event()
         self._backoff = FIRST_BACKOFF_SECONDS
@@ -146,8 +148,20 @@ class Service:
         metrics.requests.labels("dead_lettered").inc(outcome.requests_dead_lettered)
         for answer, count in outcome.request_leads.items():
             metrics.request_leads.labels(answer).inc(count)
-        for (topic, reason), count in outcome.dead_letter_reasons.items():
-            metrics.dead_letters.labels(topic, reason).inc(count)
+        for message, poison in zip(batch.messages, outcome.letters, strict=True):
+            if poison is not None:
+                metrics.dead_letters.labels(message.topic(), poison.reason.value).inc()
+                self._log.debug(
+                    "dead_letter",
+                    reason=poison.reason.value,
+                    topic=message.topic(),
+                    partition=message.partition(),
+                    offset=message.offset(),
+                    lead=self._hash_id(message.key()),
+                )
+        metrics.database_queries.inc(outcome.leads_asked > 0)
+        metrics.database_leads.labels("found").inc(outcome.leads_found)
+        metrics.database_leads.labels("missing").inc(outcome.leads_asked - outcome.leads_found)
         for feature, count in outcome.imputed.items():
             metrics.imputed.labels(feature).inc(count)
         for coverage in outcome.coverage:

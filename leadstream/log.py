@@ -41,10 +41,14 @@ def get_logger() -> Logger:
     return logger
 
 
-def id_hasher(key: str | None) -> Callable[[str], str]:
+def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:
     """A keyed hash (BLAKE2b, 64 bits, hex) for lead ids in logs; without a key a new one is drawn for this process."""
     secret = hashlib.sha256(key.encode() if key else secrets.token_bytes(32)).digest()
-    return lambda lead_id: hashlib.blake2b(lead_id.encode("utf-8", "replace"), key=secret, digest_size=8).hexdigest()
+
+    def hash_id(lead_id: bytes | None) -> str | None:
+        return None if lead_id is None else hashlib.blake2b(lead_id, key=secret, digest_size=8).hexdigest()
+
+    return hash_id
 
 
 def client_logger() -> logging.Logger:

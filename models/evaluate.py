@@ -93,7 +93,8 @@ def auc_loss(before: Floats, after: Floats, labels: Labels) -> tuple[float, floa
 def _placements(scores: Floats, labels: Labels, of: bool) -> Floats:
     """For each lead with outcome `of` the share of the others that it is on the right side of; ties count half."""
     own, others = scores[labels == of], np.sort(scores[labels != of])
-    below = (np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")) / (2.0 * len(others))
+    ranks = np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
+    below: Floats = ranks / (2.0 * len(others))
     return below if of else 1.0 - below
 
 

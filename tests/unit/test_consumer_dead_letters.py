@@ -2,6 +2,7 @@
 
 import pytest
 
+from consumer.batch import Headers
 from consumer.dead_letters import Limit, dead_letter, fingerprint
 from leadstream.errors import DeadLetterLimit, Poison, Reason
 from tests.fakes import FakeMessage
@@ -16,6 +17,9 @@ def letter_of(message: FakeMessage, poison: Poison) -> dict[str, bytes | None]:
 
 def poison(detail: str = "the value ends at byte 7", reason: Reason = Reason.DECODE_FAILED) -> Poison:
     return Poison(reason, "decode", detail)
+
+
+BAD = poison()
 
 
 def test_a_letter_without_these_facts_cannot_be_triaged() -> None:
@@ -37,7 +41,7 @@ def test_a_letter_without_these_facts_cannot_be_triaged() -> None:
 
 
 def test_a_letter_that_failed_before_must_not_pile_up_headers_nor_forget_its_replays() -> None:
-    before = [("trace", b"\x00"), ("dlq.reason", b"OLD"), ("dlq.replays", b"2"), ("__connect.errors.stage", b"OLD")]
+    before: Headers = [("trace", b"\x00"), ("dlq.reason", b"OLD"), ("dlq.replays", b"2"), ("__connect.errors.stage", b"OLD")]
     message = FakeMessage(headers_=before)
     letter = dead_letter("dlq", message, poison(), failed_at=0, group_id="g", model_version="1.0.0")
     names = [name for name, _ in letter.headers or []]
@@ -74,45 +78,45 @@ def test_a_fingerprint_that_changes_with_a_restart_would_split_the_groups() -> N
 
 def test_the_limit_must_not_fire_on_the_first_bad_record_of_a_quiet_topic() -> None:
     limit = Limit(0.1, 10)
-    limit.check([True])
-    limit.check([False] * 20)
-    limit.check([True])
+    limit.check([BAD])
+    limit.check([None] * 20)
+    limit.check([BAD])
 
 
 def test_more_bad_records_in_a_row_than_allowed_stop_the_process_even_over_batches() -> None:
     limit = Limit(1, 5)
-    limit.check([True] * 3)
-    limit.check([True] * 2)
+    limit.check([BAD] * 3)
+    limit.check([BAD] * 2)
     with pytest.raises(DeadLetterLimit, match=r"6 records in a row .* LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5"):
-        limit.check([True])
+        limit.check([BAD])
 
 
 def test_a_good_record_between_bad_ones_ends_the_row() -> None:
     limit = Limit(1, 2)
     for _ in range(10):
-        limit.check([True, True, False])
+        limit.check([BAD, BAD, None])
 
 
 def test_a_share_of_bad_records_over_the_ratio_stops_the_process() -> None:
     limit = Limit(0.2, 0)
-    limit.check([False] * 80 + [True] * 20)
+    limit.check([None] * 80 + [BAD] * 20)
     with pytest.raises(DeadLetterLimit, match=r"LEADSTREAM_DEAD_LETTER_MAX_RATIO=0\.2"):
-        limit.check([True])
+        limit.check([BAD])
 
 
 def test_old_good_records_must_not_excuse_bad_ones_for_ever() -> None:
     limit = Limit(0.5, 0)
-    limit.check([False] * 100_000)
+    limit.check([None] * 100_000)
     with pytest.raises(DeadLetterLimit):
-        limit.check([True] * 501)
+        limit.check([BAD] * 501)
 
 
 def test_a_batch_that_was_refused_must_not_count_when_it_is_tried_again() -> None:
     limit = Limit(1, 5)
     for _ in range(3):
         with pytest.raises(DeadLetterLimit, match="6 records in a row"):
-            limit.check([True] * 6)
+            limit.check([BAD] * 6)
 
 
 def test_a_limit_of_zero_or_one_is_none() -> None:
-    Limit(1, 0).check([True] * 5000)
+    Limit(1, 0).check([BAD] * 5000)

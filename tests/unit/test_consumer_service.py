@@ -14,6 +14,7 @@ from consumer.metrics import Metrics
 from consumer.service import Service
 from consumer.status import Status
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
+from leadstream.log import id_hasher
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
@@ -26,11 +27,15 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict[str, Any]]] = []
+        self.details: list[tuple[str, dict[str, Any]]] = []
 
     def info(self, event: str, **facts: Any) -> None:
         self.lines.append((event, facts))
 
     warning = info
+
+    def debug(self, event: str, **facts: Any) -> None:
+        self.details.append((event, facts))
 
     def events(self) -> list[str]:
         return [event for event, _ in self.lines]
@@ -59,6 +64,7 @@ class World:
             metrics=self.metrics,
             status=self.status,
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
+            hash_id=id_hasher("key"),
             clock=lambda: self.now,
         )
         self.source = _Idling(self)
@@ -256,3 +262,24 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
     assert "model" in world.status.warnings()
     assert world.metric("model_loads_total", result="refused") == 1
     assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == ["1.0.0", "1.0.0"]
+
+
+def test_a_lead_id_must_not_be_readable_in_the_log(model_store: str) -> None:
+    world = World(model_store)
+    world.send(change(0), raw(1, b"junk", b"jane.doe@example.org"), raw(2, b"junk", None))
+    world.run()
+    [(event, facts), (_, without_key)] = world.log.details
+    assert (event, facts["reason"], facts["offset"]) == ("dead_letter", "UNKNOWN_FRAMING", 1)
+    assert facts["lead"] == id_hasher("key")(b"jane.doe@example.org") != id_hasher("other")(b"jane.doe@example.org")
+    assert without_key["lead"] is None
+    assert "jane" not in str(world.log.lines + world.log.details)
+    assert "lead_1" not in str(world.log.lines + world.log.details)
+
+
+def test_leads_that_postgres_was_asked_for_are_counted(model_store: str) -> None:
+    world = World(model_store, FakeLeads({"lead_1": Lead(STATE, 1)}))
+    world.send(change(0, lead=None), change(1, "lead_2", lead=None), change(2, "lead_3"))
+    world.run()
+    assert world.metric("database_queries_total") == 1
+    assert world.metric("database_leads_total", answer="found") == 1
+    assert world.metric("database_leads_total", answer="missing") == 1

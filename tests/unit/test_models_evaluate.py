@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from sklearn.metrics import roc_auc_score
 
 from models.evaluate import (

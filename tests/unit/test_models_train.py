@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ def leads(rows: int = 900, seed: int = 0, rate: float = 0.3) -> pd.DataFrame:
             "created_at": as_of - rng.integers(0, 40 * DAY, rows),
             "lead_score": score,
             "engagement_score": np.where(rng.random(rows) < 0.2, np.nan, rng.uniform(0, 100, rows)),
-            "source": rng.choice(["web", "fair", None], rows).tolist(),
+            "source": [("web", "fair", None)[i] for i in rng.integers(0, 3, rows)],
             "converted": rng.random(rows) < 2 * rate * score / 100,
         }
     )
@@ -62,7 +63,9 @@ def test_the_manifest_says_all_that_the_audit_asked_for() -> None:
     manifest = train(leads(), OPTIONS).manifest
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
     for judged in manifest["metrics"].values():
-        assert {"roc_auc", "pr_auc", "log_loss", "brier", "ece", "lift_at_10_percent", "precision", "recall"} < set(judged)
+        assert {"roc_auc", "pr_auc", "log_loss", "brier", "ece", "lift_at_10_percent", "precision", "recall"} < set(
+            judged
+        )
     assert manifest["data"]["rows"] == 900
     assert manifest["data"]["base_rate"] == pytest.approx(0.3, abs=0.05)
     assert manifest["label"]["horizon_days"] == 60
@@ -75,7 +78,7 @@ def test_calibration_is_learnt_on_later_rows_than_the_forest_and_metrics_on_late
     data = train(leads(), OPTIONS).manifest["data"]
     for design in ("judged", "used"):
         periods = [(part["from"], part["to"]) for part in data[design].values()]
-        assert all(before[1] < after[0] for before, after in zip(periods, periods[1:], strict=False))
+        assert all(before[1] < after[0] for before, after in pairwise(periods))
     assert data["used"]["calibration"]["to"] == data["judged"]["test"]["to"]
 
 
