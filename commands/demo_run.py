@@ -310,10 +310,10 @@ def _get(settings: Settings, page: str) -> str | None:
 def _report(run: Run, counted: Counted, trouble: list[str]) -> None:
     screen, sent, seen = run.screen, run.sender.sent, run.subscriber.seen
     topic = run.settings.topics.lead_changes
-    screen.show(demo_view.latency(sent, seen, topic, run.sender.ended - run.sender.began))
+    screen.show(demo_view.traffic(sent, seen, topic, run.sender.ended - run.sender.began))
     facts = calibration(sent, seen.predictions)
     screen.heading("5  Calibration: what was published beside the simulator's hidden truth")
-    screen.show(demo_view.calibration(facts))
+    screen.show(demo_view.calibration(facts, screen.block))
     screen.say(demo_view.calibration_line(facts))
     screen.heading("6  Dead letters, by reason")
     screen.show(demo_view.dead_letters(seen))

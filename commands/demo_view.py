@@ -1,7 +1,7 @@
 """What the demo shows, made for 80 columns: steps, the live view (lines where there is no terminal), the report."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ from commands.demo_books import FATES, Calibration, Counted, Place, Seen, Sent, 
 from leadstream.errors import Reason
 from models.evaluate import Floats, expected_calibration_error
 from producer.bad import BUILDERS
+from producer.simulator import Kind
 
 LINE_SECONDS = 2.0
 _WINDOW_SECONDS = 2.0
+_BAR_WIDTH = 16
 _INDENT = (0, 0, 0, 2)
 
 
@@ -41,6 +43,11 @@ class Screen:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, markup=False, soft_wrap=False)
+
+    @property
+    def block(self) -> str:
+        """What bars are drawn with: a character that the output can take."""
+        return "#" if self.console.options.ascii_only else "█"
 
     def heading(self, text: str) -> None:
         """A new part."""
@@ -64,7 +71,7 @@ class Screen:
         def update(description: str, share: float) -> None:
             nonlocal told
             progress.update(task, description=description, completed=share)
-            if not self.console.is_terminal and description != told:
+            if not self.console.is_terminal and description != told and share < 1:
                 told = description
                 self.say(f"{description} ...")
 
@@ -160,48 +167,55 @@ def evidence(sent: Mapping[Place, Sent], seen: Seen, topic: str) -> Table:
     scored = sum(prediction.place[0] == topic for prediction in seen.predictions)
     asked = sum(len(result["predictions"]) + len(result["errors"]) for result in seen.results)
     unknown = sum(len(result["errors"]) for result in seen.results)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column()
-    for number, what in (
-        (len(sent), "records sent, and each is accounted for"),
-        (scored, "predictions read, each of a good change and none of one twice"),
-        (len(seen.letters), "dead letters read: the bad records, byte for byte, right reason"),
-        (len(seen.erasures), "leads erased: a null value stands for each"),
-        (len(seen.results), f"requests answered, {asked} leads: {asked - unknown} predicted, {unknown} unknown"),
-    ):
-        table.add_row(f"{number:,}", what)
-    return table
+    return _facts(
+        (f"{len(sent):,}", "records sent, and each is accounted for"),
+        (f"{scored:,}", "predictions read, each of a good change and none of one twice"),
+        (f"{len(seen.letters):,}", "dead letters read: the bad records, byte for byte, right reason"),
+        (f"{len(seen.erasures):,}", "leads erased: a null value stands for each"),
+        (f"{len(seen.results):,}", f"requests answered: {asked - unknown} leads predicted, {unknown} unknown"),
+    )
 
 
-def latency(sent: Mapping[Place, Sent], seen: Seen, topic: str, seconds: float) -> Table:
-    """Throughput, and p50 and p99 from sent to visible."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column()
-    table.add_row(f"{len(sent) / max(seconds, 1e-9):,.0f}", f"records a second were sent, for {seconds:.1f} s")
+def traffic(sent: Mapping[Place, Sent], seen: Seen, topic: str, seconds: float) -> Table:
+    """What was sent, how fast, and p50 and p99 from sent to visible."""
+    kinds = Counter(each.parcel.kind for each in sent.values())
+    bad = sum(each.parcel.reason is not None for each in sent.values())
+    requests = sum(each.parcel.asks > 0 for each in sent.values())
     found = latencies(sent, seen.predictions, topic)
-    if len(found):
-        half, most = np.quantile(found, (0.5, 0.99))
-        table.add_row(_ms(half), "p50: half of the predictions were visible to a subscriber this")
-        table.add_row("", "soon after their change was sent")
-        table.add_row(_ms(most), "p99: 99 of 100 were")
-    return table
+    half, most = (_ms(value) for value in np.quantile(found, (0.5, 0.99))) if len(found) else ("-", "-")
+    return _facts(
+        (
+            f"{len(sent):,}",
+            f"records sent, {len(sent) / max(seconds, 1e-9):,.0f} a second for {seconds:.1f} s, of which",
+        ),
+        (f"{bad:,}", "are bad, on purpose, and"),
+        (f"{requests:,}", "are requests to score given leads again; of the changes"),
+        (f"{kinds[Kind.THIN]:,}", "carry no state: it is read from Postgres"),
+        (
+            f"{kinds[Kind.LATE]:,}",
+            f"come late, after a newer one of their lead, and {kinds[Kind.REPEATED]:,} come twice",
+        ),
+        (f"{kinds[Kind.DELETED] + kinds[Kind.TOMBSTONE]:,}", "erase their lead"),
+        (f"{kinds[Kind.LOOP]:,}", "are scores written back, to be ignored"),
+        ("", ""),
+        (half, "p50: from a change being sent to its prediction being visible"),
+        (most, "p99 of the same"),
+    )
 
 
-def calibration(facts: Calibration) -> Table:
-    """Predicted beside true, tenth by tenth."""
+def calibration(facts: Calibration, block: str) -> Table:
+    """Predicted and true beside what then happened, a tenth of the scored changes in each row; bars of `block`."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("changes", justify="right")
     table.add_column("predicted", justify="right")
-    table.add_column("")
+    table.add_column("", width=_BAR_WIDTH)
     table.add_column("true", justify="right")
-    table.add_column("")
+    table.add_column("", width=_BAR_WIDTH)
     table.add_column("applied", justify="right")
     tenths = list(facts.tenths())
     top = max((max(predicted, true) for _, predicted, true, _ in tenths), default=1.0)
     for leads, predicted, true, applied in tenths:
-        bars = [ProgressBar(top, value, width=16) for value in (predicted, true)]
+        bars = [block * round(_BAR_WIDTH * value / top) for value in (predicted, true)]
         table.add_row(f"{leads:,}", _percent(predicted), bars[0], _percent(true), bars[1], _percent(applied))
     return table
 
@@ -209,13 +223,14 @@ def calibration(facts: Calibration) -> Table:
 def calibration_line(facts: Calibration) -> str:
     """The numbers in a sentence; an empty text where nothing was scored."""
     if not len(facts.predicted):
-        return "No prediction of a lead that had not applied yet: nothing to compare."
+        return "Nothing was predicted of a lead that had not applied yet: there is nothing to compare."
     applied = facts.applied.astype(np.float64)
     ece = expected_calibration_error(facts.predicted, facts.applied)
     ours, best, naive = (
         float(np.mean((stated - applied) ** 2)) for stated in (facts.predicted, facts.true, applied.mean())
     )
     return (
+        "A row is a tenth of the scored changes, lowest first; applied: within 30 days, in the simulated life. "
         f"Expected calibration error {ece:.3f}. Brier score {ours:.3f}: nobody can do better than the "
         f"true probabilities, {best:.3f}, and {_percent(float(applied.mean()))} for everyone scores {naive:.3f}."
     )
@@ -230,6 +245,15 @@ def dead_letters(seen: Seen) -> Table:
     for reason in Reason:
         count = sum(letter.reason == reason for letter in seen.letters)
         table.add_row(f"{count:,}", reason.value, BUILDERS[reason][0][1])
+    return table
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", width=9)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

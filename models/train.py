@@ -168,16 +168,17 @@ def _matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
 def _performance(judge: _Fitted, test: Part) -> dict[str, evaluate.Metrics]:
     """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking.
 
-    Ties cost a little ranking by chance, on few leads more than 0.01: refused is what is beyond twice its error too.
+    The steps of a calibration tie leads that the raw score told apart. On few leads the loss is uncertain: refused is
+    one that exceeds 0.01 by more than twice its standard error.
     """
     X, labels = _matrix(judge.features, test)
     raw = judge.pipeline.predict_proba(X)[:, 1]
     calibrated = judge.calibrator.interval(raw)[0]
     lost, error = evaluate.auc_loss(raw, calibrated, labels)
-    if lost > max(MOST_AUC_LOST, 2 * error):
+    if lost - 2 * error > MOST_AUC_LOST:
         raise UserError(
             f"the calibration was refused: it lowers ROC-AUC on the newest leads by {lost:.3f} "
-            f"(at most {MOST_AUC_LOST}); train on a longer period, or on more leads"
+            f"(allowed are {MOST_AUC_LOST}); train on a longer period, or on more leads"
         )
     return {
         "calibrated": evaluate.metrics(calibrated, labels, judge.threshold),

@@ -34,7 +34,7 @@ def test_what_was_published_loads_and_knows_its_version() -> None:
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\x00" + b[1:], lambda _: b""])
 def test_bytes_that_are_not_those_of_the_manifest_are_refused(damage: Any) -> None:
     payload, manifest = published()
-    with pytest.raises(Refused, match="size|sha256"):
+    with pytest.raises(Refused, match=r"size|sha256"):
         artifact.load(damage(payload), manifest)
 
 
@@ -66,7 +66,7 @@ def test_a_patch_release_of_scikit_learn_apart_is_no_reason_to_refuse() -> None:
 def test_features_that_this_code_computes_differently_are_refused() -> None:
     features = replace(trained().artifact["features"], specification_hash="0" * 64)
     payload, manifest = published(features=features)
-    with pytest.raises(Refused, match="specification .* train again"):
+    with pytest.raises(Refused, match=r"specification .* train again"):
         artifact.load(payload, manifest)
     manifest["features"] = {**manifest["features"], "specification_hash": "0" * 64}
     with pytest.raises(Refused, match="specification"):

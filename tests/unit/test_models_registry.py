@@ -156,7 +156,7 @@ def test_a_store_that_does_not_answer_is_transient_not_an_empty_store(tmp_path: 
     (tmp_path / "models").write_text("a file where the folder should be")
     registry = ModelRegistry(str(tmp_path / "models"))
     for ask in (registry.resolve, registry.rollback, registry.versions, lambda: registry.publish(trained())):
-        with pytest.raises(Transient, match="model store: .* does not answer"):
+        with pytest.raises(Transient, match=r"model store: .* does not answer"):
             ask()
 
 

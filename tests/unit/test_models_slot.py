@@ -1,4 +1,5 @@
 import gc
+import json
 import threading
 import weakref
 from pathlib import Path
@@ -181,22 +182,18 @@ def test_a_first_version_that_does_not_verify_is_an_error_not_an_empty_slot(regi
         ModelSlot(registry).get()
 
 
-def test_two_hundred_swaps_leave_no_model_behind(registry: Counting) -> None:
+def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {"1.0.0": trained(1), "1.1.0": trained(2)}
+    manifests = {version: registry.show(version) for version in contents}
+    monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
     clock = Clock()
     slot = ModelSlot(registry, clock=clock)
     seen = weakref.WeakSet([slot.get()])
-    models = {version: registry.verify(version) for version in ("1.0.0", "1.1.0")}
     for i in range(200):
-        version = ("1.1.0", "1.0.0")[i % 2]
-        state = {"version": version, "previous": [], "moved_at": i}
-        Store(registry.url).replace("aliases/champion.json", str(state).replace("'", '"').encode())
-        registry.verify = lambda v: Model(_parts[v], models[v].manifest)  # type: ignore[method-assign]
+        alias = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
+        Store(registry.url).replace("aliases/champion.json", json.dumps(alias).encode())
         clock.now += 1.0
         assert slot.refresh() is True
         seen.add(slot.get())
-    del models
     gc.collect()
     assert len(seen) == 1
-
-
-_parts = {"1.0.0": trained(1).artifact, "1.1.0": trained(2).artifact}

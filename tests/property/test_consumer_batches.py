@@ -1,0 +1,142 @@
+"""What must hold for any messages in any batches: the books balance, and nobody's answer depends on its neighbours."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consumer.batch import Outcome
+from consumer.leads import Lead
+from models.registry import ModelRegistry
+from models.slot import ModelSlot
+from tests.fakes import FakeMessage
+from tests.unit.pipelines import (
+    LETTERS,
+    NOW_MS,
+    PREDICTIONS,
+    STATE,
+    FakeLeads,
+    batch,
+    change,
+    on,
+    pipeline,
+    predictions,
+    raw,
+    request,
+)
+
+LEADS = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": 10.0 * i}, 1) for i in range(3)})
+SPLITS = st.lists(st.integers(1, 8), max_size=12)
+
+states = st.fixed_dictionaries(
+    {},
+    optional={
+        "lead_score": st.none() | st.floats() | st.sampled_from([1e14, -1.0]),
+        "engagement_score": st.none() | st.floats(0, 120),
+        "touchpoint_count": st.none() | st.integers(-5, 200),
+        "status": st.none() | st.text(max_size=20),
+        "created_at": st.sampled_from([NOW_MS, NOW_MS + 1, -1, NOW_MS - 10**10]),
+    },
+)
+lead_ids = st.sampled_from(["lead_0", "lead_1", "lead_2", "stranger"])
+kinds = st.one_of(
+    st.tuples(st.just("fat"), lead_ids, states),
+    st.tuples(st.just("thin"), lead_ids),
+    st.tuples(st.just("deleted"), lead_ids),
+    st.tuples(st.just("null"), lead_ids),
+    st.tuples(st.just("loop"), lead_ids),
+    st.tuples(st.just("junk"), st.binary(max_size=40)),
+    st.tuples(st.just("request"), st.lists(lead_ids | st.integers() | st.text(max_size=3), max_size=5)),
+)
+
+
+@pytest.fixture(scope="module")
+def slot(model_store: str) -> ModelSlot:
+    return ModelSlot(ModelRegistry(model_store))
+
+
+def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
+    """The messages, their versions rising with their offsets as those of a CRM do."""
+    built = []
+    for offset, (kind, *facts) in enumerate(drawn):
+        match kind:
+            case "fat":
+                built.append(change(offset, facts[0], facts[1], lead_version=offset + 1))
+            case "thin":
+                built.append(change(offset, facts[0], lead=None, lead_version=offset + 1))
+            case "deleted":
+                built.append(change(offset, facts[0], change_type="DELETED", lead_version=offset + 1))
+            case "null":
+                built.append(raw(offset, None, facts[0].encode()))
+            case "loop":
+                built.append(change(offset, facts[0], origin="leadstream"))
+            case "junk":
+                built.append(raw(offset, facts[0]))
+            case "request":
+                built.append(request(offset, facts[0]))
+    return built
+
+
+def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessage]]:
+    rest = all_
+    for size in sizes:
+        yield rest[:size]
+        rest = rest[size:]
+    yield rest
+
+
+def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], **options: str) -> list[Outcome]:
+    line = pipeline(slot, LEADS, **options)
+    return [line.process(batch(*part)) for part in parts if part]
+
+
+def table(found: list[Outcome]) -> dict[bytes | None, dict[str, Any] | None]:
+    """What a subscriber of the compacted topic ends up with, but for how many changes were coalesced."""
+    last: dict[bytes | None, dict[str, Any] | None] = {}
+    for outcome in found:
+        answers = iter(predictions(outcome))
+        for output in on(outcome, PREDICTIONS):
+            last[output.key] = None if output.value is None else next(answers) | {"coalesced_changes": 0}
+    return last
+
+
+common = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@common
+@given(drawn=st.lists(kinds, max_size=25), sizes=SPLITS, coalescing=st.booleans())
+def test_a_change_that_has_no_fate_or_two_would_unbalance_the_books(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int], coalescing: bool
+) -> None:
+    found = outcomes(slot, split(messages(drawn), sizes), LEADSTREAM_COALESCE=str(coalescing))
+    assert all(outcome.balances() for outcome in found)
+    assert sum(outcome.consumed for outcome in found) == sum(kind != "request" for kind, *_ in drawn)
+    assert sum(o.requests_answered + o.requests_dead_lettered for o in found) == sum(k == "request" for k, *_ in drawn)
+    for outcome in found:
+        letters = [letter for letter in outcome.letters if letter is not None]
+        assert len(letters) == len(on(outcome, LETTERS))
+
+
+@common
+@given(drawn=st.lists(kinds, max_size=25), sizes=SPLITS)
+def test_a_table_of_scores_that_depends_on_where_batches_end_is_a_matter_of_luck(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
+) -> None:
+    at_once = outcomes(slot, iter([messages(drawn)]))
+    in_parts = outcomes(slot, split(messages(drawn), sizes))
+    one_by_one = outcomes(slot, iter([[message] for message in messages(drawn)]), LEADSTREAM_COALESCE="false")
+    assert table(at_once) == table(in_parts) == table(one_by_one)
+
+
+@common
+@given(drawn=st.lists(kinds, max_size=15), sizes=SPLITS)
+def test_without_coalescing_every_output_is_the_same_bytes_in_any_batches(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
+) -> None:
+    at_once = outcomes(slot, iter([messages(drawn)]), LEADSTREAM_COALESCE="false")
+    in_parts = outcomes(slot, split(messages(drawn), sizes), LEADSTREAM_COALESCE="false")
+    assert [output for outcome in at_once for output in outcome.outputs] == [
+        output for outcome in in_parts for output in outcome.outputs
+    ]
