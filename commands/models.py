@@ -78,7 +78,7 @@ def list_versions(args: argparse.Namespace) -> int:
     elif rows:
         _print_list(rows)
     else:
-        print(f"There is no model in {registry.url} yet: leadstream train makes one.")
+        print("There is no model in MODEL_STORE yet: leadstream train makes one.")
     return 0
 
 

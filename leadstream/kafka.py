@@ -40,10 +40,8 @@ def producer_config(settings: Settings, *, transactional: bool = False) -> dict[
     }
     if transactional:
         # With consumer group metadata in the commit (KIP-447) fencing is by group generation, not by this id.
-        config |= {
-            "transactional.id": f"{settings.group_id}-{uuid.uuid4()}",
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        }
+        config["transactional.id"] = f"{settings.group_id}-{uuid.uuid4()}"
+        config.setdefault("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
     return config
 
 

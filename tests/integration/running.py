@@ -163,8 +163,11 @@ class Stage:
 
     def create_topics(self, partitions: int) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        # One partition of requests: an assignor counts partitions, whatever their topic.
+        counts = {"rescore_requests": 1}
         wanted = [
-            NewTopic(getattr(self.topics, field), partitions, 1, config=config) for field, config in CONFIGS.items()
+            NewTopic(getattr(self.topics, field), counts.get(field, partitions), 1, config=config)
+            for field, config in CONFIGS.items()
         ]
         for future in admin.create_topics(wanted).values():
             future.result(30)

@@ -190,7 +190,7 @@ def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch
     slot = ModelSlot(registry, clock=clock)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
-        alias = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
+        alias: dict[str, object] = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
         Store(registry.url).replace("aliases/champion.json", json.dumps(alias).encode())
         clock.now += 1.0
         assert slot.refresh() is True

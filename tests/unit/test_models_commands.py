@@ -1,0 +1,204 @@
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from commands import models as models_command
+from commands import train as train_command
+from features import columns_of
+from leadstream.errors import SettingsError, UserError
+from models.evaluate import metrics
+from models.registry import ModelRegistry
+from models.store import Store
+from producer.importer import Row, read_rows, read_table, select
+from producer.mapping import load_mapping
+from tests.trained import trained
+from tests.unit.test_models_train import leads
+
+XEDUCATION = Path("../shared/data/xeducation_leads.csv")
+MAPPING = """
+[lead]
+lead_id = "lead_id"
+created_at = { column = "created_at", format = "epoch_ms" }
+occurred_at = { column = "as_of", format = "epoch_ms" }
+lead_score = "lead_score"
+source = "source"
+[outcome]
+column = "converted"
+true = ["True"]
+false = ["False"]
+"""
+
+
+def call(*words: str) -> int:
+    """Run a verb as the command line does."""
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers()
+    for module in (train_command, models_command):
+        module.add_parser(verbs)
+    given = parser.parse_args(words)
+    return int(given.func(given))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty model store in the settings, at 80 columns, away from any .env file."""
+    url = str(tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_STORE", url)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    return url
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> tuple[str, ...]:
+    """The words that train from a small export with one bad row."""
+    table = leads(400)
+    table.to_csv(tmp_path / "leads.csv", index=False)
+    with (tmp_path / "leads.csv").open("a") as file:
+        file.write("bad row\n")
+    (tmp_path / "map.toml").write_text(MAPPING)
+    return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml")
+
+
+def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
+    store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*export) == 0
+    first = capsys.readouterr()
+    assert "Version 1.0.0 is the champion: there was none before." in first.out
+    assert "line 402 is left out: has 1 fields, the header has" in first.err
+    for word in ("calibrated", "raw score", "audited formula", "ROC-AUC", "Brier score", "ECE, 15 bins"):
+        assert word in first.out
+    assert max(map(len, first.out.splitlines())) <= 80
+    assert call(*export, "--seed", "1") == 0
+    assert "To serve this one: leadstream models promote 1.1.0" in capsys.readouterr().out
+    assert ModelRegistry(store).resolve() == "1.0.0"
+    assert call(*export, "--promote") == 0
+    assert "Version 1.2.0 is the champion; before it was 1.0.0." in capsys.readouterr().out
+
+
+def test_what_train_prints_as_json_a_program_can_read(
+    store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*export, "--json", "--oldest", "0.8", "--horizon", "30") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["version"], printed["promoted"], printed["champion"]) == ("1.0.0", True, "1.0.0")
+    assert printed["refused"] == [{"line": 402, "problem": printed["refused"][0]["problem"]}]
+    assert printed["data"]["rows"] == 320
+    assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
+    assert ModelRegistry(store).show("1.0.0")["label"]["horizon_days"] == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("train", "--csv", "x.csv"), "--csv needs --mapping"),
+        (("train", "--postgres", "--mapping", "x.toml"), "go with --csv"),
+        (("train", "--postgres"), "DATABASE_URL is not set"),
+        (("train", "--csv", "x.csv", "--mapping", "none.toml"), r"none\.toml"),
+    ],
+)
+def test_wrong_usage_of_train_is_one_sentence(store: str, words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        call(*words)
+
+
+def test_without_a_model_store_the_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODEL_STORE", raising=False)
+    for words in (export, ("models", "list")):
+        with pytest.raises(SettingsError, match="MODEL_STORE is not set"):
+            call(*words)
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "inf", "soon"])
+def test_a_horizon_that_is_no_number_of_days_is_refused(days: str) -> None:
+    with pytest.raises(SystemExit):
+        call("train", "--postgres", "--horizon", days)
+
+
+def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        assert call("models", *words) == 0
+        out = capsys.readouterr().out
+        assert "--json" in words or max(map(len, out.splitlines())) <= 80
+        return out
+
+    def json_of(*words: str) -> Any:
+        return json.loads(said(*words, "--json"))
+
+    assert "There is no model" in said("list")
+    registry = ModelRegistry(store)
+    for seed in (1, 2):
+        registry.publish(trained(seed))
+    assert "The champion is 1.0.0 now; before it was not set." in said("promote", "1.0.0")
+    assert "The champion was 1.0.0 already." in said("promote", "1.0.0")
+    assert json_of("promote", "1.1.0") == {"alias": "champion", "version": "1.1.0", "before": "1.0.0"}
+    assert "1.1.0     champion" in said("list")
+    assert [(row["version"], row["aliases"]) for row in json_of("list")] == [("1.1.0", ["champion"]), ("1.0.0", [])]
+    shown = said("show")
+    for words in ("1.1.0 (random_forest)", "RandomForestClassifier", "within 60 days", "largest F1", "ROC-AUC"):
+        assert words in shown
+    assert json_of("show", "1.0.0") == registry.show("1.0.0")
+    assert "The champion is 1.0.0 again; before it was 1.1.0." in said("rollback")
+    assert "Version 1.0.0 verifies" in said("verify")
+    assert json_of("verify", "1.1.0")["ok"] is True
+
+
+def test_a_damaged_version_fails_verify_and_does_not_hide_the_others(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = ModelRegistry(store)
+    for seed in (1, 2):
+        registry.publish(trained(seed))
+    Store(store).replace("versions/1.0.0/manifest.json", b"{")
+    Store(store).replace("versions/1.1.0/model.joblib", b"")
+    assert call("models", "list", "--json") == 0
+    rows = {row["version"]: row for row in json.loads(capsys.readouterr().out)}
+    assert "refused" in rows["1.0.0"]
+    assert rows["1.1.0"]["roc_auc"] > 0.5
+    assert call("models", "list") == 0
+    assert "cannot be read" in capsys.readouterr().out
+    assert call("models", "verify", "1.1.0", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    for words in (("verify", "1.1.0"), ("promote", "1.1.0"), ("show", "1.0.0")):
+        with pytest.raises(UserError, match="model version"):
+            call("models", *words)
+
+
+def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:
+    with pytest.raises(UserError, match="the alias champion points to no version"):
+        call("models", "show")
+
+
+@pytest.mark.data
+def test_real_leads_of_later_months_are_ranked_and_told_their_rate() -> None:
+    if not XEDUCATION.exists():
+        pytest.skip(f"{XEDUCATION} is not here")
+    from features import specify
+    from models import artifact
+    from models.train import TrainOptions, train
+
+    mapping = load_mapping(Path("producer/mappings/xeducation.toml"))
+    table, problems = read_table(XEDUCATION, mapping, oldest=0.8)
+    own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
+    done = train(table, TrainOptions(specification=own, created_at=0))
+    payload = artifact.dump(done.artifact)
+    model = artifact.load(payload, {**done.manifest, "version": "1.0.0", "artifact": artifact.describe(payload)})
+    newest = select([row for row in read_rows(XEDUCATION, mapping) if isinstance(row, Row)], newest=0.2)
+    scores = model.score(columns_of([row.state for row in newest]), np.array([row.occurred_at for row in newest]))
+    judged = metrics(scores.probability, np.array([bool(row.converted) for row in newest]), scores.threshold)
+    assert not problems
+    assert len(newest) == 1848
+    assert (judged["roc_auc"] or 0) >= 0.86
+    assert (judged["brier"] or 1) <= 0.15
+    assert (judged["ece"] or 1) <= 0.06
