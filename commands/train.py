@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from features import Specification
+    from leadstream.settings import Settings
     from producer.importer import Problem
 
 EPILOG = """examples:
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     horizon = args.horizon if args.csv else args.horizon or DEFAULT_HORIZON
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
-        table, specification, problems = _table(args, settings.database_url, horizon)
+        table, specification, problems = _table(args, settings, horizon)
         trained = train(
             table,
             TrainOptions(horizon_days=horizon, seed=args.seed, specification=specification),
@@ -148,23 +149,29 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -
 
 
 def _table(
-    args: argparse.Namespace, database_url: str | None, horizon: float | None
+    args: argparse.Namespace, settings: "Settings", horizon: float | None
 ) -> tuple["pd.DataFrame", "Specification", "list[Problem]"]:
     """The leads to train on, the features to make of them, and the rows that were refused."""
-    from features import specify
+    from features import CalendarSettings, specify
 
+    month, day = settings.academic_year_start.split("-")
+    season = tuple(int(number) for number in settings.season_months.split(","))
+    try:
+        calendar = CalendarSettings(settings.time_zone, int(month), int(day), season)
+    except SettingsError as error:
+        names = "LEADSTREAM_TIME_ZONE, LEADSTREAM_ACADEMIC_YEAR_START, LEADSTREAM_SEASON_MONTHS"
+        raise SettingsError(f"{error} ({names})") from None
     if args.csv:
         from producer.importer import read_table
         from producer.mapping import load_mapping
 
         mapping = load_mapping(args.mapping)
         table, problems = read_table(args.csv, mapping, oldest=args.oldest)
-        return table, specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories)), problems
+        return table, specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)), problems
     from producer.crm import training_table
 
-    if not database_url:
-        raise SettingsError("DATABASE_URL is not set: --postgres reads the history of leads there")
-    return training_table(database_url, horizon or DEFAULT_HORIZON), specify(), []
+    database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
+    return training_table(database_url, horizon or DEFAULT_HORIZON), specify(calendar), []
 
 
 def _progress() -> "Progress":

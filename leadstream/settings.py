@@ -158,6 +158,23 @@ class Settings(BaseModel):
         repr=False,
         description="Key of the hashes that stand for lead ids in logs; unset, a new one at each start.",
     )
+    time_zone: str = Field(
+        default="UTC",
+        alias="LEADSTREAM_TIME_ZONE",
+        description="Training: the time zone of the calendar features, carried in the model.",
+    )
+    academic_year_start: str = Field(
+        default="09-01",
+        alias="LEADSTREAM_ACADEMIC_YEAR_START",
+        pattern=r"^\d\d-\d\d$",
+        description="Training: month and day on which the academic year begins, carried in the model.",
+    )
+    season_months: str = Field(
+        default="9,10,11,12,1",
+        alias="LEADSTREAM_SEASON_MONTHS",
+        pattern=r"^\d{1,2}( *, *\d{1,2})*$",
+        description="Training: the months of the application season, carried in the model.",
+    )
     log_level: LogLevel = Field(
         default=LogLevel.INFO, alias="LEADSTREAM_LOG_LEVEL", description="debug, info, warning or error."
     )
@@ -267,5 +284,7 @@ def _mend(error: Any) -> str:
             return "must be a number"
         case "bool_parsing":
             return "must be true or false"
+        case "string_pattern_mismatch":
+            return "must look like its default, for example 09-01 for a day or 9,10,11 for months"
         case _:
             return str(error["msg"])

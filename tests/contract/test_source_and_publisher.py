@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -63,10 +63,10 @@ class KafkaWorld:
     def send(self, *outputs: Output) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})
         for output in outputs:
-            extra = {} if output.timestamp is None else {"timestamp": output.timestamp}
-            producer.produce(
-                output.topic, value=output.value, key=output.key, partition=0, headers=output.headers, **extra
-            )
+            extra: dict[str, Any] = {} if output.timestamp is None else {"timestamp": output.timestamp}
+            if output.headers:
+                extra["headers"] = output.headers
+            producer.produce(output.topic, value=output.value, key=output.key, partition=0, **extra)
         assert producer.flush(10) == 0
 
     def join(self) -> Member:

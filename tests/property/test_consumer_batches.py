@@ -87,8 +87,8 @@ def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessag
     yield rest
 
 
-def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], **options: str) -> list[Outcome]:
-    line = pipeline(slot, LEADS, **options)
+def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True) -> list[Outcome]:
+    line = pipeline(slot, LEADS, LEADSTREAM_COALESCE=str(coalescing))
     return [line.process(batch(*part)) for part in parts if part]
 
 
@@ -110,7 +110,7 @@ common = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 def test_a_change_that_has_no_fate_or_two_would_unbalance_the_books(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int], coalescing: bool
 ) -> None:
-    found = outcomes(slot, split(messages(drawn), sizes), LEADSTREAM_COALESCE=str(coalescing))
+    found = outcomes(slot, split(messages(drawn), sizes), coalescing)
     assert all(outcome.balances() for outcome in found)
     assert sum(outcome.consumed for outcome in found) == sum(kind != "request" for kind, *_ in drawn)
     assert sum(o.requests_answered + o.requests_dead_lettered for o in found) == sum(k == "request" for k, *_ in drawn)
@@ -126,7 +126,7 @@ def test_a_table_of_scores_that_depends_on_where_batches_end_is_a_matter_of_luck
 ) -> None:
     at_once = outcomes(slot, iter([messages(drawn)]))
     in_parts = outcomes(slot, split(messages(drawn), sizes))
-    one_by_one = outcomes(slot, iter([[message] for message in messages(drawn)]), LEADSTREAM_COALESCE="false")
+    one_by_one = outcomes(slot, iter([[message] for message in messages(drawn)]), coalescing=False)
     assert table(at_once) == table(in_parts) == table(one_by_one)
 
 
@@ -135,8 +135,8 @@ def test_a_table_of_scores_that_depends_on_where_batches_end_is_a_matter_of_luck
 def test_without_coalescing_every_output_is_the_same_bytes_in_any_batches(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
 ) -> None:
-    at_once = outcomes(slot, iter([messages(drawn)]), LEADSTREAM_COALESCE="false")
-    in_parts = outcomes(slot, split(messages(drawn), sizes), LEADSTREAM_COALESCE="false")
+    at_once = outcomes(slot, iter([messages(drawn)]), coalescing=False)
+    in_parts = outcomes(slot, split(messages(drawn), sizes), coalescing=False)
     assert [output for outcome in at_once for output in outcome.outputs] == [
         output for outcome in in_parts for output in outcome.outputs
     ]

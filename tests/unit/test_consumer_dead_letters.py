@@ -41,7 +41,8 @@ def test_a_letter_without_these_facts_cannot_be_triaged() -> None:
 
 
 def test_a_letter_that_failed_before_must_not_pile_up_headers_nor_forget_its_replays() -> None:
-    before: Headers = [("trace", b"\x00"), ("dlq.reason", b"OLD"), ("dlq.replays", b"2"), ("__connect.errors.stage", b"OLD")]
+    errors: Headers = [("dlq.reason", b"OLD"), ("dlq.replays", b"2"), ("__connect.errors.stage", b"OLD")]
+    before: Headers = [("trace", b"\x00"), *errors]
     message = FakeMessage(headers_=before)
     letter = dead_letter("dlq", message, poison(), failed_at=0, group_id="g", model_version="1.0.0")
     names = [name for name, _ in letter.headers or []]

@@ -20,6 +20,8 @@ from leadstream.settings import Delivery, effective, load_settings, masked_url, 
         ("LEADSTREAM_DEAD_LETTER_MAX_RATIO", "nan", "must be"),
         ("LEADSTREAM_DEAD_LETTER_MAX_RATIO", "half", "must be a number"),
         ("LEADSTREAM_HTTP_PORT", "70000", "must be 65535 or less"),
+        ("LEADSTREAM_ACADEMIC_YEAR_START", "September", "must look like its default"),
+        ("LEADSTREAM_SEASON_MONTHS", "9-12", "must look like its default"),
         ("LEADSTREAM_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
     ],
 )
