@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -12,35 +11,25 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
-from psycopg import sql
 
 from commands import demo_view
 from commands.demo_books import Counted, calibration, latencies, problems
-from commands.demo_traffic import QUIET, Sender, Subscriber
+from commands.demo_ground import ground
+from commands.demo_traffic import Sender, Subscriber
 from commands.demo_view import Moment, Screen
-from commands.topics import create_missing
-from leadstream.errors import UserError
-from leadstream.kafka import client_config
-from leadstream.settings import KAFKA_PREFIX, Settings, load_settings
-from leadstream.topics import VARIABLES
-from local.broker import Broker, local_broker
-from local.postgres import Postgres, local_postgres
-from local.process import Child, await_ready, failed, free_ports, scratch
+from leadstream.settings import Settings
+from local.process import Child, await_ready, failed, scratch
 from models.registry import ModelRegistry
 from models.train import TrainOptions, train
 from producer.crm import connected, create_schema, fill, training_table
 from producer.simulator import DAY_MS, SimulatedCrm
 
-_PARTITIONS = 3
 _YEAR_DAYS = 365
 _HORIZON_DAYS = 30
 _LEAST_LEADS = 4_000
@@ -81,7 +70,7 @@ def demo(options: Options) -> int:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch("demo"))
         screen.heading("1  The ground")
-        environment, settings = _ground(stack, screen, folder)
+        environment, settings = ground(stack, screen, folder)
         screen.heading("2  A CRM and its model")
         crm, since, now = _crm(screen, settings, options)
         _model(screen, settings, options.seed)
@@ -99,71 +88,6 @@ def demo(options: Options) -> int:
             _keep(screen, consumer)
         screen.console.print()
     return 1 if trouble else 0
-
-
-def _ground(stack: contextlib.ExitStack, screen: Screen, folder: Path) -> tuple[dict[str, str], Settings]:
-    """Broker, Postgres and topics, and the settings that lead there; what was given to us keeps its own data apart."""
-    broker = stack.enter_context(local_broker(say=screen.say))
-    postgres = stack.enter_context(local_postgres(screen.say))
-    ours = {
-        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
-        "DATABASE_URL": stack.enter_context(_database(postgres)),
-        "MODEL_STORE": str(folder / "models"),
-        "LEADSTREAM_DELIVERY": "exactly-once" if broker.transactions else "at-least-once",
-        "LEADSTREAM_HTTP_PORT": str(free_ports(1)[0]),
-        "LEADSTREAM_LOG_FORMAT": "json",
-    }
-    if broker.kind == "given":
-        name = f"leadstream-demo-{secrets.token_hex(4)}"
-        ours |= {variable: f"{name}.{topic}" for variable, topic in VARIABLES.items()} | {"LEADSTREAM_GROUP_ID": name}
-        ours |= {variable: value for variable, value in os.environ.items() if variable.startswith(KAFKA_PREFIX)}
-    settings = load_settings(ours, env_file=None)
-    stack.enter_context(_topics(broker, settings))
-    screen.say(f"Delivery: {settings.delivery.value}")
-    return ours, settings
-
-
-@contextlib.contextmanager
-def _database(postgres: Postgres) -> Iterator[str]:
-    """Where the demo's CRM goes: in a Postgres that somebody else owns, a new database that is dropped afterwards."""
-    if postgres.kind != "given":
-        yield postgres.url
-        return
-    name = f"leadstream_demo_{secrets.token_hex(4)}"
-    try:
-        with psycopg.connect(postgres.url, autocommit=True) as conn:
-            conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    except psycopg.Error as error:
-        raise UserError(
-            f"DATABASE_URL: the demo makes a database of its own there, and cannot: {str(error).strip()}; "
-            "unset DATABASE_URL, and it starts a Postgres instead"
-        ) from None
-    try:
-        yield psycopg.conninfo.make_conninfo(postgres.url, dbname=name)
-    finally:
-        with psycopg.connect(postgres.url, autocommit=True) as conn:
-            conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-
-
-@contextlib.contextmanager
-def _topics(broker: Broker, settings: Settings) -> Iterator[None]:
-    """The topics; on brokers that somebody else owns they go away afterwards."""
-    names: list[str] = list(asdict(settings.topics).values())
-    if broker.kind == "mock":
-        toucher = Producer({"bootstrap.servers": broker.bootstrap}, logger=QUIET)
-        for name in names:  # the mock makes a topic when it is first asked about
-            toucher.list_topics(name, timeout=10)
-    else:
-        create_missing(settings, _PARTITIONS)
-    yield
-    if broker.kind == "given":
-        admin = AdminClient(client_config(settings), logger=QUIET)
-        gone = {**admin.delete_topics(names), **admin.delete_consumer_groups([settings.group_id])}
-        for name, future in gone.items():
-            try:
-                future.result(30)
-            except KafkaException as error:
-                raise UserError(f"{name} could not be removed from the brokers: {error.args[0].str()}") from None
 
 
 def _crm(screen: Screen, settings: Settings, options: Options) -> tuple[SimulatedCrm, int, int]:

@@ -1,5 +1,6 @@
 """What the demo shows, made for 80 columns: steps, the live view (lines where there is no terminal), the report."""
 
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ class Screen:
     """The demo's standard output."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, markup=False, soft_wrap=False)
+        self.console = Console(highlight=False, markup=False, emoji=False)
 
     @property
     def block(self) -> str:
@@ -56,7 +57,8 @@ class Screen:
 
     def say(self, text: object) -> None:
         """A line of this part, wrapped and indented where it is long."""
-        self.show(Text(str(text)))
+        for line in textwrap.wrap(str(text), self.console.width - 2, break_on_hyphens=False):
+            self.console.print(f"  {line}")
 
     def show(self, what: RenderableType) -> None:
         """Anything of this part, indented."""
@@ -91,7 +93,7 @@ class Screen:
             while moment.at - history[0].at > _WINDOW_SECONDS and len(history) > 2:
                 history.popleft()
             if self.console.is_terminal:
-                view.update(Padding(_live(history[0], moment), _INDENT))
+                view.update(Padding(live_view(history[0], moment), _INDENT))
             elif moment.at - told >= LINE_SECONDS:
                 told = moment.at
                 self.say(_line(moment))
@@ -101,7 +103,8 @@ class Screen:
             yield update
 
 
-def _live(before: Moment, now: Moment) -> Group:
+def live_view(before: Moment, now: Moment) -> Group:
+    """How far it is, how fast, and what became of what, with rates since `before`."""
     seconds = max(now.at - before.at, 1e-9)
     answered = now.counted.records
     top = Table.grid(padding=(0, 2))

@@ -51,20 +51,22 @@ def run(settings: Settings) -> None:
         settings.http_host,
         settings.http_port,
         status=status,
-        registry=metrics.registry,
+        exposed=metrics.expose,
         model=lambda: _present(slot),
     )
     stop_on_signals(service, logger)
-    logger.info(
-        "started",
-        version=__version__,
-        group_id=settings.group_id,
-        delivery=settings.delivery.value,
-        http=f"http://{settings.http_host}:{endpoints.port}",
-    )
     try:
-        while not service.stopping:
-            _join(settings, service, metrics, status, logger)
+        # Before the first line of the log: a client that refuses its settings is one sentence.
+        source, publisher = _clients(settings, metrics, status, logger)
+        logger.info(
+            "started",
+            version=__version__,
+            group_id=settings.group_id,
+            delivery=settings.delivery.value,
+            http=f"http://{settings.http_host}:{endpoints.port}",
+        )
+        while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
+            source, publisher = _clients(settings, metrics, status, logger)
     finally:
         endpoints.close()
         if leads:
@@ -84,8 +86,8 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
     )
 
 
-def _join(settings: Settings, service: Service, metrics: Metrics, status: Status, logger: log.Logger) -> None:
-    """One membership of the group: ends when the service stops, or when this process is fenced."""
+def _clients(settings: Settings, metrics: Metrics, status: Status, logger: log.Logger) -> tuple[KafkaSource, Publisher]:
+    """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
 
     def on_rebalance(kind: str, partitions: int) -> None:
         metrics.rebalances.labels(kind).inc()
@@ -102,11 +104,21 @@ def _join(settings: Settings, service: Service, metrics: Metrics, status: Status
         linger_ms=settings.batch_linger_ms,
         on_rebalance=on_rebalance,
     )
-    publisher: Publisher
     if settings.delivery is Delivery.EXACTLY_ONCE:
-        publisher = TransactionalPublisher(producer_config(settings, transactional=True) | client, source)
-    else:
-        publisher = AcknowledgedPublisher(producer_config(settings) | client, source)
+        return source, TransactionalPublisher(producer_config(settings, transactional=True) | client, source)
+    return source, AcknowledgedPublisher(producer_config(settings) | client, source)
+
+
+def _ends(
+    service: Service,
+    source: KafkaSource,
+    publisher: Publisher,
+    *,
+    metrics: Metrics,
+    status: Status,
+    logger: log.Logger,
+) -> bool:
+    """One membership of the group: True once the service was stopped, False where this process was fenced."""
     try:
         service.run(source, publisher)
     except Fenced as fenced:
@@ -116,6 +128,7 @@ def _join(settings: Settings, service: Service, metrics: Metrics, status: Status
         publisher.close()
         source.close()
         status.left()
+    return service.stopping
 
 
 def stop_on_signals(service: Service, logger: log.Logger) -> None:

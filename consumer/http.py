@@ -1,18 +1,25 @@
 """The HTTP endpoints: is it alive, is it ready and what is missing, metrics, and the model in service."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from consumer.status import Status
 from leadstream.errors import SettingsError
 
 JSON = "application/json"
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A probe that hangs up in the middle is no error of ours; anything else is a bug, and is shown.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Endpoints:
@@ -24,7 +31,7 @@ class Endpoints:
         port: int,
         *,
         status: Status,
-        registry: CollectorRegistry,
+        exposed: Callable[[], bytes],
         model: Callable[[], dict[str, Any] | None],
     ) -> None:
         def healthz() -> tuple[int, str, bytes]:
@@ -40,7 +47,7 @@ class Endpoints:
             )
 
         def metrics() -> tuple[int, str, bytes]:
-            return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
+            return 200, CONTENT_TYPE_LATEST, exposed()
 
         def present_model() -> tuple[int, str, bytes]:
             present = model()
@@ -62,7 +69,7 @@ class Endpoints:
                 """Requests are not logged: probes would drown the log."""
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on LEADSTREAM_HTTP_HOST={host}, LEADSTREAM_HTTP_PORT={port}: {error.strerror}; "

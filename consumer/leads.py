@@ -1,5 +1,6 @@
 """Lead state from the CRM's Postgres: one read-only query for a whole batch, one answer for each lead."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, LiteralString, Protocol
@@ -7,8 +8,9 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from leadstream.errors import Transient
+from leadstream.errors import SettingsError, Transient
 
 CONNECT_SECONDS = 3
 STATEMENT_MS = 5_000
@@ -40,7 +42,7 @@ _FIELDS: dict[str, tuple[str, LiteralString]] = {
     ),
     "lead_score": ("lead_score", "p.lead_score::float8"),
     "engagement_score": ("engagement_score", "p.engagement_score::float8"),
-    "touchpoint_count": ("touchpoint_count", "p.touchpoint_count::bigint"),
+    "touchpoint_count": ("touchpoint_count", "p.touchpoint_count::float8"),
     "lifecycle_state": ("lifecycle_state", "p.lifecycle_state::text"),
     "status": ("status", "p.status::text"),
     "source": ("source", "p.source::text"),
@@ -49,13 +51,25 @@ _FIELDS: dict[str, tuple[str, LiteralString]] = {
     "version": ("lead_version", "p.lead_version::bigint"),
 }
 _REQUIRED = ("id", "created_at")
+_INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+_INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
 
 
 class PostgresLeads:
     """Reads `people` by primary key; a column that this CRM does not have is a missing value, not an error."""
 
     def __init__(self, url: str) -> None:
+        """Does not connect yet. Raises SettingsError where the URL cannot be read."""
+        try:
+            own = conninfo_to_dict(url).get("options") or ""
+        except psycopg.ProgrammingError:
+            raise SettingsError(
+                "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
+            ) from None
         self._url = url
+        self._options = (
+            f"{own} -c default_transaction_read_only=on -c statement_timeout={STATEMENT_MS} -c TimeZone=UTC".strip()
+        )
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._query: sql.Composed | None = None
         self._id_type = "text"
@@ -88,9 +102,12 @@ class PostgresLeads:
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is not None:
             return self._connection
-        options = f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_MS} -c TimeZone=UTC"
         connection = psycopg.connect(
-            self._url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=options, application_name="leadstream"
+            self._url,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            options=self._options,
+            application_name="leadstream",
         )
         self._connection = connection
         types = {
@@ -114,9 +131,9 @@ class PostgresLeads:
         """The id as the key column's type; None for an id that no row can have, so it cannot fail its neighbours."""
         if "\0" in lead_id or not _is_text(lead_id):
             return None
-        if self._id_type in ("smallint", "integer", "bigint"):
-            number = int(lead_id) if lead_id.isascii() and lead_id.lstrip("-").isdigit() and len(lead_id) < 20 else None
-            return number if number is not None and abs(number) < 2**63 and str(number) == lead_id else None
+        if bits := _INTEGER_BITS.get(self._id_type):
+            number = int(lead_id) if _INTEGER.fullmatch(lead_id) else None
+            return number if number is not None and abs(number) < 2 ** (bits - 1) else None
         if self._id_type == "uuid":
             try:
                 return UUID(lead_id) if str(UUID(lead_id)) == lead_id else None
@@ -137,7 +154,7 @@ def _query(types: dict[tuple[str, str], str]) -> sql.Composed:
                 continue
         columns.append(sql.SQL(expression) if present else sql.SQL("NULL"))
     kind = types["people", "id"]
-    array = kind if kind in ("smallint", "integer", "bigint", "uuid") else "text"
+    array = kind if kind in {*_INTEGER_BITS, "uuid"} else "text"
     return sql.SQL("SELECT p.id::text, {} FROM people p WHERE p.id = ANY(%s::{}[])").format(
         sql.SQL(", ").join(columns), sql.SQL(array)
     )

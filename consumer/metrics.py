@@ -1,6 +1,9 @@
 """Every metric of the service, with a sentence each. Labels come from enums and settings; a lead id is never one."""
 
+import threading
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import generate_latest
 
 # Otherwise each counter has a twin that tells when it was first counted.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -15,6 +18,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # Held while a batch is counted and while the metrics are read: the books balance in every reading.
+        self.lock = threading.Lock()
         self.consumed = self._counter("changes_consumed", "Lead changes consumed and committed.")
         self.changes = self._counter(
             "changes", "What became of the consumed changes; over all fates this adds up to those consumed.", "fate"
@@ -47,6 +52,11 @@ class Metrics:
         self.model = self._gauge("model_info", "1 for the model in service.", "version", "sha256", "model_used")
         self.model_loads = self._counter("model_loads", "Times a model was loaded, or refused.", "result")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
+
+    def expose(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        with self.lock:
+            return generate_latest(self.registry)
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(f"leadstream_{name}", help_, labels, registry=self.registry)

@@ -100,9 +100,12 @@ class AcknowledgedPublisher:
         self._source = source
         self._producer = _producer(config)
         self._failure: KafkaError | None = None
+        self._ready = False
 
     def open(self) -> None:
-        _cluster_id(self._producer)
+        if not self._ready:
+            _cluster_id(self._producer)
+            self._ready = True
 
     def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
         """End a batch:

@@ -50,6 +50,7 @@ class Service:
         self._backoff = FIRST_BACKOFF_SECONDS
         self._lag_told = 0.0
         self._held: Transient | None = None
+        self._held_batch: Batch | None = None
         self._model: Model | None = None
         self._refused: str | None = None
 
@@ -74,7 +75,8 @@ class Service:
                 self._tell_lag(source)
                 if batch is not None:
                     self._turn(batch, publisher)
-                self._resumed()
+                if batch is not None or not self._owes(source):
+                    self._resumed()
             except Transient as trouble:
                 self._hold(source, batch, trouble)
 
@@ -85,7 +87,8 @@ class Service:
         self._limit.check(outcome.letters)
         processed = self._clock()
         publisher.commit(outcome.outputs, batch)
-        self._account(batch, outcome, processed - started, self._clock() - processed)
+        with self._metrics.lock:
+            self._account(batch, outcome, processed - started, self._clock() - processed)
 
     def _load_model(self) -> None:
         """The model for the next batch: between batches is the only time at which it changes."""
@@ -116,12 +119,18 @@ class Service:
         wake = self._clock() + self._backoff * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret
         self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
         if batch is not None:
+            self._held_batch = batch
             source.rewind(batch)
         while not self._stop.is_set() and (left := wake - self._clock()) > 0:
             self._status.beat()
             source.idle(min(left, POLL_SECONDS))
 
+    def _owes(self, source: Source) -> bool:
+        """Whether a batch is held that has not come back yet: an empty poll does not tell that its trouble is over."""
+        return self._held_batch is not None and not source.assigned().isdisjoint(self._held_batch.next)
+
     def _resumed(self) -> None:
+        self._held_batch = None
         if self._held is not None:
             self._log.info("batch.resumed", dependency=self._held.dependency)
             self._metrics.unavailable.clear()

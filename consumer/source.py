@@ -23,6 +23,7 @@ _MENDS_ITSELF = {
     KafkaError._RESOLVE,
 }
 _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+ASK_SECONDS = 2.0
 
 
 class Source(Protocol):
@@ -62,9 +63,10 @@ class KafkaSource:
         on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
     ) -> None:
         try:
-            self.consumer = Consumer(config)
+            self.consumer = Consumer(config | {"error_cb": self._on_error})
         except KafkaException as error:
             raise config_error(error) from None
+        self._topics = topics
         self._max_records = max_records
         self._linger = linger_ms / 1000
         self._on_rebalance = on_rebalance
@@ -73,6 +75,7 @@ class KafkaSource:
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
+        self._doubt: str | None = None
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, timeout: float) -> Batch | None:
@@ -109,7 +112,9 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                if error.code() not in _MENDS_ITSELF:
+                if error.code() in _NO_TOPIC:
+                    self._doubt = error.str()
+                elif error.code() not in _MENDS_ITSELF:
                     self._trouble = error
             elif (message.topic(), message.partition()) in self._assigned:
                 self._collected.append(message)
@@ -117,12 +122,22 @@ class KafkaSource:
 
     def _tell(self) -> None:
         trouble, self._trouble = self._trouble, None
-        if trouble is None:
-            return
-        if trouble.fatal():
-            raise Fenced(trouble.str())
-        hint = "; `leadstream topics create` makes what is missing" if trouble.code() in _NO_TOPIC else ""
-        raise Transient("brokers", trouble.str() + hint)
+        if trouble is not None:
+            raise (Fenced(trouble.str()) if trouble.fatal() else Transient("brokers", trouble.str()))
+        if self._doubt is not None:
+            self._ask(self._doubt)
+            self._doubt = None
+
+    def _ask(self, doubt: str) -> None:
+        """The client tells of a trouble once and never that it is over: see whether all brokers or a topic are gone."""
+        try:
+            present = self.consumer.list_topics(timeout=ASK_SECONDS).topics
+        except KafkaException as error:
+            raise Transient("brokers", doubt) from error
+        if absent := [topic for topic in self._topics if topic not in present]:
+            raise Transient(
+                "brokers", f"no topic {', '.join(absent)}; `leadstream topics create` makes what is missing"
+            )
 
     def rewind(self, batch: Batch) -> None:
         for (topic, partition), offset in batch.first.items():
@@ -175,6 +190,9 @@ class KafkaSource:
 
     def close(self) -> None:
         self.consumer.close()
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._doubt = error.str()
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned |= {(p.topic, p.partition) for p in partitions}

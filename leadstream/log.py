@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import re
 import secrets
 import sys
+import time
 from collections.abc import Callable
 
 import structlog
@@ -11,6 +13,9 @@ import structlog
 from leadstream.settings import LogFormat, Settings
 
 Logger = structlog.stdlib.BoundLogger
+REPEAT_SECONDS = 30.0
+_NUMBERS = re.compile(r"\d+")
+_OTHER_KIND = "property and will be ignored by this"
 
 
 def configure(settings: Settings) -> None:
@@ -60,6 +65,18 @@ def client_logger() -> logging.Logger:
 
 
 class _Forward(logging.Handler):
+    """Says the same thing, but for the numbers in it, at most every 30 seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
+        detail = record.getMessage()
+        cause, now = _NUMBERS.sub("#", detail), time.monotonic()
+        # Properties are given to consumers and producers alike: that one of them has no use for some is no news.
+        if _OTHER_KIND in detail or now - self._said.get(cause, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return
+        self._said[cause] = now
         # An unreachable broker is retried by the client and told by /readyz: no error of this process.
-        get_logger().log(min(record.levelno, logging.WARNING), "kafka.client", detail=record.getMessage())
+        get_logger().log(min(record.levelno, logging.WARNING), "kafka.client", detail=detail)

@@ -14,7 +14,14 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -108,17 +115,18 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample of /metrics; 0 where there is none."""
-        for family in text_string_to_metric_families(self.get("/metrics")[1].decode()):
-            for sample in family.samples:
-                if sample.name == f"leadstream_{name}" and sample.labels == labels:
-                    return sample.value
-        return 0
+        return self._metrics().get((f"leadstream_{name}", tuple(sorted(labels.items()))), 0)
 
     def books(self) -> dict[str, int]:
-        """The accounting as /metrics has it, which must balance."""
-        books = {fate: int(self.metric("changes_total", fate=fate)) for fate in FATES}
-        assert sum(books.values()) == self.metric("changes_consumed_total"), books
+        """The accounting as one reading of /metrics has it, which must balance."""
+        metrics = self._metrics()
+        books = {fate: int(metrics.get(("leadstream_changes_total", (("fate", fate),)), 0)) for fate in FATES}
+        assert sum(books.values()) == metrics["leadstream_changes_consumed_total", ()], books
         return books
+
+    def _metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        families = text_string_to_metric_families(self.get("/metrics")[1].decode())
+        return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
     def signal(self, sign: signal.Signals) -> None:
         os.kill(self.pid, sign)
@@ -182,10 +190,12 @@ class Stage:
             process.kill()
 
     def send(self, outputs: Iterable[Output]) -> None:
-        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 2})
+        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 20})
         for output in outputs:
-            extra = {} if output.timestamp is None else {"timestamp": output.timestamp}
-            producer.produce(output.topic, value=output.value, key=output.key, headers=output.headers, **extra)
+            extra: dict[str, Any] = {"headers": output.headers} if output.headers else {}
+            if output.timestamp is not None:
+                extra["timestamp"] = output.timestamp
+            producer.produce(output.topic, value=output.value, key=output.key, **extra)
             producer.poll(0)
         assert producer.flush(30) == 0
 
@@ -205,7 +215,9 @@ class Stage:
         """Everything in a topic, from the moment when it has at least `count` records."""
         isolation = "read_committed" if committed else "read_uncommitted"
         config = {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": isolation}
-        consumer = Consumer({**config, "enable.partition.eof": True, "enable.auto.commit": False, "fetch.wait.max.ms": 50})
+        consumer = Consumer(
+            {**config, "enable.partition.eof": True, "enable.auto.commit": False, "fetch.wait.max.ms": 50}
+        )
         partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
         messages: list[Any] = []

@@ -168,6 +168,13 @@ def test_an_erased_lead_is_never_heard_of_again(crm: SimulatedCrm) -> None:
     assert len(erased) > 100
 
 
+def test_a_lead_that_is_erased_sends_its_state_along_for_postgres_may_have_forgotten_it(crm: SimulatedCrm) -> None:
+    delivered = list(crm.deliveries(Shares(thin=0.5, deleted=0.05, tombstone=0.05)))
+    erased = {change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}}
+    assert erased
+    assert not erased & {change.lead_id for change in delivered if change.kind is Kind.THIN}
+
+
 def test_a_score_written_back_bears_the_mark_of_the_loop(crm: SimulatedCrm) -> None:
     loops = [c.record for c in crm.deliveries(Shares(loop=0.1)) if c.kind is Kind.LOOP]
     assert loops

@@ -1,0 +1,64 @@
+"""One CRM in Postgres and one `leadstream run` beside it, shared by the tests that only send and read."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from local.broker import Broker
+from local.postgres import Postgres
+from producer.crm import create_schema
+from tests.integration.running import Running, Stage
+from tests.unit.pipelines import STATE
+
+
+@dataclass(frozen=True, slots=True)
+class Crm:
+    """The demo's tables in a schema of their own; `url` finds them there."""
+
+    url: str
+    connection: psycopg.Connection[Any]
+
+    def add(self, *lead_ids: str, **columns: Any) -> None:
+        """People with the state of tests/unit/pipelines.py, but for these columns."""
+        state = {name: STATE[name] for name in ("lead_score", "engagement_score", "touchpoint_count")}
+        state |= {name: STATE[name] for name in ("lifecycle_state", "status", "source")} | columns
+        names = ", ".join(state)
+        marks = ", ".join(["%s"] * len(state))
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"insert into people (id, created_at, {names}) values (%s, to_timestamp(%s), {marks})",
+                [(lead_id, STATE["created_at"] / 1000, *state.values()) for lead_id in lead_ids],
+            )
+
+
+@pytest.fixture(scope="session")
+def crm(postgres: Postgres) -> Iterator[Crm]:
+    schema = f"crm_{uuid.uuid4().hex[:8]}"
+    url = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{schema}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"create schema {schema}")
+        create_schema(connection)
+        yield Crm(url, connection)
+        connection.execute(f"drop schema {schema} cascade")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running process that nobody ends before the session does: use leads of your own."""
+
+    stage: Stage
+    process: Running
+    crm: Crm
+
+
+@pytest.fixture(scope="session")
+def served(kafka: Broker, crm: Crm, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("served"), model_store)
+    stage.environment["DATABASE_URL"] = crm.url
+    with stage.running() as process:
+        yield Served(stage, process.until_ready(), crm)
+        assert process.stop() == 0

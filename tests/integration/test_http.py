@@ -1,0 +1,54 @@
+"""The HTTP endpoints of a running process."""
+
+import json
+import socket
+import struct
+from urllib.parse import urlsplit
+
+import pytest
+
+from models.registry import ModelRegistry
+from tests.integration.conftest import Served
+from tests.integration.running import until
+
+pytestmark = [pytest.mark.broker, pytest.mark.postgres]
+
+
+def test_a_process_that_works_is_alive_and_ready_and_misses_nothing(served: Served) -> None:
+    assert served.process.get("/healthz") == (200, b'{\n  "alive": true\n}\n')
+    status, body = served.process.get("/readyz")
+    assert (status, json.loads(body)) == (200, {"ready": True, "missing": {}, "warnings": {}})
+    until(lambda: served.process.metric("ready") == 1, "the metric says the same")
+
+
+def test_the_model_in_service_is_the_champion_of_the_store(served: Served) -> None:
+    status, body = served.process.get("/model")
+    model = json.loads(body)
+    manifest = ModelRegistry(served.stage.environment["MODEL_STORE"]).show("1.0.0")
+    assert status == 200
+    assert model["version"] == "1.0.0"
+    assert model["metrics"] == manifest["metrics"]
+    assert model["loaded_since"] > 1_700_000_000_000
+    assert served.process.metric("model_info", **{k: model[k] for k in ("version", "sha256", "model_used")}) == 1
+
+
+def test_every_metric_has_our_prefix_and_a_sentence(served: Served) -> None:
+    lines = served.process.get("/metrics")[1].decode().splitlines()
+    assert all(line.split()[2 if line.startswith("#") else 0].startswith("leadstream_") for line in lines)
+    assert all(len(line.split()) > 4 for line in lines if line.startswith("# HELP"))
+
+
+def test_a_page_that_does_not_exist_is_a_404_that_names_those_that_do(served: Served) -> None:
+    status, body = served.process.get("/nothing")
+    assert status == 404
+    assert json.loads(body)["pages"] == ["/healthz", "/readyz", "/metrics", "/model"]
+
+
+def test_a_probe_that_hangs_up_must_not_leave_a_stack_trace_in_the_log(served: Served) -> None:
+    address = urlsplit(served.process.event("started")["http"])
+    for sent in (b"", b"GET /metrics HTTP/1.0\r\n\r\n"):
+        with socket.create_connection((address.hostname, address.port)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+            probe.sendall(sent)
+    assert served.process.get("/healthz")[0] == 200
+    assert served.process.sentences() == []
