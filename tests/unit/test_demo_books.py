@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands import demo_view
-from commands.demo_books import (
+from commands.demo import view
+from commands.demo.books import (
     Counted,
     Letter,
     Parcel,
@@ -163,15 +163,15 @@ def test_every_table_fits_80_columns_with_large_numbers_and_with_none() -> None:
         console = Console(width=80, record=True, quiet=True)
         facts = calibration(sent, books.predictions)
         recent = latencies(sent, books.predictions, CHANGES)
-        moment = demo_view.Moment(10.0, 20_073, 12_345, numbers, recent)
+        moment = view.Moment(10.0, 20_073, 12_345, numbers, recent)
         for part in (
-            demo_view.live_view(replace(moment, at=8.0, counted=Counted()), moment),
-            demo_view.traffic(sent, books, CHANGES, 10.0),
-            demo_view.calibration(facts, "#"),
-            demo_view.calibration_line(facts),
-            demo_view.dead_letters(books),
-            demo_view.accounting(numbers),
-            demo_view.evidence(sent, books, CHANGES),
+            view.live_view(replace(moment, at=8.0, counted=Counted()), moment),
+            view.traffic(sent, books, CHANGES, 10.0),
+            view.calibration(facts, "#"),
+            view.calibration_line(facts),
+            view.dead_letters(books),
+            view.accounting(numbers),
+            view.evidence(sent, books, CHANGES),
         ):
             needed = console.measure(part).maximum
             if not isinstance(part, str):

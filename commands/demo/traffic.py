@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from commands.demo_books import Letter, Parcel, Place, Prediction, Seen, Sent
+from commands.demo.books import Letter, Parcel, Place, Prediction, Seen, Sent
 from leadstream.errors import UserError
 from leadstream.kafka import consumer_config
 from leadstream.settings import Settings

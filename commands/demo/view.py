@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from commands.demo_books import FATES, Calibration, Counted, Place, Seen, Sent, latencies
+from commands.demo.books import FATES, Calibration, Counted, Place, Seen, Sent, latencies
 from leadstream.errors import Reason
 from models.evaluate import Floats, expected_calibration_error
 from producer.bad import BUILDERS

@@ -29,7 +29,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 if the books balance."""
-    from commands.demo_run import Options, demo
+    from commands.demo.steps import Options, demo
     from leadstream.errors import SettingsError
 
     changes, bad = arguments.changes, arguments.bad or max(_EVERY_REASON, arguments.changes // 100)

@@ -13,8 +13,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from commands.demo_traffic import QUIET
-from commands.demo_view import Screen
+from commands.demo.traffic import QUIET
+from commands.demo.view import Screen
 from commands.topics import create_missing
 from leadstream.errors import UserError
 from leadstream.kafka import client_config

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from commands import demo_view
-from commands.demo_books import Counted, calibration, latencies, problems
-from commands.demo_ground import ground
-from commands.demo_traffic import Sender, Subscriber
-from commands.demo_view import Moment, Screen
+from commands.demo.books import Counted, calibration, latencies, problems
+from commands.demo.ground import ground
+from commands.demo.traffic import Sender, Subscriber
+from commands.demo.view import Moment, Screen
 from leadstream.settings import Settings
 from local.process import Child, await_ready, failed, scratch
 from models.registry import ModelRegistry
@@ -234,21 +233,21 @@ def _get(settings: Settings, page: str) -> str | None:
 def _report(run: Run, counted: Counted, trouble: list[str]) -> None:
     screen, sent, seen = run.screen, run.sender.sent, run.subscriber.seen
     topic = run.settings.topics.lead_changes
-    screen.show(demo_view.traffic(sent, seen, topic, run.sender.ended - run.sender.began))
+    screen.show(view.traffic(sent, seen, topic, run.sender.ended - run.sender.began))
     facts = calibration(sent, seen.predictions)
     screen.heading("5  Calibration: what was published beside the simulator's hidden truth")
-    screen.show(demo_view.calibration(facts, screen.block))
-    screen.say(demo_view.calibration_line(facts))
+    screen.show(view.calibration(facts, screen.block))
+    screen.say(view.calibration_line(facts))
     screen.heading("6  Dead letters, by reason")
-    screen.show(demo_view.dead_letters(seen))
+    screen.show(view.dead_letters(seen))
     screen.heading("7  The books")
-    screen.show(demo_view.accounting(counted))
+    screen.show(view.accounting(counted))
     if trouble:
         screen.say("The books do not balance:")
         for sentence in trouble:
             screen.say(f"- {sentence}")
     else:
-        screen.show(demo_view.evidence(sent, seen, topic))
+        screen.show(view.evidence(sent, seen, topic))
         screen.say("The books balance.")
 
 
