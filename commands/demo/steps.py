@@ -18,6 +18,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from commands.demo import view
 from commands.demo.books import Counted, calibration, latencies, problems
 from commands.demo.ground import ground
 from commands.demo.traffic import Sender, Subscriber
