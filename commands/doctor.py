@@ -100,9 +100,8 @@ def _database(settings: "Settings") -> str:
 
 
 def _model(settings: "Settings") -> str:
-    from models.registry import ModelRegistry
+    from models.registry import open_registry
     from models.slot import ModelSlot
 
-    store = settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
-    model = ModelSlot(ModelRegistry(store)).get()
+    model = ModelSlot(open_registry(settings)).get()
     return f"version {model.version} is the champion and verifies"

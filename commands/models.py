@@ -55,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def list_versions(args: argparse.Namespace) -> int:
     """Print every version with its aliases and metrics, newest first."""
-    from models.artifact import Refused
+    from models.refused import Refused
 
     registry = _registry()
     aliases = registry.aliases()
@@ -93,7 +93,7 @@ def show_version(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from commands.train import metrics_table
-    from models.artifact import Refused
+    from models.refused import Refused
 
     try:
         data, label, importance = manifest["data"], manifest["label"], manifest["features"]["importance"]
@@ -152,7 +152,7 @@ def roll_back(args: argparse.Namespace) -> int:
 
 def verify_version(args: argparse.Namespace) -> int:
     """Check a version; exit code 1 if it may not serve."""
-    from models.artifact import Refused
+    from models.refused import Refused
 
     registry = _registry()
     version = _version(registry, args.version)
@@ -173,10 +173,9 @@ def verify_version(args: argparse.Namespace) -> int:
 
 def _registry() -> "ModelRegistry":
     from leadstream.settings import load_settings
-    from models.registry import ModelRegistry
+    from models.registry import open_registry
 
-    url = load_settings().need("MODEL_STORE", "set it to the folder or fsspec URL where models are kept")
-    return ModelRegistry(url)
+    return open_registry(load_settings())
 
 
 def _version(registry: "ModelRegistry", name: str) -> str:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from features import Specification
+    from features import FeatureSpec, Specification
     from leadstream.settings import Settings
     from producer.importer import Problem
 
 EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
   leadstream train --csv leads.csv --mapping leads.toml --json
+  leadstream train --postgres --features features.toml --allow-leak status
 
 The first version of a store becomes the champion by itself; later ones do with
 --promote, or with `leadstream models promote VERSION`.
@@ -57,6 +58,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
     source.add_argument("--postgres", action="store_true", help="the history of leads in DATABASE_URL")
     parser.add_argument("--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead")
+    parser.add_argument(
+        "--features",
+        metavar="FEATURES.toml",
+        type=Path,
+        help="which of a CRM's own fields become features (with --csv and without it: all that the mapping reads)",
+    )
     parser.add_argument("--oldest", type=share, metavar="X", help="with --csv: only this share of the rows, the oldest")
     parser.add_argument(
         "--horizon",
@@ -66,6 +73,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         f"(with --postgres: {DEFAULT_HORIZON:g})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the forest (0)")
+    parser.add_argument(
+        "--allow-leak",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="use this feature although it seems to tell the outcome; the manifest says so (may be repeated)",
+    )
+    parser.add_argument("--least-leads", type=int, default=1_000, metavar="N", help="refuse fewer leads (1,000)")
+    parser.add_argument(
+        "--least-conversions", type=int, default=120, metavar="N", help="refuse fewer leads that converted (120)"
+    )
     parser.add_argument("--promote", action="store_true", help="make the new version the champion")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(func=run)
@@ -86,10 +104,19 @@ def run(args: argparse.Namespace) -> int:
     horizon = args.horizon if args.csv else args.horizon or DEFAULT_HORIZON
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
-        table, specification, problems = _table(args, settings, horizon)
+        table, specification, origins, problems = _table(args, settings, horizon)
+        options = TrainOptions(
+            horizon_days=horizon,
+            seed=args.seed,
+            specification=specification,
+            least_leads=args.least_leads,
+            least_conversions=args.least_conversions,
+            origins=origins,
+            allow_leaks=tuple(args.allow_leak),
+        )
         trained = train(
             table,
-            TrainOptions(horizon_days=horizon, seed=args.seed, specification=specification),
+            options,
             lambda stage, share: progress.update(task, description=stage, completed=share),
         )
         progress.update(task, description="publishing")
@@ -105,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             "champion": version if first or args.promote else champion,
             "refused": [{"line": problem.line, "problem": problem.what} for problem in problems],
             "data": trained.manifest["data"],
+            "leaks": trained.manifest["leaks"],
             "metrics": trained.manifest["metrics"],
         }
         print(json.dumps(result, indent=2))
@@ -140,6 +168,8 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -
         print(f"line {problem.line} is left out: {problem.what}", file=sys.stderr)
     if len(problems) > PROBLEMS_SHOWN:
         print(f"{len(problems) - PROBLEMS_SHOWN:,} more are left out; --json names them all", file=sys.stderr)
+    for name in manifest["leaks"]["allowed"]:
+        print(f"{name} was allowed although it seems to leak: {manifest['leaks']['found'][name]}", file=sys.stderr)
     data = manifest["data"]
     print(
         f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, {data['base_rate']:.1%} converted, "
@@ -150,8 +180,8 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -
 
 def _table(
     args: argparse.Namespace, settings: "Settings", horizon: float | None
-) -> tuple["pd.DataFrame", "Specification", "list[Problem]"]:
-    """The leads to train on, the features to make of them, and the rows that were refused."""
+) -> tuple["pd.DataFrame", "Specification", dict[str, str], "list[Problem]"]:
+    """The leads to train on, the features to make of them, the columns they come from, and the rows refused."""
     from features import CalendarSettings, specify
 
     month, day = settings.academic_year_start.split("-")
@@ -161,17 +191,39 @@ def _table(
     except SettingsError as error:
         names = "LEADSTREAM_TIME_ZONE, LEADSTREAM_ACADEMIC_YEAR_START, LEADSTREAM_SEASON_MONTHS"
         raise SettingsError(f"{error} ({names})") from None
+    own = _own_fields(args.features) if args.features else ()
     if args.csv:
         from producer.importer import read_table
         from producer.mapping import load_mapping
 
         mapping = load_mapping(args.mapping)
+        origins = mapping.origins()
+        if absent := [spec.name for spec in own if spec.name not in origins]:
+            raise SettingsError(f"{args.features} names {absent[0]}, which {args.mapping} does not read")
         table, problems = read_table(args.csv, mapping, oldest=args.oldest)
-        return table, specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)), problems
+        if args.features:
+            return table, specify(calendar, own=own), origins, problems
+        return table, specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)), origins, problems
     from producer.crm import training_table
 
     database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
-    return training_table(database_url, horizon or DEFAULT_HORIZON), specify(calendar), []
+    return training_table(database_url, horizon or DEFAULT_HORIZON), specify(calendar, own=own), {}, []
+
+
+def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
+    """The own fields that a specification file names; SettingsError in one sentence that names the file."""
+    import tomllib
+
+    from features import own_fields
+
+    try:
+        return own_fields(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _progress() -> "Progress":

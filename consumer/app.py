@@ -103,6 +103,7 @@ def _clients(settings: Settings, metrics: Metrics, status: Status, logger: log.L
         max_records=settings.batch_max_records,
         linger_ms=settings.batch_linger_ms,
         on_rebalance=on_rebalance,
+        on_absent=status.absent,
     )
     if settings.delivery is Delivery.EXACTLY_ONCE:
         return source, TransactionalPublisher(producer_config(settings, transactional=True) | client, source)

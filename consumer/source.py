@@ -61,6 +61,7 @@ class KafkaSource:
         max_records: int,
         linger_ms: int,
         on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
+        on_absent: Callable[[list[str]], None] = lambda _topics: None,
     ) -> None:
         try:
             self.consumer = Consumer(config | {"error_cb": self._on_error})
@@ -70,12 +71,14 @@ class KafkaSource:
         self._max_records = max_records
         self._linger = linger_ms / 1000
         self._on_rebalance = on_rebalance
+        self._on_absent = on_absent
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
         self._doubt: str | None = None
+        self._ask_at = 0.0
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, timeout: float) -> Batch | None:
@@ -124,20 +127,23 @@ class KafkaSource:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise (Fenced(trouble.str()) if trouble.fatal() else Transient("brokers", trouble.str()))
-        if self._doubt is not None:
+        if self._doubt is not None and time.monotonic() >= self._ask_at:
             self._ask(self._doubt)
-            self._doubt = None
 
     def _ask(self, doubt: str) -> None:
-        """The client tells of a trouble once and never that it is over: see whether all brokers or a topic are gone."""
+        """The client tells of a trouble once and never that it is over: see whether the brokers and topics are there.
+
+        Absent topics do not hold back those that are there. Raises Transient where no broker answers.
+        """
         try:
             present = self.consumer.list_topics(timeout=ASK_SECONDS).topics
         except KafkaException as error:
             raise Transient("brokers", doubt) from error
-        if absent := [topic for topic in self._topics if topic not in present]:
-            raise Transient(
-                "brokers", f"no topic {', '.join(absent)}; `leadstream topics create` makes what is missing"
-            )
+        absent = [topic for topic in self._topics if topic not in present]
+        self._on_absent(absent)
+        self._ask_at = time.monotonic() + ASK_SECONDS
+        if not absent:
+            self._doubt = None
 
     def rewind(self, batch: Batch) -> None:
         for (topic, partition), offset in batch.first.items():

@@ -16,6 +16,7 @@ class Status:
         self._beat = clock()
         self._assigned = 0
         self._joined = False
+        self._absent: list[str] = []
         self._troubles: dict[str, str] = {}
         self._warnings: dict[str, str] = {}
 
@@ -36,6 +37,11 @@ class Status:
         """The process is not a member of its group, or not any more."""
         with self._lock:
             self._assigned, self._joined = 0, False
+
+    def absent(self, topics: list[str]) -> None:
+        """The subscribed topics that the brokers do not have; what is in the others goes on."""
+        with self._lock:
+            self._absent = topics
 
     def trouble(self, dependency: str, detail: str) -> None:
         """A dependency holds the loop back."""
@@ -63,6 +69,8 @@ class Status:
         """What keeps the process from being ready, by name; empty where it is ready."""
         with self._lock:
             missing = dict(self._troubles)
+            if self._absent:
+                missing["topics"] = f"no {', '.join(self._absent)}; `leadstream topics create` makes what is missing"
             if not self._joined:
                 missing.setdefault("assignment", "has not joined its consumer group yet")
             return missing

@@ -2,6 +2,7 @@
 
 from features.columns import MISSING, STATE_FIELDS, UNKNOWN, Columns, columns_of
 from features.fitted import FeatureMatrix, FittedFeatures
+from features.own import own_fields
 from features.spec import FORMULAS, CalendarSettings, FeatureSpec, Specification, specify
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "FittedFeatures",
     "Specification",
     "columns_of",
+    "own_fields",
     "specify",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.calendar import DAY, Calendar, calendar_fields, calendar_of
 from features.columns import FIRST, MISSING, UNKNOWN, Columns, Floats, as_codes, as_numbers, column, vocabulary_of
 from features.distribution import Distribution, distribution_of, is_unusual, percentile
-from features.spec import CATEGORY, LAST_MOMENT, NUMBER, Specification
+from features.spec import CATEGORY, LAST_MOMENT, MEDIAN, NUMBER, FeatureSpec, Specification
 from leadstream.errors import UserError
 
 Flags = NDArray[np.bool_]
@@ -27,8 +27,8 @@ class FeatureMatrix:
     """The features of n leads.
 
     `values` is float64 (n, k), finite, one column for each of `names`. `coverage` (n,) is the share of the
-    specification's inputs that were present and valid, `imputed` names the numbers of a row that were not and got the
-    training median, and `unusual` (n,) is the share of the present inputs that lie outside of what training saw.
+    specification's inputs that were present and valid, `imputed` names the numbers of a row that were not and got what
+    stands in for them, and `unusual` (n,) is the share of the present inputs that lie outside of what training saw.
     `failed` maps a row to one sentence; that row holds zeros and must not be used.
     """
 
@@ -94,7 +94,7 @@ class FittedFeatures:
         inputs = _read(columns, as_of, self.specification)
         n = len(inputs.alive)
         numbers = self.specification.of_kind(NUMBER)
-        filled = {s.name: np.where(inputs.valid[s.name], inputs.numbers[s.name], self._median(s.name)) for s in numbers}
+        filled = {s.name: np.where(inputs.valid[s.name], inputs.numbers[s.name], self._stand_in(s)) for s in numbers}
         codes = {
             spec.name: as_codes(column(columns, spec.name, n), self.vocabularies[spec.name])
             for spec in self.specification.of_kind(CATEGORY)
@@ -122,8 +122,8 @@ class FittedFeatures:
             coverage[dead] = unusual[dead] = 0.0
         return FeatureMatrix(values, self.specification.outputs, coverage, imputed, unusual, inputs.failed)
 
-    def _median(self, name: str) -> float:
-        return self.distributions[name].median
+    def _stand_in(self, spec: FeatureSpec) -> float:
+        return self.distributions[spec.name].median if spec.imputation == MEDIAN else float(spec.imputation)
 
     def _compute(self, inputs: _Inputs, filled: Mapping[str, Floats], codes: Mapping[str, Floats]) -> dict[str, Floats]:
         """Every output by name; the formulas in words are `features.spec.FORMULAS`."""

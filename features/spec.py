@@ -13,6 +13,7 @@ LARGEST_NUMBER = 1e15
 LAST_MOMENT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z in milliseconds
 
 MOMENT, NUMBER, CATEGORY = "moment", "number", "category"
+MEDIAN = "median"
 OPTIONAL = ("score_cubed", "days_squared")
 
 # As inputs these would leak the label or feed the model its own output; the last four are personal and never read.
@@ -33,6 +34,7 @@ class FeatureSpec:
     """One input: its name in the lead state, its kind, the range that counts as valid, and what replaces it.
 
     `kind` is "moment" (milliseconds UTC), "number" or "category"; for a category the range is its length in characters.
+    `imputation` of a number is "median" (of training) or the number itself as text.
     """
 
     name: str
@@ -159,12 +161,14 @@ def specify(
     numbers: tuple[str, ...] = (),
     categories: tuple[str, ...] = (),
     optional: tuple[str, ...] = OPTIONAL,
+    own: tuple[FeatureSpec, ...] = (),
 ) -> Specification:
     """The standard specification, with a CRM's own fields (`numbers`, `categories`: names in the maps of LeadState).
 
-    `optional` names the optional outputs to compute. Raises SettingsError for a name that cannot be an input.
+    `own` are further ones as `own_fields` reads them from a file; `optional` names the optional outputs to compute.
+    Raises SettingsError for a name that cannot be an input.
     """
-    for name in (*numbers, *categories):
+    for name in (*numbers, *categories, *(spec.name.partition(".")[2] for spec in own)):
         if not name or len(name) > LONGEST_CATEGORY or not name.isprintable():
             raise SettingsError(f"{name!r} cannot name a field: use 1 to {LONGEST_CATEGORY} printable characters")
         if name.strip().casefold() in FORBIDDEN:
@@ -172,8 +176,9 @@ def specify(
     if unknown := set(optional) - set(OPTIONAL):
         raise SettingsError(f"not an optional feature: {', '.join(sorted(unknown))}; there are {', '.join(OPTIONAL)}")
     own = (
-        *(FeatureSpec(f"numbers.{n}", NUMBER, -LARGEST_NUMBER, LARGEST_NUMBER, "median", "own field") for n in numbers),
+        *(FeatureSpec(f"numbers.{n}", NUMBER, -LARGEST_NUMBER, LARGEST_NUMBER, MEDIAN, "own field") for n in numbers),
         *(FeatureSpec(f"categories.{n}", CATEGORY, 1, LONGEST_CATEGORY, "missing", "own field") for n in categories),
+        *own,
     )
     outputs = (
         *(name for name in FORMULAS if name not in OPTIONAL or name in optional),

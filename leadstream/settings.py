@@ -70,6 +70,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Unsigned(StrEnum):
+    """Whether a model without a signature may serve."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class Settings(BaseModel):
     """The effective settings; the descriptions are what `leadstream config` and the docs show."""
 
@@ -92,6 +99,23 @@ class Settings(BaseModel):
     )
     model_store: str | None = Field(
         default=None, alias="MODEL_STORE", description="Where models are kept: a folder or any fsspec URL."
+    )
+    model_signing_key: str | None = Field(
+        default=None,
+        alias="LEADSTREAM_MODEL_SIGNING_KEY",
+        description="Training: the private key (Ed25519, PEM) that signs models; unset, "
+        "~/.config/leadstream/model-key.pem, which the first `leadstream train` makes.",
+    )
+    model_verify_keys: str | None = Field(
+        default=None,
+        alias="LEADSTREAM_MODEL_VERIFY_KEYS",
+        description="The public keys whose models may serve: files, separated by commas; unset, "
+        "the signing key's file name with .pub.",
+    )
+    model_unsigned: Unsigned = Field(
+        default=Unsigned.REFUSE,
+        alias="LEADSTREAM_MODEL_UNSIGNED",
+        description="Whether a model without a signature may serve: allow or refuse.",
     )
     group_id: str = Field(
         default="leadstream", alias="LEADSTREAM_GROUP_ID", min_length=1, description="The consumer group."

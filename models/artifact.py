@@ -1,24 +1,26 @@
 """A model as bytes, and the checks that stand between those bytes and service.
 
-Before a byte is unpickled, because unpickling runs what the file says: size, sha256, and the libraries it was made
-with. After it: the features are those of this code, and the golden rows come out the same to the bit.
+Before anything is made of them: size, sha256, the Python and scikit-learn they were made with, and the types they hold
+(models/pickles.py reads them as data, models/allowed.py makes only what is allowed). After it: the parts fit each
+other, the features are those of this code, and the golden rows come out the same to the bit. The signature is checked
+before all of this, where the manifest is read (models/registry.py).
 """
 
 import hashlib
 import io
-import pickle
 import platform
-import warnings
-import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 
 import leadstream
-from features import columns_of
-from leadstream.errors import UserError
+from features import FittedFeatures, columns_of
+from models import allowed, pickles
+from models.refused import Refused
+from models.venn_abers import VennAbers
 
 if TYPE_CHECKING:
     from models.scorer import Model
@@ -30,14 +32,12 @@ KEYS = (
     *("features", "calibrator", "threshold", "grades", "explain_base"),
 )
 _GOLDEN = ("raw", "probability", "low", "high")
-_UNREADABLE = (
-    *(pickle.UnpicklingError, zlib.error, EOFError, ImportError),
-    *(AttributeError, IndexError, KeyError, TypeError, ValueError),
-)
-
-
-class Refused(UserError):
-    """A version that may not serve; the text says which check it failed."""
+# Bounds on what scoring allocates by: features, and nodes of all trees times features.
+_MOST_FEATURES = 4096
+_MOST_CONTRIBUTIONS = 100_000_000
+_MOST_GOLDEN_ROWS = 1000
+# What numbers and parts of a wrong kind raise, wherever they first matter.
+_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 def dump(artifact: Mapping[str, Any]) -> bytes:
@@ -72,18 +72,29 @@ def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
     try:
         check_bytes(payload, manifest)
         check_libraries(manifest)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"its manifest cannot be understood ({error})") from error
+    except _WRONG as error:
+        raise Refused(f"its manifest cannot be understood ({type(error).__name__}: {error})") from error
     try:
-        artifact = _unpickle(payload)
-        if missing := [key for key in KEYS if key not in artifact]:
-            raise Refused(f"its artifact lacks {', '.join(missing)}")
+        artifact = unpack(payload)
+        check_parts(artifact)
         check_features(artifact, manifest)
         model = Model(artifact, manifest)
         check_golden_rows(model)
-    except _UNREADABLE as error:
-        raise Refused(f"its artifact cannot be read ({type(error).__name__}: {error})") from error
+    except _WRONG as error:
+        raise Refused(f"its artifact cannot be used ({type(error).__name__}: {error})") from error
     return model
+
+
+def unpack(payload: bytes) -> dict[str, Any]:
+    """The dictionary in a joblib file, made of allowed types only; raises Refused for any other content."""
+    data, names = pickles.read(payload)
+    try:
+        artifact = allowed.build(data, names)
+    except _WRONG as error:
+        raise Refused(f"its artifact cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(artifact, dict):
+        raise Refused(f"its artifact is a {type(artifact).__name__}, not a dictionary")
+    return artifact
 
 
 def check_bytes(payload: bytes, manifest: Mapping[str, Any]) -> None:
@@ -97,10 +108,48 @@ def check_bytes(payload: bytes, manifest: Mapping[str, Any]) -> None:
 
 
 def check_libraries(manifest: Mapping[str, Any]) -> None:
-    """scikit-learn must be of the same minor version: its pickles are not made to be read by another."""
-    trained, here = manifest["libraries"]["scikit-learn"], library_versions()["scikit-learn"]
-    if trained.split(".")[:2] != here.split(".")[:2]:
-        raise Refused(f"it was trained with scikit-learn {trained}, here is {here}: train again, or install {trained}")
+    """Python and scikit-learn must be of the same minor version: neither promises that another reads its pickles."""
+    here = library_versions()
+    for name in ("python", "scikit-learn"):
+        trained = manifest["libraries"][name]
+        if trained.split(".")[:2] != here[name].split(".")[:2]:
+            raise Refused(
+                f"it was trained with {name} {trained}, here is {here[name]}: train again, or install {trained}"
+            )
+
+
+def check_parts(artifact: Mapping[str, Any]) -> None:
+    """All parts are there, of their kind, of sizes that fit each other and that scoring can allocate by."""
+    if missing := [key for key in KEYS if key not in artifact]:
+        raise Refused(f"its artifact lacks {', '.join(missing)}")
+    features, scaler, selector, calibrator = (
+        artifact[key] for key in ("features", "scaler", "feature_selector", "calibrator")
+    )
+    if not isinstance(features, FittedFeatures):
+        raise Refused("its artifact's features are of another kind")
+    outputs = features.specification.outputs
+    k = len(outputs)
+    if max(k, len(features.specification.inputs)) > _MOST_FEATURES or artifact["feature_names"] != list(outputs):
+        raise Refused("its artifact's feature names are not those of its specification")
+    if not all(isinstance(cut, float) for cut in (artifact["threshold"], *artifact["grades"].values())):
+        raise Refused("its artifact's threshold and grades are no numbers")
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [(features.calendar.starts, features.calendar.offsets)]
+    pairs += [(distribution.grid, distribution.ranks) for distribution in features.distributions.values()]
+    if isinstance(calibrator, VennAbers):
+        pairs += [(calibrator.p0, calibrator.p1), (calibrator.p0[1:], calibrator.scores)]
+    if any(one.ndim != 1 or one.shape != other.shape for one, other in pairs):
+        raise Refused("its artifact's tables are not whole")
+    for numbers in (scaler.mean_, scaler.scale_, selector.scores_):
+        if not isinstance(numbers, np.ndarray) or numbers.shape != (k,) or numbers.dtype != np.float64:
+            raise Refused(f"its artifact's scaler and selector are not made for its {k} features")
+    if type(selector.k) is not int and selector.k != "all":
+        raise Refused("its artifact's selector does not say how many features it takes")
+    selected = int(selector.get_support().sum())
+    trees = [estimator.tree_ for estimator in artifact["model"].estimators_]
+    if any(tree.n_features != selected for tree in trees):
+        raise Refused(f"its artifact's trees are not made for the {selected} features that were selected")
+    if sum(tree.node_count for tree in trees) * max(selected, 1) > _MOST_CONTRIBUTIONS:
+        raise Refused("its artifact's forest is too large")
 
 
 def check_features(artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -117,6 +166,8 @@ def check_features(artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> 
 def check_golden_rows(model: "Model") -> None:
     """The manifest's golden rows must come out the same to the bit."""
     golden = model.manifest["golden"]
+    if not isinstance(golden, list) or not 0 < len(golden) <= _MOST_GOLDEN_ROWS:
+        raise Refused(f"its manifest must have 1 to {_MOST_GOLDEN_ROWS:,} golden rows")
     as_of = np.array([row["as_of"] for row in golden], dtype=np.int64)
     scores = model.score(columns_of([row["state"] for row in golden]), as_of)
     for name in _GOLDEN:
@@ -135,15 +186,3 @@ def golden_rows(model: "Model", states: list[dict[str, Any]], as_of: list[int]) 
         {"state": state, "as_of": moment, **{name: said[name][i] for name in _GOLDEN}}
         for i, (state, moment) in enumerate(zip(states, as_of, strict=True))
     ]
-
-
-def _unpickle(payload: bytes) -> dict[str, Any]:
-    from sklearn.exceptions import InconsistentVersionWarning  # noqa: PLC0415  # see library_versions
-
-    with warnings.catch_warnings():
-        # A patch release apart is allowed; the golden rows decide.
-        warnings.simplefilter("ignore", InconsistentVersionWarning)
-        artifact = joblib.load(io.BytesIO(payload))
-    if not isinstance(artifact, dict):
-        raise Refused(f"its artifact is a {type(artifact).__name__}, not a dictionary")
-    return artifact

@@ -1,6 +1,7 @@
 """The versions of a model and the aliases that point to them, in a folder or at any fsspec URL.
 
     versions/<semver>/model.joblib     the artifact, written first
+    versions/<semver>/manifest.sig     the signature of the manifest's bytes, where the registry has a key
     versions/<semver>/manifest.json    written last: a version without one does not exist
     aliases/<alias>.json               the version in service, and those before it
     aliases/log/<alias>-<ms>-<id>.json one object for each move, never changed
@@ -17,9 +18,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from leadstream.errors import UserError
+from leadstream.settings import Settings
 from models import artifact
-from models.artifact import FILE, Refused
-from models.store import Store
+from models.artifact import FILE
+from models.pickles import MOST_PACKED
+from models.refused import Refused
+from models.signing import NOBODY, Trust, trust_of
+from models.store import DOCUMENT, Store
 
 if TYPE_CHECKING:
     from models.scorer import Model
@@ -42,27 +47,48 @@ class Alias:
     moved_at: int
 
 
+def open_registry(settings: Settings, *, signs: bool = False) -> "ModelRegistry":
+    """The registry at MODEL_STORE with the keys of the settings, the private one only where this process `signs`.
+
+    Raises SettingsError where one of them cannot be read.
+    """
+    url = settings.need("MODEL_STORE", "name the folder or fsspec URL where `leadstream train` keeps models")
+    return ModelRegistry(url, trust_of(settings, signs=signs))
+
+
 class ModelRegistry:
     """Publishes, finds and verifies versions. Raises Transient("model store") where the store does not answer.
 
+    `trust` says what is signed with and whose signatures count: without it nothing is published and nothing verifies.
     `clock_ms` is the wall clock that moves are dated by.
     """
 
-    def __init__(self, store_url: str, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        store_url: str,
+        trust: Trust = NOBODY,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self.url = store_url
+        self._trust = trust
         self._store = Store(store_url)
         self._clock_ms = clock_ms
 
     def publish(self, trained: "Trained") -> str:
         """Write a trained model as the next minor version and return that version; the aliases stay where they are.
 
-        Raises Refused, with nothing written, if the model does not pass its own checks after a round trip.
+        Raises Refused, with nothing written, if the model does not pass its own checks after a round trip, and
+        UserError if it must be signed and there is no key.
         """
+        self._trust.require_key()
         payload = artifact.dump(trained.artifact)
         manifest = {**trained.manifest, "version": FIRST_VERSION, "artifact": artifact.describe(payload)}
         artifact.load(payload, manifest)
         version = self._claim(payload)
-        self._store.replace(f"versions/{version}/manifest.json", _json({**manifest, "version": version}))
+        signed = _json({**manifest, "version": version})
+        if signature := self._trust.sign(signed):
+            self._store.replace(f"versions/{version}/manifest.sig", signature)
+        self._store.replace(f"versions/{version}/manifest.json", signed)
         return version
 
     def versions(self) -> list[str]:
@@ -70,27 +96,53 @@ class ModelRegistry:
         return [v for v in self._claimed() if "manifest.json" in self._store.names(f"versions/{v}")]
 
     def show(self, version: str) -> dict[str, Any]:
-        """The manifest of a version; raises UserError if there is no such version, Refused if it cannot be read."""
-        raw = self._store.read(f"versions/{version}/manifest.json") if _SEMVER.fullmatch(version) else None
-        if raw is None:
-            there = ", ".join(self.versions()) or "none yet"
-            raise UserError(f"there is no model version {version} in {self.url}; there are: {there}")
-        try:
-            manifest = json.loads(raw)
-        except ValueError as error:
-            raise Refused(f"model version {version}: its manifest is not JSON ({error})") from error
-        if not isinstance(manifest, dict) or manifest.get("version") != version:
-            raise Refused(f"model version {version}: its manifest is not that of this version")
-        return manifest
+        """The manifest of a version; raises UserError if there is no such version, Refused if it cannot be read.
+
+        Whether it is signed is not asked here.
+        """
+        return self._manifest(version)[1]
+
+    def signed_by(self, version: str) -> str | None:
+        """The id of the trusted key that signed a version's manifest, None where it is unsigned and may be.
+
+        Raises Refused where it may not serve for its signature.
+        """
+        return self._signed_by(version, self._manifest(version)[0])
 
     def verify(self, version: str) -> "Model":
-        """The model of a version after every check of models/artifact.py; raises Refused with the one that failed."""
-        manifest = self.show(version)
-        payload = self._store.read(f"versions/{version}/{FILE}")
+        """The model of a version after its signature and every check of models/artifact.py.
+
+        Raises Refused with the check that failed.
+        """
+        signed, manifest = self._manifest(version)
+        self._signed_by(version, signed)
+        payload = self._store.read(f"versions/{version}/{FILE}", MOST_PACKED)
         if payload is None:
             raise Refused(f"model version {version}: its artifact is missing")
         try:
             return artifact.load(payload, manifest)
+        except Refused as refused:
+            raise Refused(f"model version {version}: {refused}") from refused
+
+    def _manifest(self, version: str) -> tuple[bytes, dict[str, Any]]:
+        """The manifest's bytes, which are what is signed, and what they say."""
+        raw = self._store.read(f"versions/{version}/manifest.json") if _SEMVER.fullmatch(version) else None
+        if raw is None:
+            there = ", ".join(self.versions()) or "none yet"
+            raise UserError(f"there is no model version {version} in {self.url}; there are: {there}")
+        if len(raw) > DOCUMENT:
+            raise Refused(f"model version {version}: its manifest has more than {DOCUMENT:,} bytes")
+        try:
+            manifest = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"model version {version}: its manifest is not JSON ({error})") from error
+        if not isinstance(manifest, dict) or manifest.get("version") != version:
+            raise Refused(f"model version {version}: its manifest is not that of this version")
+        return raw, manifest
+
+    def _signed_by(self, version: str, signed: bytes) -> str | None:
+        try:
+            return self._trust.check(signed, self._store.read(f"versions/{version}/manifest.sig"))
         except Refused as refused:
             raise Refused(f"model version {version}: {refused}") from refused
 
@@ -102,7 +154,7 @@ class ModelRegistry:
         try:
             found = json.loads(raw)
             return Alias(str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(
                 f"the alias {name} in {self.url} cannot be read ({error}); promote a version again"
             ) from error

@@ -10,6 +10,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from leadstream.errors import SettingsError, Transient
 
+# The most that a manifest, a signature or an alias may take.
+DOCUMENT = 4 * 2**20
+
 
 class Store:
     """Small objects under a root, named by paths with `/`.
@@ -27,11 +30,11 @@ class Store:
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
-    def read(self, path: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+    def read(self, path: str, at_most: int = DOCUMENT) -> bytes | None:
+        """The object's bytes, or None where there is none; of a larger object only the first `at_most` + 1."""
         with self._answering():
             try:
-                return bytes(self._fs.cat_file(self._at(path)))
+                return bytes(self._fs.cat_file(self._at(path), start=0, end=at_most + 1))
             except FileNotFoundError:
                 return None
 

@@ -24,8 +24,8 @@ class Part:
     facts: dict[str, Any]
 
 
-def checked(table: pd.DataFrame, least_rows: int, least_conversions: int) -> pd.DataFrame:
-    """The table in a fixed order; UserError if it cannot be trained on."""
+def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd.DataFrame:
+    """The table in a fixed order; UserError if it cannot be trained on. A lead counts once, as does its conversion."""
     needed = ("lead_id", "as_of", "created_at", "converted")
     if missing := [name for name in needed if name not in table.columns]:
         raise UserError(f"the training table lacks {', '.join(missing)}")
@@ -39,11 +39,11 @@ def checked(table: pd.DataFrame, least_rows: int, least_conversions: int) -> pd.
     ).sort_values(["as_of", "lead_id"], kind="stable", ignore_index=True)
     if not table["as_of"].between(0, LAST_MOMENT).all():
         raise UserError("the training table has rows whose as_of is outside the years 1970 to 9999")
-    rows, conversions = len(table), int(table["converted"].sum())
-    if rows < least_rows or conversions < least_conversions:
+    leads, conversions = int(table["lead_id"].nunique()), int(table["lead_id"][table["converted"]].nunique())
+    if leads < least_leads or conversions < least_conversions:
         raise UserError(
-            f"too little to train on: {rows} rows with {conversions} conversions; "
-            f"at least {least_rows} rows with {least_conversions} conversions are needed"
+            f"too little to train on: {leads:,} leads, of whom {conversions:,} converted; "
+            f"at least {least_leads:,} leads and {least_conversions:,} conversions are needed"
         )
     return table
 

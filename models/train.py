@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
-from models import evaluate
+from models import evaluate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.scorer import Model
 from models.table import Part, checked, facts_of, iso, parts
@@ -54,14 +54,17 @@ class TrainOptions:
     """What a training run may be told.
 
     `horizon_days`, how long a lead had to convert, or None where the labels come without one, and `created_at` (ms UTC)
-    are only written down: the labels are in the table.
+    are only written down: the labels are in the table. `origins` says for an input which column it was read from,
+    `allow_leaks` names inputs that are used although they seem to leak.
     """
 
     horizon_days: float | None = 60
     seed: int = 0
     specification: Specification = field(default_factory=specify)
-    least_rows: int = 200
-    least_conversions: int = 20
+    least_leads: int = 1_000
+    least_conversions: int = 120
+    origins: Mapping[str, str] = field(default_factory=dict)
+    allow_leaks: tuple[str, ...] = ()
     created_at: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
@@ -89,11 +92,15 @@ def train(
     """Train on rows of (lead_id, as_of in ms UTC, LeadState fields, converted); the same table gives the same artifact.
 
     `progress` is told each stage and the share of the work done before it. Raises UserError where the table is too
-    small or lacks a class in some part, and where calibrating costs more than 0.01 of ROC-AUC.
+    small or lacks a class in some part, where an input seems to leak the outcome, and where calibrating costs more than
+    0.01 of ROC-AUC.
     """
     options = options or TrainOptions()
-    progress("splitting in time", 0.0)
-    table = checked(table, options.least_rows, options.least_conversions)
+    progress("looking for leaks", 0.0)
+    table = checked(table, options.least_leads, options.least_conversions)
+    found = leaks.audit(table, options.specification, options.origins)
+    leaks.refuse(found, options.allow_leaks, options.specification)
+    progress("splitting in time", 0.04)
     judged, used = parts(table, JUDGED), parts(table, USED)
 
     progress(f"growing {TREES} trees on the oldest {JUDGED['train']:.0%}", 0.05)
@@ -111,6 +118,7 @@ def train(
         "used": {name: part.facts for name, part in used.items()},
     }
     manifest = _manifest(artifact, fitted, facts, options)
+    manifest["leaks"] = {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))}
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(used["train"], options.seed))
     progress("done", 1.0)

@@ -125,6 +125,12 @@ class LeadMapping:
                 fields.append(self.outcome.decided_at)
         return columns | {field.column: field.key for field in fields if field.column is not None}
 
+    def origins(self) -> dict[str, str]:
+        """The column of every input of a model, by the input's name there (own fields: `numbers.X`, `categories.X`)."""
+        own = {f"numbers.{name}": field for name, field in self.numbers.items()}
+        own |= {f"categories.{name}": field for name, field in self.categories.items()}
+        return {name: field.column for name, field in {**self.fields, **own}.items() if field.column is not None}
+
 
 class _Wrong(Exception):  # never leaves this module
     def __init__(self, key: str, what: str) -> None:

@@ -218,7 +218,8 @@ class Stage:
         consumer = Consumer(
             {**config, "enable.partition.eof": True, "enable.auto.commit": False, "fetch.wait.max.ms": 50}
         )
-        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+        # A broker may answer for a moment as if a topic just made were none.
+        partitions = until(lambda: consumer.list_topics(topic, timeout=30).topics[topic].partitions, topic)
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
         messages: list[Any] = []
         unread = set(partitions)
@@ -249,13 +250,13 @@ class Stage:
     def letters(self, count: int) -> list[Message]:
         return self.read(self.topics.dead_letters, count)
 
-    def committed(self) -> int:
-        """How many records of the changes topic the group has committed."""
+    def committed(self, topic: str) -> int:
+        """How many records of a topic the group has committed."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         group = ConsumerGroupTopicPartitions(self.environment["LEADSTREAM_GROUP_ID"])
         [future] = admin.list_consumer_group_offsets([group]).values()
         partitions = future.result(30).topic_partitions or []
-        return sum(p.offset for p in partitions if p.topic == self.topics.lead_changes and p.offset > 0)
+        return sum(p.offset for p in partitions if p.topic == topic and p.offset > 0)
 
 
 def headers_of(letter: Message) -> dict[str, str]:

@@ -179,7 +179,7 @@ def test_the_first_bad_record_of_a_quiet_topic_is_a_letter_and_too_many_in_a_row
         "leadstream: 6 records in a row are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5; "
         "their batch was not committed: mend the cause or raise the limit"
     ]
-    assert stage.committed() == 2
+    assert stage.committed(stage.topics.lead_changes) == 2
     assert len(stage.letters(1)) == 1
     assert len(stage.predictions(1)) == 1
 
@@ -193,5 +193,5 @@ def test_a_share_of_dead_letters_over_the_limit_ends_the_process_before_anything
         assert process.exit_code() == 3
     [sentence] = process.sentences()
     assert "40 of the last 70 records are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_RATIO=0.5" in sentence
-    assert stage.committed() == 0
+    assert stage.committed(stage.topics.lead_changes) == 0
     assert stage.letters(0) == []

@@ -3,12 +3,14 @@
 import json
 import pickle
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from features import FORMULAS, STATE_FIELDS, CalendarSettings, specify
+from features import FORMULAS, STATE_FIELDS, CalendarSettings, Columns, FittedFeatures, own_fields, specify
 from features.spec import CATEGORY, FORBIDDEN, MOMENT, OPTIONAL, FeatureSpec
 from leadstream.errors import SettingsError
 
@@ -162,3 +164,46 @@ def test_the_page_lists_the_calendar_with_its_defaults_and_the_refused_names() -
     shown = {name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in defaults.items()}
     assert {name: value for name, value, _ in _rows("Calendar")} == shown
     assert set(FORBIDDEN) <= set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
+
+
+def test_a_specification_file_gives_own_fields_their_range_and_what_stands_in_for_them() -> None:
+    document = tomllib.loads("""
+        [[feature]]
+        name = "visits"
+        type = "number"
+        range = [0, 100]
+        imputation = 7
+        [[feature]]
+        name = "country"
+        type = "category"
+    """)
+    specification = specify(own=own_fields(document))
+    assert specification.outputs[-3:] == ("numbers.visits", "categories.country", "numbers.visits_missing")
+    columns: Columns = {"created_at": [0, 0, 0], "numbers": [{"visits": 50}, {"visits": 101}, {}]}
+    matrix = FittedFeatures.fit(columns, np.zeros(3, dtype=np.int64), specification).transform(
+        columns, np.zeros(3, dtype=np.int64)
+    )
+    assert matrix.values[:, matrix.names.index("numbers.visits")].tolist() == [50, 7, 7]
+    assert [("numbers.visits" in row) for row in matrix.imputed] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "list of tables"),
+        ("feature = 1", "list of tables"),
+        ("[other]\n[[feature]]\nname = 'x'\ntype = 'number'", "nothing else"),
+        ("[[feature]]\ntype = 'number'", "feature 1: name is missing"),
+        ("[[feature]]\nname = 'x'", r"feature 1 \(x\): type must be"),
+        ("[[feature]]\nname = 'x'\ntype = 'number'\nrnage = [0, 1]", "rnage is not known"),
+        ("[[feature]]\nname = 'x'\ntype = 'category'\nrange = [0, 1]", "range is not known"),
+        ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [1, 1]", "low below high"),
+        ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [0, nan]", "low below high"),
+        ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [0, 1]\nimputation = 2", "a number in its range"),
+        ("[[feature]]\nname = 'x'\ntype = 'category'\nimputation = 'x'", "imputation of a category"),
+        ("[[feature]]\nname = 'email'\ntype = 'category'", "personal"),
+    ],
+)
+def test_a_mistake_in_a_specification_file_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        specify(own=own_fields(tomllib.loads(text)))

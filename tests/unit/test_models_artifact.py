@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from models import artifact
-from models.artifact import Refused
+from models.refused import Refused
 from tests.trained import trained
 
 

@@ -62,7 +62,8 @@ def export(tmp_path: Path) -> tuple[str, ...]:
     with (tmp_path / "leads.csv").open("a") as file:
         file.write("bad row\n")
     (tmp_path / "map.toml").write_text(MAPPING)
-    return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml")
+    few = ("--least-leads", "200", "--least-conversions", "20")
+    return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml"), *few
 
 
 def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
@@ -92,6 +93,25 @@ def test_what_train_prints_as_json_a_program_can_read(
     assert printed["data"]["rows"] == 320
     assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
     assert ModelRegistry(store).show("1.0.0")["label"]["horizon_days"] == 30
+
+
+def test_only_the_own_fields_of_the_specification_file_become_features(
+    store: str, export: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = '[lead.numbers]\nscore = "lead_score"\nengaged = "engagement_score"\n'
+    (tmp_path / "map.toml").write_text(MAPPING.replace("[outcome]", f"{own}[outcome]"))
+    file = tmp_path / "features.toml"
+    file.write_text('[[feature]]\nname = "engaged"\ntype = "number"\nrange = [0, 100]\n')
+    assert call(*export, "--features", str(file), "--json") == 0
+    names = ModelRegistry(store).show("1.0.0")["features"]["names"]
+    assert "numbers.engaged" in names
+    assert "numbers.score" not in names
+    file.write_text('[[feature]]\nname = "visits"\ntype = "number"\n')
+    with pytest.raises(SettingsError, match=r"features.toml names numbers.visits, which .*map.toml does not read"):
+        call(*export, "--features", str(file))
+    file.write_text("[[feature]]\n")
+    with pytest.raises(SettingsError, match=r"features.toml: feature 1: name is missing"):
+        call(*export, "--features", str(file))
 
 
 @pytest.mark.parametrize(

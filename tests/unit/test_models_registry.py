@@ -8,8 +8,8 @@ import fsspec
 import pytest
 
 from leadstream.errors import SettingsError, Transient, UserError
-from models.artifact import Refused
 from models.registry import ModelRegistry
+from models.refused import Refused
 from models.store import Store
 from tests.trained import trained
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import Transient, UserError
-from models.artifact import Refused
 from models.registry import Alias, ModelRegistry
+from models.refused import Refused
 from models.scorer import Model
 from models.slot import ModelSlot
 from models.store import Store

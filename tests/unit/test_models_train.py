@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from models.train import TrainOptions, train
 
 DAY = 86_400_000
 START = 1_700_000_000_000
-OPTIONS = TrainOptions(created_at=START)
+OPTIONS = TrainOptions(created_at=START, least_leads=200, least_conversions=20)
 
 
 def leads(rows: int = 900, seed: int = 0, rate: float = 0.3) -> pd.DataFrame:
@@ -44,7 +45,7 @@ def test_the_same_table_in_another_row_order_gives_the_same_bytes() -> None:
 
 def test_another_seed_gives_another_forest() -> None:
     table = leads(400)
-    first, second = (train(table, TrainOptions(seed=seed, created_at=START)) for seed in (0, 1))
+    first, second = (train(table, replace(OPTIONS, seed=seed)) for seed in (0, 1))
     assert artifact.dump(first.artifact) != artifact.dump(second.artifact)
 
 
@@ -112,8 +113,9 @@ def test_leads_that_live_through_all_time_are_kept_rather_than_leaving_a_part_em
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        (leads(150), "at least 200 rows"),
-        (leads(400).assign(converted=[True] * 19 + [False] * 381), "at least 200 rows with 20 conversions"),
+        (leads(150), "150 leads, of whom .* converted; at least 200 leads and 20 conversions"),
+        (leads(400).assign(converted=[True] * 19 + [False] * 381), "400 leads, of whom 19 converted"),
+        (leads(400).assign(lead_id="the same"), "1 leads, of whom 1 converted"),
         (leads(400).assign(converted=[True] * 100 + [False] * 300), "the calibration part, 80 rows .* no conversion"),
         (leads(400).assign(converted=True), "has no lead that did not convert"),
         (leads(400).drop(columns=["as_of", "converted"]), "lacks as_of, converted"),
@@ -128,6 +130,11 @@ def test_a_table_that_cannot_be_trained_on_is_one_sentence_not_a_stack_trace(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         train(table, OPTIONS)
+
+
+def test_by_default_a_thousand_leads_and_a_hundred_and_twenty_conversions_are_the_least() -> None:
+    with pytest.raises(UserError, match="at least 1,000 leads and 120 conversions are needed"):
+        train(leads(999), TrainOptions())
 
 
 def test_rows_that_could_not_be_scored_are_not_trained_on_either() -> None:
@@ -145,7 +152,7 @@ def test_a_calibrator_that_costs_ranking_is_refused() -> None:
     table["converted"] = table["lead_score"] > 70
     table.loc[middle, "converted"] = np.random.default_rng(0).random(600) < 0.02
     with pytest.raises(UserError, match="the calibration was refused: it lowers ROC-AUC"):
-        train(table, OPTIONS)
+        train(table, replace(OPTIONS, allow_leaks=("lead_score",)))
 
 
 def test_the_own_fields_of_a_crm_become_features_where_the_specification_names_them() -> None:
@@ -154,7 +161,7 @@ def test_the_own_fields_of_a_crm_become_features_where_the_specification_names_t
     visits = rng.uniform(0, 1, 900)
     table["numbers"] = [{"visits": float(v)} for v in visits]
     table["converted"] = rng.random(900) < visits
-    trained = train(table, TrainOptions(created_at=START, specification=specify(numbers=("visits",))))
+    trained = train(table, replace(OPTIONS, specification=specify(numbers=("visits",))))
     assert max(trained.manifest["features"]["importance"].items(), key=lambda item: item[1])[0] == "numbers.visits"
     assert trained.manifest["metrics"]["calibrated"]["roc_auc"] > 0.75
 
