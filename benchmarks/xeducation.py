@@ -32,7 +32,8 @@ from leadstream.topics import VARIABLES, Topics
 from local.broker import local_broker
 from local.process import Child, scratch
 from models.evaluate import expected_calibration_error
-from models.registry import ModelRegistry
+from models.registry import open_registry
+from models.signing import make_key
 from models.train import train
 from producer.importer import read_table
 from producer.mapping import load_mapping
@@ -88,9 +89,10 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
             raise UserError(f"this needs a broker with transactions: {broker.limits}")
         say(f"training on the older {len(older):,} leads")
         store = folder / "store"
-        registry = ModelRegistry(str(store))
-        registry.promote(registry.publish(train(older)))
         environ = _environ(broker.bootstrap, store)
+        make_key(Path(environ["LEADSTREAM_MODEL_SIGNING_KEY"]))
+        registry = open_registry(load_settings(environ, env_file=None), signs=True)
+        registry.promote(registry.publish(train(older)))
         _leadstream(environ, folder, "topics", "create")
         service = Child([*LEADSTREAM, "run"], folder, folder / "run.log", environ=environ, ending=signal.SIGTERM)
         try:
@@ -127,6 +129,7 @@ def _environ(bootstrap: str, store: Path) -> dict[str, str]:
         **topics,
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "MODEL_STORE": str(store),
+        "LEADSTREAM_MODEL_SIGNING_KEY": str(store.with_name("model-key.pem")),
         "LEADSTREAM_GROUP_ID": f"bench-{own}",
         "LEADSTREAM_HTTP_PORT": "0",
     }

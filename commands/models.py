@@ -1,7 +1,9 @@
-"""`leadstream models`: list, show, promote, roll back and verify the versions in the model store."""
+"""`leadstream models`: list, show, promote, roll back, verify and import versions, and make the key that signs them."""
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadstream.errors import UserError
@@ -15,6 +17,8 @@ EPILOG = """examples:
   leadstream models promote 1.2.0
   leadstream models rollback
   leadstream models verify 1.2.0
+  leadstream models keygen
+  leadstream models import-legacy advanced_ml_random_forest_20250101_120000.joblib
 """
 
 
@@ -22,7 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb `models` with its own verbs."""
     parser = subparsers.add_parser(
         "models",
-        help="list, show, promote, roll back and verify models",
+        help="list, show, promote, roll back, verify and import models",
         description="The versions in MODEL_STORE and the alias that says which one serves.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,6 +50,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     promote = add("promote", "let a version serve, after it verified", "promote 1.2.0", promote_version)
     rollback = add("rollback", "let the version before the present one serve again", "rollback", roll_back)
     verify = add("verify", "check a version as a consumer does before it serves", "verify 1.2.0", verify_version)
+    add("keygen", "make a key that signs models, and its public half", "keygen", make_key_pair)
+    legacy = add(
+        "import-legacy",
+        "say what an artifact of the audited pipeline lacks, and publish it if it can be served honestly",
+        "import-legacy advanced_ml_random_forest_20250101_120000.joblib",
+        import_legacy,
+    )
+    legacy.add_argument("file", metavar="FILE.joblib", type=Path, help="the artifact; it is read as data, never run")
+    legacy.add_argument("--dry-run", action="store_true", help="only say so, and publish nothing")
     for verb in (show, verify):
         verb.add_argument("version", nargs="?", default="champion", help="a version, or an alias (champion)")
     promote.add_argument("version", help="a version")
@@ -65,9 +78,11 @@ def list_versions(args: argparse.Namespace) -> int:
         row: dict[str, Any] = {"version": version, "aliases": names}
         try:
             manifest = registry.show(version)
-            judged = manifest["metrics"]["calibrated"]
-            row |= {"created_at": manifest["created_at"], "rows": manifest["data"]["rows"]}
-            row |= {name: judged[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
+            row["created_at"] = manifest["created_at"]
+            if "legacy" not in manifest:
+                judged = manifest["metrics"]["calibrated"]
+                row["rows"] = manifest["data"]["rows"]
+                row |= {name: judged[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
         except Refused as refused:
             row["refused"] = str(refused)
         except (KeyError, TypeError):
@@ -85,7 +100,8 @@ def list_versions(args: argparse.Namespace) -> int:
 def show_version(args: argparse.Namespace) -> int:
     """Print a version's manifest, in short or as JSON."""
     registry = _registry()
-    manifest = registry.show(_version(registry, args.version))
+    version = _version(registry, args.version)
+    manifest = registry.show(version)
     if args.json:
         _print_json(manifest)
         return 0
@@ -96,22 +112,22 @@ def show_version(args: argparse.Namespace) -> int:
     from models.refused import Refused
 
     try:
-        data, label, importance = manifest["data"], manifest["label"], manifest["features"]["importance"]
+        importance = manifest["features"]["importance"]
         facts = {
             "version": f"{manifest['version']} ({manifest['name']}), made {manifest['created_at'][:19]}",
             "sha256": manifest["artifact"]["sha256"],
+            "signed": _signed(registry, version),
             "size": f"{manifest['artifact']['size']:,} bytes",
             "recipe": "\n".join(manifest["recipe"]["steps"]) + f"\nseed {manifest['recipe']['seed']}",
-            "label": label["definition"],
-            "data": f"{data['rows']:,} rows, {data['leads']:,} leads, {data['base_rate']:.1%} converted",
-            "window": f"{data['from'][:10]} to {data['to'][:10]}",
+            "label": manifest["label"]["definition"],
+            **(_legacy_facts(manifest["legacy"]) if "legacy" in manifest else _data_facts(manifest["data"])),
             "calibration": f"{manifest['calibration']['method']}, {manifest['calibration']['points']:,} leads",
             "threshold": f"{manifest['threshold']['value']:.4f}, {manifest['threshold']['policy']}",
             "grades": ", ".join(f"{grade} from {cut:.4f}" for grade, cut in manifest["grades"]["cuts"].items()),
             "strongest": ", ".join(sorted(importance, key=lambda name: -importance[name])[:6]),
             "libraries": ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items()),
         }
-        metrics = metrics_table(manifest)
+        metrics = "" if "legacy" in manifest else metrics_table(manifest)
     except (KeyError, TypeError) as error:
         raise Refused(f"model version {args.version}: its manifest cannot be understood ({error})") from error
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -124,6 +140,27 @@ def show_version(args: argparse.Namespace) -> int:
     console.print()
     console.print(metrics)
     return 0
+
+
+def _data_facts(data: dict[str, Any]) -> dict[str, str]:
+    return {
+        "data": f"{data['rows']:,} rows, {data['leads']:,} leads, {data['base_rate']:.1%} converted",
+        "window": f"{data['from'][:10]} to {data['to'][:10]}",
+    }
+
+
+def _legacy_facts(legacy: dict[str, Any]) -> dict[str, str]:
+    return {"lacks": "\n".join(legacy["lacks"]), "assumed": "\n".join(legacy["assumed"])}
+
+
+def _signed(registry: "ModelRegistry", version: str) -> str:
+    from models.refused import Refused
+
+    try:
+        key = registry.signed_by(version)
+    except Refused as refused:
+        return str(refused)
+    return f"by the key {key}" if key else "no, and LEADSTREAM_MODEL_UNSIGNED allows that"
 
 
 def promote_version(args: argparse.Namespace) -> int:
@@ -163,11 +200,61 @@ def verify_version(args: argparse.Namespace) -> int:
             raise
         _print_json({"version": version, "ok": False, "refused": str(refused)})
         return 1
-    golden = len(model.manifest["golden"])
+    golden, key = len(model.manifest["golden"]), registry.signed_by(version)
     if args.json:
-        _print_json({"version": version, "ok": True, "sha256": model.sha256, "golden_rows": golden})
+        facts = {"version": version, "ok": True, "sha256": model.sha256, "signed_by": key, "golden_rows": golden}
+        _print_json(facts)
     else:
-        print(f"Version {version} verifies: size, sha256, libraries, features and {golden} golden rows.")
+        print(f"Version {version} verifies: {f'signed by the key {key}' if key else 'unsigned, as is allowed here'};")
+        print(f"size, sha256, libraries, types, features and {golden} golden rows are right.")
+    return 0
+
+
+def make_key_pair(args: argparse.Namespace) -> int:
+    """Make a key pair where the settings say that models are signed with it."""
+    from leadstream.settings import load_settings
+    from models.signing import PUBLIC, key_path, make_key
+
+    path = key_path(load_settings())
+    name = make_key(path)
+    if args.json:
+        _print_json({"key": name, "private": str(path), "public": f"{path}{PUBLIC}"})
+    else:
+        print(f"Key {name}: {path} signs, and stays with whoever trains; {path}{PUBLIC} goes to every consumer.")
+    return 0
+
+
+def import_legacy(args: argparse.Namespace) -> int:
+    """Say what an audited artifact lacks and what is assumed; publish it if nothing stands in the way."""
+    import time
+
+    from commands.train import calendar_of
+    from leadstream.settings import load_settings
+    from models.legacy import inspect
+    from models.registry import open_registry
+
+    settings = load_settings()
+    try:
+        payload = args.file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{args.file} cannot be read ({error.strerror})") from error
+    found = inspect(payload, calendar_of(settings), time.time_ns() // 1_000_000)
+    version = None
+    if found.trained and not args.dry_run:
+        registry = open_registry(settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr))
+        version = registry.publish(found.trained)
+    if args.json:
+        facts = {"features": found.features, "lacks": found.lacks, "assumed": found.assumed}
+        _print_json({"version": version, **facts, "obstacles": found.obstacles})
+        return 1 if found.obstacles else 0
+    for title, sentences in (("It lacks", found.lacks), ("Assumed", found.assumed)):
+        print(f"{title}:", *sentences, sep="\n- ")
+    if found.obstacles:
+        raise UserError(f"it cannot be served honestly: {'; '.join(found.obstacles)}")
+    if version:
+        print(f"Published as version {version}. To serve it: leadstream models promote {version}")
+    else:
+        print("It can be served as it is assumed; without --dry-run it is published.")
     return 0
 
 
@@ -204,8 +291,9 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
         if "refused" in row:
             table.add_row(row["version"], aliases, "cannot be read")
             continue
-        numbers = (f"{row[name]:.3f}" for name in ("base_rate", "roc_auc", "brier", "ece"))
-        table.add_row(row["version"], aliases, row["created_at"][:10], f"{row['rows']:,}", *numbers)
+        numbers = (f"{row[name]:.3f}" if name in row else "-" for name in ("base_rate", "roc_auc", "brier", "ece"))
+        rows_ = f"{row['rows']:,}" if "rows" in row else "-"
+        table.add_row(row["version"], aliases, row["created_at"][:10], rows_, *numbers)
     Console().print(table)
 
 

@@ -17,8 +17,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(_arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    from consumer import app
     from leadstream.settings import load_settings
 
-    app.run(load_settings())
+    # Before the imports that take seconds: a wrong setting is told at once.
+    settings = load_settings()
+    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    from consumer import app
+
+    app.run(settings)
     return 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from features import FeatureSpec, Specification
+    from features import CalendarSettings, FeatureSpec, Specification
     from leadstream.settings import Settings
     from producer.importer import Problem
 
@@ -28,6 +28,9 @@ The first version of a store becomes the champion by itself; later ones do with
 """
 DEFAULT_HORIZON = 60.0
 PROBLEMS_SHOWN = 10
+# As in models.candidates and models.calibrate, which bring scikit-learn: a second that --help must not take.
+_RECIPES = ("audited", "forest", "boosting")
+_CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
 # Metric -> what it is called in the table.
 SHOWN = {
     "roc_auc": "ROC-AUC",
@@ -72,7 +75,32 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="a lead converted if it applied within this many days after the moment of prediction "
         f"(with --postgres: {DEFAULT_HORIZON:g})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the forest (0)")
+    parser.add_argument(
+        "--recipe",
+        choices=(*_RECIPES, "best"),
+        default="best",
+        help="what to train: the audited forest, the same without class weights, gradient boosting, or the one that "
+        "loses least in time-ordered folds (best)",
+    )
+    parser.add_argument(
+        "--calibrator",
+        choices=(*_CALIBRATORS, "best"),
+        default="best",
+        help="how scores become probabilities; best is the one that loses least on later leads",
+    )
+    parser.add_argument(
+        "--threshold-policy",
+        metavar="POLICY",
+        default="f1",
+        help="when `prediction` is true: f1 (largest F1), capacity:0.1 (the top tenth of leads) or cost:5 "
+        "(a missed lead costs five wasted calls)",
+    )
+    parser.add_argument(
+        "--grade-cuts",
+        metavar="A,B,C",
+        help="the probabilities from which on a lead is an A, a B, a C (else by shares of leads: 10, 20 and 30 %%)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trees (0)")
     parser.add_argument(
         "--allow-leak",
         action="append",
@@ -92,15 +120,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Train, publish, promote if asked to or if there is no champion, and print what came of it."""
     from leadstream.settings import load_settings
-    from models.registry import CHAMPION, ModelRegistry
+    from models.decide import cuts_of, policy_of
+    from models.registry import CHAMPION, open_registry
     from models.train import TrainOptions, train
 
     if args.csv and not args.mapping:
         raise SettingsError("--csv needs --mapping: a TOML file that says which column is which field")
     if args.postgres and (args.mapping or args.oldest is not None):
         raise SettingsError("--mapping and --oldest go with --csv")
+    policy = policy_of(args.threshold_policy)
+    cuts = cuts_of(args.grade_cuts) if args.grade_cuts else None
     settings = load_settings()
-    registry = ModelRegistry(settings.need("MODEL_STORE", "set it to the folder or fsspec URL where models are kept"))
+    registry = open_registry(settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr))
     horizon = args.horizon if args.csv else args.horizon or DEFAULT_HORIZON
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
@@ -113,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
             least_conversions=args.least_conversions,
             origins=origins,
             allow_leaks=tuple(args.allow_leak),
+            recipe=args.recipe,
+            calibrator=args.calibrator,
+            policy=policy,
+            grades=cuts,
         )
         trained = train(
             table,
@@ -133,6 +168,9 @@ def run(args: argparse.Namespace) -> int:
             "refused": [{"line": problem.line, "problem": problem.what} for problem in problems],
             "data": trained.manifest["data"],
             "leaks": trained.manifest["leaks"],
+            "recipe": trained.manifest["recipe"]["name"],
+            "log_loss_of_recipes": trained.manifest["candidates"]["log_loss"],
+            "calibrator": trained.manifest["calibration"]["name"],
             "metrics": trained.manifest["metrics"],
         }
         print(json.dumps(result, indent=2))
@@ -175,22 +213,34 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -
         f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, {data['base_rate']:.1%} converted, "
         f"{data['from'][:10]} to {data['to'][:10]}."
     )
+    losses = manifest["candidates"]["log_loss"]
+    if len(losses) > 1:
+        shown = ", ".join(f"{name} {'-' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
+        print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {shown}.")
+    print(f"Calibrator {manifest['calibration']['name']}: {manifest['calibration']['method']}.")
     Console().print(metrics_table(manifest))
+
+
+def calendar_of(settings: "Settings") -> "CalendarSettings":
+    """The calendar of the settings; SettingsError that names them where it does not exist."""
+    from features import CalendarSettings
+
+    month, day = settings.academic_year_start.split("-")
+    season = tuple(int(number) for number in settings.season_months.split(","))
+    try:
+        return CalendarSettings(settings.time_zone, int(month), int(day), season)
+    except SettingsError as error:
+        names = "LEADSTREAM_TIME_ZONE, LEADSTREAM_ACADEMIC_YEAR_START, LEADSTREAM_SEASON_MONTHS"
+        raise SettingsError(f"{error} ({names})") from None
 
 
 def _table(
     args: argparse.Namespace, settings: "Settings", horizon: float | None
 ) -> tuple["pd.DataFrame", "Specification", dict[str, str], "list[Problem]"]:
     """The leads to train on, the features to make of them, the columns they come from, and the rows refused."""
-    from features import CalendarSettings, specify
+    from features import specify
 
-    month, day = settings.academic_year_start.split("-")
-    season = tuple(int(number) for number in settings.season_months.split(","))
-    try:
-        calendar = CalendarSettings(settings.time_zone, int(month), int(day), season)
-    except SettingsError as error:
-        names = "LEADSTREAM_TIME_ZONE, LEADSTREAM_ACADEMIC_YEAR_START, LEADSTREAM_SEASON_MONTHS"
-        raise SettingsError(f"{error} ({names})") from None
+    calendar = calendar_of(settings)
     own = _own_fields(args.features) if args.features else ()
     if args.csv:
         from producer.importer import read_table

@@ -18,7 +18,7 @@ from leadstream import __version__, log
 from leadstream.errors import Fenced
 from leadstream.kafka import consumer_config, producer_config
 from leadstream.settings import Delivery, Settings, unknown_variables
-from models.registry import ModelRegistry
+from models.registry import open_registry
 from models.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
@@ -28,14 +28,12 @@ SHUTDOWN_SECONDS = 25.0
 
 def run(settings: Settings) -> None:
     """Run the consumer. Returns when stopped by SIGTERM or SIGINT; raises UserError where a person must act."""
-    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
-    store = settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():
         logger.warning("settings.unknown", detail=sentence)
     metrics, status = Metrics(), Status()
-    slot = ModelSlot(ModelRegistry(store))
+    slot = ModelSlot(open_registry(settings))
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     leads = PostgresLeads(settings.database_url) if settings.database_url else None
     service = Service(

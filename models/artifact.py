@@ -34,10 +34,11 @@ KEYS = (
 _GOLDEN = ("raw", "probability", "low", "high")
 # Bounds on what scoring allocates by: features, and nodes of all trees times features.
 _MOST_FEATURES = 4096
+_MOST_NODES = 5_000_000
 _MOST_CONTRIBUTIONS = 100_000_000
 _MOST_GOLDEN_ROWS = 1000
 # What numbers and parts of a wrong kind raise, wherever they first matter.
-_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 def dump(artifact: Mapping[str, Any]) -> bytes:
@@ -72,7 +73,7 @@ def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
     try:
         check_bytes(payload, manifest)
         check_libraries(manifest)
-    except _WRONG as error:
+    except WRONG as error:
         raise Refused(f"its manifest cannot be understood ({type(error).__name__}: {error})") from error
     try:
         artifact = unpack(payload)
@@ -80,7 +81,7 @@ def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
         check_features(artifact, manifest)
         model = Model(artifact, manifest)
         check_golden_rows(model)
-    except _WRONG as error:
+    except WRONG as error:
         raise Refused(f"its artifact cannot be used ({type(error).__name__}: {error})") from error
     return model
 
@@ -90,7 +91,7 @@ def unpack(payload: bytes) -> dict[str, Any]:
     data, names = pickles.read(payload)
     try:
         artifact = allowed.build(data, names)
-    except _WRONG as error:
+    except WRONG as error:
         raise Refused(f"its artifact cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(artifact, dict):
         raise Refused(f"its artifact is a {type(artifact).__name__}, not a dictionary")
@@ -135,8 +136,10 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
         raise Refused("its artifact's threshold and grades are no numbers")
     pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [(features.calendar.starts, features.calendar.offsets)]
     pairs += [(distribution.grid, distribution.ranks) for distribution in features.distributions.values()]
-    if isinstance(calibrator, VennAbers):
-        pairs += [(calibrator.p0, calibrator.p1), (calibrator.p0[1:], calibrator.scores)]
+    steps = getattr(calibrator, "intervals", calibrator)
+    if not isinstance(steps, VennAbers):
+        raise Refused("its artifact's calibrator is of another kind")
+    pairs += [(steps.p0, steps.p1), (steps.p0[1:], steps.scores)]
     if any(one.ndim != 1 or one.shape != other.shape for one, other in pairs):
         raise Refused("its artifact's tables are not whole")
     for numbers in (scaler.mean_, scaler.scale_, selector.scores_):
@@ -144,12 +147,21 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
             raise Refused(f"its artifact's scaler and selector are not made for its {k} features")
     if type(selector.k) is not int and selector.k != "all":
         raise Refused("its artifact's selector does not say how many features it takes")
-    selected = int(selector.get_support().sum())
-    trees = [estimator.tree_ for estimator in artifact["model"].estimators_]
-    if any(tree.n_features != selected for tree in trees):
-        raise Refused(f"its artifact's trees are not made for the {selected} features that were selected")
-    if sum(tree.node_count for tree in trees) * max(selected, 1) > _MOST_CONTRIBUTIONS:
+    _check_forest(artifact["model"], int(selector.get_support().sum()))
+
+
+def _check_forest(model: Any, k: int) -> None:
+    """Every walk over k features ends in a leaf, and the tables that scoring makes of the trees are not too large."""
+    from models.forest import Forest, pack  # noqa: PLC0415  # see library_versions
+
+    # A file may name one tree many times: counted before the trees are put together.
+    trees = [] if isinstance(model, Forest) else [estimator.tree_ for estimator in model.estimators_]
+    if sum(tree.node_count for tree in trees) > _MOST_NODES:
         raise Refused("its artifact's forest is too large")
+    forest = pack(model)
+    if len(forest.value) * k > _MOST_CONTRIBUTIONS:
+        raise Refused("its artifact's forest is too large")
+    forest.check(k)
 
 
 def check_features(artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ Metrics = dict[str, float | None]
 ECE_BINS = 15
 LIFT_SHARE = 0.1
 # A probability of exactly 0 or 1 that turns out wrong would cost infinitely much.
-_EDGE = 1e-6
+EDGE = 1e-6
 
 
 def legacy_sigmoid(raw: Floats) -> Floats:
@@ -31,7 +31,7 @@ def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
     return {
         "roc_auc": float(roc_auc_score(labels, probability)),
         "pr_auc": float(average_precision_score(labels, probability)),
-        "log_loss": float(log_loss(labels, np.clip(probability, _EDGE, 1 - _EDGE))),
+        "log_loss": float(log_loss(labels, np.clip(probability, EDGE, 1 - EDGE))),
         "brier": float(brier_score_loss(labels, probability)),
         "ece": expected_calibration_error(probability, labels),
         "calibration_slope": slope,
@@ -104,7 +104,7 @@ def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None,
     Source: D. R. Cox, "Two further applications of a model for binary regression", Biometrika 45 (1958). Both are None
     where the fit does not converge.
     """
-    clipped = np.clip(probability, _EDGE, 1 - _EDGE)
+    clipped = np.clip(probability, EDGE, 1 - EDGE)
     design = np.stack([np.ones(len(labels)), np.log(clipped / (1 - clipped))], axis=1)
     weights = np.array([0.0, 1.0])
     for _ in range(50):
@@ -113,7 +113,15 @@ def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None,
         if np.linalg.cond(curvature) > 1e12:
             return None, None
         step = np.linalg.solve(curvature, design.T @ (labels - fitted))
+        # A full step may overshoot from far away; the loss is convex, so a shorter one lowers it.
+        while np.abs(step).max() >= 1e-9 and _loss(design @ (weights + step), labels) > _loss(design @ weights, labels):
+            step = step / 2
         weights = weights + step
         if np.abs(step).max() < 1e-9:
             return float(weights[0]), float(weights[1])
     return None, None
+
+
+def _loss(score: Floats, labels: Labels) -> float:
+    """Log loss, in all, of log-odds (n,)."""
+    return float(np.logaddexp(0.0, np.where(labels, -score, score)).sum())

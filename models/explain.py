@@ -5,12 +5,17 @@ change is put to the feature that was split on. Over all trees the changes and t
 add up to the raw score. They depend on the leaf alone, so they are worked out once for each leaf and only added up
 later.
 
+Boosting adds log-odds, so there the path gives shares in log-odds. They are turned into probability points by one
+factor for a lead, the slope of the chord from the base value to its score: each feature keeps its part of the way, and
+the points add up to the score.
+
 Source: A. Saabas, "Interpreting random forests" (2014); treeinterpreter computes the same numbers path by path.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from models.forest import Floats, Forest, Ints
 
@@ -22,12 +27,14 @@ _CHUNK = 512
 class Contributions:
     """`base` is the score before any feature is known; `table` (leaves, k) the sum of changes on the way to each leaf.
 
-    `row_of` (nodes,) is the table's row for a leaf's node number. Units: 0.01 is one percentage point of the raw score.
+    `row_of` (nodes,) is the table's row for a leaf's node number. Units: 0.01 is one percentage point of the raw score;
+    in the table of boosting, whose `log_base` is the base value's log-odds, it is log-odds.
     """
 
     base: float
     table: Floats
     row_of: Ints
+    log_base: float | None = None
 
     def of(self, leaves: Ints) -> Floats:
         """Contributions (n, k) of rows that reach these leaves (trees, n); base + a row's sum is its raw score."""
@@ -39,7 +46,10 @@ class Contributions:
             for tree in self.row_of.take(leaves[:, start : start + _CHUNK]):
                 # Every index is in range; mode="clip" only keeps numpy from buffering `out`.
                 part += self.table.take(tree, axis=0, out=changes, mode="clip")
-        total /= trees
+        if self.log_base is None:
+            total /= trees
+        else:
+            total *= _chord(self.log_base, total)[:, None]
         return total
 
 
@@ -60,7 +70,22 @@ def contributions(forest: Forest, k: int) -> Contributions:
             sums[child] = sums[level]
             sums[child, split] += forest.value[child] - forest.value[level]
         level = np.concatenate([left[level], right[level]])
-    return Contributions(float(forest.value[forest.roots].mean()), sums[leaves], row_of)
+    start = forest.value[forest.roots]
+    if forest.offset is None:
+        return Contributions(float(start.mean()), sums[leaves], row_of)
+    log_base = forest.offset + float(start.sum())
+    return Contributions(float(expit(log_base)), sums[leaves], row_of, log_base)
+
+
+def _chord(log_base: float, contributed: Floats) -> Floats:
+    """Probability points for one unit of log-odds (n,) on the way from the base value by these contributions (n, k)."""
+    way = np.zeros(len(contributed))
+    for feature in contributed.T:  # one after another: a row's bits must not depend on the batch
+        way += feature
+    base = expit(log_base)
+    level = np.abs(way) < 1e-6
+    slope: Floats = np.where(level, base * (1 - base), (expit(log_base + way) - base) / np.where(level, 1.0, way))
+    return slope
 
 
 def strongest(contributed: Floats, names: tuple[str, ...], count: int) -> list[tuple[tuple[str, float], ...]]:

@@ -23,7 +23,7 @@ from models import artifact
 from models.artifact import FILE
 from models.pickles import MOST_PACKED
 from models.refused import Refused
-from models.signing import NOBODY, Trust, trust_of
+from models.signing import NOBODY, Trust, ensure_key, trust_of
 from models.store import DOCUMENT, Store
 
 if TYPE_CHECKING:
@@ -47,12 +47,17 @@ class Alias:
     moved_at: int
 
 
-def open_registry(settings: Settings, *, signs: bool = False) -> "ModelRegistry":
+def open_registry(
+    settings: Settings, *, signs: bool = False, say: Callable[[str], None] = lambda _sentence: None
+) -> "ModelRegistry":
     """The registry at MODEL_STORE with the keys of the settings, the private one only where this process `signs`.
 
-    Raises SettingsError where one of them cannot be read.
+    A process that signs and needs a key of its own makes one, and says so. Raises SettingsError for a key that cannot
+    be read or made.
     """
     url = settings.need("MODEL_STORE", "name the folder or fsspec URL where `leadstream train` keeps models")
+    if signs and (made := ensure_key(settings)):
+        say(f"made a key to sign models with: {made}; consumers elsewhere need {made}.pub")
     return ModelRegistry(url, trust_of(settings, signs=signs))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features import Columns, FittedFeatures
 from leadstream.errors import Poison, Reason
+from models.calibrate import Calibrator
 from models.explain import contributions, strongest
 from models.forest import Floats, pack
 from models.venn_abers import VennAbers
@@ -25,7 +26,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Scores:
     """What a model says of n leads; every array is (n,), every list n long.
 
-    `raw` is the forest's own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
+    `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
     0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
     of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
     """
@@ -57,7 +58,7 @@ class Model:
         self.name = str(manifest["name"])
         self.sha256 = str(manifest["artifact"]["sha256"])
         self._features: FittedFeatures = artifact["features"]
-        self._calibrator: VennAbers = artifact["calibrator"]
+        self._calibrator: Calibrator | VennAbers = artifact["calibrator"]
         self._threshold = float(artifact["threshold"])
         # Ascending, as searchsorted wants them: D below the first cut, A from the last on.
         self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
@@ -65,6 +66,7 @@ class Model:
         self._mean = artifact["scaler"].mean_[self._selected]
         self._scale = artifact["scaler"].scale_[self._selected]
         self._forest = pack(artifact["model"])
+        self._forest.check(len(self._selected))
         self._contributions = contributions(self._forest, len(self._selected))
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base

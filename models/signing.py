@@ -80,7 +80,7 @@ def trust_of(settings: Settings, *, signs: bool = False) -> Trust:
     Raises SettingsError for a key that is named and cannot be read.
     """
     unsigned = settings.model_unsigned is Unsigned.ALLOW
-    path = _key_path(settings)
+    path = key_path(settings)
     signing_key = _private_key(path) if signs and (settings.model_signing_key or path.exists()) else None
     public = path.with_name(path.name + PUBLIC)
     if settings.model_verify_keys:
@@ -95,7 +95,7 @@ def trust_of(settings: Settings, *, signs: bool = False) -> Trust:
 
 def ensure_key(settings: Settings) -> Path | None:
     """Make the default key pair where one is needed and none is named; the private key's path if it was made now."""
-    path = _key_path(settings)
+    path = key_path(settings)
     if settings.model_signing_key or path.exists() or settings.model_unsigned is Unsigned.ALLOW:
         return None
     make_key(path)
@@ -126,7 +126,8 @@ def key_id(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def _key_path(settings: Settings) -> Path:
+def key_path(settings: Settings) -> Path:
+    """Where the private key is, or would be made."""
     path = Path(settings.model_signing_key) if settings.model_signing_key else DEFAULT_KEY
     try:
         return path.expanduser()

@@ -1,6 +1,6 @@
 """The training table: checked, put in order, and cut into parts by time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from features import STATE_FIELDS, Columns
 from features.spec import LAST_MOMENT
 from leadstream.errors import UserError
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +50,14 @@ def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd
     return table
 
 
-def parts(table: pd.DataFrame, shares: Mapping[str, float]) -> dict[str, Part]:
-    """The table cut in time by these shares of its rows; raises UserError where a part lacks one of the classes."""
-    number = split(table, list(shares.values()))
-    return {name: _part(table[number == i], name) for i, name in enumerate(shares)}
+def periods(table: pd.DataFrame, count: int) -> tuple[list[Part], list[Part]]:
+    """(periods, grown): the table cut in time into parts of as many rows each, and the first i + 1 of them as one part.
+
+    Raises UserError where a period lacks one of the classes.
+    """
+    number = split(table, [1 / count] * count)
+    cut = [_part(table[number == i], f"{_ORDINALS[i]} of {count} periods") for i in range(count)]
+    return cut, [_part(table[(number >= 0) & (number <= i)], f"first {i + 1} periods") for i in range(count)]
 
 
 def _part(rows: pd.DataFrame, name: str) -> Part:
@@ -59,7 +65,7 @@ def _part(rows: pd.DataFrame, name: str) -> Part:
     if not labels.any() or labels.all():
         which = "conversion" if not labels.any() else "lead that did not convert"
         raise UserError(
-            f"the {name} part, {len(rows)} rows in time order, has no {which}: train on a longer period or more leads"
+            f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time or more leads"
         )
     columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
     return Part(columns, rows["as_of"].to_numpy(), labels, facts_of(rows))

@@ -1,51 +1,45 @@
 """From a table of lead states with outcomes to a model that can be published.
 
-The recipe is judged first, then used. Judged: features and forest fitted on the oldest 60 % of the rows in time, the
-calibration on the 20 % after them, metrics from the newest 20 %, which nothing was fitted on. Used: the same recipe
-moved on by one period, features and forest on the oldest 80 %, the calibration on the newest 20 %. So no calibration
-sees a row that its forest was fitted on, no metric sees a row that anything was fitted on, and the model that serves
-has learnt from the newest leads. The metrics are those of the recipe one period earlier, and the manifest says so.
+The rows are cut in time into five periods. A recipe is fitted on the first, scores the second; is fitted on the first
+two, scores the third; and so on. These scores are what the calibration is fitted on: every one of them comes from trees
+that had seen only older leads. Judged: trees of the first four periods, calibrated on the scores of the second to the
+fourth, metrics from the fifth, which nothing was fitted on or chosen by. Used: the same moved on by one period, trees
+of all five, calibrated on the scores of the second to the fifth. So the model that serves has learnt from the newest
+leads, its metrics are those of the same recipe one period earlier, and the manifest says so.
 """
 
+import json
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_selection import SelectKBest, f_classif
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
-from models import evaluate, leaks
+from models import calibrate, candidates, evaluate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
+from models.candidates import RECIPES, Fitted, Step, together
+from models.decide import Policy, grades
+from models.explain import contributions
+from models.forest import pack
+from models.reference import reference
 from models.scorer import Model
-from models.table import Part, checked, facts_of, iso, parts
-from models.venn_abers import VennAbers
+from models.table import Part, checked, facts_of, iso, periods
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.bool_]
 Progress = Callable[[str, float], None]
 
-NAME = "random_forest"
-TREES = 100
-DEPTH = 10
-JUDGED = {"train": 0.6, "calibration": 0.2, "test": 0.2}
-USED = {"train": 0.8, "calibration": 0.2}
+NAMES = {"audited": "random_forest", "forest": "random_forest", "boosting": "gradient_boosting"}
+PERIODS = 5
 METRICS_OF = (
-    "the same recipe one period earlier: fitted and calibrated on the parts that `judged` shows, metrics from its "
-    "test part; the model itself was then fitted on the parts `used` shows"
+    "the same recipe one period earlier: fitted and calibrated on the part that `judged` shows as train, metrics from "
+    "its test part; the model itself was then fitted on the part that `used` shows"
 )
-THRESHOLD_POLICY = "largest F1 on the calibration part"
-GRADE_POLICY = "by probability on the calibration part: A the top 10 %, B the next 20 %, C the next 30 %, D the rest"
-GRADE_QUANTILES = {"A": 0.9, "B": 0.7, "C": 0.4}
-MOST_AUC_LOST = 0.01
+FOLDS_OF = "the third and fourth of five periods, by trees and a sigmoid that were fitted on those before"
+BEST = "best"
 _GOLDEN_ROWS = 8
 
 
@@ -55,7 +49,8 @@ class TrainOptions:
 
     `horizon_days`, how long a lead had to convert, or None where the labels come without one, and `created_at` (ms UTC)
     are only written down: the labels are in the table. `origins` says for an input which column it was read from,
-    `allow_leaks` names inputs that are used although they seem to leak.
+    `allow_leaks` names inputs that are used although they seem to leak. `recipe` and `calibrator` are names or "best";
+    `grades` states the cuts of A, B and C, else they go by shares of leads.
     """
 
     horizon_days: float | None = 60
@@ -65,6 +60,10 @@ class TrainOptions:
     least_conversions: int = 120
     origins: Mapping[str, str] = field(default_factory=dict)
     allow_leaks: tuple[str, ...] = ()
+    recipe: str = BEST
+    calibrator: str = BEST
+    policy: Policy = field(default_factory=Policy)
+    grades: Mapping[str, float] | None = None
     created_at: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
@@ -77,13 +76,16 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fitted:
-    features: FittedFeatures
-    pipeline: Pipeline
-    calibrator: VennAbers
-    calibrated_on: int
+class _Decided:
+    """A fitted recipe with all that a later part decided: calibration, threshold and grades."""
+
+    fitted: Fitted
+    calibrator: calibrate.Calibrator
+    points: int
     threshold: float
     grades: dict[str, float]
+    grade_policy: str
+    probability: NDArray[np.float64]
 
 
 def train(
@@ -92,102 +94,94 @@ def train(
     """Train on rows of (lead_id, as_of in ms UTC, LeadState fields, converted); the same table gives the same artifact.
 
     `progress` is told each stage and the share of the work done before it. Raises UserError where the table is too
-    small or lacks a class in some part, where an input seems to leak the outcome, and where calibrating costs more than
-    0.01 of ROC-AUC.
+    small or lacks a class in some part, where an input seems to leak the outcome, and where the calibration inverts the
+    ranking or costs more than 0.01 of ROC-AUC.
     """
     options = options or TrainOptions()
     progress("looking for leaks", 0.0)
     table = checked(table, options.least_leads, options.least_conversions)
     found = leaks.audit(table, options.specification, options.origins)
     leaks.refuse(found, options.allow_leaks, options.specification)
-    progress("splitting in time", 0.04)
-    judged, used = parts(table, JUDGED), parts(table, USED)
+    cut, grown = periods(table, PERIODS)
 
-    progress(f"growing {TREES} trees on the oldest {JUDGED['train']:.0%}", 0.05)
-    judge = _fit(judged["train"], judged["calibration"], options)
-    progress("judging on the newest leads", 0.4)
-    performance = _performance(judge, judged["test"])
-    progress(f"growing {TREES} trees on the oldest {USED['train']:.0%}", 0.45)
-    fitted = _fit(used["train"], used["calibration"], options)
+    chains: dict[str, list[Step]] = {}
+    names = list(RECIPES) if options.recipe == BEST else [options.recipe]
+    for done, name in enumerate(names):
+        progress(f"comparing recipes: {name}", 0.05 + 0.45 * done / len(names))
+        chains[name] = [_step(name, cut, grown, i, options) for i in range(1, PERIODS - 1)]
+    compared = {name: candidates.folds(chain) for name, chain in chains.items()}
+    recipe = candidates.best(compared)
+    chain = chains[recipe]
+    name, said = _calibrator(chain, options)
+
+    progress(f"judging {recipe} on the newest leads", 0.5)
+    judged = _step(recipe, cut, grown, PERIODS - 1, options)
+    performance = _performance(_decide(judged.fitted, name, chain, options), judged)
+    progress(f"growing {recipe} on all periods", 0.7)
+    fitted = candidates.fit(recipe, grown[-1], options.specification, options.seed)
+    decided = _decide(fitted, name, [*chain, judged], options)
 
     progress("writing golden rows", 0.95)
-    artifact = _artifact(fitted, performance)
-    facts = {
-        **facts_of(table),
-        "judged": {name: part.facts for name, part in judged.items()},
-        "used": {name: part.facts for name, part in used.items()},
+    artifact = _artifact(decided, performance)
+    drift = reference(fitted.features, grown[-1].columns, len(grown[-1].as_of), decided.probability)
+    manifest = _manifest(artifact, decided, options) | {
+        "data": {
+            **facts_of(table),
+            "judged": {"train": grown[-2].facts, "test": cut[-1].facts},
+            "used": {"train": grown[-1].facts},
+            "periods": [part.facts for part in cut],
+        },
+        "candidates": {
+            "proposed": recipe,
+            "folds_of": FOLDS_OF,
+            "log_loss": {name: candidates.mean_log_loss(results) for name, results in compared.items()},
+            "folds": compared,
+        },
+        "calibrators": said,
+        "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
+        "drift": drift,
     }
-    manifest = _manifest(artifact, fitted, facts, options)
-    manifest["leaks"] = {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))}
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
-    manifest["golden"] = golden_rows(unpublished, *_golden_inputs(used["train"], options.seed))
+    manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
     progress("done", 1.0)
     return Trained(artifact, manifest)
 
 
-def _fit(train_part: Part, calibration: Part, options: TrainOptions) -> _Fitted:
-    """Features and forest from one part; calibration, threshold and grades from a later one."""
-    features = FittedFeatures.fit(train_part.columns, train_part.as_of, options.specification)
-    pipeline = fit_pipeline(*_matrix(features, train_part), options.seed)
-    X, labels = _matrix(features, calibration)
-    raw = pipeline.predict_proba(X)[:, 1]
-    calibrator = VennAbers.fit(raw, labels)
+def _step(recipe: str, cut: list[Part], grown: list[Part], i: int, options: TrainOptions) -> Step:
+    return candidates.step(recipe, grown[i - 1], cut[i], options.specification, options.seed)
+
+
+def _calibrator(chain: Sequence[Step], options: TrainOptions) -> tuple[str, dict[str, str]]:
+    """The calibrator to use and what was said of each that was tried: fitted on the chain but its last step."""
+    if options.calibrator != BEST:
+        return options.calibrator, {options.calibrator: "as told"}
+    try:
+        return calibrate.choose(together(chain[:-1]), together(chain[-1:]), chain[0].fitted.prior)
+    except UserError as error:
+        raise _refused(error) from None
+
+
+def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOptions) -> _Decided:
+    """Calibration, threshold and grades for a fitted recipe, from the scores of its chain."""
+    raw, labels = together(chain)
+    try:
+        calibrator = calibrate.fit(name, raw, labels, fitted.prior)
+    except UserError as error:
+        raise _refused(error) from None
     probability = calibrator.interval(raw)[0]
-    return _Fitted(
-        features,
-        pipeline,
-        calibrator,
-        len(labels),
-        evaluate.best_f1_threshold(probability, labels),
-        {grade: float(np.quantile(probability, q)) for grade, q in GRADE_QUANTILES.items()},
-    )
+    cuts, policy = grades(probability, options.grades)
+    threshold = options.policy.threshold(probability, labels)
+    return _Decided(fitted, calibrator, len(labels), threshold, cuts, policy, probability)
 
 
-def fit_pipeline(X: Floats, y: Labels, seed: int) -> Pipeline:
-    """The audited recipe, fitted: scale, select 20 features by F test (all, if there are fewer), balanced forest."""
-    forest = RandomForestClassifier(
-        n_estimators=TREES, max_depth=DEPTH, class_weight="balanced", random_state=seed, n_jobs=-1
-    )
-    select = SelectKBest(f_classif, k=min(20, X.shape[1]))
-    pipeline = Pipeline([("scale", StandardScaler()), ("select", select), ("forest", forest)])
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # A feature with one value gets no F value and is chosen last; one without error gets an infinite one.
-        warnings.filterwarnings("ignore", "Features .* are constant", UserWarning)
-        pipeline.fit(X, y.astype(np.int64))
-    # Trees are grown alike in any number of threads, but added up in a fixed order only in one.
-    forest.set_params(n_jobs=1)
-    return pipeline
-
-
-def _matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
-    """The part's features and outcomes without the rows that could not be scored either."""
-    matrix = features.transform(part.columns, part.as_of)
-    usable = np.logical_and.reduce(np.abs(matrix.values) <= np.finfo(np.float32).max, axis=1)
-    usable[list(matrix.failed)] = False
-    labels = part.labels[usable]
-    if not labels.any() or labels.all():
-        raise UserError(
-            f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
-            "and those do not hold both outcomes"
-        )
-    return matrix.values[usable], labels
-
-
-def _performance(judge: _Fitted, test: Part) -> dict[str, evaluate.Metrics]:
-    """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking.
-
-    The steps of a calibration tie leads that the raw score told apart. On few leads the loss is uncertain: refused is
-    one that exceeds 0.01 by more than twice its standard error.
-    """
-    X, labels = _matrix(judge.features, test)
-    raw = judge.pipeline.predict_proba(X)[:, 1]
+def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
+    """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking."""
+    raw, labels = test.raw, test.labels
     calibrated = judge.calibrator.interval(raw)[0]
-    lost, error = evaluate.auc_loss(raw, calibrated, labels)
-    if lost - 2 * error > MOST_AUC_LOST:
-        raise UserError(
-            f"the calibration was refused: it lowers ROC-AUC on the newest leads by {lost:.3f} "
-            f"(allowed are {MOST_AUC_LOST}); train on a longer period, or on more leads"
-        )
+    try:
+        calibrate.keeps_ranking(raw, calibrated, labels)
+    except UserError as error:
+        raise _refused(error) from None
     return {
         "calibrated": evaluate.metrics(calibrated, labels, judge.threshold),
         "raw": evaluate.metrics(raw, labels, 0.5),
@@ -195,56 +189,58 @@ def _performance(judge: _Fitted, test: Part) -> dict[str, evaluate.Metrics]:
     }
 
 
-def _artifact(fitted: _Fitted, performance: dict[str, evaluate.Metrics]) -> dict[str, Any]:
+def _refused(why: UserError) -> UserError:
+    return UserError(f"the calibration was refused: {why}; train on a longer time, or on more leads")
+
+
+def _artifact(decided: _Decided, performance: dict[str, evaluate.Metrics]) -> dict[str, Any]:
     """The dictionary that is pickled: the audited keys first, then what was missing."""
-    names, forest = fitted.features.specification.outputs, fitted.pipeline["forest"]
-    selected = [names[i] for i in np.flatnonzero(fitted.pipeline["select"].get_support())]
-    importance = zip(selected, forest.feature_importances_.tolist(), strict=True)
+    fitted = decided.fitted
+    names = fitted.features.specification.outputs
+    selected = [names[i] for i in np.flatnonzero(fitted.selector.get_support())]
+    importance = zip(selected, fitted.importance.tolist(), strict=True)
     return {
-        "model": forest,
-        "scaler": fitted.pipeline["scale"],
-        "feature_selector": fitted.pipeline["select"],
+        "model": fitted.model,
+        "scaler": fitted.scaler,
+        "feature_selector": fitted.selector,
         "feature_names": list(names),
         "performance": performance,
         "feature_importance": dict(sorted(importance, key=lambda item: (-item[1], item[0]))),
         "features": fitted.features,
-        "calibrator": fitted.calibrator,
-        "threshold": fitted.threshold,
-        "grades": fitted.grades,
-        "explain_base": float(np.mean([tree.tree_.value[0, 0, 1] for tree in forest.estimators_])),
+        "calibrator": decided.calibrator,
+        "threshold": decided.threshold,
+        "grades": decided.grades,
+        "explain_base": contributions(pack(fitted.model), len(selected)).base,
     }
 
 
-def _manifest(
-    artifact: Mapping[str, Any], fitted: _Fitted, data: dict[str, Any], options: TrainOptions
-) -> dict[str, Any]:
+def _manifest(artifact: Mapping[str, Any], decided: _Decided, options: TrainOptions) -> dict[str, Any]:
+    fitted = decided.fitted
+    specification: FittedFeatures = fitted.features
     return {
         "manifest_version": MANIFEST_VERSION,
-        "name": NAME,
+        "name": NAMES[fitted.recipe],
         "created_at": iso(options.created_at),
-        "recipe": {
-            "name": "audited",
-            "steps": [
-                "StandardScaler",
-                f"SelectKBest(f_classif, k={fitted.pipeline['select'].k})",
-                f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH}, class_weight='balanced')",
-            ],
-            "seed": options.seed,
-        },
+        "recipe": {"name": fitted.recipe, "steps": fitted.steps, "seed": options.seed},
         "libraries": library_versions(),
         "label": {
             "definition": _definition(options.horizon_days),
             "horizon_days": options.horizon_days,
         },
-        "data": data,
         "features": {
-            "specification_hash": fitted.features.specification_hash,
+            "specification_hash": specification.specification_hash,
+            "specification": json.loads(specification.specification.to_json()),
             "names": artifact["feature_names"],
             "importance": artifact["feature_importance"],
         },
-        "calibration": {"method": "inductive Venn-Abers", "points": fitted.calibrated_on},
-        "threshold": {"value": fitted.threshold, "policy": THRESHOLD_POLICY},
-        "grades": {"cuts": fitted.grades, "policy": GRADE_POLICY},
+        "calibration": {
+            "name": decided.calibrator.name,
+            "method": calibrate.CALIBRATORS[decided.calibrator.name],
+            "interval": calibrate.CALIBRATORS["venn_abers"],
+            "points": decided.points,
+        },
+        "threshold": {"value": decided.threshold, "policy": options.policy.sentence},
+        "grades": {"cuts": decided.grades, "policy": decided.grade_policy},
         "metrics": artifact["performance"],
         "metrics_of": METRICS_OF,
     }

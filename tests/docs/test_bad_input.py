@@ -13,6 +13,7 @@ from consumer.leads import Lead
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from tests.fakes import FakeMessage
+from tests.trained import TRUST
 from tests.unit.pipelines import (
     CHANGES,
     NOW_MS,
@@ -109,7 +110,7 @@ def test_every_row_of_the_table_is_tried_and_everything_tried_is_in_the_table() 
 
 @pytest.fixture(scope="module")
 def slot(model_store: str) -> ModelSlot:
-    return ModelSlot(ModelRegistry(model_store))
+    return ModelSlot(ModelRegistry(model_store, TRUST))
 
 
 @pytest.mark.parametrize("name", INPUTS)

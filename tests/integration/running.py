@@ -160,6 +160,7 @@ class Stage:
         environment = {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
             "MODEL_STORE": model_store,
+            "LEADSTREAM_MODEL_VERIFY_KEYS": f"{model_store}.pub",
             "LEADSTREAM_GROUP_ID": f"group-{name}",
             "LEADSTREAM_HTTP_PORT": "0",
             **{variable(field.name): getattr(topics, field.name) for field in fields(Topics)},

@@ -10,6 +10,7 @@ import pytest
 from models.registry import ModelRegistry
 from tests.integration.conftest import Served
 from tests.integration.running import until
+from tests.trained import TRUST
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres]
 
@@ -24,7 +25,7 @@ def test_a_process_that_works_is_alive_and_ready_and_misses_nothing(served: Serv
 def test_the_model_in_service_is_the_champion_of_the_store(served: Served) -> None:
     status, body = served.process.get("/model")
     model = json.loads(body)
-    manifest = ModelRegistry(served.stage.environment["MODEL_STORE"]).show("1.0.0")
+    manifest = ModelRegistry(served.stage.environment["MODEL_STORE"], TRUST).show("1.0.0")
     assert status == 200
     assert model["version"] == "1.0.0"
     assert model["metrics"] == manifest["metrics"]

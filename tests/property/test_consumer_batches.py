@@ -12,6 +12,7 @@ from consumer.leads import Lead
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from tests.fakes import FakeMessage
+from tests.trained import TRUST
 from tests.unit.pipelines import (
     LETTERS,
     NOW_MS,
@@ -54,7 +55,7 @@ kinds = st.one_of(
 
 @pytest.fixture(scope="module")
 def slot(model_store: str) -> ModelSlot:
-    return ModelSlot(ModelRegistry(model_store))
+    return ModelSlot(ModelRegistry(model_store, TRUST))
 
 
 def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:

@@ -13,6 +13,7 @@ from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
+from tests.trained import TRUST
 
 NOW_MS = 1_750_000_000_000
 CHANGES = "crm.lead-changes"
@@ -64,7 +65,7 @@ def pipeline(
     clock_ms: Callable[[], int] = lambda: NOW_MS,
     **settings: str,
 ) -> Pipeline:
-    slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model))
+    slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model, TRUST))
     codecs = Codecs(Reader("LeadChanged"), Reader("RescoreRequest"), Writer("LeadPrediction"), Writer("RescoreResult"))
     return Pipeline(load_settings(settings, None), slot, codecs, leads, clock_ms)
 

@@ -18,7 +18,7 @@ from leadstream.log import id_hasher
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
-from tests.trained import promoted_store, trained
+from tests.trained import TRUST, promoted_store, trained
 from tests.unit.pipelines import CHANGES, LETTERS, PREDICTIONS, REQUESTS, STATE, FakeLeads, change, pipeline, raw
 
 
@@ -56,7 +56,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
-        self.slot = ModelSlot(ModelRegistry(self.store), clock=lambda: self.now)
+        self.slot = ModelSlot(ModelRegistry(self.store, TRUST), clock=lambda: self.now)
         self.service = Service(
             pipeline=pipeline(self.slot, self.leads),
             slot=self.slot,
@@ -226,7 +226,7 @@ def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
 
 def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tmp_path: Path) -> None:
     store = promoted_store(tmp_path)
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(store, TRUST)
     world = World(store)
     world.send(*[change(i, f"lead_{i}") for i in range(30)])
     polled = world.source.poll
@@ -247,7 +247,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tm
 
 def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_path: Path) -> None:
     store = promoted_store(tmp_path)
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(store, TRUST)
     world = World(store)
     version = registry.publish(trained(3))
     world.send(change(0))

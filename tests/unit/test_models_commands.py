@@ -10,12 +10,14 @@ from commands import models as models_command
 from commands import train as train_command
 from features import columns_of
 from leadstream.errors import SettingsError, UserError
+from leadstream.settings import load_settings
 from models.evaluate import metrics
 from models.registry import ModelRegistry
+from models.signing import trust_of
 from models.store import Store
 from producer.importer import Row, read_rows, read_table, select
 from producer.mapping import load_mapping
-from tests.trained import trained
+from tests.trained import TRUST, trained, write_key
 from tests.unit.test_models_train import leads
 
 XEDUCATION = Path("../shared/data/xeducation_leads.csv")
@@ -45,10 +47,11 @@ def call(*words: str) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty model store in the settings, at 80 columns, away from any .env file."""
+    """An empty model store in the settings, with the tests' key, at 80 columns, away from any .env file."""
     url = str(tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODEL_STORE", url)
+    monkeypatch.setenv("LEADSTREAM_MODEL_SIGNING_KEY", str(write_key(tmp_path / "key")))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("DATABASE_URL", raising=False)
     return url
@@ -62,7 +65,7 @@ def export(tmp_path: Path) -> tuple[str, ...]:
     with (tmp_path / "leads.csv").open("a") as file:
         file.write("bad row\n")
     (tmp_path / "map.toml").write_text(MAPPING)
-    few = ("--least-leads", "200", "--least-conversions", "20")
+    few = ("--least-leads", "200", "--least-conversions", "20", "--recipe", "audited")
     return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml"), *few
 
 
@@ -78,7 +81,7 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
     assert max(map(len, first.out.splitlines())) <= 80
     assert call(*export, "--seed", "1") == 0
     assert "To serve this one: leadstream models promote 1.1.0" in capsys.readouterr().out
-    assert ModelRegistry(store).resolve() == "1.0.0"
+    assert ModelRegistry(store, TRUST).resolve() == "1.0.0"
     assert call(*export, "--promote") == 0
     assert "Version 1.2.0 is the champion; before it was 1.0.0." in capsys.readouterr().out
 
@@ -92,7 +95,34 @@ def test_what_train_prints_as_json_a_program_can_read(
     assert printed["refused"] == [{"line": 402, "problem": printed["refused"][0]["problem"]}]
     assert printed["data"]["rows"] == 320
     assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
-    assert ModelRegistry(store).show("1.0.0")["label"]["horizon_days"] == 30
+    assert ModelRegistry(store, TRUST).show("1.0.0")["label"]["horizon_days"] == 30
+
+
+def test_recipe_calibrator_policy_and_grades_are_those_that_were_asked_for(
+    store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (
+        "--recipe",
+        "forest",
+        "--calibrator",
+        "sigmoid",
+        "--threshold-policy",
+        "cost:4",
+        "--grade-cuts",
+        "0.6,0.4,0.2",
+    )
+    assert call(*export, *asked) == 0
+    assert "Calibrator sigmoid" in capsys.readouterr().out
+    manifest = ModelRegistry(store, TRUST).show("1.0.0")
+    assert manifest["recipe"]["name"] == "forest"
+    assert manifest["calibration"]["name"] == "sigmoid"
+    assert manifest["threshold"] == {
+        "value": 0.2,
+        "policy": "1 / (1 + 4): a missed lead costs 4 times what a wasted call does",
+    }
+    assert manifest["grades"]["cuts"] == {"A": 0.6, "B": 0.4, "C": 0.2}
+    assert call(*export, "--recipe", "boosting", "--threshold-policy", "capacity:0.2") == 0
+    assert ModelRegistry(store, TRUST).show("1.1.0")["name"] == "gradient_boosting"
 
 
 def test_only_the_own_fields_of_the_specification_file_become_features(
@@ -103,7 +133,7 @@ def test_only_the_own_fields_of_the_specification_file_become_features(
     file = tmp_path / "features.toml"
     file.write_text('[[feature]]\nname = "engaged"\ntype = "number"\nrange = [0, 100]\n')
     assert call(*export, "--features", str(file), "--json") == 0
-    names = ModelRegistry(store).show("1.0.0")["features"]["names"]
+    names = ModelRegistry(store, TRUST).show("1.0.0")["features"]["names"]
     assert "numbers.engaged" in names
     assert "numbers.score" not in names
     file.write_text('[[feature]]\nname = "visits"\ntype = "number"\n')
@@ -120,6 +150,8 @@ def test_only_the_own_fields_of_the_specification_file_become_features(
         (("train", "--csv", "x.csv"), "--csv needs --mapping"),
         (("train", "--postgres", "--mapping", "x.toml"), "go with --csv"),
         (("train", "--postgres"), "DATABASE_URL is not set"),
+        (("train", "--postgres", "--threshold-policy", "best"), "'best' is no threshold policy"),
+        (("train", "--postgres", "--grade-cuts", "1,2,3"), "are no grade cuts"),
         (("train", "--csv", "x.csv", "--mapping", "none.toml"), r"none\.toml"),
     ],
 )
@@ -157,7 +189,7 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
         return json.loads(said(*words, "--json"))
 
     assert "There is no model" in said("list")
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(store, TRUST)
     for seed in (1, 2):
         registry.publish(trained(seed))
     assert "The champion is 1.0.0 now; before it was not set." in said("promote", "1.0.0")
@@ -170,14 +202,14 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
         assert words in shown
     assert json_of("show", "1.0.0") == registry.show("1.0.0")
     assert "The champion is 1.0.0 again; before it was 1.1.0." in said("rollback")
-    assert "Version 1.0.0 verifies" in said("verify")
+    assert "Version 1.0.0 verifies: signed by the key" in said("verify")
     assert json_of("verify", "1.1.0")["ok"] is True
 
 
 def test_a_damaged_version_fails_verify_and_does_not_hide_the_others(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(store, TRUST)
     for seed in (1, 2):
         registry.publish(trained(seed))
     Store(store).replace("versions/1.0.0/manifest.json", b"{")
@@ -193,6 +225,35 @@ def test_a_damaged_version_fails_verify_and_does_not_hide_the_others(
     for words in (("verify", "1.1.0"), ("promote", "1.1.0"), ("show", "1.0.0")):
         with pytest.raises(UserError, match="model version"):
             call("models", *words)
+
+
+def test_keygen_makes_a_pair_that_signs_and_verifies_and_never_replaces_one(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "keys" / "mine.pem"
+    monkeypatch.setenv("LEADSTREAM_MODEL_SIGNING_KEY", str(key))
+    with pytest.raises(SettingsError, match=r"mine\.pem cannot be read .* `leadstream models keygen` makes one"):
+        call("train", "--postgres")
+    assert call("models", "keygen", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["private"], made["public"]) == (str(key), f"{key}.pub")
+    ModelRegistry(store, trust_of(load_settings(), signs=True)).publish(trained())
+    assert call("models", "verify", "1.0.0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["signed_by"] == made["key"]
+    with pytest.raises(SettingsError, match="File exists"):
+        call("models", "keygen")
+
+
+def test_a_version_that_a_stranger_signed_is_not_promoted_and_show_says_so(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ModelRegistry(store, TRUST).publish(trained())
+    monkeypatch.setenv("LEADSTREAM_MODEL_SIGNING_KEY", str(tmp_path / "mine.pem"))
+    call("models", "keygen")
+    with pytest.raises(UserError, match="it is signed with the key"):
+        call("models", "promote", "1.0.0")
+    assert call("models", "show", "1.0.0") == 0
+    assert "VERIFY_KEYS does not name" in capsys.readouterr().out.replace("\n", "").replace(" " * 13, " ")
 
 
 def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:

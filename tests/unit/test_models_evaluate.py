@@ -89,3 +89,12 @@ def test_the_loss_of_ranking_is_the_difference_of_the_areas_with_an_error_that_s
         assert lost > 2 * error
         errors.append(error)
     assert errors[0] > 5 * errors[1]
+
+
+def test_a_calibration_line_far_from_the_start_is_found_all_the_same() -> None:
+    rng = np.random.default_rng(0)
+    stated = 1 / (1 + np.exp(-8 * rng.normal(size=400)))
+    labels = rng.random(400) < 0.4
+    intercept, slope = calibration_line(stated, labels)
+    assert slope == pytest.approx(0.0, abs=0.05)
+    assert intercept == pytest.approx(np.log(0.4 / 0.6), abs=0.3)

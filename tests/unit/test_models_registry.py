@@ -8,10 +8,10 @@ import fsspec
 import pytest
 
 from leadstream.errors import SettingsError, Transient, UserError
-from models.registry import ModelRegistry
 from models.refused import Refused
+from models.registry import ModelRegistry
 from models.store import Store
-from tests.trained import trained
+from tests.trained import TRUST, trained
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -28,7 +28,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_versions_count_up_and_the_aliases_stay_where_they_are(url: str) -> None:
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     assert (registry.versions(), registry.resolve()) == ([], None)
     assert [registry.publish(trained(seed)) for seed in (1, 2)] == ["1.0.0", "1.1.0"]
     assert registry.versions() == ["1.0.0", "1.1.0"]
@@ -41,13 +41,13 @@ def test_versions_are_ordered_by_number_not_by_text(url: str) -> None:
         store.create(f"versions/{version}/model.joblib", b"")
         store.replace(f"versions/{version}/manifest.json", b"{}")
     store.create("versions/latest/manifest.json", b"{}")
-    assert ModelRegistry(url).versions() == ["1.2.0", "1.9.0", "1.10.0"]
-    assert ModelRegistry(url).publish(trained()) == "1.11.0"
+    assert ModelRegistry(url, TRUST).versions() == ["1.2.0", "1.9.0", "1.10.0"]
+    assert ModelRegistry(url, TRUST).publish(trained()) == "1.11.0"
 
 
 def test_a_version_without_a_manifest_does_not_exist_and_is_never_written_over(url: str) -> None:
     Store(url).create("versions/1.0.0/model.joblib", b"half")
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     assert registry.versions() == []
     with pytest.raises(UserError, match=r"no model version 1\.0\.0"):
         registry.promote("1.0.0")
@@ -60,7 +60,7 @@ def test_publishers_at_the_same_moment_get_versions_of_their_own(url: str) -> No
     versions: list[str] = []
 
     def publish(seed: int) -> None:
-        registry = ModelRegistry(url)
+        registry = ModelRegistry(url, TRUST)
         barrier.wait()
         versions.append(registry.publish(trained(seed)))
 
@@ -72,12 +72,12 @@ def test_publishers_at_the_same_moment_get_versions_of_their_own(url: str) -> No
         thread.join()
     assert sorted(versions) == ["1.0.0", "1.1.0", "1.2.0", "1.3.0"]
     for version in versions:
-        assert ModelRegistry(url).verify(version).version == version
+        assert ModelRegistry(url, TRUST).verify(version).version == version
 
 
 def test_promote_and_roll_back_move_the_alias_and_write_each_move_down(url: str) -> None:
     ticks = iter(range(1000, 9000))
-    registry = ModelRegistry(url, clock_ms=lambda: next(ticks))
+    registry = ModelRegistry(url, TRUST, clock_ms=lambda: next(ticks))
     for seed in (1, 2, 1):
         registry.publish(trained(seed))
     assert [registry.promote(v) for v in ("1.0.0", "1.1.0", "1.2.0")] == [None, "1.0.0", "1.1.0"]
@@ -96,7 +96,7 @@ def test_promote_and_roll_back_move_the_alias_and_write_each_move_down(url: str)
 
 
 def test_aliases_are_apart(url: str) -> None:
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     registry.publish(trained(1))
     registry.publish(trained(2))
     registry.promote("1.0.0")
@@ -107,17 +107,17 @@ def test_aliases_are_apart(url: str) -> None:
 @pytest.mark.parametrize("name", ["", "../champion", "Champion", "a/b", "1", "x" * 64])
 def test_an_alias_cannot_name_a_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="is not an alias"):
-        ModelRegistry(str(tmp_path)).resolve(name)
+        ModelRegistry(str(tmp_path), TRUST).resolve(name)
 
 
 @pytest.mark.parametrize("version", ["", "1", "1.0", "01.0.0", "../../etc", "1.0.0/.."])
 def test_what_is_no_version_is_not_looked_up(tmp_path: Path, version: str) -> None:
     with pytest.raises(UserError, match="there is no model version"):
-        ModelRegistry(str(tmp_path)).show(version)
+        ModelRegistry(str(tmp_path), TRUST).show(version)
 
 
 def test_a_version_that_does_not_verify_is_not_promoted(url: str) -> None:
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     registry.publish(trained(1))
     registry.publish(trained(2))
     registry.promote("1.0.0")
@@ -129,7 +129,7 @@ def test_a_version_that_does_not_verify_is_not_promoted(url: str) -> None:
 
 @pytest.mark.parametrize("manifest", [b"", b"[]", b"{", b'{"version": "1.1.0"}'])
 def test_a_damaged_manifest_is_refused_not_a_crash(url: str, manifest: bytes) -> None:
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     registry.publish(trained())
     Store(url).replace("versions/1.0.0/manifest.json", manifest)
     with pytest.raises(Refused, match=r"model version 1\.0\.0: its manifest"):
@@ -137,13 +137,15 @@ def test_a_damaged_manifest_is_refused_not_a_crash(url: str, manifest: bytes) ->
 
 
 def test_a_missing_artifact_is_refused_by_name(url: str) -> None:
-    Store(url).replace("versions/1.0.0/manifest.json", json.dumps({"version": "1.0.0"}).encode())
+    manifest = json.dumps({"version": "1.0.0"}).encode()
+    Store(url).replace("versions/1.0.0/manifest.json", manifest)
+    Store(url).replace("versions/1.0.0/manifest.sig", TRUST.sign(manifest) or b"")
     with pytest.raises(Refused, match="its artifact is missing"):
-        ModelRegistry(url).verify("1.0.0")
+        ModelRegistry(url, TRUST).verify("1.0.0")
 
 
 def test_a_damaged_alias_says_how_to_mend_it_and_promoting_mends_it(url: str) -> None:
-    registry = ModelRegistry(url)
+    registry = ModelRegistry(url, TRUST)
     registry.publish(trained())
     Store(url).replace("aliases/champion.json", b"{}")
     with pytest.raises(Refused, match="promote a version again"):
@@ -154,7 +156,7 @@ def test_a_damaged_alias_says_how_to_mend_it_and_promoting_mends_it(url: str) ->
 
 def test_a_store_that_does_not_answer_is_transient_not_an_empty_store(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
-    registry = ModelRegistry(str(tmp_path / "models"))
+    registry = ModelRegistry(str(tmp_path / "models"), TRUST)
     for ask in (registry.resolve, registry.rollback, registry.versions, lambda: registry.publish(trained())):
         with pytest.raises(Transient, match=r"model store: .* does not answer"):
             ask()
@@ -163,7 +165,7 @@ def test_a_store_that_does_not_answer_is_transient_not_an_empty_store(tmp_path: 
 @pytest.mark.parametrize("url", ["nosuch://bucket", "abfs://container/models"])
 def test_a_url_that_nothing_here_can_read_is_a_wrong_setting(url: str) -> None:
     with pytest.raises(SettingsError, match=f"MODEL_STORE={url}"):
-        ModelRegistry(url)
+        ModelRegistry(url, TRUST)
 
 
 def test_a_reader_never_sees_half_an_alias(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import Transient, UserError
-from models.registry import Alias, ModelRegistry
 from models.refused import Refused
+from models.registry import Alias, ModelRegistry
 from models.scorer import Model
 from models.slot import ModelSlot
 from models.store import Store
-from tests.trained import trained
+from tests.trained import TRUST, trained
 
 
 class Clock:
@@ -29,7 +29,7 @@ class Counting(ModelRegistry):
     """A registry that counts what it is asked, and can be cut off."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url)
+        super().__init__(url, TRUST)
         self.looked = self.loaded = 0
         self.down = False
 
@@ -75,7 +75,7 @@ def test_64_threads_that_ask_at_once_cause_one_load(registry: Counting) -> None:
 
 
 def test_without_a_promoted_version_the_slot_says_what_to_do(tmp_path: Path) -> None:
-    slot = ModelSlot(ModelRegistry(str(tmp_path)))
+    slot = ModelSlot(ModelRegistry(str(tmp_path), TRUST))
     with pytest.raises(UserError, match="run `leadstream train`"):
         slot.get()
     assert slot.loaded is None

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,15 @@ import pytest
 
 from features import specify
 from leadstream.errors import UserError
-from models import artifact
-from models.table import split
+from models import artifact, candidates
+from models.table import Part, split
 from models.train import TrainOptions, train
 
 DAY = 86_400_000
 START = 1_700_000_000_000
-OPTIONS = TrainOptions(created_at=START, least_leads=200, least_conversions=20)
+OPTIONS = TrainOptions(
+    created_at=START, least_leads=200, least_conversions=20, recipe="audited", calibrator="venn_abers"
+)
 
 
 def leads(rows: int = 900, seed: int = 0, rate: float = 0.3) -> pd.DataFrame:
@@ -77,10 +80,27 @@ def test_the_manifest_says_all_that_the_audit_asked_for() -> None:
 
 def test_calibration_is_learnt_on_later_rows_than_the_forest_and_metrics_on_later_ones_still() -> None:
     data = train(leads(), OPTIONS).manifest["data"]
-    for design in ("judged", "used"):
-        periods = [(part["from"], part["to"]) for part in data[design].values()]
-        assert all(before[1] < after[0] for before, after in pairwise(periods))
-    assert data["used"]["calibration"]["to"] == data["judged"]["test"]["to"]
+    assert all(before["to"] < after["from"] for before, after in pairwise(data["periods"]))
+    assert data["judged"]["train"]["to"] == data["periods"][3]["to"]
+    assert data["judged"]["test"] == data["periods"][4]
+    assert data["used"]["train"]["to"] == data["to"]
+
+
+def test_every_score_that_the_calibration_learns_from_is_of_trees_that_saw_only_older_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = candidates.step
+
+    def watched(recipe: str, before: Part, period: Part, *rest: Any) -> candidates.Step:
+        seen.append((int(before.as_of[-1]), int(period.as_of[0])))
+        return whole(recipe, before, period, *rest)
+
+    monkeypatch.setattr(candidates, "step", watched)
+    manifest = train(leads(), OPTIONS).manifest
+    assert len(seen) == 4
+    assert all(before < after for before, after in seen)
+    assert manifest["calibration"]["points"] == 720
 
 
 def test_calibration_makes_a_balanced_forest_tell_rates_again() -> None:
@@ -116,13 +136,16 @@ def test_leads_that_live_through_all_time_are_kept_rather_than_leaving_a_part_em
         (leads(150), "150 leads, of whom .* converted; at least 200 leads and 20 conversions"),
         (leads(400).assign(converted=[True] * 19 + [False] * 381), "400 leads, of whom 19 converted"),
         (leads(400).assign(lead_id="the same"), "1 leads, of whom 1 converted"),
-        (leads(400).assign(converted=[True] * 100 + [False] * 300), "the calibration part, 80 rows .* no conversion"),
-        (leads(400).assign(converted=True), "has no lead that did not convert"),
+        (
+            leads(400).assign(converted=[True, False] * 50 + [False] * 300),
+            "the third of 5 periods, 80 rows .* no conversion",
+        ),
+        (leads(400).assign(converted=True), "the first of 5 periods, .* has no lead that did not convert"),
         (leads(400).drop(columns=["as_of", "converted"]), "lacks as_of, converted"),
         (leads(400).assign(lead_id=[None] * 400), "rows without lead_id"),
         (leads(400).assign(as_of=2**60), "as_of is outside the years"),
         (leads(400).assign(created_at=-1), "no row has a valid created_at"),
-        (leads(400).assign(lead_score=1e14), "of 240 rows only 0"),
+        (leads(400).assign(lead_score=1e14), "of 80 rows only 0"),
     ],
 )
 def test_a_table_that_cannot_be_trained_on_is_one_sentence_not_a_stack_trace(
@@ -148,9 +171,9 @@ def test_rows_that_could_not_be_scored_are_not_trained_on_either() -> None:
 def test_a_calibrator_that_costs_ranking_is_refused() -> None:
     # The score tells nothing in the calibration period and everything before and after it.
     table = leads(3000)
-    middle = table.index[1800:2400]
+    middle = table.index[600:2400]
     table["converted"] = table["lead_score"] > 70
-    table.loc[middle, "converted"] = np.random.default_rng(0).random(600) < 0.02
+    table.loc[middle, "converted"] = np.random.default_rng(0).random(1800) < 0.3
     with pytest.raises(UserError, match="the calibration was refused: it lowers ROC-AUC"):
         train(table, replace(OPTIONS, allow_leaks=("lead_score",)))
 

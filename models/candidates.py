@@ -1,0 +1,172 @@
+"""The recipes that training compares, and the comparison: log loss in periods that follow one another."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # publishes no types
+
+from features import FittedFeatures, Specification
+from leadstream.errors import UserError
+from models import calibrate
+from models.evaluate import Metrics, best_f1_threshold, metrics
+from models.forest import Forest, pack, pack_boosting
+from models.table import Part
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+TREES = 100
+DEPTH = 10
+SELECTED = 20
+BOOSTING = {"max_iter": 150, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 30}
+# In the order of preference where two lose the same.
+RECIPES = {
+    "audited": f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH}, class_weight='balanced')",
+    "forest": f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH})",
+    "boosting": f"HistGradientBoostingClassifier({', '.join(f'{name}={value}' for name, value in BOOSTING.items())})",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """One recipe, fitted on one part: features, scaler, selector and model.
+
+    `prior` is the base rate that its scores answer for; `importance` has one number for each selected feature, and they
+    add up to 1.
+    """
+
+    recipe: str
+    features: FittedFeatures
+    scaler: StandardScaler
+    selector: SelectKBest
+    model: RandomForestClassifier | Forest
+    prior: float
+    importance: Floats
+
+    def raw(self, part: Part) -> tuple[Floats, Labels]:
+        """The scores and outcomes of the part's rows that can be scored, as a consumer scores them."""
+        X, labels = matrix(self.features, part)
+        forest = pack(self.model)
+        return forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))), labels
+
+    @property
+    def steps(self) -> list[str]:
+        """The recipe in scikit-learn's words."""
+        return ["StandardScaler", f"SelectKBest(f_classif, k={self.selector.k})", RECIPES[self.recipe]]
+
+
+def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fitted:
+    """Fit a recipe on a part: scale, select 20 features by F test (boosting takes all), grow the trees."""
+    features = FittedFeatures.fit(part.columns, part.as_of, specification)
+    X, labels = matrix(features, part)
+    y = labels.astype(np.int64)
+    scaler = StandardScaler()
+    selector = SelectKBest(f_classif, k=X.shape[1] if recipe == "boosting" else min(SELECTED, X.shape[1]))
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # A feature with one value gets no F value and is chosen last; one without error gets an infinite one.
+        warnings.filterwarnings("ignore", "(?s)Features .* are constant", UserWarning)
+        selector.fit(scaler.fit_transform(X), y)
+    rows = _rows(scaler, selector, X)
+    if recipe == "boosting":
+        boosting = HistGradientBoostingClassifier(**BOOSTING, early_stopping=False, random_state=seed)
+        with threadpool_limits(1, "openmp"):  # rows are added up in an order that depends on the number of threads
+            boosting.fit(rows.astype(np.float64), y)
+        model, importance = pack_boosting(boosting), _gains(boosting, rows.shape[1])
+    else:
+        weight = "balanced" if recipe == "audited" else None
+        model = RandomForestClassifier(
+            n_estimators=TREES, max_depth=DEPTH, class_weight=weight, random_state=seed, n_jobs=-1
+        ).fit(rows, y)
+        # Trees are grown alike in any number of threads, but added up in a fixed order only in one.
+        model.set_params(n_jobs=1)
+        importance = model.feature_importances_
+    prior = 0.5 if recipe == "audited" else float(labels.mean())
+    return Fitted(recipe, features, scaler, selector, model, prior, importance)
+
+
+def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
+    """The part's features and outcomes without the rows that could not be scored either."""
+    made = features.transform(part.columns, part.as_of)
+    usable = np.logical_and.reduce(np.abs(made.values) <= np.finfo(np.float32).max, axis=1)
+    usable[list(made.failed)] = False
+    labels = part.labels[usable]
+    if not labels.any() or labels.all():
+        raise UserError(
+            f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
+            "and those do not hold both outcomes"
+        )
+    return made.values[usable], labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A recipe fitted on the periods before one, and its scores (n,) and outcomes (n,) of that one."""
+
+    fitted: Fitted
+    raw: Floats
+    labels: Labels
+
+
+def step(recipe: str, before: Part, period: Part, specification: Specification, seed: int) -> Step:
+    """Fit a recipe on what came before a period, and score that period."""
+    fitted = fit(recipe, before, specification, seed)
+    return Step(fitted, *fitted.raw(period))
+
+
+def together(steps: Sequence[Step]) -> tuple[Floats, Labels]:
+    """The scores and outcomes of some steps, in the order of time."""
+    return np.concatenate([one.raw for one in steps]), np.concatenate([one.labels for one in steps])
+
+
+def folds(steps: Sequence[Step]) -> list[Metrics]:
+    """The metrics of each step but the first, its scores made probabilities by a sigmoid that the steps before fitted.
+
+    So a recipe is judged by what it knows and not by the base rate that it answers for. A step where no sigmoid can be
+    fitted is left out.
+    """
+    found = []
+    for i, one in enumerate(steps[1:], start=1):
+        raw, labels = together(steps[:i])
+        try:
+            calibrator = calibrate.fit("sigmoid", raw, labels, steps[0].fitted.prior)
+        except UserError:
+            continue
+        threshold = best_f1_threshold(calibrator.interval(raw)[0], labels)
+        found.append(metrics(calibrator.interval(one.raw)[0], one.labels, threshold))
+    return found
+
+
+def best(found: dict[str, list[Metrics]]) -> str:
+    """The recipe that loses least in log loss, as the mean of the folds; the first where no fold could be judged."""
+    judged = {recipe: loss for recipe, results in found.items() if (loss := mean_log_loss(results)) is not None}
+    return min(judged, key=lambda recipe: judged[recipe]) if judged else next(iter(found))
+
+
+def mean_log_loss(folds: Sequence[Metrics]) -> float | None:
+    """The mean log loss of the folds, None without one."""
+    return float(np.mean([fold["log_loss"] for fold in folds])) if folds else None
+
+
+def _rows(scaler: StandardScaler, selector: SelectKBest, X: Floats) -> NDArray[np.float32]:
+    """The forest's inputs (n, selected) as `scorer.Model` makes them."""
+    selected = np.flatnonzero(selector.get_support())
+    scaled: Any = (X[:, selected] - scaler.mean_[selected]) / scaler.scale_[selected]
+    rows: NDArray[np.float32] = scaled.astype(np.float32)
+    return rows
+
+
+def _gains(model: HistGradientBoostingClassifier, k: int) -> Floats:
+    """What the splits on each feature gained, as a share of all gains: (k,)."""
+    gains = np.zeros(k)
+    for stage in model._predictors:
+        inner = stage[0].nodes[stage[0].nodes["is_leaf"] == 0]
+        np.add.at(gains, inner["feature_idx"], inner["gain"])
+    shares: Floats = gains / gains.sum() if gains.sum() > 0 else gains
+    return shares

@@ -1,0 +1,180 @@
+"""What ends the process, with which exit code, and the one line that says why."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.broker import Broker
+from models.registry import ModelRegistry
+from tests.integration.running import Stage
+from tests.trained import TRUST, promoted_store, trained
+
+ROOT = Path(__file__).parents[2]
+
+
+def leadstream(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A verb, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "commands.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **settings},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"MODEL_STORE": "models"}, "KAFKA_BOOTSTRAP_SERVERS is not set"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:1"}, "MODEL_STORE is not set"),
+        ({"LEADSTREAM_BATCH_MAX_RECORDS": "many"}, "LEADSTREAM_BATCH_MAX_RECORDS=many: must be a whole number"),
+        ({"LEADSTREAM_DELIVERY": "maybe-once"}, "LEADSTREAM_DELIVERY=maybe-once: must be"),
+        ({"LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "true"}, "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT is refused"),
+        (
+            {
+                "KAFKA_BOOTSTRAP_SERVERS": "localhost:1",
+                "MODEL_STORE": "models",
+                "LEADSTREAM_HTTP_PORT": "0",
+                "LEADSTREAM_KAFKA_NO_SUCH_THING": "1",
+            },
+            "no.such.thing",
+        ),
+    ],
+    ids=["no brokers", "no store", "no number", "no delivery", "refused", "unknown property"],
+)
+def test_a_wrong_setting_is_exit_code_2_and_one_line_that_names_it(
+    tmp_path: Path, settings: dict[str, str], named: str
+) -> None:
+    done = leadstream("run", cwd=tmp_path, **settings)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("walk",), ("run", "--fast"), (), ("topics",), ("dead-letters", "show", "seven")])
+def test_wrong_usage_is_exit_code_2_and_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = leadstream(*words, cwd=tmp_path, KAFKA_BOOTSTRAP_SERVERS="localhost:1")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_port_that_is_taken_is_named_with_the_mend(tmp_path: Path, model_store: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = leadstream(
+            "run",
+            cwd=tmp_path,
+            KAFKA_BOOTSTRAP_SERVERS="localhost:1",
+            MODEL_STORE=model_store,
+            LEADSTREAM_HTTP_PORT=port,
+        )
+    assert done.returncode == 2
+    assert f"LEADSTREAM_HTTP_PORT={port}" in done.stderr
+
+
+def test_an_empty_model_store_is_one_sentence_that_says_how_to_fill_it(
+    tmp_path: Path, kafka: Broker, model_store: str
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    with stage.running(MODEL_STORE=str(tmp_path / "empty")) as process:
+        assert process.exit_code() == 1
+        [sentence] = process.sentences()
+        assert "no model is promoted to champion" in sentence
+        assert "leadstream train" in sentence
+
+
+def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
+    tmp_path: Path, kafka: Broker, model_store: str
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    stage.send(stage.changes("lead", 3))
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text(
+        "import consumer.pipeline\n"
+        "def broken(*_):\n"
+        "    raise KeyError('a bug')\n"
+        "consumer.pipeline.Pipeline._prediction = broken\n"
+    )
+    with stage.running(PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
+        assert process.exit_code() == 1
+        said = "\n".join(process.sentences())
+        assert said.count("Traceback (most recent call last)") == 1
+        assert "KeyError: 'a bug'" in said
+    assert stage.committed(stage.topics.lead_changes) == 0
+
+
+def test_brokers_that_do_not_answer_are_waited_for_by_name_and_a_stop_still_ends_it(
+    tmp_path: Path, model_store: str
+) -> None:
+    stage = Stage.on("127.0.0.1:1", tmp_path, model_store, create=False)
+    with stage.running() as process:
+        process.event("batch.held", dependency="brokers")
+        assert "brokers" in process.missing()
+        assert process.get("/healthz")[0] == 200
+        assert process.stop(20) == 0
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, model_store: str) -> None:
+    stage = Stage.on("127.0.0.1:1", tmp_path, model_store, create=False)
+    with stage.running() as process:
+        process.event("batch.held")
+        process.signal(signal.SIGSTOP)
+        process.signal(signal.SIGINT)
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGCONT)
+        assert process.exit_code(5) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def test_sigterm_finishes_the_batch_and_what_it_did_not_reach_is_left_for_the_next(
+    tmp_path: Path, kafka: Broker, model_store: str
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    stage.send(stage.changes("lead", 20_000))
+    with stage.running(LEADSTREAM_BATCH_MAX_RECORDS="500", LEADSTREAM_REASONS="0") as first:
+        first.event("batch")
+        assert first.stop() == 0
+        done = sum(line["consumed"] for line in first.events("batch"))
+        assert 0 < done < 20_000
+        assert first.events("stopped")
+    assert stage.committed(stage.topics.lead_changes) == done
+    with stage.running(LEADSTREAM_REASONS="0"):
+        predictions = stage.predictions(20_000)
+    assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 20_000
+
+
+def test_a_model_promoted_under_load_must_not_be_mixed_with_the_old_one_in_a_batch(
+    tmp_path: Path, kafka: Broker
+) -> None:
+    store = promoted_store(tmp_path / "store")
+    registry = ModelRegistry(store, TRUST)
+    stage = Stage.on(kafka.bootstrap, tmp_path / "stage", store)
+    (tmp_path / "stage").mkdir()
+    with stage.running(LEADSTREAM_BATCH_MAX_RECORDS="200") as process:
+        process.until_ready()
+        registry.promote(version := registry.publish(trained(3)))
+        sent = 0
+        while not process.events("model.loaded")[1:] or sent < 4_000:
+            assert sent < 100_000, "the promoted model never took over"
+            stage.send(stage.changes(f"round_{sent}", 400))
+            sent += 400
+        stage.send(stage.changes("last", 200))
+        predictions = stage.predictions(sent + 200)
+        batches = process.events("batch")
+    assert len(predictions) == sent + 200
+    assert {prediction["model_version"] for prediction in predictions} == {"1.0.0", version}
+    # The log tells in which order and size batches were committed, and each by which model.
+    versions = [line["model_version"] for line in batches]
+    assert versions == sorted(versions)
+    for model_version in ("1.0.0", version):
+        scored = sum(line["scored"] for line in batches if line["model_version"] == model_version)
+        assert scored == sum(prediction["model_version"] == model_version for prediction in predictions)

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from leadstream.errors import UserError
+from models import calibrate
+from models.calibrate import CALIBRATORS, CHOICES
+from models.decide import Policy, cuts_of, grades, policy_of
+from models.evaluate import legacy_sigmoid
+
+
+def balanced_scores(n: int = 6000, rate: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores that answer for a 50 % base rate, outcomes at `rate`, and the true probabilities."""
+    rng = np.random.default_rng(seed)
+    log_odds = rng.normal(np.log(rate / (1 - rate)), 1.2, n)
+    truth = 1 / (1 + np.exp(-log_odds))
+    prior = truth.mean()
+    raw = 1 / (1 + np.exp(-(log_odds - np.log(prior / (1 - prior)))))
+    return raw, rng.random(n) < truth, truth
+
+
+@pytest.mark.parametrize("name", [name for name in CALIBRATORS if name != "legacy_sigmoid"])
+def test_a_balanced_score_becomes_the_true_rate_by_any_learnt_calibrator(name: str) -> None:
+    raw, labels, _ = balanced_scores()
+    later, _, truth = balanced_scores(seed=1)
+    probability = calibrate.fit(name, raw, labels, 0.5).interval(later)[0]
+    assert np.abs(probability - truth).mean() < 0.025
+    assert np.abs(later - truth).mean() > 0.2
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_score(name: str) -> None:
+    raw, labels, _ = balanced_scores(500)
+    probability, low, high = calibrate.fit(name, raw, labels, 0.5).interval(np.linspace(0, 1, 1001))
+    assert (low <= probability).all()
+    assert (probability <= high).all()
+    assert (np.diff(probability) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_a_lead_gets_the_same_bits_alone_and_in_a_batch(name: str) -> None:
+    raw, labels, _ = balanced_scores(400)
+    calibrator = calibrate.fit(name, raw, labels, 0.5)
+    whole = np.stack(calibrator.interval(raw[:100]))
+    alone = [np.stack(calibrator.interval(raw[i : i + 1])) for i in range(100)]
+    assert whole.tobytes() == np.concatenate(alone, axis=1).tobytes()
+
+
+def test_the_audited_formula_stays_available_by_name() -> None:
+    raw, labels, _ = balanced_scores(400)
+    assert calibrate.fit("legacy_sigmoid", raw, labels, 0.5).interval(raw)[0].tolist() == legacy_sigmoid(raw).tolist()
+
+
+def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the_audited_one() -> None:
+    raw, labels, _ = balanced_scores(3000)
+    cut = 2000
+    name, said = calibrate.choose((raw[:cut], labels[:cut]), (raw[cut:], labels[cut:]), 0.5)
+    losses = {
+        name: log_loss(labels[cut:], calibrate.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0])
+        for name in CHOICES
+    }
+    assert name == min(losses, key=lambda name: losses[name])
+    assert set(said) == set(CHOICES)
+    assert "legacy_sigmoid" not in said
+
+
+def test_scores_that_rank_the_wrong_way_round_are_refused_by_every_calibrator() -> None:
+    raw, labels, _ = balanced_scores(3000)
+    for name in CALIBRATORS:
+        with pytest.raises(UserError, match="slope is negative"):
+            calibrate.fit(name, 1 - raw, labels, 0.5)
+    with pytest.raises(UserError, match=r"venn_abers: its slope is negative .*; isotonic: its slope"):
+        calibrate.choose((1 - raw, labels), (raw, labels), 0.5)
+
+
+def test_a_calibrator_that_ties_most_leads_is_refused_for_the_ranking_it_costs() -> None:
+    raw, labels, _ = balanced_scores(3000, rate=0.4)
+    with pytest.raises(UserError, match=r"lowers ROC-AUC on later leads by 0\.\d"):
+        calibrate.keeps_ranking(raw, np.round(raw), labels)
+    calibrate.keeps_ranking(raw, np.round(raw, 2), labels)
+
+
+def test_scores_without_overlap_have_no_sigmoid_but_other_calibrators() -> None:
+    raw, labels = np.linspace(0, 1, 90), np.tile([False, True, True], 30)
+    labels = np.sort(labels)
+    with pytest.raises(UserError, match="do not overlap"):
+        calibrate.fit("sigmoid", raw, labels, 0.5)
+    assert calibrate.fit("isotonic", raw, labels, 0.5).interval(raw)[0].max() == 1.0
+
+
+def test_a_capacity_is_not_exceeded_unless_nobody_would_be_called() -> None:
+    probability = np.array([0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.4, 0.4, 0.5, 0.9])
+    labels = np.zeros(10, dtype=bool)
+    for share, called in ((0.1, 1), (0.2, 2), (0.3, 2), (0.4, 4), (0.05, 1), (0.99, 9)):
+        threshold = Policy("capacity", share).threshold(probability, labels)
+        assert (probability >= threshold).sum() == called
+
+
+def test_the_threshold_of_a_cost_is_where_a_call_begins_to_pay() -> None:
+    assert Policy("cost", 5).threshold(np.array([0.5]), np.array([True])) == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "f2", "f1:1", "capacity", "capacity:0", "capacity:1", "cost:-1", "cost:x", "cost:inf"]
+)
+def test_what_is_no_policy_is_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(UserError, match=r"use f1, capacity:0.1 .* or cost:5"):
+        policy_of(text)
+
+
+def test_policies_are_read_as_they_are_written() -> None:
+    assert [policy_of(text) for text in ("f1", "capacity:0.1", "cost:5")] == [
+        Policy(),
+        Policy("capacity", 0.1),
+        Policy("cost", 5.0),
+    ]
+
+
+def test_grades_go_by_stated_cuts_or_by_shares_of_leads() -> None:
+    probability = np.linspace(0, 1, 1001)
+    assert grades(probability, cuts_of("0.5,0.3,0.1"))[0] == {"A": 0.5, "B": 0.3, "C": 0.1}
+    cuts, policy = grades(probability, None)
+    assert cuts == pytest.approx({"A": 0.9, "B": 0.7, "C": 0.4})
+    assert "top 10 %" in policy
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0.5", "0.5,0.3", "0.1,0.3,0.5", "1,0.5,0.1", "0.5,0.3,0", "a,b,c", "0.5,nan,0.1"]
+)
+def test_cuts_that_do_not_fall_between_one_and_zero_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="are no grade cuts"):
+        cuts_of(text)
