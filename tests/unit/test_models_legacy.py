@@ -212,7 +212,14 @@ def test_the_verb_lists_publishes_and_shows(
     assert call("models", "show") == 0
     assert call("models", "list") == 0
     shown = capsys.readouterr().out
-    for words in ("legacy_random_forest", "the audited formula", "medians", "assumed", "by the key", "1.0.0     champion"):
+    for words in (
+        "legacy_random_forest",
+        "the audited formula",
+        "medians",
+        "assumed",
+        "by the key",
+        "1.0.0     champion",
+    ):
         assert words in shown
     with pytest.raises(UserError, match=r"absent\.joblib cannot be read"):
         call("models", "import-legacy", "absent.joblib")
