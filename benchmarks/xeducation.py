@@ -34,7 +34,7 @@ from local.process import Child, scratch
 from models.evaluate import expected_calibration_error
 from models.registry import open_registry
 from models.signing import make_key
-from models.train import train
+from models.train import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping
 from schemas.codec import Reader
@@ -92,7 +92,7 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
         environ = _environ(broker.bootstrap, store)
         make_key(Path(environ["LEADSTREAM_MODEL_SIGNING_KEY"]))
         registry = open_registry(load_settings(environ, env_file=None), signs=True)
-        registry.promote(registry.publish(train(older)))
+        registry.promote(registry.publish(train(older, TrainOptions(recipe="audited"))))
         _leadstream(environ, folder, "topics", "create")
         service = Child([*LEADSTREAM, "run"], folder, folder / "run.log", environ=environ, ending=signal.SIGTERM)
         try:

@@ -24,9 +24,10 @@ METHODS = ("intercept", "sigmoid", "isotonic")
 
 
 def shift(probability: Floats, labels: Labels) -> float:
-    """The log-odds to add to probabilities (n,) so that their mean is the rate of the outcomes (n,), by Newton's method.
+    """The log-odds to add to probabilities (n,) so that their mean is the rate of the outcomes (n,).
 
-    The same as the intercept of a logistic regression whose slope is held at 1. Both outcomes must occur.
+    By Newton's method; the same as the intercept of a logistic regression whose slope is held at 1. Both outcomes must
+    occur.
     """
     score, added = log_odds(probability), 0.0
     for _ in range(100):
@@ -58,7 +59,7 @@ def follow(probability: Floats, labels: Labels, method: str = "intercept") -> Ma
 
 
 def replay(
-    probability: Floats, labels: Labels, start: int, late: int, method: str = "intercept", every: int = 100
+    probability: Floats, labels: Labels, start: int, late: int, *, method: str = "intercept", every: int = 100
 ) -> Floats:
     """The probabilities that following would have stated for rows `start` and up of n rows in the order of time.
 

@@ -23,6 +23,7 @@ from leadstream.topics import VARIABLES
 from local.broker import Broker, local_broker
 from local.postgres import Postgres, local_postgres
 from local.process import free_ports
+from models.signing import key_path, make_key
 
 _PARTITIONS = 3
 _GROUP_SECONDS = 15.0
@@ -36,6 +37,7 @@ def ground(stack: contextlib.ExitStack, screen: Screen, folder: Path) -> tuple[d
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
         "DATABASE_URL": stack.enter_context(_database(postgres)),
         "MODEL_STORE": str(folder / "models"),
+        "LEADSTREAM_MODEL_SIGNING_KEY": str(folder / "model-key.pem"),
         "LEADSTREAM_DELIVERY": "exactly-once" if broker.transactions else "at-least-once",
         "LEADSTREAM_HTTP_PORT": str(free_ports(1)[0]),
         "LEADSTREAM_LOG_FORMAT": "json",
@@ -45,6 +47,7 @@ def ground(stack: contextlib.ExitStack, screen: Screen, folder: Path) -> tuple[d
         ours |= {variable: f"{name}.{topic}" for variable, topic in VARIABLES.items()} | {"LEADSTREAM_GROUP_ID": name}
         ours |= {variable: value for variable, value in os.environ.items() if variable.startswith(KAFKA_PREFIX)}
     settings = load_settings(ours, env_file=None)
+    make_key(key_path(settings))
     stack.enter_context(_topics(screen, broker, settings))
     screen.say(f"Delivery: {settings.delivery.value}")
     return ours, settings

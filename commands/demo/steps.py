@@ -25,7 +25,7 @@ from commands.demo.traffic import Sender, Subscriber
 from commands.demo.view import Moment, Screen
 from leadstream.settings import Settings
 from local.process import Child, await_ready, failed, scratch
-from models.registry import ModelRegistry
+from models.registry import open_registry
 from models.train import TrainOptions, train
 from producer.crm import connected, create_schema, fill, training_table
 from producer.simulator import DAY_MS, SimulatedCrm
@@ -127,8 +127,8 @@ def _model(screen: Screen, settings: Settings, seed: int) -> None:
     with screen.progress("reading the history") as update:
         update("reading the history", 0.0)
         table = training_table(settings.need("DATABASE_URL", "the demo's CRM"), _HORIZON_DAYS)
-        trained = train(table, TrainOptions(horizon_days=_HORIZON_DAYS, seed=seed), update)
-        registry = ModelRegistry(settings.need("MODEL_STORE", "the demo's models"))
+        trained = train(table, TrainOptions(horizon_days=_HORIZON_DAYS, seed=seed, recipe="audited"), update)
+        registry = open_registry(settings, signs=True)
         version = registry.publish(trained)
         registry.promote(version)
     data, judged = trained.manifest["data"], trained.manifest["metrics"]["calibrated"]

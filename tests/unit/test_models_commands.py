@@ -272,7 +272,7 @@ def test_real_leads_of_later_months_are_ranked_and_told_their_rate() -> None:
     mapping = load_mapping(Path("producer/mappings/xeducation.toml"))
     table, problems = read_table(XEDUCATION, mapping, oldest=0.8)
     own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
-    done = train(table, TrainOptions(specification=own, created_at=0))
+    done = train(table, TrainOptions(specification=own, recipe="audited", created_at=0))
     payload = artifact.dump(done.artifact)
     model = artifact.load(payload, {**done.manifest, "version": "1.0.0", "artifact": artifact.describe(payload)})
     newest = select([row for row in read_rows(XEDUCATION, mapping) if isinstance(row, Row)], newest=0.2)
