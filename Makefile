@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint run bench-xeducation clean
+.PHONY: demo test lint run bench-xeducation bench-proof clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -21,6 +21,9 @@ run: $(VENV)/.demo ## the consumer, with the settings of the environment and .en
 
 bench-xeducation: $(VENV)/.dev ## the X Education leads, end to end, beside the reference figures
 	$(BIN)/python -m benchmarks.xeducation
+
+bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that came later, in one table
+	$(BIN)/python -m benchmarks.proof
 
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

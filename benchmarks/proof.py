@@ -119,7 +119,7 @@ def simulator(leads: int = 10_000) -> tuple[list[Row], Row]:
     changes = [change for change in crm.changes(until=until) if change.truth and not change.truth.applied]
     cut = int(len(changes) * 0.8)
     older, newer = _frame(changes[:cut]), _frame(changes[cut:])
-    model = _model(older, TrainOptions(horizon_days=30))
+    model = _model(older, TrainOptions(horizon_days=30, recipe="best"))
     scores = _scores(model, newer)
     truth = np.array([change.truth.probability for change in changes[cut:] if change.truth])
     labels = newer["converted"].to_numpy()

@@ -92,7 +92,7 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
         environ = _environ(broker.bootstrap, store)
         make_key(Path(environ["LEADSTREAM_MODEL_SIGNING_KEY"]))
         registry = open_registry(load_settings(environ, env_file=None), signs=True)
-        registry.promote(registry.publish(train(older, TrainOptions(recipe="audited"))))
+        registry.promote(registry.publish(train(older, TrainOptions())))
         _leadstream(environ, folder, "topics", "create")
         service = Child([*LEADSTREAM, "run"], folder, folder / "run.log", environ=environ, ending=signal.SIGTERM)
         try:

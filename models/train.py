@@ -60,7 +60,7 @@ class TrainOptions:
     least_conversions: int = 120
     origins: Mapping[str, str] = field(default_factory=dict)
     allow_leaks: tuple[str, ...] = ()
-    recipe: str = BEST
+    recipe: str = "audited"
     calibrator: str = BEST
     policy: Policy = field(default_factory=Policy)
     grades: Mapping[str, float] | None = None
