@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 from consumer.dead_letters import Limit
@@ -103,9 +105,10 @@ def _clients(settings: Settings, metrics: Metrics, status: Status, logger: log.L
         on_rebalance=on_rebalance,
         on_absent=status.absent,
     )
-    if settings.delivery is Delivery.EXACTLY_ONCE:
-        return source, TransactionalPublisher(producer_config(settings, transactional=True) | client, source)
-    return source, AcknowledgedPublisher(producer_config(settings) | client, source)
+    exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
+    kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
+    config = producer_config(settings, transactional=exactly_once) | client
+    return source, kind(config, source, on_wait=lambda why: status.trouble("brokers", why))
 
 
 def _ends(
@@ -132,20 +135,22 @@ def _ends(
 
 def stop_on_signals(service: Service, logger: log.Logger) -> None:
     """SIGTERM and SIGINT end the loop after the batch at hand; a second one, or 25 seconds, end the process at once."""
-
-    def on_signal(number: int, _frame: object) -> None:
-        if service.stopping:
-            os._exit(128 + number)
-        service.stop()
-        watchdog = threading.Timer(SHUTDOWN_SECONDS, _give_up, args=(logger,))
-        watchdog.daemon = True
-        watchdog.start()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    # A handler runs only between calls into the client, which may take seconds; this thread hears of a signal at once.
+    listener = threading.Thread(target=_listen, args=(reader, writer, service, logger), name="signals", daemon=True)
+    listener.start()
 
 
-def _give_up(logger: log.Logger) -> None:
+def _listen(reader: socket.socket, _kept_open: socket.socket, service: Service, logger: log.Logger) -> None:
+    reader.recv(1)
+    service.stop()
+    reader.settimeout(SHUTDOWN_SECONDS)
+    with suppress(TimeoutError):
+        os._exit(128 + reader.recv(1)[0])
     logger.error("stopping.late", detail=f"not stopped within {SHUTDOWN_SECONDS:g} s; uncommitted work is not lost")
     os._exit(1)
 

@@ -1,18 +1,23 @@
 """The end of a batch: predictions, results, dead letters and offsets become visible together, or not at all."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from consumer.batch import Batch, Output
 from consumer.source import KafkaSource
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import config_error
 
-CALL_SECONDS = 5.0
-COMMIT_SECONDS = 15.0
+OPEN_SECONDS = 5.0
+# Commit and abort together, each with one more call, end within the time that a stopping process has.
+CALL_SECONDS = 2.0
+COMMIT_SECONDS = 10.0
+ABORT_SECONDS = 5.0
 # The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
 MOCK_CLUSTER = "mockCluster"
 
@@ -31,10 +36,13 @@ class Publisher(Protocol):
 
 
 class TransactionalPublisher:
-    """Exactly once: one Kafka transaction for each batch."""
+    """Exactly once: one Kafka transaction for each batch. `on_wait` is told why a commit takes long."""
 
-    def __init__(self, config: dict[str, Any], source: KafkaSource) -> None:
+    def __init__(
+        self, config: dict[str, Any], source: KafkaSource, on_wait: Callable[[str], None] = lambda _why: None
+    ) -> None:
         self._source = source
+        self._on_wait = on_wait
         self._producer = _producer(config)
         self._ready = False
 
@@ -48,7 +56,7 @@ class TransactionalPublisher:
                 "set LEADSTREAM_DELIVERY=at-least-once, or use a real Kafka"
             )
         try:
-            self._producer.init_transactions(CALL_SECONDS)
+            self._producer.init_transactions(OPEN_SECONDS)
         except KafkaException as error:
             kafka_error: KafkaError = error.args[0]
             if kafka_error.code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION):
@@ -72,10 +80,29 @@ class TransactionalPublisher:
             for output in outputs:
                 _produce(self._producer, output, deadline)
             offsets, group = self._source.offsets(batch), self._source.consumer.consumer_group_metadata()
-            _retrying(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_SECONDS), deadline)
-            _retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
+            self._retrying(lambda: self._send_offsets(offsets, group), deadline)
+            self._retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
             self._abort(error)
+
+    def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:
+        """In a thread of its own, for librdkafka may never come back from this call, whatever the timeout, once the
+        group's coordinator was gone from the cluster (its issues 5456 and 5511): then both clients are given up.
+        """
+        sent: Future[None] = Future()
+
+        def send() -> None:
+            try:
+                self._producer.send_offsets_to_transaction(offsets, group, CALL_SECONDS)
+                sent.set_result(None)
+            except KafkaException as error:
+                sent.set_exception(error)
+
+        threading.Thread(target=send, name="offsets", daemon=True).start()
+        try:
+            sent.result(2 * CALL_SECONDS)
+        except TimeoutError:
+            raise Fenced("the client hangs since the group's coordinator went away") from None
 
     def _abort(self, error: KafkaException) -> None:
         """Undo the transaction where that is possible; where it is not, rejoining tells what became of it."""
@@ -83,10 +110,22 @@ class TransactionalPublisher:
         if kafka_error.fatal():
             raise Fenced(kafka_error.str()) from error
         try:
-            _retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + COMMIT_SECONDS)
+            self._retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
         raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
+
+    def _retrying(self, call: Callable[[], object], deadline: float) -> None:
+        """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
+        while True:
+            try:
+                call()
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise
+                self._on_wait(error.args[0].str())
+            else:
+                return
 
     def close(self) -> None:
         # Without a flush: what is still queued belongs to a transaction that never committed.
@@ -96,8 +135,11 @@ class TransactionalPublisher:
 class AcknowledgedPublisher:
     """At least once: every output is acknowledged by the brokers before the offsets are committed."""
 
-    def __init__(self, config: dict[str, Any], source: KafkaSource) -> None:
+    def __init__(
+        self, config: dict[str, Any], source: KafkaSource, on_wait: Callable[[str], None] = lambda _why: None
+    ) -> None:
         self._source = source
+        self._on_wait = on_wait
         self._producer = _producer(config)
         self._failure: KafkaError | None = None
         self._ready = False
@@ -121,10 +163,11 @@ class AcknowledgedPublisher:
                 _produce(self._producer, output, deadline, self._on_delivery)
         except KafkaException as error:
             self._failure = error.args[0]
-        undelivered = self._producer.flush(max(0.0, deadline - time.monotonic()))
+        while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
+            self._on_wait(f"{undelivered} outputs are not acknowledged")
         if undelivered or self._failure is not None:
             self._producer.purge()
-            self._producer.flush(CALL_SECONDS)
+            self._producer.flush(ABORT_SECONDS)
             why = self._failure.str() if self._failure else "no acknowledgement in time"
             raise Transient("brokers", f"outputs were not delivered: {why}")
         self._source.commit(batch)
@@ -145,7 +188,7 @@ def _producer(config: dict[str, Any]) -> Producer:
 
 def _cluster_id(producer: Producer) -> str:
     try:
-        return str(producer.list_topics(timeout=CALL_SECONDS).cluster_id or "")
+        return str(producer.list_topics(timeout=OPEN_SECONDS).cluster_id or "")
     except KafkaException as error:
         raise Transient("brokers", error.args[0].str()) from error
 
@@ -169,17 +212,5 @@ def _produce(
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
             producer.poll(0.05)
-        else:
-            return
-
-
-def _retrying(call: Callable[[], object], deadline: float) -> None:
-    """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
-    while True:
-        try:
-            call()
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
         else:
             return

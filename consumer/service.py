@@ -131,10 +131,10 @@ class Service:
 
     def _resumed(self) -> None:
         self._held_batch = None
+        self._status.well()
         if self._held is not None:
             self._log.info("batch.resumed", dependency=self._held.dependency)
             self._metrics.unavailable.clear()
-            self._status.well()
             self._held = None
         self._metrics.ready.set(not self._status.missing())
         self._backoff = FIRST_BACKOFF_SECONDS

@@ -152,15 +152,17 @@ class KafkaSource:
                 self._unless_moved(self.consumer.seek, TopicPartition(topic, partition, offset))
 
     def idle(self, timeout: float) -> None:
-        paused = [TopicPartition(*partition) for partition in self._assigned]
+        paused = set(self._assigned)
         try:
-            self._unless_moved(self.consumer.pause, paused)
+            self._unless_moved(self.consumer.pause, [TopicPartition(*partition) for partition in paused])
             message: Any = self.consumer.poll(timeout)
             if message is not None and message.error() is None:
                 # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
                 self.rewind(Batch.of([message], ClosedBy.DRAIN))
         finally:
-            self._unless_moved(self.consumer.resume, [TopicPartition(*partition) for partition in self._assigned])
+            # Those that were lost meanwhile too: the client keeps them paused, and so they would come back.
+            resumed = [TopicPartition(*partition) for partition in paused | self._assigned]
+            self._unless_moved(self.consumer.resume, resumed)
 
     def commit(self, batch: Batch) -> None:
         """Commit the offsets of a batch, without a transaction. Raises Transient where the group is not stable."""

@@ -58,7 +58,9 @@ class KafkaWorld:
     group: str
 
     def _settings(self) -> dict[str, str]:
-        return {"KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "LEADSTREAM_GROUP_ID": self.group}
+        # Longer than the mock cluster waits for members (3 s), and else as short as can be.
+        quick = {"LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "5000", "LEADSTREAM_KAFKA_HEARTBEAT_INTERVAL_MS": "300"}
+        return {**quick, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "LEADSTREAM_GROUP_ID": self.group}
 
     def send(self, *outputs: Output) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})

@@ -180,6 +180,14 @@ class Stage:
         ]
         for future in admin.create_topics(wanted).values():
             future.result(30)
+        for topic in (self.topics.lead_changes, self.topics.rescore_requests, self.topics.lead_predictions):
+            self.read(topic, 0)
+
+    def ask_for_topics(self) -> None:
+        """Have the mock cluster make them: it makes a topic when a producer first asks about it."""
+        producer = Producer({"bootstrap.servers": self.bootstrap})
+        for field in fields(Topics):
+            producer.list_topics(getattr(self.topics, field.name), timeout=30)
 
     @contextlib.contextmanager
     def running(self, *arguments: str, **settings: str) -> Iterator[Running]:
@@ -238,6 +246,19 @@ class Stage:
             return messages
         finally:
             consumer.close()
+
+    def grows(self, topic: str, seconds: float = 60) -> None:
+        """Return as soon as something is written to a topic, committed or not."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex})
+        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+        places = [TopicPartition(topic, partition) for partition in partitions]
+
+        def written() -> int:
+            return sum(consumer.get_watermark_offsets(place, timeout=30)[1] for place in places)
+
+        before = written()
+        until(lambda: written() > before, f"something new in {topic}", seconds)
+        consumer.close()
 
     def predictions(self, count: int, *, committed: bool = True, seconds: float = 60) -> list[dict[str, Any]]:
         """The predictions, once there are `count` records in their topic; nulls are left out."""

@@ -15,9 +15,9 @@ from tests.integration.running import QUICK, Running, Stage, until
 
 pytestmark = pytest.mark.broker
 EACH = {"LEADSTREAM_COALESCE": "false"}
-# Batches whose records go out one by one: most of the time a transaction is open.
+# Large batches whose records go out one by one: a transaction stays open for a second.
 SLOW = {
-    "LEADSTREAM_BATCH_MAX_RECORDS": "300",
+    "LEADSTREAM_BATCH_MAX_RECORDS": "6000",
     "LEADSTREAM_KAFKA_BATCH_NUM_MESSAGES": "1",
     "LEADSTREAM_KAFKA_MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION": "1",
 }
@@ -67,7 +67,7 @@ def kill_in_mid_batch(stage: Stage, process: Running, topic: str, outputs: int) 
     """
 
     def caught() -> bool:
-        stage.read(stage.topics.lead_predictions, 1, committed=False)
+        stage.grows(stage.topics.lead_predictions)
         process.signal(signal.SIGSTOP)
         visible = len(stage.read(stage.topics.lead_predictions, 0, committed=False))
         # Each transaction leaves a marker in the topic, which is no record and is not counted here.
@@ -81,32 +81,32 @@ def kill_in_mid_batch(stage: Stage, process: Running, topic: str, outputs: int) 
 
 
 def test_a_process_killed_between_produce_and_commit_must_not_leave_half_a_batch_behind(stage: Stage) -> None:
-    leads = Counter(f"lead_{i}" for i in range(2000))
+    leads = Counter(f"lead_{i}" for i in range(6000))
     stage.send(map(stage.change, leads))
     with stage.running(**QUICK, **SLOW) as killed:
         kill_in_mid_batch(stage, killed, stage.topics.lead_changes, 1)
     before = len(stage.predictions(0))
-    assert before == stage.committed(stage.topics.lead_changes) < 2000
+    assert before == stage.committed(stage.topics.lead_changes) < 6000
     with stage.running(**QUICK):
-        assert scored(stage, 2000) == leads
-    visible = stage.read(stage.topics.lead_predictions, 2000, committed=False)
-    assert len(visible) > 2000, "nothing had been produced before the kill"
+        assert scored(stage, 6000) == leads
+    visible = stage.read(stage.topics.lead_predictions, 6000, committed=False)
+    assert len(visible) > 6000, "nothing had been produced before the kill"
 
 
 @pytest.mark.postgres
 def test_a_request_whose_process_is_killed_has_no_prediction_without_its_result(stage: Stage, crm: Crm) -> None:
-    leads = [f"{stage.topics.lead_changes} {i}" for i in range(300)]
+    leads = [f"{stage.topics.lead_changes} {i}" for i in range(3000)]
     crm.add(*leads)
     stage.environment["DATABASE_URL"] = crm.url
-    stage.send([stage.request(f"request {i}", leads) for i in range(8)])
-    with stage.running(**QUICK, **SLOW | {"LEADSTREAM_BATCH_MAX_RECORDS": "1"}) as killed:
-        kill_in_mid_batch(stage, killed, stage.topics.rescore_requests, 300)
+    stage.send([stage.request(f"request {i}", leads) for i in range(2)])
+    with stage.running(**QUICK, **SLOW) as killed:
+        kill_in_mid_batch(stage, killed, stage.topics.rescore_requests, 3000)
     before = len(stage.results(0))
-    assert len(stage.predictions(0)) == 300 * before < 300 * 8
+    assert len(stage.predictions(0)) == 3000 * before < 6000
     with stage.running(**QUICK):
-        results = stage.results(8)
-        assert scored(stage, 300 * 8) == Counter(leads * 8)
-    assert sorted(result["request_id"] for result in results) == [f"request {i}" for i in range(8)]
+        results = stage.results(2)
+        assert scored(stage, 6000) == Counter(leads * 2)
+    assert sorted(result["request_id"] for result in results) == [f"request {i}" for i in range(2)]
     assert all([prediction["lead_id"] for prediction in result["predictions"]] == leads for result in results)
 
 
@@ -155,24 +155,24 @@ def test_a_process_that_is_stopped_hands_over_without_a_gap_or_a_repeat(stage: S
 
 def test_at_least_once_a_kill_may_repeat_a_prediction_under_its_old_id_but_loses_none(stage: Stage) -> None:
     stage.environment["LEADSTREAM_DELIVERY"] = "at-least-once"
-    leads = {f"lead_{i}" for i in range(2000)}
+    leads = {f"lead_{i}" for i in range(6000)}
     stage.send(map(stage.change, leads))
     with stage.running(**QUICK, **SLOW) as killed:
         kill_in_mid_batch(stage, killed, stage.topics.lead_changes, 1)
     begun, committed = len(stage.predictions(1)), stage.committed(stage.topics.lead_changes)
     with stage.running(**QUICK) as process:
-        everything = stage.predictions(begun - committed + 2000)
+        everything = stage.predictions(begun - committed + 6000)
         assert process.stop() == 0
     assert {prediction["lead_id"] for prediction in everything} == leads
-    assert len({prediction["prediction_id"] for prediction in everything}) == 2000 < len(everything)
-    assert stage.committed(stage.topics.lead_changes) == 2000
+    assert len({prediction["prediction_id"] for prediction in everything}) == 6000 < len(everything)
+    assert stage.committed(stage.topics.lead_changes) == 6000
 
 
 def test_at_least_once_works_on_a_broker_without_transactions_and_exactly_once_refuses_it(
     mock_broker: Broker, tmp_path: Path, model_store: str
 ) -> None:
     stage = Stage.on(mock_broker.bootstrap, tmp_path, model_store, create=False)
-    stage.read(stage.topics.rescore_requests, 0)  # the mock makes a topic when it is first asked about
+    stage.ask_for_topics()
     stage.send(stage.changes("lead", 200))
     with (
         stage.running() as refused,

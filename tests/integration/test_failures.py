@@ -1,5 +1,8 @@
 """What a dependency that fails does: it costs time, and never a record."""
 
+import bisect
+import itertools
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,75 +13,94 @@ from consumer.batch import Output
 from local.broker import Broker
 from local.kafka import KafkaProcess
 from local.postgres import PostgresProcess
+from models.registry import ModelRegistry
 from producer.crm import create_schema
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
-from tests.integration.running import Stage, until
-from tests.integration.test_delivery import Load, scored
+from tests.integration.conftest import Crm
+from tests.integration.running import QUICK, Stage, until
+from tests.integration.test_delivery import EACH, SLOW, Load, scored
 from tests.registry_server import registry_server
+from tests.trained import TRUST, promoted_store, trained
 from tests.unit.pipelines import event
 
 pytestmark = pytest.mark.broker
 
 
-def test_a_postgres_that_is_stopped_and_started_under_load_costs_time_and_not_one_record(
-    tmp_path: Path, kafka: Broker, fresh_postgres: PostgresProcess, model_store: str
+def test_a_database_that_is_gone_for_longer_than_a_session_holds_the_work_and_keeps_the_membership(
+    kafka: Broker, fresh_postgres: PostgresProcess, tmp_path: Path, model_store: str
 ) -> None:
-    with psycopg.connect(fresh_postgres.url, autocommit=True) as connection:
-        create_schema(connection)
-        connection.execute(
-            "insert into people (id, created_at) select 'thin_' || n, now() - interval '9 days'"
-            " from generate_series(0, 399) as n"
-        )
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
     stage.environment["DATABASE_URL"] = fresh_postgres.url
-    thin = [stage.change(f"thin_{n}", lead=None, occurred_at=1_900_000_000_000) for n in range(400)]
-    with stage.running() as process, Load(stage) as load:
+    leads = [f"lead_{i}" for i in range(600)]
+    with psycopg.connect(fresh_postgres.url, autocommit=True) as connection:
+        create_schema(connection)
+        Crm(fresh_postgres.url, connection).add(*leads)
+    with stage.running(**QUICK) as process:
         process.until_ready()
-        stage.send(thin[:100])
-        until(lambda: process.metric("database_leads_total", answer="found") == 100, "the first thin changes")
-        fresh_postgres.stop()
-        stage.send(thin[100:300])
-        until(lambda: "postgres" in process.missing(), "readyz names postgres")
+        stage.send([stage.change(lead, lead=None) for lead in leads[:200]])
+        assert len(stage.predictions(200)) == 200
+        rebalances = process.events("rebalance")
+        fresh_postgres.kill()
+        stage.send([stage.change(lead, lead=None) for lead in leads[200:400]])
+        stage.send(stage.changes("fat", 100))
+        told = until(lambda: process.missing().get("postgres"), "it says that Postgres is missing")
+        assert "leadstream" not in told, "the connection string may hold secrets"
+        # Held for longer than the group would wait for a member that does not poll.
+        held = process.metric("held_batches_total", dependency="postgres")
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline or process.metric("held_batches_total", dependency="postgres") < held + 2:
+            assert process.missing().keys() == {"postgres"}, "it must not look ready while it waits"
         assert process.metric("unavailable", dependency="postgres") == 1
-        assert process.get("/healthz")[0] == 200
         fresh_postgres.start()
-        until(lambda: not process.missing(), "ready again")
-        stage.send(thin[300:])
-        load.stop()
-        count = len(load.leads) + 400
-        assert scored(stage, count) == load.leads + Counter(f"thin_{n}" for n in range(400))
-        assert stage.letters(0) == []
-        until(lambda: process.books()["scored"] == count, "the books tell of every one")
-        # Its membership outlived the outage: partitions were assigned once and never taken away.
-        assert [line["kind"] for line in process.events("rebalance")] == ["assigned"]
-        assert process.stop() == 0
-
-
-def test_brokers_that_are_stopped_and_started_under_load_cost_time_and_not_one_record(
-    tmp_path: Path, fresh_kafka: KafkaProcess, model_store: str
-) -> None:
-    stage = Stage.on(fresh_kafka.bootstrap, tmp_path, model_store)
-    with stage.running() as process:
+        stage.send([stage.change(lead, lead=None) for lead in leads[400:]])
+        expected = Counter([*leads, *(f"fat_{i}" for i in range(100))])
+        assert scored(stage, 700) == expected
         process.until_ready()
-        with Load(stage) as load:
-            until(lambda: process.books()["scored"] > 100, "changes go through")
-        before = load.leads.copy()
-        fresh_kafka.stop()
-        until(lambda: "brokers" in process.missing(), "readyz names the brokers")
-        fresh_kafka.start()
-        with Load(stage) as again:
-            until(lambda: not process.missing(), "ready again")
-            until(lambda: process.books()["scored"] > sum(before.values()) + 100, "changes go through again")
-        # Both loads name their leads alike: each lead that both sent has two changes.
-        everything = before + again.leads
-        done = sum(everything.values())
-        until(lambda: sum(process.books().values()) == done, "everything is accounted for")
-        predictions = scored(stage, process.books()["scored"])
-        assert predictions.keys() == everything.keys()
-        assert all(predictions[lead] <= everything[lead] for lead in everything)
-        assert stage.letters(0) == []
+        assert process.metric("unavailable", dependency="postgres") == 0
+        assert process.events("rebalance") == rebalances
+        assert process.books()["dead_lettered"] == 0
         assert process.stop() == 0
+    assert scored(stage, 700) == expected
+    assert stage.letters(0) == []
+
+
+def test_brokers_that_go_away_under_load_are_named_and_the_work_resumes_by_itself(
+    fresh_kafka: KafkaProcess, tmp_path: Path, model_store: str
+) -> None:
+    stage = Stage.on(fresh_kafka.bootstrap, tmp_path, model_store, partitions=4)
+    (tmp_path / "quiet").mkdir()
+    quiet = Stage.on(fresh_kafka.bootstrap, tmp_path / "quiet", model_store)
+    slow = QUICK | EACH | SLOW | {"LEADSTREAM_BATCH_MAX_RECORDS": "1500"}
+    slow["LEADSTREAM_KAFKA_TRANSACTION_TIMEOUT_MS"] = "5000"
+    with stage.running(**slow) as process, stage.running(**slow) as stopped, quiet.running(**QUICK) as idle:
+        idle.until_ready()
+        for each in (process, stopped):
+            until(lambda e=each: e.until_ready().metric("assigned_partitions") >= 2, "they share")  # type: ignore[misc]
+        # Much at once, so that the brokers go away while both are in the middle of a batch.
+        expected = Counter(f"lead_{i}" for i in range(6000))
+        stage.send(map(stage.change, expected))
+        stage.grows(stage.topics.lead_predictions)
+        fresh_kafka.kill()
+        for each in (process, stopped, idle):
+            until(lambda e=each: "brokers" in e.missing(), "it says that the brokers are missing", 20)  # type: ignore[misc]
+            assert each.get("/healthz")[0] == 200
+        began = time.monotonic()
+        assert stopped.stop() == 0, stopped.events()[-1]
+        assert time.monotonic() - began < 25
+        lines = len(process.said())
+        fresh_kafka.start()
+        assert scored(stage, expected.total()) == expected
+        process.until_ready()
+        # It had paused its partitions when it lost them, and its producer's coordinator was gone: it must work again.
+        quiet.send(quiet.changes("late", 10))
+        assert scored(quiet, 10) == Counter(f"late_{i}" for i in range(10))
+        assert len(process.said()) - lines < 60, "the log was flooded"
+        assert process.stop() == 0
+        assert idle.stop() == 0
+        assert [*process.sentences(), *idle.sentences(), *stopped.sentences()] == []
+    assert scored(stage, expected.total()) == expected
+    assert stage.letters(0) == []
 
 
 def test_a_registry_that_answers_500_or_nothing_must_never_make_a_dead_letter(
@@ -132,3 +154,27 @@ def test_a_topic_that_is_created_late_is_waited_for_by_name(tmp_path: Path, kafk
         assert len(stage.predictions(3)) == 3
         until(lambda: not process.missing(), "ready")
         assert process.stop() == 0
+
+
+def test_a_model_promoted_under_load_takes_over_between_two_batches(kafka: Broker, tmp_path: Path) -> None:
+    store = promoted_store(tmp_path / "models")
+    registry = ModelRegistry(store, TRUST)
+    version = registry.publish(trained(3))
+    stage = Stage.on(kafka.bootstrap, tmp_path, store, partitions=1)
+    with stage.running(**EACH) as process, Load(stage) as load:
+        process.until_ready()
+        process.event("batch", model_version="1.0.0")
+        registry.promote(version)
+        process.event("batch", model_version=version)
+        load.stop()
+        predictions = sorted(stage.predictions(load.leads.total()), key=lambda p: int(p["source_offset"]))
+        assert process.stop() == 0
+        batches = process.events("batch")
+    ends = list(itertools.accumulate(batch["records"] for batch in batches))
+    assert Counter(p["lead_id"] for p in predictions) == load.leads
+    assert [p["source_offset"] for p in predictions] == list(range(load.leads.total()))
+    for prediction in predictions:
+        batch = batches[bisect.bisect_right(ends, prediction["source_offset"])]
+        assert prediction["model_version"] == batch["model_version"]
+    assert {p["model_version"] for p in predictions} == {"1.0.0", version}
+    assert len({(p["model_version"], p["model_sha256"]) for p in predictions}) == 2

@@ -1,152 +1,241 @@
-"""Lead state from a real Postgres: one answer a lead, whatever else the CRM's tables hold."""
+"""Lead state from a real Postgres: one answer for each lead, whatever the CRM holds, and nothing that is personal."""
 
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import psycopg
 import pytest
 
-from consumer import leads as leads_module
+import consumer.leads
 from consumer.leads import PostgresLeads
-from leadstream.errors import Transient
+from leadstream.errors import SettingsError, Transient
 from local.postgres import Postgres
 from producer.crm import create_schema
+from tests.integration.conftest import Crm
+
+pytestmark = pytest.mark.postgres
+UUID = "0d4f1f0e-6c1e-4f0a-9a55-1f2b3c4d5e6f"
+PERSONAL = ("first_name", "last_name", "email", "phone", "conversion_probability")
 
 
 @pytest.fixture
-def database(postgres: Postgres) -> Iterator[tuple[str, psycopg.Connection]]:
-    """An empty schema of this test's own, and a connection to fill it."""
-    schema = f"leads_{uuid.uuid4().hex[:8]}"
+def bare(postgres: Postgres) -> Iterator[Crm]:
+    """An empty schema, for a CRM of another shape."""
+    schema = f"bare_{uuid.uuid4().hex[:8]}"
     url = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{schema}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"create schema {schema}")
-        yield url, connection
+        yield Crm(url, connection)
         connection.execute(f"drop schema {schema} cascade")
 
 
-Database = tuple[str, psycopg.Connection]
+@pytest.fixture
+def leads(crm: Crm) -> Iterator[PostgresLeads]:
+    yield from reading(crm.url)
 
 
-def test_a_lead_with_three_applications_must_be_answered_once(database: Database) -> None:
-    url, connection = database
-    create_schema(connection)
-    connection.execute("insert into programmes values (901, 'MBA'); insert into campuses values (901, 'Berlin')")
-    connection.execute(
-        "insert into people (id, created_at, lead_score, touchpoint_count, source, programme_id, campus_id,"
-        " lead_version) values ('lead_1', '2025-03-01 12:00:00.5+01', 55.5, 3, 'web', 901, 901, 7)"
-    )
-    for _ in range(3):
-        connection.execute(
-            "insert into applications (person_id, source, submitted_at) values ('lead_1', 'fair', now())"
+def reading(url: str) -> Iterator[PostgresLeads]:
+    leads = PostgresLeads(url)
+    yield leads
+    leads.close()
+
+
+def fetched(url: str, *lead_ids: str) -> dict[str, dict[str, Any]]:
+    leads = PostgresLeads(url)
+    try:
+        return {lead_id: lead.state for lead_id, lead in leads.fetch(lead_ids).items()}
+    finally:
+        leads.close()
+
+
+def new_id() -> str:
+    return f"lead-{uuid.uuid4().hex}"
+
+
+def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(crm: Crm, leads: PostgresLeads) -> None:
+    lead, other, unknown = new_id(), new_id(), new_id()
+    crm.add(lead, other, source="enquiry", programme_id=1, campus_id=1, lead_version=7)
+    for source in ("first", "second", "third"):
+        crm.connection.execute(
+            "insert into applications (person_id, source, programme_id, campus_id, submitted_at)"
+            " values (%s, %s, 2, 2, now())",
+            (lead, source),
         )
-    with closing(PostgresLeads(url)) as reader:
-        found = reader.fetch(["lead_1", "nobody"])
-    assert list(found) == ["lead_1"]
-    assert found["lead_1"].version == 7
-    assert found["lead_1"].state == {
-        "created_at": 1_740_826_800_500,
-        "lead_score": 55.5,
-        "engagement_score": None,
-        "touchpoint_count": 3,
-        "lifecycle_state": None,
-        "status": None,
-        "source": "web",
-        "programme_name": "MBA",
-        "campus_name": "Berlin",
-        "numbers": {},
-        "categories": {},
+    found = leads.fetch([lead, unknown, other, lead])
+    assert sorted(found) == sorted([lead, other])
+    names = crm.connection.execute(
+        "select (select name from programmes where id = 1), (select name from campuses where id = 1)"
+    )
+    [(programme, campus)] = names.fetchall()
+    state = found[lead].state
+    assert (state["source"], state["programme_name"], state["campus_name"]) == ("enquiry", programme, campus)
+    assert found[lead].version == 7
+
+
+def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(crm: Crm, postgres: Postgres) -> None:
+    """Were any of them named in the query, Postgres would refuse it."""
+    lead, role = new_id(), f"reader_{uuid.uuid4().hex[:8]}"
+    crm.add(lead, first_name="Zaphod")
+    schema = crm.connection.execute("show search_path").fetchone()[0]  # type: ignore[index]
+    columns = crm.connection.execute(
+        "select column_name from information_schema.columns where table_schema = %s and table_name = 'people'",
+        (schema,),
+    ).fetchall()
+    allowed = ", ".join(name for (name,) in columns if name not in PERSONAL)
+    crm.connection.execute(f"create role {role} login password 'secret'")
+    try:
+        crm.connection.execute(f"grant usage on schema {schema} to {role}")
+        crm.connection.execute(f"grant select on programmes, campuses to {role}")
+        crm.connection.execute(f"grant select ({allowed}) on people to {role}")
+        url = psycopg.conninfo.make_conninfo(crm.url, user=role, password="secret")
+        assert fetched(url, lead)[lead]["lead_score"] == 55.0
+        with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select email from people")
+    finally:
+        crm.connection.execute(f"drop owned by {role}")
+        crm.connection.execute(f"drop role {role}")
+
+
+def test_a_query_that_could_write_must_be_refused_by_the_session(bare: Crm) -> None:
+    bare.connection.execute("create table audit (seen text)")
+    bare.connection.execute(
+        "create function peek() returns timestamptz language plpgsql as"
+        " $$ begin insert into audit values ('x'); return now(); end $$"
+    )
+    bare.connection.execute("create view people as select 'a'::text as id, peek() as created_at")
+    with pytest.raises(Transient, match="read-only transaction"):
+        fetched(bare.url, "a")
+
+
+def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no_error(bare: Crm) -> None:
+    bare.connection.execute("create table people (id varchar(40) primary key, created_at date, status text)")
+    bare.connection.execute("insert into people values ('a', '1999-12-31', 'new')")
+    assert fetched(bare.url, "a", "b") == {
+        "a": {
+            "created_at": 946_598_400_000,
+            "lead_score": None,
+            "engagement_score": None,
+            "touchpoint_count": None,
+            "lifecycle_state": None,
+            "status": "new",
+            "source": None,
+            "programme_name": None,
+            "campus_name": None,
+            "numbers": {},
+            "categories": {},
+        }
     }
 
 
-def test_a_crm_with_only_the_audited_columns_is_read_with_the_others_missing(database: Database) -> None:
-    url, connection = database
-    connection.execute("create table people (id text primary key, created_at timestamp, lead_score numeric)")
-    connection.execute("insert into people values ('a', '1970-01-02', 'NaN'), ('b', 'infinity', 1), ('c', null, 1e400)")
-    with closing(PostgresLeads(url)) as reader:
-        with pytest.raises(Transient, match="out of range"):
-            reader.fetch(["a", "b", "c"])
-        found = reader.fetch(["a", "b"])
-    assert found["a"].state["created_at"] == 86_400_000
-    assert found["a"].state["lead_score"] != found["a"].state["lead_score"]
-    assert found["b"].state["created_at"] is None
-    assert found["a"].state["source"] is found["a"].state["campus_name"] is None
-    assert found["a"].version == 0
+def test_a_crm_with_names_in_place_of_ids_is_read_as_it_is(bare: Crm) -> None:
+    bare.connection.execute(
+        "create table people (id text, created_at timestamptz, programme_name text, campus_name text)"
+    )
+    bare.connection.execute("insert into people values ('a', now(), 'MBA', 'Berlin')")
+    [state] = fetched(bare.url, "a").values()
+    assert (state["programme_name"], state["campus_name"]) == ("MBA", "Berlin")
+
+
+def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare: Crm) -> None:
+    with pytest.raises(Transient, match="people has no column id, or does not exist"):
+        fetched(bare.url, "a")
+    bare.connection.execute("create table people (id text)")
+    with pytest.raises(Transient, match="people has no column created_at"):
+        fetched(bare.url, "a")
 
 
 @pytest.mark.parametrize(
     ("kind", "good", "malformed"),
     [
-        ("bigint", "42", ["fortytwo", "042", "4.2", "9" * 30, "", "lead\0"]),
-        ("integer", "42", ["9999999999999", "-", "٤٢"]),
-        ("uuid", "11111111-2222-3333-4444-555555555555", ["no-uuid", "1" * 32, "{" + "1" * 32 + "}"]),
-        ("text", "lead_1", ["lead\0", "\ud800", "'; drop table people; --", ""]),
+        ("bigint", "42", ["", "x", "4 2", "042", "+42", "4.2", "--5", "-", "４２", str(2**63), "42\0", "\ud800"]),
+        ("integer", "42", ["3000000000", "--5", "-2147483649", "-", "٤٢"]),
+        ("smallint", "-7", ["40000", "-40000", "7.0"]),
+        ("uuid", UUID, ["", "x", UUID.upper(), UUID.replace("-", ""), UUID[:8], UUID + "\0", "{" + UUID + "}"]),
+        ("text", "é ' \" \\ % {} ,", ["x\0y", "\ud800", "'; drop table people; --", ""]),
+        ("char(8)", "abc", ["abcd\0"]),
     ],
-)
-def test_one_malformed_id_must_not_fail_the_query_for_its_neighbours(
-    database: Database, kind: str, good: str, malformed: list[str]
+)  # fmt: skip
+def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
+    bare: Crm, kind: str, good: str, malformed: list[str]
 ) -> None:
-    url, connection = database
-    connection.execute(f"create table people (id {kind} primary key, created_at timestamptz)")
-    connection.execute("insert into people values (%s, now())", (good,))
-    with closing(PostgresLeads(url)) as reader:
-        assert list(reader.fetch([*malformed, good, *malformed])) == [good]
-        assert reader.fetch(malformed) == {}
+    bare.connection.execute(f"create table people (id {kind} primary key, created_at timestamptz default now())")
+    bare.connection.execute("insert into people (id) values (%s)", (good,))
+    assert list(fetched(bare.url, *malformed, good, *malformed)) == [good]
+    assert fetched(bare.url, *malformed) == {}
 
 
-def test_a_database_without_the_table_is_trouble_that_says_so_and_no_dead_letter(database: Database) -> None:
-    url, connection = database
-    with closing(PostgresLeads(url)) as reader:
-        with pytest.raises(Transient, match="the table people has no column id, or does not exist"):
-            reader.fetch(["a"])
-        connection.execute("create table people (id text primary key, created_at timestamptz)")
-        assert reader.fetch(["a"]) == {}
+def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_choked_on(bare: Crm) -> None:
+    bare.connection.execute(
+        "create table people (id text, created_at timestamptz, lead_score double precision,"
+        " engagement_score numeric, touchpoint_count double precision)"
+    )
+    bare.connection.execute(
+        "insert into people values ('nan', 'infinity', 'NaN', 'NaN', 'NaN'),"
+        " ('inf', '-infinity', 'Infinity', 'Infinity', '-Infinity'), ('null', null, null, null, null),"
+        " ('old', '4713-01-01 BC', -0.0, 1e300, 2.5), ('far', '294276-01-01', 1, 2, 3)"
+    )
+    found = fetched(bare.url, "nan", "inf", "null", "old", "far")
+    assert len(found) == 5
+    assert [found[lead]["created_at"] for lead in ("nan", "inf", "null")] == [None, None, None]
+    assert found["old"]["created_at"] < -200_000_000_000_000
+    assert found["far"]["created_at"] > 9_000_000_000_000_000
+    assert all(math.isnan(found["nan"][name]) for name in ("lead_score", "engagement_score", "touchpoint_count"))
+    assert found["inf"]["engagement_score"] == math.inf
+    assert found["inf"]["touchpoint_count"] == -math.inf
+    assert found["old"]["touchpoint_count"] == 2.5
 
 
-def test_a_role_that_may_only_select_is_enough_and_nothing_can_be_written(database: Database) -> None:
-    url, connection = database
-    connection.execute("create table people (id text primary key, created_at timestamptz)")
-    with closing(PostgresLeads(url)) as reader:
-        reader.fetch(["a"])
-        assert reader._connection is not None
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            reader._connection.execute("insert into people values ('b', now())")
-
-
-def test_a_table_that_is_locked_must_not_hold_the_loop_for_ever(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, connection = database
-    connection.execute("create table people (id text primary key, created_at timestamptz)")
-    monkeypatch.setattr(leads_module, "STATEMENT_MS", 200)
-    with closing(PostgresLeads(url)) as reader:
-        reader.fetch(["a"])
-        with connection.transaction():
-            connection.execute("lock table people in access exclusive mode")
+def test_a_query_that_takes_too_long_is_given_up_and_tried_again(bare: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer.leads, "STATEMENT_MS", 200)
+    bare.connection.execute("create table people (id text primary key, created_at timestamptz)")
+    bare.connection.execute("insert into people values ('a', now())")
+    leads = PostgresLeads(bare.url)
+    try:
+        with bare.connection.transaction():
+            bare.connection.execute("lock table people in access exclusive mode")
             with pytest.raises(Transient, match="statement timeout"):
-                reader.fetch(["a"])
-        assert reader.fetch(["a"]) == {}
+                leads.fetch(["a"])
+        assert list(leads.fetch(["a"])) == ["a"]
+    finally:
+        leads.close()
 
 
-def test_no_personal_column_and_no_application_is_ever_in_the_query(database: Database) -> None:
-    url, connection = database
-    create_schema(connection)
-    with closing(PostgresLeads(url)) as reader:
-        reader.fetch(["a"])
-        assert reader._query is not None
-        query = reader._query.as_string(connection)
-    for word in ("name,", "first_name", "last_name", "email", "phone", "conversion_probability", "applications", "*"):
-        assert word not in query.replace(" * 1000", "")
+def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(crm: Crm, leads: PostgresLeads) -> None:
+    lead = new_id()
+    crm.add(lead)
+    ours = "select pid from pg_stat_activity where application_name = 'leadstream'"
+    before = crm.connection.execute(ours).fetchall()
+    assert list(leads.fetch([lead])) == [lead]
+    [opened] = {*crm.connection.execute(ours).fetchall()} - {*before}
+    crm.connection.execute("select pg_terminate_backend(%s)", opened)
+    with pytest.raises(Transient):
+        leads.fetch([lead])
+    assert list(leads.fetch([lead])) == [lead]
 
 
-def test_ten_thousand_ids_are_found_by_the_primary_key_and_not_by_reading_the_table(database: Database) -> None:
-    url, connection = database
+def test_what_the_database_says_must_not_give_away_the_password(crm: Crm) -> None:
+    url = psycopg.conninfo.make_conninfo(crm.url, password="a wrong secret")
+    with pytest.raises(Transient) as refused:
+        fetched(url, "a")
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_that_cannot_be_read_is_a_wrong_setting_and_not_a_database_that_is_down() -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL cannot be read"):
+        PostgresLeads("postgres//user:secret@host")
+
+
+def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_table(bare: Crm) -> None:
+    connection = bare.connection
     create_schema(connection)
     connection.execute(
         "insert into people (id, created_at) select 'lead_' || n, now() from generate_series(1, 50000) as n"
     )
     connection.execute("analyze people")
-    with closing(PostgresLeads(url)) as reader:
+    with closing(PostgresLeads(bare.url)) as reader:
         assert len(reader.fetch([f"lead_{n}" for n in range(1, 501)])) == 500
         assert reader._query is not None
         ids = [f"lead_{n}" for n in range(1, 501)]
