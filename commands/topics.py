@@ -69,14 +69,18 @@ def create_missing(settings: "Settings", partitions: int, replication: int = -1)
     from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
     from leadstream.errors import UserError
-    from leadstream.topics import CONFIGS
+    from leadstream.topics import CONFIGS, SINGLE_PARTITION
 
     admin, names = _connect(settings)
+    single = {names[field] for field in SINGLE_PARTITION}
     existing = _existing(admin)
     wanted = {names[field]: config for field, config in CONFIGS.items() if names[field] not in existing}
     created = (
         admin.create_topics(
-            [NewTopic(name, partitions, replication, config=config) for name, config in wanted.items()],
+            [
+                NewTopic(name, 1 if name in single else partitions, replication, config=config)
+                for name, config in wanted.items()
+            ],
             operation_timeout=TIMEOUT_SECONDS,
             request_timeout=TIMEOUT_SECONDS,
         )

@@ -111,6 +111,7 @@ def decode_request(index: int, message: Message, reader: Reader) -> Request:
         raise Poison(Reason.INVALID_REQUEST, "decode", f"request_id is over {MAX_ID_CHARACTERS} characters")
     lead_ids: dict[str, None] = {}
     malformed: dict[str, str] = {}
+    good: set[str] = set()
     for entry in ids:
         text = entry if isinstance(entry, str) else json.dumps(entry)
         lead_id = text.encode("utf-8", "backslashreplace").decode()
@@ -121,7 +122,10 @@ def decode_request(index: int, message: Message, reader: Reader) -> Request:
             malformed[lead_id] = "an id must be Unicode text"
         elif not entry or len(entry) > MAX_ID_CHARACTERS:
             malformed[lead_id] = f"an id has 1 to {MAX_ID_CHARACTERS} characters"
-    return Request(index, request_id, list(lead_ids), malformed)
+        else:
+            good.add(lead_id)
+    # The number 1 reads like the string "1" and must not make a good id bad.
+    return Request(index, request_id, list(lead_ids), {id_: why for id_, why in malformed.items() if id_ not in good})
 
 
 def _request_id(message: Message) -> str:

@@ -40,9 +40,15 @@ _FIELDS: dict[str, tuple[str, LiteralString]] = {
         "created_at",
         "CASE WHEN isfinite(p.created_at) THEN floor(extract(epoch FROM p.created_at) * 1000)::bigint END",
     ),
-    "lead_score": ("lead_score", "p.lead_score::float8"),
-    "engagement_score": ("engagement_score", "p.engagement_score::float8"),
-    "touchpoint_count": ("touchpoint_count", "p.touchpoint_count::float8"),
+    "lead_score": ("lead_score", "CASE WHEN p.lead_score BETWEEN -1e308 AND 1e308 THEN p.lead_score::float8 END"),
+    "engagement_score": (
+        "engagement_score",
+        "CASE WHEN p.engagement_score BETWEEN -1e308 AND 1e308 THEN p.engagement_score::float8 END",
+    ),
+    "touchpoint_count": (
+        "touchpoint_count",
+        "CASE WHEN p.touchpoint_count BETWEEN -1e308 AND 1e308 THEN p.touchpoint_count::float8 END",
+    ),
     "lifecycle_state": ("lifecycle_state", "p.lifecycle_state::text"),
     "status": ("status", "p.status::text"),
     "source": ("source", "p.source::text"),
@@ -51,6 +57,8 @@ _FIELDS: dict[str, tuple[str, LiteralString]] = {
     "version": ("lead_version", "p.lead_version::bigint"),
 }
 _REQUIRED = ("id", "created_at")
+_NUMBERS = ("lead_score", "engagement_score", "touchpoint_count")
+_NUMERIC = {"smallint", "integer", "bigint", "real", "double precision", "numeric"}
 _INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 _INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
 
@@ -145,7 +153,8 @@ class PostgresLeads:
 def _query(types: dict[tuple[str, str], str]) -> sql.Composed:
     columns: list[sql.Composable] = []
     for name, (needs, expression) in _FIELDS.items():
-        present = ("people", needs) in types
+        # What is no number in this CRM is a missing value: a cast that fails would fail the whole batch.
+        present = ("people", needs) in types and (name not in _NUMBERS or types["people", needs] in _NUMERIC)
         if name in ("programme_name", "campus_name"):
             table = "programmes" if name == "programme_name" else "campuses"
             present = present and (table, "name") in types and (table, "id") in types

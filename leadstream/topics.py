@@ -30,6 +30,10 @@ VARIABLES = {variable(field.name): field.name for field in fields(Topics)}
 # A letter is its original and up to 17 headers; the default limit of a broker is 1,048,588 bytes.
 _LETTER_BYTES = str(2 * 1_048_588)
 
+# Partitions are shared out by number, whatever their topic: as many of requests as of changes could leave one process
+# all of the changes and another all of the requests.
+SINGLE_PARTITION = {"rescore_requests"}
+
 CONFIGS: dict[str, dict[str, str]] = {
     "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
     "rescore_requests": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},

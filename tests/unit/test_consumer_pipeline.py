@@ -218,6 +218,14 @@ def test_one_bad_id_must_not_fail_its_neighbours_and_duplicates_are_answered_onc
     assert on(outcome, LETTERS) == []
 
 
+def test_a_number_that_reads_like_an_id_must_not_make_that_id_bad(model_store: str) -> None:
+    leads = FakeLeads({"1": Lead(STATE, 1)})
+    for ids in (["1", 1], [1, "1"]):
+        [result] = results(pipeline(model_store, leads).process(batch(request(0, ids))))
+        assert [p["lead_id"] for p in result["predictions"]] == ["1"]
+        assert result["errors"] == []
+
+
 def test_an_avro_request_without_ids_is_answered_with_none(model_store: str) -> None:
     [result] = results(pipeline(model_store).process(batch(avro_request(0, "r", []))))
     assert (result["request_id"], result["total_processed"]) == ("r", 0)
