@@ -9,7 +9,7 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 	@$(BIN)/leadstream demo
 
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
