@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from consumer.batch import Fate
 from leadstream.errors import Reason
 from models.evaluate import Floats, Labels
 from producer.simulator import Kind, Truth
@@ -14,7 +15,7 @@ from producer.simulator import Kind, Truth
 # Topic, partition and offset: the identity of a record that was sent.
 Place = tuple[str, int, int]
 
-FATES = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
+FATES = tuple(fate.value for fate in Fate)
 _SCORABLE = {Kind.PLAIN, Kind.LATE, Kind.THIN, Kind.REPEATED}
 _ERASING = {Kind.DELETED, Kind.TOMBSTONE}
 
