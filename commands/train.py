@@ -78,9 +78,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--recipe",
         choices=(*_RECIPES, "best"),
-        default="audited",
-        help="what to train: the audited forest (the default), the same without class weights, gradient boosting, or "
-        "the one that loses least in time-ordered folds (best)",
+        default="best",
+        help="what to train: the audited forest, the same without class weights, gradient boosting, or the one of them "
+        "that loses least in time-ordered folds (best, the default)",
     )
     parser.add_argument(
         "--calibrator",

@@ -13,7 +13,6 @@ from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
 from models.explain import contributions, strongest
 from models.forest import Floats, pack
-from models.venn_abers import VennAbers
 
 Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
@@ -58,7 +57,7 @@ class Model:
         self.name = str(manifest["name"])
         self.sha256 = str(manifest["artifact"]["sha256"])
         self._features: FittedFeatures = artifact["features"]
-        self._calibrator: Calibrator | VennAbers = artifact["calibrator"]
+        self._calibrator: Calibrator = artifact["calibrator"]
         self._threshold = float(artifact["threshold"])
         # Ascending, as searchsorted wants them: D below the first cut, A from the last on.
         self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
@@ -81,7 +80,7 @@ class Model:
         rows = self._rows(matrix.values, matrix.names, failed)
         leaves = self._forest.leaves(rows)
         raw = self._forest.probability(leaves)
-        probability, low, high = self._calibrator.interval(raw)
+        probability, low, high = self._calibrator.interval(raw, matrix.missing)
         explained: list[Reasons] = [()] * len(raw)
         if reasons > 0:
             explained = strongest(self._contributions.of(leaves), self.features, reasons)

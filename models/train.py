@@ -60,7 +60,7 @@ class TrainOptions:
     least_conversions: int = 120
     origins: Mapping[str, str] = field(default_factory=dict)
     allow_leaks: tuple[str, ...] = ()
-    recipe: str = "audited"
+    recipe: str = BEST
     calibrator: str = BEST
     policy: Policy = field(default_factory=Policy)
     grades: Mapping[str, float] | None = None
@@ -156,16 +156,16 @@ def _calibrator(chain: Sequence[Step], options: TrainOptions) -> tuple[str, dict
     if options.calibrator != BEST:
         return options.calibrator, {options.calibrator: "as told"}
     try:
-        return calibrate.choose(together(chain[:-1]), together(chain[-1:]), chain[0].fitted.prior)
+        return calibrate.choose(together(chain[:-1])[:2], chain[-1].scored[:2], chain[0].fitted.prior)
     except UserError as error:
         raise _refused(error) from None
 
 
 def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOptions) -> _Decided:
     """Calibration, threshold and grades for a fitted recipe, from the scores of its chain."""
-    raw, labels = together(chain)
+    raw, labels, missing = together(chain)
     try:
-        calibrator = calibrate.fit(name, raw, labels, fitted.prior)
+        calibrator = calibrate.fit(name, raw, labels, fitted.prior, missing)
     except UserError as error:
         raise _refused(error) from None
     probability = calibrator.interval(raw)[0]
@@ -176,7 +176,7 @@ def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOpti
 
 def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
     """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking."""
-    raw, labels = test.raw, test.labels
+    raw, labels, _ = test.scored
     calibrated = judge.calibrator.interval(raw)[0]
     try:
         calibrate.keeps_ranking(raw, calibrated, labels)
