@@ -100,7 +100,7 @@ def bank(path: Path) -> list[Row]:
     frozen = [chain[1].scored, *(chain[2].fitted.scored(part) for part in cut[3:])]
     never = candidates.Scored(*map(np.concatenate, zip(*frozen, strict=True)))
     rows = []
-    for what, (raw, labels, _), start in (
+    for what, (raw, labels, *_), start in (
         ("grown again each fifth, newest 4/5", again, 0),
         ("trees of the oldest 3/5, newest 2/5", never, len(cut[2].labels)),
     ):

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import log_loss
 
 from leadstream.errors import UserError
-from models.evaluate import EDGE, auc_loss, calibration_line, legacy_sigmoid
+from models.evaluate import EDGE, auc_loss, calibration_line, legacy_sigmoid, log_losses
 from models.venn_abers import VennAbers
 
 Floats = NDArray[np.float64]
@@ -144,7 +143,7 @@ def choose(
         except UserError as error:
             said[name] = f"refused: {error}"
             continue
-        losses[name] = float(log_loss(labels, np.clip(probability, EDGE, 1 - EDGE)))
+        losses[name] = float(log_losses(probability, labels).mean())
         said[name] = f"log loss {losses[name]:.4f}"
     if not losses:
         reasons = "; ".join(f"{name}: {why.removeprefix('refused: ')}" for name, why in said.items())

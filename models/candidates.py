@@ -36,11 +36,12 @@ RECIPES = {
 
 
 class Scored(NamedTuple):
-    """Raw scores and outcomes of n leads, and how many inputs each lacks; all (n,)."""
+    """Raw scores and outcomes of n rows, how many inputs each lacks, and their places in the part; all (n,)."""
 
     raw: Floats
     labels: Labels
     missing: Ints
+    rows: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +62,9 @@ class Fitted:
 
     def scored(self, part: Part) -> Scored:
         """The part's rows that can be scored, scored as a consumer does."""
-        X, labels, missing = matrix(self.features, part)
+        X, labels, missing, rows = matrix(self.features, part)
         forest = pack(self.model)
-        return Scored(forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))), labels, missing)
+        return Scored(forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))), labels, missing, rows)
 
     @property
     def steps(self) -> list[str]:
@@ -74,7 +75,7 @@ class Fitted:
 def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fitted:
     """Fit a recipe on a part: scale, select 20 features by F test (boosting takes all), grow the trees."""
     features = FittedFeatures.fit(part.columns, part.as_of, specification)
-    X, labels, _ = matrix(features, part)
+    X, labels, _, _ = matrix(features, part)
     y = labels.astype(np.int64)
     scaler = StandardScaler()
     selector = SelectKBest(f_classif, k=X.shape[1] if recipe == "boosting" else min(SELECTED, X.shape[1]))
@@ -100,8 +101,8 @@ def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fit
     return Fitted(recipe, features, scaler, selector, model, prior, importance)
 
 
-def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels, Ints]:
-    """Features (n, k), outcomes (n,) and numbers of missing inputs (n,) of the part's rows that can be scored."""
+def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels, Ints, Ints]:
+    """Features (n, k), outcomes, numbers of missing inputs and places of the part's rows that can be scored: (n,)."""
     made = features.transform(part.columns, part.as_of)
     usable = np.logical_and.reduce(np.abs(made.values) <= np.finfo(np.float32).max, axis=1)
     usable[list(made.failed)] = False
@@ -111,7 +112,7 @@ def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels, Ints]:
             f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
             "and those do not hold both outcomes"
         )
-    return made.values[usable], labels, made.missing[usable]
+    return made.values[usable], labels, made.missing[usable], np.flatnonzero(usable)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +142,7 @@ def folds(steps: Sequence[Step]) -> list[Metrics]:
     """
     found = []
     for i, one in enumerate(steps[1:], start=1):
-        raw, labels, _ = together(steps[:i])
+        raw, labels, *_ = together(steps[:i])
         try:
             calibrator = calibrate.fit("sigmoid", raw, labels, steps[0].fitted.prior)
         except UserError:
