@@ -20,6 +20,7 @@ _FAMILIES = (
     "import_",
     "train",
     "models",
+    "follow",
     "dead_letters",
     "schemas",
 )

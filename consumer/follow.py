@@ -14,7 +14,7 @@ from leadstream.errors import Poison, Reason, UserError
 from leadstream.log import configure
 from leadstream.settings import Settings
 from leadstream.topics import Topics
-from models.ledger import DAY_MS, HorizonDaysOf, Judged, Ledger, Made, known_at
+from models.ledger import DAY_MS, HorizonDaysOf, Judged, Ledger, Made, horizon_of, known_at
 from models.registry import ModelRegistry
 from schemas.codec import Reader
 from schemas.registry import Registry
@@ -95,7 +95,7 @@ def horizons(registry: ModelRegistry, unknown: Callable[[str], None] = lambda _v
     def horizon_days_of(version: str) -> float | None:
         if version not in known:
             try:
-                known[version] = registry.show(version).get("label", {}).get("horizon_days")
+                known[version] = horizon_of(registry.show(version))
             except UserError:
                 known[version] = None
                 unknown(version)
@@ -107,7 +107,7 @@ def horizons(registry: ModelRegistry, unknown: Callable[[str], None] = lambda _v
 def read_all(
     settings: Settings, horizon_days_of: HorizonDaysOf, progress: Callable[[int], None] = lambda _records: None
 ) -> tuple[Intake, list[Judged], Counter[Reason]]:
-    """The topics from their beginning to their present ends: all records, what is judged, and what could not be read."""
+    """The topics from their beginning to their present ends: what was taken, judged, and could not be read."""
     configure(settings)
     topics = settings.topics
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
@@ -132,7 +132,7 @@ def read_all(
         tail.close()
         if registry:
             registry.close()
-    judged += intake.ledger.overdue()
+    judged += intake.ledger.overdue(intake.ledger.decided_until)
     return intake, in_order(judged, horizon_days_of, intake.ledger.forgotten), skipped
 
 

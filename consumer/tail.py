@@ -1,4 +1,4 @@
-"""Reads topics from their beginning on, outside of any group: what is known is rebuilt at each start, nothing is committed."""
+"""Reads topics from their beginning on, outside of any group: nothing is committed, and each start reads all anew."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ MOST = 2_000
 class Tail:
     """Every partition of the topics, those to come as well.
 
-    `wanted` must be there: `absent` names those that are not. `optional` ones are read where they are there. `known` are
-    all topics that the brokers have.
+    `wanted` must be there: `absent` names those that are not. `optional` ones are read where they are there. `known`
+    are all topics that the brokers have.
     """
 
     def __init__(

@@ -1,17 +1,20 @@
 """Predictions that were made, joined to what became of their leads.
 
-The label is that of training: converted within the model's horizon after the prediction. A prediction is judged once that
-horizon has passed, not as soon as its outcome is there: conversions are known early and losses late, so judging each as it
-comes would show more conversions than there are. A model without a horizon leaves no choice: judged when decided.
+The label is that of training: converted within the model's horizon after the prediction. A prediction is judged once
+that horizon has passed, not as soon as its outcome is there: conversions are known early and losses late, so judging
+each as it comes would show more conversions than there are. Without a horizon there is no choice: judged when decided.
 
 A lead of which nothing was heard within the horizon did not convert. That is said only by `overdue`, only as far as the
 outcomes have come and a day beyond, and never of a prediction that is older than the first outcome known.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import Any
+
+from models.refused import Refused
 
 DAY_MS = 86_400_000
 MOST = 1_000_000
@@ -38,11 +41,20 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A prediction with its label. `decided_at` (ms UTC) is the outcome's, or the end of the horizon where none came."""
+    """A prediction with its label; `decided_at` (ms UTC) is the outcome's, or the horizon's end where none came."""
 
     made: Made
     converted: bool
     decided_at: int
+
+
+def horizon_of(manifest: Mapping[str, Any]) -> float | None:
+    """How many days a lead has to convert by a model's manifest, None where it does not say. Raises Refused."""
+    try:
+        days = manifest.get("label", {}).get("horizon_days")
+        return None if days is None else float(days)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Refused(f"model version {manifest.get('version')}: its horizon cannot be understood ({error})") from error
 
 
 def matures_at(made: Made, horizon_days: float | None) -> int | None:
@@ -59,9 +71,9 @@ def known_at(judged: Judged, horizon_days: float | None) -> int:
 class Ledger:
     """Judges predictions once they are mature; predictions and outcomes may come in any order, and again.
 
-    `horizon_days_of` tells the horizon of a model version, None where it has none; what it raises leaves the ledger as it
-    was. At most `most` predictions and as many outcomes are remembered: the oldest go first, and `dropped` counts the
-    predictions that went without having been judged.
+    `horizon_days_of` tells the horizon of a model version, None where it has none; what it raises leaves the ledger as
+    it was. At most `most` predictions and as many outcomes are remembered: the oldest go first, and `dropped` counts
+    the predictions that went without having been judged.
     """
 
     def __init__(self, horizon_days_of: HorizonDaysOf, most: int = MOST) -> None:
@@ -75,8 +87,8 @@ class Ledger:
         self._unheard: list[tuple[int, _Key]] = []  # heap: mature, without an outcome
         self._now = 0
         self._first_decided: int | None = None
-        self._last_decided = 0
         self._waiting = 0
+        self.decided_until = 0
         self.forgotten: set[str] = set()
         self.dropped = 0
 
@@ -89,14 +101,13 @@ class Ledger:
         """A prediction was made; what can be judged now. One that is known already changes nothing."""
         matures = matures_at(made, self._horizon_days_of(made.model_version))
         key = (made.event_id, made.model_version, made.variant)
-        if key in self._seen or made.lead_id in self.forgotten:
-            return []
-        self._seen[key] = made
-        self._of_lead.setdefault(made.lead_id, []).append(key)
-        self._waiting += 1
-        if matures is not None:
-            heappush(self._ripening, (matures, key))
-        self._keep_within()
+        if key not in self._seen and made.lead_id not in self.forgotten:
+            self._seen[key] = made
+            self._of_lead.setdefault(made.lead_id, []).append(key)
+            self._waiting += 1
+            if matures is not None:
+                heappush(self._ripening, (matures, key))
+            self._keep_within()
         return self._settle(key) + self._advance(made.occurred_at)
 
     def decided(self, lead_id: str, converted: bool, decided_at: int) -> list[Judged]:
@@ -109,18 +120,18 @@ class Ledger:
                 self._outcomes.popitem(last=False)
             for key in list(self._of_lead.get(lead_id, ())):
                 judged += self._settle(key)
-        self._last_decided = max(self._last_decided, decided_at)
+        self.decided_until = max(self.decided_until, decided_at)
         if self._first_decided is None or decided_at < self._first_decided:
             self._first_decided = decided_at
         return judged + self._advance(decided_at)
 
-    def overdue(self) -> list[Judged]:
+    def overdue(self, until: int) -> list[Judged]:
         """The predictions whose horizon passed without a word of their lead: it did not convert.
 
-        To be asked only when everything that was sent has been read.
+        `until` is a moment (ms UTC) up to which every outcome has been read; `decided_until` is the newest one's.
         """
         judged = []
-        while self._unheard and self._unheard[0][0] + GRACE_MS <= self._last_decided:
+        while self._unheard and self._unheard[0][0] + GRACE_MS <= until:
             matures, key = heappop(self._unheard)
             made = self._seen.get(key)
             if made is not None and self._first_decided is not None and self._first_decided <= made.occurred_at:

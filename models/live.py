@@ -1,4 +1,4 @@
-"""How good a model's probabilities are in service: the newest predictions whose outcome is known, by version and variant."""
+"""How good probabilities are in service: the newest judged predictions of each model version and variant."""
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ WINDOW = 2_000
 class Quality:
     """What the window of one model version and variant shows; as `models.evaluate` defines each of the numbers.
 
-    `roc_auc` is None where only one outcome occurs. `base_rate` is the realised rate, `mean_probability` the stated one.
+    `roc_auc` is None where only one outcome occurs; `base_rate` is the realised, `mean_probability` the stated rate.
     """
 
     model_version: str
@@ -33,7 +33,7 @@ class Quality:
 
 
 class Live:
-    """The newest `most` judged predictions of each model version and variant, in the order in which they became known."""
+    """The newest `most` judged predictions of each model version and variant, as their labels became known."""
 
     def __init__(self, horizon_days_of: HorizonDaysOf, most: int = WINDOW) -> None:
         self._horizon_days_of = horizon_days_of
@@ -60,9 +60,7 @@ class Live:
 
     def qualities(self) -> list[Quality]:
         """The quality of each version and variant of which anything is judged, in the order of their names."""
-        return [
-            quality(name[0], name[1], window) for name in sorted(self._windows) if (window := self.window(*name))
-        ]
+        return [quality(name[0], name[1], window) for name in sorted(self._windows) if (window := self.window(*name))]
 
 
 def quality(model_version: str, variant: str, window: Sequence[Judged]) -> Quality:

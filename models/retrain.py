@@ -1,8 +1,8 @@
 """When a model should be trained anew: stated triggers, each with its reason in a sentence.
 
-CALIBRATION needs a test and an effect. The tests: Spiegelhalter's z, and the z of the mean, because the first cannot see
-a shift that moves probabilities on both sides of one half. Outcomes are looked at again and again, so each look has a
-level of 1 in 10,000. The effect: a significant difference that nobody would act on is no reason to train.
+CALIBRATION needs a test and an effect. The tests: Spiegelhalter's z, and the z of the mean, because the first cannot
+see a shift where probabilities lie on both sides of one half. Outcomes are looked at again and again, so each look has
+a level of 1 in 10,000. The effect: a significant difference that nobody would act on is no reason to train.
 Source: D. J. Spiegelhalter, "Probabilistic prediction in patient management and clinical trials", Statistics in
 Medicine 5 (1986).
 """
@@ -19,6 +19,7 @@ from scipy.stats import norm
 from models.evaluate import EDGE, expected_calibration_error
 from models.ledger import DAY_MS, Judged
 from models.live import arrays
+from models.refused import Refused
 
 LEVEL = 1e-4  # of one look; shared by the two tests
 LEAST_LEADS = 500  # below, an ECE of .05 is what chance alone gives
@@ -57,15 +58,20 @@ class InService:
 
 
 def service_of(manifest: Mapping[str, Any]) -> InService:
-    """The facts of a manifest that triggers look at; what it does not have, as in imported ones, is None."""
-    created = manifest.get("created_at")
-    judged = manifest.get("metrics", {}).get("calibrated") or {}
-    return InService(
-        str(manifest["version"]),
-        str(manifest["artifact"]["sha256"]),
-        round(datetime.fromisoformat(created).timestamp() * 1000) if created else None,
-        judged.get("ece"),
-    )
+    """The facts of a manifest that triggers look at; what imported ones do not have is None. Raises Refused."""
+    try:
+        created = manifest.get("created_at")
+        judged = manifest.get("metrics", {}).get("calibrated") or {}
+        return InService(
+            str(manifest["version"]),
+            str(manifest["artifact"]["sha256"]),
+            round(datetime.fromisoformat(created).timestamp() * 1000) if created else None,
+            judged.get("ece"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"model version {manifest.get('version')}: its manifest cannot be understood ({error})"
+        ) from error
 
 
 def due(
@@ -96,7 +102,7 @@ def due(
 
 
 def miscalibrated(window: Sequence[Judged], judged_ece: float | None) -> str | None:
-    """The sentence that says how far the probabilities are from the outcomes, None where that may be chance or is small.
+    """How far the probabilities are from the outcomes, in a sentence; None where that may be chance or is small.
 
     A lead counts once, by its first prediction in the window: later ones share its outcome, and are no new evidence.
     """

@@ -73,7 +73,7 @@ def test_a_prediction_made_after_the_decision_would_be_judged_by_what_it_could_h
     book.decided("a", True, at(1))
     assert book.predicted(made("a", 2, version)) == []
     assert book.decided("z", False, at(100)) == []
-    assert book.overdue() == []
+    assert book.overdue(book.decided_until) == []
 
 
 def test_a_repeat_counts_once_before_and_after_it_was_judged() -> None:
@@ -107,12 +107,12 @@ def test_silence_is_a_loss_only_once_the_outcomes_have_come_a_day_past_the_horiz
     book.decided("old", True, at(-1))
     book.predicted(made("a"))
     book.predicted(made("new", 50))
-    assert book.overdue() == []  # predictions go on, but the outcomes have not come that far
+    assert book.overdue(book.decided_until) == []  # predictions go on, but the outcomes have not come that far
     book.decided("y", True, at(10.9))
-    assert book.overdue() == []
+    assert book.overdue(book.decided_until) == []
     book.decided("z", True, at(11))
-    assert book.overdue() == [Judged(made("a"), False, at(10))]
-    assert book.overdue() == []
+    assert book.overdue(book.decided_until) == [Judged(made("a"), False, at(10))]
+    assert book.overdue(book.decided_until) == []
     assert book.decided("a", True, at(9)) == []
 
 
@@ -121,7 +121,7 @@ def test_silence_before_the_first_outcome_says_nothing() -> None:
     book.predicted(made("a"))
     book.decided("y", True, at(0.1))
     book.decided("z", True, at(100))
-    assert book.overdue() == []
+    assert book.overdue(book.decided_until) == []
     assert book.decided("a", False, at(3)) == [Judged(made("a"), False, at(3))]  # a late word does
 
 
@@ -136,7 +136,7 @@ def test_an_erased_lead_is_forgotten_whatever_comes_of_it_later() -> None:
     book.predicted(made("a", 1))
     book.predicted(made("b"))
     assert book.decided("a", True, at(40)) == []
-    assert book.overdue() == []
+    assert book.overdue(book.decided_until) == []
     assert book.forgotten == {"a", "b"}
 
 
@@ -163,18 +163,12 @@ def test_what_was_dropped_does_not_stay_in_memory_until_its_horizon_ends() -> No
 
 
 def test_a_store_that_does_not_answer_leaves_the_ledger_as_it_was() -> None:
-    answers = iter([LookupError(), 10.0, 10.0, 10.0])
-
-    def horizon(_version: str) -> float:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    book = Ledger(horizon)
-    with pytest.raises(LookupError):
+    horizons: dict[str, float | None] = {}
+    book = Ledger(horizons.__getitem__)
+    with pytest.raises(KeyError):
         book.predicted(made("a"))
     assert book.pending == 0
+    horizons["1.0.0"] = 10.0
     book.predicted(made("a"))
     assert book.pending == 1
 
@@ -189,7 +183,12 @@ def steps(kind: str, number: int, day: float, converted: bool, version: str) -> 
         return lambda book: book.predicted(one)
     if kind == "decided":
         return lambda book: book.decided(lead_id, converted, at(number * 3 + day / 2))
-    return lambda book: book.forget(lead_id) or []
+
+    def erased(book: Ledger) -> list[Judged]:
+        book.forget(lead_id)
+        return []
+
+    return erased
 
 
 RECORDS = st.lists(
@@ -222,7 +221,7 @@ def test_any_order_of_the_same_records_judges_the_same_predictions_in_the_same_w
 def outcome_of(records: list[tuple[str, int, int, bool, str]]) -> set[Judged]:
     """What is judged in the end, of leads that are not erased."""
     book = ledger()
-    judged = [one for record in records for one in steps(*record)(book)] + book.overdue()
+    judged = [one for record in records for one in steps(*record)(book)] + book.overdue(book.decided_until)
     assert len(judged) == len(set(judged))
     return {one for one in judged if one.made.lead_id not in book.forgotten}
 
