@@ -19,6 +19,7 @@ from models.ledger import DAY_MS
 from models.train import TrainOptions
 from schemas.codec import Reader, Writer
 from tests.integration.running import Running, Stage, until
+from tests.unit.test_consumer_follow import PREDICTION_RECORD
 
 _PREDICTION, _OUTCOME, _REQUESTED = Writer("LeadPrediction"), Writer("LeadOutcome"), Reader("RetrainRequested")
 # The shared model's version and horizon.
@@ -29,33 +30,14 @@ START = time.time_ns() // 1_000_000 - 300 * DAY_MS
 def prediction(
     stage: Stage, lead_id: str, day: float, probability: float, *, shadow: bool = False, **facts: Any
 ) -> Output:
-    record = {
-        "prediction_id": f"p {lead_id}",
+    record = PREDICTION_RECORD | {
         "lead_id": lead_id,
-        "prediction": False,
         "probability": probability,
-        "probability_low": 0.0,
-        "probability_high": 1.0,
-        "confidence": 0.5,
-        "grade": "C",
         "raw_score": probability,
-        "threshold": 0.5,
-        "reasons": [],
-        "feature_coverage": 1.0,
-        "imputed": [],
-        "model_used": "random_forest",
         "model_version": VERSION,
-        "model_sha256": "0" * 64,
         "variant": "challenger" if shadow else "champion",
         "event_id": f"event of {lead_id} {day}",
-        "change_type": "UPDATED",
-        "lead_version": 1,
-        "coalesced_changes": 0,
         "occurred_at": START + round(day * DAY_MS),
-        "scored_at": START + round(day * DAY_MS) + 100,
-        "source_topic": "crm.lead-changes",
-        "source_partition": 0,
-        "source_offset": 0,
     }
     topic = stage.topics.shadow_predictions if shadow else stage.topics.lead_predictions
     return Output(topic, lead_id.encode(), _PREDICTION.encode(record | facts))
