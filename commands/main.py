@@ -21,6 +21,7 @@ _FAMILIES = (
     "train",
     "retrain",
     "models",
+    "follow",
     "dead_letters",
     "schemas",
 )
