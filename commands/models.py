@@ -1,4 +1,4 @@
-"""`leadstream models`: list, show, promote, roll back, verify and import versions, tell who moved them, and make the key that signs them."""
+"""`leadstream models`: versions, the aliases that point to them, their log, and the key that signs them."""
 
 import argparse
 import json
@@ -206,21 +206,20 @@ def show_log(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(moves)
         return 0
-    from rich.box import SIMPLE
+    from datetime import UTC, datetime
+
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
-    from models.table import iso
-
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("when (UTC)", "alias", "move", "by"):
-        table.add_column(name, overflow="fold")
+    console = Console(highlight=False)
     for move in moves:
-        what = f"{move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
-        if "forced" in move:
-            what += f", forced although {'; '.join(move['forced'])}"
-        table.add_row(iso(move["at"])[:19].replace("T", " "), move["alias"], what, move["by"])
-    Console().print(table)
+        when = datetime.fromtimestamp(move["at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = f"{move['alias']}: {move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
+        console.print(f"{when} UTC  {what}, by {move['by']}")
+        for sentence in move.get("forced", []):
+            console.print(Padding(f"forced although {sentence}", (0, 0, 0, 4)))
+    if not moves:
+        print("No alias was ever moved here.")
     return 0
 
 
