@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features import Columns, FittedFeatures
+from features import Columns, FeatureMatrix, FittedFeatures
 from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
 from models.explain import contributions, strongest
@@ -29,6 +29,7 @@ class Scores:
     `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
     0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
     of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
+    `matrix` is what was scored.
     """
 
     raw: Floats
@@ -43,13 +44,15 @@ class Scores:
     imputed: list[tuple[str, ...]]
     reasons: list[Reasons]
     failed: dict[int, Poison]
+    matrix: FeatureMatrix
 
 
 class Model:
     """One version of a model, immutable and safe to share between threads.
 
     `manifest` is what the registry says of it, with `version`, `name` (the records' `model_used`) and `sha256` at hand.
-    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known.
+    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known,
+    `outputs` the names of all features, in the order of the matrix.
     """
 
     def __init__(self, artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -68,6 +71,7 @@ class Model:
         self._forest = pack(artifact["model"])
         self._forest.check(len(self._selected))
         self._contributions = contributions(self._forest, len(self._selected))
+        self.outputs: tuple[str, ...] = self._features.specification.outputs
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base
 
@@ -98,6 +102,7 @@ class Model:
             imputed=matrix.imputed,
             reasons=explained,
             failed=failed,
+            matrix=matrix,
         )
 
     def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:

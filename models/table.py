@@ -18,12 +18,16 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts."""
+    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts.
+
+    `rows_of_lead` (leads,) is how many of the rows each lead has.
+    """
 
     columns: Columns
     as_of: NDArray[np.int64]
     labels: NDArray[np.bool_]
     facts: dict[str, Any]
+    rows_of_lead: NDArray[np.int64]
 
 
 def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd.DataFrame:
@@ -68,7 +72,8 @@ def _part(rows: pd.DataFrame, name: str) -> Part:
             f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time or more leads"
         )
     columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
-    return Part(columns, rows["as_of"].to_numpy(), labels, facts_of(rows))
+    rows_of_lead = rows["lead_id"].value_counts().to_numpy()
+    return Part(columns, rows["as_of"].to_numpy(), labels, facts_of(rows), rows_of_lead)
 
 
 def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
-from models import calibrate, candidates, evaluate, leaks
+from models import calibrate, candidates, drift, evaluate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.candidates import RECIPES, Fitted, Step, together
 from models.decide import Policy, grades
@@ -116,14 +116,15 @@ def train(
 
     progress(f"judging {recipe} on the newest leads", 0.5)
     judged = _step(recipe, cut, grown, PERIODS - 1, options)
-    performance = _performance(_decide(judged.fitted, name, chain, options), judged)
+    judge = _decide(judged.fitted, name, chain, options)
+    performance = _performance(judge, judged)
     progress(f"growing {recipe} on all periods", 0.7)
     fitted = candidates.fit(recipe, grown[-1], options.specification, options.seed)
     decided = _decide(fitted, name, [*chain, judged], options)
 
     progress("writing golden rows", 0.95)
     artifact = _artifact(decided, performance)
-    drift = reference(fitted.features, grown[-1].columns, len(grown[-1].as_of), decided.probability)
+    drift_part = {**_reference(decided, grown[-1]), "newest": _newest(_reference(judge, grown[-2]), judge, cut[-1])}
     manifest = _manifest(artifact, decided, options) | {
         "data": {
             **facts_of(table),
@@ -139,7 +140,7 @@ def train(
         },
         "calibrators": said,
         "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
-        "drift": drift,
+        "drift": drift_part,
     }
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
@@ -187,6 +188,21 @@ def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
         "raw": evaluate.metrics(raw, labels, 0.5),
         "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw), labels, 0.5),
     }
+
+
+def _reference(decided: _Decided, part: Part) -> dict[str, Any]:
+    """The drift reference of the part that a recipe was fitted on."""
+    made = reference(decided.fitted.features, part.columns, len(part.as_of), decided.probability)
+    return {**made, "independent_rows": drift.independent(part.rows_of_lead)}
+
+
+def _newest(before: Mapping[str, Any], judge: _Decided, part: Part) -> dict[str, Any]:
+    """Each input of the newest period against the four before: index and shares, for `models report`."""
+    rows, _ = candidates.matrix(judge.fitted.features, part)
+    names = judge.fitted.features.specification.outputs
+    worth = drift.independent(part.rows_of_lead) / len(part.as_of)
+    found = drift.Reference(before, names).inputs_of(rows, np.full(len(rows), worth))
+    return {name: {"psi": one.psi, "missing": one.missing, "unseen": one.unseen} for name, one in found.items()}
 
 
 def _refused(why: UserError) -> UserError:
