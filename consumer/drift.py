@@ -6,11 +6,9 @@ from consumer.batch import Scored
 from consumer.metrics import Metrics
 from consumer.status import Status
 from leadstream.log import Logger
+from models.artifact import WRONG
 from models.drift import PROBABILITY, WINDOW, DriftWatch, Reference, Window
 from models.scorer import Model
-
-# What a manifest that is no drift reference, or none of this model, raises on its way to be one.
-_UNUSABLE = (AttributeError, LookupError, TypeError, ValueError)
 
 OnDrift = Callable[[Model, str], None]
 
@@ -36,7 +34,7 @@ class DriftAlarm:
         self._model, self._watch = model, None
         try:
             self._watch = DriftWatch(Reference(model.manifest["drift"], model.outputs), self._size)
-        except _UNUSABLE:
+        except WRONG:
             detail = "its manifest has no drift reference: nobody watches its inputs"
             self._log.warning("drift.unwatched", model_version=model.version, detail=detail)
         for feature in sorted(self._alarms):

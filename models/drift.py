@@ -225,7 +225,7 @@ def _input(name: str, known: Mapping[str, Any], names: Sequence[str], rows: floa
 
 
 def _counts(shares: Sequence[float], rows: float) -> Floats:
-    counts = np.array(shares, dtype=np.float64) * rows
-    if not (np.isfinite(counts).all() and (counts >= 0).all() and counts.sum() > 0):
-        raise ValueError("its shares are not shares")
-    return counts
+    found: Floats = np.array(shares, dtype=np.float64)
+    if not (0 < rows < np.inf and ((found >= 0) & (found <= 1)).all() and found.any()):
+        raise ValueError("its shares are not shares of any rows")
+    return found * rows
