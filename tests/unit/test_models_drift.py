@@ -305,3 +305,33 @@ def test_a_code_that_the_reference_does_not_know_counts_as_unseen() -> None:
     window = watching.judged()
     assert window is not None
     assert (window.drift["source"].unseen or 0) > 0.3
+
+
+def test_a_difference_that_is_sure_but_small_must_not_alarm() -> None:
+    states = leads(np.random.default_rng(20), 2_000)
+    income = np.array([state["numbers"]["income"] for state in states]) * 1.12
+    found = judged(with_income(states, income))["numbers.income"]
+    assert (found.p_value or 1) < 1e-6
+    assert 0.02 < found.psi < 0.2
+    assert not found.alarm
+
+
+def test_an_index_that_is_large_by_chance_must_not_alarm() -> None:
+    watching = watch(60)
+    add(watching, leads(np.random.default_rng(21), 60))
+    window = watching.judged()
+    assert window is not None
+    assert window.drift["source"].psi > 0.2
+    assert alarms(window.drift) == set()
+
+
+def test_training_rows_of_few_leads_are_less_sure_than_those_of_many() -> None:
+    states = leads(np.random.default_rng(22), 2_000)
+    sure = []
+    for worth in (8_000, 800):
+        watching = watch(known={**reference_(), "independent_rows": worth})
+        add(watching, with_income(states, np.random.default_rng(23).lognormal(10.08, 0.5, 2_000)))
+        window = watching.judged()
+        assert window is not None
+        sure.append(window.drift["numbers.income"].p_value or 0.0)
+    assert sure[0] < sure[1] / 10
