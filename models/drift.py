@@ -12,9 +12,9 @@ An alarm needs both. In thousands of leads a test proves differences that move n
 with many bins or little training data it is large by chance.
 
 Training rows are changes, so a window holds changes too: the first change of each lead would be too often its arrival.
-But changes of one lead resemble each other, and a test that took them for several leads would alarm falsely. So n of
-them count as `independent` says (L. Kish, Survey Sampling, 1965; J. N. K. Rao and A. J. Scott, Annals of
-Statistics 1984), as if a lead's changes were all alike, and no lead weighs more than MOST_OF_LEAD changes.
+But changes of one lead resemble each other, and a test that took them for several leads would alarm falsely. So they
+are worth as many independent ones as if a lead's changes were all alike (`independent`; L. Kish, Survey Sampling, 1965;
+J. N. K. Rao and A. J. Scott, Annals of Statistics 1984), and no lead weighs more than MOST_OF_LEAD changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +37,7 @@ WINDOW_CHANGES = 10
 MOST_OF_LEAD = 10
 LARGE = 0.2  # the index from which an input has drifted
 FALSE_ALARMS = 0.001  # windows of leads like those of training that alarm although nothing changed, at most
-LEAST_EXPECTED = (
-    10.0  # rows in a bin of the smaller sample; with fewer the chi-square distribution does not hold far out
-)
+LEAST_EXPECTED = 10.0  # rows in a bin of the smaller sample; with 5, far out, the test errs up to 4 times as often
 PROBABILITY = "probability"
 
 Codes = NDArray[np.intp]
