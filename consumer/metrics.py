@@ -72,6 +72,21 @@ class Metrics(_Registered):
         self.database_leads = self._counter("database_leads", "Leads asked of Postgres: found or missing.", "answer")
         self.model = self._gauge("model_info", "1 for the model in service.", "version", "sha256", "model_used")
         self.model_loads = self._counter("model_loads", "Times a model was loaded, or refused.", "result")
+        self.drift_psi = self._gauge(
+            "drift_psi",
+            "Population stability index of the last full window against training, by input, and of the probability.",
+            "feature",
+        )
+        self.drift_missing = self._gauge(
+            "drift_missing_share", "Share of the last full window in which an input was missing or invalid.", "feature"
+        )
+        self.drift_unseen = self._gauge(
+            "drift_unseen_share",
+            "Share of the last full window in which a category had a value that the model does not know.",
+            "feature",
+        )
+        self.drift_windows = self._counter("drift_windows", "Full windows of leads that were compared with training.")
+        self.drift_alarm = self._gauge("drift_alarm", "1 while the last full window of an input alarmed.", "feature")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.batch import Batch, Fate, Outcome, Output
+from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
 from consumer.dead_letters import dead_letter
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
@@ -25,6 +25,7 @@ from schemas.codec import Reader, Writer
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
 VARIANT = "champion"
+RESCORE = "RESCORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ class Pipeline:
         as_of = np.array([row.occurred_at for row in rows], dtype=np.int64)
         with work.step("score"):
             scores = work.model.score(columns, as_of, self._settings.reasons)
+        changed: list[int] = []
         with work.step("encode"):
             for i, row in enumerate(rows):
                 poison = scores.failed.get(i)
@@ -193,9 +195,13 @@ class Pipeline:
                     else:
                         work.imputed.update(scores.imputed[i])
                         work.coverage.append(float(scores.coverage[i]))
+                        if row.change_type != RESCORE:
+                            changed.append(i)
                         yield predicted
                         continue
                 yield poison
+        if changed:
+            work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
 
     def _prediction(self, work: "_Work", row: Row, scores: Scores, i: int) -> Predicted:
         model, message = work.model, work.batch.messages[row.index]
@@ -259,7 +265,7 @@ class Pipeline:
                     request.index,
                     lead_id,
                     request.request_id,
-                    "RESCORE",
+                    RESCORE,
                     occurred_at,
                     lead.version,
                     0,
@@ -315,6 +321,7 @@ class _Work:
         self.request_indices: set[int] = set()
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
+        self.scored: list[Scored] = []
         self.leads_asked = self.leads_found = 0
         self._settings = settings
         self._outputs: dict[int, list[Output]] = {}
@@ -369,6 +376,7 @@ class _Work:
             imputed=self.imputed,
             coverage=self.coverage,
             seconds=self._seconds,
+            scored=self.scored,
         )
         if not outcome.balances():
             raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")

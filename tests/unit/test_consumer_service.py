@@ -53,6 +53,7 @@ class World:
     log: Log = field(default_factory=Log)
     now: float = 1000.0
     meanwhile: Callable[[], None] = lambda: None
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
@@ -66,6 +67,7 @@ class World:
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
             hash_id=id_hasher("key"),
             clock=lambda: self.now,
+            **self.further,
         )
         self.source = _Idling(self)
         self.publisher = MemoryPublisher(self.broker, self.source)
