@@ -82,7 +82,8 @@ class Outcome:
     """All that came of a batch: what to publish, and the accounting.
 
     `letters` tells for each message of the batch, in order, why it became a dead letter, or None where it did not.
-    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for.
+    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `challenged` counts by mode and
+    result the leads that the challenger got; `challenger_error` says why it cannot stay in service.
     """
 
     outputs: list[Output]
@@ -95,6 +96,9 @@ class Outcome:
     leads_asked: int
     leads_found: int
     model_version: str
+    challenger_version: str | None = None
+    challenged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    challenger_error: str | None = None
     imputed: Counter[str] = field(default_factory=Counter)
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -204,6 +204,24 @@ class ModelRegistry:
         self._move("rollback", alias, present.version, version, present.previous[:-1])
         return version
 
+    def retire(self, alias: str) -> str:
+        """Remove an alias, and return the version that it pointed to; its moves stay in the log.
+
+        Raises UserError for the champion, without whom no consumer starts, and where the alias was never set.
+        """
+        if alias == CHAMPION:
+            raise UserError(
+                "the champion cannot be retired, for no consumer starts without one: promote another version"
+            )
+        present = self.alias(alias)
+        if present is None:
+            raise UserError(f"the alias {alias} points to no version; `leadstream models list` shows what there is")
+        at = self._clock_ms()
+        entry = {"action": "retire", "alias": alias, "from": present.version, "to": None, "at": at}
+        self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
+        self._store.remove(f"aliases/{alias}.json")
+        return present.version
+
     def log(self) -> list[dict[str, Any]]:
         """Every move of every alias, oldest first."""
         raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
