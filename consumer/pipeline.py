@@ -243,11 +243,13 @@ class Pipeline:
         A row that fails in it is missing here: that costs the shadow's prediction alone, or the row is the champion's.
         """
         model, mode = work.challenger, "split" if self._share > 0 else "shadow"
+        if model is None:
+            return {}
         if mode == "split":
             wanted = [i for i, row in enumerate(rows) if challenged(row.lead_id, self._share)]
         else:
             wanted = [i for i in range(len(rows)) if i not in scores.failed]
-        if model is None or not wanted:
+        if not wanted:
             return {}
         challenges: dict[int, Predicted] = {}
         with work.step(mode):
