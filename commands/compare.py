@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from models.registry import ModelRegistry
 
 _NAMES = {"brier": "Brier score", "log_loss": "log loss", "roc_auc": "ROC-AUC", "ece": "ECE, 15 bins"}
-_PROMOTE = "To put it into service: leadstream models promote"
-_RETIRE = "To end its trial: leadstream models retire"
 
 
 def compare_by_outcomes(
@@ -29,10 +27,8 @@ def compare_by_outcomes(
         raise UserError(f"{champion} is both champion and challenger; name another one with --champion or --challenger")
     horizons = {version: _horizon_days(registry, version) for version in (champion, challenger)}
     if horizons[champion] != horizons[challenger]:
-        raise UserError(
-            f"{champion} says what happens {_within(horizons[champion])}, {challenger} {_within(horizons[challenger])}: "
-            "no outcome tells which is better"
-        )
+        meant = (f"{version} says what happens {_within(days)}" for version, days in horizons.items())
+        raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
     with bar("Reading", None, shown=not as_json) as advance:
         judged = read_judged(load_settings(), horizons.get, progress=advance)
     known = settled(judged, horizons[champion], time.time_ns() // 1_000_000)
@@ -73,17 +69,21 @@ def _sentence(comparison: "Comparison", champion: str, challenger: str, mode: "M
     on = "leads that both scored" if mode is Mode.SHADOW else "pairs of leads, one of each"
     if not comparison.n:
         until = "its outcome is known" if days is None else f"{days:g} days have passed since its prediction"
-        return f"Not yet: there are no {on} with an outcome. A lead counts once {until}."
+        return f"Not yet: there are no {on} with an outcome.\nA lead counts once {until}."
     on = f"on {comparison.n:,} {on}"
     match comparison.verdict:
         case Verdict.BETTER:
-            return f"Better: {on}, {challenger} was closer to the outcomes than {champion}.\n{_PROMOTE} {challenger}"
-        case Verdict.WORSE:
-            return f"Worse: {on}, {challenger} was further from the outcomes than {champion}.\n{_RETIRE}"
-        case Verdict.NOT_YET:
             return (
-                f"Not yet: {on}, neither is shown to be the closer one to the outcomes.\nAsk again after more of them."
+                f"Better, {on}: {challenger} was the closer one to the outcomes.\n"
+                f"To put it into service: leadstream models promote {challenger}"
             )
+        case Verdict.WORSE:
+            return (
+                f"Worse, {on}: {champion} was the closer one to the outcomes.\n"
+                "To end the trial: leadstream models retire"
+            )
+        case Verdict.NOT_YET:
+            return f"Not yet, {on}: neither is proven to be the closer one.\nAsk again after more of them."
 
 
 def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs: "Pairs") -> None:

@@ -1,9 +1,9 @@
 """Is the challenger better than the champion? An answer that may be asked for after every outcome.
 
 What counts of a pair is the difference of its Brier scores, challenger minus champion: a number in [-1, 1], below zero
-where the challenger was closer. One bet is laid against "the challenger is no better", one against "it is no worse". A
-bet on what is not so, begun with 1, ever reaches 1 / p with a probability of p at most (Ville's inequality): looking often
-cannot make an error more likely, as it does with p-values.
+where the challenger was closer. One bet is laid against "the challenger is no better", one against "it is no worse".
+A bet on what is not so, begun with 1, ever reaches 1 / p with a probability of p at most (Ville's inequality): looking
+often cannot make an error more likely, as it does with p-values.
 
 Source: I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 86 (2024); the
 capital is spread over bets of several sizes, as a universal portfolio: F. Orabona, K.-S. Jun, "Tight concentrations and

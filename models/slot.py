@@ -141,6 +141,8 @@ class ChallengerSlot:
                 self.loaded = self._judged = self.refused = self.unanswered = None
             elif target != self._judged or (self.loaded is None and self.refused is None):
                 self._judge(target, obstacle)
+            else:
+                self.unanswered = None
         except Transient as trouble:
             self._wait(str(trouble))
         except UserError as error:
