@@ -74,16 +74,13 @@ def _sentence(comparison: "Comparison", champion: str, challenger: str, mode: "M
     match comparison.verdict:
         case Verdict.BETTER:
             return (
-                f"Better, {on}: {challenger} was the closer one to the outcomes.\n"
+                f"Better, {on}: {challenger} is closer to the outcomes.\n"
                 f"To put it into service: leadstream models promote {challenger}"
             )
         case Verdict.WORSE:
-            return (
-                f"Worse, {on}: {champion} was the closer one to the outcomes.\n"
-                "To end the trial: leadstream models retire"
-            )
+            return f"Worse, {on}: {champion} is closer to the outcomes.\nTo end the trial: leadstream models retire"
         case Verdict.NOT_YET:
-            return f"Not yet, {on}: neither is proven to be the closer one.\nAsk again after more of them."
+            return f"Not yet, {on}: neither is proven to be better.\nAsk again after more outcomes."
 
 
 def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs: "Pairs") -> None:

@@ -265,8 +265,7 @@ class Pipeline:
                     with suppress(Poison):
                         if j not in found.failed:
                             challenges[i] = self._prediction(work, rows[i], found, j, model)
-        work.challenged[mode, "scored"] += len(challenges)
-        work.challenged[mode, "failed"] += len(wanted) - len(challenges)
+        work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
         return challenges
 
     def _prediction(self, work: "_Work", row: Row, scores: Scores, i: int, model: Model) -> Predicted:

@@ -306,7 +306,7 @@ def two(store: str) -> ModelRegistry:
     [
         (2_000, 0.9, 0.4, ("Better, on 2,000 leads that both scored", "leadstream models promote 1.1.0")),
         (2_000, 0.4, 0.9, ("Worse, on 2,000 leads that both scored", "leadstream models retire")),
-        (2_000, 0.4, 0.4, ("Not yet, on 2,000 leads", "Ask again after more of them")),
+        (2_000, 0.4, 0.4, ("Not yet, on 2,000 leads", "Ask again after more outcomes")),
         (1, 0.4, 0.9, ("Not yet, on 1 leads", "Brier score")),
     ],
 )
