@@ -83,7 +83,8 @@ class Outcome:
 
     `letters` tells for each message of the batch, in order, why it became a dead letter, or None where it did not.
     `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `challenged` counts by mode and
-    result the leads that the challenger got; `challenger_error` says why it cannot stay in service.
+    result the leads that the challenger got; `challenger_error` says why it cannot stay in service; `shadowed` is
+    whether anything goes to the shadow topic.
     """
 
     outputs: list[Output]
@@ -99,6 +100,7 @@ class Outcome:
     challenger_version: str | None = None
     challenged: Counter[tuple[str, str]] = field(default_factory=Counter)
     challenger_error: str | None = None
+    shadowed: bool = False
     imputed: Counter[str] = field(default_factory=Counter)
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

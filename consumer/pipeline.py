@@ -439,8 +439,9 @@ class _Work:
 
     def outcome(self) -> Outcome:
         """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
+        outputs = [output for index in sorted(self._outputs) for output in self._outputs[index]]
         outcome = Outcome(
-            outputs=[output for index in sorted(self._outputs) for output in self._outputs[index]],
+            outputs=outputs,
             consumed=len(self.batch.messages) - len(self.request_indices),
             fates=Counter(self.fates.values()),
             requests_answered=len(self.request_indices - self._buried.keys()),
@@ -453,6 +454,7 @@ class _Work:
             challenger_version=self.challenger.version if self.challenger else None,
             challenged=self.challenged,
             challenger_error=self.challenger_error,
+            shadowed=any(output.topic == self._settings.topics.shadow_predictions for output in outputs),
             imputed=self.imputed,
             coverage=self.coverage,
             seconds=self._seconds,

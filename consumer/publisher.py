@@ -206,7 +206,7 @@ def _lacks(producer: Producer, topic: str) -> str | None:
     try:
         error = producer.list_topics(topic, timeout=OPEN_SECONDS).topics[topic].error
     except KafkaException as unanswered:
-        error = unanswered.args[0]
+        return f"topic {topic}: {unanswered.args[0].str()}"
     return f"topic {topic}: {error.str()}; `leadstream topics create` makes what is missing" if error else None
 
 

@@ -93,7 +93,13 @@ class Service:
         outcome = self._pipeline.process(batch)
         self._limit.check(outcome.letters)
         processed = self._clock()
-        publisher.commit(outcome.outputs, batch)
+        try:
+            publisher.commit(outcome.outputs, batch)
+        except Transient as trouble:
+            # It may be the shadow topic alone that takes nothing: the next try is without the challenger.
+            if outcome.shadowed:
+                self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
+            raise
         if outcome.challenger_error:
             self._challenger.withdraw(outcome.challenger_error)
         with self._metrics.lock:
@@ -133,8 +139,9 @@ class Service:
         if trouble != self._challenger_trouble:
             self._challenger_trouble = trouble
             if trouble:
-                self._metrics.model_loads.labels(CHALLENGER, "refused" if slot.refused else "unanswered").inc()
-                self._log.warning("challenger.refused", detail=trouble, in_service=version)
+                result = "refused" if slot.refused else "unanswered"
+                self._metrics.model_loads.labels(CHALLENGER, result).inc()
+                self._log.warning(f"challenger.{result}", detail=trouble, in_service=version)
             self._status.warn(CHALLENGER, trouble)
 
     def _tell_models(self) -> None:

@@ -153,6 +153,11 @@ class ChallengerSlot:
         """Take the challenger out of service until its alias moves."""
         self.loaded, self.refused = None, why
 
+    def suspend(self, why: str) -> None:
+        """Take the challenger out of service for RETRY_SECONDS."""
+        self.loaded = None
+        self._wait(why)
+
     def _judge(self, target: Alias, obstacle: Callable[[], str | None]) -> None:
         if self.loaded is None or self.loaded.version != target.version:
             if why := obstacle():

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.batch import Fate, Output
 from consumer.leads import Lead
-from leadstream.errors import Poison, Reason
+from leadstream.errors import Poison, Reason, Transient
 from models.registry import ModelRegistry
 from models.scorer import Model, Scores
 from models.slot import RETRY_SECONDS, ChallengerSlot
@@ -386,6 +386,50 @@ def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) ->
     rounds(world, lambda: None)
     assert versions(world)[-1] == ("1.0.0", "1.1.0")
     assert world.status.warnings() == {}
+
+
+def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_path: Path) -> None:
+    world = World(challenged_store(tmp_path))
+
+    class Refusing(MemoryPublisher):
+        tries = 0
+
+        def commit(self, outputs: Any, batch: Any) -> None:
+            outputs = list(outputs)
+            self.tries += 1
+            if any(output.topic == SHADOW for output in outputs):
+                raise Transient("brokers", "topic authorization failed")
+            super().commit(outputs, batch)
+
+    world.publisher = publisher = Refusing(world.broker, world.source)
+    rounds(world, lambda: None, lambda: None)
+    assert versions(world) == [("1.0.0", None)] * 2
+    assert publisher.tries == 3
+    assert "topic authorization failed" in world.status.warnings()["challenger"]
+    assert world.status.missing().keys() == {"assignment"}
+    world.publisher = MemoryPublisher(world.broker, world.source)
+    world.now += RETRY_SECONDS
+    rounds(world, lambda: None)
+    assert versions(world)[-1] == ("1.0.0", "1.1.0")
+
+
+def test_brokers_that_fail_for_a_moment_must_not_move_the_leads_of_a_split(tmp_path: Path) -> None:
+    world = World(challenged_store(tmp_path), settings={"LEADSTREAM_CHALLENGER_SHARE": "1"})
+
+    class Failing(MemoryPublisher):
+        tries = 0
+
+        def commit(self, outputs: Any, batch: Any) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise Transient("brokers", "the transaction was aborted")
+            super().commit(outputs, batch)
+
+    world.publisher = publisher = Failing(world.broker, world.source)
+    rounds(world, lambda: None)
+    assert publisher.tries == 2
+    assert versions(world) == [("1.0.0", "1.1.0")]
+    assert world.metric("challenger_predictions_total", mode="split", result="scored") == 1
 
 
 def test_the_moment_of_a_change_is_the_moment_that_both_models_are_asked_about(

@@ -52,6 +52,7 @@ class World:
     metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
     now: float = 1000.0
+    settings: dict[str, Any] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class World:
         self.slot = ModelSlot(registry, clock=lambda: self.now)
         self.challenger = ChallengerSlot(registry, clock=lambda: self.now)
         self.service = Service(
-            pipeline=pipeline(self.slot, self.leads, challenger=self.challenger),
+            pipeline=pipeline(self.slot, self.leads, challenger=self.challenger, **self.settings),
             slot=self.slot,
             challenger=self.challenger,
             limit=self.limit,
