@@ -10,6 +10,7 @@ import pytest
 
 from consumer.batch import Fate, Output
 from consumer.leads import Lead
+from consumer.pipeline import prediction_id
 from leadstream.errors import Poison, Reason, Transient
 from models.registry import ModelRegistry
 from models.scorer import Model, Scores
@@ -110,7 +111,8 @@ def test_in_the_shadow_the_challenger_scores_every_lead_and_the_champion_s_bytes
     assert {(p["variant"], p["model_version"]) for p in shadows} == {("challenger", "1.1.0")}
     same = ("event_id", "lead_version", "occurred_at", "scored_at", "source_offset", "coalesced_changes")
     assert [[p[name] for name in same] for p in ours] == [[p[name] for name in same] for p in shadows]
-    assert not {p["prediction_id"] for p in ours} & {p["prediction_id"] for p in shadows}
+    for p in shadows:
+        assert p["prediction_id"] == prediction_id(p["event_id"], p["lead_id"], p["model_sha256"], "challenger")
     assert any(a["probability"] != b["probability"] for a, b in zip(ours, shadows, strict=True))
     assert (both.challenger_version, both.challenged) == ("1.1.0", {("shadow", "scored"): 30})
     assert (alone.challenger_version, alone.challenged) == (None, {})
@@ -267,6 +269,17 @@ def test_a_registry_that_does_not_know_the_shadow_topic_must_stop_the_challenger
     assert pipeline(store).obstacle(lambda topic: f"no {topic}") == f"no {SHADOW}"
     assert pipeline(store).obstacle(lambda _topic: None) is None
     assert pipeline(store, **SPLIT).obstacle(lambda topic: f"no {topic}") is None
+
+
+def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(store: str, rival: ChallengerSlot) -> None:
+    class Marking(Writer):
+        def encode(self, record: Any) -> bytes:
+            return b"shadow's " + super().encode(record)
+
+    line = pipeline(store, challenger=rival)
+    line._codecs = replace(line._codecs, shadow=Marking("LeadPrediction"))
+    for output in line.process(batch(*changes())).outputs:
+        assert (output.value or b"").startswith(b"shadow's ") is (output.topic == SHADOW)
 
 
 def model_info(world: World) -> dict[str, str]:

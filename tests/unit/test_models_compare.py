@@ -164,12 +164,13 @@ def test_a_split_compares_each_lead_once_and_leaves_out_what_was_before_it_and_i
         judged("b", 4, probability=0.9),
         judged("old", 5, probability=0.4),
         judged("a", 6, "1.1.0", probability=0.9),
+        judged("f", 6, probability=0.45),
         judged("c", 7, "1.1.0", probability=0.6),
         judged("d", 8, model_version="1.2.0"),
         judged("e", 9, "1.1.0", variant="champion"),
     ]
     pairs = split_pairs(history, "1.0.0", "1.1.0")
-    assert (pairs.champion.tolist(), pairs.challenger.tolist()) == ([0.3, 0.4], [0.2, 0.6])
+    assert (pairs.champion.tolist(), pairs.challenger.tolist()) == ([0.3, 0.45], [0.2, 0.6])
 
 
 def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() -> None:
