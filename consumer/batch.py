@@ -94,8 +94,10 @@ class Outcome:
     """All that came of a batch: what to publish, and the accounting.
 
     `letters` tells for each message of the batch, in order, why it became a dead letter, or None where it did not.
-    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `scored` are the changes that a
-    lead itself made; which leads somebody asked for says nothing of drift.
+    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `challenged` counts by mode and
+    result the leads that the challenger got; `challenger_error` says why it cannot stay in service; `shadowed` is
+    whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which leads somebody
+    asked for says nothing of drift.
     """
 
     outputs: list[Output]
@@ -108,6 +110,10 @@ class Outcome:
     leads_asked: int
     leads_found: int
     model_version: str
+    challenger_version: str | None = None
+    challenged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    challenger_error: str | None = None
+    shadowed: bool = False
     imputed: Counter[str] = field(default_factory=Counter)
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -70,8 +70,19 @@ class Metrics(_Registered):
         self.rejoins = self._counter("rejoins", "Times the process was fenced and joined the group anew.")
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter("database_leads", "Leads asked of Postgres: found or missing.", "answer")
-        self.model = self._gauge("model_info", "1 for the model in service.", "version", "sha256", "model_used")
-        self.model_loads = self._counter("model_loads", "Times a model was loaded, or refused.", "result")
+        self.model = self._gauge(
+            "model_info",
+            "1 for the model in service, and for its challenger.",
+            *("variant", "version", "sha256", "model_used"),
+        )
+        self.model_loads = self._counter(
+            "model_loads", "Times a model was loaded, or refused, or its store did not answer.", "variant", "result"
+        )
+        self.challenger_predictions = self._counter(
+            "challenger_predictions",
+            "Leads given to the challenger, in the shadow or as its share of a split: scored, or failed in it alone.",
+            *("mode", "result"),
+        )
         self.drift_psi = self._gauge(
             "drift_psi",
             "Population stability index of the last full window against training, by input, and of the probability.",

@@ -11,8 +11,9 @@ from commands import retrain as retrain_command
 from commands import train as train_command
 from features import columns_of
 from leadstream.errors import SettingsError, UserError
-from leadstream.settings import load_settings
+from leadstream.settings import Settings, load_settings
 from models.evaluate import metrics
+from models.ledger import Judged, Made
 from models.registry import ModelRegistry
 from models.signing import trust_of
 from models.store import Store
@@ -301,6 +302,113 @@ def test_a_version_that_a_stranger_signed_is_not_promoted_and_show_says_so(
 def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:
     with pytest.raises(UserError, match="the alias champion points to no version"):
         call("models", "show")
+
+
+def test_a_challenger_starts_and_ends_by_its_alias(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = ModelRegistry(store, TRUST)
+    registry.publish(trained())
+    call("models", "promote", "1.0.0", "--alias", "challenger")
+    capsys.readouterr()
+    assert call("models", "retire") == 0
+    assert "There is no challenger now; it was 1.0.0." in capsys.readouterr().out
+    registry.promote("1.0.0", "spare")
+    assert call("models", "retire", "--alias", "spare", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"alias": "spare", "version": None, "before": "1.0.0"}
+    for words, sentence in (((), "points to no version"), (("--alias", "champion"), "cannot be retired")):
+        with pytest.raises(UserError, match=sentence):
+            call("models", "retire", *words)
+
+
+def history(leads: int, champion: float, challenger: float) -> list[Judged]:
+    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of a lead in a split each."""
+    at = 1_600_000_000_000
+    judged = []
+    for i in range(leads):
+        said = (("1.0.0", "champion", False, champion), ("1.1.0", "challenger", True, challenger))
+        judged += [
+            Judged(Made(f"{i}", f"{i}", at + i, version, variant, shadow, probability, 0.5), i % 5 < 2, at + i + 1)
+            for version, variant, shadow, probability in said
+        ]
+    for i, (version, variant) in enumerate((("1.1.0", "challenger"), ("1.0.0", "champion"))):
+        judged.append(Judged(Made(f"s{i}", "s", at, version, variant, False, 0.4, 0.5), False, at + 1))
+    return judged
+
+
+@pytest.fixture
+def two(store: str) -> ModelRegistry:
+    """A champion 1.0.0 and a challenger 1.1.0."""
+    registry = ModelRegistry(store, TRUST)
+    for seed, alias in ((1, "champion"), (2, "challenger")):
+        registry.promote(registry.publish(trained(seed)), alias)
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("leads", "champion", "challenger", "words"),
+    [
+        (2_000, 0.9, 0.4, ("Better, on 2,000 leads that both scored", "leadstream models promote 1.1.0")),
+        (2_000, 0.4, 0.9, ("Worse, on 2,000 leads that both scored", "leadstream models retire")),
+        (2_000, 0.4, 0.4, ("Not yet, on 2,000 leads", "Ask again after more outcomes")),
+        (1, 0.4, 0.9, ("Not yet, on 1 leads", "Brier score")),
+    ],
+)
+def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
+    two: ModelRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    leads: int,
+    champion: float,
+    challenger: float,
+    words: tuple[str, ...],
+) -> None:
+    asked = {}
+
+    def read_judged(_settings: Settings, horizon_days_of: Any, progress: Any) -> list[Judged]:
+        asked.update({version: horizon_days_of(version) for version in ("1.0.0", "1.1.0", "0.9.0")})
+        progress(1)
+        return history(leads, champion, challenger)
+
+    monkeypatch.setattr("consumer.follow.read_judged", read_judged)
+    assert call("models", "compare") == 0
+    out = capsys.readouterr().out
+    for word in (*words, "1.0.0", "1.1.0", "champion", "challenger", "log loss", "ROC-AUC", "ECE, 15 bins"):
+        assert word in out
+    assert f"{((challenger - 0.4) ** 2 - (champion - 0.4) ** 2) if leads > 1 else -0.35:+.4f}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert asked == {"1.0.0": 60, "1.1.0": 60, "0.9.0": None}
+
+
+def test_a_comparison_as_json_a_program_can_read(
+    two: ModelRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: history(2_000, 0.9, 0.4))
+    assert call("models", "compare", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["verdict"], printed["mode"], printed["n"]) == ("better", "shadow", 2_000)
+    assert (printed["champion"], printed["challenger"]) == ("1.0.0", "1.1.0")
+    assert printed["difference"] == pytest.approx(-0.25)
+    assert printed["low"] < printed["difference"] < printed["high"] < 0
+    assert printed["figures"]["challenger"]["brier"] == pytest.approx(0.24)
+    assert call("models", "compare", "--mode", "split", "--json") == 0
+    split = json.loads(capsys.readouterr().out)
+    assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
+    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: [])
+    assert call("models", "compare") == 0
+    assert "A lead counts once 60 days have passed since its prediction." in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_one_sentence(
+    two: ModelRegistry, store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*export, "--horizon", "30") == 0
+    for words, sentence in (
+        (("--challenger", "1.2.0"), r"1\.0\.0 says what happens within 60 days, 1\.2\.0 .* within 30 days"),
+        (("--challenger", "champion"), "1.0.0 is both champion and challenger"),
+        (("--challenger", "9.9.9"), "there is no model version 9.9.9"),
+        (("--champion", "spare"), "the alias spare points to no version"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            call("models", "compare", *words)
 
 
 @pytest.mark.data
