@@ -19,6 +19,7 @@ _FAMILIES = (
     "rescore",
     "import_",
     "train",
+    "retrain",
     "models",
     "follow",
     "dead_letters",

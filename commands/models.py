@@ -1,4 +1,4 @@
-"""`leadstream models`: list, show, promote, roll back, verify and import versions, and make the key that signs them."""
+"""`leadstream models`: list, show, promote, roll back, verify and import versions, tell who moved them, and make the key that signs them."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ EPILOG = """examples:
   leadstream models promote 1.2.0
   leadstream models rollback
   leadstream models verify 1.2.0
+  leadstream models log
   leadstream models keygen
   leadstream models import-legacy advanced_ml_random_forest_20250101_120000.joblib
 """
@@ -62,6 +63,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for verb in (show, verify):
         verb.add_argument("version", nargs="?", default="champion", help="a version, or an alias (champion)")
     promote.add_argument("version", help="a version")
+    promote.add_argument(
+        "--force", action="store_true", help="whatever the gate has against it; the log keeps that it was forced"
+    )
+    add("log", "list who moved which alias when, and what was forced", "log", show_log)
     for verb in (promote, rollback):
         verb.add_argument("--alias", default="champion", help="the alias to move (champion)")
 
@@ -165,9 +170,17 @@ def _signed(registry: "ModelRegistry", version: str) -> str:
 
 def promote_version(args: argparse.Namespace) -> int:
     """Move an alias to a version that verifies."""
-    before = _registry().promote(args.version, args.alias)
+    from models.gate import GateRefused
+
+    try:
+        before = _registry().promote(args.version, args.alias, force=args.force)
+    except GateRefused as refused:
+        if not args.json:
+            raise
+        _print_json({"alias": args.alias, "version": args.version, "promoted": False, "objections": refused.objections})
+        return 1
     if args.json:
-        _print_json({"alias": args.alias, "version": args.version, "before": before})
+        _print_json({"alias": args.alias, "version": args.version, "promoted": True, "before": before})
     elif before == args.version:
         print(f"The {args.alias} was {args.version} already.")
     else:
@@ -184,6 +197,30 @@ def roll_back(args: argparse.Namespace) -> int:
         _print_json({"alias": args.alias, "version": version, "before": before})
     else:
         print(f"The {args.alias} is {version} again; before it was {before}.")
+    return 0
+
+
+def show_log(args: argparse.Namespace) -> int:
+    """Print every move of every alias, oldest first."""
+    moves = _registry().log()
+    if args.json:
+        _print_json(moves)
+        return 0
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from models.table import iso
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("when (UTC)", "alias", "move", "by"):
+        table.add_column(name, overflow="fold")
+    for move in moves:
+        what = f"{move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
+        if "forced" in move:
+            what += f", forced although {'; '.join(move['forced'])}"
+        table.add_row(iso(move["at"])[:19].replace("T", " "), move["alias"], what, move["by"])
+    Console().print(table)
     return 0
 
 
