@@ -98,7 +98,7 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
     from models import recalibrate
     from models.live import Live
     from models.registry import open_registry
-    from models.retrain import due, service_of
+    from models.retrain import due, in_service
 
     wanted = options.recalibrate
     models = open_registry(
@@ -124,12 +124,13 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
     }
     if found["champion"] is None:
         return found
-    service, now_ms = service_of(models.show(found["champion"])), time.time_ns() // 1_000_000
+    (service, _), now_ms = in_service(models, found["champion"]), time.time_ns() // 1_000_000
     window, since = live.window(service.version, CHAMPION_VARIANT), service.created_at or 0
     new = {one.made.lead_id for one in judged if one.decided_at > since}
     found["retrain"] = due(service, window, new_outcomes=len(new), now_ms=now_ms, triggers=options.triggers)
-    if wanted is not Recalibrate.NEVER and window:
-        done = recalibrate.follow_outcomes(models, window, promote=wanted is Recalibrate.PROMOTE, now_ms=now_ms)
+    recent = live.of_trees(service.version, CHAMPION_VARIANT)
+    if wanted is not Recalibrate.NEVER and recent:
+        done = recalibrate.follow_outcomes(models, recent, promote=wanted is Recalibrate.PROMOTE, now_ms=now_ms)
         found["recalibrated"] = asdict(done) if done else None
     return found
 
