@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
+from commands.topics import find_differences
 from consumer.batch import Output
 from local.broker import Broker
 from models.registry import ModelRegistry
@@ -149,3 +157,28 @@ def test_without_a_shadow_topic_the_challenger_waits_and_the_champion_does_not(
         assert missing in warnings(process)["challenger"]
         assert process.metric("held_batches_total", dependency="brokers") == 0
         assert process.stop() == 0
+
+
+def test_a_shadow_that_is_kept_until_it_can_be_compared_is_no_fault_of_the_topic(
+    tmp_path: Path, kafka: Broker, model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_ = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    monkeypatch.chdir(tmp_path)
+    for name, value in stage_.environment.items():
+        monkeypatch.setenv(name, value)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+
+    def keep(topic: str, milliseconds: str) -> None:
+        entry = ConfigEntry("retention.ms", milliseconds, incremental_operation=AlterConfigOpType.SET)
+        asked = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        for future in admin.incremental_alter_configs([asked]).values():
+            future.result(30)
+
+    for longer in ("7776000000", "-1"):
+        keep(stage_.topics.shadow_predictions, longer)
+        until(lambda: not find_differences(), "longer is no fault")
+    keep(stage_.topics.shadow_predictions, "60000")
+    until(lambda: [d.what for d in find_differences()] == ["retention.ms"], "shorter is")
+    keep(stage_.topics.shadow_predictions, "604800000")
+    keep(stage_.topics.lead_changes, "7776000000")
+    until(lambda: [d.topic for d in find_differences()] == [stage_.topics.lead_changes], "only there")
