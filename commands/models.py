@@ -1,4 +1,4 @@
-"""`leadstream models`: list, show, promote, compare, verify and import versions, and make the key that signs them."""
+"""`leadstream models`: versions, the aliases that point to them, their log, and the key that signs them."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ EPILOG = """examples:
   leadstream models compare
   leadstream models retire
   leadstream models verify 1.2.0
+  leadstream models log
   leadstream models keygen
   leadstream models import-legacy advanced_ml_random_forest_20250101_120000.joblib
 """
@@ -72,6 +73,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for verb in (show, verify):
         verb.add_argument("version", nargs="?", default="champion", help="a version, or an alias (champion)")
     promote.add_argument("version", help="a version")
+    promote.add_argument(
+        "--force", action="store_true", help="whatever the gate has against it; the log keeps that it was forced"
+    )
+    add("log", "list who moved which alias when, and what was forced", "log", show_log)
     retire.add_argument("--alias", default="challenger", help="the alias to remove (challenger)")
     for name in ("challenger", "champion"):
         compare.add_argument(
@@ -185,9 +190,17 @@ def _signed(registry: "ModelRegistry", version: str) -> str:
 
 def promote_version(args: argparse.Namespace) -> int:
     """Move an alias to a version that verifies."""
-    before = _registry().promote(args.version, args.alias)
+    from models.gate import GateRefused
+
+    try:
+        before = _registry().promote(args.version, args.alias, force=args.force)
+    except GateRefused as refused:
+        if not args.json:
+            raise
+        _print_json({"alias": args.alias, "version": args.version, "promoted": False, "objections": refused.objections})
+        return 1
     if args.json:
-        _print_json({"alias": args.alias, "version": args.version, "before": before})
+        _print_json({"alias": args.alias, "version": args.version, "promoted": True, "before": before})
     elif before == args.version:
         print(f"The {args.alias} was {args.version} already.")
     else:
@@ -204,6 +217,29 @@ def roll_back(args: argparse.Namespace) -> int:
         _print_json({"alias": args.alias, "version": version, "before": before})
     else:
         print(f"The {args.alias} is {version} again; before it was {before}.")
+    return 0
+
+
+def show_log(args: argparse.Namespace) -> int:
+    """Print every move of every alias, oldest first."""
+    moves = _registry().log()
+    if args.json:
+        _print_json(moves)
+        return 0
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.padding import Padding
+
+    console = Console(highlight=False)
+    for move in moves:
+        when = datetime.fromtimestamp(move["at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = f"{move['alias']}: {move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
+        console.print(f"{when} UTC  {what}, by {move['by']}")
+        for sentence in move.get("forced", []):
+            console.print(Padding(f"forced although {sentence}", (0, 0, 0, 4)))
+    if not moves:
+        print("No alias was ever moved here.")
     return 0
 
 

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from consumer.dead_letters import Limit
 from consumer.http import Endpoints
@@ -137,7 +137,14 @@ def _ends(
     return service.stopping
 
 
-def stop_on_signals(service: Service, logger: log.Logger) -> None:
+class Stoppable(Protocol):
+    """A loop that a signal ends."""
+
+    def stop(self) -> None:
+        """End the loop once the work at hand is done."""
+
+
+def stop_on_signals(service: Stoppable, logger: log.Logger) -> None:
     """SIGTERM and SIGINT end the loop after the batch at hand; a second one, or 25 seconds, end the process at once."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -149,7 +156,7 @@ def stop_on_signals(service: Service, logger: log.Logger) -> None:
     listener.start()
 
 
-def _listen(reader: socket.socket, _kept_open: socket.socket, service: Service, logger: log.Logger) -> None:
+def _listen(reader: socket.socket, _kept_open: socket.socket, service: Stoppable, logger: log.Logger) -> None:
     reader.recv(1)
     service.stop()
     reader.settimeout(SHUTDOWN_SECONDS)

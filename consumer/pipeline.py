@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.batch import Batch, Fate, Outcome, Output
+from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
 from consumer.dead_letters import dead_letter
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
@@ -26,6 +26,7 @@ from schemas.codec import Reader, Writer
 
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
+RESCORE = "RESCORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,9 @@ class Pipeline:
                         yield replace(predicted, shadow=challenge.output) if challenge else predicted
                         continue
                 yield poison
+        changed = [i for i, row in enumerate(rows) if row.change_type != RESCORE and i not in scores.failed]
+        if changed:
+            work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
 
     def _challenge(self, work: "_Work", rows: list[Row], scores: Scores) -> dict[int, Predicted]:
         """The challenger's predictions by row: of its share, or in the shadow of every row that the champion scored.
@@ -334,7 +338,7 @@ class Pipeline:
                     request.index,
                     lead_id,
                     request.request_id,
-                    "RESCORE",
+                    RESCORE,
                     occurred_at,
                     lead.version,
                     0,
@@ -394,6 +398,7 @@ class _Work:
         self.request_indices: set[int] = set()
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
+        self.scored: list[Scored] = []
         self.leads_asked = self.leads_found = 0
         self._settings = settings
         self._outputs: dict[int, list[Output]] = {}
@@ -458,6 +463,7 @@ class _Work:
             imputed=self.imputed,
             coverage=self.coverage,
             seconds=self._seconds,
+            scored=self.scored,
         )
         if not outcome.balances():
             raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")

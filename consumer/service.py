@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from consumer.batch import Batch, Fate, Outcome
 from consumer.dead_letters import Limit
+from consumer.drift import DriftAlarm, OnDrift
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
@@ -14,6 +15,7 @@ from consumer.source import Source
 from consumer.status import Status
 from leadstream.errors import Transient
 from leadstream.log import Logger
+from models.drift import WINDOW
 from models.scorer import Model
 from models.slot import ChallengerSlot, ModelSlot
 from models.variants import CHALLENGER, CHAMPION
@@ -39,6 +41,8 @@ class Service:
         log: Logger,
         hash_id: Callable[[bytes | None], str | None],
         clock: Callable[[], float] = time.monotonic,
+        on_drift: OnDrift = lambda _model, _sentence: None,
+        drift_window: int = WINDOW,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
@@ -49,6 +53,7 @@ class Service:
         self._log = log
         self._hash_id = hash_id
         self._clock = clock
+        self._drift = DriftAlarm(metrics, status, log, on_drift, drift_window)
         self._stop = threading.Event()
         self._backoff = FIRST_BACKOFF_SECONDS
         self._lag_told = 0.0
@@ -104,6 +109,7 @@ class Service:
             self._challenger.withdraw(outcome.challenger_error)
         with self._metrics.lock:
             self._account(batch, outcome, processed - started, self._clock() - processed)
+        self._drift.see(outcome.scored)
 
     def _load_model(self) -> Model:
         """The model for the next batch: between batches is the only time at which it changes."""
@@ -114,6 +120,7 @@ class Service:
             self._tell_models()
             self._metrics.model_loads.labels(CHAMPION, "loaded").inc()
             self._log.info("model.loaded", version=model.version, sha256=model.sha256)
+            self._drift.serve(model)
         if self._slot.refused != self._refused:
             self._refused = self._slot.refused
             if self._refused:

@@ -54,6 +54,7 @@ class World:
     now: float = 1000.0
     settings: dict[str, Any] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
@@ -70,6 +71,7 @@ class World:
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
             hash_id=id_hasher("key"),
             clock=lambda: self.now,
+            **self.further,
         )
         self.source = _Idling(self)
         self.publisher = MemoryPublisher(self.broker, self.source)
