@@ -58,8 +58,8 @@ def _sentence(comparison: "Comparison", champion: str, challenger: str, mode: "M
     on = "leads that both scored" if mode is Mode.SHADOW else "pairs of leads, one of each"
     if not comparison.n:
         until = "its outcome is known" if days is None else f"{days:g} days have passed since its prediction"
-        kept = "; the topics must keep it that long" if days else ""
-        return f"Not yet: there are no {on} with an outcome.\nA lead counts once {until}{kept}."
+        kept = "\nThe topics must keep its prediction for longer than that." if days else ""
+        return f"Not yet: there are no {on}, with an outcome.\nA lead counts once {until}.{kept}"
     on = f"on {comparison.n:,} {on}"
     match comparison.verdict:
         case Verdict.BETTER:

@@ -396,7 +396,9 @@ def test_a_comparison_as_json_a_program_can_read(
     assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
     monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: [])
     assert call("models", "compare") == 0
-    assert "A lead counts once 60 days have passed since its prediction; the topics" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "A lead counts once 60 days have passed since its prediction.\nThe topics must keep" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_what_cannot_be_compared_is_one_sentence(
