@@ -102,6 +102,12 @@ def _database(settings: "Settings") -> str:
 def _model(settings: "Settings") -> str:
     from models.registry import open_registry
     from models.slot import ModelSlot
+    from models.variants import CHALLENGER
 
-    model = ModelSlot(open_registry(settings)).get()
-    return f"version {model.version} is the champion and verifies"
+    registry = open_registry(settings)
+    model = ModelSlot(registry).get()
+    challenger = registry.resolve(CHALLENGER)
+    if challenger is None:
+        return f"version {model.version} is the champion and verifies"
+    registry.verify(challenger)
+    return f"version {model.version} is the champion, {challenger} its challenger, and both verify"

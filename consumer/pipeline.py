@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 
 from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
-from consumer.dead_letters import dead_letter
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
+from consumer.work import Work
 from features import columns_of
 from leadstream.errors import Poison, Reason, Transient, UserError
 from leadstream.settings import Settings
@@ -98,7 +98,7 @@ class Pipeline:
 
     def process(self, batch: Batch) -> Outcome:
         """Decode, read what is missing, score, encode; every message ends in exactly one fate."""
-        work = _Work(batch, self._slot.get(), self._challenger.loaded, self._clock_ms(), self._settings)
+        work = Work(batch, self._slot.get(), self._challenger.loaded, self._clock_ms(), self._settings)
         with work.step("decode"):
             items, requests = self._decode(work)
             plan = coalesce(items) if self._settings.coalesce else keep_all(items)
@@ -126,14 +126,14 @@ class Pipeline:
             return str(error)
         return lacks(self._topics.shadow_predictions)
 
-    def _erasures(self, work: "_Work", key: bytes) -> list[Output]:
+    def _erasures(self, work: Work, key: bytes) -> list[Output]:
         """The null for the table of scores, and one for whoever keeps a table of a challenger's."""
         topics = [self._topics.lead_predictions]
         if work.challenger is not None and self._share == 0:
             topics.append(self._topics.shadow_predictions)
         return [Output(topic, key, None) for topic in topics]
 
-    def _decode(self, work: "_Work") -> tuple[list[Change | Erasure], list[Request]]:
+    def _decode(self, work: Work) -> tuple[list[Change | Erasure], list[Request]]:
         items: list[Change | Erasure] = []
         requests: list[Request] = []
         for index, message in enumerate(work.batch.messages):
@@ -152,7 +152,7 @@ class Pipeline:
                 items.append(item)
         return items, requests
 
-    def _read_leads(self, work: "_Work", stacks: list[list[Change]], requests: list[Request]) -> dict[str, Lead]:
+    def _read_leads(self, work: Work, stacks: list[list[Change]], requests: list[Request]) -> dict[str, Lead]:
         """One query for every lead of the batch whose state no change carries."""
         ids = {change.lead_id: None for stack in stacks for change in stack if change.lead is None}
         ids |= {id_: None for request in requests for id_ in request.lead_ids if id_ not in request.malformed}
@@ -162,7 +162,7 @@ class Pipeline:
         work.leads_asked, work.leads_found = len(ids), len(leads)
         return leads
 
-    def _score_changes(self, work: "_Work", stacks: list[list[Change]], leads: dict[str, Lead]) -> None:
+    def _score_changes(self, work: Work, stacks: list[list[Change]], leads: dict[str, Lead]) -> None:
         """Score the top of each stack; where it fails, bury it and try the one below, until every stack is settled."""
         while stacks:
             rows: list[Row] = []
@@ -210,7 +210,7 @@ class Pipeline:
         why = "Postgres has no such lead" if self._leads else "DATABASE_URL is not set"
         return Poison(Reason.LEAD_NOT_FOUND, "state", f"{context} and {why}")
 
-    def _predict(self, work: "_Work", rows: list[Row]) -> Iterator[Predicted | Poison]:
+    def _predict(self, work: Work, rows: list[Row]) -> Iterator[Predicted | Poison]:
         """For each row its prediction or the reason why there is none."""
         if not rows:
             return
@@ -241,7 +241,7 @@ class Pipeline:
         if changed:
             work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
 
-    def _challenge(self, work: "_Work", rows: list[Row], scores: Scores) -> dict[int, Predicted]:
+    def _challenge(self, work: Work, rows: list[Row], scores: Scores) -> dict[int, Predicted]:
         """The challenger's predictions by row: of its share, or in the shadow of every row that the champion scored.
 
         A row that fails in it is missing here: that costs the shadow's prediction alone, or the row is the champion's.
@@ -272,7 +272,7 @@ class Pipeline:
         work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
         return challenges
 
-    def _prediction(self, work: "_Work", row: Row, scores: Scores, i: int, model: Model) -> Predicted:
+    def _prediction(self, work: Work, row: Row, scores: Scores, i: int, model: Model) -> Predicted:
         message = work.batch.messages[row.index]
         variant = CHAMPION if model is work.model else CHALLENGER
         record = {
@@ -310,14 +310,14 @@ class Pipeline:
         topic = self._topics.shadow_predictions if in_shadow else self._topics.lead_predictions
         return Predicted(record, Output(topic, key, value))
 
-    def _answer_requests(self, work: "_Work", requests: list[Request], leads: dict[str, Lead]) -> None:
+    def _answer_requests(self, work: Work, requests: list[Request], leads: dict[str, Lead]) -> None:
         for request in requests:
             try:
                 self._answer(work, request, leads)
             except Poison as poison:
                 work.bury(request.index, poison)
 
-    def _answer(self, work: "_Work", request: Request, leads: dict[str, Lead]) -> None:
+    def _answer(self, work: Work, request: Request, leads: dict[str, Lead]) -> None:
         """All predictions of a request and its one result; Poison where the result cannot be written."""
         occurred_at = _asked_at(work, request)
         errors = {id_: ("INVALID_ID", detail) for id_, detail in request.malformed.items()}
@@ -360,7 +360,7 @@ class Pipeline:
         )
 
     def _result(
-        self, work: "_Work", request: Request, predicted: dict[str, Predicted], errors: dict[str, tuple[str, str]]
+        self, work: Work, request: Request, predicted: dict[str, Predicted], errors: dict[str, tuple[str, str]]
     ) -> tuple[bytes, bytes]:
         fields = ("lead_id", "prediction", "probability", "confidence")
         record = {
@@ -383,100 +383,13 @@ class Pipeline:
         return key, value
 
 
-class _Work:
-    """The bookkeeping of one batch: outputs and fates by message, so that both come out in the order of the offsets."""
-
-    def __init__(self, batch: Batch, model: Model, challenger: Model | None, now_ms: int, settings: Settings) -> None:
-        self.batch = batch
-        self.model = model
-        # The champion may have just been moved to the challenger's version.
-        self.challenger = None if challenger is None or challenger.version == model.version else challenger
-        self.challenger_error: str | None = None
-        self.challenged: Counter[tuple[str, str]] = Counter()
-        self.now_ms = now_ms
-        self.fates: dict[int, Fate] = {}
-        self.request_indices: set[int] = set()
-        self.imputed: Counter[str] = Counter()
-        self.coverage: list[float] = []
-        self.scored: list[Scored] = []
-        self.leads_asked = self.leads_found = 0
-        self._settings = settings
-        self._outputs: dict[int, list[Output]] = {}
-        self._buried: dict[int, Poison] = {}
-        self._answers: Counter[str] = Counter()
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to the step's seconds."""
-        started = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
-
-    def count(self, prediction: dict[str, Any]) -> None:
-        """What the lead had of the inputs of the model that answers for it."""
-        self.imputed.update(prediction["imputed"])
-        self.coverage.append(prediction["feature_coverage"])
-
-    def publish(self, index: int, outputs: list[Output]) -> None:
-        """What message `index` leads to."""
-        self._outputs[index] = outputs
-
-    def answer(self, index: int, outputs: list[Output], answers: Counter[str]) -> None:
-        """What a request leads to, and how each of its leads was answered."""
-        self._outputs[index] = outputs
-        self._answers += answers
-
-    def bury(self, index: int, poison: Poison) -> None:
-        """Message `index` becomes a dead letter."""
-        self._buried[index] = poison
-        letter = dead_letter(
-            self._settings.topics.dead_letters,
-            self.batch.messages[index],
-            poison,
-            failed_at=self.now_ms,
-            group_id=self._settings.group_id,
-            model_version=self.model.version,
-        )
-        self._outputs[index] = [letter]
-        if index not in self.request_indices:
-            self.fates[index] = Fate.DEAD_LETTERED
-
-    def outcome(self) -> Outcome:
-        """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
-        outputs = [output for index in sorted(self._outputs) for output in self._outputs[index]]
-        outcome = Outcome(
-            outputs=outputs,
-            consumed=len(self.batch.messages) - len(self.request_indices),
-            fates=Counter(self.fates.values()),
-            requests_answered=len(self.request_indices - self._buried.keys()),
-            requests_dead_lettered=len(self.request_indices & self._buried.keys()),
-            request_leads=self._answers,
-            letters=[self._buried.get(index) for index in range(len(self.batch.messages))],
-            leads_asked=self.leads_asked,
-            leads_found=self.leads_found,
-            model_version=self.model.version,
-            challenger_version=self.challenger.version if self.challenger else None,
-            challenged=self.challenged,
-            challenger_error=self.challenger_error,
-            shadowed=any(output.topic == self._settings.topics.shadow_predictions for output in outputs),
-            imputed=self.imputed,
-            coverage=self.coverage,
-            seconds=self._seconds,
-            scored=self.scored,
-        )
-        if not outcome.balances():
-            raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")
-        return outcome
-
-
 def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
     """The same for the same change and model, whenever and wherever it is scored: 128 bits of BLAKE2b, in hex."""
     identity = "\0".join((event_id, lead_id, model_sha256, variant))
     return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _asked_at(work: _Work, request: Request) -> int:
+def _asked_at(work: Work, request: Request) -> int:
     """The moment that a request is about: when it was sent, so that a second try gives the same answer."""
     kind, timestamp = work.batch.messages[request.index].timestamp()
     return timestamp if kind else work.now_ms
