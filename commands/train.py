@@ -31,21 +31,6 @@ PROBLEMS_SHOWN = 10
 # As in models.candidates and models.calibrate, which bring scikit-learn: a second that --help must not take.
 _RECIPES = ("audited", "forest", "boosting")
 _CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
-# Metric -> what it is called in the table.
-SHOWN = {
-    "roc_auc": "ROC-AUC",
-    "pr_auc": "PR-AUC",
-    "log_loss": "log loss",
-    "brier": "Brier score",
-    "ece": "ECE, 15 bins",
-    "calibration_slope": "calibration slope",
-    "calibration_intercept": "calibration intercept",
-    "lift_at_10_percent": "lift at 10 %",
-    "threshold": "threshold",
-    "precision": "precision there",
-    "recall": "recall there",
-    "accuracy": "accuracy there",
-}
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -189,12 +174,14 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     """The metrics of a manifest: the calibrated probability beside the raw score and the audited formula."""
     from rich.table import Table
 
+    from models.report import LABELS
+
     table = Table(title="On the newest leads, with all fitted on older ones", title_justify="left")
     table.add_column("")
     for name in ("calibrated", "raw score", "audited formula"):
         table.add_column(name, justify="right")
     columns = [manifest["metrics"][name] for name in ("calibrated", "raw", "legacy_sigmoid")]
-    for key, label in SHOWN.items():
+    for key, label in LABELS.items():
         table.add_row(label, *("-" if column[key] is None else f"{column[key]:.3f}" for column in columns))
     return table
 

@@ -23,6 +23,7 @@ from leadstream.errors import UserError
 from models import calibrate, candidates, evaluate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.candidates import RECIPES, Fitted, Step, together
+from models.curves import curves
 from models.decide import Policy, grades
 from models.explain import contributions
 from models.forest import pack
@@ -116,7 +117,8 @@ def train(
 
     progress(f"judging {recipe} on the newest leads", 0.5)
     judged = _step(recipe, cut, grown, PERIODS - 1, options)
-    performance = _performance(_decide(judged.fitted, name, chain, options), judged)
+    judge = _decide(judged.fitted, name, chain, options)
+    performance = _performance(judge, judged)
     progress(f"growing {recipe} on all periods", 0.7)
     fitted = candidates.fit(recipe, grown[-1], options.specification, options.seed)
     decided = _decide(fitted, name, [*chain, judged], options)
@@ -140,6 +142,7 @@ def train(
         "calibrators": said,
         "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
         "drift": drift,
+        "curves": {name: curves(stated, judged.labels) for name, stated in _stated(judge, judged.raw).items()},
     }
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
@@ -176,17 +179,19 @@ def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOpti
 
 def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
     """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking."""
-    raw, labels = test.raw, test.labels
-    calibrated = judge.calibrator.interval(raw)[0]
+    stated = _stated(judge, test.raw)
     try:
-        calibrate.keeps_ranking(raw, calibrated, labels)
+        calibrate.keeps_ranking(test.raw, stated["calibrated"], test.labels)
     except UserError as error:
         raise _refused(error) from None
-    return {
-        "calibrated": evaluate.metrics(calibrated, labels, judge.threshold),
-        "raw": evaluate.metrics(raw, labels, 0.5),
-        "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw), labels, 0.5),
-    }
+    thresholds = {name: judge.threshold if name == "calibrated" else 0.5 for name in stated}
+    return {name: evaluate.metrics(stated[name], test.labels, thresholds[name]) for name in stated}
+
+
+def _stated(judge: _Decided, raw: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The three probabilities that the manifest compares, each (n,), of raw scores (n,)."""
+    calibrated = judge.calibrator.interval(raw)[0]
+    return {"calibrated": calibrated, "raw": raw, "legacy_sigmoid": evaluate.legacy_sigmoid(raw)}
 
 
 def _refused(why: UserError) -> UserError:
