@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
   leadstream train --csv leads.csv --mapping leads.toml --json
+  leadstream train --parquet leads.parquet --mapping leads.toml
   leadstream train --postgres --features features.toml --allow-leak status
 
 The first version of a store becomes the champion by itself; later ones do with
@@ -44,15 +45,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
+    source.add_argument("--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping")
     source.add_argument("--postgres", action="store_true", help="the history of leads in DATABASE_URL")
     parser.add_argument("--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead")
     parser.add_argument(
         "--features",
         metavar="FEATURES.toml",
         type=Path,
-        help="which of a CRM's own fields become features (with --csv and without it: all that the mapping reads)",
+        help="which of a CRM's own fields become features (without it: all that a --mapping reads)",
     )
-    parser.add_argument("--oldest", type=share, metavar="X", help="with --csv: only this share of the rows, the oldest")
+    parser.add_argument("--oldest", type=share, metavar="X", help="of a file: only this share of the rows, the oldest")
     parser.add_argument(
         "--horizon",
         type=_days,
@@ -109,15 +111,16 @@ def run(args: argparse.Namespace) -> int:
     from models.registry import CHAMPION, open_registry
     from models.train import TrainOptions, train
 
-    if args.csv and not args.mapping:
-        raise SettingsError("--csv needs --mapping: a TOML file that says which column is which field")
+    if not args.postgres and not args.mapping:
+        named = "--csv" if args.csv else "--parquet"
+        raise SettingsError(f"{named} needs --mapping: a TOML file that says which column is which field")
     if args.postgres and (args.mapping or args.oldest is not None):
-        raise SettingsError("--mapping and --oldest go with --csv")
+        raise SettingsError("--mapping and --oldest go with --csv or --parquet")
     policy = policy_of(args.threshold_policy)
     cuts = cuts_of(args.grade_cuts) if args.grade_cuts else None
     settings = load_settings()
     registry = open_registry(settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr))
-    horizon = args.horizon if args.csv else args.horizon or DEFAULT_HORIZON
+    horizon = args.horizon or (DEFAULT_HORIZON if args.postgres else None)
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
         table, specification, origins, problems = _table(args, settings, horizon)
@@ -229,7 +232,7 @@ def _table(
 
     calendar = calendar_of(settings)
     own = _own_fields(args.features) if args.features else ()
-    if args.csv:
+    if not args.postgres:
         from producer.importer import read_table
         from producer.mapping import load_mapping
 
@@ -237,7 +240,9 @@ def _table(
         origins = mapping.origins()
         if absent := [spec.name for spec in own if spec.name not in origins]:
             raise SettingsError(f"{args.features} names {absent[0]}, which {args.mapping} does not read")
-        table, problems = read_table(args.csv, mapping, oldest=args.oldest)
+        table, problems = read_table(
+            args.csv or args.parquet, mapping, oldest=args.oldest, parquet=args.parquet is not None
+        )
         if args.features:
             return table, specify(calendar, own=own), origins, problems
         return table, specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)), origins, problems
