@@ -97,10 +97,10 @@ def bank(path: Path) -> list[Row]:
     cut, grown = periods(table, 5)
     chain = [candidates.step("audited", grown[i - 1], cut[i], clean, 0) for i in range(1, 5)]
     again = candidates.together(chain)
-    frozen = [(chain[1].raw, chain[1].labels), *(chain[2].fitted.raw(part) for part in cut[3:])]
-    never = np.concatenate([raw for raw, _ in frozen]), np.concatenate([labels for _, labels in frozen])
+    frozen = [chain[1].scored, *(chain[2].fitted.scored(part) for part in cut[3:])]
+    never = candidates.Scored(*map(np.concatenate, zip(*frozen, strict=True)))
     rows = []
-    for what, (raw, labels), start in (
+    for what, (raw, labels, *_), start in (
         ("grown again each fifth, newest 4/5", again, 0),
         ("trees of the oldest 3/5, newest 2/5", never, len(cut[2].labels)),
     ):

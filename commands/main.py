@@ -19,7 +19,9 @@ _FAMILIES = (
     "rescore",
     "import_",
     "train",
+    "retrain",
     "models",
+    "follow",
     "dead_letters",
     "schemas",
 )

@@ -65,7 +65,7 @@ def check(arguments: argparse.Namespace) -> int:
         print(json.dumps({"ok": not broken, "comparisons": rows}, indent=2))
         return int(bool(broken))
     for each in comparisons:
-        print(f"{each.record:<15} {each.version:<8} {each.level:<20} {_verdict(each)}")
+        print(f"{each.record:<16} {each.version:<8} {each.level:<20} {_verdict(each)}")
     for sentence in broken:
         print(sentence)
     return int(bool(broken))
@@ -92,6 +92,7 @@ def register(arguments: argparse.Namespace) -> int:
         topics.dead_letter_audit: "TriageDecision",
         topics.lead_outcomes: "LeadOutcome",
         topics.shadow_predictions: "LeadPrediction",
+        topics.retrain_requests: "RetrainRequested",
     }
     rows = []
     with closing(Registry(url)) as registry:
@@ -108,7 +109,7 @@ def register(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            print(f"{row['subject']:<35} {row['record']:<15} id {row['id']:<5} {row['compatibility']}")
+            print(f"{row['subject']:<35} {row['record']:<16} id {row['id']:<5} {row['compatibility']}")
     return 0
 
 
@@ -134,7 +135,7 @@ def show(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows[0] if arguments.name else rows, indent=2, ensure_ascii=False))
         return 0
     for row in rows:
-        print(f"{row['record']:<15} {row['fingerprint']}  {row['compatibility']}")
+        print(f"{row['record']:<16} {row['fingerprint']}  {row['compatibility']}")
     if arguments.name:
         print(json.dumps(rows[0]["schema"], indent=2, ensure_ascii=False))
     return 0

@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from features import CalendarSettings, FeatureSpec, Specification
+    from features import CalendarSettings, FeatureSpec
     from leadstream.settings import Settings
+    from models.registry import ModelRegistry
+    from models.train import TrainOptions
     from producer.importer import Problem
 
 EPILOG = """examples:
@@ -43,18 +47,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
-    source.add_argument("--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping")
-    source.add_argument("--postgres", action="store_true", help="the history of leads in DATABASE_URL")
-    parser.add_argument("--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead")
+    add_source(parser)
     parser.add_argument(
         "--features",
         metavar="FEATURES.toml",
         type=Path,
         help="which of a CRM's own fields become features (without it: all that a --mapping reads)",
     )
-    parser.add_argument("--oldest", type=share, metavar="X", help="of a file: only this share of the rows, the oldest")
     parser.add_argument(
         "--horizon",
         type=_days,
@@ -65,9 +64,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--recipe",
         choices=(*_RECIPES, "best"),
-        default="audited",
-        help="what to train: the audited forest (the default), the same without class weights, gradient boosting, or "
-        "the one that loses least in time-ordered folds (best)",
+        default="best",
+        help="what to train: the audited forest, the same without class weights, gradient boosting, or the one of them "
+        "that loses least in time-ordered folds (best, the default)",
     )
     parser.add_argument(
         "--calibrator",
@@ -99,60 +98,111 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--least-conversions", type=int, default=120, metavar="N", help="refuse fewer leads that converted (120)"
     )
-    parser.add_argument("--promote", action="store_true", help="make the new version the champion")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_end(parser)
     parser.set_defaults(func=run)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Where the leads to learn from come from."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
+    source.add_argument("--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping")
+    source.add_argument("--postgres", action="store_true", help="the history of leads in DATABASE_URL")
+    parser.add_argument("--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead")
+    parser.add_argument("--oldest", type=share, metavar="X", help="of a file: only this share of the rows, the oldest")
+
+
+def add_end(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the new version."""
+    parser.add_argument("--promote", action="store_true", help="make the new version the champion, if the gate lets it")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, publish, promote if asked to or if there is no champion, and print what came of it."""
     from leadstream.settings import load_settings
     from models.decide import cuts_of, policy_of
-    from models.registry import CHAMPION, open_registry
-    from models.train import TrainOptions, train
+    from models.train import TrainOptions
 
+    options = TrainOptions(
+        horizon_days=args.horizon or (DEFAULT_HORIZON if args.postgres else None),
+        seed=args.seed,
+        least_leads=args.least_leads,
+        least_conversions=args.least_conversions,
+        allow_leaks=tuple(args.allow_leak),
+        recipe=args.recipe,
+        calibrator=args.calibrator,
+        policy=policy_of(args.threshold_policy),
+        grades=cuts_of(args.grade_cuts) if args.grade_cuts else None,
+    )
+    check_source(args)
+    settings = load_settings()
+    registry = signing_registry(settings)
+    return make(args, settings, registry, lambda: _specified(args, settings, options))
+
+
+def signing_registry(settings: "Settings") -> "ModelRegistry":
+    """The registry with the key that signs; a first key is made, and said so."""
+    from models.registry import open_registry
+
+    return open_registry(settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr))
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """SettingsError where the words that name the source do not go together."""
     if not args.postgres and not args.mapping:
         named = "--csv" if args.csv else "--parquet"
         raise SettingsError(f"{named} needs --mapping: a TOML file that says which column is which field")
     if args.postgres and (args.mapping or args.oldest is not None):
         raise SettingsError("--mapping and --oldest go with --csv or --parquet")
-    policy = policy_of(args.threshold_policy)
-    cuts = cuts_of(args.grade_cuts) if args.grade_cuts else None
-    settings = load_settings()
-    registry = open_registry(settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr))
-    horizon = args.horizon or (DEFAULT_HORIZON if args.postgres else None)
+
+
+def make(
+    args: argparse.Namespace,
+    settings: "Settings",
+    registry: "ModelRegistry",
+    specified: "Callable[[], TrainOptions]",
+) -> int:
+    """Read the leads, train by the options that `specified` gives, publish, and promote through the gate.
+
+    1 where promotion was asked for and the gate objects; the version is published all the same.
+    """
+    from models.gate import GateRefused
+    from models.refused import Refused
+    from models.registry import CHAMPION
+    from models.train import train
+
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
-        table, specification, origins, problems = _table(args, settings, horizon)
-        options = TrainOptions(
-            horizon_days=horizon,
-            seed=args.seed,
-            specification=specification,
-            least_leads=args.least_leads,
-            least_conversions=args.least_conversions,
-            origins=origins,
-            allow_leaks=tuple(args.allow_leak),
-            recipe=args.recipe,
-            calibrator=args.calibrator,
-            policy=policy,
-            grades=cuts,
-        )
+        options = specified()
+        table, origins, problems = _table(args, settings, options)
+        before = registry.resolve(CHAMPION)
+        try:
+            champion = registry.verify(before) if before else None
+        except Refused:
+            champion = None  # the gate says what that means
         trained = train(
             table,
-            options,
+            replace(options, origins=origins),
             lambda stage, share: progress.update(task, description=stage, completed=share),
+            champion,
         )
         progress.update(task, description="publishing")
         version = registry.publish(trained)
-        champion = registry.resolve(CHAMPION)
-        first = champion is None
-        if first or args.promote:
-            registry.promote(version)
+        objections: list[str] = []
+        promoted = before is None or args.promote
+        if promoted:
+            try:
+                registry.promote(version)
+            except GateRefused as refused:
+                promoted, objections = False, refused.objections
+    code = 1 if objections and args.promote else 0
     if args.json:
         result = {
             "version": version,
-            "promoted": first or args.promote,
-            "champion": version if first or args.promote else champion,
+            "promoted": promoted,
+            "objections": objections,
+            "champion": version if promoted else before,
             "refused": [{"line": problem.line, "problem": problem.what} for problem in problems],
             "data": trained.manifest["data"],
             "leaks": trained.manifest["leaks"],
@@ -162,15 +212,19 @@ def run(args: argparse.Namespace) -> int:
             "metrics": trained.manifest["metrics"],
         }
         print(json.dumps(result, indent=2))
-        return 0
+        return code
     _report(version, trained.manifest, problems)
-    if first:
-        print(f"Version {version} is the champion: there was none before.")
-    elif args.promote:
-        print(f"Version {version} is the champion; before it was {champion}.")
+    for objection in objections:
+        print(f"Not promoted: {objection}.", file=sys.stderr)
+    if promoted:
+        print(
+            f"Version {version} is the champion{f'; before it was {before}' if before else ': there was none before'}."
+        )
     else:
-        print(f"The champion is still {champion}. To serve this one: leadstream models promote {version}")
-    return 0
+        what = f"The champion is still {before}" if before else "There is no champion yet"
+        force = " --force" if objections else ""
+        print(f"{what}. To serve this one: leadstream models promote {version}{force}")
+    return code
 
 
 def metrics_table(manifest: dict[str, Any]) -> "Table":
@@ -224,32 +278,41 @@ def calendar_of(settings: "Settings") -> "CalendarSettings":
         raise SettingsError(f"{error} ({names})") from None
 
 
-def _table(
-    args: argparse.Namespace, settings: "Settings", horizon: float | None
-) -> tuple["pd.DataFrame", "Specification", dict[str, str], "list[Problem]"]:
-    """The leads to train on, the features to make of them, the columns they come from, and the rows refused."""
+def _specified(args: argparse.Namespace, settings: "Settings", options: "TrainOptions") -> "TrainOptions":
+    """The options with the features that the mapping, the specification file and the settings name."""
     from features import specify
+    from producer.mapping import load_mapping
 
     calendar = calendar_of(settings)
-    own = _own_fields(args.features) if args.features else ()
+    if args.features or args.postgres:
+        own = _own_fields(args.features) if args.features else ()
+        return replace(options, specification=specify(calendar, own=own))
+    mapping = load_mapping(args.mapping)
+    return replace(options, specification=specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)))
+
+
+def _table(
+    args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
+) -> tuple["pd.DataFrame", dict[str, str], "list[Problem]"]:
+    """The leads to train on, the columns that their inputs come from, and the rows refused."""
     if not args.postgres:
         from producer.importer import read_table
         from producer.mapping import load_mapping
 
         mapping = load_mapping(args.mapping)
         origins = mapping.origins()
-        if absent := [spec.name for spec in own if spec.name not in origins]:
-            raise SettingsError(f"{args.features} names {absent[0]}, which {args.mapping} does not read")
+        own = [spec.name for spec in options.specification.inputs if "." in spec.name]
+        if absent := [name for name in own if name not in origins]:
+            named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
+            raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
         table, problems = read_table(
             args.csv or args.parquet, mapping, oldest=args.oldest, parquet=args.parquet is not None
         )
-        if args.features:
-            return table, specify(calendar, own=own), origins, problems
-        return table, specify(calendar, tuple(mapping.numbers), tuple(mapping.categories)), origins, problems
+        return table, origins, problems
     from producer.crm import training_table
 
     database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
-    return training_table(database_url, horizon or DEFAULT_HORIZON), specify(calendar, own=own), {}, []
+    return training_table(database_url, options.horizon_days or DEFAULT_HORIZON), {}, []
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":

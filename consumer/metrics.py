@@ -13,13 +13,34 @@ _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-class Metrics:
-    """The metrics of one process, in a registry of their own."""
+class _Registered:
+    """A registry of one process, and its metrics under the common prefix."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while the metrics are read: the books balance in every reading.
         self.lock = threading.Lock()
+
+    def expose(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        with self.lock:
+            return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(f"leadstream_{name}", help_, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
+        return Gauge(f"leadstream_{name}", help_, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"leadstream_{name}", help_, labels, buckets=buckets, registry=self.registry)
+
+
+class Metrics(_Registered):
+    """The metrics of `run`."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.consumed = self._counter("changes_consumed", "Lead changes consumed and committed.")
         self.changes = self._counter(
             "changes", "What became of the consumed changes; over all fates this adds up to those consumed.", "fate"
@@ -49,20 +70,57 @@ class Metrics:
         self.rejoins = self._counter("rejoins", "Times the process was fenced and joined the group anew.")
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter("database_leads", "Leads asked of Postgres: found or missing.", "answer")
-        self.model = self._gauge("model_info", "1 for the model in service.", "version", "sha256", "model_used")
-        self.model_loads = self._counter("model_loads", "Times a model was loaded, or refused.", "result")
+        self.model = self._gauge(
+            "model_info",
+            "1 for the model in service, and for its challenger.",
+            *("variant", "version", "sha256", "model_used"),
+        )
+        self.model_loads = self._counter(
+            "model_loads", "Times a model was loaded, or refused, or its store did not answer.", "variant", "result"
+        )
+        self.challenger_predictions = self._counter(
+            "challenger_predictions",
+            "Leads given to the challenger, in the shadow or as its share of a split: scored, or failed in it alone.",
+            *("mode", "result"),
+        )
+        self.drift_psi = self._gauge(
+            "drift_psi",
+            "Population stability index of the last full window against training, by input, and of the probability.",
+            "feature",
+        )
+        self.drift_missing = self._gauge(
+            "drift_missing_share", "Share of the last full window in which an input was missing or invalid.", "feature"
+        )
+        self.drift_unseen = self._gauge(
+            "drift_unseen_share",
+            "Share of the last full window in which a category had a value that the model does not know.",
+            "feature",
+        )
+        self.drift_windows = self._counter("drift_windows", "Full windows of leads that were compared with training.")
+        self.drift_alarm = self._gauge("drift_alarm", "1 while the last full window of an input alarmed.", "feature")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
 
-    def expose(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
-        with self.lock:
-            return generate_latest(self.registry)
 
-    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
-        return Counter(f"leadstream_{name}", help_, labels, registry=self.registry)
+class FollowMetrics(_Registered):
+    """The metrics of `follow`."""
 
-    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
-        return Gauge(f"leadstream_{name}", help_, labels, registry=self.registry)
-
-    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"leadstream_{name}", help_, labels, buckets=buckets, registry=self.registry)
+    def __init__(self) -> None:
+        super().__init__()
+        of = ("model_version", "variant")
+        self.live = {
+            "judged": self._gauge("live_judged", "Judged predictions in the window, at most the newest 2,000.", *of),
+            "brier": self._gauge("live_brier", "Brier score of the window.", *of),
+            "ece": self._gauge("live_ece", "Expected calibration error of the window.", *of),
+            "roc_auc": self._gauge(
+                "live_roc_auc", "ROC-AUC of the window; absent while only one outcome is in it.", *of
+            ),
+            "log_loss": self._gauge("live_log_loss", "Log loss of the window, in nats.", *of),
+            "base_rate": self._gauge("live_base_rate", "Share of the window that converted.", *of),
+            "mean_probability": self._gauge("live_mean_probability", "Mean stated probability of the window.", *of),
+        }
+        self.outcomes = self._counter("outcomes_read", "Outcomes read, and erasures among them.")
+        self.predictions = self._counter("predictions_read", "Predictions read, and erasures among them.")
+        self.skipped = self._counter("records_skipped", "Records that could not be read and were skipped.", "reason")
+        self.pending = self._gauge("pending_predictions", "Predictions whose outcome is waited for.")
+        self.dropped = self._counter("pending_dropped", "Predictions given up unjudged, because too many wait.")
+        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")

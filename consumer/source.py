@@ -14,7 +14,7 @@ BATCH_MAX_BYTES = 32 * 1024 * 1024
 # Seeking, pausing or reading positions of a partition that has just moved away is no failure.
 _MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}
 # Reported by librdkafka while it mends them by itself: no record, and nothing to do.
-_MENDS_ITSELF = {
+MENDS_ITSELF = {
     KafkaError._PARTITION_EOF,
     KafkaError._MAX_POLL_EXCEEDED,
     KafkaError._ALL_BROKERS_DOWN,
@@ -22,7 +22,7 @@ _MENDS_ITSELF = {
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
 }
-_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 ASK_SECONDS = 2.0
 
 
@@ -115,9 +115,9 @@ class KafkaSource:
         for message in messages:
             error = message.error()
             if error is not None:
-                if error.code() in _NO_TOPIC:
+                if error.code() in NO_TOPIC:
                     self._doubt = error.str()
-                elif error.code() not in _MENDS_ITSELF:
+                elif error.code() not in MENDS_ITSELF:
                     self._trouble = error
             elif (message.topic(), message.partition()) in self._assigned:
                 self._collected.append(message)

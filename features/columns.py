@@ -29,6 +29,7 @@ STATE_FIELDS = (
 )
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes of a category; FIRST is the most frequent one in training
 MOST_CATEGORIES = 64
+LEAST_SEEN = 20  # rows of training, or one in a hundred where that is less
 
 _row = itemgetter(*STATE_FIELDS)
 _PLAIN = frozenset({float, int, bool, NoneType})
@@ -88,13 +89,19 @@ def as_codes(values: Sequence[Any], vocabulary: Mapping[str, int]) -> Floats:
 
 
 def vocabulary_of(values: Sequence[Any]) -> dict[str, int]:
-    """Codes for the categories of a training column: the most frequent first, ties by text, at most MOST_CATEGORIES."""
+    """Codes for the categories of a training column: the most frequent first, ties by text, at most MOST_CATEGORIES.
+
+    One that fewer than LEAST_SEEN rows have gets none: it stays UNKNOWN, and so trees learn what rare ones have in
+    common, which is what they have to say of a category that is new.
+    """
     counts: Counter[str] = Counter()
     for value, count in Counter(_hashable(values)).items():
         text = category(value)
         if text and len(value) <= LONGEST_CATEGORY:
             counts[text] += count
-    ordered = sorted(counts, key=lambda text: (-counts[text], text))[:MOST_CATEGORIES]
+    least = min(LEAST_SEEN, -(-len(values) // 100))
+    known = [text for text in counts if counts[text] >= least]
+    ordered = sorted(known, key=lambda text: (-counts[text], text))[:MOST_CATEGORIES]
     return {text: FIRST + rank for rank, text in enumerate(ordered)}
 
 

@@ -17,6 +17,7 @@ from features.spec import CATEGORY, LAST_MOMENT, MEDIAN, NUMBER, FeatureSpec, Sp
 from leadstream.errors import UserError
 
 Flags = NDArray[np.bool_]
+Ints = NDArray[np.intp]
 Moments = NDArray[np.int64]
 
 ENGAGEMENT_LEVELS = {"low": FIRST, "medium": FIRST + 1, "high": FIRST + 2}
@@ -27,14 +28,16 @@ class FeatureMatrix:
     """The features of n leads.
 
     `values` is float64 (n, k), finite, one column for each of `names`. `coverage` (n,) is the share of the
-    specification's inputs that were present and valid, `imputed` names the numbers of a row that were not and got what
-    stands in for them, and `unusual` (n,) is the share of the present inputs that lie outside of what training saw.
+    specification's inputs that were present and valid, `missing` (n,) the number that were not, `imputed` names the
+    numbers of a row that were not and got what stands in for them, and `unusual` (n,) is the share of the present
+    inputs that lie outside of what training saw.
     `failed` maps a row to one sentence; that row holds zeros and must not be used.
     """
 
     values: Floats
     names: tuple[str, ...]
     coverage: Floats
+    missing: Ints
     imputed: list[tuple[str, ...]]
     unusual: Floats
     failed: dict[int, str]
@@ -113,6 +116,7 @@ class FittedFeatures:
             *(code == UNKNOWN for code in codes.values()),
         ]
         present_count = np.sum(present, axis=0)
+        missing = len(self.specification.inputs) - present_count
         coverage = present_count / len(self.specification.inputs)
         unusual = np.sum(odd, axis=0) / np.maximum(present_count, 1)
         imputed = _names_of([~inputs.valid[s.name] & inputs.alive for s in numbers], tuple(s.name for s in numbers))
@@ -120,7 +124,7 @@ class FittedFeatures:
             dead = ~inputs.alive
             values[dead] = 0.0
             coverage[dead] = unusual[dead] = 0.0
-        return FeatureMatrix(values, self.specification.outputs, coverage, imputed, unusual, inputs.failed)
+        return FeatureMatrix(values, self.specification.outputs, coverage, missing, imputed, unusual, inputs.failed)
 
     def _stand_in(self, spec: FeatureSpec) -> float:
         return self.distributions[spec.name].median if spec.imputation == MEDIAN else float(spec.imputation)

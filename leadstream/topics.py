@@ -17,6 +17,7 @@ class Topics:
     dead_letter_audit: str = "crm.lead-changes.dlq.audit"
     lead_outcomes: str = "crm.lead-outcomes"
     shadow_predictions: str = "crm.lead-predictions.shadow"
+    retrain_requests: str = "crm.retrain-requests"
 
 
 def variable(topic: str) -> str:
@@ -47,4 +48,5 @@ CONFIGS: dict[str, dict[str, str]] = {
     "dead_letter_audit": {"cleanup.policy": "compact"},
     "lead_outcomes": {"cleanup.policy": "delete", "retention.ms": str(365 * DAY_MS)},
     "shadow_predictions": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
+    "retrain_requests": {"cleanup.policy": "compact"},
 }

@@ -20,7 +20,6 @@ import leadstream
 from features import FittedFeatures, columns_of
 from models import allowed, pickles
 from models.refused import Refused
-from models.venn_abers import VennAbers
 
 if TYPE_CHECKING:
     from models.scorer import Model
@@ -121,6 +120,8 @@ def check_libraries(manifest: Mapping[str, Any]) -> None:
 
 def check_parts(artifact: Mapping[str, Any]) -> None:
     """All parts are there, of their kind, of sizes that fit each other and that scoring can allocate by."""
+    from models.calibrate import Calibrator  # noqa: PLC0415  # see library_versions
+
     if missing := [key for key in KEYS if key not in artifact]:
         raise Refused(f"its artifact lacks {', '.join(missing)}")
     features, scaler, selector, calibrator = (
@@ -136,10 +137,10 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
         raise Refused("its artifact's threshold and grades are no numbers")
     pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [(features.calendar.starts, features.calendar.offsets)]
     pairs += [(distribution.grid, distribution.ranks) for distribution in features.distributions.values()]
-    steps = getattr(calibrator, "intervals", calibrator)
-    if not isinstance(steps, VennAbers):
+    if not isinstance(calibrator, Calibrator) or len(calibrator.levels) != len(calibrator.incomplete):
         raise Refused("its artifact's calibrator is of another kind")
-    pairs += [(steps.p0, steps.p1), (steps.p0[1:], steps.scores)]
+    for steps in (calibrator.intervals, *calibrator.incomplete):
+        pairs += [(steps.p0, steps.p1), (steps.p0[1:], steps.scores)]
     if any(one.ndim != 1 or one.shape != other.shape for one, other in pairs):
         raise Refused("its artifact's tables are not whole")
     for numbers in (scaler.mean_, scaler.scale_, selector.scores_):

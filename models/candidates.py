@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from models.table import Part
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+Ints = NDArray[np.intp]
 
 TREES = 100
 DEPTH = 10
@@ -32,6 +33,15 @@ RECIPES = {
     "forest": f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH})",
     "boosting": f"HistGradientBoostingClassifier({', '.join(f'{name}={value}' for name, value in BOOSTING.items())})",
 }
+
+
+class Scored(NamedTuple):
+    """Raw scores and outcomes of n rows, how many inputs each lacks, and their places in the part; all (n,)."""
+
+    raw: Floats
+    labels: Labels
+    missing: Ints
+    rows: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +60,11 @@ class Fitted:
     prior: float
     importance: Floats
 
-    def raw(self, part: Part) -> tuple[Floats, Labels]:
-        """The scores and outcomes of the part's rows that can be scored, as a consumer scores them."""
-        X, labels = matrix(self.features, part)
+    def scored(self, part: Part) -> Scored:
+        """The part's rows that can be scored, scored as a consumer does."""
+        X, labels, missing, rows = matrix(self.features, part)
         forest = pack(self.model)
-        return forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))), labels
+        return Scored(forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))), labels, missing, rows)
 
     @property
     def steps(self) -> list[str]:
@@ -65,7 +75,7 @@ class Fitted:
 def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fitted:
     """Fit a recipe on a part: scale, select 20 features by F test (boosting takes all), grow the trees."""
     features = FittedFeatures.fit(part.columns, part.as_of, specification)
-    X, labels = matrix(features, part)
+    X, labels, _, _ = matrix(features, part)
     y = labels.astype(np.int64)
     scaler = StandardScaler()
     selector = SelectKBest(f_classif, k=X.shape[1] if recipe == "boosting" else min(SELECTED, X.shape[1]))
@@ -91,8 +101,8 @@ def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fit
     return Fitted(recipe, features, scaler, selector, model, prior, importance)
 
 
-def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
-    """The part's features and outcomes without the rows that could not be scored either."""
+def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels, Ints, Ints]:
+    """Features (n, k), outcomes, numbers of missing inputs and places of the part's rows that can be scored: (n,)."""
     made = features.transform(part.columns, part.as_of)
     usable = np.logical_and.reduce(np.abs(made.values) <= np.finfo(np.float32).max, axis=1)
     usable[list(made.failed)] = False
@@ -102,27 +112,26 @@ def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels]:
             f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
             "and those do not hold both outcomes"
         )
-    return made.values[usable], labels
+    return made.values[usable], labels, made.missing[usable], np.flatnonzero(usable)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """A recipe fitted on the periods before one, and its scores (n,) and outcomes (n,) of that one."""
+    """A recipe fitted on the periods before one, and the leads of that one by it."""
 
     fitted: Fitted
-    raw: Floats
-    labels: Labels
+    scored: Scored
 
 
 def step(recipe: str, before: Part, period: Part, specification: Specification, seed: int) -> Step:
     """Fit a recipe on what came before a period, and score that period."""
     fitted = fit(recipe, before, specification, seed)
-    return Step(fitted, *fitted.raw(period))
+    return Step(fitted, fitted.scored(period))
 
 
-def together(steps: Sequence[Step]) -> tuple[Floats, Labels]:
-    """The scores and outcomes of some steps, in the order of time."""
-    return np.concatenate([one.raw for one in steps]), np.concatenate([one.labels for one in steps])
+def together(steps: Sequence[Step]) -> Scored:
+    """The leads of some steps, in the order of time."""
+    return Scored(*map(np.concatenate, zip(*(one.scored for one in steps), strict=True)))
 
 
 def folds(steps: Sequence[Step]) -> list[Metrics]:
@@ -133,13 +142,13 @@ def folds(steps: Sequence[Step]) -> list[Metrics]:
     """
     found = []
     for i, one in enumerate(steps[1:], start=1):
-        raw, labels = together(steps[:i])
+        raw, labels, *_ = together(steps[:i])
         try:
             calibrator = calibrate.fit("sigmoid", raw, labels, steps[0].fitted.prior)
         except UserError:
             continue
         threshold = best_f1_threshold(calibrator.interval(raw)[0], labels)
-        found.append(metrics(calibrator.interval(one.raw)[0], one.labels, threshold))
+        found.append(metrics(calibrator.interval(one.scored.raw)[0], one.scored.labels, threshold))
     return found
 
 

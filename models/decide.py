@@ -23,6 +23,11 @@ class Policy:
     value: float = 0.0
 
     @property
+    def text(self) -> str:
+        """What `policy_of` reads."""
+        return self.kind if self.kind == "f1" else f"{self.kind}:{self.value!r}"
+
+    @property
     def sentence(self) -> str:
         """The policy as the manifest states it."""
         match self.kind:

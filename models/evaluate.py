@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -32,7 +32,7 @@ def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
     return {
         "roc_auc": float(roc_auc_score(labels, probability)),
         "pr_auc": float(average_precision_score(labels, probability)),
-        "log_loss": float(log_loss(labels, np.clip(probability, EDGE, 1 - EDGE))),
+        "log_loss": float(log_losses(probability, labels).mean()),
         "brier": float(brier_score_loss(labels, probability)),
         "ece": expected_calibration_error(probability, labels),
         "calibration_slope": slope,
@@ -44,6 +44,13 @@ def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
         "accuracy": float((decided == labels).mean()),
         "base_rate": float(labels.mean()),
     }
+
+
+def log_losses(probability: Floats, labels: Labels) -> Floats:
+    """What each of n probabilities loses by its outcome, in nats, cut at EDGE from 0 and 1: (n,)."""
+    stated = np.clip(probability, EDGE, 1 - EDGE)
+    losses: Floats = -np.log(np.where(labels, stated, 1 - stated))
+    return losses
 
 
 def expected_calibration_error(probability: Floats, labels: Labels, bins: int = ECE_BINS) -> float:

@@ -9,10 +9,13 @@
 Versions never change once written. An alias moves by replacing one object.
 """
 
+import getpass
 import json
+import os
 import re
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -65,7 +68,7 @@ class ModelRegistry:
     """Publishes, finds and verifies versions. Raises Transient("model store") where the store does not answer.
 
     `trust` says what is signed with and whose signatures count: without it nothing is published and nothing verifies.
-    `clock_ms` is the wall clock that moves are dated by.
+    `clock_ms` is the wall clock that moves are dated by, `who` moves them: the user and the machine, unless told.
     """
 
     def __init__(
@@ -73,23 +76,26 @@ class ModelRegistry:
         store_url: str,
         trust: Trust = NOBODY,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        who: str | None = None,
     ) -> None:
         self.url = store_url
         self._trust = trust
         self._store = Store(store_url)
         self._clock_ms = clock_ms
+        self._who = who or _user()
 
-    def publish(self, trained: "Trained") -> str:
+    def publish(self, trained: "Trained", patch_of: str | None = None) -> str:
         """Write a trained model as the next minor version and return that version; the aliases stay where they are.
 
-        Raises Refused, with nothing written, if the model does not pass its own checks after a round trip, and
-        UserError if it must be signed and there is no key.
+        With `patch_of` it is the next patch of that version: the same trees, said otherwise. Raises Refused, with
+        nothing written, if the model does not pass its own checks after a round trip, and UserError if it must be
+        signed and there is no key.
         """
         self._trust.require_key()
         payload = artifact.dump(trained.artifact)
         manifest = {**trained.manifest, "version": FIRST_VERSION, "artifact": artifact.describe(payload)}
         artifact.load(payload, manifest)
-        version = self._claim(payload)
+        version = self._claim(payload, patch_of)
         signed = _json({**manifest, "version": version})
         if signature := self._trust.sign(signed):
             self._store.replace(f"versions/{version}/manifest.sig", signature)
@@ -119,13 +125,20 @@ class ModelRegistry:
 
         Raises Refused with the check that failed.
         """
+        return self._verified(version)[0]
+
+    def artifact(self, version: str) -> dict[str, Any]:
+        """The dictionary that a version was published as, after the same checks: to make a patch of it."""
+        return artifact.unpack(self._verified(version)[1])
+
+    def _verified(self, version: str) -> tuple["Model", bytes]:
         signed, manifest = self._manifest(version)
         self._signed_by(version, signed)
         payload = self._store.read(f"versions/{version}/{FILE}", MOST_PACKED)
         if payload is None:
             raise Refused(f"model version {version}: its artifact is missing")
         try:
-            return artifact.load(payload, manifest)
+            return artifact.load(payload, manifest), payload
         except Refused as refused:
             raise Refused(f"model version {version}: {refused}") from refused
 
@@ -174,22 +187,36 @@ class ModelRegistry:
         names = [n.removesuffix(".json") for n in self._store.names("aliases") if n.endswith(".json")]
         return {name: found.version for name in names if _ALIAS.fullmatch(name) and (found := self.alias(name))}
 
-    def promote(self, version: str, alias: str = CHAMPION) -> str | None:
+    def promote(self, version: str, alias: str = CHAMPION, *, force: bool = False) -> str | None:
         """Point the alias to a version that verifies, and return the one it pointed to before.
 
-        Raises Refused or UserError, with the alias unmoved, otherwise.
+        A champion must pass the gate, too; with `force` what the gate objects to is only written into the log. Raises
+        GateRefused, Refused or UserError, with the alias unmoved, otherwise.
         """
-        self.verify(version)
+        candidate = self.verify(version)
         try:
             present = self.alias(alias)
         except Refused:
             present = None  # an alias that cannot be read is mended by setting it
-        if present is None:
-            self._move("promote", alias, None, version, ())
-            return None
-        if present.version != version:
-            self._move("promote", alias, present.version, version, (*present.previous, present.version))
-        return present.version
+        if present is not None and present.version == version:
+            return version
+        forced = self._objections(candidate, present) if alias == CHAMPION else []
+        if forced and not force:
+            from models.gate import GateRefused  # noqa: PLC0415  # brings scikit-learn, as verify does
+
+            raise GateRefused(version, forced)
+        previous = (*present.previous, present.version) if present else ()
+        self._move("promote", alias, present, Alias(version, previous, self._clock_ms()), forced)
+        return present.version if present else None
+
+    def _objections(self, candidate: "Model", present: Alias | None) -> list[str]:
+        from models.gate import objections  # noqa: PLC0415  # brings scikit-learn, as verify does
+
+        try:
+            champion = self.verify(present.version) if present else None
+        except UserError:
+            champion = None  # one that could not serve again is nothing to be compared with
+        return objections(candidate, champion)
 
     def rollback(self, alias: str = CHAMPION) -> str:
         """Point the alias back to the version before the present one, and return that version.
@@ -201,8 +228,24 @@ class ModelRegistry:
             raise UserError(f"the alias {alias} has no earlier version to roll back to")
         version = present.previous[-1]
         self.show(version)
-        self._move("rollback", alias, present.version, version, present.previous[:-1])
+        self._move("rollback", alias, present, Alias(version, present.previous[:-1], self._clock_ms()))
         return version
+
+    def retire(self, alias: str) -> str:
+        """Remove an alias, and return the version that it pointed to; its moves stay in the log.
+
+        Raises UserError for the champion, without whom no consumer starts, and where the alias was never set.
+        """
+        if alias == CHAMPION:
+            raise UserError(
+                "the champion cannot be retired, for no consumer starts without one: promote another version"
+            )
+        present = self.alias(alias)
+        if present is None:
+            raise UserError(f"the alias {alias} points to no version; `leadstream models list` shows what there is")
+        self._note("retire", alias, present.version, None, self._clock_ms())
+        self._store.remove(f"aliases/{alias}.json")
+        return present.version
 
     def log(self) -> list[dict[str, Any]]:
         """Every move of every alias, oldest first."""
@@ -210,24 +253,30 @@ class ModelRegistry:
         moves: list[dict[str, Any]] = [json.loads(entry) for entry in raw if entry]
         return sorted(moves, key=lambda move: move["at"])
 
-    def _claim(self, payload: bytes) -> str:
+    def _claim(self, payload: bytes, patch_of: str | None) -> str:
         claimed = self._claimed()
-        version = _next_minor(claimed[-1]) if claimed else FIRST_VERSION
+        after = _next_patch if patch_of else _next_minor
+        version = after(patch_of or claimed[-1]) if claimed else FIRST_VERSION
         # Whoever creates the artifact owns the version; two publishers at once get two versions.
         while not self._store.create(f"versions/{version}/{FILE}", payload):
-            version = _next_minor(version)
+            version = after(version)
         return version
 
     def _claimed(self) -> list[str]:
         return sorted(filter(_SEMVER.fullmatch, self._store.names("versions")), key=_parts)
 
-    def _move(self, action: str, alias: str, present: str | None, version: str, previous: tuple[str, ...]) -> None:
-        at = self._clock_ms()
-        entry = {"action": action, "alias": alias, "from": present, "to": version, "at": at}
+    def _move(self, action: str, alias: str, before: Alias | None, after: Alias, forced: Sequence[str] = ()) -> None:
         # The log first: it must not miss a move, even one that then fails.
-        self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
-        state = {"version": version, "previous": previous[-_REMEMBERED:], "moved_at": at}
+        self._note(
+            action, alias, before.version if before else None, after.version, after.moved_at, forced=list(forced)
+        )
+        state = {"version": after.version, "previous": after.previous[-_REMEMBERED:], "moved_at": after.moved_at}
         self._store.replace(f"aliases/{alias}.json", _json(state))
+
+    def _note(self, action: str, alias: str, before: str | None, after: str | None, at: int, **more: Any) -> None:
+        entry = {"action": action, "alias": alias, "from": before, "to": after, "at": at, "by": self._who}
+        entry |= {name: value for name, value in more.items() if value}
+        self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
 
 
 def _alias(name: str) -> str:
@@ -243,6 +292,19 @@ def _parts(version: str) -> tuple[int, ...]:
 def _next_minor(version: str) -> str:
     major, minor, _ = _parts(version)
     return f"{major}.{minor + 1}.0"
+
+
+def _next_patch(version: str) -> str:
+    major, minor, patch = _parts(version)
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def _user() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

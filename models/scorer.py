@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features import Columns, FittedFeatures
+from features import Columns, FeatureMatrix, FittedFeatures
 from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
 from models.explain import contributions, strongest
 from models.forest import Floats, pack
-from models.venn_abers import VennAbers
 
 Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
@@ -29,6 +28,7 @@ class Scores:
     `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
     0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
     of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
+    `matrix` is what was scored.
     """
 
     raw: Floats
@@ -43,13 +43,15 @@ class Scores:
     imputed: list[tuple[str, ...]]
     reasons: list[Reasons]
     failed: dict[int, Poison]
+    matrix: FeatureMatrix
 
 
 class Model:
     """One version of a model, immutable and safe to share between threads.
 
     `manifest` is what the registry says of it, with `version`, `name` (the records' `model_used`) and `sha256` at hand.
-    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known.
+    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known,
+    `specification` what the features are made from, `calibrator` what makes probabilities of raw scores.
     """
 
     def __init__(self, artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -58,7 +60,7 @@ class Model:
         self.name = str(manifest["name"])
         self.sha256 = str(manifest["artifact"]["sha256"])
         self._features: FittedFeatures = artifact["features"]
-        self._calibrator: Calibrator | VennAbers = artifact["calibrator"]
+        self.calibrator: Calibrator = artifact["calibrator"]
         self._threshold = float(artifact["threshold"])
         # Ascending, as searchsorted wants them: D below the first cut, A from the last on.
         self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
@@ -70,6 +72,7 @@ class Model:
         self._contributions = contributions(self._forest, len(self._selected))
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base
+        self.specification = self._features.specification
 
     def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
         """Score n leads as of the moments `as_of` (n,), ms UTC, with up to `reasons` reasons each.
@@ -81,7 +84,7 @@ class Model:
         rows = self._rows(matrix.values, matrix.names, failed)
         leaves = self._forest.leaves(rows)
         raw = self._forest.probability(leaves)
-        probability, low, high = self._calibrator.interval(raw)
+        probability, low, high = self.calibrator.interval(raw, matrix.missing)
         explained: list[Reasons] = [()] * len(raw)
         if reasons > 0:
             explained = strongest(self._contributions.of(leaves), self.features, reasons)
@@ -98,6 +101,7 @@ class Model:
             imputed=matrix.imputed,
             reasons=explained,
             failed=failed,
+            matrix=matrix,
         )
 
     def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:

@@ -103,6 +103,15 @@ class Store:
                     os.unlink(temporary)
                 raise
 
+    def remove(self, path: str) -> None:
+        """Remove the object, if there is one."""
+        with self._answering():
+            try:
+                self._call("rm_file", 0, self._at(path))
+            except OSError as error:
+                if not _absent(error):
+                    raise
+
     def names(self, folder: str) -> list[str]:
         """The names directly under a folder, sorted; empty if there is no such folder."""
         with self._answering():

@@ -18,11 +18,15 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts."""
+    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts.
+
+    `leads` (n,) numbers the leads, so that rows of the same one can be told.
+    """
 
     columns: Columns
     as_of: NDArray[np.int64]
     labels: NDArray[np.bool_]
+    leads: NDArray[np.intp]
     facts: dict[str, Any]
 
 
@@ -68,7 +72,8 @@ def _part(rows: pd.DataFrame, name: str) -> Part:
             f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time or more leads"
         )
     columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
-    return Part(columns, rows["as_of"].to_numpy(), labels, facts_of(rows))
+    leads = pd.factorize(rows["lead_id"])[0].astype(np.intp)
+    return Part(columns, rows["as_of"].to_numpy(), labels, leads, facts_of(rows))
 
 
 def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:
@@ -104,3 +109,8 @@ def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
 def iso(moment: int) -> str:
     """A moment in ms UTC as ISO 8601."""
     return datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_of(text: str) -> int:
+    """The moment in ms UTC that `iso` wrote."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
-from models import calibrate, candidates, evaluate, leaks
+from models import calibrate, candidates, drift, evaluate, gate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.candidates import RECIPES, Fitted, Step, together
 from models.curves import curves
@@ -61,7 +61,7 @@ class TrainOptions:
     least_conversions: int = 120
     origins: Mapping[str, str] = field(default_factory=dict)
     allow_leaks: tuple[str, ...] = ()
-    recipe: str = "audited"
+    recipe: str = BEST
     calibrator: str = BEST
     policy: Policy = field(default_factory=Policy)
     grades: Mapping[str, float] | None = None
@@ -90,11 +90,15 @@ class _Decided:
 
 
 def train(
-    table: pd.DataFrame, options: TrainOptions | None = None, progress: Progress = lambda _stage, _share: None
+    table: pd.DataFrame,
+    options: TrainOptions | None = None,
+    progress: Progress = lambda _stage, _share: None,
+    champion: Model | None = None,
 ) -> Trained:
     """Train on rows of (lead_id, as_of in ms UTC, LeadState fields, converted); the same table gives the same artifact.
 
-    `progress` is told each stage and the share of the work done before it. Raises UserError where the table is too
+    `progress` is told each stage and the share of the work done before it. With a `champion` the manifest says how that
+    one does on the newest leads (`against`), which the gate asks for. Raises UserError where the table is too
     small or lacks a class in some part, where an input seems to leak the outcome, and where the calibration inverts the
     ranking or costs more than 0.01 of ROC-AUC.
     """
@@ -125,7 +129,7 @@ def train(
 
     progress("writing golden rows", 0.95)
     artifact = _artifact(decided, performance)
-    drift = reference(fitted.features, grown[-1].columns, len(grown[-1].as_of), decided.probability)
+    drift_part = {**_reference(decided, grown[-1]), "newest": _newest(_reference(judge, grown[-2]), judge, cut[-1])}
     manifest = _manifest(artifact, decided, options) | {
         "data": {
             **facts_of(table),
@@ -140,9 +144,10 @@ def train(
             "folds": compared,
         },
         "calibrators": said,
+        **({"against": _against(champion, cut[-1], judged, judge)} if champion else {}),
         "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
-        "drift": drift,
-        "curves": {name: curves(stated, judged.labels) for name, stated in _stated(judge, judged.raw).items()},
+        "drift": drift_part,
+        "curves": {name: curves(stated, judged.scored.labels) for name, stated in _stated(judge, judged).items()},
     }
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
@@ -159,16 +164,16 @@ def _calibrator(chain: Sequence[Step], options: TrainOptions) -> tuple[str, dict
     if options.calibrator != BEST:
         return options.calibrator, {options.calibrator: "as told"}
     try:
-        return calibrate.choose(together(chain[:-1]), together(chain[-1:]), chain[0].fitted.prior)
+        return calibrate.choose(together(chain[:-1])[:2], chain[-1].scored[:2], chain[0].fitted.prior)
     except UserError as error:
         raise _refused(error) from None
 
 
 def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOptions) -> _Decided:
     """Calibration, threshold and grades for a fitted recipe, from the scores of its chain."""
-    raw, labels = together(chain)
+    raw, labels, missing, _ = together(chain)
     try:
-        calibrator = calibrate.fit(name, raw, labels, fitted.prior)
+        calibrator = calibrate.fit(name, raw, labels, fitted.prior, missing)
     except UserError as error:
         raise _refused(error) from None
     probability = calibrator.interval(raw)[0]
@@ -179,19 +184,40 @@ def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOpti
 
 def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
     """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking."""
-    stated = _stated(judge, test.raw)
+    stated = _stated(judge, test)
     try:
-        calibrate.keeps_ranking(test.raw, stated["calibrated"], test.labels)
+        calibrate.keeps_ranking(test.scored.raw, stated["calibrated"], test.scored.labels)
     except UserError as error:
         raise _refused(error) from None
     thresholds = {name: judge.threshold if name == "calibrated" else 0.5 for name in stated}
-    return {name: evaluate.metrics(stated[name], test.labels, thresholds[name]) for name in stated}
+    return {name: evaluate.metrics(stated[name], test.scored.labels, thresholds[name]) for name in stated}
 
 
-def _stated(judge: _Decided, raw: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The three probabilities that the manifest compares, each (n,), of raw scores (n,)."""
+def _stated(judge: _Decided, test: Step) -> dict[str, NDArray[np.float64]]:
+    """The three probabilities that the manifest compares, each (n,), of the leads of a step."""
+    raw = test.scored.raw
     calibrated = judge.calibrator.interval(raw)[0]
     return {"calibrated": calibrated, "raw": raw, "legacy_sigmoid": evaluate.legacy_sigmoid(raw)}
+
+
+def _against(champion: Model, part: Part, judged: Step, judge: _Decided) -> dict[str, Any]:
+    raw, _, missing, rows = judged.scored
+    return gate.against(champion, part, rows, judge.calibrator.interval(raw, missing)[0])
+
+
+def _reference(decided: _Decided, part: Part) -> dict[str, Any]:
+    """The drift reference of the part that a recipe was fitted on."""
+    made = reference(decided.fitted.features, part.columns, len(part.as_of), decided.probability)
+    return {**made, "independent_rows": drift.independent(np.bincount(part.leads))}
+
+
+def _newest(before: Mapping[str, Any], judge: _Decided, part: Part) -> dict[str, Any]:
+    """Each input of the newest period against the four before: index and shares, for `models report`."""
+    rows, *_ = candidates.matrix(judge.fitted.features, part)
+    names = judge.fitted.features.specification.outputs
+    worth = drift.independent(np.bincount(part.leads)) / len(part.as_of)
+    found = drift.Reference(before, names).inputs_of(rows, np.full(len(rows), worth))
+    return {name: {"psi": one.psi, "missing": one.missing, "unseen": one.unseen} for name, one in found.items()}
 
 
 def _refused(why: UserError) -> UserError:
@@ -227,6 +253,14 @@ def _manifest(artifact: Mapping[str, Any], decided: _Decided, options: TrainOpti
         "name": NAMES[fitted.recipe],
         "created_at": iso(options.created_at),
         "recipe": {"name": fitted.recipe, "steps": fitted.steps, "seed": options.seed},
+        "options": {
+            "recipe": options.recipe,
+            "calibrator": options.calibrator,
+            "policy": options.policy.text,
+            "grades": dict(options.grades) if options.grades else None,
+            "seed": options.seed,
+            "allow_leaks": list(options.allow_leaks),
+        },
         "libraries": library_versions(),
         "label": {
             "definition": _definition(options.horizon_days),

@@ -18,6 +18,7 @@ FILES = {
     "TriageDecision": "triage_decision.avsc",
     "RescoreRequest": "rescore_request.avsc",
     "RescoreResult": "rescore_result.avsc",
+    "RetrainRequested": "retrain_requested.avsc",
 }
 
 

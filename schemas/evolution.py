@@ -28,6 +28,7 @@ LEVELS = {
     "TriageDecision": Level.FULL_TRANSITIVE,
     "RescoreRequest": Level.BACKWARD_TRANSITIVE,
     "RescoreResult": Level.FULL_TRANSITIVE,
+    "RetrainRequested": Level.FULL_TRANSITIVE,
 }
 
 _PROMOTIONS = {

@@ -176,12 +176,22 @@ def test_case_is_folded_as_unicode_has_it_and_not_only_for_english() -> None:
 
 
 def test_the_vocabulary_is_bounded_and_keeps_the_most_frequent() -> None:
-    names = [f"p{i:03}" for i in range(100) for _ in range(2 if i >= 90 else 1)]
+    names = [f"p{i:03}" for i in range(100) for _ in range(22 if i >= 90 else 21)]
     states = [{"created_at": CREATED, "programme_name": name} for name in [*names, "x" * 257]]
     fitted = FittedFeatures.fit(columns_of(states), np.full(len(states), CREATED), specify())
     vocabulary = fitted.vocabularies["programme_name"]
     assert list(vocabulary) == [f"p{i:03}" for i in (*range(90, 100), *range(54))]
     assert list(vocabulary.values()) == list(range(2, 66))
+
+
+def test_a_category_that_hardly_anybody_has_is_unknown_and_not_a_number_that_trees_learn_by_heart() -> None:
+    names = ["often"] * 2000 + ["enough"] * 20 + ["rare"] * 19
+    states = [{"created_at": CREATED, "source": name} for name in names]
+    fitted = FittedFeatures.fit(columns_of(states), np.full(len(states), CREATED), specify())
+    assert fitted.vocabularies["source"] == {"often": 2, "enough": 3}
+    asked = [{"created_at": CREATED, "source": name} for name in ("rare", "never seen", None)]
+    made = fitted.transform(columns_of(asked), np.full(3, CREATED))
+    assert made.values[:, made.names.index("source")].tolist() == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("created_at", [None, math.nan, -1, 253_402_300_800_000, 10**30, -(10**400), "2025", math.inf])

@@ -1,3 +1,6 @@
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
@@ -44,6 +47,47 @@ def test_a_lead_gets_the_same_bits_alone_and_in_a_batch(name: str) -> None:
     whole = np.stack(calibrator.interval(raw[:100]))
     alone = [np.stack(calibrator.interval(raw[i : i + 1])) for i in range(100)]
     assert whole.tobytes() == np.concatenate(alone, axis=1).tobytes()
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_a_lead_that_lacks_more_has_an_interval_that_is_never_narrower_and_on_average_wider(name: str) -> None:
+    raw, labels, _ = balanced_scores(4000)
+    missing = np.random.default_rng(2).choice([1, 2, 3, 5], 4000, p=[0.7, 0.15, 0.1, 0.05])
+    calibrator = calibrate.fit(name, raw, labels, 0.5, missing)
+    assert calibrator.levels == (2, 3, 5)
+    asked = np.linspace(0.05, 0.95, 500)
+    widths = []
+    for lacks in (0, 1, 2, 3, 4, 5, 9):
+        probability, low, high = calibrator.interval(asked, np.full(500, lacks))
+        assert probability.tolist() == calibrator.interval(asked)[0].tolist()
+        assert (low <= probability).all()
+        assert (probability <= high).all()
+        widths.append(high - low)
+    for less, more in itertools.pairwise(widths):
+        assert (more >= less).all()
+    complete, _, two, three, _, five, nine = (width.mean() for width in widths)
+    assert complete < two < three < five == nine
+
+
+def test_a_level_with_too_few_leads_or_one_outcome_has_no_interval_of_its_own() -> None:
+    raw, labels, _ = balanced_scores(1000)
+    few, one_sided = np.zeros(1000, dtype=np.intp), np.zeros(1000, dtype=np.intp)
+    few[:99] = 1
+    one_sided[np.flatnonzero(~labels)[:200]] = 1
+    for missing in (few, one_sided):
+        assert calibrate.fit("isotonic", raw, labels, 0.5, missing).levels == ()
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_a_shift_moves_the_odds_of_probability_and_interval_alike(name: str) -> None:
+    raw, labels, _ = balanced_scores(500)
+    fitted = calibrate.fit(name, raw, labels, 0.5)
+    before = np.stack(fitted.interval(raw))
+    after = np.stack(replace(fitted, shift=float(np.log(2))).interval(raw))
+    odds = np.clip(before, 1e-6, 1 - 1e-6)
+    assert np.allclose(after / (1 - after), 2 * odds / (1 - odds))
+    assert (after[1] <= after[0]).all()
+    assert (after[0] <= after[2]).all()
 
 
 def test_the_audited_formula_stays_available_by_name() -> None:

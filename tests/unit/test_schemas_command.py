@@ -97,10 +97,11 @@ def test_register_fills_an_empty_registry_with_every_subject_and_its_level(
         "crm.lead-changes.dlq.audit-value": "FULL_TRANSITIVE",
         "crm.lead-outcomes-value": "BACKWARD_TRANSITIVE",
         "crm.lead-predictions.shadow-value": "FULL_TRANSITIVE",
+        "crm.retrain-requests-value": "FULL_TRANSITIVE",
     }
     assert server.subjects.keys() == server.levels.keys()
     assert json.loads(server.schemas[0]) == catalogue.present("LeadChanged")
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 def test_register_twice_changes_nothing(server: RegistryState, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,7 @@ def test_what_subscribers_read_must_stay_readable_by_their_old_schemas_too() -> 
     assert {name for name, level in LEVELS.items() if level is Level.FULL_TRANSITIVE} == {
         "LeadPrediction",
         "RescoreResult",
+        "RetrainRequested",
         "TriageDecision",
     }
 

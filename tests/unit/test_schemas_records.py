@@ -102,6 +102,14 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("probability", "double"),
         ("confidence", "double"),
     ],
+    "RetrainRequested": [
+        ("model_version", "string"),
+        ("model_sha256", "string"),
+        ("trigger", ["DRIFT", "CALIBRATION", "AGE", "OUTCOMES"]),
+        ("detail", "string"),
+        ("requested_at", T),
+        ("requested_by", "string"),
+    ],
     "RescoreError": [("lead_id", "string"), ("code", "string"), ("detail", "string")],
 }
 
@@ -212,6 +220,7 @@ def test_a_released_schema_never_changes() -> None:
         ("1.0.0", "TriageDecision"): "f110cf6bf65996a5",
         ("1.0.0", "RescoreRequest"): "6b8ebe311e6b527f",
         ("1.0.0", "RescoreResult"): "2fa76ad97fcf9f2c",
+        ("1.0.0", "RetrainRequested"): "09eb30b84e4462c1",
     }
 
 
