@@ -9,6 +9,8 @@ from commands.progress import bar, not_negative, positive
 from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from consumer.watch import Options
     from leadstream.settings import Settings
     from models.live import Quality
@@ -96,7 +98,7 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
     from models import recalibrate
     from models.live import Live
     from models.registry import open_registry
-    from models.retrain import due, service_of
+    from models.retrain import due, in_service
 
     wanted = options.recalibrate
     models = open_registry(
@@ -122,50 +124,64 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
     }
     if found["champion"] is None:
         return found
-    service, now_ms = service_of(models.show(found["champion"])), time.time_ns() // 1_000_000
+    (service, _), now_ms = in_service(models, found["champion"]), time.time_ns() // 1_000_000
     window, since = live.window(service.version, CHAMPION_VARIANT), service.created_at or 0
     new = {one.made.lead_id for one in judged if one.decided_at > since}
     found["retrain"] = due(service, window, new_outcomes=len(new), now_ms=now_ms, triggers=options.triggers)
-    if wanted is not Recalibrate.NEVER and window:
-        done = recalibrate.follow_outcomes(models, window, promote=wanted is Recalibrate.PROMOTE, now_ms=now_ms)
+    recent = live.of_trees(service.version, CHAMPION_VARIANT)
+    if wanted is not Recalibrate.NEVER and recent:
+        done = recalibrate.follow_outcomes(models, recent, promote=wanted is Recalibrate.PROMOTE, now_ms=now_ms)
         found["recalibrated"] = asdict(done) if done else None
     return found
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.box import SIMPLE
     from rich.console import Console
-    from rich.table import Table
 
+    console = Console(highlight=False, markup=False)
     qualities: list[Quality] = found["models"]
     if qualities:
-        table = Table(box=SIMPLE, pad_edge=False)
-        for heading in ("version", "variant"):
-            table.add_column(heading)
-        for heading in ("judged", "stated", "realised", "Brier", "ECE", "ROC-AUC", "log loss"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for each in qualities:
-            auc = "-" if each.roc_auc is None else f"{each.roc_auc:.3f}"
-            rates = (f"{each.mean_probability:.1%}", f"{each.base_rate:.1%}")
-            numbers = (f"{each.brier:.3f}", f"{each.ece:.3f}", auc, f"{each.log_loss:.3f}")
-            name = f"{each.model_version}{' *' if each.model_version == found['champion'] else ''}"
-            table.add_row(name, each.variant, f"{each.judged:,}", *rates, *numbers)
-        Console().print(table)
-        print("* in service. The newest 2,000 judged predictions of each; stated and realised are mean rates.")
+        console.print(_table(qualities, found["champion"]))
+        console.print("* in service. The newest 2,000 judged predictions of each; stated and realised are mean rates.")
     else:
-        print("No prediction is judged yet: a model's horizon must have passed, and outcomes must be in their topic.")
-    print(
+        console.print(
+            "No prediction is judged yet: a model's horizon must have passed, and outcomes must be in their topic."
+        )
+    console.print(
         f"{found['predictions']:,} predictions and {found['outcomes']:,} outcomes read, "
         f"{found['judged']:,} judged, {found['pending']:,} waiting."
     )
-    for reason, count in found["skipped"].items():
-        print(f"{count:,} records could not be read and were skipped: {reason}.")
+    if found["skipped"]:
+        console.print("Skipped, for they could not be read:", _counts(found["skipped"]))
     if found["dropped"]:
-        print(f"{found['dropped']:,} predictions were given up unjudged, because too many wait.")
+        console.print(f"{found['dropped']:,} predictions were given up unjudged, because too many wait.")
     for trigger, detail in found["retrain"].items():
-        print(f"A training is due ({trigger}): {detail}.")
+        console.print(f"A training is due ({trigger}): {detail}.")
     if done := found["recalibrated"]:
         state = "promoted" if done["promoted"] else "published"
-        print(f"Recalibrated: version {done['version']} {state}, log-odds moved by {done['shift']:+.3f}.")
+        console.print(f"Recalibrated: version {done['version']} {state}, log-odds moved by {done['shift']:+.3f}.")
         for objection in done["objections"]:
-            print(f"- not promoted: {objection}")
+            console.print(f"- not promoted: {objection}")
+
+
+def _table(qualities: "list[Quality]", champion: str | None) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("version", "variant"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("judged", "stated", "realised", "Brier", "ECE", "ROC-AUC", "log loss"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in qualities:
+        auc = "-" if each.roc_auc is None else f"{each.roc_auc:.3f}"
+        rates = (f"{each.mean_probability:.1%}", f"{each.base_rate:.1%}")
+        numbers = (f"{each.brier:.3f}", f"{each.ece:.3f}", auc, f"{each.log_loss:.3f}")
+        serves = each.model_version == champion and each.variant == "champion"
+        table.add_row(
+            f"{each.model_version}{' *' if serves else ''}", each.variant, f"{each.judged:,}", *rates, *numbers
+        )
+    return table
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) + "."

@@ -13,6 +13,7 @@ from consumer.leads import PostgresLeads
 from consumer.metrics import Metrics
 from consumer.pipeline import Codecs, Pipeline
 from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from consumer.retrain import on_drift
 from consumer.service import Service
 from consumer.source import KafkaSource
 from consumer.status import Status
@@ -49,6 +50,7 @@ def run(settings: Settings) -> None:
         status=status,
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
+        on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
     endpoints = Endpoints(
         settings.http_host,

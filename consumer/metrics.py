@@ -20,6 +20,7 @@ class _Registered:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while the metrics are read: the books balance in every reading.
         self.lock = threading.Lock()
+        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")
 
     def expose(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -123,4 +124,3 @@ class FollowMetrics(_Registered):
         self.skipped = self._counter("records_skipped", "Records that could not be read and were skipped.", "reason")
         self.pending = self._gauge("pending_predictions", "Predictions whose outcome is waited for.")
         self.dropped = self._counter("pending_dropped", "Predictions given up unjudged, because too many wait.")
-        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")

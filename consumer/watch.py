@@ -23,7 +23,7 @@ from models import recalibrate
 from models.ledger import Judged
 from models.live import Live, Quality
 from models.registry import ModelRegistry, open_registry
-from models.retrain import InService, Triggers, due, service_of
+from models.retrain import InService, Triggers, due, in_service
 from schemas.registry import Registry
 
 POLL_SECONDS = 0.25
@@ -180,8 +180,7 @@ class Watch:
             if version is None:
                 self._champion = self._manifest = None
             elif self._champion is None or self._champion.version != version:
-                self._manifest = self._models.show(version)
-                self._champion = service_of(self._manifest)
+                self._champion, self._manifest = in_service(self._models, version)
         except UserError as error:
             self._champion = self._manifest = None
             self._status.warn("champion", str(error))
@@ -210,7 +209,7 @@ class Watch:
             champion=champion.version if champion else None,
             models=[asdict(quality) for quality in qualities],
         )
-        window = self._live.window(champion.version, CHAMPION_VARIANT) if champion else []
+        window = self._live.of_trees(champion.version, CHAMPION_VARIANT) if champion else []
         if self._options.recalibrate is Recalibrate.NEVER or not window:
             return
         promote = self._options.recalibrate is Recalibrate.PROMOTE

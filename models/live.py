@@ -58,9 +58,20 @@ class Live:
         """What is judged of a version and variant, oldest first."""
         return [one for _, one in self._windows.get((model_version, variant), [])]
 
+    def of_trees(self, model_version: str, variant: str) -> list[Judged]:
+        """What is judged of a version and of the others with the same trees, oldest first."""
+        same = [name for name in self._windows if (trees_of(name[0]), name[1]) == (trees_of(model_version), variant)]
+        entries = sorted((entry for name in same for entry in self._windows[name]), key=lambda entry: entry[0])
+        return [one for _, one in entries]
+
     def qualities(self) -> list[Quality]:
         """The quality of each version and variant of which anything is judged, in the order of their names."""
         return [quality(name[0], name[1], window) for name in sorted(self._windows) if (window := self.window(*name))]
+
+
+def trees_of(model_version: str) -> str:
+    """The part of a version that says which trees it has: patches only state their scores otherwise."""
+    return model_version.rpartition(".")[0]
 
 
 def quality(model_version: str, variant: str, window: Sequence[Judged]) -> Quality:

@@ -18,6 +18,7 @@ from models.artifact import golden_rows
 from models.calibrate import Calibrator, log_odds
 from models.follow import WINDOW, shift
 from models.ledger import Judged
+from models.live import trees_of
 from models.registry import CHAMPION, ModelRegistry
 from models.scorer import Model
 from models.table import iso
@@ -77,17 +78,19 @@ def follow_outcomes(
     """Publish the champion with its calibration moved after these outcomes, oldest first, and promote it if asked.
 
     Of them the newest WINDOW that trees of the champion's have scored count, whichever patch of it said so. None where
-    they are too few, or do not show that the champion is off: by SURE standard errors and by SMALLEST. Raises Transient
-    and UserError as the registry does.
+    they are too few, or do not show that the champion is off (by SURE standard errors and by SMALLEST), or where it
+    would only be proposed a second time. Raises Transient and UserError as the registry does.
     """
     version = registry.resolve(CHAMPION)
     if version is None:
         return None
-    window = _window([one for one in judged if _trees(one.made.model_version) == _trees(version)][-WINDOW:])
+    window = _window([one for one in judged if trees_of(one.made.model_version) == trees_of(version)][-WINDOW:])
     if any(min(part.sum(), (~part).sum()) < LEAST_OUTCOMES for part in (window.older[1], window.newer[1])):
         return None
     champion = registry.verify(version)
     if not _is_off(champion.calibrator.interval(window.raw)[0], window.labels):
+        return None
+    if not promote and _is_proposed(registry, version, window):
         return None
     trained = _moved(champion, registry.artifact(version), window, now_ms)
     patch = registry.publish(trained, patch_of=version)
@@ -100,9 +103,12 @@ def follow_outcomes(
     return Recalibrated(patch, trained.artifact["calibrator"].shift, promote and not objections, objections)
 
 
-def _trees(version: str) -> str:
-    """The part of a version that says which trees it has."""
-    return version.rpartition(".")[0]
+def _is_proposed(registry: ModelRegistry, champion: str, window: _Window) -> bool:
+    """Whether the newest patch of the champion's trees, which nobody has promoted yet, already says so."""
+    newest = [version for version in registry.versions() if trees_of(version) == trees_of(champion)][-1]
+    if newest == champion:
+        return False
+    return not _is_off(registry.verify(newest).calibrator.interval(window.raw)[0], window.labels)
 
 
 def _is_off(probability: Floats, labels: Labels) -> bool:

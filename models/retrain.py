@@ -18,8 +18,9 @@ from scipy.stats import norm
 
 from models.evaluate import EDGE, expected_calibration_error
 from models.ledger import DAY_MS, Judged
-from models.live import arrays
+from models.live import arrays, trees_of
 from models.refused import Refused
+from models.registry import ModelRegistry
 
 LEVEL = 1e-4  # of one look; shared by the two tests
 LEAST_LEADS = 500  # below, an ECE of .05 is what chance alone gives
@@ -49,7 +50,7 @@ class Triggers:
 
 @dataclass(frozen=True, slots=True)
 class InService:
-    """The model in service as its manifest describes it; `created_at` is in ms UTC, `ece` that of the judged model."""
+    """The model in service as its manifest describes it; `created_at` (ms UTC) is when its trees were grown."""
 
     version: str
     sha256: str
@@ -57,10 +58,20 @@ class InService:
     ece: float | None
 
 
-def service_of(manifest: Mapping[str, Any]) -> InService:
-    """The facts of a manifest that triggers look at; what imported ones do not have is None. Raises Refused."""
+def in_service(models: ModelRegistry, version: str) -> tuple[InService, dict[str, Any]]:
+    """What triggers look at in a version, and its manifest. Another calibration makes trees no younger.
+
+    Raises UserError, Refused and Transient as the registry does.
+    """
+    manifest = models.show(version)
+    grown = models.show(f"{trees_of(version)}.0") if "recalibrated" in manifest else manifest
+    return service_of(manifest, grown), manifest
+
+
+def service_of(manifest: Mapping[str, Any], grown: Mapping[str, Any]) -> InService:
+    """The facts of a manifest, dated as the one its trees came with; what is not there is None. Raises Refused."""
     try:
-        created = manifest.get("created_at")
+        created = grown.get("created_at")
         judged = manifest.get("metrics", {}).get("calibrated") or {}
         return InService(
             str(manifest["version"]),

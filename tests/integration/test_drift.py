@@ -64,5 +64,10 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
         said = [(line["feature"], line["model_version"]) for line in process.events("drift.alarm")]
         assert {feature for feature, _ in said} == {"source", "engagement_score"}
         assert len(said) == 2
+        until(lambda: process.metric("retrain_requested_total", trigger="DRIFT") == 1, "a request for training", 30)
+        (asked,) = process.events("retrain.requested")
+        assert "source (PSI " in asked["detail"]
+        (event,) = stage.read(stage.topics.retrain_requests, 1)
+        assert event.key() == b"1.0.0:DRIFT"
         assert process.missing() == {}
         process.books()

@@ -16,9 +16,11 @@ from leadstream.settings import load_settings
 from local.broker import Broker
 from local.kafka import KafkaProcess
 from models.ledger import DAY_MS
+from models.registry import ModelRegistry
 from models.train import TrainOptions
 from schemas.codec import Reader, Writer
 from tests.integration.running import Running, Stage, until
+from tests.trained import TRUST, promoted_store
 from tests.unit.test_consumer_follow import PREDICTION_RECORD
 
 _PREDICTION, _OUTCOME, _REQUESTED = Writer("LeadPrediction"), Writer("LeadOutcome"), Reader("RetrainRequested")
@@ -199,3 +201,22 @@ def test_brokers_that_go_away_are_waited_for_and_what_came_meanwhile_is_read(
         until(lambda: live(process, "judged") == len(labels), "all are judged")
         assert live(process, "brier") == pytest.approx(expected(stated, labels)["brier"], abs=1e-12)
         assert process.stop() == 0
+
+
+def test_outcomes_that_do_not_bear_the_champion_out_become_a_patch_version_where_it_is_wanted(
+    tmp_path: Path, kafka: Broker
+) -> None:
+    """Two thirds convert of what was said: the next judged predictions of the same trees are said lower."""
+    (tmp_path / "models").mkdir()
+    store = promoted_store(tmp_path / "models")
+    stage = Stage.on(kafka.bootstrap, tmp_path, store)
+    stage.environment["LEADSTREAM_MODEL_SIGNING_KEY"] = f"{store}.pem"
+    predictions, outcomes, _, _ = simulated(stage, 1500)
+    stage.send([*predictions, *outcomes])
+    assert once(stage)["recalibrated"] is None
+    proposed = once(stage, "--recalibrate", "propose")
+    assert proposed["recalibrated"]["version"] == "1.0.1"
+    assert proposed["recalibrated"]["promoted"] is False
+    registry = ModelRegistry(store, TRUST)
+    assert registry.resolve() == VERSION
+    assert registry.show("1.0.1")["recalibrated"]["from"] == VERSION

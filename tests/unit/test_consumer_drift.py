@@ -140,7 +140,7 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
     registry.promote(registry.publish(trained(3)))
     world.send(*like_training(190, 10, source="a new network"))
     world.go_on()
-    assert world.metric("model_loads_total", result="loaded") == 2
+    assert world.metric("model_loads_total", variant="champion", result="loaded") == 2
     assert world.metric("drift_windows_total") == 1
     assert world.metric("drift_psi", feature="source") is None
     assert world.drifts() == [("drift.alarm", "source"), ("drift.over", "source")]

@@ -239,7 +239,7 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
 
 
 @pytest.mark.parametrize(("wanted", "promote"), [(Recalibrate.PROPOSE, False), (Recalibrate.PROMOTE, True)])
-def test_the_hook_gets_what_is_judged_of_the_champion_and_nothing_else(
+def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     model_store: str, monkeypatch: pytest.MonkeyPatch, wanted: Recalibrate, promote: bool
 ) -> None:
     called: list[tuple[list[Judged], bool, int]] = []
@@ -249,12 +249,15 @@ def test_the_hook_gets_what_is_judged_of_the_champion_and_nothing_else(
         return Recalibrated("1.0.1", 0.5, promote, [])
 
     monkeypatch.setattr("models.recalibrate.follow_outcomes", hook)
-    others = [prediction("a", model_version="0.9.0", event_id="2"), prediction("a", variant="challenger", event_id="3")]
+    others = [
+        prediction("a", model_version="0.9.0", event_id="2"),
+        prediction("a", variant="challenger", event_id="3"),
+        prediction("a", NOW - 101 * DAY_MS, model_version="1.0.1", event_id="4"),
+    ]
     stage = Stage(model_store, Options(wanted, 1, Triggers(0, 0))).run([*others, *DECIDED], [])
     [(judged, promoted, now_ms)] = called
-    assert [(one.made.model_version, one.made.variant, one.converted) for one in judged] == [
-        ("1.0.0", "champion", True)
-    ]
+    found = [(one.made.model_version, one.made.variant) for one in judged]
+    assert found == [("1.0.1", "champion"), ("1.0.0", "champion")]
     assert (promoted, now_ms) == (promote, NOW)
     assert stage.events("recalibrated") == [{"version": "1.0.1", "shift": 0.5, "promoted": promote, "objections": []}]
 

@@ -99,4 +99,9 @@ def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -
     assert made is not None
     assert not made.promoted
     assert registry.resolve() == "1.0.0"
-    assert registry.promote(made.version) == "1.0.0"
+    # Asked again and again, it is proposed once; when outcomes have moved on, anew.
+    assert follow_outcomes(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW) is None
+    again = follow_outcomes(registry, outcomes(registry, 0.6), promote=False, now_ms=NOW)
+    assert again is not None
+    assert (made.version, again.version) == ("1.0.1", "1.0.2")
+    assert registry.promote(again.version) == "1.0.0"

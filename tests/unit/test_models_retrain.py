@@ -1,5 +1,7 @@
 """When a training is asked for, and when it must not be."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,19 @@ from scipy.special import expit, logit
 
 from models.ledger import DAY_MS, Judged, Made
 from models.refused import Refused
-from models.retrain import InService, Trigger, Triggers, due, mean_z, miscalibrated, service_of, spiegelhalter
-from tests.trained import trained
+from models.registry import ModelRegistry
+from models.retrain import (
+    InService,
+    Trigger,
+    Triggers,
+    due,
+    in_service,
+    mean_z,
+    miscalibrated,
+    service_of,
+    spiegelhalter,
+)
+from tests.trained import TRUST, trained
 
 NOW = 1_750_000_000_000
 SERVICE = InService("1.0.0", "0" * 64, NOW, 0.02)
@@ -106,10 +119,22 @@ def test_what_a_drift_alarm_said_is_passed_on() -> None:
 
 def test_the_facts_come_from_the_manifest_and_an_imported_one_lacks_some() -> None:
     manifest = trained().manifest | {"version": "1.0.0", "artifact": {"sha256": "ab"}}
-    service = service_of(manifest)
+    service = service_of(manifest, manifest)
     assert service.created_at == 1_735_689_600_000
     assert service.ece == manifest["metrics"]["calibrated"]["ece"]
-    assert service_of({"version": "1.0.0", "artifact": {"sha256": "ab"}}) == InService("1.0.0", "ab", None, None)
+    least = {"version": "1.0.0", "artifact": {"sha256": "ab"}}
+    assert service_of(least, least) == InService("1.0.0", "ab", None, None)
     for broken in ({"version": "1.0.0"}, {**manifest, "created_at": "yesterday"}, {**manifest, "metrics": []}):
         with pytest.raises(Refused, match="cannot be understood"):
-            service_of(broken)
+            service_of(broken, broken)
+
+
+def test_another_calibration_makes_the_trees_no_younger(tmp_path: Path) -> None:
+    registry = ModelRegistry(str(tmp_path), TRUST)
+    base = trained()
+    first = registry.publish(base)
+    moved = replace(base, manifest=base.manifest | {"recalibrated": {}, "created_at": "2026-01-01T00:00:00Z"})
+    patch = registry.publish(moved, patch_of=first)
+    service, manifest = in_service(registry, patch)
+    assert (service.version, service.created_at) == ("1.0.1", 1_735_689_600_000)
+    assert manifest["created_at"] == "2026-01-01T00:00:00Z"
