@@ -53,7 +53,7 @@ def xeducation(path: Path) -> dict[str, Any]:
     """Trained on the older four fifths of the X Education leads, explained on the newest fifth."""
     mapping = load_mapping(MAPPING)
     own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
-    options = TrainOptions(horizon_days=None, specification=own, origins=mapping.origins())
+    options = TrainOptions(horizon_days=None, specification=own, origins=mapping.origins(), recipe="audited")
     return compare(read_table(path, mapping, oldest=OLDER)[0], read_table(path, mapping, newest=NEWER)[0], options)
 
 
@@ -68,7 +68,7 @@ def simulator(leads: int = 6_000) -> dict[str, Any]:
         [bool(change.truth and change.truth.converts) for change in changes],
     ).sort_values("as_of", kind="stable")
     cut = int(len(table) * OLDER)
-    return compare(table[:cut], table[cut:], TrainOptions(horizon_days=30))
+    return compare(table[:cut], table[cut:], TrainOptions(horizon_days=30, recipe="audited"))
 
 
 def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> dict[str, Any]:
