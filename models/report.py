@@ -68,6 +68,8 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": candidates,
         "fold_metrics": _FOLD_METRICS,
         "calibrators": manifest.get("calibrators"),
+        "recalibrated": manifest.get("recalibrated"),
+        "against": manifest.get("against"),
         "importance": importance,
         "drift": drift,
         "moved": [row["input"] for row in drift if (row["psi"] or 0) > 0.25],

@@ -185,3 +185,21 @@ def test_the_verb_writes_one_file_and_says_where(
         call("models", "report", "1.0.0", "--output", "nowhere/r.html")
     with pytest.raises(UserError, match="no model version 9"):
         call("models", "report", "9.0.0")
+
+
+def test_a_version_that_followed_outcomes_says_from_which_and_how_it_compared() -> None:
+    own = manifest(
+        recalibrated={"from": "1.0.0", "outcomes": 900, "base_rate": 0.2, "added": -0.4},
+        against={
+            "version": "1.0.0",
+            "rows": 450,
+            "conversions": 90,
+            "log_loss": {"champion": 0.51, "candidate": 0.4321, "difference": -0.08, "standard_error": 0.01},
+        },
+    )
+    page = " ".join(render(own, "").split())
+    assert "moved by -0.400 in log-odds after 900 outcomes of version 1.0.0" in page
+    assert "0.4321" in page
+    assert "-0.0800 ± 0.0100" in page
+    del own["against"]["log_loss"]
+    assert "no: too few" in render(own, "")
