@@ -1,7 +1,6 @@
 """`leadstream models compare`: reads what two versions predicted and what became of it, and says which is better."""
 
 import json
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -22,16 +21,17 @@ def compare_by_outcomes(
     """Print the verdict on two versions, and their figures on the leads that it rests on."""
     from consumer.follow import read_judged
     from models.compare import Mode, compare, settled, shadow_pairs, split_pairs
+    from models.ledger import horizon_of
 
     if champion == challenger:
         raise UserError(f"{champion} is both champion and challenger; name another one with --champion or --challenger")
-    horizons = {version: _horizon_days(registry, version) for version in (champion, challenger)}
+    horizons = {version: horizon_of(registry.show(version)) for version in (champion, challenger)}
     if horizons[champion] != horizons[challenger]:
         meant = (f"{version} says what happens {_within(days)}" for version, days in horizons.items())
         raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
     with bar("Reading", None, shown=not as_json) as advance:
         judged = read_judged(load_settings(), horizons.get, progress=advance)
-    known = settled(judged, horizons[champion], time.time_ns() // 1_000_000)
+    known = settled(judged, horizons[champion])
     found = {
         Mode.SHADOW: shadow_pairs(known, champion, challenger),
         Mode.SPLIT: split_pairs(known, champion, challenger),
@@ -48,17 +48,6 @@ def compare_by_outcomes(
     return 0
 
 
-def _horizon_days(registry: "ModelRegistry", version: str) -> float | None:
-    from models.refused import Refused
-
-    manifest = registry.show(version)
-    try:
-        days = manifest["label"]["horizon_days"]
-        return None if days is None else float(days)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refused(f"model version {version}: its manifest cannot be understood ({error!r})") from error
-
-
 def _within(days: float | None) -> str:
     return "at any time" if days is None else f"within {days:g} days"
 
@@ -69,8 +58,8 @@ def _sentence(comparison: "Comparison", champion: str, challenger: str, mode: "M
     on = "leads that both scored" if mode is Mode.SHADOW else "pairs of leads, one of each"
     if not comparison.n:
         until = "its outcome is known" if days is None else f"{days:g} days have passed since its prediction"
-        kept = "; the topics must keep it that long" if days else ""
-        return f"Not yet: there are no {on} with an outcome.\nA lead counts once {until}{kept}."
+        kept = "\nThe topics must keep its prediction for longer than that." if days else ""
+        return f"Not yet: there are no {on}, with an outcome.\nA lead counts once {until}.{kept}"
     on = f"on {comparison.n:,} {on}"
     match comparison.verdict:
         case Verdict.BETTER:

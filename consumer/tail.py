@@ -14,7 +14,7 @@ from leadstream.log import client_logger
 from leadstream.settings import Settings
 
 ASK_SECONDS = 2.0
-LOOK_SECONDS = 10.0  # for new partitions and topics
+LOOK_SECONDS = 5.0  # for new partitions and topics
 MOST = 2_000
 
 

@@ -28,7 +28,7 @@ from schemas.registry import Registry
 
 POLL_SECONDS = 0.25
 LOOK_SECONDS = 2.0  # at the champion, and between two refreshes of the live figures
-SETTLE_SECONDS = 10.0
+SETTLE_SECONDS = 15.0  # longer than a new partition takes to be found
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 CHAMPION_VARIANT = "champion"
 

@@ -21,14 +21,13 @@ from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 from models.evaluate import EDGE, expected_calibration_error
-from models.ledger import Judged
+from models.ledger import GRACE_MS, Judged, known_at
 from models.variants import CHALLENGER, CHAMPION
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 ALPHA = 0.05
-DAY_MS = 86_400_000
 # What part of the capital that the worst outcome could take is laid on each outcome: from 1 in 1,448 to nearly all.
 _BETS: Floats = np.concatenate([2.0 ** -np.arange(10.5, 0.0, -0.5), [0.95]])
 _STEPS = 40
@@ -129,18 +128,18 @@ def _growth(differences: Floats, mean: float) -> Floats:
     return growth
 
 
-def settled(judged: Iterable[Judged], horizon_days: float | None, now_ms: int) -> list[Judged]:
-    """The predictions whose horizon is over at `now_ms`, in the order in which it ended.
+def settled(judged: Iterable[Judged], horizon_days: float | None) -> list[Judged]:
+    """The predictions of whose time all labels are known, in the order in which they became so.
 
-    A lead that converts is known at once, one that does not only when its time is over: among all that are known those
-    that converted are too many, and the model that says more of every lead would look the better one. Without a
-    horizon the order is that of the decisions.
+    A lead that converts is known at once, one that does not only when its horizon is over and a day has gone by without
+    a word: among the newest those that converted are too many, and the model that says more of every lead would look
+    the better one. How far the outcomes have come is told by the newest of them. Without a horizon all is taken.
     """
-    if horizon_days is None:
-        return sorted(judged, key=lambda one: (one.decided_at, one.made.lead_id))
-    latest = now_ms - horizon_days * DAY_MS
-    over = [one for one in judged if one.made.occurred_at <= latest]
-    return sorted(over, key=lambda one: (one.made.occurred_at, one.made.lead_id))
+    judged = list(judged)
+    if horizon_days is not None:
+        latest = max((one.decided_at for one in judged), default=0) - GRACE_MS
+        judged = [one for one in judged if known_at(one, horizon_days) <= latest]
+    return sorted(judged, key=lambda one: (known_at(one, horizon_days), one.made.lead_id))
 
 
 def shadow_pairs(judged: Iterable[Judged], champion: str, challenger: str) -> Pairs:

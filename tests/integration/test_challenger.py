@@ -5,14 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
+from commands.topics import find_differences
 from consumer.batch import Output
 from local.broker import Broker
+from models.ledger import DAY_MS
 from models.registry import ModelRegistry
 from models.store import Store
 from models.variants import challenged
 from schemas.codec import Reader
 from tests.integration.running import Running, Stage, until
+from tests.integration.test_follow import HORIZON_DAYS, START, outcome
 from tests.trained import TRUST, promoted_store, trained
 
 pytestmark = pytest.mark.broker
@@ -149,3 +159,78 @@ def test_without_a_shadow_topic_the_challenger_waits_and_the_champion_does_not(
         assert missing in warnings(process)["challenger"]
         assert process.metric("held_batches_total", dependency="brokers") == 0
         assert process.stop() == 0
+
+
+def compared(stage: Stage, *words: str) -> dict[str, Any]:
+    with stage.running("models", "compare", "--json", *words) as verb:
+        assert verb.exit_code() == 0, verb.said()
+        found: dict[str, Any] = json.loads("\n".join(verb.said()))
+    return found
+
+
+def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads(
+    tmp_path: Path, kafka: Broker, registry: ModelRegistry
+) -> None:
+    """400 leads in the shadow, then 400 in a split; a third converts after five days, the rest is never heard of."""
+    registry.promote("1.1.0", "challenger")
+    stage_ = stage(kafka, tmp_path, registry)
+
+    def changes(prefix: str, first_day: float) -> list[Output]:
+        return [
+            stage_.change(
+                f"{prefix}_{i}", {"lead_score": i % 100.0}, occurred_at=START + round((first_day + i / 10) * DAY_MS)
+            )
+            for i in range(400)
+        ]
+
+    for prefix, share in (("shadow", "0"), ("split", "0.5")):
+        with stage_.running(LEADSTREAM_CHALLENGER_SHARE=share) as process:
+            process.event("challenger.loaded")
+            stage_.send(changes(prefix, 0 if prefix == "shadow" else 50))
+            ours = {p["lead_id"]: p for p in stage_.predictions(400 if prefix == "shadow" else 800)}
+            assert process.stop() == 0
+    theirs = {p["lead_id"]: p for p in shadows(stage_, 400)}
+    days = {lead: (p["occurred_at"] - START) / DAY_MS for lead, p in ours.items()}
+    converted = {lead: int(lead.split("_")[1]) % 3 == 0 for lead in ours}
+    stage_.send([outcome(stage_, "long ago", True, -1)])
+    stage_.send(outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(theirs) if converted[lead])
+    assert compared(stage_)["n"] == 0, "conversions are known, and nothing else yet"
+    stage_.send(outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(ours) if converted[lead])
+    stage_.send([outcome(stage_, "yesterday", False, HORIZON_DAYS + 130)])
+    found = compared(stage_)
+    assert (found["champion"], found["challenger"], found["mode"], found["n"]) == ("1.0.0", "1.1.0", "shadow", 400)
+    for side, said in (("champion", ours), ("challenger", theirs)):
+        brier = sum((said[lead]["probability"] - converted[lead]) ** 2 for lead in theirs) / 400
+        assert found["figures"][side]["brier"] == pytest.approx(brier)
+    difference = found["figures"]["challenger"]["brier"] - found["figures"]["champion"]["brier"]
+    assert found["low"] < found["difference"] < found["high"]
+    assert found["difference"] == pytest.approx(difference)
+    split = compared(stage_, "--mode", "split")
+    assert split["mode"] == "split"
+    # Pairs of neighbours of 400 leads in two arms of one size: about a third of them are left over.
+    assert 100 <= split["n"] <= 170
+
+
+def test_a_shadow_that_is_kept_until_it_can_be_compared_is_no_fault_of_the_topic(
+    tmp_path: Path, kafka: Broker, model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_ = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    monkeypatch.chdir(tmp_path)
+    for name, value in stage_.environment.items():
+        monkeypatch.setenv(name, value)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+
+    def keep(topic: str, milliseconds: str) -> None:
+        entry = ConfigEntry("retention.ms", milliseconds, incremental_operation=AlterConfigOpType.SET)
+        asked = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        for future in admin.incremental_alter_configs([asked]).values():
+            future.result(30)
+
+    for longer in ("7776000000", "-1"):
+        keep(stage_.topics.shadow_predictions, longer)
+        until(lambda: not find_differences(), "longer is no fault")
+    keep(stage_.topics.shadow_predictions, "60000")
+    until(lambda: [d.what for d in find_differences()] == ["retention.ms"], "shorter is")
+    keep(stage_.topics.shadow_predictions, "604800000")
+    keep(stage_.topics.lead_changes, "7776000000")
+    until(lambda: [d.topic for d in find_differences()] == [stage_.topics.lead_changes], "only there")

@@ -8,19 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # not in its __all__
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from consumer.batch import Output
 from consumer.follow import read_judged
+from consumer.metrics import FollowMetrics
+from consumer.retrain import RetrainRequests
+from leadstream.log import get_logger
 from leadstream.settings import load_settings
 from local.broker import Broker
 from local.kafka import KafkaProcess
 from models.ledger import DAY_MS
 from models.registry import ModelRegistry
+from models.retrain import InService, Trigger
 from models.train import TrainOptions
+from producer.simulator import SimulatedCrm
 from schemas.codec import Reader, Writer
 from tests.integration.running import Running, Stage, until
-from tests.trained import TRUST, promoted_store
+from tests.trained import START_MS, TRUST, promoted_store
 from tests.unit.test_consumer_follow import PREDICTION_RECORD
 
 _PREDICTION, _OUTCOME, _REQUESTED = Writer("LeadPrediction"), Writer("LeadOutcome"), Reader("RetrainRequested")
@@ -138,7 +144,7 @@ def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_e
         process.until_ready()
         assert process.events("evaluation")[0]["models"] == []
         stage.send([*predictions, *outcomes])
-        until(lambda: live(process, "judged") == len(labels), "all are judged")
+        until(lambda: live(process, "judged") == len(labels), "all are judged", 120)
         for name, value in expected(stated, labels).items():
             assert live(process, name) == pytest.approx(value, abs=1e-12), name
         assert process.metric("predictions_read_total") == len(labels)
@@ -158,6 +164,17 @@ def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_e
     assert {record["model_version"] for record in records} == {VERSION}
 
 
+def test_what_was_asked_for_is_not_asked_for_again_by_the_same_process(stage: Stage) -> None:
+    counter = FollowMetrics().retrain
+    settings = load_settings(stage.environment, None)
+    requests = RetrainRequests(settings, None, verb="follow", counter=counter, logger=get_logger())
+    for due in ({Trigger.AGE: "old"}, {Trigger.AGE: "older"}, {Trigger.AGE: "older", Trigger.DRIFT: "drifted"}):
+        requests.request(InService(VERSION, "ab", None, None), due)
+    asked = [_REQUESTED.decode(m.value() or b"") for m in stage.read(stage.topics.retrain_requests, 2)]
+    assert {(record["trigger"], record["detail"]) for record in asked} == {("AGE", "old"), ("DRIFT", "drifted")}
+    assert len(asked) == 2
+
+
 def test_what_is_not_there_yet_is_waited_for_by_name(tmp_path: Path, kafka: Broker, model_store: str) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, create=False)
     with stage.running("follow") as process:
@@ -168,8 +185,16 @@ def test_what_is_not_there_yet_is_waited_for_by_name(tmp_path: Path, kafka: Brok
         stage.create_topics(2)
         process.until_ready()
         predictions, outcomes, _, labels = simulated(stage, 100)
-        stage.send([*predictions, *outcomes])
-        until(lambda: live(process, "judged") == len(labels), "all are judged")
+        stage.send([*predictions, *outcomes[:50]])
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        [grown] = admin.create_partitions([NewPartitions(stage.topics.lead_outcomes, 4)]).values()
+        grown.result(30)
+        until(lambda: len(admin.list_topics(stage.topics.lead_outcomes).topics.popitem()[1].partitions) == 4, "grown")
+        stage.send(outcomes[50:])
+        sent = stage.read(stage.topics.lead_outcomes, len(outcomes))
+        assert {message.partition() for message in sent} == {0, 1, 2, 3}
+        until(lambda: live(process, "judged") == len(labels), "all are judged", 120)
+        assert live(process, "base_rate") == pytest.approx(labels.mean())
         assert process.stop() == 0
 
 
@@ -198,7 +223,7 @@ def test_brokers_that_go_away_are_waited_for_and_what_came_meanwhile_is_read(
         fresh_kafka.start()
         process.until_ready()
         stage.send(outcomes[50:])
-        until(lambda: live(process, "judged") == len(labels), "all are judged")
+        until(lambda: live(process, "judged") == len(labels), "all are judged", 120)
         assert live(process, "brier") == pytest.approx(expected(stated, labels)["brier"], abs=1e-12)
         assert process.stop() == 0
 
@@ -220,3 +245,32 @@ def test_outcomes_that_do_not_bear_the_champion_out_become_a_patch_version_where
     registry = ModelRegistry(store, TRUST)
     assert registry.resolve() == VERSION
     assert registry.show("1.0.1")["recalibrated"]["from"] == VERSION
+
+
+def test_a_base_rate_that_rose_ends_in_higher_probabilities_of_the_running_consumer(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    store = promoted_store(tmp_path / "models")
+    stage = Stage.on(kafka.bootstrap, tmp_path, store)
+    crm = SimulatedCrm(5, start=START_MS, leads=1500)
+    states = {change.lead_id: change.state for change in crm.changes() if change.state is not None}
+    with stage.running() as consumer:
+        consumer.until_ready()
+        stage.send(stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS) for lead_id, state in states.items())
+        made = {record["lead_id"]: record["probability"] for record in stage.predictions(len(states))}
+        # Twice as many convert as was stated, all of them within the horizon; a last word is past all horizons.
+        rng = np.random.default_rng(0)
+        decided = [outcome(stage, lead_id, bool(rng.random() < 2 * p), 110) for lead_id, p in made.items()]
+        stage.send([*decided, outcome(stage, "nobody", False, 105 + HORIZON_DAYS)])
+        with stage.running(
+            "follow", "--recalibrate", "promote", LEADSTREAM_MODEL_SIGNING_KEY=f"{store}.pem"
+        ) as follower:
+            done = follower.event("recalibrated")
+        assert (done["version"], done["promoted"], done["objections"]) == ("1.0.1", True, [])
+        assert done["shift"] > 0.4
+        consumer.event("model.loaded", version="1.0.1")
+        lead_id, state = next(iter(states.items()))
+        stage.send([stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS, event_id="again")])
+        last = stage.predictions(len(states) + 1)[-1]
+        assert (last["model_version"], last["lead_id"]) == ("1.0.1", lead_id)
+        assert last["probability"] > 1.2 * made[lead_id]

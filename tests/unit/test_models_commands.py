@@ -13,7 +13,7 @@ from features import columns_of
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import Settings, load_settings
 from models.evaluate import metrics
-from models.ledger import Judged, Made
+from models.ledger import DAY_MS, Judged, Made
 from models.registry import ModelRegistry
 from models.signing import trust_of
 from models.store import Store
@@ -320,18 +320,20 @@ def test_a_challenger_starts_and_ends_by_its_alias(store: str, capsys: pytest.Ca
 
 
 def history(leads: int, champion: float, challenger: float) -> list[Judged]:
-    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of a lead in a split each."""
-    at = 1_600_000_000_000
-    judged = []
-    for i in range(leads):
-        said = (("1.0.0", "champion", False, champion), ("1.1.0", "challenger", True, challenger))
-        judged += [
-            Judged(Made(f"{i}", f"{i}", at + i, version, variant, shadow, probability, 0.5), i % 5 < 2, at + i + 1)
-            for version, variant, shadow, probability in said
-        ]
-    for i, (version, variant) in enumerate((("1.1.0", "challenger"), ("1.0.0", "champion"))):
-        judged.append(Judged(Made(f"s{i}", "s", at, version, variant, False, 0.4, 0.5), False, at + 1))
-    return judged
+    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead each in a split."""
+    said = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
+    said += [(f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)]
+    said += [("a", "1.1.0", "challenger", False, 0.4, False), ("b", "1.0.0", "champion", False, 0.4, False)]
+    # Nobody compares this one: it tells that the outcomes have come as far as day 62.
+    said += [("c", "0.9.0", "champion", False, 0.4, False)]
+    return [
+        Judged(
+            Made(lead, lead, 0, version, variant, shadow, probability, 0.5),
+            converted,
+            (62 if version == "0.9.0" else 1) * DAY_MS,
+        )
+        for lead, version, variant, shadow, probability, converted in said
+    ]
 
 
 @pytest.fixture
@@ -394,7 +396,9 @@ def test_a_comparison_as_json_a_program_can_read(
     assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
     monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: [])
     assert call("models", "compare") == 0
-    assert "A lead counts once 60 days have passed since its prediction." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "A lead counts once 60 days have passed since its prediction.\nThe topics must keep" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_what_cannot_be_compared_is_one_sentence(

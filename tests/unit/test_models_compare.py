@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from models.compare import (
     ALPHA,
-    DAY_MS,
     Verdict,
     capital,
     capitals,
@@ -19,7 +18,7 @@ from models.compare import (
     shadow_pairs,
     split_pairs,
 )
-from models.ledger import Judged, Made
+from models.ledger import DAY_MS, Judged, Made
 
 Floats = NDArray[np.float64]
 
@@ -193,10 +192,17 @@ def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() 
 
 
 def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None:
-    early = [judged("a", 10, converted=True, decided=11), judged("b", 2, decided=62), judged("c", 1, converted=True)]
-    assert [one.made.lead_id for one in settled(early, 60, 69 * DAY_MS)] == ["c", "b"]
-    assert [one.made.lead_id for one in settled(early, 60, 70 * DAY_MS)] == ["c", "b", "a"]
-    assert [one.made.lead_id for one in settled(early, None, 0)] == ["c", "a", "b"]
+    early = [judged("a", 10, converted=True, decided=11), judged("b", 2, decided=40), judged("c", 1, converted=True)]
+
+    def known(horizon_days: float | None, until: int) -> list[str]:
+        others = judged("other", 200, decided=until)
+        return [one.made.lead_id for one in settled([*early, others], horizon_days) if one.made.lead_id != "other"]
+
+    assert known(60, 61) == []
+    assert known(60, 63) == ["c", "b"]
+    assert known(60, 70) == ["c", "b"]
+    assert known(60, 71) == ["c", "b", "a"]
+    assert known(None, 0) == ["c", "a", "b"]
 
 
 def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_models_the_better_one() -> None:
@@ -212,7 +218,7 @@ def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_mod
     assert compare(shadow_pairs(known, "1.0.0", "1.1.0").differences).verdict is Verdict.BETTER
     for today, verdict in ((50, Verdict.NOT_YET), (70, Verdict.WORSE), (100, Verdict.WORSE)):
         known = [one for one in history if one.decided_at <= today * DAY_MS]
-        pairs = shadow_pairs(settled(known, 60, today * DAY_MS), "1.0.0", "1.1.0")
+        pairs = shadow_pairs(settled(known, 60), "1.0.0", "1.1.0")
         assert compare(pairs.differences).verdict is verdict
 
 
