@@ -13,7 +13,6 @@ from typing import NoReturn, TypeVar
 from uuid import uuid4
 
 import pytest
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from leadstream.errors import UserError
 from local.broker import Broker, local_broker
@@ -83,6 +82,8 @@ def fresh_postgres() -> Iterator[PostgresProcess]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The URL of an S3 server on this machine, which the environment names from now on: use a bucket of your own."""
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # takes a second
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
