@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint run bench-xeducation bench-proof clean
+.PHONY: demo test lint run bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -25,6 +25,9 @@ bench-xeducation: $(VENV)/.dev ## the X Education leads, end to end, beside the 
 bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that came later, in one table
 	$(BIN)/python -m benchmarks.proof
 
+bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
+	$(BIN)/python -m benchmarks.reasons
+
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -41,3 +44,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing Leadstream and its tests' tools into $(VENV) (once)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing shap into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@

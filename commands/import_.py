@@ -1,4 +1,4 @@
-"""`leadstream import`: a CRM export (CSV) as lead changes and outcomes."""
+"""`leadstream import`: a CRM export (CSV or Parquet) as lead changes and outcomes."""
 
 import argparse
 import json
@@ -19,13 +19,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "import",
         help="send a CRM export as lead changes",
-        description="Reads a CSV file by a mapping of its columns and sends a change for each row, oldest first.\n"
-        "Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
+        description="Reads a CSV or Parquet file by a mapping of its columns and sends a change for each row,\n"
+        "oldest first. Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
         epilog="example:\n  leadstream import leads.csv --mapping mapping.toml --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("file", metavar="FILE.csv", type=Path, help="the export")
+    add("file", metavar="FILE", type=Path, help="the export: CSV, or Parquet where its name ends in .parquet")
     add("--mapping", metavar="M.toml", type=Path, required=True, help="which column is which field of a lead")
     add("--dry-run", action="store_true", help="read and check everything, send nothing, show the first change")
     add("--outcomes", action="store_true", help="also send what became of each lead, where the file says it")
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     mapping = load_mapping(arguments.mapping)
     if arguments.outcomes and mapping.outcome is None:
         raise SettingsError(f"{arguments.mapping}: outcome: is missing: --outcomes needs the column that holds it")
-    results = list(read_rows(arguments.file, mapping))
+    parquet = arguments.file.suffix.lower() == ".parquet"
+    results = list(read_rows(arguments.file, mapping, parquet=parquet))
     problems = [result for result in results if isinstance(result, Problem)]
     good = [result for result in results if isinstance(result, Row)]
     rows = select(good, oldest=arguments.oldest, newest=arguments.newest, limit=arguments.limit)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   leadstream models list
   leadstream models show champion --json
+  leadstream models report 1.2.0
   leadstream models promote 1.2.0
   leadstream models rollback
   leadstream models promote 1.3.0 --alias challenger
@@ -30,7 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb `models` with its own verbs."""
     parser = subparsers.add_parser(
         "models",
-        help="list, show, promote, roll back, verify and import models",
+        help="list, show, report, promote, roll back, verify and import models",
         description="The versions in MODEL_STORE and the alias that says which one serves.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,6 +52,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     add("list", "list the published versions with their metrics", "list", list_versions)
     show = add("show", "show what is known of a version", "show champion", show_version)
+    report = add(
+        "report",
+        "write all that is known of a version as one HTML file",
+        "report 1.2.0 --output r.html",
+        report_version,
+    )
+    report.add_argument(
+        "--output", metavar="FILE.html", type=Path, help="where (model-report-<version>.html in this folder)"
+    )
     promote = add("promote", "let a version serve, after it verified", "promote 1.2.0", promote_version)
     rollback = add("rollback", "let the version before the present one serve again", "rollback", roll_back)
     retire = add("retire", "remove an alias: end the trial of a challenger", "retire", retire_alias)
@@ -70,7 +80,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     legacy.add_argument("file", metavar="FILE.joblib", type=Path, help="the artifact; it is read as data, never run")
     legacy.add_argument("--dry-run", action="store_true", help="only say so, and publish nothing")
-    for verb in (show, verify):
+    for verb in (show, report, verify):
         verb.add_argument("version", nargs="?", default="champion", help="a version, or an alias (champion)")
     promote.add_argument("version", help="a version")
     promote.add_argument(
@@ -164,6 +174,31 @@ def show_version(args: argparse.Namespace) -> int:
     console.print(table)
     console.print()
     console.print(metrics)
+    return 0
+
+
+def report_version(args: argparse.Namespace) -> int:
+    """Write a version's report: one HTML file that loads nothing."""
+    from models.refused import Refused
+    from models.report import render
+
+    registry = _registry()
+    version = _version(registry, args.version)
+    try:
+        page = render(registry.show(version), _signed(registry, version))
+    except Refused as refused:
+        raise Refused(
+            f"model version {version}: {str(refused).removeprefix(f'model version {version}: ')}"
+        ) from refused
+    path = args.output or Path(f"model-report-{version}.html")
+    try:
+        path.write_text(page, "utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+    if args.json:
+        _print_json({"version": version, "file": str(path.resolve()), "bytes": len(page.encode())})
+    else:
+        print(f"Wrote {path}: version {version}, one file to open in any browser.")
     return 0
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
   leadstream train --csv leads.csv --mapping leads.toml --json
+  leadstream train --parquet leads.parquet --mapping leads.toml
   leadstream train --postgres --features features.toml --allow-leak status
 
 The first version of a store becomes the champion by itself; later ones do with
@@ -35,21 +36,6 @@ PROBLEMS_SHOWN = 10
 # As in models.candidates and models.calibrate, which bring scikit-learn: a second that --help must not take.
 _RECIPES = ("audited", "forest", "boosting")
 _CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
-# Metric -> what it is called in the table.
-SHOWN = {
-    "roc_auc": "ROC-AUC",
-    "pr_auc": "PR-AUC",
-    "log_loss": "log loss",
-    "brier": "Brier score",
-    "ece": "ECE, 15 bins",
-    "calibration_slope": "calibration slope",
-    "calibration_intercept": "calibration intercept",
-    "lift_at_10_percent": "lift at 10 %",
-    "threshold": "threshold",
-    "precision": "precision there",
-    "recall": "recall there",
-    "accuracy": "accuracy there",
-}
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,7 +52,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--features",
         metavar="FEATURES.toml",
         type=Path,
-        help="which of a CRM's own fields become features (with --csv and without it: all that the mapping reads)",
+        help="which of a CRM's own fields become features (without it: all that a --mapping reads)",
     )
     parser.add_argument(
         "--horizon",
@@ -120,9 +106,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Where the leads to learn from come from."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
+    source.add_argument("--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping")
     source.add_argument("--postgres", action="store_true", help="the history of leads in DATABASE_URL")
     parser.add_argument("--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead")
-    parser.add_argument("--oldest", type=share, metavar="X", help="with --csv: only this share of the rows, the oldest")
+    parser.add_argument("--oldest", type=share, metavar="X", help="of a file: only this share of the rows, the oldest")
 
 
 def add_end(parser: argparse.ArgumentParser) -> None:
@@ -163,10 +150,11 @@ def signing_registry(settings: "Settings") -> "ModelRegistry":
 
 def check_source(args: argparse.Namespace) -> None:
     """SettingsError where the words that name the source do not go together."""
-    if args.csv and not args.mapping:
-        raise SettingsError("--csv needs --mapping: a TOML file that says which column is which field")
+    if not args.postgres and not args.mapping:
+        named = "--csv" if args.csv else "--parquet"
+        raise SettingsError(f"{named} needs --mapping: a TOML file that says which column is which field")
     if args.postgres and (args.mapping or args.oldest is not None):
-        raise SettingsError("--mapping and --oldest go with --csv")
+        raise SettingsError("--mapping and --oldest go with --csv or --parquet")
 
 
 def make(
@@ -243,12 +231,14 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     """The metrics of a manifest: the calibrated probability beside the raw score and the audited formula."""
     from rich.table import Table
 
+    from models.report import LABELS
+
     table = Table(title="On the newest leads, with all fitted on older ones", title_justify="left")
     table.add_column("")
     for name in ("calibrated", "raw score", "audited formula"):
         table.add_column(name, justify="right")
     columns = [manifest["metrics"][name] for name in ("calibrated", "raw", "legacy_sigmoid")]
-    for key, label in SHOWN.items():
+    for key, label in LABELS.items():
         table.add_row(label, *("-" if column[key] is None else f"{column[key]:.3f}" for column in columns))
     return table
 
@@ -294,7 +284,7 @@ def _specified(args: argparse.Namespace, settings: "Settings", options: "TrainOp
     from producer.mapping import load_mapping
 
     calendar = calendar_of(settings)
-    if args.features or not args.csv:
+    if args.features or args.postgres:
         own = _own_fields(args.features) if args.features else ()
         return replace(options, specification=specify(calendar, own=own))
     mapping = load_mapping(args.mapping)
@@ -305,7 +295,7 @@ def _table(
     args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
 ) -> tuple["pd.DataFrame", dict[str, str], "list[Problem]"]:
     """The leads to train on, the columns that their inputs come from, and the rows refused."""
-    if args.csv:
+    if not args.postgres:
         from producer.importer import read_table
         from producer.mapping import load_mapping
 
@@ -315,7 +305,9 @@ def _table(
         if absent := [name for name in own if name not in origins]:
             named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
             raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
-        table, problems = read_table(args.csv, mapping, oldest=args.oldest)
+        table, problems = read_table(
+            args.csv or args.parquet, mapping, oldest=args.oldest, parquet=args.parquet is not None
+        )
         return table, origins, problems
     from producer.crm import training_table
 

@@ -10,6 +10,7 @@ Metrics = dict[str, float | None]
 
 ECE_BINS = 15
 LIFT_SHARE = 0.1
+Z_95 = 1.96  # standard errors from the middle to the edge of a 95 % interval
 # A probability of exactly 0 or 1 that turns out wrong would cost infinitely much.
 EDGE = 1e-6
 
@@ -62,6 +63,18 @@ def expected_calibration_error(probability: Floats, labels: Labels, bins: int = 
     stated = np.bincount(inside, weights=probability, minlength=bins)
     realised = np.bincount(inside, weights=labels, minlength=bins)
     return float(np.abs(stated - realised).sum() / len(labels))
+
+
+def wilson(converted: float, leads: int, z: float) -> tuple[float, float]:
+    """Bounds of a rate, each `z` standard errors away; (0, 1) without a lead.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    if not leads:
+        return 0.0, 1.0
+    rate, share = converted / leads, z * z / leads
+    spread = z * np.sqrt(rate * (1 - rate) / leads + share / (4 * leads))
+    return float((rate + share / 2 - spread) / (1 + share)), float((rate + share / 2 + spread) / (1 + share))
 
 
 def lift(probability: Floats, labels: Labels, share: float = LIFT_SHARE) -> float:

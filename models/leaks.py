@@ -19,7 +19,7 @@ from features import STATE_FIELDS, Columns, FeatureSpec, Specification
 from features.columns import as_numbers, category, column
 from features.spec import MOMENT, NUMBER
 from leadstream.errors import UserError
-from models.evaluate import auc_loss
+from models.evaluate import auc_loss, wilson
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -215,12 +215,8 @@ def _rate_of(codes: Codes, labels: Labels, cells: int) -> Floats:
 
 
 def _bounds(converted: int, leads: int) -> tuple[float, float]:
-    """One-sided 99 % bounds of a rate (E. B. Wilson, JASA 1927); (0, 1) without a lead."""
-    if not leads:
-        return 0.0, 1.0
-    rate, share = converted / leads, _Z * _Z / leads
-    spread = _Z * np.sqrt(rate * (1 - rate) / leads + share / (4 * leads))
-    return float((rate + share / 2 - spread) / (1 + share)), float((rate + share / 2 + spread) / (1 + share))
+    """One-sided 99 % bounds of a rate."""
+    return wilson(converted, leads, _Z)
 
 
 def _odds(rate: float) -> float:

@@ -16,6 +16,7 @@ from scipy.special import expit
 from models import evaluate, gate
 from models.artifact import golden_rows
 from models.calibrate import Calibrator, log_odds
+from models.curves import curves
 from models.follow import WINDOW, shift
 from models.ledger import Judged
 from models.live import trees_of
@@ -131,11 +132,9 @@ def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms
     policy, cuts = manifest["threshold"], manifest["grades"]
     threshold = policy["value"] if options["policy"].startswith("cost") else _move(policy["value"], added)
     grades = cuts["cuts"] if options["grades"] else {grade: _move(cut, added) for grade, cut in cuts["cuts"].items()}
-    performance = {
-        "calibrated": evaluate.metrics(tried, labels, threshold),
-        "raw": evaluate.metrics(raw, labels, 0.5),
-        "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw), labels, 0.5),
-    }
+    probabilities = {"calibrated": tried, "raw": raw, "legacy_sigmoid": evaluate.legacy_sigmoid(raw)}
+    thresholds = {name: threshold if name == "calibrated" else 0.5 for name in probabilities}
+    performance = {name: evaluate.metrics(each, labels, thresholds[name]) for name, each in probabilities.items()}
     moved = {
         **artifact,
         "calibrator": calibrator,
@@ -159,8 +158,8 @@ def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms
         "metrics_of": METRICS_OF,
         "data": {**manifest["data"], "judged": {"train": manifest["data"]["used"]["train"], "test": judged}},
         "against": gate.compared(champion, stated, tried, labels, window.leads[window.half :]),
+        "curves": {name: curves(each, labels) for name, each in probabilities.items()},
     }
-    manifest.pop("curves", None)  # they were of the metrics before
     unpublished = Model(moved, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     golden = champion.manifest["golden"]
     manifest["golden"] = golden_rows(unpublished, [row["state"] for row in golden], [row["as_of"] for row in golden])

@@ -11,6 +11,8 @@ from models.variants import CHALLENGER
 
 RETRY_SECONDS = 30.0
 
+PATIENCE = 30  # how many times longer a store is left alone that did not answer
+
 
 class ModelSlot:
     """Holds one model for any number of threads. The old one is freed once no batch holds it any more.
@@ -59,7 +61,8 @@ class ModelSlot:
         """Follow the alias, and say whether another model serves now; looks at most once in `every` seconds.
 
         A version that does not verify is refused once, and tried again when the alias moves. Where the store does not
-        answer, the present model stays. Call it between batches: loading takes up to a second.
+        answer, the present model stays, and it is asked again after `PATIENCE` times as long. Call it between batches:
+        loading takes up to a second.
         """
         if self._model is None or self._clock() - self._looked_at < self._every:
             return False
@@ -75,6 +78,7 @@ class ModelSlot:
                     return False
                 self._serve(self._registry.verify(target.version), target)
             except Transient:
+                self._looked_at = self._clock() + (PATIENCE - 1) * self._every  # asking may take seconds
                 return False
             except UserError as error:
                 self._judged, self.refused = target, str(error)

@@ -3,15 +3,29 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 from leadstream.errors import SettingsError, Transient
 
 # The most that a manifest, a signature or an alias may take.
 DOCUMENT = 4 * 2**20
+SECONDS = 10.0
+# The consumer looks between batches: a store that is down may hold it up by seconds, not by minutes.
+_S3: dict[str, Any] = {
+    "skip_instance_cache": True,  # the next store may be told another endpoint
+    "config_kwargs": {
+        "connect_timeout": 3,
+        "read_timeout": 5,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
+}
+# Answers to a conditional put where the object is there, or another is being put this very moment.
+_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class Store:
@@ -22,11 +36,20 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        s3 = url.partition("://")[0] in ("s3", "s3a")
         try:
             # Another process moves the aliases: a cached listing would hide that.
-            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(_S3 if s3 else {}))
         except (ImportError, ValueError) as error:
-            raise SettingsError(f"MODEL_STORE={url}: {error}") from error
+            mend = "; pip install 'leadstream[s3]'" if s3 else ""
+            raise SettingsError(f"MODEL_STORE={url}: {error}{mend}") from error
+        self._failures: tuple[type[Exception], ...] = (OSError,)
+        if s3:
+            from aiohttp import ClientError  # noqa: PLC0415  # this and the next come with s3fs
+            from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+            self._fs.retries = 1  # botocore tries again
+            self._failures = (OSError, BotoCoreError, ClientError)
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
@@ -34,8 +57,12 @@ class Store:
         """The object's bytes, or None where there is none; of a larger object only the first `at_most` + 1."""
         with self._answering():
             try:
-                return bytes(self._fs.cat_file(self._at(path), start=0, end=at_most + 1))
-            except FileNotFoundError:
+                return bytes(self._call("cat_file", at_most, self._at(path), start=0, end=at_most + 1))
+            except OSError as error:
+                if _code(error) == "InvalidRange":  # there is no first byte
+                    return b""
+                if not _absent(error):
+                    raise
                 return None
 
     def create(self, path: str, data: bytes) -> bool:
@@ -50,9 +77,11 @@ class Store:
                     with open(self._at(path), "xb") as file:
                         _write(file.fileno(), data)
                 else:
-                    self._fs.pipe_file(self._at(path), data, mode="create")
-            except FileExistsError:
-                return False
+                    self._call("pipe_file", len(data), self._at(path), data, mode="create")
+            except OSError as error:
+                if isinstance(error, FileExistsError) or _code(error) in _TAKEN:
+                    return False
+                raise
         return True
 
     def replace(self, path: str, data: bytes) -> None:
@@ -60,7 +89,7 @@ class Store:
         with self._answering():
             target = self._at(path)
             if not self._local:
-                self._fs.pipe_file(target, data)
+                self._call("pipe_file", len(data), target, data)
                 return
             folder, name = os.path.split(target)
             os.makedirs(folder, exist_ok=True)
@@ -78,18 +107,29 @@ class Store:
         """Remove the object, if there is one."""
         with self._answering():
             try:
-                self._fs.rm_file(self._at(path))
-            except FileNotFoundError:
-                return
+                self._call("rm_file", 0, self._at(path))
+            except OSError as error:
+                if not _absent(error):
+                    raise
 
     def names(self, folder: str) -> list[str]:
         """The names directly under a folder, sorted; empty if there is no such folder."""
         with self._answering():
             try:
-                found = self._fs.ls(self._at(folder), detail=False)
-            except FileNotFoundError:
+                found = self._call("ls", DOCUMENT, self._at(folder), detail=False)
+            except OSError as error:
+                if not _absent(error):
+                    raise
                 return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def _call(self, method: str, size: int, *args: Any, **options: Any) -> Any:
+        """What a method of the file system returns; a driver that can be stopped has SECONDS, and 1 more for a MiB."""
+        if not isinstance(self._fs, AsyncFileSystem):
+            return getattr(self._fs, method)(*args, **options)
+        # An S3 client that waits for leave to send a body (100-continue) does so without a limit of its own.
+        seconds = SECONDS + size / 2**20
+        return sync(self._fs.loop, getattr(self._fs, f"_{method}"), *args, timeout=seconds, **options)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
@@ -98,8 +138,20 @@ class Store:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise Transient("model store", f"{self.url} does not answer ({error})") from error
+        except self._failures as error:
+            why = " ".join(str(error).split()) or "not in time"
+            raise Transient("model store", f"{self.url} does not answer ({why})") from error
+
+
+def _absent(error: OSError) -> bool:
+    """Whether an object or a folder is not there; a bucket that is not there is no empty store."""
+    return isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket"
+
+
+def _code(error: OSError) -> str:
+    """The code of the S3 answer that led to an error, empty for any other."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _write(descriptor: int, data: bytes) -> None:

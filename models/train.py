@@ -23,6 +23,7 @@ from leadstream.errors import UserError
 from models import calibrate, candidates, drift, evaluate, gate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.candidates import RECIPES, Fitted, Step, together
+from models.curves import curves
 from models.decide import Policy, grades
 from models.explain import contributions
 from models.forest import pack
@@ -146,6 +147,7 @@ def train(
         **({"against": _against(champion, cut[-1], judged, judge)} if champion else {}),
         "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
         "drift": drift_part,
+        "curves": {name: curves(stated, judged.scored.labels) for name, stated in _stated(judge, judged).items()},
     }
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
@@ -182,17 +184,20 @@ def _decide(fitted: Fitted, name: str, chain: Sequence[Step], options: TrainOpti
 
 def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
     """The metrics of calibrated, raw and audited probabilities; UserError if calibrating costs ranking."""
-    raw, labels, *_ = test.scored
-    calibrated = judge.calibrator.interval(raw)[0]
+    stated = _stated(judge, test)
     try:
-        calibrate.keeps_ranking(raw, calibrated, labels)
+        calibrate.keeps_ranking(test.scored.raw, stated["calibrated"], test.scored.labels)
     except UserError as error:
         raise _refused(error) from None
-    return {
-        "calibrated": evaluate.metrics(calibrated, labels, judge.threshold),
-        "raw": evaluate.metrics(raw, labels, 0.5),
-        "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw), labels, 0.5),
-    }
+    thresholds = {name: judge.threshold if name == "calibrated" else 0.5 for name in stated}
+    return {name: evaluate.metrics(stated[name], test.scored.labels, thresholds[name]) for name in stated}
+
+
+def _stated(judge: _Decided, test: Step) -> dict[str, NDArray[np.float64]]:
+    """The three probabilities that the manifest compares, each (n,), of the leads of a step."""
+    raw = test.scored.raw
+    calibrated = judge.calibrator.interval(raw)[0]
+    return {"calibrated": calibrated, "raw": raw, "legacy_sigmoid": evaluate.legacy_sigmoid(raw)}
 
 
 def _against(champion: Model, part: Part, judged: Step, judge: _Decided) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Reads a CRM export: rows of CSV become LeadChanged and LeadOutcome records, or a training table.
+"""Reads a CRM export: rows of CSV or Parquet become LeadChanged and LeadOutcome records, or a training table.
 
 A bad row is reported by its line and never stops the rest. Values are not shown in reports: they may be anybody's.
 """
 
 import csv
-import difflib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leadstream.errors import SettingsError, UserError
-from producer.mapping import Field, LeadMapping, Value
+from producer.mapping import Field, LeadMapping, Value, positions
+from producer.parquet import read_lines
 from producer.table import STATE_FIELDS, training_frame
 
 if TYPE_CHECKING:
@@ -40,17 +40,34 @@ class Problem:
     what: str
 
 
-def read_rows(path: Path, mapping: LeadMapping) -> Iterator[Row | Problem]:
-    """The rows of a CSV file in its order, each parsed or refused; rows that `rows.only` leaves out are skipped.
+def read_rows(path: Path, mapping: LeadMapping, *, parquet: bool = False) -> Iterator[Row | Problem]:
+    """The rows of a CSV (or Parquet) file in its order, each parsed or refused; those that `rows.only` leaves out not.
 
     Raises SettingsError where the file lacks a column of the mapping, UserError where it cannot be read at all.
     """
+    first_lines: dict[tuple[str, int], int] = {}
+    for line, cells in read_lines(path, mapping) if parquet else _csv_lines(path, mapping):
+        if isinstance(cells, str):
+            yield Problem(line, cells)
+            continue
+        if any(cells[column].strip() not in values for column, values in mapping.only.items()):
+            continue
+        result = _row(cells, line, mapping)
+        if isinstance(result, Row):
+            first = first_lines.setdefault((result.lead_id, result.occurred_at), line)
+            if first != line:
+                result = Problem(line, f"tells of the same lead at the same moment as line {first}")
+        yield result
+
+
+def _csv_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Each record's first line with its mapped cells by column, or with what is wrong with it."""
     # A signature at the start (Excel writes one) is no part of the first column's name.
     encoding = "utf-8-sig" if mapping.encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else mapping.encoding
     try:
         # Bytes that are no text become surrogates, which only their own row suffers for.
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-            yield from _parsed_rows(file, path, mapping)
+            yield from _csv_cells(file, path, mapping)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except LookupError:
@@ -59,11 +76,10 @@ def read_rows(path: Path, mapping: LeadMapping) -> Iterator[Row | Problem]:
         raise UserError(f"{path}: is not {mapping.encoding}; set file.encoding in {mapping.name}") from None
 
 
-def _parsed_rows(file: TextIO, path: Path, mapping: LeadMapping) -> Iterator[Row | Problem]:
+def _csv_cells(file: TextIO, path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str] | str]]:
     reader = csv.reader(file, delimiter=mapping.delimiter)
     header = [name.strip() for name in next(reader, [])]
-    positions = _positions(header, path, mapping)
-    first_lines: dict[tuple[str, int], int] = {}
+    at = positions(header, path, mapping)
     while True:
         line = reader.line_num + 1
         try:
@@ -71,34 +87,14 @@ def _parsed_rows(file: TextIO, path: Path, mapping: LeadMapping) -> Iterator[Row
         except StopIteration:
             return
         except csv.Error as error:
-            yield Problem(line, f"is not CSV: {error}")
+            yield line, f"is not CSV: {error}"
             continue
         if not cells:
             continue
         if len(cells) != len(header):
-            yield Problem(line, f"has {len(cells)} fields, the header has {len(header)}")
+            yield line, f"has {len(cells)} fields, the header has {len(header)}"
             continue
-        cells_by_column = {column: cells[at] for column, at in positions.items()}
-        if any(cells_by_column[column].strip() not in values for column, values in mapping.only.items()):
-            continue
-        result = _row(cells_by_column, line, mapping)
-        if isinstance(result, Row):
-            first = first_lines.setdefault((result.lead_id, result.occurred_at), line)
-            if first != line:
-                result = Problem(line, f"tells of the same lead at the same moment as line {first}")
-        yield result
-
-
-def _positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
-    positions = {}
-    for column, key in mapping.columns().items():
-        if header.count(column) != 1:
-            near = difflib.get_close_matches(column, header, n=1)
-            what = "more than one column" if column in header else "no column"
-            hint = f"; did you mean {near[0]!r}?" if near and column not in header else ""
-            raise SettingsError(f"{mapping.name}: {key}: {path.name} has {what} {column!r}{hint}")
-        positions[column] = header.index(column)
-    return positions
+        yield line, {column: cells[number] for column, number in at.items()}
 
 
 class _Refused(Exception):  # never leaves this module
@@ -207,6 +203,7 @@ def read_table(
     oldest: float | None = None,
     newest: float | None = None,
     limit: int | None = None,
+    parquet: bool = False,
 ) -> tuple["pd.DataFrame", list[Problem]]:
     """A training table (see `training_frame`) of the rows whose outcome is known, and the rows that were refused.
 
@@ -214,7 +211,7 @@ def read_table(
     """
     if mapping.outcome is None:
         raise SettingsError(f"{mapping.name}: outcome: is missing: training needs the column that holds it")
-    results = list(read_rows(path, mapping))
+    results = list(read_rows(path, mapping, parquet=parquet))
     problems = [result for result in results if isinstance(result, Problem)]
     chosen = select([r for r in results if isinstance(r, Row)], oldest=oldest, newest=newest, limit=limit)
     rows = [row for row in chosen if row.converted is not None]

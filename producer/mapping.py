@@ -1,8 +1,9 @@
 """Mapping files (TOML): which column of a CRM export is which field of a lead, and how its text is read."""
 
+import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,6 +106,7 @@ class LeadMapping:
     name: str
     delimiter: str
     encoding: str
+    decimal: str
     only: Mapping[str, frozenset[str]]
     lead_id: Field
     occurred_at: Field | None
@@ -130,6 +132,19 @@ class LeadMapping:
         own = {f"numbers.{name}": field for name, field in self.numbers.items()}
         own |= {f"categories.{name}": field for name, field in self.categories.items()}
         return {name: field.column for name, field in {**self.fields, **own}.items() if field.column is not None}
+
+
+def positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
+    """Where each column of the mapping stands in a file's header; SettingsError for one that is not there once."""
+    found = {}
+    for column, key in mapping.columns().items():
+        if header.count(column) != 1:
+            near = difflib.get_close_matches(column, header, n=1)
+            what = "more than one column" if column in header else "no column"
+            hint = f"; did you mean {near[0]!r}?" if near and column not in header else ""
+            raise SettingsError(f"{mapping.name}: {key}: {path.name} has {what} {column!r}{hint}")
+        found[column] = header.index(column)
+    return found
 
 
 class _Wrong(Exception):  # never leaves this module
@@ -178,6 +193,7 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         name=name,
         delimiter=delimiter,
         encoding=_text(file, "file.encoding", "utf-8"),
+        decimal=reader.decimal,
         only={column: _texts(only, f"rows.only.{column}", column) for column in only},
         lead_id=fields.pop("lead_id"),
         occurred_at=fields.pop("occurred_at", None),

@@ -6,9 +6,11 @@ LEADSTREAM_REQUIRE_BROKER=1 turns each such skip into a failure; continuous inte
 
 import contextlib
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NoReturn, TypeVar
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +22,7 @@ from local.process import Say
 from tests.trained import promoted_store
 
 Ground = TypeVar("Ground")
+S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def _unavailable(reason: str) -> NoReturn:
@@ -74,6 +77,31 @@ def fresh_postgres() -> Iterator[PostgresProcess]:
     """A Postgres of this test's own, to stop, kill and start again."""
     with _ground(local_server) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of an S3 server on this machine, which the environment names from now on: use a bucket of your own."""
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # takes a second
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in S3_ENVIRONMENT.items():
+            environment.setenv(name, value)
+        environment.setenv("AWS_ENDPOINT_URL", url)
+        yield url
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    """The URL of a model store in an empty bucket."""
+    name = f"models-{uuid4().hex[:8]}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3}/{name}", method="PUT")).close()
+    return f"s3://{name}/store"
 
 
 @pytest.fixture(scope="session")

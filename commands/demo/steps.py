@@ -127,7 +127,7 @@ def _model(screen: Screen, settings: Settings, seed: int) -> None:
     with screen.progress("reading the history") as update:
         update("reading the history", 0.0)
         table = training_table(settings.need("DATABASE_URL", "the demo's CRM"), _HORIZON_DAYS)
-        trained = train(table, TrainOptions(horizon_days=_HORIZON_DAYS, seed=seed), update)
+        trained = train(table, TrainOptions(horizon_days=_HORIZON_DAYS, seed=seed, recipe="audited"), update)
         registry = open_registry(settings, signs=True)
         version = registry.publish(trained)
         registry.promote(version)

@@ -56,6 +56,8 @@ def test_a_base_rate_that_has_fallen_makes_a_patch_version_that_says_so_and_pass
     moved = log_odds(new.calibrator.interval(raw)[0]) - log_odds(old.calibrator.interval(raw)[0])
     assert moved == pytest.approx(np.full(50, made.shift))
     assert new.manifest["recalibrated"]["from"] == "1.0.0"
+    bins = new.manifest["curves"]["calibrated"]["reliability"]["counts"]
+    assert sum(bins) == new.manifest["data"]["judged"]["test"]["rows"]  # curves of the metrics before would mislead
     assert new.manifest["metrics"]["calibrated"]["log_loss"] < new.manifest["against"]["log_loss"]["champion"]
     # The same leads are called and graded as before: cuts move with the probabilities.
     assert new.manifest["threshold"]["value"] < old.manifest["threshold"]["value"]

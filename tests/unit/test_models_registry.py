@@ -14,11 +14,11 @@ from models.store import Store
 from tests.trained import TRUST, trained
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty store: a folder, and a store without folders, renames or links."""
-    if request.param == "folder":
-        yield str(tmp_path / "models")
+    """An empty store: a folder, a store without folders, renames or links, and S3 as a server speaks it."""
+    if request.param != "memory":
+        yield str(tmp_path / "models") if request.param == "folder" else request.getfixturevalue("bucket")
         return
     name = uuid4().hex
     yield f"memory://{name}"

@@ -1,0 +1,114 @@
+"""Reads a Parquet file as the CSV that it would make: every cell becomes the text that a mapping reads.
+
+Numbers are written as short as they can be, with the mapping's decimal sign, whole ones without a fraction; true and
+false in small letters; times with a zone in UTC, times without one as they are, so that the mapping's zone holds; null
+and NaN are missing. Columns that hold more than one value in a cell, or bytes, are refused. Batches of rows are read
+one after another.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leadstream.errors import SettingsError, UserError
+from producer.mapping import LeadMapping, positions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INSTALL = "Parquet is read by pyarrow, which is not installed here: pip install 'leadstream[parquet]'"
+BATCH_ROWS = 4096
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999  # microseconds: the years 1 to 9999
+_NO_TIME = "outside the years 1 to 9999"
+
+
+def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str]]]:
+    """Each row's number, counted as in a CSV with a header (the first is 2), and its mapped cells by column.
+
+    Raises SettingsError where the file lacks a column of the mapping or has one of a type that is no text, UserError
+    where it cannot be read, or pyarrow is missing.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(INSTALL) from error
+    try:
+        with path.open("rb") as file:
+            table = parquet.ParquetFile(file)
+            fields = list(table.schema_arrow)
+            at = positions([field.name.strip() for field in fields], path, mapping)
+            columns = {column: fields[number].name for column, number in at.items()}
+            texts = {}
+            for column, number in at.items():
+                kind = fields[number].type
+                if (to_texts := _reader(kind, mapping.decimal)) is None:
+                    key = mapping.columns()[column]
+                    raise SettingsError(
+                        f"{mapping.name}: {key}: {path.name} has {column!r} as {kind}, which is no text"
+                    )
+                texts[column] = to_texts
+            line = 2
+            for batch in table.iter_batches(BATCH_ROWS, columns=list(columns.values())):
+                cells = {column: texts[column](batch.column(name)) for column, name in columns.items()}
+                for row in zip(*cells.values(), strict=True):
+                    yield line, dict(zip(cells, row, strict=True))
+                    line += 1
+    except (pa.ArrowException, OSError) as error:
+        # Arrow raises OSError for damaged pages, too, and its messages may have many lines.
+        why = getattr(error, "strerror", None) or f"is not Parquet that can be read ({' '.join(str(error).split())})"
+        raise UserError(f"{path}: {why}") from None
+
+
+def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str]] | None":
+    """What makes texts of a column of this type, None where nothing does."""
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import types as is_  # noqa: PLC0415
+
+    if is_.is_dictionary(kind):
+        inner = _reader(kind.value_type, decimal)
+        return inner and (lambda array: inner(array.dictionary_decode()))
+    if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
+        # Bytes that are no text become surrogates, which only their own row suffers for.
+        return lambda array: _texts(array.cast(pa.large_binary()), lambda raw: raw.decode(errors="surrogateescape"))
+    if is_.is_boolean(kind):
+        return lambda array: _texts(array, lambda value: "true" if value else "false")
+    if is_.is_integer(kind):
+        return lambda array: _texts(array, str)
+    if is_.is_floating(kind):
+        numbers: Any = {16: np.float16, 32: np.float32, 64: np.float64}[kind.bit_width]
+        return lambda array: _texts(array, lambda value: _float(numbers(value)).replace(".", decimal))
+    if is_.is_decimal(kind):
+        return lambda array: _texts(array, lambda value: format(value, "f").replace(".", decimal))
+    if is_.is_timestamp(kind):
+        scale = pa.timestamp("us", kind.tz)
+        zone = "+00:00" if kind.tz else ""
+        return lambda array: _texts(array.cast(scale, safe=False).cast(pa.int64()), lambda at: _moment(at, zone))
+    if is_.is_date(kind):
+        return lambda array: _texts(array.cast(pa.date32()).cast(pa.int32()), _day)
+    return (lambda array: [""] * len(array)) if is_.is_null(kind) else None
+
+
+def _texts(array: "pa.Array", text: Callable[[Any], str]) -> list[str]:
+    return ["" if value is None else text(value) for value in array.to_pylist()]
+
+
+def _float(value: "np.floating[Any]") -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if abs(value) < 1e16 and value == int(value) else str(value)
+
+
+def _moment(microseconds: int, zone: str) -> str:
+    if not _FIRST <= microseconds <= _LAST:
+        return _NO_TIME
+    return f"{(_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None).isoformat()}{zone}"
+
+
+def _day(days: int) -> str:
+    at = days * 86_400_000_000
+    return _moment(at, "")[:10] if _FIRST <= at <= _LAST else _NO_TIME
