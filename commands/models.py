@@ -1,4 +1,4 @@
-"""`leadstream models`: list, show, promote, roll back, verify and import versions, tell who moved them, and make the key that signs them."""
+"""`leadstream models`: versions, the aliases that point to them, their log, and the key that signs them."""
 
 import argparse
 import json
@@ -16,6 +16,9 @@ EPILOG = """examples:
   leadstream models show champion --json
   leadstream models promote 1.2.0
   leadstream models rollback
+  leadstream models promote 1.3.0 --alias challenger
+  leadstream models compare
+  leadstream models retire
   leadstream models verify 1.2.0
   leadstream models log
   leadstream models keygen
@@ -50,6 +53,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     show = add("show", "show what is known of a version", "show champion", show_version)
     promote = add("promote", "let a version serve, after it verified", "promote 1.2.0", promote_version)
     rollback = add("rollback", "let the version before the present one serve again", "rollback", roll_back)
+    retire = add("retire", "remove an alias: end the trial of a challenger", "retire", retire_alias)
+    compare = add(
+        "compare",
+        "say by the outcomes whether the challenger is better than the champion: better, worse or not yet",
+        "compare",
+        compare_versions,
+    )
     verify = add("verify", "check a version as a consumer does before it serves", "verify 1.2.0", verify_version)
     add("keygen", "make a key that signs models, and its public half", "keygen", make_key_pair)
     legacy = add(
@@ -67,6 +77,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--force", action="store_true", help="whatever the gate has against it; the log keeps that it was forced"
     )
     add("log", "list who moved which alias when, and what was forced", "log", show_log)
+    retire.add_argument("--alias", default="challenger", help="the alias to remove (challenger)")
+    for name in ("challenger", "champion"):
+        compare.add_argument(
+            f"--{name}", default=name, metavar="VERSION", help=f"a version, or an alias (the present {name})"
+        )
+    compare.add_argument(
+        "--mode",
+        choices=("shadow", "split"),
+        help="by what they met in (shadow where there is any of it, or else split)",
+    )
     for verb in (promote, rollback):
         verb.add_argument("--alias", default="champion", help="the alias to move (champion)")
 
@@ -206,22 +226,40 @@ def show_log(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(moves)
         return 0
-    from rich.box import SIMPLE
+    from datetime import UTC, datetime
+
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
-    from models.table import iso
-
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name in ("when (UTC)", "alias", "move", "by"):
-        table.add_column(name, overflow="fold")
+    console = Console(highlight=False)
     for move in moves:
-        what = f"{move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
-        if "forced" in move:
-            what += f", forced although {'; '.join(move['forced'])}"
-        table.add_row(iso(move["at"])[:19].replace("T", " "), move["alias"], what, move["by"])
-    Console().print(table)
+        when = datetime.fromtimestamp(move["at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = f"{move['alias']}: {move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
+        console.print(f"{when} UTC  {what}, by {move['by']}")
+        for sentence in move.get("forced", []):
+            console.print(Padding(f"forced although {sentence}", (0, 0, 0, 4)))
+    if not moves:
+        print("No alias was ever moved here.")
     return 0
+
+
+def retire_alias(args: argparse.Namespace) -> int:
+    """Remove an alias."""
+    version = _registry().retire(args.alias)
+    if args.json:
+        _print_json({"alias": args.alias, "version": None, "before": version})
+    else:
+        print(f"There is no {args.alias} now; it was {version}.")
+    return 0
+
+
+def compare_versions(args: argparse.Namespace) -> int:
+    """Compare two versions by their outcomes."""
+    from commands.compare import compare_by_outcomes
+
+    registry = _registry()
+    champion, challenger = (_version(registry, name) for name in (args.champion, args.challenger))
+    return compare_by_outcomes(registry, champion, challenger, args.mode, as_json=args.json)
 
 
 def verify_version(args: argparse.Namespace) -> int:

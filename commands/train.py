@@ -229,7 +229,9 @@ def make(
     for objection in objections:
         print(f"Not promoted: {objection}.", file=sys.stderr)
     if promoted:
-        print(f"Version {version} is the champion{f'; before it was {before}' if before else ''}.")
+        print(
+            f"Version {version} is the champion{f'; before it was {before}' if before else ': there was none before'}."
+        )
     else:
         what = f"The champion is still {before}" if before else "There is no champion yet"
         force = " --force" if objections else ""
@@ -311,7 +313,8 @@ def _table(
         origins = mapping.origins()
         own = [spec.name for spec in options.specification.inputs if "." in spec.name]
         if absent := [name for name in own if name not in origins]:
-            raise SettingsError(f"{args.mapping} does not read {absent[0]}, which the features need")
+            named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
+            raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
         table, problems = read_table(args.csv, mapping, oldest=args.oldest)
         return table, origins, problems
     from producer.crm import training_table

@@ -13,6 +13,7 @@ from consumer.leads import PostgresLeads
 from consumer.metrics import Metrics
 from consumer.pipeline import Codecs, Pipeline
 from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from consumer.retrain import on_drift
 from consumer.service import Service
 from consumer.source import KafkaSource
 from consumer.status import Status
@@ -21,7 +22,8 @@ from leadstream.errors import Fenced
 from leadstream.kafka import consumer_config, producer_config
 from leadstream.settings import Delivery, Settings, unknown_variables
 from models.registry import open_registry
-from models.slot import ModelSlot
+from models.scorer import Model
+from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
@@ -35,24 +37,27 @@ def run(settings: Settings) -> None:
     for sentence in unknown_variables():
         logger.warning("settings.unknown", detail=sentence)
     metrics, status = Metrics(), Status()
-    slot = ModelSlot(open_registry(settings))
+    models = open_registry(settings)
+    slot, challenger = ModelSlot(models), ChallengerSlot(models)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     leads = PostgresLeads(settings.database_url) if settings.database_url else None
     service = Service(
-        pipeline=Pipeline(settings, slot, codecs(settings, registry), leads),
+        pipeline=Pipeline(settings, slot, challenger, codecs(settings, registry), leads),
         slot=slot,
+        challenger=challenger,
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
         metrics=metrics,
         status=status,
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
+        on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
     endpoints = Endpoints(
         settings.http_host,
         settings.http_port,
         status=status,
         exposed=metrics.expose,
-        model=lambda: _present(slot),
+        model=lambda: _present(slot, challenger, settings.challenger_share),
     )
     stop_on_signals(service, logger)
     try:
@@ -83,6 +88,7 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
         requests=Reader("RescoreRequest", registry),
         predictions=Writer("LeadPrediction", registry, settings.topics.lead_predictions),
         results=Writer("RescoreResult", registry, settings.topics.rescore_results),
+        shadow=Writer("LeadPrediction", registry, settings.topics.shadow_predictions),
     )
 
 
@@ -162,16 +168,28 @@ def _listen(reader: socket.socket, _kept_open: socket.socket, service: Stoppable
     os._exit(1)
 
 
-def _present(slot: ModelSlot) -> dict[str, Any] | None:
+def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[str, Any] | None:
     """What `/model` shows; None before the first load."""
     model = slot.loaded
     if model is None:
         return None
+    rival = challenger.loaded
+    return {
+        **_facts(model, slot.loaded_since),
+        "refused": slot.refused,
+        "challenger": {
+            **(_facts(rival, challenger.loaded_since) if rival else {"version": None}),
+            "refused": challenger.refused or challenger.unanswered,
+            "share": share,
+        },
+    }
+
+
+def _facts(model: Model, loaded_since: int | None) -> dict[str, Any]:
     return {
         "version": model.version,
         "sha256": model.sha256,
         "model_used": model.name,
         "metrics": model.manifest.get("metrics"),
-        "loaded_since": slot.loaded_since,
-        "refused": slot.refused,
+        "loaded_since": loaded_since,
     }

@@ -3,9 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from leadstream.errors import Poison
+
+if TYPE_CHECKING:
+    from models.scorer import Scores
 
 Headers = list[tuple[str, bytes | None]]
 Partition = tuple[str, int]
@@ -77,12 +80,24 @@ class Fate(StrEnum):
     IGNORED = "ignored"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The changes that were scored together: their leads, the rows that they have in the scores, and the scores."""
+
+    lead_ids: list[str]
+    rows: list[int]
+    scores: "Scores"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """All that came of a batch: what to publish, and the accounting.
 
     `letters` tells for each message of the batch, in order, why it became a dead letter, or None where it did not.
-    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for.
+    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `challenged` counts by mode and
+    result the leads that the challenger got; `challenger_error` says why it cannot stay in service; `shadowed` is
+    whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which leads somebody
+    asked for says nothing of drift.
     """
 
     outputs: list[Output]
@@ -95,9 +110,14 @@ class Outcome:
     leads_asked: int
     leads_found: int
     model_version: str
+    challenger_version: str | None = None
+    challenged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    challenger_error: str | None = None
+    shadowed: bool = False
     imputed: Counter[str] = field(default_factory=Counter)
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    scored: list[Scored] = field(default_factory=list)
 
     def balances(self) -> bool:
         """consumed = scored + coalesced + dead_lettered + erased + ignored."""

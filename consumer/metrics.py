@@ -20,6 +20,7 @@ class _Registered:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while the metrics are read: the books balance in every reading.
         self.lock = threading.Lock()
+        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")
 
     def expose(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -70,8 +71,34 @@ class Metrics(_Registered):
         self.rejoins = self._counter("rejoins", "Times the process was fenced and joined the group anew.")
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter("database_leads", "Leads asked of Postgres: found or missing.", "answer")
-        self.model = self._gauge("model_info", "1 for the model in service.", "version", "sha256", "model_used")
-        self.model_loads = self._counter("model_loads", "Times a model was loaded, or refused.", "result")
+        self.model = self._gauge(
+            "model_info",
+            "1 for the model in service, and for its challenger.",
+            *("variant", "version", "sha256", "model_used"),
+        )
+        self.model_loads = self._counter(
+            "model_loads", "Times a model was loaded, or refused, or its store did not answer.", "variant", "result"
+        )
+        self.challenger_predictions = self._counter(
+            "challenger_predictions",
+            "Leads given to the challenger, in the shadow or as its share of a split: scored, or failed in it alone.",
+            *("mode", "result"),
+        )
+        self.drift_psi = self._gauge(
+            "drift_psi",
+            "Population stability index of the last full window against training, by input, and of the probability.",
+            "feature",
+        )
+        self.drift_missing = self._gauge(
+            "drift_missing_share", "Share of the last full window in which an input was missing or invalid.", "feature"
+        )
+        self.drift_unseen = self._gauge(
+            "drift_unseen_share",
+            "Share of the last full window in which a category had a value that the model does not know.",
+            "feature",
+        )
+        self.drift_windows = self._counter("drift_windows", "Full windows of leads that were compared with training.")
+        self.drift_alarm = self._gauge("drift_alarm", "1 while the last full window of an input alarmed.", "feature")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
 
 
@@ -97,4 +124,3 @@ class FollowMetrics(_Registered):
         self.skipped = self._counter("records_skipped", "Records that could not be read and were skipped.", "reason")
         self.pending = self._gauge("pending_predictions", "Predictions whose outcome is waited for.")
         self.dropped = self._counter("pending_dropped", "Predictions given up unjudged, because too many wait.")
-        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")

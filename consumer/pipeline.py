@@ -3,28 +3,30 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from consumer.batch import Batch, Fate, Outcome, Output
+from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
 from consumer.dead_letters import dead_letter
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
 from features import columns_of
-from leadstream.errors import Poison, Reason
+from leadstream.errors import Poison, Reason, Transient, UserError
 from leadstream.settings import Settings
+from models.artifact import WRONG
 from models.scorer import Model, Scores
-from models.slot import ModelSlot
+from models.slot import ChallengerSlot, ModelSlot
+from models.variants import CHALLENGER, CHAMPION, challenged
 from schemas.codec import Reader, Writer
 
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
-VARIANT = "champion"
+RESCORE = "RESCORE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Codecs:
     requests: Reader
     predictions: Writer
     results: Writer
+    shadow: Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A row's prediction: the record, and its encoded form for the predictions topic."""
+    """A row's prediction: the record, and its encoded form for the predictions topic.
+
+    `shadow` is what the challenger says of the same row, for the shadow topic.
+    """
 
     record: dict[str, Any]
     output: Output
+    shadow: Output | None = None
+
+    @property
+    def outputs(self) -> list[Output]:
+        """All that is to be published for the row."""
+        return [self.output, self.shadow] if self.shadow else [self.output]
 
 
 class Pipeline:
@@ -69,20 +81,24 @@ class Pipeline:
         self,
         settings: Settings,
         slot: ModelSlot,
+        challenger: ChallengerSlot,
         codecs: Codecs,
         leads: LeadLookup | None,
+        *,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
         self._topics = settings.topics
         self._slot = slot
+        self._challenger = challenger
+        self._share = settings.challenger_share
         self._codecs = codecs
         self._leads = leads
         self._clock_ms = clock_ms
 
     def process(self, batch: Batch) -> Outcome:
         """Decode, read what is missing, score, encode; every message ends in exactly one fate."""
-        work = _Work(batch, self._slot.get(), self._clock_ms(), self._settings)
+        work = _Work(batch, self._slot.get(), self._challenger.loaded, self._clock_ms(), self._settings)
         with work.step("decode"):
             items, requests = self._decode(work)
             plan = coalesce(items) if self._settings.coalesce else keep_all(items)
@@ -90,12 +106,32 @@ class Pipeline:
             work.fates[index] = Fate.COALESCED
         for erasure in plan.erasures:
             work.fates[erasure.index] = Fate.ERASED
-            work.publish(erasure.index, Output(self._topics.lead_predictions, erasure.lead_id.encode(), None))
+            work.publish(erasure.index, self._erasures(work, erasure.lead_id.encode()))
         with work.step("state"):
             leads = self._read_leads(work, plan.stacks, requests)
         self._score_changes(work, plan.stacks, leads)
         self._answer_requests(work, requests, leads)
         return work.outcome()
+
+    def obstacle(self, lacks: Callable[[str], str | None]) -> str | None:
+        """Why a challenger's predictions could not be published, or None; the champion must never wait for that.
+
+        `lacks` says why nothing can be published to a topic.
+        """
+        if self._share > 0:
+            return None
+        try:
+            self._codecs.shadow.open()
+        except (Transient, UserError) as error:
+            return str(error)
+        return lacks(self._topics.shadow_predictions)
+
+    def _erasures(self, work: "_Work", key: bytes) -> list[Output]:
+        """The null for the table of scores, and one for whoever keeps a table of a challenger's."""
+        topics = [self._topics.lead_predictions]
+        if work.challenger is not None and self._share == 0:
+            topics.append(self._topics.shadow_predictions)
+        return [Output(topic, key, None) for topic in topics]
 
     def _decode(self, work: "_Work") -> tuple[list[Change | Erasure], list[Request]]:
         items: list[Change | Erasure] = []
@@ -144,7 +180,7 @@ class Pipeline:
                     work.bury(stack[-1].index, result)
                     again.append(stack[:-1])
                     continue
-                work.publish(stack[-1].index, result.output)
+                work.publish(stack[-1].index, result.outputs)
                 work.fates[stack[-1].index] = Fate.SCORED
                 for change in stack[:-1]:
                     work.fates[change.index] = Fate.COALESCED
@@ -182,25 +218,65 @@ class Pipeline:
         as_of = np.array([row.occurred_at for row in rows], dtype=np.int64)
         with work.step("score"):
             scores = work.model.score(columns, as_of, self._settings.reasons)
+        challenges = self._challenge(work, rows, scores)
         with work.step("encode"):
             for i, row in enumerate(rows):
+                challenge = challenges.get(i)
+                if challenge is not None and self._share > 0:
+                    work.count(challenge.record)
+                    yield challenge
+                    continue
                 poison = scores.failed.get(i)
                 if poison is None:
                     try:
-                        predicted = self._prediction(work, row, scores, i)
+                        predicted = self._prediction(work, row, scores, i, work.model)
                     except Poison as error:
                         poison = error
                     else:
-                        work.imputed.update(scores.imputed[i])
-                        work.coverage.append(float(scores.coverage[i]))
-                        yield predicted
+                        work.count(predicted.record)
+                        yield replace(predicted, shadow=challenge.output) if challenge else predicted
                         continue
                 yield poison
+        changed = [i for i, row in enumerate(rows) if row.change_type != RESCORE and i not in scores.failed]
+        if changed:
+            work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
 
-    def _prediction(self, work: "_Work", row: Row, scores: Scores, i: int) -> Predicted:
-        model, message = work.model, work.batch.messages[row.index]
+    def _challenge(self, work: "_Work", rows: list[Row], scores: Scores) -> dict[int, Predicted]:
+        """The challenger's predictions by row: of its share, or in the shadow of every row that the champion scored.
+
+        A row that fails in it is missing here: that costs the shadow's prediction alone, or the row is the champion's.
+        """
+        model, mode = work.challenger, "split" if self._share > 0 else "shadow"
+        if model is None:
+            return {}
+        if mode == "split":
+            wanted = [i for i, row in enumerate(rows) if challenged(row.lead_id, self._share)]
+        else:
+            wanted = [i for i in range(len(rows)) if i not in scores.failed]
+        if not wanted:
+            return {}
+        challenges: dict[int, Predicted] = {}
+        with work.step(mode):
+            columns = columns_of([rows[i].state for i in wanted])
+            as_of = np.array([rows[i].occurred_at for i in wanted], dtype=np.int64)
+            try:
+                found = model.score(columns, as_of, self._settings.reasons)
+            except WRONG as error:
+                # With the champion it would be a bug, and end the process; a challenger only leaves.
+                work.challenger, work.challenger_error = None, f"version {model.version} cannot score ({error!r})"
+            else:
+                for j, i in enumerate(wanted):
+                    with suppress(Poison):
+                        if j not in found.failed:
+                            challenges[i] = self._prediction(work, rows[i], found, j, model)
+        work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
+        return challenges
+
+    def _prediction(self, work: "_Work", row: Row, scores: Scores, i: int, model: Model) -> Predicted:
+        message = work.batch.messages[row.index]
+        variant = CHAMPION if model is work.model else CHALLENGER
         record = {
-            "prediction_id": prediction_id(row.event_id, row.lead_id, model.sha256),
+            "prediction_id": prediction_id(row.event_id, row.lead_id, model.sha256, variant),
             "lead_id": row.lead_id,
             "prediction": bool(scores.prediction[i]),
             "probability": float(scores.probability[i]),
@@ -216,7 +292,7 @@ class Pipeline:
             "model_used": model.name,
             "model_version": model.version,
             "model_sha256": model.sha256,
-            "variant": VARIANT,
+            "variant": variant,
             "event_id": row.event_id,
             "change_type": row.change_type,
             "lead_version": row.lead_version,
@@ -227,9 +303,12 @@ class Pipeline:
             "source_partition": message.partition(),
             "source_offset": message.offset(),
         }
-        key, value = row.lead_id.encode(), self._codecs.predictions.encode(record)
+        in_shadow = variant == CHALLENGER and self._share == 0
+        writer = self._codecs.shadow if in_shadow else self._codecs.predictions
+        key, value = row.lead_id.encode(), writer.encode(record)
         _check_size(key, value)
-        return Predicted(record, Output(self._topics.lead_predictions, key, value))
+        topic = self._topics.shadow_predictions if in_shadow else self._topics.lead_predictions
+        return Predicted(record, Output(topic, key, value))
 
     def _answer_requests(self, work: "_Work", requests: list[Request], leads: dict[str, Lead]) -> None:
         for request in requests:
@@ -259,7 +338,7 @@ class Pipeline:
                     request.index,
                     lead_id,
                     request.request_id,
-                    "RESCORE",
+                    RESCORE,
                     occurred_at,
                     lead.version,
                     0,
@@ -275,7 +354,7 @@ class Pipeline:
         key, value = self._result(work, request, predicted, errors)
         work.answer(
             request.index,
-            [predicted[id_].output for id_ in request.lead_ids if id_ in predicted]
+            [output for id_ in request.lead_ids if id_ in predicted for output in predicted[id_].outputs]
             + [Output(self._topics.rescore_results, key, value)],
             Counter({"predicted": len(predicted)}) + Counter(code for code, _ in errors.values()),
         )
@@ -307,14 +386,19 @@ class Pipeline:
 class _Work:
     """The bookkeeping of one batch: outputs and fates by message, so that both come out in the order of the offsets."""
 
-    def __init__(self, batch: Batch, model: Model, now_ms: int, settings: Settings) -> None:
+    def __init__(self, batch: Batch, model: Model, challenger: Model | None, now_ms: int, settings: Settings) -> None:
         self.batch = batch
         self.model = model
+        # The champion may have just been moved to the challenger's version.
+        self.challenger = None if challenger is None or challenger.version == model.version else challenger
+        self.challenger_error: str | None = None
+        self.challenged: Counter[tuple[str, str]] = Counter()
         self.now_ms = now_ms
         self.fates: dict[int, Fate] = {}
         self.request_indices: set[int] = set()
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
+        self.scored: list[Scored] = []
         self.leads_asked = self.leads_found = 0
         self._settings = settings
         self._outputs: dict[int, list[Output]] = {}
@@ -329,9 +413,14 @@ class _Work:
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def publish(self, index: int, output: Output) -> None:
+    def count(self, prediction: dict[str, Any]) -> None:
+        """What the lead had of the inputs of the model that answers for it."""
+        self.imputed.update(prediction["imputed"])
+        self.coverage.append(prediction["feature_coverage"])
+
+    def publish(self, index: int, outputs: list[Output]) -> None:
         """What message `index` leads to."""
-        self._outputs[index] = [output]
+        self._outputs[index] = outputs
 
     def answer(self, index: int, outputs: list[Output], answers: Counter[str]) -> None:
         """What a request leads to, and how each of its leads was answered."""
@@ -355,8 +444,9 @@ class _Work:
 
     def outcome(self) -> Outcome:
         """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
+        outputs = [output for index in sorted(self._outputs) for output in self._outputs[index]]
         outcome = Outcome(
-            outputs=[output for index in sorted(self._outputs) for output in self._outputs[index]],
+            outputs=outputs,
             consumed=len(self.batch.messages) - len(self.request_indices),
             fates=Counter(self.fates.values()),
             requests_answered=len(self.request_indices - self._buried.keys()),
@@ -366,16 +456,21 @@ class _Work:
             leads_asked=self.leads_asked,
             leads_found=self.leads_found,
             model_version=self.model.version,
+            challenger_version=self.challenger.version if self.challenger else None,
+            challenged=self.challenged,
+            challenger_error=self.challenger_error,
+            shadowed=any(output.topic == self._settings.topics.shadow_predictions for output in outputs),
             imputed=self.imputed,
             coverage=self.coverage,
             seconds=self._seconds,
+            scored=self.scored,
         )
         if not outcome.balances():
             raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")
         return outcome
 
 
-def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = VARIANT) -> str:
+def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
     """The same for the same change and model, whenever and wherever it is scored: 128 bits of BLAKE2b, in hex."""
     identity = "\0".join((event_id, lead_id, model_sha256, variant))
     return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -28,6 +28,9 @@ class Publisher(Protocol):
     def open(self) -> None:
         """Get ready; raises Transient while the brokers do not answer."""
 
+    def lacks(self, topic: str) -> str | None:
+        """Why nothing can be published to a topic, or None where it is there."""
+
     def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
         """End a batch. Transient: nothing of it counts, try again. Fenced: it may count, or another owner does it."""
 
@@ -65,6 +68,9 @@ class TransactionalPublisher:
                 ) from None
             raise Transient("brokers", f"no transaction coordinator: {kafka_error.str()}") from error
         self._ready = True
+
+    def lacks(self, topic: str) -> str | None:
+        return _lacks(self._producer, topic)
 
     def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
         """End a batch:
@@ -149,6 +155,9 @@ class AcknowledgedPublisher:
             _cluster_id(self._producer)
             self._ready = True
 
+    def lacks(self, topic: str) -> str | None:
+        return _lacks(self._producer, topic)
+
     def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
         """End a batch:
 
@@ -191,6 +200,14 @@ def _cluster_id(producer: Producer) -> str:
         return str(producer.list_topics(timeout=OPEN_SECONDS).cluster_id or "")
     except KafkaException as error:
         raise Transient("brokers", error.args[0].str()) from error
+
+
+def _lacks(producer: Producer, topic: str) -> str | None:
+    try:
+        error = producer.list_topics(topic, timeout=OPEN_SECONDS).topics[topic].error
+    except KafkaException as unanswered:
+        return f"topic {topic}: {unanswered.args[0].str()}"
+    return f"topic {topic}: {error.str()}; `leadstream topics create` makes what is missing" if error else None
 
 
 def _produce(

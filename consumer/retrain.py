@@ -1,17 +1,19 @@
 """Asks for a training: one log line, one count and one event for each trigger of a model version."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from prometheus_client import Counter
 
-from leadstream.errors import Transient
+from leadstream.errors import Transient, UserError
 from leadstream.kafka import config_error, producer_config
 from leadstream.log import Logger, client_logger
 from leadstream.settings import Settings
-from models.retrain import InService, Trigger
+from models.retrain import InService, Trigger, service_of
+from models.scorer import Model
 from schemas.codec import Writer
 from schemas.registry import Registry
 
@@ -83,3 +85,28 @@ class RetrainRequests:
     def close(self) -> None:
         """Give up what is not acknowledged."""
         self._producer.purge()
+
+
+def on_drift(
+    settings: Settings, registry: Registry | None, *, counter: Counter, logger: Logger
+) -> Callable[[Model, str], None]:
+    """What `run` does when an alarm begins: asks for a training, once for each version.
+
+    From a thread with a client of its own, for it is no part of any batch: a topic that takes nothing must hold none.
+    """
+    requests: list[RetrainRequests] = []
+    lock = threading.Lock()
+
+    def send(model: Model, sentence: str) -> None:
+        with lock:
+            try:
+                if not requests:
+                    requests.append(RetrainRequests(settings, registry, verb="run", counter=counter, logger=logger))
+                requests[0].request(service_of(model.manifest, model.manifest), {Trigger.DRIFT: sentence})
+            except (Transient, UserError) as trouble:
+                logger.warning("retrain.unsent", version=model.version, detail=str(trouble))
+
+    def ask(model: Model, sentence: str) -> None:
+        threading.Thread(target=send, args=(model, sentence), name="retrain", daemon=True).start()
+
+    return ask

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from consumer.batch import Batch, Fate, Outcome
 from consumer.dead_letters import Limit
+from consumer.drift import DriftAlarm, OnDrift
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
@@ -14,8 +15,10 @@ from consumer.source import Source
 from consumer.status import Status
 from leadstream.errors import Transient
 from leadstream.log import Logger
+from models.drift import WINDOW
 from models.scorer import Model
-from models.slot import ModelSlot
+from models.slot import ChallengerSlot, ModelSlot
+from models.variants import CHALLENGER, CHAMPION
 
 # Python runs signal handlers only between calls into the client: each call stays short.
 POLL_SECONDS = 0.25
@@ -31,21 +34,26 @@ class Service:
         *,
         pipeline: Pipeline,
         slot: ModelSlot,
+        challenger: ChallengerSlot,
         limit: Limit,
         metrics: Metrics,
         status: Status,
         log: Logger,
         hash_id: Callable[[bytes | None], str | None],
         clock: Callable[[], float] = time.monotonic,
+        on_drift: OnDrift = lambda _model, _sentence: None,
+        drift_window: int = WINDOW,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
+        self._challenger = challenger
         self._limit = limit
         self._metrics = metrics
         self._status = status
         self._log = log
         self._hash_id = hash_id
         self._clock = clock
+        self._drift = DriftAlarm(metrics, status, log, on_drift, drift_window)
         self._stop = threading.Event()
         self._backoff = FIRST_BACKOFF_SECONDS
         self._lag_told = 0.0
@@ -53,6 +61,9 @@ class Service:
         self._held_batch: Batch | None = None
         self._model: Model | None = None
         self._refused: str | None = None
+        # Its version and no more: a challenger that leaves is freed.
+        self._challenging: str | None = None
+        self._challenger_trouble: str | None = None
 
     def stop(self) -> None:
         """End the loop once the batch at hand is committed."""
@@ -70,7 +81,8 @@ class Service:
             batch = None
             try:
                 publisher.open()
-                self._load_model()
+                model = self._load_model()
+                self._load_challenger(model, publisher)
                 batch = source.poll(POLL_SECONDS)
                 self._tell_lag(source)
                 if batch is not None:
@@ -86,26 +98,64 @@ class Service:
         outcome = self._pipeline.process(batch)
         self._limit.check(outcome.letters)
         processed = self._clock()
-        publisher.commit(outcome.outputs, batch)
+        try:
+            publisher.commit(outcome.outputs, batch)
+        except Transient as trouble:
+            # It may be the shadow topic alone that takes nothing: the next try is without the challenger.
+            if outcome.shadowed:
+                self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
+            raise
+        if outcome.challenger_error:
+            self._challenger.withdraw(outcome.challenger_error)
         with self._metrics.lock:
             self._account(batch, outcome, processed - started, self._clock() - processed)
+        self._drift.see(outcome.scored)
 
-    def _load_model(self) -> None:
+    def _load_model(self) -> Model:
         """The model for the next batch: between batches is the only time at which it changes."""
         self._slot.refresh()
         model = self._slot.get()
         if model is not self._model:
             self._model = model
-            self._metrics.model.clear()
-            self._metrics.model.labels(model.version, model.sha256, model.name).set(1)
-            self._metrics.model_loads.labels("loaded").inc()
+            self._tell_models()
+            self._metrics.model_loads.labels(CHAMPION, "loaded").inc()
             self._log.info("model.loaded", version=model.version, sha256=model.sha256)
+            self._drift.serve(model)
         if self._slot.refused != self._refused:
             self._refused = self._slot.refused
             if self._refused:
-                self._metrics.model_loads.labels("refused").inc()
+                self._metrics.model_loads.labels(CHAMPION, "refused").inc()
                 self._log.warning("model.refused", detail=self._refused, in_service=model.version)
             self._status.warn("model", self._refused)
+        return model
+
+    def _load_challenger(self, champion: Model, publisher: Publisher) -> None:
+        """The challenger for the next batch; what is wrong with one is told and counted, and holds nothing back."""
+        slot = self._challenger
+        challenger = slot.follow(champion.version, lambda: self._pipeline.obstacle(publisher.lacks))
+        version = challenger.version if challenger else None
+        if version != self._challenging:
+            self._tell_models()
+            if challenger:
+                self._metrics.model_loads.labels(CHALLENGER, "loaded").inc()
+                self._log.info("challenger.loaded", version=version, sha256=challenger.sha256)
+            else:
+                self._log.info("challenger.left", version=self._challenging)
+            self._challenging = version
+        trouble = slot.refused or slot.unanswered
+        if trouble != self._challenger_trouble:
+            self._challenger_trouble = trouble
+            if trouble:
+                result = "refused" if slot.refused else "unanswered"
+                self._metrics.model_loads.labels(CHALLENGER, result).inc()
+                self._log.warning(f"challenger.{result}", detail=trouble, in_service=version)
+            self._status.warn(CHALLENGER, trouble)
+
+    def _tell_models(self) -> None:
+        self._metrics.model.clear()
+        for variant, model in ((CHAMPION, self._slot.loaded), (CHALLENGER, self._challenger.loaded)):
+            if model is not None:
+                self._metrics.model.labels(variant, model.version, model.sha256, model.name).set(1)
 
     def _hold(self, source: Source, batch: Batch | None, trouble: Transient) -> None:
         """Stand where the batch began, stay in the group, and wait a little longer each time."""
@@ -175,6 +225,8 @@ class Service:
             metrics.imputed.labels(feature).inc(count)
         for coverage in outcome.coverage:
             metrics.coverage.observe(coverage)
+        for labels, count in outcome.challenged.items():
+            metrics.challenger_predictions.labels(*labels).inc(count)
         for step, seconds in {**outcome.seconds, "commit": committing}.items():
             metrics.step_seconds.labels(step).observe(seconds)
         metrics.batches.labels(batch.closed_by.value).inc()
@@ -194,4 +246,5 @@ class Service:
             process_ms=round(processing * 1000, 1),
             commit_ms=round(committing * 1000, 1),
             model_version=outcome.model_version,
+            **({"challenger_version": outcome.challenger_version} if outcome.challenger_version else {}),
         )

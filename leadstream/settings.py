@@ -151,6 +151,15 @@ class Settings(BaseModel):
         le=50,
         description="How many reasons a prediction carries; 0 = none.",
     )
+    challenger_share: float = Field(
+        default=0,
+        alias="LEADSTREAM_CHALLENGER_SHARE",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The share of leads that the challenger, if there is one, answers for; "
+        "0 = none: it scores every lead, into the shadow topic.",
+    )
     dead_letter_max_ratio: float = Field(
         default=0.5,
         alias="LEADSTREAM_DEAD_LETTER_MAX_RATIO",

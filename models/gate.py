@@ -22,8 +22,9 @@ Labels = NDArray[np.bool_]
 
 LEAST_LEADS, LEAST_OUTCOMES = 200, 20
 ERRORS = 2.0  # standard errors by which a candidate must be worse before that counts
-MOST_LOG_LOSS = 0.005  # of two manifests on the same period, where no standard error is known
 MOST_AUC_LOST = 0.01
+# Of two manifests on the same n rows no standard error is known: so far, over sqrt(n), two seeds of one forest differ.
+CHANCE = 0.3
 MOST_GOLDEN_SHIFT = 0.25  # mean distance of two models' probabilities on the champion's golden rows
 
 
@@ -158,13 +159,14 @@ def _worse(comparison: Mapping[str, Any]) -> list[str]:
 def _worse_by_manifest(manifest: Mapping[str, Any], champion: Mapping[str, Any]) -> list[str]:
     """Both were judged on the same period: what was written down then is compared."""
     mine, its = manifest["metrics"]["calibrated"], champion["metrics"]["calibrated"]
+    chance = CHANCE / float(np.sqrt(_last_period(manifest)["rows"]))
     found = []
-    if mine["log_loss"] - its["log_loss"] > MOST_LOG_LOSS:
+    if mine["log_loss"] - its["log_loss"] > chance:
         found.append(
             f"it loses more than the champion on the same leads: log loss {mine['log_loss']:.4f} against "
             f"{its['log_loss']:.4f}"
         )
-    if its["roc_auc"] - mine["roc_auc"] > MOST_AUC_LOST:
+    if its["roc_auc"] - mine["roc_auc"] > max(chance, MOST_AUC_LOST):
         found.append(f"it ranks worse than the champion on the same leads: {mine['roc_auc']:.3f}, {its['roc_auc']:.3f}")
     return found
 

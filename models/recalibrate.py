@@ -18,6 +18,7 @@ from models.artifact import golden_rows
 from models.calibrate import Calibrator, log_odds
 from models.follow import WINDOW, shift
 from models.ledger import Judged
+from models.live import trees_of
 from models.registry import CHAMPION, ModelRegistry
 from models.scorer import Model
 from models.table import iso
@@ -26,7 +27,7 @@ from models.train import Trained
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
-LEAST, LEAST_OUTCOMES = 400, 40  # outcomes of the window, and of either kind in each half
+LEAST_OUTCOMES = 40  # of either kind, in each half of the window
 SURE = 2.576  # standard errors by which what was said must miss what came: 99 %, two-sided
 SMALLEST = 0.01  # distance of the mean probability from the realised rate that is worth a version
 METRICS_OF = "the newer half of the outcomes that the calibration follows, by a shift that only the older half knew"
@@ -42,30 +43,56 @@ class Recalibrated:
     objections: list[str]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """Raw scores, outcomes and numbers of the leads, oldest first; all (n,)."""
+
+    raw: Floats
+    labels: Labels
+    leads: NDArray[np.intp]
+
+    @property
+    def half(self) -> int:
+        return len(self.raw) // 2
+
+    @property
+    def older(self) -> tuple[Floats, Labels]:
+        return self.raw[: self.half], self.labels[: self.half]
+
+    @property
+    def newer(self) -> tuple[Floats, Labels]:
+        return self.raw[self.half :], self.labels[self.half :]
+
+
+def _window(known: Sequence[Judged]) -> _Window:
+    return _Window(
+        np.array([one.made.raw_score for one in known]),
+        np.array([one.converted for one in known], dtype=np.bool_),
+        np.unique([one.made.lead_id for one in known], return_inverse=True)[1],
+    )
+
+
 def follow_outcomes(
     registry: ModelRegistry, judged: Sequence[Judged], *, promote: bool, now_ms: int
 ) -> Recalibrated | None:
     """Publish the champion with its calibration moved after these outcomes, oldest first, and promote it if asked.
 
     Of them the newest WINDOW that trees of the champion's have scored count, whichever patch of it said so. None where
-    they are too few, or do not show that the champion is off: by SURE standard errors and by SMALLEST. Raises Transient
-    and UserError as the registry does.
+    they are too few, or do not show that the champion is off (by SURE standard errors and by SMALLEST), or where it
+    would only be proposed a second time. Raises Transient and UserError as the registry does.
     """
     version = registry.resolve(CHAMPION)
     if version is None:
         return None
-    known = [one for one in judged if _trees(one.made.model_version) == _trees(version)][-WINDOW:]
-    raw = np.array([one.made.raw_score for one in known])
-    labels = np.array([one.converted for one in known], dtype=np.bool_)
-    half = len(known) // 2
-    halves = labels[:half], labels[half:]
-    if len(known) < LEAST or any(min(part.sum(), (~part).sum()) < LEAST_OUTCOMES for part in halves):
+    window = _window([one for one in judged if trees_of(one.made.model_version) == trees_of(version)][-WINDOW:])
+    if any(min(part.sum(), (~part).sum()) < LEAST_OUTCOMES for part in (window.older[1], window.newer[1])):
         return None
     champion = registry.verify(version)
-    if not _is_off(champion.calibrator.interval(raw)[0], labels):
+    if not _is_off(champion.calibrator.interval(window.raw)[0], window.labels):
         return None
-    leads = np.unique([one.made.lead_id for one in known], return_inverse=True)[1]
-    trained = _moved(champion, registry.artifact(version), raw, labels, leads, now_ms)
+    if not promote and _is_proposed(registry, version, window):
+        return None
+    trained = _moved(champion, registry.artifact(version), window, now_ms)
     patch = registry.publish(trained, patch_of=version)
     objections: list[str] = []
     if promote:
@@ -76,9 +103,12 @@ def follow_outcomes(
     return Recalibrated(patch, trained.artifact["calibrator"].shift, promote and not objections, objections)
 
 
-def _trees(version: str) -> str:
-    """The part of a version that says which trees it has."""
-    return version.rpartition(".")[0]
+def _is_proposed(registry: ModelRegistry, champion: str, window: _Window) -> bool:
+    """Whether the newest patch of the champion's trees, which nobody has promoted yet, already says so."""
+    newest = [version for version in registry.versions() if trees_of(version) == trees_of(champion)][-1]
+    if newest == champion:
+        return False
+    return not _is_off(registry.verify(newest).calibrator.interval(window.raw)[0], window.labels)
 
 
 def _is_off(probability: Floats, labels: Labels) -> bool:
@@ -88,15 +118,13 @@ def _is_off(probability: Floats, labels: Labels) -> bool:
     return abs(missed) > max(SURE * error, SMALLEST * len(labels))
 
 
-def _moved(
-    champion: Model, artifact: Mapping[str, Any], raw: Floats, labels: Labels, leads: NDArray[np.intp], now_ms: int
-) -> Trained:
+def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms: int) -> Trained:
     """The champion's artifact and manifest with what the outcomes change."""
     present: Calibrator = artifact["calibrator"]
-    half = len(raw) // 2
+    older, (raw, labels) = window.older, window.newer
     stated = present.interval(raw)[0]
-    tried = expit(log_odds(stated) + shift(stated[:half], labels[:half]))[half:]
-    added = shift(stated, labels)
+    tried = expit(log_odds(stated) + shift(present.interval(older[0])[0], older[1]))
+    added = shift(present.interval(window.raw)[0], window.labels)
     calibrator = replace(present, shift=present.shift + added)
     manifest = dict(champion.manifest)
     options = manifest["options"]
@@ -104,9 +132,9 @@ def _moved(
     threshold = policy["value"] if options["policy"].startswith("cost") else _move(policy["value"], added)
     grades = cuts["cuts"] if options["grades"] else {grade: _move(cut, added) for grade, cut in cuts["cuts"].items()}
     performance = {
-        "calibrated": evaluate.metrics(tried, labels[half:], threshold),
-        "raw": evaluate.metrics(raw[half:], labels[half:], 0.5),
-        "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw[half:]), labels[half:], 0.5),
+        "calibrated": evaluate.metrics(tried, labels, threshold),
+        "raw": evaluate.metrics(raw, labels, 0.5),
+        "legacy_sigmoid": evaluate.metrics(evaluate.legacy_sigmoid(raw), labels, 0.5),
     }
     moved = {
         **artifact,
@@ -115,14 +143,14 @@ def _moved(
         "grades": grades,
         "performance": performance,
     }
-    judged = {"rows": len(raw) - half, "base_rate": float(labels[half:].mean())}
+    judged = {"rows": len(raw), "base_rate": float(labels.mean())}
     manifest |= {
         "created_at": iso(now_ms),
         "calibration": {**manifest["calibration"], "shift": calibrator.shift},
         "recalibrated": {
             "from": champion.version,
-            "outcomes": len(raw),
-            "base_rate": float(labels.mean()),
+            "outcomes": len(window.raw),
+            "base_rate": float(window.labels.mean()),
             "added": added,
         },
         "threshold": {**policy, "value": threshold},
@@ -130,7 +158,7 @@ def _moved(
         "metrics": performance,
         "metrics_of": METRICS_OF,
         "data": {**manifest["data"], "judged": {"train": manifest["data"]["used"]["train"], "test": judged}},
-        "against": gate.compared(champion, stated[half:], tried, labels[half:], leads[half:]),
+        "against": gate.compared(champion, stated, tried, labels, window.leads[window.half :]),
     }
     manifest.pop("curves", None)  # they were of the metrics before
     unpublished = Model(moved, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})

@@ -231,6 +231,22 @@ class ModelRegistry:
         self._move("rollback", alias, present, Alias(version, present.previous[:-1], self._clock_ms()))
         return version
 
+    def retire(self, alias: str) -> str:
+        """Remove an alias, and return the version that it pointed to; its moves stay in the log.
+
+        Raises UserError for the champion, without whom no consumer starts, and where the alias was never set.
+        """
+        if alias == CHAMPION:
+            raise UserError(
+                "the champion cannot be retired, for no consumer starts without one: promote another version"
+            )
+        present = self.alias(alias)
+        if present is None:
+            raise UserError(f"the alias {alias} points to no version; `leadstream models list` shows what there is")
+        self._note("retire", alias, present.version, None, self._clock_ms())
+        self._store.remove(f"aliases/{alias}.json")
+        return present.version
+
     def log(self) -> list[dict[str, Any]]:
         """Every move of every alias, oldest first."""
         raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
@@ -250,20 +266,17 @@ class ModelRegistry:
         return sorted(filter(_SEMVER.fullmatch, self._store.names("versions")), key=_parts)
 
     def _move(self, action: str, alias: str, before: Alias | None, after: Alias, forced: Sequence[str] = ()) -> None:
-        entry = {
-            "action": action,
-            "alias": alias,
-            "from": before.version if before else None,
-            "to": after.version,
-            "at": after.moved_at,
-            "by": self._who,
-            **({"forced": list(forced)} if forced else {}),
-        }
         # The log first: it must not miss a move, even one that then fails.
-        name = f"{_alias(alias)}-{after.moved_at}-{uuid4().hex[:8]}.json"
-        self._store.create(f"aliases/log/{name}", _json(entry))
+        self._note(
+            action, alias, before.version if before else None, after.version, after.moved_at, forced=list(forced)
+        )
         state = {"version": after.version, "previous": after.previous[-_REMEMBERED:], "moved_at": after.moved_at}
         self._store.replace(f"aliases/{alias}.json", _json(state))
+
+    def _note(self, action: str, alias: str, before: str | None, after: str | None, at: int, **more: Any) -> None:
+        entry = {"action": action, "alias": alias, "from": before, "to": after, "at": at, "by": self._who}
+        entry |= {name: value for name, value in more.items() if value}
+        self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
 
 
 def _alias(name: str) -> str:

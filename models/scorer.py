@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features import Columns, FittedFeatures
+from features import Columns, FeatureMatrix, FittedFeatures
 from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
 from models.explain import contributions, strongest
@@ -28,6 +28,7 @@ class Scores:
     `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
     0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
     of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
+    `matrix` is what was scored.
     """
 
     raw: Floats
@@ -42,6 +43,7 @@ class Scores:
     imputed: list[tuple[str, ...]]
     reasons: list[Reasons]
     failed: dict[int, Poison]
+    matrix: FeatureMatrix
 
 
 class Model:
@@ -99,6 +101,7 @@ class Model:
             imputed=matrix.imputed,
             reasons=explained,
             failed=failed,
+            matrix=matrix,
         )
 
     def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The model in service: loaded once, looked at between batches, swapped when its alias moves."""
+"""The models in service, champion and challenger: looked at between batches, swapped when their aliases move."""
 
 import threading
 import time
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from leadstream.errors import Transient, UserError
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
+from models.variants import CHALLENGER
+
+RETRY_SECONDS = 30.0
 
 
 class ModelSlot:
@@ -91,3 +94,77 @@ class ModelSlot:
     def _serve(self, model: Model, target: Alias) -> Model:
         self._model, self._judged, self.refused, self.loaded_since = model, target, None, self._clock_ms()
         return model
+
+
+class ChallengerSlot:
+    """Holds the model that challenges the champion, or none; one thread follows, any number may look.
+
+    Nothing that is wrong with a challenger is raised. `refused` says why the version that the alias points to is not in
+    service, `unanswered` why nobody knows or can have it; either may be None, and a challenger that serves goes on.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        *,
+        every: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.loaded: Model | None = None
+        self.loaded_since: int | None = None
+        self.refused: str | None = None
+        self.unanswered: str | None = None
+        self._registry = registry
+        self._every = every
+        self._clock = clock
+        self._clock_ms = clock_ms
+        self._judged: Alias | None = None
+        self._look_at = clock()
+
+    def follow(self, champion: str, obstacle: Callable[[], str | None] = lambda: None) -> Model | None:
+        """Follow the alias, and return the challenger for the next batch; looks at most once in `every` seconds.
+
+        There is none while the alias is not set or points to the version of the champion. `obstacle` is asked before a
+        version is loaded, and may say why none can serve. That and a store that does not answer are tried again after
+        RETRY_SECONDS; a version that does not verify is refused once, and tried again when the alias moves.
+        """
+        if self.loaded is not None and self.loaded.version == champion:
+            self.loaded = None
+        if self._clock() < self._look_at:
+            return self.loaded
+        self._look_at = self._clock() + self._every
+        target: Alias | None = None
+        try:
+            target = self._registry.alias(CHALLENGER)
+            if target is None or target.version == champion:
+                self.loaded = self._judged = self.refused = self.unanswered = None
+            elif target != self._judged or (self.loaded is None and self.refused is None):
+                self._judge(target, obstacle)
+            else:
+                self.unanswered = None
+        except Transient as trouble:
+            self._wait(str(trouble))
+        except UserError as error:
+            self._judged, self.refused, self.unanswered = target, str(error), None
+        return self.loaded
+
+    def withdraw(self, why: str) -> None:
+        """Take the challenger out of service until its alias moves."""
+        self.loaded, self.refused = None, why
+
+    def suspend(self, why: str) -> None:
+        """Take the challenger out of service for RETRY_SECONDS."""
+        self.loaded = None
+        self._wait(why)
+
+    def _judge(self, target: Alias, obstacle: Callable[[], str | None]) -> None:
+        if self.loaded is None or self.loaded.version != target.version:
+            if why := obstacle():
+                self._wait(why)
+                return
+            self.loaded, self.loaded_since = self._registry.verify(target.version), self._clock_ms()
+        self._judged, self.refused, self.unanswered = target, None, None
+
+    def _wait(self, why: str) -> None:
+        self.unanswered, self._look_at = why, self._clock() + RETRY_SECONDS

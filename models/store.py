@@ -74,6 +74,14 @@ class Store:
                     os.unlink(temporary)
                 raise
 
+    def remove(self, path: str) -> None:
+        """Remove the object, if there is one."""
+        with self._answering():
+            try:
+                self._fs.rm_file(self._at(path))
+            except FileNotFoundError:
+                return
+
     def names(self, folder: str) -> list[str]:
         """The names directly under a folder, sorted; empty if there is no such folder."""
         with self._answering():

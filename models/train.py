@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
-from models import calibrate, candidates, evaluate, gate, leaks
+from models import calibrate, candidates, drift, evaluate, gate, leaks
 from models.artifact import MANIFEST_VERSION, golden_rows, library_versions
 from models.candidates import RECIPES, Fitted, Step, together
 from models.decide import Policy, grades
@@ -128,7 +128,7 @@ def train(
 
     progress("writing golden rows", 0.95)
     artifact = _artifact(decided, performance)
-    drift = reference(fitted.features, grown[-1].columns, len(grown[-1].as_of), decided.probability)
+    drift_part = {**_reference(decided, grown[-1]), "newest": _newest(_reference(judge, grown[-2]), judge, cut[-1])}
     manifest = _manifest(artifact, decided, options) | {
         "data": {
             **facts_of(table),
@@ -145,7 +145,7 @@ def train(
         "calibrators": said,
         **({"against": _against(champion, cut[-1], judged, judge)} if champion else {}),
         "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
-        "drift": drift,
+        "drift": drift_part,
     }
     unpublished = Model(artifact, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
     manifest["golden"] = golden_rows(unpublished, *_golden_inputs(grown[-1], options.seed))
@@ -198,6 +198,21 @@ def _performance(judge: _Decided, test: Step) -> dict[str, evaluate.Metrics]:
 def _against(champion: Model, part: Part, judged: Step, judge: _Decided) -> dict[str, Any]:
     raw, _, missing, rows = judged.scored
     return gate.against(champion, part, rows, judge.calibrator.interval(raw, missing)[0])
+
+
+def _reference(decided: _Decided, part: Part) -> dict[str, Any]:
+    """The drift reference of the part that a recipe was fitted on."""
+    made = reference(decided.fitted.features, part.columns, len(part.as_of), decided.probability)
+    return {**made, "independent_rows": drift.independent(np.bincount(part.leads))}
+
+
+def _newest(before: Mapping[str, Any], judge: _Decided, part: Part) -> dict[str, Any]:
+    """Each input of the newest period against the four before: index and shares, for `models report`."""
+    rows, *_ = candidates.matrix(judge.fitted.features, part)
+    names = judge.fitted.features.specification.outputs
+    worth = drift.independent(np.bincount(part.leads)) / len(part.as_of)
+    found = drift.Reference(before, names).inputs_of(rows, np.full(len(rows), worth))
+    return {name: {"psi": one.psi, "missing": one.missing, "unseen": one.unseen} for name, one in found.items()}
 
 
 def _refused(why: UserError) -> UserError:

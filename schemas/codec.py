@@ -141,6 +141,11 @@ class Writer:
             raise Poison(Reason.ENCODE_FAILED, "encode", detail) from None
         return stream.getvalue()
 
+    def open(self) -> None:
+        """Learn now how records are framed, so that `encode` asks nobody. Raises Transient; UserError where refused."""
+        if self._header is None:
+            self._register()
+
     def _register(self) -> bytes:
         assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none
         number = self._registry.schema_id(f"{self._topic}-value", catalogue.present(self._record))

@@ -98,6 +98,10 @@ class MemoryPublisher:
     def open(self) -> None:
         """Always ready."""
 
+    def lacks(self, topic: str) -> str | None:
+        """Every topic is there."""
+        return None
+
     def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
         for output in outputs:
             self._broker.append(output)

@@ -238,6 +238,12 @@ def test_a_null_that_is_published_as_empty_bytes_would_not_erase_the_lead(
     assert [message.value() for message in world.read(2)] == [None, b""]
 
 
+def test_a_topic_that_is_there_lacks_nothing(world: World, join: Callable[[], Member]) -> None:
+    _, publisher = join()
+    world.send(Output(world.target_topic, None, b"makes the topic where topics appear on first use"))
+    assert publisher.lacks(world.target_topic) is None
+
+
 def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backlog(
     world: World, join: Callable[[], Member]
 ) -> None:
@@ -247,3 +253,15 @@ def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backl
     assert source.lag()[world.source_topic, 0] == 0
     source.rewind(found[0])
     assert source.lag()[world.source_topic, 0] == 10 - found[0].first[world.source_topic, 0]
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_a_topic_that_is_not_there_is_a_sentence_and_no_wait(kafka: Broker, transactional: bool) -> None:
+    name = uuid.uuid4().hex[:8]
+    source, publisher = KafkaWorld(kafka.bootstrap, transactional, f"in-{name}", f"out-{name}", f"group-{name}").join()
+    started = time.monotonic()
+    assert f"topic out-{name}: " in (publisher.lacks(f"out-{name}") or "")
+    assert "leadstream topics create" in (publisher.lacks(f"out-{name}") or "")
+    assert time.monotonic() - started < 5
+    publisher.close()
+    source.close()

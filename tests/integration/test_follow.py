@@ -23,9 +23,10 @@ from models.ledger import DAY_MS
 from models.registry import ModelRegistry
 from models.retrain import InService, Trigger
 from models.train import TrainOptions
+from producer.simulator import SimulatedCrm
 from schemas.codec import Reader, Writer
 from tests.integration.running import Running, Stage, until
-from tests.trained import TRUST, promoted_store
+from tests.trained import START_MS, TRUST, promoted_store
 from tests.unit.test_consumer_follow import PREDICTION_RECORD
 
 _PREDICTION, _OUTCOME, _REQUESTED = Writer("LeadPrediction"), Writer("LeadOutcome"), Reader("RetrainRequested")
@@ -244,3 +245,32 @@ def test_outcomes_that_do_not_bear_the_champion_out_become_a_patch_version_where
     registry = ModelRegistry(store, TRUST)
     assert registry.resolve() == VERSION
     assert registry.show("1.0.1")["recalibrated"]["from"] == VERSION
+
+
+def test_a_base_rate_that_rose_ends_in_higher_probabilities_of_the_running_consumer(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    store = promoted_store(tmp_path / "models")
+    stage = Stage.on(kafka.bootstrap, tmp_path, store)
+    crm = SimulatedCrm(5, start=START_MS, leads=1500)
+    states = {change.lead_id: change.state for change in crm.changes() if change.state is not None}
+    with stage.running() as consumer:
+        consumer.until_ready()
+        stage.send(stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS) for lead_id, state in states.items())
+        made = {record["lead_id"]: record["probability"] for record in stage.predictions(len(states))}
+        # Twice as many convert as was stated, all of them within the horizon; a last word is past all horizons.
+        rng = np.random.default_rng(0)
+        decided = [outcome(stage, lead_id, bool(rng.random() < 2 * p), 110) for lead_id, p in made.items()]
+        stage.send([*decided, outcome(stage, "nobody", False, 105 + HORIZON_DAYS)])
+        with stage.running(
+            "follow", "--recalibrate", "promote", LEADSTREAM_MODEL_SIGNING_KEY=f"{store}.pem"
+        ) as follower:
+            done = follower.event("recalibrated")
+        assert (done["version"], done["promoted"], done["objections"]) == ("1.0.1", True, [])
+        assert done["shift"] > 0.4
+        consumer.event("model.loaded", version="1.0.1")
+        lead_id, state = next(iter(states.items()))
+        stage.send([stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS, event_id="again")])
+        last = stage.predictions(len(states) + 1)[-1]
+        assert (last["model_version"], last["lead_id"]) == ("1.0.1", lead_id)
+        assert last["probability"] > 1.2 * made[lead_id]

@@ -30,7 +30,9 @@ def test_the_model_in_service_is_the_champion_of_the_store(served: Served) -> No
     assert model["version"] == "1.0.0"
     assert model["metrics"] == manifest["metrics"]
     assert model["loaded_since"] > 1_700_000_000_000
-    assert served.process.metric("model_info", **{k: model[k] for k in ("version", "sha256", "model_used")}) == 1
+    facts = {name: model[name] for name in ("version", "sha256", "model_used")}
+    assert served.process.metric("model_info", variant="champion", **facts) == 1
+    assert model["challenger"] == {"version": None, "refused": None, "share": 0}
 
 
 def test_every_metric_has_our_prefix_and_a_sentence(served: Served) -> None:

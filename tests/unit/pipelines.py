@@ -10,7 +10,7 @@ from consumer.pipeline import Codecs, Pipeline
 from leadstream.errors import Transient
 from leadstream.settings import load_settings
 from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.trained import TRUST
@@ -21,6 +21,7 @@ REQUESTS = "crm.rescore-requests"
 PREDICTIONS = "crm.lead-predictions"
 RESULTS = "crm.rescore-results"
 LETTERS = "crm.lead-changes.dlq"
+SHADOW = "crm.lead-predictions.shadow"
 
 _CHANGE = Writer("LeadChanged")
 _REQUEST = Writer("RescoreRequest")
@@ -63,11 +64,14 @@ def pipeline(
     model: str | ModelSlot,
     leads: FakeLeads | None = None,
     clock_ms: Callable[[], int] = lambda: NOW_MS,
+    challenger: ChallengerSlot | None = None,
     **settings: str,
 ) -> Pipeline:
     slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model, TRUST))
-    codecs = Codecs(Reader("LeadChanged"), Reader("RescoreRequest"), Writer("LeadPrediction"), Writer("RescoreResult"))
-    return Pipeline(load_settings(settings, None), slot, codecs, leads, clock_ms)
+    challenger = challenger or ChallengerSlot(ModelRegistry(str(model), TRUST))
+    readers = Reader("LeadChanged"), Reader("RescoreRequest")
+    codecs = Codecs(*readers, Writer("LeadPrediction"), Writer("RescoreResult"), Writer("LeadPrediction"))
+    return Pipeline(load_settings(settings, None), slot, challenger, codecs, leads, clock_ms=clock_ms)
 
 
 def event(lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
@@ -109,8 +113,8 @@ def on(outcome: Outcome, topic: str) -> list[Output]:
     return [output for output in outcome.outputs if output.topic == topic]
 
 
-def predictions(outcome: Outcome) -> list[dict[str, Any]]:
-    return [_PREDICTION.decode(output.value) for output in on(outcome, PREDICTIONS) if output.value is not None]
+def predictions(outcome: Outcome, topic: str = PREDICTIONS) -> list[dict[str, Any]]:
+    return [_PREDICTION.decode(output.value) for output in on(outcome, topic) if output.value is not None]
 
 
 def results(outcome: Outcome) -> list[dict[str, Any]]:

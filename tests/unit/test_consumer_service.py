@@ -16,7 +16,7 @@ from consumer.status import Status
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.log import id_hasher
 from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from models.slot import ChallengerSlot, ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
 from tests.trained import TRUST, promoted_store, trained
 from tests.unit.pipelines import CHANGES, LETTERS, PREDICTIONS, REQUESTS, STATE, FakeLeads, change, pipeline, raw
@@ -52,20 +52,26 @@ class World:
     metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
     now: float = 1000.0
+    settings: dict[str, Any] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
-        self.slot = ModelSlot(ModelRegistry(self.store, TRUST), clock=lambda: self.now)
+        registry = ModelRegistry(self.store, TRUST)
+        self.slot = ModelSlot(registry, clock=lambda: self.now)
+        self.challenger = ChallengerSlot(registry, clock=lambda: self.now)
         self.service = Service(
-            pipeline=pipeline(self.slot, self.leads),
+            pipeline=pipeline(self.slot, self.leads, challenger=self.challenger, **self.settings),
             slot=self.slot,
+            challenger=self.challenger,
             limit=self.limit,
             metrics=self.metrics,
             status=self.status,
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
             hash_id=id_hasher("key"),
             clock=lambda: self.now,
+            **self.further,
         )
         self.source = _Idling(self)
         self.publisher = MemoryPublisher(self.broker, self.source)
@@ -242,7 +248,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tm
     world.run()
     batches = [facts["model_version"] for event, facts in world.log.lines if event == "batch"]
     assert batches in (["1.0.0", "1.0.0", "1.1.0"], ["1.0.0", "1.1.0", "1.1.0"])
-    assert world.metric("model_loads_total", result="loaded") == 2
+    assert world.metric("model_loads_total", variant="champion", result="loaded") == 2
 
 
 def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_path: Path) -> None:
@@ -260,7 +266,7 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
     world.run()
     assert world.committed() == 2
     assert "model" in world.status.warnings()
-    assert world.metric("model_loads_total", result="refused") == 1
+    assert world.metric("model_loads_total", variant="champion", result="refused") == 1
     assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == ["1.0.0", "1.0.0"]
 
 

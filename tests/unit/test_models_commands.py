@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from commands import models as models_command
+from commands import retrain as retrain_command
 from commands import train as train_command
 from features import columns_of
 from leadstream.errors import SettingsError, UserError
-from leadstream.settings import load_settings
+from leadstream.settings import Settings, load_settings
 from models.evaluate import metrics
+from models.ledger import DAY_MS, Judged, Made
 from models.registry import ModelRegistry
 from models.signing import trust_of
 from models.store import Store
@@ -39,7 +41,7 @@ def call(*words: str) -> int:
     """Run a verb as the command line does."""
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()
-    for module in (train_command, models_command):
+    for module in (train_command, retrain_command, models_command):
         module.add_parser(verbs)
     given = parser.parse_args(words)
     return int(given.func(given))
@@ -60,12 +62,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def export(tmp_path: Path) -> tuple[str, ...]:
     """The words that train from a small export with one bad row."""
-    table = leads(400)
+    table = leads(900)
     table.to_csv(tmp_path / "leads.csv", index=False)
     with (tmp_path / "leads.csv").open("a") as file:
         file.write("bad row\n")
     (tmp_path / "map.toml").write_text(MAPPING)
-    few = ("--least-leads", "200", "--least-conversions", "20", "--recipe", "audited")
+    few = ("--least-leads", "200", "--least-conversions", "20", "--recipe", "audited", "--calibrator", "sigmoid")
     return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml"), *few
 
 
@@ -75,7 +77,7 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
     assert call(*export) == 0
     first = capsys.readouterr()
     assert "Version 1.0.0 is the champion: there was none before." in first.out
-    assert "line 402 is left out: has 1 fields, the header has" in first.err
+    assert "line 902 is left out: has 1 fields, the header has" in first.err
     for word in ("calibrated", "raw score", "audited formula", "ROC-AUC", "Brier score", "ECE, 15 bins"):
         assert word in first.out
     assert max(map(len, first.out.splitlines())) <= 80
@@ -92,8 +94,8 @@ def test_what_train_prints_as_json_a_program_can_read(
     assert call(*export, "--json", "--oldest", "0.8", "--horizon", "30") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["version"], printed["promoted"], printed["champion"]) == ("1.0.0", True, "1.0.0")
-    assert printed["refused"] == [{"line": 402, "problem": printed["refused"][0]["problem"]}]
-    assert printed["data"]["rows"] == 320
+    assert printed["refused"] == [{"line": 902, "problem": printed["refused"][0]["problem"]}]
+    assert printed["data"]["rows"] == 720
     assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
     assert ModelRegistry(store, TRUST).show("1.0.0")["label"]["horizon_days"] == 30
 
@@ -194,7 +196,7 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
         registry.publish(trained(seed))
     assert "The champion is 1.0.0 now; before it was not set." in said("promote", "1.0.0")
     assert "The champion was 1.0.0 already." in said("promote", "1.0.0")
-    assert json_of("promote", "1.1.0") == {"alias": "champion", "version": "1.1.0", "before": "1.0.0"}
+    assert json_of("promote", "1.1.0") == {"alias": "champion", "version": "1.1.0", "promoted": True, "before": "1.0.0"}
     assert "1.1.0     champion" in said("list")
     assert [(row["version"], row["aliases"]) for row in json_of("list")] == [("1.1.0", ["champion"]), ("1.0.0", [])]
     shown = said("show")
@@ -204,6 +206,47 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
     assert "The champion is 1.0.0 again; before it was 1.1.0." in said("rollback")
     assert "Version 1.0.0 verifies: signed by the key" in said("verify")
     assert json_of("verify", "1.1.0")["ok"] is True
+
+
+def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves(
+    store: str, export: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = export[1:5]
+    few = ("--least-leads", "200", "--least-conversions", "20")
+    with pytest.raises(UserError, match=r"there is no champion .* leadstream train makes the first"):
+        call("retrain", *source, *few)
+    assert call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "30", "--seed", "5") == 0
+    capsys.readouterr()
+    # The same leads again: judged on the same period, the two are equal, and nothing speaks against the new one.
+    assert call("retrain", *source, *few, "--promote", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["version"], said["promoted"], said["objections"]) == ("1.1.0", True, [])
+    registry = ModelRegistry(store, TRUST)
+    first, again = registry.show("1.0.0"), registry.show("1.1.0")
+    for part in ("options", "label", "recipe", "features", "threshold"):
+        assert again[part] == first[part], part
+    # Newer leads without outcomes enough to tell are no reason to replace a champion.
+    by = 400 * 86_400_000
+    table = leads(900, seed=3).assign(lead_id=lambda rows: rows["lead_id"] + "-later")
+    table.assign(as_of=table["as_of"] + by, created_at=table["created_at"] + by).to_csv(
+        tmp_path / "leads.csv", index=False
+    )
+    assert call("retrain", *source, *few, "--promote") == 1
+    said = capsys.readouterr()
+    assert "Not promoted: only 180 rows with their outcome" in said.err
+    assert "The champion is still 1.1.0. To serve this one: leadstream models promote 1.2.0 --force" in said.out
+    assert registry.resolve() == "1.1.0"
+    assert call("models", "promote", "1.2.0", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["promoted"] is False
+    assert call("models", "promote", "1.2.0", "--force") == 0
+    capsys.readouterr()
+    assert call("models", "log") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "champion: promote 1.1.0 → 1.2.0, by " in shown
+    assert "forced although only 180 rows" in " ".join(shown.split())
+    assert call("models", "log", "--json") == 0
+    assert [move["to"] for move in json.loads(capsys.readouterr().out)] == ["1.0.0", "1.1.0", "1.2.0"]
 
 
 def test_a_damaged_version_fails_verify_and_does_not_hide_the_others(
@@ -259,6 +302,117 @@ def test_a_version_that_a_stranger_signed_is_not_promoted_and_show_says_so(
 def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:
     with pytest.raises(UserError, match="the alias champion points to no version"):
         call("models", "show")
+
+
+def test_a_challenger_starts_and_ends_by_its_alias(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = ModelRegistry(store, TRUST)
+    registry.publish(trained())
+    call("models", "promote", "1.0.0", "--alias", "challenger")
+    capsys.readouterr()
+    assert call("models", "retire") == 0
+    assert "There is no challenger now; it was 1.0.0." in capsys.readouterr().out
+    registry.promote("1.0.0", "spare")
+    assert call("models", "retire", "--alias", "spare", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"alias": "spare", "version": None, "before": "1.0.0"}
+    for words, sentence in (((), "points to no version"), (("--alias", "champion"), "cannot be retired")):
+        with pytest.raises(UserError, match=sentence):
+            call("models", "retire", *words)
+
+
+def history(leads: int, champion: float, challenger: float) -> list[Judged]:
+    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead each in a split."""
+    said = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
+    said += [(f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)]
+    said += [("a", "1.1.0", "challenger", False, 0.4, False), ("b", "1.0.0", "champion", False, 0.4, False)]
+    # Nobody compares this one: it tells that the outcomes have come as far as day 62.
+    said += [("c", "0.9.0", "champion", False, 0.4, False)]
+    return [
+        Judged(
+            Made(lead, lead, 0, version, variant, shadow, probability, 0.5),
+            converted,
+            (62 if version == "0.9.0" else 1) * DAY_MS,
+        )
+        for lead, version, variant, shadow, probability, converted in said
+    ]
+
+
+@pytest.fixture
+def two(store: str) -> ModelRegistry:
+    """A champion 1.0.0 and a challenger 1.1.0."""
+    registry = ModelRegistry(store, TRUST)
+    for seed, alias in ((1, "champion"), (2, "challenger")):
+        registry.promote(registry.publish(trained(seed)), alias)
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("leads", "champion", "challenger", "words"),
+    [
+        (2_000, 0.9, 0.4, ("Better, on 2,000 leads that both scored", "leadstream models promote 1.1.0")),
+        (2_000, 0.4, 0.9, ("Worse, on 2,000 leads that both scored", "leadstream models retire")),
+        (2_000, 0.4, 0.4, ("Not yet, on 2,000 leads", "Ask again after more outcomes")),
+        (1, 0.4, 0.9, ("Not yet, on 1 leads", "Brier score")),
+    ],
+)
+def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
+    two: ModelRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    leads: int,
+    champion: float,
+    challenger: float,
+    words: tuple[str, ...],
+) -> None:
+    asked = {}
+
+    def read_judged(_settings: Settings, horizon_days_of: Any, progress: Any) -> list[Judged]:
+        asked.update({version: horizon_days_of(version) for version in ("1.0.0", "1.1.0", "0.9.0")})
+        progress(1)
+        return history(leads, champion, challenger)
+
+    monkeypatch.setattr("consumer.follow.read_judged", read_judged)
+    assert call("models", "compare") == 0
+    out = capsys.readouterr().out
+    for word in (*words, "1.0.0", "1.1.0", "champion", "challenger", "log loss", "ROC-AUC", "ECE, 15 bins"):
+        assert word in out
+    assert f"{((challenger - 0.4) ** 2 - (champion - 0.4) ** 2) if leads > 1 else -0.35:+.4f}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert asked == {"1.0.0": 60, "1.1.0": 60, "0.9.0": None}
+
+
+def test_a_comparison_as_json_a_program_can_read(
+    two: ModelRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: history(2_000, 0.9, 0.4))
+    assert call("models", "compare", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["verdict"], printed["mode"], printed["n"]) == ("better", "shadow", 2_000)
+    assert (printed["champion"], printed["challenger"]) == ("1.0.0", "1.1.0")
+    assert printed["difference"] == pytest.approx(-0.25)
+    assert printed["low"] < printed["difference"] < printed["high"] < 0
+    assert printed["figures"]["challenger"]["brier"] == pytest.approx(0.24)
+    assert call("models", "compare", "--mode", "split", "--json") == 0
+    split = json.loads(capsys.readouterr().out)
+    assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
+    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: [])
+    assert call("models", "compare") == 0
+    out = capsys.readouterr().out
+    assert "A lead counts once 60 days have passed since its prediction.\nThe topics must keep" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_what_cannot_be_compared_is_one_sentence(
+    two: ModelRegistry, store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*export, "--horizon", "30") == 0
+    for words, sentence in (
+        (("--challenger", "1.2.0"), r"1\.0\.0 says what happens within 60 days, 1\.2\.0 .* within 30 days"),
+        (("--challenger", "champion"), "1.0.0 is both champion and challenger"),
+        (("--challenger", "9.9.9"), "there is no model version 9.9.9"),
+        (("--champion", "spare"), "the alias spare points to no version"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            call("models", "compare", *words)
 
 
 @pytest.mark.data

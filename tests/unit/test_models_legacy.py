@@ -208,7 +208,9 @@ def test_the_verb_lists_publishes_and_shows(
     said = capsys.readouterr()
     assert "made a key to sign models with" in said.err
     assert "Published as version 1.0.0" in said.out
-    assert call("models", "promote", "1.0.0") == 0
+    with pytest.raises(UserError, match="nobody knows how well it does"):
+        call("models", "promote", "1.0.0")
+    assert call("models", "promote", "1.0.0", "--force") == 0
     assert call("models", "show") == 0
     assert call("models", "list") == 0
     shown = capsys.readouterr().out

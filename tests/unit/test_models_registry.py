@@ -104,6 +104,31 @@ def test_aliases_are_apart(url: str) -> None:
     assert registry.aliases() == {"challenger": "1.1.0", "champion": "1.0.0"}
 
 
+def test_a_retired_alias_points_nowhere_and_its_end_is_written_down(url: str) -> None:
+    ticks = iter(range(1000, 9000))
+    registry = ModelRegistry(url, TRUST, clock_ms=lambda: next(ticks))
+    registry.publish(trained(1))
+    registry.promote("1.0.0")
+    registry.promote("1.0.0", "challenger")
+    assert registry.retire("challenger") == "1.0.0"
+    assert registry.aliases() == {"champion": "1.0.0"}
+    last = registry.log()[-1]
+    assert (last["action"], last["alias"], last["from"], last["to"]) == ("retire", "challenger", "1.0.0", None)
+    assert registry.promote("1.0.0", "challenger") is None
+    assert registry.resolve("challenger") == "1.0.0"
+
+
+def test_the_champion_and_what_is_not_there_cannot_be_retired(url: str) -> None:
+    registry = ModelRegistry(url, TRUST)
+    registry.publish(trained(1))
+    registry.promote("1.0.0")
+    with pytest.raises(UserError, match="the champion cannot be retired"):
+        registry.retire("champion")
+    with pytest.raises(UserError, match="the alias challenger points to no version"):
+        registry.retire("challenger")
+    assert (registry.resolve(), len(registry.log())) == ("1.0.0", 1)
+
+
 @pytest.mark.parametrize("name", ["", "../champion", "Champion", "a/b", "1", "x" * 64])
 def test_an_alias_cannot_name_a_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="is not an alias"):

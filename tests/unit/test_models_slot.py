@@ -10,7 +10,7 @@ from leadstream.errors import Transient, UserError
 from models.refused import Refused
 from models.registry import Alias, ModelRegistry
 from models.scorer import Model
-from models.slot import ModelSlot
+from models.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
 from models.store import Store
 from tests.trained import TRUST, trained
 
@@ -197,3 +197,130 @@ def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch
         seen.add(slot.get())
     gc.collect()
     assert len(seen) == 1
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
+    """A slot for a challenger of 1.0.0."""
+    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000))
+
+
+def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
+    """The version of the challenger a second later."""
+    clock.now += 1.0
+    model = rival.follow(champion)
+    return model.version if model else None
+
+
+def test_without_the_alias_there_is_no_challenger_and_no_complaint(rival: ChallengerSlot, clock: Clock) -> None:
+    assert followed(rival, clock) is None
+    assert (rival.refused, rival.unanswered) == (None, None)
+
+
+def test_a_challenger_comes_and_goes_with_its_alias_and_is_freed(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.promote("1.1.0", "challenger")
+    registry.loaded = 0
+    assert [followed(rival, clock) for _ in range(5)] == ["1.1.0"] * 5
+    assert (registry.loaded, rival.loaded_since) == (1, 101_000)
+    gone = weakref.ref(rival.loaded)
+    registry.retire("challenger")
+    assert followed(rival, clock) is None
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_alias_of_a_challenger_is_read_at_most_once_a_second(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.promote("1.1.0", "challenger")
+    registry.looked = 0
+    for _ in range(1000):
+        clock.now += 0.01
+        rival.follow("1.0.0")
+    assert registry.looked <= 11
+
+
+def test_a_champion_must_not_challenge_itself_from_the_very_batch_on_that_it_serves(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.promote("1.1.0", "challenger")
+    assert followed(rival, clock) == "1.1.0"
+    assert rival.follow("1.1.0") is None
+    assert followed(rival, clock, champion="1.1.0") is None
+    assert rival.refused is None
+    assert followed(rival, clock, champion="1.0.0") == "1.1.0"
+
+
+def test_a_challenger_that_does_not_verify_is_refused_once_and_the_one_before_goes_on(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.publish(trained(3))
+    registry.promote("1.1.0", "challenger")
+    assert followed(rival, clock) == "1.1.0"
+    registry.promote("1.2.0", "challenger")
+    Store(registry.url).replace("versions/1.2.0/model.joblib", b"damaged")
+    registry.loaded = 0
+    assert [followed(rival, clock) for _ in range(5)] == ["1.1.0"] * 5
+    assert registry.loaded == 1
+    assert rival.refused is not None
+    assert rival.refused.startswith("model version 1.2.0: its artifact has size")
+    registry.rollback("challenger")
+    assert followed(rival, clock) == "1.1.0"
+    assert rival.refused is None
+
+
+@pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
+def test_an_alias_of_a_challenger_that_leads_nowhere_is_a_complaint_and_no_error(
+    registry: Counting, rival: ChallengerSlot, clock: Clock, alias: bytes
+) -> None:
+    Store(registry.url).replace("aliases/challenger.json", alias)
+    assert [followed(rival, clock) for _ in range(3)] == [None] * 3
+    assert rival.refused
+
+
+def test_a_store_that_is_down_keeps_the_challenger_and_is_asked_again_later(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.promote("1.1.0", "challenger")
+    assert followed(rival, clock) == "1.1.0"
+    registry.down = True
+    registry.looked = 0
+    assert [followed(rival, clock) for _ in range(10)] == ["1.1.0"] * 10
+    assert (registry.looked, rival.unanswered) == (1, "model store: down")
+    registry.down = False
+    clock.now += RETRY_SECONDS
+    assert followed(rival, clock) == "1.1.0"
+    assert rival.unanswered is None
+
+
+def test_what_stands_in_the_way_is_asked_before_a_challenger_is_loaded_and_again_later(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.promote("1.1.0", "challenger")
+    registry.loaded = 0
+    assert rival.follow("1.0.0", lambda: "no topic") is None
+    assert (rival.unanswered, registry.loaded) == ("no topic", 0)
+    clock.now += RETRY_SECONDS
+    assert rival.follow("1.0.0", lambda: None) is not None
+    assert rival.unanswered is None
+
+
+def test_a_challenger_that_was_withdrawn_stays_away_until_its_alias_moves(
+    registry: Counting, rival: ChallengerSlot, clock: Clock
+) -> None:
+    registry.publish(trained(3))
+    registry.promote("1.1.0", "challenger")
+    assert followed(rival, clock) == "1.1.0"
+    rival.withdraw("it cannot score")
+    assert [followed(rival, clock) for _ in range(3)] == [None] * 3
+    assert rival.refused == "it cannot score"
+    registry.promote("1.2.0", "challenger")
+    assert followed(rival, clock) == "1.2.0"
+    assert rival.refused is None

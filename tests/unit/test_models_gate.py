@@ -1,0 +1,151 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models import gate
+from models.gate import GateRefused, objections
+from models.registry import ModelRegistry
+from models.scorer import Model
+from models.train import Trained, train
+from tests.trained import TRUST
+from tests.unit.test_models_train import OPTIONS, leads
+
+SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
+YEAR = 365 * 86_400_000
+
+
+def model(trained: Trained, version: str = "1.0.0") -> Model:
+    return Model(trained.artifact, {**trained.manifest, "version": version, "artifact": {"sha256": version}})
+
+
+def later(table: pd.DataFrame, by: int = YEAR) -> pd.DataFrame:
+    """The same kind of leads a year on."""
+    return table.assign(
+        lead_id=[f"later-{i}" for i in range(len(table))],
+        as_of=table["as_of"] + by,
+        created_at=table["created_at"] + by,
+    )
+
+
+def blind(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the one field that tells anything made worthless for most leads."""
+    rng = np.random.default_rng(7)
+    score = np.where(rng.random(len(table)) < 0.6, rng.permutation(table["lead_score"]), table["lead_score"])
+    return table.assign(lead_score=score)
+
+
+@pytest.fixture(scope="module")
+def champion() -> Model:
+    return model(train(leads(1500), SURE))
+
+
+def test_a_model_as_good_as_the_champion_on_newer_leads_passes(champion: Model) -> None:
+    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
+    assert candidate.manifest["against"]["rows"] == 300
+    assert objections(model(candidate, "1.1.0"), champion) == []
+
+
+def test_a_model_that_learnt_from_leads_of_another_base_rate_loses_more_on_newer_leads(champion: Model) -> None:
+    older, newer = later(leads(1500, seed=1, rate=0.48)), later(leads(1500, seed=1))
+    candidate = train(pd.concat([older.iloc[:1200], newer.iloc[1200:]]), SURE, champion=champion)
+    found = objections(model(candidate, "1.1.0"), champion)
+    assert any("loses more than the champion on 300 later leads" in one for one in found), found
+
+
+def test_a_model_that_ranks_worse_on_newer_leads_is_refused(champion: Model) -> None:
+    newer = later(leads(1500, seed=1))
+    # Trained on leads whose score tells little, judged on the same newer ones as the champion.
+    spoilt = blind(newer).iloc[:1200]
+    bad = train(pd.concat([spoilt, newer.iloc[1200:]]), SURE, champion=champion)
+    assert any("ranks worse than the champion" in one for one in objections(model(bad, "1.1.0"), champion))
+
+
+def test_leads_that_the_champion_has_learnt_from_are_not_held_against_the_candidate() -> None:
+    table = leads(1500)
+    overfit = model(train(table, SURE))
+    again = train(table, replace(SURE, seed=1), champion=overfit)
+    assert again.manifest["against"]["rows"] == 0
+    assert objections(model(again, "1.1.0"), overfit) == []  # judged on the same period: by their manifests
+
+
+def test_too_few_newer_leads_are_no_comparison(champion: Model) -> None:
+    candidate = train(later(leads(900, seed=1)), SURE, champion=champion)
+    assert candidate.manifest["against"]["rows"] == 180
+    assert "log_loss" not in candidate.manifest["against"]
+    (sentence,) = objections(model(candidate, "1.1.0"), champion)
+    assert "only 180 rows with their outcome" in sentence
+
+
+def test_a_comparison_with_another_champion_does_not_count(champion: Model) -> None:
+    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
+    other = model(train(leads(1500, seed=2), SURE), "1.0.7")
+    (sentence,) = objections(model(candidate, "1.1.0"), other)
+    assert "it was not compared with the present champion 1.0.7" in sentence
+
+
+def test_another_meaning_of_the_probability_is_named(champion: Model) -> None:
+    candidate = train(later(leads(1500, seed=1)), replace(SURE, horizon_days=30), champion=champion)
+    (sentence,) = objections(model(candidate, "1.1.0"), champion)
+    assert "within 30 days" in sentence
+    assert "within 60 days" in sentence
+
+
+def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path) -> None:
+    registry = ModelRegistry(str(tmp_path), TRUST, who="ada@crm")
+    registry.promote(registry.publish(train(leads(1500), SURE)))
+    table = later(leads(1500, seed=1))
+    table = table.assign(status=np.where(table["converted"], "enrolled", "open"))
+    present = registry.verify("1.0.0")
+    leaking = registry.publish(train(table, replace(SURE, allow_leaks=("status",)), champion=present))
+    with pytest.raises(GateRefused, match="leak into status"):
+        registry.promote(leaking)
+    assert registry.resolve() == "1.0.0"
+    assert registry.promote(leaking, force=True) == "1.0.0"
+    assert registry.resolve() == leaking
+    first, forced = registry.log()
+    assert (first["by"], first["to"]) == ("ada@crm", "1.0.0")
+    assert "forced" not in first
+    assert (forced["from"], forced["to"]) == ("1.0.0", leaking)
+    assert any("leak into status" in sentence for sentence in forced["forced"])
+
+
+def test_a_challenger_alias_asks_for_no_gate(tmp_path: Path) -> None:
+    registry = ModelRegistry(str(tmp_path), TRUST)
+    registry.promote(registry.publish(train(leads(1500), SURE)))
+    other = registry.publish(train(later(leads(1500, seed=1)), replace(SURE, horizon_days=30)))
+    registry.promote(other, "challenger")
+    assert registry.aliases() == {"champion": "1.0.0", "challenger": other}
+
+
+def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_first(tmp_path: Path) -> None:
+    registry = ModelRegistry(str(tmp_path), TRUST)
+    trained = train(leads(1500), SURE)
+    metrics = trained.manifest["metrics"]
+    worse = {**metrics, "calibrated": {**metrics["calibrated"], "log_loss": 0.9}}
+    version = registry.publish(Trained(trained.artifact, {**trained.manifest, "metrics": worse}))
+    with pytest.raises(GateRefused, match="no better than that of always saying"):
+        registry.promote(version)
+    assert registry.resolve() is None
+
+
+def test_golden_rows_that_the_candidate_reads_quite_differently_are_named(champion: Model) -> None:
+    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
+    flipped: list[dict[str, Any]] = [
+        {**row, "probability": 1.0 if row["probability"] < 0.5 else 0.0} for row in champion.manifest["golden"]
+    ]
+    other = Model(train(leads(1500), SURE).artifact, {**champion.manifest, "golden": flipped})
+    (sentence,) = objections(model(candidate, "1.1.0"), other)
+    assert "on the champion's golden rows" in sentence
+
+
+def test_rows_of_one_lead_count_as_one_in_the_standard_error() -> None:
+    rng = np.random.default_rng(0)
+    values, groups = np.repeat(rng.normal(size=500), 4), np.repeat(np.arange(500), 4)
+    _, clustered = gate.mean_of_groups(values, groups)
+    _, alone = gate.mean_of_groups(values, np.arange(2000))
+    assert clustered == pytest.approx(2 * alone, rel=1e-6)
+    assert alone == pytest.approx(values.std() / np.sqrt(2000), rel=1e-9)

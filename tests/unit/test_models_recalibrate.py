@@ -1,0 +1,107 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.calibrate import log_odds
+from models.ledger import Judged, Made
+from models.recalibrate import follow_outcomes
+from models.registry import ModelRegistry
+from models.train import train
+from tests.trained import TRUST
+from tests.unit.test_models_train import OPTIONS, leads
+
+SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
+NOW = 1_800_000_000_000
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    """A champion 1.0.0."""
+    registry = ModelRegistry(str(tmp_path), TRUST)
+    registry.promote(registry.publish(train(leads(1500), SURE)))
+    return registry
+
+
+def outcomes(
+    registry: ModelRegistry, added: float, n: int = 2000, version: str = "1.0.0", seed: int = 0
+) -> list[Judged]:
+    """Leads that convert with the odds that version 1.0.0 states times exp(`added`)."""
+    rng = np.random.default_rng(seed)
+    raw = rng.uniform(0.05, 0.6, n)
+    stated = registry.verify("1.0.0").calibrator.interval(raw)[0]
+    truth = 1 / (1 + np.exp(-(log_odds(stated) + added)))
+    converted = rng.random(n) < truth
+    return [
+        Judged(
+            Made(f"lead-{i}", f"event-{i}", NOW + i, version, "champion", False, float(stated[i]), float(raw[i])),
+            bool(converted[i]),
+            NOW + i,
+        )
+        for i in range(n)
+    ]
+
+
+def test_a_base_rate_that_has_fallen_makes_a_patch_version_that_says_so_and_passes_the_gate(
+    registry: ModelRegistry,
+) -> None:
+    made = follow_outcomes(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
+    assert made is not None
+    assert (made.version, made.promoted, made.objections) == ("1.0.1", True, [])
+    assert made.shift == pytest.approx(-0.8, abs=0.15)
+    assert registry.resolve() == "1.0.1"
+    old, new = registry.verify("1.0.0"), registry.verify("1.0.1")
+    raw = np.linspace(0.05, 0.6, 50)
+    moved = log_odds(new.calibrator.interval(raw)[0]) - log_odds(old.calibrator.interval(raw)[0])
+    assert moved == pytest.approx(np.full(50, made.shift))
+    assert new.manifest["recalibrated"]["from"] == "1.0.0"
+    assert new.manifest["metrics"]["calibrated"]["log_loss"] < new.manifest["against"]["log_loss"]["champion"]
+    # The same leads are called and graded as before: cuts move with the probabilities.
+    assert new.manifest["threshold"]["value"] < old.manifest["threshold"]["value"]
+    assert new.manifest["grades"]["cuts"]["A"] < old.manifest["grades"]["cuts"]["A"]
+
+
+def test_outcomes_that_bear_the_champion_out_change_nothing(registry: ModelRegistry) -> None:
+    assert follow_outcomes(registry, outcomes(registry, 0.0), promote=True, now_ms=NOW) is None
+    assert registry.versions() == ["1.0.0"]
+
+
+def test_a_second_patch_moves_on_from_the_first_and_counts_what_either_of_them_said(registry: ModelRegistry) -> None:
+    follow_outcomes(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
+    mixed = outcomes(registry, 0.5, 1000) + outcomes(registry, 0.5, 1000, "1.0.1", seed=1)
+    made = follow_outcomes(registry, mixed, promote=True, now_ms=NOW)
+    assert made is not None
+    assert made.version == "1.0.2"
+    assert made.shift == pytest.approx(0.5, abs=0.15)  # from the trees' own calibration, not from the patch
+
+
+def test_what_other_trees_have_said_does_not_count(registry: ModelRegistry) -> None:
+    assert follow_outcomes(registry, outcomes(registry, -0.8, version="0.9.0"), promote=True, now_ms=NOW) is None
+
+
+def test_few_outcomes_prove_nothing(registry: ModelRegistry) -> None:
+    assert follow_outcomes(registry, outcomes(registry, -0.8, 100), promote=True, now_ms=NOW) is None
+
+
+def test_a_shift_that_was_over_before_the_newer_half_is_published_but_does_not_pass(registry: ModelRegistry) -> None:
+    # All of the fall lies in the older half: a shift learnt there is wrong for the newer one.
+    passing = outcomes(registry, -2.0, 1000) + outcomes(registry, 0.3, 1000, seed=1)
+    made = follow_outcomes(registry, passing, promote=True, now_ms=NOW)
+    assert made is not None
+    assert not made.promoted
+    assert any("loses more than the champion" in sentence for sentence in made.objections)
+    assert registry.resolve() == "1.0.0"
+
+
+def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -> None:
+    made = follow_outcomes(registry, outcomes(registry, -0.8), promote=False, now_ms=NOW)
+    assert made is not None
+    assert not made.promoted
+    assert registry.resolve() == "1.0.0"
+    # Asked again and again, it is proposed once; when outcomes have moved on, anew.
+    assert follow_outcomes(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW) is None
+    again = follow_outcomes(registry, outcomes(registry, 0.6), promote=False, now_ms=NOW)
+    assert again is not None
+    assert (made.version, again.version) == ("1.0.1", "1.0.2")
+    assert registry.promote(again.version) == "1.0.0"
