@@ -1,6 +1,7 @@
 """How good probabilities are in service: the newest judged predictions of each model version and variant."""
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Live:
         self._horizon_days_of = horizon_days_of
         self._most = most
         self._windows: dict[tuple[str, str], list[tuple[tuple[int, str, str], Judged]]] = {}
+        self._leads: Counter[str] = Counter()  # how often each is in a window: most of the erased never were
 
     def add(self, judged: Iterable[Judged]) -> None:
         """More predictions were judged; an older one than all of a full window changes nothing."""
@@ -47,12 +49,21 @@ class Live:
             window = self._windows.setdefault((made.model_version, made.variant), [])
             order = (known_at(one, self._horizon_days_of(made.model_version)), made.lead_id, made.event_id)
             insort(window, (order, one), key=lambda entry: entry[0])
-            del window[: -self._most]
+            self._leads[made.lead_id] += 1
+            if len(window) > self._most:
+                self._left(window.pop(0)[1].made.lead_id)
 
     def forget(self, lead_id: str) -> None:
         """Take the predictions of an erased lead out."""
+        if not self._leads.pop(lead_id, 0):
+            return
         for name, window in self._windows.items():
             self._windows[name] = [entry for entry in window if entry[1].made.lead_id != lead_id]
+
+    def _left(self, lead_id: str) -> None:
+        self._leads[lead_id] -= 1
+        if not self._leads[lead_id]:
+            del self._leads[lead_id]
 
     def window(self, model_version: str, variant: str) -> list[Judged]:
         """What is judged of a version and variant, oldest first."""

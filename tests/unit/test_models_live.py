@@ -57,3 +57,12 @@ def test_an_erased_lead_leaves_the_window_and_versions_do_not_mix() -> None:
     assert [(each.model_version, each.judged) for each in live.qualities()] == [("1.0.0", 2), ("1.1.0", 1)]
     live.forget("lead 1")
     assert [(each.model_version, each.judged) for each in live.qualities()] == [("1.0.0", 1)]
+
+
+def test_a_lead_whose_older_prediction_left_the_window_is_still_found_to_be_erased() -> None:
+    live = Live(lambda _version: None, most=2)
+    live.add([judged(1, 0.5, True, at=1), judged(1, 0.5, True, at=2), judged(2, 0.5, True, at=3)])
+    live.forget("lead 1")
+    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == ["lead 2"]
+    live.add([judged(3, 0.5, True, at=4), judged(4, 0.5, True, at=5)])
+    assert set(live._leads) == {"lead 3", "lead 4"}
