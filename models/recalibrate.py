@@ -91,25 +91,27 @@ def follow_outcomes(
     champion = registry.verify(version)
     if not _is_off(champion.calibrator.interval(window.raw)[0], window.labels):
         return None
-    if not promote and _is_proposed(registry, version, window):
+    patch = _proposed(registry, version, window)
+    if patch is not None and not promote:
         return None
-    trained = _moved(champion, registry.artifact(version), window, now_ms)
-    patch = registry.publish(trained, patch_of=version)
+    if patch is None:
+        patch = registry.publish(_moved(champion, registry.artifact(version), window, now_ms), patch_of=version)
     objections: list[str] = []
     if promote:
         try:
             registry.promote(patch)
         except gate.GateRefused as refused:
             objections = refused.objections
-    return Recalibrated(patch, trained.artifact["calibrator"].shift, promote and not objections, objections)
+    shift_of_patch = registry.show(patch)["calibration"]["shift"]
+    return Recalibrated(patch, shift_of_patch, promote and not objections, objections)
 
 
-def _is_proposed(registry: ModelRegistry, champion: str, window: _Window) -> bool:
-    """Whether the newest patch of the champion's trees, which nobody has promoted yet, already says so."""
+def _proposed(registry: ModelRegistry, champion: str, window: _Window) -> str | None:
+    """The newest patch of the champion's trees, if it was not promoted and these outcomes bear it out."""
     newest = [version for version in registry.versions() if trees_of(version) == trees_of(champion)][-1]
-    if newest == champion:
-        return False
-    return not _is_off(registry.verify(newest).calibrator.interval(window.raw)[0], window.labels)
+    if newest == champion or _is_off(registry.verify(newest).calibrator.interval(window.raw)[0], window.labels):
+        return None
+    return newest
 
 
 def _is_off(probability: Floats, labels: Labels) -> bool:

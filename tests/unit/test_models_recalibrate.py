@@ -94,6 +94,10 @@ def test_a_shift_that_was_over_before_the_newer_half_is_published_but_does_not_p
     assert not made.promoted
     assert any("loses more than the champion" in sentence for sentence in made.objections)
     assert registry.resolve() == "1.0.0"
+    # The same outcomes again make no second version.
+    again = follow_outcomes(registry, passing, promote=True, now_ms=NOW)
+    assert again == made
+    assert registry.versions() == ["1.0.0", "1.0.1"]
 
 
 def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -> None:
