@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from models.drift import LARGE
 from models.evaluate import Z_95, wilson
 
 # A drawn colour -> the page's property. Any colours would do that matplotlib writes as they are.
@@ -37,7 +38,7 @@ _LINES: dict[str, dict[str, Any]] = {
     "legacy_sigmoid": {"linewidth": 1.4, "linestyle": (0, (2, 2)), "zorder": 4},
 }
 # By convention: below the first nothing moved, above the second a lot did.
-PSI_LIMITS = (0.1, 0.25)
+PSI_LIMITS = (0.1, LARGE)
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leadstream",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leadstream.errors import UserError
+from models.drift import LARGE
 from models.refused import Refused
 
 INSTALL = "a report is drawn by matplotlib and jinja2, which are not installed here: pip install 'leadstream[report]'"
@@ -72,7 +73,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "against": manifest.get("against"),
         "importance": importance,
         "drift": drift,
-        "moved": [row["input"] for row in drift if (row["psi"] or 0) > 0.25],
+        "moved": [row["input"] for row in drift if (row["psi"] or 0) > LARGE],
         "charts": defaultdict(lambda: None, _charts(metrics, curves, importance, drift)),
         "bins": curves and _bins(curves["calibrated"]["reliability"]),
         "pretty": json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False),
