@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,37 @@ class Spread:
         return cls(statistics.median(known), known[0], known[-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: what was measured, and the bar it has to meet, if any (at least or at most so much)."""
+
+    label: str
+    value: Spread
+    form: str = ",.0f"
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the bar; None without one."""
+        if self.least is None and self.most is None:
+            return None
+        above = self.least is None or self.value.median >= self.least
+        return above and (self.most is None or self.value.median <= self.most)
+
+    def shown(self) -> tuple[str, ...]:
+        """The cells of the line."""
+        cells = [format(value, self.form) for value in (self.value.median, self.value.low, self.value.high)]
+        sign, bar = ("≥", self.least) if self.least is not None else ("≤", self.most)
+        verdict = "" if bar is None else f"{sign} {bar:g} {'met' if self.met else 'MISSED'}"
+        return (self.label, *cells, verdict)
+
+
+def ratios(ones: Iterable[float], others: Iterable[float]) -> Spread:
+    """The spread of one by other in each turn: what the machine did in a turn met both of them."""
+    return Spread.of(one / other for one, other in zip(ones, others, strict=True))
+
+
 def interleaved(contenders: Mapping[str, Callable[[], Result]], repeats: int, say: Say) -> dict[str, list[Result]]:
     """Run A B C A B C …: what the machine does meanwhile meets all of them."""
     results: dict[str, list[Result]] = {name: [] for name in contenders}
@@ -46,16 +78,19 @@ def interleaved(contenders: Mapping[str, Callable[[], Result]], repeats: int, sa
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
-    return ordered[max(0, -(-int(share * 1e6) * len(ordered) // 1_000_000) - 1)]
+    return ordered[max(0, math.ceil(round(share * len(ordered), 6)) - 1)]
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print one table, 80 columns wide at most: the first column left, the others right."""
+def show(title: str, *sections: Sequence[Row]) -> None:
+    """Print the table, 80 columns wide: median, least and most of each row, and whether it meets its bar."""
     shown = Table(title=title, title_justify="left")
-    for i, name in enumerate(header):
-        shown.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
-    for row in rows:
-        shown.add_row(*row)
+    shown.add_column("")
+    for name in ("median", "min", "max", "bar"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for section in sections:
+        for row in section:
+            shown.add_row(*row.shown())
+        shown.add_section()
     Console(width=WIDTH, highlight=False).print(shown)
 
 
@@ -68,10 +103,13 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
     return parser.parse_args()
 
 
-def finish(result: Mapping[str, Any], path: Path | None) -> None:
-    """Write the figures, Spreads and Flows among them, as JSON."""
+def finish(title: str, path: Path | None, *sections: Sequence[Row], **facts: Any) -> int:
+    """Print the table, write it and the `facts` to `path` as JSON; the exit code is 1 where a bar is missed."""
+    show(title, *sections)
+    rows = [{**asdict(row), "met": row.met} for section in sections for row in section]
     if path is not None:
-        path.write_text(json.dumps(result, indent=2, default=asdict) + "\n", "utf-8")
+        path.write_text(json.dumps({"title": title, "rows": rows, **facts}, indent=2, default=asdict) + "\n", "utf-8")
+    return int(any(row["met"] is False for row in rows))
 
 
 def say(sentence: str) -> None:
@@ -79,11 +117,10 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def main_of(measure: Callable[[], object]) -> int:
-    """Run a benchmark; a UserError is one sentence and exit code 1."""
+def main_of(measure: Callable[[], int]) -> int:
+    """Run a benchmark and return its exit code; a UserError is one sentence and 1."""
     try:
-        measure()
+        return measure()
     except UserError as error:
         say(str(error))
         return 1
-    return 0

@@ -22,12 +22,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.leads import Event, trained
+from benchmarks.plain import FITTED
 from benchmarks.process import Process
 from leadstream.errors import UserError
 from leadstream.topics import SINGLE_PARTITION, VARIABLES
@@ -39,6 +41,7 @@ from models.signing import Trust, key_id, make_key
 ROOT = Path(__file__).parents[1]
 STALL_SECONDS = 60.0
 _OWN, _KAFKA = ("LEADSTREAM_", "MODEL_STORE", "SCHEMA_REGISTRY_URL", "DATABASE_URL"), "LEADSTREAM_KAFKA_"
+_MADE = ("rescore_requests", "lead_predictions", "dead_letters")
 _QUIET_SECONDS, _LOOK_SECONDS = 1.0, 0.01
 
 # librdkafka would write its own lines to standard error; what matters is raised.
@@ -51,11 +54,12 @@ class Flow:
     """What became visible to a subscriber of committed records, from the first commit that it saw to the last.
 
     `records` and `leads` (different keys) count everything in the topic, read back; `per_second` is the rate of what
-    came after the first commit; `first` is when that was (time.monotonic).
+    came after the first commit; `first` is when that was (time.monotonic). `commits` are the markers of transactions.
     """
 
     records: int
     leads: int
+    commits: int
     per_second: float
     seconds: float
     first: float
@@ -71,6 +75,11 @@ class Stage:
     @property
     def predictions(self) -> str:
         return self.environ["LEADSTREAM_TOPIC_LEAD_PREDICTIONS"]
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics that were made for it."""
+        return [self.environ[variable] for variable, field in VARIABLES.items() if field in _MADE]
 
     @contextlib.contextmanager
     def leadstream(self, **settings: str) -> Iterator[Process]:
@@ -150,7 +159,7 @@ class Ground:
         names = {
             variable: self.topic(field.replace("_", "-"), 1 if field in SINGLE_PARTITION else partitions)
             for variable, field in VARIABLES.items()
-            if field in ("rescore_requests", "lead_predictions", "dead_letters")
+            if field in _MADE
         }
         unused = {variable: f"bench-none-{field}" for variable, field in VARIABLES.items()}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_OWN) or k.startswith(_KAFKA)}
@@ -182,11 +191,12 @@ class Ground:
         offsets: dict[int, list[int]] = {}
         for message in messages:
             offsets.setdefault(_partition(message), []).append(message.offset() or 0)
-        (first, before), (last, _) = seen[0], seen[-1]
+        (first, before), (last, after) = seen[0], seen[-1]
         early = sum(bisect_left(known, before.get(partition, 0)) for partition, known in offsets.items())
         seconds = last - first
         rate = (len(messages) - early) / seconds if seconds > 0 else float("nan")
-        return Flow(len(messages), len({message.key() for message in messages}), rate, seconds, first)
+        leads, commits = len({message.key() for message in messages}), sum(after.values()) - len(messages)
+        return Flow(len(messages), leads, commits, rate, seconds, first)
 
     def ends(self, topic: str) -> dict[int, int]:
         """By partition the offset up to which records are committed: markers of transactions have one, too."""
@@ -249,8 +259,10 @@ def open_ground(name: str, say: Say = print, models: int = 1) -> Iterator[Ground
         say("training the model: the audited recipe on simulated leads")
         make_key(folder / "key.pem")
         registry = _registry(folder)
-        versions = tuple(registry.publish(trained(seed)) for seed in range(1, models + 1))
+        grown = [trained(seed) for seed in range(1, models + 1)]
+        versions = tuple(registry.publish(each) for each in grown)
         registry.promote(versions[0], force=True)
+        joblib.dump((grown[0].artifact, registry.show(versions[0])), folder / FITTED)
         yield Ground(
             broker.bootstrap, folder, versions, AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
         )
@@ -278,6 +290,6 @@ def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
 
 
 def _ends(admin: AdminClient, places: Sequence[TopicPartition]) -> dict[int, int]:
-    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call, assignment]
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = admin.list_offsets(dict.fromkeys(places, latest), isolation_level=IsolationLevel.READ_COMMITTED)
     return {place.partition: future.result(30).offset for place, future in asked.items()}
