@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint run bench-xeducation bench-proof bench-reasons clean
+.PHONY: demo test lint run bench-xeducation bench-proof bench-reasons bench-peers bench-database clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -28,6 +28,12 @@ bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that
 bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
 	$(BIN)/python -m benchmarks.reasons
 
+bench-peers: $(VENV)/.peers ## the same work with Quix Streams, FastStream and Bytewax, beside ours
+	$(BIN)/python -m benchmarks.peers
+
+bench-database: $(VENV)/.dev ## states from Postgres beside states in the events
+	$(BIN)/python -m benchmarks.database
+
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -48,4 +54,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing shap into $(VENV) (once)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.peers: benchmarks/peers/requirements.txt | $(VENV)/.dev
+	@echo "Installing the peers of the benchmark into a folder of their own, $(VENV)/peers (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --upgrade --target $(VENV)/peers --requirement benchmarks/peers/requirements.txt
 	@touch $@

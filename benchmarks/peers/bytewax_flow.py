@@ -12,7 +12,7 @@ from benchmarks.peers.scoring import Arrived, Scorer
 from leadstream.settings import load_settings
 
 # The sink flushes whatever a batch of the source became: of rows at 5 ms each, a large one would be seen too late.
-ROWS_A_BATCH, EVENTS_A_BATCH = 100, 5_000
+ROWS_A_BATCH, EVENTS_A_BATCH = 100, 10_000
 
 
 def flow(form: str) -> Dataflow:
@@ -33,10 +33,7 @@ def flow(form: str) -> Dataflow:
         brokers, [settings.topics.lead_changes], batch_size=EVENTS_A_BATCH if batches else ROWS_A_BATCH
     )
     changes = op.input("changes", dataflow, source)
-    if batches:
-        predictions = op.flat_map_batch("score", changes, score_batch)
-    else:
-        predictions = op.map("score", changes, score_row)
+    predictions = op.flat_map_batch("score", changes, score_batch) if batches else op.map("score", changes, score_row)
     op.output("predictions", predictions, KafkaSink(brokers, settings.topics.lead_predictions))
     return dataflow
 

@@ -15,7 +15,7 @@ from faststream.confluent import KafkaBroker, KafkaMessage, KafkaPublishMessage,
 from benchmarks.peers.scoring import Arrived, Scorer
 from leadstream.settings import Settings, load_settings
 
-EVENTS_A_BATCH = 2_000
+EVENTS_A_BATCH = 5_000
 
 
 def app(settings: Settings, scorer: Scorer, *, batch: bool) -> FastStream:

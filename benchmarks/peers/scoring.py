@@ -7,15 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from benchmarks.plain import FITTED
 from consumer.pipeline import prediction_id
 from features import columns_of
-from leadstream.settings import Settings, load_settings
-from models.registry import open_registry
+from leadstream.settings import Settings
 from models.scorer import GRADES
 from schemas import catalogue
 
@@ -34,13 +36,11 @@ class Arrived:
 
 
 class Scorer:
-    """The champion as scikit-learn has it, and the two schemas."""
+    """The first model of the ground, as scikit-learn fitted it, and the two schemas."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        """Reads the model once. Raises UserError where none is promoted."""
-        registry = open_registry(settings or load_settings(env_file=None))
-        version = registry.resolve() or ""
-        artifact, self._manifest = registry.artifact(version), registry.show(version)
+    def __init__(self, settings: Settings) -> None:
+        store = Path(settings.need("MODEL_STORE", "benchmarks.ground sets it"))
+        artifact, self._manifest = joblib.load(store.with_name(FITTED))
         self._features, self._calibrator = artifact["features"], artifact["calibrator"]
         self._scaler, self._selector, self._forest = (artifact[key] for key in ("scaler", "feature_selector", "model"))
         self._threshold = float(artifact["threshold"])
@@ -62,10 +62,7 @@ class Scorer:
         numbers = zip(
             *(column.tolist() for column in (raw, probability, low, high, confidence, matrix.coverage)), strict=True
         )
-        return [
-            self._prediction(*row)
-            for row in zip(events, arrived, numbers, grades, matrix.imputed, strict=True)
-        ]
+        return [self._prediction(*row) for row in zip(events, arrived, numbers, grades, matrix.imputed, strict=True)]
 
     def _prediction(
         self, event: Any, one: Arrived, numbers: tuple[float, ...], grade: int, imputed: tuple[str, ...]
