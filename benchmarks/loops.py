@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import fastavro
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer
 
 from benchmarks.plain import PlainModel
 from leadstream.kafka import consumer_config, producer_config
@@ -100,18 +100,15 @@ def run(settings: Settings, work: Work) -> None:
         messages = consumer.consume(settings.batch_max_records, 0.1)
         if not messages:
             continue
-        offsets: dict[tuple[str, int], int] = {}
         for message in messages:
             if error := message.error():
                 raise RuntimeError(error.str())
-            offsets[message.topic(), message.partition()] = message.offset() + 1  # type: ignore[index, operator]
         producer.begin_transaction()
         for key, value in work(messages):
             producer.produce(settings.topics.lead_predictions, value, key)
-        producer.send_offsets_to_transaction(
-            [TopicPartition(*partition, offset) for partition, offset in offsets.items()],
-            consumer.consumer_group_metadata(),
-        )
+        # Nothing is in flight here, so what was consumed is what was worked on.
+        offsets = consumer.position(consumer.assignment())
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
         producer.commit_transaction()
 
 

@@ -1,12 +1,12 @@
 """One contender: `leadstream run`, or a module of benchmarks, as a process of its own."""
 
 import json
-import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -23,7 +23,7 @@ class Process:
     def __init__(self, arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> None:
         folder.mkdir()
         self._log = folder / "log"
-        self.began = time.monotonic()
+        self.began, self._began_at = time.monotonic(), time.time()
         self._child = Child([sys.executable, "-m", *arguments], folder, self._log, environ=environ)
 
     @property
@@ -33,19 +33,30 @@ class Process:
     def must_live(self) -> None:
         """UserError where it has ended by itself."""
         if not self._child.alive():
-            raise UserError(f"a process ended by itself; its log ends:\n{self._child.tail()}")
+            raise UserError(f"a process ended by itself; its log ends:\n{self.tail()}")
 
     def event(self, name: str, seconds: float = 60) -> dict[str, Any]:
         """The first structured log line of this event, waited for."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for line in self._log.read_text("utf-8").split("\n")[:-1]:
-                if f'"event": "{name}"' in line:
-                    found: dict[str, Any] = json.loads(line)
-                    return found
+            if found := self.events(name):
+                return found[0]
             self.must_live()
             time.sleep(0.02)
-        raise UserError(f"a process did not log {name}; its log ends:\n{self._child.tail()}")
+        raise UserError(f"a process did not log {name}; its log ends:\n{self.tail()}")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Every structured log line of this event so far."""
+        lines = self._log.read_text("utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines if f'"event": "{name}"' in line]
+
+    def when(self, line: Mapping[str, Any]) -> float:
+        """When a structured line was logged, in seconds from the start of the process."""
+        return datetime.fromisoformat(line["timestamp"]).timestamp() - self._began_at
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        return self._child.tail()
 
     def metrics(self) -> dict[str, float]:
         """The samples of its /metrics by name and labels, as Prometheus writes them without the common prefix."""
@@ -56,11 +67,6 @@ class Process:
     def resident(self) -> int:
         """Bytes of memory that it has resident now."""
         return resident(self.pid)
-
-    def cpu_seconds(self) -> float:
-        """Seconds of processor time that it has used so far, all threads together."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
         """End it, and return its exit code."""
