@@ -178,12 +178,15 @@ def plan_of(url: str, leads: int) -> tuple[list[str], list[str]]:
         found = reader.fetch(ids)
         if len(found) != len(set(ids)) or reader._query is None:
             raise UserError(f"{len(found)} of {len(set(ids))} leads were found")
-        lines = connection.execute(sql.SQL("EXPLAIN (ANALYZE, BUFFERS) ") + reader._query, (ids,)).fetchall()
-    plan = [_without_ids(line) for (line,) in lines]
+        lines = connection.execute(
+            sql.SQL("EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) ") + reader._query, (ids,)
+        ).fetchall()
+    plan = [without_ids(line) for (line,) in lines]
     return [line for line in plan if "Scan" in line], plan
 
 
-def _without_ids(line: str) -> str:
+def without_ids(line: str) -> str:
+    """A line of a plan, where it names every id that was asked for."""
     before, mark, after = line.partition("ANY ('{")
     return f"{before}{mark}…{after[after.index('}') :]}" if mark else line
 

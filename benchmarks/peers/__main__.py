@@ -42,7 +42,7 @@ class Loop:
     reasons: int = 0
 
 
-OURS, REASONS = "leadstream", "leadstream, 3 reasons"
+OURS, REASONS = "leadstream, no reasons", "leadstream, 3 reasons"
 LOOPS = {
     OURS: Loop(("commands.main", "run"), "exactly once"),
     REASONS: Loop(("commands.main", "run"), "exactly once", reasons=3),
@@ -134,11 +134,11 @@ def rows(rates: Mapping[str, list[float]]) -> tuple[list[Row], ...]:
     return (
         [Row(name, Spread.of(found)) for name, found in rates.items()],
         [
-            Row(f"{OURS} / {name}", ratios(rates[OURS], rates[name]), ",.1f", least=loop.bar)
+            Row(f"no reasons / {name}", ratios(rates[OURS], rates[name]), ",.1f", least=loop.bar)
             for name, loop in peers.items()
         ],
         [
-            Row(f"{REASONS} / {name}", ratios(rates[REASONS], rates[name]), ",.1f")
+            Row(f"3 reasons / {name}", ratios(rates[REASONS], rates[name]), ",.1f")
             for name, loop in peers.items()
             if loop.bar
         ],
