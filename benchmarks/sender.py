@@ -24,10 +24,13 @@ def send(topic: str, first: int, count: int, per_second: float, begin: float) ->
     own = {"enable.idempotence": True, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
     producer = Producer({**client_config(load_settings(env_file=None)), **own, **linger})
     producer.list_topics(topic, timeout=10)
-    sent = 0
     coming = events(count, first)
+    key, value = next(coming)  # which makes them all ready
     if time.monotonic() > begin:
         raise RuntimeError("the sender was not ready in time")
+    time.sleep(begin - time.monotonic())
+    producer.produce(topic, value, key)
+    sent = 1
     while sent < count:
         due = min(count, int((time.monotonic() - begin) * per_second) + 1)
         for _ in range(sent, due):
