@@ -46,11 +46,15 @@ class Contributions:
             for tree in self.row_of.take(leaves[:, start : start + _CHUNK]):
                 # Every index is in range; mode="clip" only keeps numpy from buffering `out`.
                 part += self.table.take(tree, axis=0, out=changes, mode="clip")
+        return self.points(total, trees)
+
+    def points(self, sums: Floats, trees: int) -> Floats:
+        """Contributions (n, k) in probability points from their sums over the trees (n, k), which are overwritten."""
         if self.log_base is None:
-            total /= trees
+            sums /= trees
         else:
-            total *= _chord(self.log_base, total)[:, None]
-        return total
+            sums *= _chord(self.log_base, sums)[:, None]
+        return sums
 
 
 def contributions(forest: Forest, k: int) -> Contributions:

@@ -14,6 +14,10 @@ from models.calibrate import Calibrator
 from models.explain import contributions, strongest
 from models.forest import Floats, pack
 
+try:
+    from models.compiled import CompiledWalk
+except ImportError:  # without the extra `fast`; the bits are the same
+    CompiledWalk = None  # type: ignore[assignment, misc]
 Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
 
@@ -70,6 +74,7 @@ class Model:
         self._forest = pack(artifact["model"])
         self._forest.check(len(self._selected))
         self._contributions = contributions(self._forest, len(self._selected))
+        self._compiled = CompiledWalk(self._forest, self._contributions) if CompiledWalk is not None else None
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base
         self.specification = self._features.specification
@@ -82,12 +87,11 @@ class Model:
         matrix = self._features.transform(columns, as_of)
         failed = {row: Poison(Reason.FEATURE_FAILED, "features", why) for row, why in matrix.failed.items()}
         rows = self._rows(matrix.values, matrix.names, failed)
-        leaves = self._forest.leaves(rows)
-        raw = self._forest.probability(leaves)
+        raw, contributed = self._walk(rows, explain=reasons > 0)
         probability, low, high = self.calibrator.interval(raw, matrix.missing)
         explained: list[Reasons] = [()] * len(raw)
-        if reasons > 0:
-            explained = strongest(self._contributions.of(leaves), self.features, reasons)
+        if contributed is not None:
+            explained = strongest(contributed, self.features, reasons)
         return Scores(
             raw=raw,
             probability=probability,
@@ -103,6 +107,15 @@ class Model:
             failed=failed,
             matrix=matrix,
         )
+
+    def _walk(self, rows: NDArray[np.float32], *, explain: bool) -> tuple[Floats, Floats | None]:
+        """(raw scores (n,), contributions (n, selected) if asked for), by compiled code where there is any."""
+        if self._compiled is None:
+            leaves = self._forest.leaves(rows)
+            return self._forest.probability(leaves), self._contributions.of(leaves) if explain else None
+        sums, changes = self._compiled.sums(rows, explain)
+        trees = len(self._forest.roots)
+        return self._forest.score_of(sums), self._contributions.points(changes, trees) if explain else None
 
     def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:
         """The forest's inputs (n, selected), scaled in float64 and cast as scikit-learn does.
