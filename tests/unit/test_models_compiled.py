@@ -9,7 +9,7 @@ import pytest
 
 from models import scorer
 from models.compiled import CompiledWalk, _not_above
-from models.explain import contributions
+from models.explain import contributions, strongest
 from models.forest import Forest, pack
 from models.train import train
 from tests.unit.test_models_train import OPTIONS, leads
@@ -32,6 +32,16 @@ def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(walke
     assert forest.score_of(sums).tobytes() == forest.probability(leaves).tobytes()
     assert explained.points(changes, len(forest.roots)).tobytes() == explained.of(leaves).tobytes()
     assert CompiledWalk(forest, explained).sums(rows, explain=False)[0].tobytes() == sums.tobytes()
+
+
+def test_reasons_are_picked_in_the_same_order_whatever_the_ties() -> None:
+    rng = np.random.default_rng(0)
+    contributed = rng.choice([0.0, -0.0, 0.1, -0.1, 0.2], size=(500, 9))
+    walk = object.__new__(CompiledWalk)  # picking asks for nothing of the trees
+    for count in (0, 1, 3, 9, 50):
+        picked, ordered = walk.strongest(contributed, count), strongest(contributed, count)
+        assert picked.places.tolist() == ordered.places.tolist()
+        assert picked.points.tobytes() == ordered.points.tobytes()
 
 
 def test_a_row_on_a_threshold_goes_the_same_way(walked: tuple[Forest, int]) -> None:
