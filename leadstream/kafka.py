@@ -11,6 +11,9 @@ from leadstream.settings import KAFKA_PREFIX, Settings
 
 # A transaction spans only produce and commit; a killed process blocks read_committed readers for at most this long.
 TRANSACTION_TIMEOUT_MS = 10_000
+# A transaction that begins while the markers of the one before are still being written is told to come again. The
+# client's 100 ms would be most of the latency of a topic with a few hundred changes a second; it backs off from here.
+RETRY_BACKOFF_MS = 5
 # Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 
@@ -42,6 +45,7 @@ def producer_config(settings: Settings, *, transactional: bool = False) -> dict[
         # With consumer group metadata in the commit (KIP-447) fencing is by group generation, not by this id.
         config["transactional.id"] = f"{settings.group_id}-{uuid.uuid4()}"
         config.setdefault("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+        config.setdefault("retry.backoff.ms", RETRY_BACKOFF_MS)
     return config
 
 

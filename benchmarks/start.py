@@ -1,0 +1,49 @@
+"""From the start of a process to its first visible prediction, with one event waiting.
+
+    python -m benchmarks.start [--repeats 5] [--json PATH]
+
+Each run is a new process in a new group; the interpreter, every import, the checks of the model, joining the group and
+the first transaction are in it. Exit code 1 where the bar is missed.
+"""
+
+import sys
+
+from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
+from benchmarks.ground import Ground, open_ground
+from benchmarks.leads import events
+
+MOST_SECONDS = 3.0
+STAGES = {"to the first line of its log": "started", "to the model in service": "model.loaded"}
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    told = arguments("Process start to the first visible prediction.", repeats=(5, "runs"))
+
+    def measure() -> int:
+        with open_ground("start", say) as ground:
+            changes = ground.topic("changes")
+            ground.preload(changes, events(1))
+            runs = interleaved({"start": lambda: once(ground, changes)}, told.repeats, say)["start"]
+        rows = [
+            Row(f"{name}, s", Spread.of(run[name] for run in runs), ".2f", most=MOST_SECONDS if i == 0 else None)
+            for i, name in enumerate(runs[0])
+        ]
+        return finish(f"From the start of the process, {told.repeats} runs", told.json, rows, runs=runs)
+
+    return main_of(measure)
+
+
+def once(ground: Ground, changes: str) -> dict[str, float]:
+    """Seconds from the start of a process to its first prediction, and to what it logs before."""
+    stage = ground.stage(changes)
+    with stage.leadstream() as process:
+        flow = ground.watch(stage.predictions, 1, process)
+        seconds = {"to the first prediction": flow.first - process.began}
+        seconds |= {name: process.when(process.event(event)) for name, event in STAGES.items()}
+    ground.remove(*stage.topics)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

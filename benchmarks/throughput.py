@@ -1,0 +1,133 @@
+"""Events a second of one consumer process, beside a copy of the bytes, a floor and the loop one writes first.
+
+    python -m benchmarks.throughput [--events 200000] [--repeats 3] [--json PATH]
+
+All read the same preloaded topic of one partition, each as one process with the consumer's clients, batch size and
+transactions, interleaved. Rates are from the first commit that a subscriber sees to the last: starting is apart. What
+each wrote is read back and counted. Exit code 1 where a bar is missed.
+"""
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+
+from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.ground import Flow, Ground, Stage, open_ground
+from benchmarks.leads import events
+from benchmarks.loops import WORK
+from benchmarks.process import Process
+from leadstream.errors import UserError
+
+REASONS = {"leadstream, 3 reasons": "3", "leadstream, no reasons": "0"}
+THREE, NONE = REASONS
+LOOPS = {
+    "copy": "copy of the bytes",
+    "floor": "floor: decode and encode",
+    "straightforward": "straightforward: pandas, sklearn",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a contender, its resident memory at the end, and by step the seconds that a consumer took an event."""
+
+    flow: Flow
+    resident: int
+    steps: Mapping[str, float] = field(default_factory=dict)
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    told = arguments(
+        "Events a second of one consumer process on a preloaded topic.",
+        events=(200_000, "events in the topic"),
+        repeats=(3, "runs of each"),
+    )
+
+    def measure() -> int:
+        with open_ground("throughput", say) as ground:
+            runs = compare(ground, told.events, told.repeats)
+        return finish(
+            f"Events a second: one process, one partition, {told.events:,} events, {told.repeats} runs",
+            told.json,
+            *rows(runs),
+            events=told.events,
+            runs={name: [_facts(run) for run in each] for name, each in runs.items()},
+        )
+
+    return main_of(measure)
+
+
+def compare(ground: Ground, count: int, repeats: int) -> dict[str, list[Run]]:
+    """Every contender on the same events, `repeats` times."""
+    changes = ground.topic("changes")
+    say(f"preloading {count:,} events")
+    ground.preload(changes, events(count))
+
+    def run(reasons: str | None, loop: str | None) -> Run:
+        stage = ground.stage(changes)
+        return _run(ground, stage, _process(stage, reasons, loop), count, consumer=loop is None)
+
+    contenders = {name: partial(run, reasons, None) for name, reasons in REASONS.items()}
+    contenders |= {LOOPS[loop]: partial(run, None, loop) for loop in WORK}
+    return interleaved(contenders, repeats, say)
+
+
+def _process(stage: Stage, reasons: str | None, loop: str | None) -> AbstractContextManager[Process]:
+    return stage.program("benchmarks.loops", loop) if loop else stage.leadstream(LEADSTREAM_REASONS=reasons or "0")
+
+
+def _run(ground: Ground, stage: Stage, started: AbstractContextManager[Process], count: int, *, consumer: bool) -> Run:
+    with started as process:
+        flow = ground.watch(stage.predictions, count, process)
+        resident = process.resident()
+        steps = {}
+        if consumer:
+            metrics = process.metrics()
+            mark = "step_seconds_sum"
+            steps = {name.split('"')[1]: value / count for name, value in metrics.items() if name.startswith(mark)}
+            scored = metrics['changes_total{fate="scored"}']
+            if scored != count:
+                raise UserError(f"{scored:,.0f} changes were scored, not {count:,}")
+        process.end()
+    if flow.leads != count:
+        raise UserError(f"{flow.leads:,} different leads were answered, not {count:,}")
+    ground.remove(*stage.topics)
+    return Run(flow, resident, steps)
+
+
+def rows(runs: Mapping[str, list[Run]]) -> tuple[list[Row], ...]:
+    """The rates, the ratios against the bars of the issue, and where a consumer's time goes."""
+    rate = {name: [run.flow.per_second for run in each] for name, each in runs.items()}
+    copied, plain = rate[LOOPS["copy"]], rate[LOOPS["straightforward"]]
+    bars = [
+        Row("no reasons / copy", ratios(rate[NONE], copied), ".2f", least=0.5),
+        Row("3 reasons / copy", ratios(rate[THREE], copied), ".2f", least=0.4),
+        Row("3 reasons / straightforward", ratios(rate[THREE], plain), ".1f", least=8),
+        Row("3 reasons / no reasons", ratios(rate[THREE], rate[NONE]), ".2f", least=0.75),
+        Row("3 reasons / floor", ratios(rate[THREE], rate[LOOPS["floor"]]), ".2f"),
+    ]
+    seconds = [Row(name, Spread.of(each)) for name, each in rate.items()]
+    return seconds, bars, _breakdown("3 reasons", runs[THREE]), _breakdown("no reasons", runs[NONE])
+
+
+def _breakdown(name: str, runs: list[Run]) -> list[Row]:
+    """Microseconds of an event by step; the rest is consuming, counting and what else lies between the steps."""
+    parts = {step: [run.steps[step] for run in runs] for step in runs[0].steps}
+    parts["the rest"] = [1 / run.flow.per_second - sum(run.steps.values()) for run in runs]
+    parts["all"] = [1 / run.flow.per_second for run in runs]
+    return [Row(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f") for part, each in parts.items()]
+
+
+def _facts(run: Run) -> dict[str, object]:
+    return {
+        "flow": run.flow,
+        "resident_bytes": run.resident,
+        "steps_seconds": dict(run.steps),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
