@@ -15,7 +15,7 @@ import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from benchmarks.plain import FITTED
-from consumer.pipeline import prediction_id
+from consumer.predictions import prediction_id
 from features import columns_of
 from leadstream.settings import Settings
 from models.scorer import GRADES
