@@ -29,6 +29,7 @@ BACKLOGS = (10_000, 100_000, 1_000_000)
 EDGE = 100_000  # events at either end of the longest backlog whose memory is compared
 MOST_BYTES = 350_000_000
 FLAT = 1.05
+BATCH = 2_000
 STREAM_PER_SECOND = 500.0
 SWAP_SECONDS = 30.0
 WARM_SWAPS = 10
@@ -253,6 +254,7 @@ def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped
     worked = [
         Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each)) for size, each in works.items()
     ]
+    stopped = max(0.0, swapped.longest_pause - swapped.longest_without)
     longest, [run] = max(works), works[max(works)]
     memory = [
         Row(f"backlog of {n:,}: memory, MB", Spread.of(r.most / 1e6 for r in each), ",.0f", most=MOST_BYTES / 1e6)
@@ -268,6 +270,7 @@ def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped
         Row("memory, after all / after the first ten", Spread.of([swapped.after / swapped.warm]), ".3f"),
         Row("longest pause with swaps, ms", Spread.of([1000 * swapped.longest_pause])),
         Row("longest pause without, ms", Spread.of([1000 * swapped.longest_without])),
+        Row("pause by a swap, full batches", Spread.of([stopped * run.per_second / BATCH]), ".1f", most=1),
     ]
     return scaled, worked, memory, swap
 
