@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint run bench-xeducation bench-proof bench-reasons bench-peers bench-database clean
+.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -27,6 +28,23 @@ bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that
 
 bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
 	$(BIN)/python -m benchmarks.reasons
+
+bench: ## every benchmark of speed, one after the other; the last line says which missed a bar
+	@missed=; for each in throughput latency start scale peers database; do \
+		$(MAKE) --no-print-directory bench-$$each || missed="$$missed $$each"; done; \
+	if [ -n "$$missed" ]; then echo "a bar was missed by:$$missed"; exit 1; fi
+
+bench-throughput: $(VENV)/.dev ## events a second, beside a copy of the bytes, a floor and the loop one writes first
+	$(BIN)/python -m benchmarks.throughput
+
+bench-latency: $(VENV)/.dev ## event to visible prediction at several loads, in an open loop
+	$(BIN)/python -m benchmarks.latency --minutes 5
+
+bench-start: $(VENV)/.dev ## process start to the first visible prediction
+	$(BIN)/python -m benchmarks.start
+
+bench-scale: $(VENV)/.dev ## two processes, a backlog of a million, memory, 200 model swaps
+	$(BIN)/python -m benchmarks.scale
 
 bench-peers: $(VENV)/.peers ## the same work with Quix Streams, FastStream and Bytewax, beside ours
 	$(BIN)/python -m benchmarks.peers
