@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# `make bench JSON=folder` keeps the figures of each benchmark there.
+json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test lint run bench-xeducation bench-proof bench-reasons clean
+.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale \
+	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -27,6 +30,23 @@ bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that
 
 bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
 	$(BIN)/python -m benchmarks.reasons
+
+bench: ## every benchmark of speed, one after the other; the last line says which missed a bar
+	@missed=; for each in throughput latency start scale; do \
+		$(MAKE) --no-print-directory bench-$$each || missed="$$missed $$each"; done; \
+	if [ -n "$$missed" ]; then echo "a bar was missed by:$$missed"; exit 1; fi
+
+bench-throughput: $(VENV)/.dev ## events a second, beside a copy of the bytes, a floor and the loop one writes first
+	$(BIN)/python -m benchmarks.throughput $(json)
+
+bench-latency: $(VENV)/.dev ## event to visible prediction at several loads, in an open loop
+	$(BIN)/python -m benchmarks.latency --minutes 5 $(json)
+
+bench-start: $(VENV)/.dev ## process start to the first visible prediction
+	$(BIN)/python -m benchmarks.start $(json)
+
+bench-scale: $(VENV)/.dev ## two processes, a backlog of a million, memory, 200 model swaps
+	$(BIN)/python -m benchmarks.scale $(json)
 
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

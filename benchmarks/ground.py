@@ -54,7 +54,8 @@ class Flow:
     """What became visible to a subscriber of committed records, from the first commit that it saw to the last.
 
     `records` and `leads` (different keys) count everything in the topic, read back; `per_second` is the rate of what
-    came after the first commit; `first` is when that was (time.monotonic). `commits` are the markers of transactions.
+    came after the first commit; `first` is when that was (time.monotonic). `commits` are the markers of transactions,
+    `progress` is how many records were visible when: (time.monotonic, records), each time that it changed.
     """
 
     records: int
@@ -63,6 +64,19 @@ class Flow:
     per_second: float
     seconds: float
     first: float
+    progress: tuple[tuple[float, int], ...]
+
+    def when(self, records: int) -> float:
+        """When at least so many records were visible."""
+        return next(moment for moment, visible in self.progress if visible >= records)
+
+    def between(self, begin: float, end: float) -> float:
+        """The rate of what became visible between two moments."""
+        inside = [step for step in self.progress if begin <= step[0] <= end]
+        if len(inside) < 2:
+            raise UserError("too little became visible in the time that counts: give more events")
+        (first, before), (last, after) = inside[0], inside[-1]
+        return (after - before) / (last - first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +199,21 @@ class Ground:
         read and counted. UserError where it stalls, where a process ends, and where the count is another.
         """
         seen = self._progress(topic, expected, processes)
-        messages = list(self.read(topic))
-        if len(messages) != expected:
-            raise UserError(f"{len(messages):,} records are visible in {topic}, not {expected:,}")
+        keys: set[bytes | str | None] = set()
         offsets: dict[int, list[int]] = {}
-        for message in messages:
+        for message in self.read(topic):
+            keys.add(message.key())
             offsets.setdefault(_partition(message), []).append(message.offset() or 0)
-        (first, before), (last, after) = seen[0], seen[-1]
-        early = sum(bisect_left(known, before.get(partition, 0)) for partition, known in offsets.items())
-        seconds = last - first
-        rate = (len(messages) - early) / seconds if seconds > 0 else float("nan")
-        leads, commits = len({message.key() for message in messages}), sum(after.values()) - len(messages)
-        return Flow(len(messages), leads, commits, rate, seconds, first)
+        records = sum(map(len, offsets.values()))
+        if records != expected:
+            raise UserError(f"{records:,} records are visible in {topic}, not {expected:,}")
+        progress = tuple(
+            (moment, sum(bisect_left(known, ends.get(partition, 0)) for partition, known in offsets.items()))
+            for moment, ends in seen
+        )
+        (first, early), (last, _) = progress[0], progress[-1]
+        rate = (records - early) / (last - first) if last > first else float("nan")
+        return Flow(records, len(keys), sum(seen[-1][1].values()) - records, rate, last - first, first, progress)
 
     def ends(self, topic: str) -> dict[int, int]:
         """By partition the offset up to which records are committed: markers of transactions have one, too."""

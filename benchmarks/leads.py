@@ -26,7 +26,7 @@ def trained(seed: int = 1) -> Trained:
 
 
 def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]:
-    """`count` changes of as many different leads, numbered from `first`: fat ones of 125 to 185 bytes, or thin ones.
+    """`count` changes of as many different leads, numbered from `first`: fat ones of 112 to 183 bytes, or thin ones.
 
     The states are those of 2,000 simulated leads over and over; each record is encoded once, and gets its ids after.
     """

@@ -99,7 +99,7 @@ class PlainModel:
         f["campus_preference"] = f["campus_name"]
         created = pd.to_datetime(leads["created_at"], unit="ms", utc=True).dt
         f["created_month"] = created.month
-        f["created_day_of_week"] = created.dayofweek
+        f["created_day_of_week"] = created.day_of_week
         f["created_hour"] = created.hour
         calendar = self._features.specification.calendar
         first = {

@@ -123,7 +123,11 @@ def _breakdown(name: str, runs: list[Run]) -> list[Row]:
 
 def _facts(run: Run) -> dict[str, object]:
     return {
-        "flow": run.flow,
+        "records": run.flow.records,
+        "leads": run.flow.leads,
+        "commits": run.flow.commits,
+        "per_second": run.flow.per_second,
+        "seconds": run.flow.seconds,
         "resident_bytes": run.resident,
         "steps_seconds": dict(run.steps),
     }

@@ -1,0 +1,279 @@
+"""More processes, longer backlogs, more time: what an event costs and what memory it takes must not grow.
+
+    python -m benchmarks.scale [--most 1000000] [--swaps 200] [--repeats 3] [--json PATH]
+
+One and two processes of a group on four partitions, interleaved; a backlog of ten and a hundred thousand and of a
+million (at most `--most`) on one partition; and a stream that flows while the champion moves back and forth. Memory is
+what is resident (VmRSS). Exit code 1 where a bar is missed.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.request import urlopen
+
+from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.ground import Flow, Ground, open_ground
+from benchmarks.leads import events
+from benchmarks.process import Process
+from leadstream.errors import UserError
+
+PARTITIONS = 4
+BACKLOGS = (10_000, 100_000, 1_000_000)
+EDGE = 100_000  # events at either end of the longest backlog whose memory is compared
+MOST_BYTES = 350_000_000
+FLAT = 1.05
+BATCH = 2_000
+STREAM_PER_SECOND = 500.0
+SWAP_SECONDS = 30.0
+WARM_SWAPS = 10
+LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """One backlog worked off: events a second, and the most memory over its first and its last events and over all."""
+
+    per_second: float
+    first: int
+    last: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """What swaps did: memory before, after the first ten and after all; seconds between two commits, at most."""
+
+    swaps: int
+    before: int
+    warm: int
+    after: int
+    longest_pause: float
+    longest_without: float
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    told = arguments(
+        "Processes, backlogs and model swaps.",
+        events=(200_000, "events for one and two processes"),
+        most=(BACKLOGS[-1], "the longest backlog"),
+        swaps=(200, "model swaps"),
+        repeats=(3, "runs of each"),
+    )
+
+    def measure() -> int:
+        with open_ground("scale", say, models=2) as ground:
+            group = processes(ground, told.events, told.repeats)
+            works = backlogs(ground, [*(size for size in BACKLOGS if size < told.most), told.most], told.repeats)
+            swapped = swaps(ground, told.swaps)
+        return finish(
+            f"Scale, {told.repeats} runs of each",
+            told.json,
+            *rows(group, works, swapped),
+            processes=group,
+            backlogs={f"{size}": each for size, each in works.items()},
+            swaps=swapped,
+        )
+
+    return main_of(measure)
+
+
+def processes(ground: Ground, count: int, repeats: int) -> dict[str, list[float]]:
+    """Events a second of one and of two processes on four partitions, while all of them have work."""
+    changes = ground.topic("changes", PARTITIONS)
+    say(f"preloading {count:,} events into {PARTITIONS} partitions")
+    ground.preload(changes, events(count))
+
+    def run(number: int) -> float:
+        stage = ground.stage(changes, PARTITIONS)
+        with contextlib.ExitStack() as stack:
+            group = [stack.enter_context(stage.leadstream()) for _ in range(number)]
+            flow = ground.watch(stage.predictions, count, *group)
+            rate = flow.between(*_together(group))
+            for process in group:
+                process.end()
+        _all_different(flow, count)
+        ground.remove(*stage.topics)
+        return rate
+
+    return interleaved({"one process": partial(run, 1), "two processes": partial(run, 2)}, repeats, say)
+
+
+def _together(group: list[Process]) -> tuple[float, float]:
+    """From when the last of the processes committed its first batch to when the first of them committed its last."""
+    spans = []
+    for process in group:
+        batches = process.events("batch")
+        if len(batches) < 2:
+            raise UserError("a process of the group had next to nothing to do: give more --events")
+        spans.append([process.began + process.when(line) for line in (batches[0], batches[-1])])
+    return max(first for first, _ in spans), min(last for _, last in spans)
+
+
+def backlogs(ground: Ground, sizes: list[int], repeats: int) -> dict[int, list[Backlog]]:
+    """Each backlog worked off by a process of its own; the longest once."""
+    topics = {}
+    for size in sizes:
+        say(f"preloading a backlog of {size:,}")
+        topics[size] = ground.topic("changes")
+        ground.preload(topics[size], events(size))
+    runs = {f"{size:,}": partial(_work_off, ground, topics[size], size) for size in sizes[:-1]}
+    found = list(interleaved(runs, repeats, say).values())
+    say(f"{sizes[-1]:,}, once")
+    found.append([_work_off(ground, topics[sizes[-1]], sizes[-1])])
+    return dict(zip(sizes, found, strict=True))
+
+
+def _work_off(ground: Ground, changes: str, size: int) -> Backlog:
+    stage = ground.stage(changes)
+    with stage.leadstream() as process, _memory(process) as memory:
+        flow = ground.watch(stage.predictions, size, process)
+        process.end()
+    _all_different(flow, size)
+    ground.remove(*stage.topics)
+    early, late, ended = flow.when(min(EDGE, size)), flow.when(max(0, size - EDGE)), flow.first + flow.seconds
+    return Backlog(
+        flow.per_second,
+        first=max(resident for moment, resident in memory if moment <= early),
+        last=max((resident for moment, resident in memory if late <= moment <= ended), default=memory[-1][1]),
+        most=max(resident for _, resident in memory),
+    )
+
+
+@contextlib.contextmanager
+def _memory(process: Process) -> Iterator[list[tuple[float, int]]]:
+    """The resident memory of a process again and again, as (time.monotonic, bytes)."""
+    seen: list[tuple[float, int]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(UserError, OSError):  # it has ended
+            while not done.wait(LOOK_SECONDS):
+                seen.append((time.monotonic(), process.resident()))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def _all_different(flow: Flow, count: int) -> None:
+    if flow.leads != count:
+        raise UserError(f"{flow.leads:,} different leads were answered, not {count:,}")
+
+
+def swaps(ground: Ground, count: int) -> Swaps:
+    """A stream flows; the champion moves to the other version and back; each time the process must have followed."""
+    changes = ground.topic("changes")
+    stage = ground.stage(changes)
+    registry = ground.registry
+    first, second = ground.versions
+    begin = time.monotonic() + 10
+    flowing = 10**9  # until it is ended
+    told = (changes, 0, flowing, STREAM_PER_SECOND, begin)
+    with stage.leadstream() as process, stage.program("benchmarks.sender", *map(str, told)) as sender:
+        page = f"{process.event('started')['http']}/model"
+        time.sleep(max(0.0, begin - time.monotonic()) + 5)
+        before = warm = process.resident()
+        without = _longest_pause(ground, stage.predictions, 10)
+        commits = _Commits(ground, stage.predictions)
+        for number in range(1, count + 1):
+            if number % 2:
+                registry.promote(second, force=True)
+            else:
+                registry.rollback()
+            _until_in_service(page, second if number % 2 else first, process, sender)
+            if number == min(WARM_SWAPS, count):
+                warm = process.resident()
+            if number % 20 == 0:
+                say(f"{number} of {count} swaps")
+        longest = commits.stop()
+        return Swaps(count, before, warm, process.resident(), longest, without)
+
+
+def _longest_pause(ground: Ground, topic: str, seconds: float) -> float:
+    commits = _Commits(ground, topic)
+    time.sleep(seconds)
+    return commits.stop()
+
+
+class _Commits:
+    """Watches in a thread when the committed end of a topic moves; `stop` tells the longest time that it did not."""
+
+    def __init__(self, ground: Ground, topic: str) -> None:
+        self._ground, self._topic = ground, topic
+        self._done = threading.Event()
+        self._longest = 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """End, and return the longest pause in seconds."""
+        self._done.set()
+        self._thread.join()
+        return self._longest
+
+    def _watch(self) -> None:
+        ends, moved = self._ground.ends(self._topic), time.monotonic()
+        while not self._done.wait(0.005):
+            now_at, now = self._ground.ends(self._topic), time.monotonic()
+            self._longest = max(self._longest, now - moved)
+            if now_at != ends:
+                ends, moved = now_at, now
+
+
+def _until_in_service(page: str, version: str, *alive: Process) -> None:
+    deadline = time.monotonic() + SWAP_SECONDS
+    while True:
+        with urlopen(page, timeout=10) as answer:
+            told: dict[str, Any] = json.load(answer)
+        if told["version"] == version:
+            return
+        for process in alive:
+            process.must_live()
+        if time.monotonic() > deadline:
+            raise UserError(f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {told['refused']}")
+        time.sleep(LOOK_SECONDS)
+
+
+def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped: Swaps) -> tuple[list[Row], ...]:
+    """Rates and ratios, memory against its bars, and what swaps cost."""
+    one, two = group.values()
+    scaled = [Row(f"{name}, events/s", Spread.of(rates)) for name, rates in group.items()]
+    scaled.append(Row("two processes / one", ratios(two, one), ".2f"))
+    worked = [
+        Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each)) for size, each in works.items()
+    ]
+    stopped = max(0.0, swapped.longest_pause - swapped.longest_without)
+    longest, [run] = max(works), works[max(works)]
+    memory = [
+        Row(f"backlog of {n:,}: memory, MB", Spread.of(r.most / 1e6 for r in each), ",.0f", most=MOST_BYTES / 1e6)
+        for n, each in works.items()
+    ]
+    if longest >= 2 * EDGE:
+        memory.append(Row("memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT))
+    swap = [
+        Row("memory before the swaps, MB", Spread.of([swapped.before / 1e6])),
+        Row(f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.of([swapped.warm / 1e6])),
+        Row(f"after {swapped.swaps}, MB", Spread.of([swapped.after / 1e6])),
+        Row("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f", most=FLAT),
+        Row("memory, after all / after the first ten", Spread.of([swapped.after / swapped.warm]), ".3f"),
+        Row("longest pause with swaps, ms", Spread.of([1000 * swapped.longest_pause])),
+        Row("longest pause without, ms", Spread.of([1000 * swapped.longest_without])),
+        Row("pause by a swap, full batches", Spread.of([stopped * run.per_second / BATCH]), ".1f", most=1),
+    ]
+    return scaled, worked, memory, swap
+
+
+if __name__ == "__main__":
+    sys.exit(main())
