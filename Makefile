@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale \
+.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -32,7 +32,7 @@ bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the
 	$(BIN)/python -m benchmarks.reasons
 
 bench: ## every benchmark of speed, one after the other; the last line says which missed a bar
-	@missed=; for each in throughput latency start scale; do \
+	@missed=; for each in throughput latency start scale peers database; do \
 		$(MAKE) --no-print-directory bench-$$each || missed="$$missed $$each"; done; \
 	if [ -n "$$missed" ]; then echo "a bar was missed by:$$missed"; exit 1; fi
 
@@ -47,6 +47,12 @@ bench-start: $(VENV)/.dev ## process start to the first visible prediction
 
 bench-scale: $(VENV)/.dev ## two processes, a backlog of a million, memory, 200 model swaps
 	$(BIN)/python -m benchmarks.scale $(json)
+
+bench-peers: $(VENV)/.peers ## the same work with Quix Streams, FastStream and Bytewax, beside ours
+	$(BIN)/python -m benchmarks.peers
+
+bench-database: $(VENV)/.dev ## states from Postgres beside states in the events
+	$(BIN)/python -m benchmarks.database
 
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -68,4 +74,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing shap into $(VENV) (once)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.peers: benchmarks/peers/requirements.txt | $(VENV)/.dev
+	@echo "Installing the peers of the benchmark into a folder of their own, $(VENV)/peers (once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --upgrade --target $(VENV)/peers --requirement benchmarks/peers/requirements.txt
 	@touch $@

@@ -1,6 +1,7 @@
 """What the benchmarks score, and with what: changes of distinct leads, and a model of the audited recipe."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from models.train import Trained, TrainOptions, train
 from producer.simulator import SimulatedCrm
@@ -28,12 +29,12 @@ def trained(seed: int = 1) -> Trained:
 def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]:
     """`count` changes of as many different leads, numbered from `first`: fat ones of 112 to 183 bytes, or thin ones.
 
-    The states are those of 2,000 simulated leads over and over; each record is encoded once, and gets its ids after.
+    Event n says what `repeated_changes()` says at n modulo their number; each is encoded once, and gets its ids after.
     """
     event_mark, lead_mark = "e" * 32, lead_id(0)
     writer, parts = Writer("LeadChanged"), []
-    for change in SimulatedCrm(2, start=_START_MS, leads=2000).changes():
-        record = dict(change.record or {}) | {"event_id": event_mark, "lead_id": lead_mark}
+    for change in repeated_changes():
+        record = change | {"event_id": event_mark, "lead_id": lead_mark}
         value = writer.encode(record | {"lead": None} if thin else record)
         head, tail = value.split(event_mark.encode())
         middle, tail = tail.split(lead_mark.encode())
@@ -42,6 +43,11 @@ def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]
         head, middle, tail = parts[number % len(parts)]
         key = lead_id(number).encode()
         yield key, b"".join((head, b"%032x" % number, middle, key, tail))
+
+
+def repeated_changes() -> list[dict[str, Any]]:
+    """The LeadChanged records of 2,000 simulated leads."""
+    return [dict(change.record or {}) for change in SimulatedCrm(2, start=_START_MS, leads=2000).changes()]
 
 
 def lead_id(number: int) -> str:

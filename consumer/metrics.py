@@ -1,9 +1,15 @@
 """Every metric of the service, with a sentence each. Labels come from enums and settings; a lead id is never one."""
 
 import threading
+from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 # Otherwise each counter has a twin that tells when it was first counted.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -11,6 +17,28 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class ManyHistogram(Collector):
+    """A histogram that takes the values of a whole batch at once: one by one they cost a microsecond each."""
+
+    def __init__(self, name: str, help_: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> None:
+        self._name, self._help = name, help_
+        self._edges = np.array(buckets)
+        self._counts = np.zeros(len(buckets) + 1, np.int64)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, values: NDArray[np.float64]) -> None:
+        """Count values (n,): each in the first bucket whose edge is not below it."""
+        self._counts += np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus reads."""
+        edges = [*(str(edge) for edge in self._edges.tolist()), "+Inf"]
+        buckets = list(zip(edges, np.cumsum(self._counts).tolist(), strict=True))
+        yield HistogramMetricFamily(self._name, self._help, buckets, self._sum)
 
 
 class _Registered:
@@ -36,6 +64,9 @@ class _Registered:
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"leadstream_{name}", help_, labels, buckets=buckets, registry=self.registry)
 
+    def _many(self, name: str, help_: str, buckets: tuple[float, ...]) -> ManyHistogram:
+        return ManyHistogram(f"leadstream_{name}", help_, buckets, self.registry)
+
 
 class Metrics(_Registered):
     """The metrics of `run`."""
@@ -54,12 +85,10 @@ class Metrics(_Registered):
         self.batches = self._counter("batches", "Batches committed, by what closed them.", "closed_by")
         self.batch_records = self._histogram("batch_records", "Records in a batch.", _RECORDS)
         self.step_seconds = self._histogram("step_seconds", "Seconds a batch spent in each step.", _SECONDS, "step")
-        self.latency = self._histogram(
+        self.latency = self._many(
             "change_latency_seconds", "Seconds from a record's Kafka timestamp to the commit of its outcome.", _SECONDS
         )
-        self.coverage = self._histogram(
-            "feature_coverage", "Share of the model's inputs that a scored lead had.", _SHARES
-        )
+        self.coverage = self._many("feature_coverage", "Share of the model's inputs that a scored lead had.", _SHARES)
         self.imputed = self._counter("imputed", "Inputs of scored leads that were replaced by the median.", "feature")
         self.lag = self._gauge("lag_records", "Records of a partition not yet committed.", "topic", "partition")
         self.partitions = self._gauge("assigned_partitions", "Partitions assigned to this process.")

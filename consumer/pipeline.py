@@ -3,10 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +11,7 @@ from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
+from consumer.predictions import Predicted, Predictions, Row, oversized
 from consumer.work import Work
 from features import columns_of
 from leadstream.errors import Poison, Reason, Transient, UserError
@@ -24,8 +22,6 @@ from models.slot import ChallengerSlot, ModelSlot
 from models.variants import CHALLENGER, CHAMPION, challenged
 from schemas.codec import Reader, Writer
 
-# What a broker accepts by default is 1,048,588 bytes with all overhead.
-MAX_OUTPUT_BYTES = 1_000_000
 RESCORE = "RESCORE"
 
 
@@ -38,37 +34,6 @@ class Codecs:
     predictions: Writer
     results: Writer
     shadow: Writer
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One lead to score: its state as of `occurred_at` (ms UTC), and the message that asks for it."""
-
-    index: int
-    lead_id: str
-    event_id: str
-    change_type: str
-    occurred_at: int
-    lead_version: int
-    coalesced: int
-    state: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """A row's prediction: the record, and its encoded form for the predictions topic.
-
-    `shadow` is what the challenger says of the same row, for the shadow topic.
-    """
-
-    record: dict[str, Any]
-    output: Output
-    shadow: Output | None = None
-
-    @property
-    def outputs(self) -> list[Output]:
-        """All that is to be published for the row."""
-        return [self.output, self.shadow] if self.shadow else [self.output]
 
 
 class Pipeline:
@@ -93,6 +58,8 @@ class Pipeline:
         self._challenger = challenger
         self._share = settings.challenger_share
         self._codecs = codecs
+        self._predictions = Predictions(codecs.predictions, settings.topics.lead_predictions)
+        self._shadow = Predictions(codecs.shadow, settings.topics.shadow_predictions)
         self._leads = leads
         self._clock_ms = clock_ms
 
@@ -220,26 +187,46 @@ class Pipeline:
             scores = work.model.score(columns, as_of, self._settings.reasons)
         challenges = self._challenge(work, rows, scores)
         with work.step("encode"):
-            for i, row in enumerate(rows):
-                challenge = challenges.get(i)
-                if challenge is not None and self._share > 0:
-                    work.count(challenge.record)
-                    yield challenge
-                    continue
-                poison = scores.failed.get(i)
-                if poison is None:
-                    try:
-                        predicted = self._prediction(work, row, scores, i, work.model)
-                    except Poison as error:
-                        poison = error
-                    else:
-                        work.count(predicted.record)
-                        yield replace(predicted, shadow=challenge.output) if challenge else predicted
-                        continue
-                yield poison
+            found = self._written(work, rows, scores, challenges)
+        for i in range(len(rows)):
+            result = found[i]
+            if isinstance(result, Predicted):
+                work.count(result)
+            yield result
         changed = [i for i, row in enumerate(rows) if row.change_type != RESCORE and i not in scores.failed]
         if changed:
             work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
+
+    def _written(
+        self, work: Work, rows: list[Row], scores: Scores, challenges: dict[int, Predicted]
+    ) -> dict[int, Predicted | Poison]:
+        """The answer to each row: the champion's prediction, with that of a shadow, or the challenger's of a split."""
+        found: dict[int, Predicted | Poison] = {**scores.failed}
+        if self._share > 0:
+            found |= challenges
+        own = [i for i in range(len(rows)) if i not in found]
+        made = self._encoded(work, [rows[i] for i in own], scores, own, work.model)
+        for i, result in zip(own, made, strict=True):
+            shadow = challenges.get(i)
+            found[i] = replace(result, shadow=shadow.output) if shadow and isinstance(result, Predicted) else result
+        return found
+
+    def _encoded(
+        self, work: Work, rows: list[Row], scores: Scores, places: list[int], model: Model
+    ) -> list[Predicted | Poison]:
+        if not rows:
+            return []
+        variant = CHAMPION if model is work.model else CHALLENGER
+        in_shadow = variant == CHALLENGER and self._share == 0
+        return (self._shadow if in_shadow else self._predictions).of(
+            rows,
+            scores,
+            places,
+            model=model,
+            variant=variant,
+            messages=work.batch.messages,
+            now_ms=work.now_ms,
+        )
 
     def _challenge(self, work: Work, rows: list[Row], scores: Scores) -> dict[int, Predicted]:
         """The challenger's predictions by row: of its share, or in the shadow of every row that the champion scored.
@@ -265,50 +252,11 @@ class Pipeline:
                 # With the champion it would be a bug, and end the process; a challenger only leaves.
                 work.challenger, work.challenger_error = None, f"version {model.version} cannot score ({error!r})"
             else:
-                for j, i in enumerate(wanted):
-                    with suppress(Poison):
-                        if j not in found.failed:
-                            challenges[i] = self._prediction(work, rows[i], found, j, model)
+                good = [(j, i) for j, i in enumerate(wanted) if j not in found.failed]
+                made = self._encoded(work, [rows[i] for _, i in good], found, [j for j, _ in good], model)
+                challenges = {i: one for (_, i), one in zip(good, made, strict=True) if isinstance(one, Predicted)}
         work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
         return challenges
-
-    def _prediction(self, work: Work, row: Row, scores: Scores, i: int, model: Model) -> Predicted:
-        message = work.batch.messages[row.index]
-        variant = CHAMPION if model is work.model else CHALLENGER
-        record = {
-            "prediction_id": prediction_id(row.event_id, row.lead_id, model.sha256, variant),
-            "lead_id": row.lead_id,
-            "prediction": bool(scores.prediction[i]),
-            "probability": float(scores.probability[i]),
-            "probability_low": float(scores.low[i]),
-            "probability_high": float(scores.high[i]),
-            "confidence": float(scores.confidence[i]),
-            "grade": scores.grade[i],
-            "raw_score": float(scores.raw[i]),
-            "threshold": float(scores.threshold),
-            "reasons": [{"feature": name, "contribution": points} for name, points in scores.reasons[i]],
-            "feature_coverage": float(scores.coverage[i]),
-            "imputed": list(scores.imputed[i]),
-            "model_used": model.name,
-            "model_version": model.version,
-            "model_sha256": model.sha256,
-            "variant": variant,
-            "event_id": row.event_id,
-            "change_type": row.change_type,
-            "lead_version": row.lead_version,
-            "coalesced_changes": row.coalesced,
-            "occurred_at": row.occurred_at,
-            "scored_at": work.now_ms,
-            "source_topic": message.topic(),
-            "source_partition": message.partition(),
-            "source_offset": message.offset(),
-        }
-        in_shadow = variant == CHALLENGER and self._share == 0
-        writer = self._codecs.shadow if in_shadow else self._codecs.predictions
-        key, value = row.lead_id.encode(), writer.encode(record)
-        _check_size(key, value)
-        topic = self._topics.shadow_predictions if in_shadow else self._topics.lead_predictions
-        return Predicted(record, Output(topic, key, value))
 
     def _answer_requests(self, work: Work, requests: list[Request], leads: dict[str, Lead]) -> None:
         for request in requests:
@@ -362,12 +310,9 @@ class Pipeline:
     def _result(
         self, work: Work, request: Request, predicted: dict[str, Predicted], errors: dict[str, tuple[str, str]]
     ) -> tuple[bytes, bytes]:
-        fields = ("lead_id", "prediction", "probability", "confidence")
         record = {
             "request_id": request.request_id,
-            "predictions": [
-                {name: predicted[id_].record[name] for name in fields} for id_ in request.lead_ids if id_ in predicted
-            ],
+            "predictions": [{"lead_id": id_, **predicted[id_].answer} for id_ in request.lead_ids if id_ in predicted],
             "model_used": work.model.name,
             "total_processed": len(request.lead_ids),
             "successful_predictions": len(predicted),
@@ -379,25 +324,12 @@ class Pipeline:
         }
         value = self._codecs.results.encode(record)
         key = request.request_id.encode()
-        _check_size(key, value)
+        if too_large := oversized(key, value):
+            raise too_large
         return key, value
-
-
-def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
-    """The same for the same change and model, whenever and wherever it is scored: 128 bits of BLAKE2b, in hex."""
-    identity = "\0".join((event_id, lead_id, model_sha256, variant))
-    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _asked_at(work: Work, request: Request) -> int:
     """The moment that a request is about: when it was sent, so that a second try gives the same answer."""
     kind, timestamp = work.batch.messages[request.index].timestamp()
     return timestamp if kind else work.now_ms
-
-
-def _check_size(key: bytes, value: bytes) -> None:
-    size = len(key) + len(value)
-    if size > MAX_OUTPUT_BYTES:
-        raise Poison(
-            Reason.OVERSIZED, "encode", f"the record has {size} bytes; at most {MAX_OUTPUT_BYTES} are published"
-        )

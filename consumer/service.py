@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from consumer.batch import Batch, Fate, Outcome
 from consumer.dead_letters import Limit
 from consumer.drift import DriftAlarm, OnDrift
@@ -223,19 +225,15 @@ class Service:
         metrics.database_leads.labels("missing").inc(outcome.leads_asked - outcome.leads_found)
         for feature, count in outcome.imputed.items():
             metrics.imputed.labels(feature).inc(count)
-        for coverage in outcome.coverage:
-            metrics.coverage.observe(coverage)
+        metrics.coverage.observe(np.array(outcome.coverage))
         for labels, count in outcome.challenged.items():
             metrics.challenger_predictions.labels(*labels).inc(count)
         for step, seconds in {**outcome.seconds, "commit": committing}.items():
             metrics.step_seconds.labels(step).observe(seconds)
         metrics.batches.labels(batch.closed_by.value).inc()
         metrics.batch_records.observe(len(batch.messages))
-        now_ms = time.time() * 1000
-        for message in batch.messages:
-            kind, sent_ms = message.timestamp()
-            if kind:
-                metrics.latency.observe(max(0.0, now_ms - sent_ms) / 1000)
+        sent_ms = [sent for kind, sent in (message.timestamp() for message in batch.messages) if kind]
+        metrics.latency.observe(np.maximum(0.0, time.time() - np.array(sent_ms) / 1000))
         self._log.info(
             "batch",
             records=len(batch.messages),

@@ -4,10 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.dead_letters import dead_letter
+from consumer.predictions import Predicted
 from leadstream.errors import Poison
 from leadstream.settings import Settings
 from models.scorer import Model
@@ -43,10 +43,12 @@ class Work:
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def count(self, prediction: dict[str, Any]) -> None:
+    def count(self, predicted: Predicted) -> None:
         """What the lead had of the inputs of the model that answers for it."""
-        self.imputed.update(prediction["imputed"])
-        self.coverage.append(prediction["feature_coverage"])
+        scores, row = predicted.scores, predicted.row
+        if scores.imputed[row]:
+            self.imputed.update(scores.imputed[row])
+        self.coverage.append(float(scores.coverage[row]))
 
     def publish(self, index: int, outputs: list[Output]) -> None:
         """What message `index` leads to."""

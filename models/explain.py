@@ -46,11 +46,15 @@ class Contributions:
             for tree in self.row_of.take(leaves[:, start : start + _CHUNK]):
                 # Every index is in range; mode="clip" only keeps numpy from buffering `out`.
                 part += self.table.take(tree, axis=0, out=changes, mode="clip")
+        return self.points(total, trees)
+
+    def points(self, sums: Floats, trees: int) -> Floats:
+        """Contributions (n, k) in probability points from their sums over the trees (n, k), which are overwritten."""
         if self.log_base is None:
-            total /= trees
+            sums /= trees
         else:
-            total *= _chord(self.log_base, total)[:, None]
-        return total
+            sums *= _chord(self.log_base, sums)[:, None]
+        return sums
 
 
 def contributions(forest: Forest, k: int) -> Contributions:
@@ -88,14 +92,26 @@ def _chord(log_base: float, contributed: Floats) -> Floats:
     return slope
 
 
-def strongest(contributed: Floats, names: tuple[str, ...], count: int) -> list[tuple[tuple[str, float], ...]]:
-    """For each row of contributions (n, k) the `count` features that moved the score most, up or down, strongest first.
+@dataclass(frozen=True, slots=True, eq=False)
+class Strongest:
+    """For each of n rows the features that moved its score most, up or down, strongest first.
 
-    Equal strengths keep the order of `names`; a feature that moved nothing is no reason.
+    `places` (n, count) are their numbers and `points` (n, count) their contributions. Equal strengths keep the order of
+    the features; one that moved nothing, 0 points, is no reason and stands behind all that are.
     """
-    order = np.argsort(-np.abs(contributed), axis=1, kind="stable")[:, :count]
-    points = np.take_along_axis(contributed, order, axis=1)
-    return [
-        tuple((names[i], value) for i, value in zip(row, values, strict=True) if value)
-        for row, values in zip(order.tolist(), points.tolist(), strict=True)
-    ]
+
+    places: Ints
+    points: Floats
+
+    def named(self, names: tuple[str, ...]) -> list[tuple[tuple[str, float], ...]]:
+        """The reasons of each row as (feature, contribution)."""
+        return [
+            tuple((names[i], value) for i, value in zip(row, values, strict=True) if value)
+            for row, values in zip(self.places.tolist(), self.points.tolist(), strict=True)
+        ]
+
+
+def strongest(contributed: Floats, count: int) -> Strongest:
+    """The `count` strongest of the contributions (n, k) of each row, or all k where there are no more."""
+    places = np.argsort(-np.abs(contributed), axis=1, kind="stable")[:, :count]
+    return Strongest(places, np.take_along_axis(contributed, places, axis=1))

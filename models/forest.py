@@ -57,7 +57,11 @@ class Forest:
         total = np.full(leaves.shape[1], self.offset or 0.0)
         for tree in leaves:
             total += self.value.take(tree)
-        score: Floats = total / len(self.roots) if self.offset is None else expit(total)
+        return self.score_of(total)
+
+    def score_of(self, sums: Floats) -> Floats:
+        """The score of class 1 (n,) from the sums of leaf values over the trees (n,), on top of the offset."""
+        score: Floats = sums / len(self.roots) if self.offset is None else expit(sums)
         return score
 
     def check(self, k: int) -> None:

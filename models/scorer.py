@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from features import Columns, FeatureMatrix, FittedFeatures
 from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
-from models.explain import contributions, strongest
+from models.explain import Strongest, contributions, strongest
 from models.forest import Floats, pack
 
+try:
+    from models.compiled import CompiledWalk
+except ImportError:  # without the extra `fast`; the bits are the same
+    CompiledWalk = None  # type: ignore[assignment, misc]
 Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
 
@@ -26,7 +30,7 @@ class Scores:
     """What a model says of n leads; every array is (n,), every list n long.
 
     `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
-    0..1; `prediction` is probability >= `threshold`; `reasons` holds (feature, contribution), strongest first, in units
+    0..1; `prediction` is probability >= `threshold`; `strongest` are the reasons by the numbers of `features`, in units
     of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
     `matrix` is what was scored.
     """
@@ -41,9 +45,15 @@ class Scores:
     coverage: Floats
     threshold: float
     imputed: list[tuple[str, ...]]
-    reasons: list[Reasons]
+    features: tuple[str, ...]
+    strongest: Strongest
     failed: dict[int, Poison]
     matrix: FeatureMatrix
+
+    @property
+    def reasons(self) -> list[Reasons]:
+        """(feature, contribution) of each row, strongest first."""
+        return self.strongest.named(self.features)
 
 
 class Model:
@@ -70,6 +80,7 @@ class Model:
         self._forest = pack(artifact["model"])
         self._forest.check(len(self._selected))
         self._contributions = contributions(self._forest, len(self._selected))
+        self._compiled = CompiledWalk(self._forest, self._contributions) if CompiledWalk is not None else None
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base
         self.specification = self._features.specification
@@ -82,12 +93,8 @@ class Model:
         matrix = self._features.transform(columns, as_of)
         failed = {row: Poison(Reason.FEATURE_FAILED, "features", why) for row, why in matrix.failed.items()}
         rows = self._rows(matrix.values, matrix.names, failed)
-        leaves = self._forest.leaves(rows)
-        raw = self._forest.probability(leaves)
+        raw, explained = self._walk(rows, reasons)
         probability, low, high = self.calibrator.interval(raw, matrix.missing)
-        explained: list[Reasons] = [()] * len(raw)
-        if reasons > 0:
-            explained = strongest(self._contributions.of(leaves), self.features, reasons)
         return Scores(
             raw=raw,
             probability=probability,
@@ -99,10 +106,22 @@ class Model:
             coverage=matrix.coverage,
             threshold=self._threshold,
             imputed=matrix.imputed,
-            reasons=explained,
+            features=self.features,
+            strongest=explained,
             failed=failed,
             matrix=matrix,
         )
+
+    def _walk(self, rows: NDArray[np.float32], reasons: int) -> tuple[Floats, Strongest]:
+        """(raw scores (n,), so many reasons of each row); compiled code, where there is any, gives the same bits."""
+        nothing = np.empty((len(rows), 0))
+        if self._compiled is None:
+            leaves = self._forest.leaves(rows)
+            contributed = self._contributions.of(leaves) if reasons else nothing
+            return self._forest.probability(leaves), strongest(contributed, reasons)
+        sums, changes = self._compiled.sums(rows, reasons > 0)
+        contributed = self._contributions.points(changes, len(self._forest.roots)) if reasons else nothing
+        return self._forest.score_of(sums), self._compiled.strongest(contributed, reasons)
 
     def _rows(self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]) -> NDArray[np.float32]:
         """The forest's inputs (n, selected), scaled in float64 and cast as scikit-learn does.

@@ -116,7 +116,7 @@ class Writer:
         self._record = record
         self._registry = registry
         self._topic = topic
-        self._schema = _present(record)
+        self.schema = _present(record)
         self._check = fitting(catalogue.present(record))
         self._header = None if registry else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.present(record))
 
@@ -125,12 +125,12 @@ class Writer:
 
         Raises Poison(ENCODE_FAILED) where the record does not fit, and Transient where the registry does not answer.
         """
-        header = self._header or self._register()
+        header = self.header()
         stream = BytesIO(header)
         stream.seek(len(header))
         try:
             self._check(record)
-            schemaless_writer(stream, self._schema, record)
+            schemaless_writer(stream, self.schema, record)
         except Misfit as misfit:
             raise Poison(Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {misfit}.") from None
         except UnicodeEncodeError:
@@ -141,10 +141,13 @@ class Writer:
             raise Poison(Reason.ENCODE_FAILED, "encode", detail) from None
         return stream.getvalue()
 
+    def header(self) -> bytes:
+        """What stands before each body. Raises Transient where the registry does not answer."""
+        return self._header or self._register()
+
     def open(self) -> None:
         """Learn now how records are framed, so that `encode` asks nobody. Raises Transient; UserError where refused."""
-        if self._header is None:
-            self._register()
+        self.header()
 
     def _register(self) -> bytes:
         assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none

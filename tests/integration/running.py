@@ -249,7 +249,9 @@ class Stage:
 
     def grows(self, topic: str, seconds: float = 60) -> None:
         """Return as soon as something is written to a topic, committed or not."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex})
+        # A reader of committed data is told of a transaction's records only once it is over.
+        isolation = {"isolation.level": "read_uncommitted"}
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex, **isolation})
         partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
         places = [TopicPartition(topic, partition) for partition in partitions]
 

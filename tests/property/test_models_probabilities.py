@@ -78,6 +78,6 @@ def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(batch: list[tupl
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.1, -0.1, 0.2, -0.3]), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_equal_strengths_keep_the_order_of_the_features(rows: list[list[float]]) -> None:
-    for row, reasons in zip(rows, strongest(np.array(rows), ("a", "b", "c", "d"), 4), strict=True):
+    for row, reasons in zip(rows, strongest(np.array(rows), 4).named(("a", "b", "c", "d")), strict=True):
         expected = sorted(((name, x) for name, x in zip("abcd", row, strict=True) if x), key=lambda item: -abs(item[1]))
         assert list(reasons) == expected

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.batch import Fate, Output
 from consumer.leads import Lead
-from consumer.pipeline import prediction_id
+from consumer.predictions import Predictions, prediction_id
 from leadstream.errors import Poison, Reason, Transient
 from models.registry import ModelRegistry
 from models.scorer import Model, Scores
@@ -273,11 +273,11 @@ def test_a_registry_that_does_not_know_the_shadow_topic_must_stop_the_challenger
 
 def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(store: str, rival: ChallengerSlot) -> None:
     class Marking(Writer):
-        def encode(self, record: Any) -> bytes:
-            return b"shadow's " + super().encode(record)
+        def header(self) -> bytes:
+            return b"shadow's " + super().header()
 
     line = pipeline(store, challenger=rival)
-    line._codecs = replace(line._codecs, shadow=Marking("LeadPrediction"))
+    line._shadow = Predictions(Marking("LeadPrediction"), SHADOW)
     for output in line.process(batch(*changes())).outputs:
         assert (output.value or b"").startswith(b"shadow's ") is (output.topic == SHADOW)
 

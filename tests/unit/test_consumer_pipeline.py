@@ -75,6 +75,25 @@ def test_a_bad_record_that_changes_its_neighbours_by_one_byte_is_not_isolated(mo
         assert sorted(reasons(outcome)) == ["FEATURE_FAILED", "LEAD_NOT_FOUND", "SCORING_FAILED", "UNKNOWN_FRAMING"]
 
 
+def test_a_full_batch_with_bad_records_gives_the_bytes_that_each_change_has_alone(model_store: str) -> None:
+    line = pipeline(model_store)
+    good = [
+        change(i, f"lead_{i}é", {"lead_score": None if i % 3 else float(i), "campus_name": None}, change_type=kind)
+        for i, kind in enumerate(("CREATED", "UPDATED", "RESCORE") * 40)
+    ]
+    alone = [output for one in good for output in on(line.process(batch(one)), PREDICTIONS)]
+    assert len(alone) == 120
+    bad = [raw(200, b"{}"), change(201, "far", {"lead_score": 1e14}), change(202, "unknown", lead=None)]
+    mixed = [*good[:50], *bad, *good[50:]]
+    assert on(line.process(batch(*mixed)), PREDICTIONS) == alone
+    # One that cannot be written sends the others the slow way, and costs nothing but itself.
+    asked = request(300, {"request_id": "half \ud83d", "lead_ids": [f"lead_{i}" for i in range(40)]})
+    leads = FakeLeads({f"lead_{i}": Lead(STATE, 1) for i in range(40)})
+    outcome = pipeline(model_store, leads).process(batch(*good, asked))
+    assert on(outcome, PREDICTIONS) == alone
+    assert reasons(outcome) == ["ENCODE_FAILED"]
+
+
 def test_a_change_with_two_fates_or_none_breaks_the_books(model_store: str) -> None:
     outcome = pipeline(model_store).process(
         batch(

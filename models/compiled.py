@@ -1,0 +1,171 @@
+"""The walk through the trees, compiled: one pass gives scores and contributions, to the bit what numpy gives.
+
+Only used where numba is installed (the extra `fast`); models/forest.py and models/explain.py are the same in numpy, and
+what tests compare this with. Blocks of rows go through one tree after another, a level at a time: the tree stays in the
+nearest cache, the rows of a block do not wait for each other, and each row's sums are added up tree by tree, in order.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from models.explain import Contributions, Strongest
+from models.forest import Forest
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+_BLOCK = 128
+
+
+class CompiledWalk:
+    """A forest over k features with its contributions, laid out for the kernel.
+
+    Nodes are renumbered so that a right child follows its left sibling; a leaf is its own left child, by a threshold
+    that no number exceeds. Thresholds are the largest float32 that is not above the float64: for a float32 x, x <= t is
+    the same for both.
+    """
+
+    def __init__(self, forest: Forest, contributions: Contributions) -> None:
+        order, left = _siblings_together(forest)
+        self._feature = forest.feature[order].astype(np.int32)
+        self._left = left
+        self._threshold = _not_above(forest.threshold[order])
+        self._threshold[left == np.arange(len(left))] = np.inf
+        self._value = forest.value[order]
+        self._row_of = contributions.row_of[order].astype(np.int32)
+        self._table = contributions.table
+        new = np.empty(len(order), dtype=np.int64)
+        new[order] = np.arange(len(order))
+        self._roots = new[forest.roots].astype(np.int32)
+        self._depths = _depths(forest).astype(np.int32)
+        self._offset = forest.offset or 0.0
+
+    def sums(self, rows: Rows, explain: bool) -> tuple[Floats, Floats]:
+        """(sums of leaf values (n,) from the offset on, sums of contributions (n, k), or (0, k) if not to explain)."""
+        n, k = rows.shape
+        total = np.full(n, self._offset)
+        contributed = np.zeros((n if explain else 0, k))
+        _walk(
+            np.ascontiguousarray(rows),
+            self._feature,
+            self._threshold,
+            self._left,
+            self._value,
+            self._roots,
+            self._depths,
+            self._row_of,
+            self._table,
+            total,
+            contributed,
+        )
+        return total, contributed
+
+    def strongest(self, contributed: Floats, count: int) -> Strongest:
+        """As `explain.strongest`; picking few out of many is faster than putting all in order."""
+        n, k = contributed.shape
+        places = np.empty((n, min(count, k)), dtype=np.intp)
+        points = np.empty(places.shape)
+        _pick(contributed, places, points)
+        return Strongest(places, points)
+
+
+def _compiled(function: Kernel) -> Kernel:
+    try:
+        return cast(Kernel, njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # there is no folder that the machine code could be kept in: compiled anew at each start
+        return cast(Kernel, njit(nogil=True)(function))
+
+
+@_compiled
+def _walk(
+    rows: Rows,
+    feature: Ints,
+    threshold: Rows,
+    left: Ints,
+    value: Floats,
+    roots: Ints,
+    depths: Ints,
+    row_of: Ints,
+    table: Floats,
+    total: Floats,
+    contributed: Floats,
+) -> None:
+    n, k = rows.shape
+    explain = contributed.shape[0] > 0
+    node = np.empty(_BLOCK, dtype=np.int32)
+    for start in range(0, n, _BLOCK):
+        size = min(_BLOCK, n - start)
+        for tree in range(roots.shape[0]):
+            node[:size] = roots[tree]
+            for _ in range(depths[tree]):
+                for i in range(size):
+                    at = node[i]
+                    node[i] = left[at] + (rows[start + i, feature[at]] > threshold[at])
+            for i in range(size):
+                total[start + i] += value[node[i]]
+            if explain:
+                for i in range(size):
+                    leaf = row_of[node[i]]
+                    for j in range(k):
+                        contributed[start + i, j] += table[leaf, j]
+
+
+@_compiled
+def _pick(contributed: Floats, places: NDArray[np.intp], points: Floats) -> None:
+    n, k = contributed.shape
+    taken = np.empty(k, dtype=np.bool_)
+    for row in range(n):
+        taken[:] = False
+        for rank in range(places.shape[1]):
+            best = -1
+            for j in range(k):
+                if not taken[j] and (best < 0 or abs(contributed[row, j]) > abs(contributed[row, best])):
+                    best = j
+            taken[best] = True
+            places[row, rank] = best
+            points[row, rank] = contributed[row, best]
+
+
+def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(the old number of each new node, each new node's left child): level by level, siblings side by side."""
+    right, left = forest.children[0::2], forest.children[1::2]
+    leaf = left == np.arange(len(left))
+    levels, level = [forest.roots], forest.roots
+    while len(level := level[~leaf[level]]):
+        level = np.stack([left[level], right[level]], axis=1).ravel()
+        levels.append(level)
+        if sum(map(len, levels)) > len(left):
+            raise ValueError("a forest's nodes do not make trees")
+    order = np.concatenate(levels).astype(np.int64)
+    new = np.empty(len(left), dtype=np.int64)
+    new[order] = np.arange(len(order))
+    return order, new[left[order]].astype(np.int32)
+
+
+def _depths(forest: Forest) -> NDArray[np.int64]:
+    """How many steps the longest way through each tree takes: (trees,)."""
+    right, left = forest.children[0::2], forest.children[1::2]
+    leaf = left == np.arange(len(left))
+    depths = np.zeros(len(forest.roots), dtype=np.int64)
+    level, tree = forest.roots, np.arange(len(forest.roots))
+    while True:
+        inner = ~leaf[level]
+        level, tree = level[inner], tree[inner]
+        if not len(level):
+            return depths
+        depths[np.unique(tree)] += 1
+        level, tree = np.concatenate([left[level], right[level]]), np.concatenate([tree, tree])
+
+
+def _not_above(threshold: Floats) -> Rows:
+    """The largest float32 that is not above each float64."""
+    rounded = threshold.astype(np.float32)
+    over = rounded.astype(np.float64) > threshold
+    rounded[over] = np.nextafter(rounded[over], np.float32(-np.inf))
+    return rounded
