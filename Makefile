@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# `make bench JSON=folder` keeps the figures of each benchmark there.
+json = $(if $(JSON),--json $(JSON)/$@.json)
 
 .PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
@@ -35,16 +37,16 @@ bench: ## every benchmark of speed, one after the other; the last line says whic
 	if [ -n "$$missed" ]; then echo "a bar was missed by:$$missed"; exit 1; fi
 
 bench-throughput: $(VENV)/.dev ## events a second, beside a copy of the bytes, a floor and the loop one writes first
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.throughput $(json)
 
 bench-latency: $(VENV)/.dev ## event to visible prediction at several loads, in an open loop
-	$(BIN)/python -m benchmarks.latency --minutes 5
+	$(BIN)/python -m benchmarks.latency --minutes 5 $(json)
 
 bench-start: $(VENV)/.dev ## process start to the first visible prediction
-	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.start $(json)
 
 bench-scale: $(VENV)/.dev ## two processes, a backlog of a million, memory, 200 model swaps
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.scale $(json)
 
 bench-peers: $(VENV)/.peers ## the same work with Quix Streams, FastStream and Bytewax, beside ours
 	$(BIN)/python -m benchmarks.peers

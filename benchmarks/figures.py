@@ -108,6 +108,7 @@ def finish(title: str, path: Path | None, *sections: Sequence[Row], **facts: Any
     show(title, *sections)
     rows = [{**asdict(row), "met": row.met} for section in sections for row in section]
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"title": title, "rows": rows, **facts}, indent=2, default=asdict) + "\n", "utf-8")
     return int(any(row["met"] is False for row in rows))
 
