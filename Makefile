@@ -49,10 +49,10 @@ bench-scale: $(VENV)/.dev ## two processes, a backlog of a million, memory, 200 
 	$(BIN)/python -m benchmarks.scale $(json)
 
 bench-peers: $(VENV)/.peers ## the same work with Quix Streams, FastStream and Bytewax, beside ours
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers $(json)
 
 bench-database: $(VENV)/.dev ## states from Postgres beside states in the events
-	$(BIN)/python -m benchmarks.database
+	$(BIN)/python -m benchmarks.database $(json)
 
 clean: ## the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
