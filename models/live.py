@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from models.evaluate import EDGE, expected_calibration_error
+from models.follow import WINDOW
 from models.ledger import HorizonDaysOf, Judged, known_at
-
-WINDOW = 2_000
 
 
 @dataclass(frozen=True, slots=True)
