@@ -61,10 +61,12 @@ def read(payload: bytes) -> tuple[Any, list[str]]:
     reader = _Reader(_unpacked(payload))
     try:
         value = reader.read()
+        if reader.stream.read(1):
+            raise Refused("its artifact goes on after its end")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise Refused(f"its artifact cannot be read ({type(error).__name__}: {error})") from error
-    if reader.stream.read(1):
-        raise Refused("its artifact goes on after its end")
+    finally:
+        reader.close()
     return value, sorted(reader.names - {_WRAPPER})
 
 
@@ -158,6 +160,10 @@ class _Reader:
                 raise Refused(f"its artifact has the step {op.name}, which no model needs")
             self._steps[op.name](arg)
         raise ValueError("it does not end")
+
+    def close(self) -> None:
+        """Let go of the file: the steps hold this reader, and would keep it until the garbage collector comes by."""
+        self._steps.clear()
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)

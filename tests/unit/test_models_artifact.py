@@ -1,3 +1,4 @@
+import gc
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -108,3 +109,15 @@ def test_a_manifest_of_a_later_version_of_this_code_is_refused() -> None:
     payload, manifest = published()
     with pytest.raises(Refused, match="its manifest has version 2, this code reads 1"):
         artifact.load(payload, {**manifest, "manifest_version": 2})
+
+
+def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps() -> None:
+    payload = artifact.dump(trained().artifact)
+    artifact.unpack(payload)
+    gc.collect()
+    gc.disable()
+    try:
+        artifact.unpack(payload)
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
