@@ -111,7 +111,7 @@ def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
         "import consumer.pipeline\n"
         "def broken(*_):\n"
         "    raise KeyError('a bug')\n"
-        "consumer.pipeline.Pipeline._prediction = broken\n"
+        "consumer.pipeline.Pipeline._encoded = broken\n"
     )
     with stage.running(PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
         assert process.exit_code() == 1
