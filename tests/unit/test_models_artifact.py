@@ -1,11 +1,12 @@
 import gc
 import pickle
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from models import artifact
+from models import artifact, pickles
 from models.refused import Refused
 from tests.trained import trained
 
@@ -111,13 +112,19 @@ def test_a_manifest_of_a_later_version_of_this_code_is_refused() -> None:
         artifact.load(payload, {**manifest, "manifest_version": 2})
 
 
-def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps() -> None:
-    payload = artifact.dump(trained().artifact)
-    artifact.unpack(payload)
-    gc.collect()
+def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = []
+
+    class Watched(pickles._Reader):
+        def __init__(self, data: bytes) -> None:
+            super().__init__(data)
+            readers.append(weakref.ref(self))
+
+    monkeypatch.setattr(pickles, "_Reader", Watched)
     gc.disable()
     try:
-        artifact.unpack(payload)
-        assert gc.collect() < 100
+        artifact.unpack(artifact.dump(trained().artifact))
+        [reader] = readers
+        assert reader() is None
     finally:
         gc.enable()
