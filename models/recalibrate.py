@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from leadstream.errors import UserError
 from models import evaluate, gate
 from models.artifact import golden_rows
 from models.calibrate import Calibrator, log_odds
@@ -89,6 +90,8 @@ def follow_outcomes(
     if any(min(part.sum(), (~part).sum()) < LEAST_OUTCOMES for part in (window.older[1], window.newer[1])):
         return None
     champion = registry.verify(version)
+    if "options" not in champion.manifest:
+        raise UserError(f"version {version} does not say how it was trained and cannot be recalibrated: train again")
     if not _is_off(champion.calibrator.interval(window.raw)[0], window.labels):
         return None
     patch = _proposed(registry, version, window)

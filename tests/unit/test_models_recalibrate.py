@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leadstream.errors import UserError
 from models.calibrate import log_odds
 from models.ledger import Judged, Made
 from models.recalibrate import follow_outcomes
 from models.registry import ModelRegistry
-from models.train import train
+from models.train import Trained, train
 from tests.trained import TRUST
 from tests.unit.test_models_train import OPTIONS, leads
 
@@ -111,3 +112,13 @@ def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -
     assert again is not None
     assert (made.version, again.version) == ("1.0.1", "1.0.2")
     assert registry.promote(again.version) == "1.0.0"
+
+
+def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_crash(registry: ModelRegistry) -> None:
+    trained = train(leads(1500), SURE)
+    manifest = {name: part for name, part in trained.manifest.items() if name != "options"}
+    imported = registry.publish(Trained(trained.artifact, manifest))
+    registry.promote(imported)
+    said = outcomes(registry, -0.8, version=imported)
+    with pytest.raises(UserError, match="does not say how it was trained and cannot be recalibrated"):
+        follow_outcomes(registry, said, promote=True, now_ms=NOW)
