@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumer.batch import Batch, ClosedBy, Message, Partition
+from consumer.batch import Batch, ClosedBy, Message, Partition, places_of
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
 
@@ -112,16 +112,20 @@ class KafkaSource:
         return ClosedBy.SIZE
 
     def _collect(self, messages: list[Any]) -> None:
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                if error.code() in NO_TOPIC:
-                    self._doubt = error.str()
-                elif error.code() not in MENDS_ITSELF:
-                    self._trouble = error
-            elif (message.topic(), message.partition()) in self._assigned:
-                self._collected.append(message)
-                self._size += len(message.value() or b"")
+        errors = [error for message in messages if (error := message.error()) is not None]
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+        for error in errors:
+            if error.code() in NO_TOPIC:
+                self._doubt = error.str()
+            elif error.code() not in MENDS_ITSELF:
+                self._trouble = error
+        places = places_of(messages)
+        if not self._assigned.issuperset(places):
+            owned = zip(messages, places, strict=True)
+            messages = [message for message, place in owned if place in self._assigned]
+        self._collected += messages
+        self._size += sum([len(message.value() or b"") for message in messages])
 
     def _tell(self) -> None:
         trouble, self._trouble = self._trouble, None
