@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -21,6 +20,7 @@ COMMIT_SECONDS = 10.0
 ABORT_SECONDS = 5.0
 # The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
 MOCK_CLUSTER = "mockCluster"
+OnDelivery = Callable[[KafkaError | None, Message], None]
 
 
 class Publisher(Protocol):
@@ -168,7 +168,7 @@ class AcknowledgedPublisher:
         deadline = time.monotonic() + COMMIT_SECONDS
         self._failure = None
         try:
-            _produce(self._producer, outputs, deadline, {"on_delivery": self._on_delivery})
+            _produce(self._producer, outputs, deadline, self._on_delivery)
         except KafkaException as error:
             self._failure = error.args[0]
         while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
@@ -210,20 +210,21 @@ def _lacks(producer: Producer, topic: str) -> str | None:
 
 
 def _produce(
-    producer: Producer, outputs: Iterable[Record], deadline: float, common: Mapping[str, Any] = MappingProxyType({})
+    producer: Producer, outputs: Iterable[Record], deadline: float, on_delivery: OnDelivery | None = None
 ) -> None:
     """Hand over the records; a full queue is waited for, up to the deadline."""
-    produce = producer.produce
+    common = {"on_delivery": on_delivery} if on_delivery else {}
     for topic, key, value, headers, timestamp in outputs:
-        extra = common
-        if headers or timestamp is not None:
-            extra = {**common, "headers": headers or [], **({} if timestamp is None else {"timestamp": timestamp})}
+        extra: dict[str, Any] = common
+        if headers:
+            extra = {**extra, "headers": headers}
+        if timestamp is not None:
+            extra = {**extra, "timestamp": timestamp}
         while True:
             try:
-                produce(topic, value, key, **extra)
+                producer.produce(topic, value, key, **extra)
+                break
             except BufferError:
                 if time.monotonic() > deadline:
                     raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
                 producer.poll(0.05)
-            else:
-                break

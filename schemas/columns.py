@@ -2,7 +2,7 @@
 
 Both ways give what the codec gives record by record, and leave to it what they do not know to be right: reading marks a
 row as not read, writing refuses all rows (`NotColumns`), and then the codec tells the bad one by its own name. Below
-some tens of records the codec is faster anyway.
+some ten records the codec is faster anyway.
 """
 
 import os
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 # From so many records on columns are faster.
-MANY = 32
+MANY = 10
 _SEED = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
 
@@ -143,7 +143,13 @@ class ColumnReader:
         named: dict[str, Any] = {}
         self._plan(parse_schema(reader.schema, named), named, "")
         self._program = np.array(self._steps, np.int64)
-        self.read([b""])  # compiles, or loads what was compiled: not while a batch waits
+        # Compiles what a batch needs, or loads what was compiled: now, and not while a batch waits.
+        for column in self.read([b""]).columns.values():
+            if isinstance(column, Texts):
+                column.same(column)
+                column.coded()
+            elif isinstance(column, Maps):
+                column.values("")
 
     def read(self, values: Sequence[bytes | None]) -> Table:
         """The records in n framed values; a null is not read."""
@@ -233,6 +239,10 @@ class ColumnWriter:
         named: dict[str, Any] = {}
         self._schema: Any = parse_schema(writer.schema, named)
         self._named = named
+        if COMPILED:
+            nothing = _Pools()
+            nothing.constant(b"", 0)
+            nothing.written(0)  # as in ColumnReader: not while a batch waits
 
     def encode(self, columns: Mapping[str, Any], n: int) -> list[bytes]:
         """The framed bytes of n records; every field of the schema has its column.
