@@ -54,9 +54,9 @@ class Batch:
     closed_by: ClosedBy
 
     @classmethod
-    def of(cls, messages: list[Message], closed_by: ClosedBy) -> "Batch":
-        """The batch of these messages, its offsets read from them."""
-        places = places_of(messages)
+    def of(cls, messages: list[Message], closed_by: ClosedBy, places: list[Partition] | None = None) -> "Batch":
+        """The batch of these messages, its offsets read from them, and its places where they are not known."""
+        places = places_of(messages) if places is None else places
         offsets = [message.offset() for message in messages]
         first = dict(zip(reversed(places), reversed(offsets), strict=True))
         last = dict(zip(places, offsets, strict=True))

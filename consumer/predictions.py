@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import repeat
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Ints = NDArray[np.intp]
 
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,29 +133,27 @@ class Predictions:
             "variant": variant,
             "scored_at": now_ms,
         }
-        values = self._values(columns, len(rows))
-        failed: dict[int, Poison] = {}
-        for row, (key, value) in enumerate(zip(rows.keys, values, strict=True)):
-            if isinstance(value, Poison):
-                failed[row] = value
-            elif len(key) + len(value) > MAX_OUTPUT_BYTES:
-                failed[row] = oversized(len(key) + len(value))
-        made: Any = zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))
-        return list(made), failed
+        values, failed = self._values(columns, len(rows))
+        sizes = list(map(add, map(len, rows.keys), map(len, values)))
+        if max(sizes, default=0) > MAX_OUTPUT_BYTES:
+            failed |= {row: oversized(size) for row, size in enumerate(sizes) if size > MAX_OUTPUT_BYTES}
+        return list(zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))), failed
 
-    def _values(self, columns: dict[str, Any], n: int) -> Sequence[bytes | Poison]:
+    def _values(self, columns: dict[str, Any], n: int) -> tuple[list[bytes], dict[int, Poison]]:
+        """n encoded records, those that cannot be written empty; and why they cannot."""
         if in_columns(n):
             try:
-                return self._columns.encode(columns, n)
+                return self._columns.encode(columns, n), {}
             except NotColumns:
                 pass  # one of them is at fault, and only it shall pay for that
-        return [self._value(record) for record in records(columns, n)]
-
-    def _value(self, record: dict[str, Any]) -> bytes | Poison:
-        try:
-            return self._writer.encode(record)
-        except Poison as poison:
-            return poison
+        values, failed = [], {}
+        for row, record in enumerate(records(columns, n)):
+            try:
+                values.append(self._writer.encode(record))
+            except Poison as poison:
+                values.append(b"")
+                failed[row] = poison
+        return values, failed
 
 
 def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str, Any]:
@@ -196,7 +196,10 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
 def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> Texts:
     events = rows.event_id.raw() if isinstance(rows.event_id, Texts) else map(_encoded, rows.event_id)
     model = b"\0%b\0%b" % (model_sha256.encode(), variant.encode())
-    return Texts.made([_hashed(b"%b\0%b%b" % each).encode() for each in zip(events, rows.keys, repeat(model))])
+    ids = [_hashed(b"%b\0%b%b" % each) for each in zip(events, rows.keys, repeat(model))]
+    size = 2 * _ID_BYTES
+    begins = np.arange(0, size * len(ids), size)
+    return Texts(np.frombuffer("".join(ids).encode(), np.uint8), begins, np.full_like(begins, size))
 
 
 def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
@@ -205,7 +208,7 @@ def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str =
 
 
 def _hashed(identity: bytes) -> str:
-    return blake2b(identity, digest_size=16).hexdigest()
+    return blake2b(identity, digest_size=_ID_BYTES).hexdigest()
 
 
 def _encoded(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -74,6 +75,7 @@ class KafkaSource:
         self._on_absent = on_absent
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
+        self._places: list[Partition] = []
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
@@ -82,7 +84,7 @@ class KafkaSource:
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, timeout: float) -> Batch | None:
-        self._collected, self._size = [], 0
+        self._collected, self._places, self._size = [], [], 0
         first = self.consumer.poll(timeout)
         if first is not None:
             self._collect([first])
@@ -91,7 +93,7 @@ class KafkaSource:
         if not self._collected:
             self._tell()
             return None
-        batch = Batch.of(self._collected, closed_by)
+        batch = Batch.of(self._collected, closed_by, self._places)
         self._positions |= batch.next
         return batch
 
@@ -122,9 +124,9 @@ class KafkaSource:
                 self._trouble = error
         places = places_of(messages)
         if not self._assigned.issuperset(places):
-            owned = zip(messages, places, strict=True)
-            messages = [message for message, place in owned if place in self._assigned]
+            messages, places = self._owned(messages, places)
         self._collected += messages
+        self._places += places
         self._size += sum([len(message.value() or b"") for message in messages])
 
     def _tell(self) -> None:
@@ -220,8 +222,13 @@ class KafkaSource:
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
-        self._collected = [m for m in self._collected if (m.topic(), m.partition()) not in gone]
+        self._collected, self._places = self._owned(self._collected, self._places)
         self._on_rebalance(kind, len(partitions))
+
+    def _owned(self, messages: list[Any], places: list[Partition]) -> tuple[list[Any], list[Partition]]:
+        """The messages of partitions that are owned now, and their places."""
+        owned = [place in self._assigned for place in places]
+        return list(compress(messages, owned)), list(compress(places, owned))
 
     @staticmethod
     def _unless_moved(call: Callable[[Any], object], argument: Any) -> None:
