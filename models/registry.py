@@ -129,7 +129,7 @@ class ModelRegistry:
 
     def artifact(self, version: str) -> dict[str, Any]:
         """The dictionary that a version was published as, after the same checks: to make a patch of it."""
-        return artifact.unpack(self._verified(version)[1])
+        return artifact.unpack(self._verified(version)[1], scikit=True)
 
     def _verified(self, version: str) -> tuple["Model", bytes]:
         signed, manifest = self._manifest(version)
