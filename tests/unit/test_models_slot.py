@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import Transient, UserError
+from models.background import at_once
 from models.refused import Refused
 from models.registry import Alias, ModelRegistry
 from models.scorer import Model
@@ -93,7 +94,7 @@ def test_a_first_load_that_failed_is_tried_again(registry: Counting) -> None:
 
 def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000))
+    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
     old = weakref.ref(slot.get())
     registry.promote("1.1.0")
     clock.now += 1.0
@@ -106,7 +107,7 @@ def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting)
 
 def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     for _ in range(1000):
         clock.now += 0.01
@@ -117,7 +118,7 @@ def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
 
 def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serves(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
     registry.promote("1.1.0")
     Store(registry.url).replace("versions/1.1.0/model.joblib", b"damaged")
@@ -133,7 +134,7 @@ def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serv
 
 def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     registry.promote("1.1.0")
     whole = Store(registry.url).read("versions/1.1.0/model.joblib") or b""
@@ -153,7 +154,7 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
 @pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
 def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting, alias: bytes) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
     Store(registry.url).replace("aliases/champion.json", alias)
     clock.now += 1.0
@@ -164,7 +165,7 @@ def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting,
 
 def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_after(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     registry.promote("1.1.0")
     registry.down = True
@@ -192,7 +193,7 @@ def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch
     manifests = {version: registry.show(version) for version in contents}
     monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
         alias: dict[str, object] = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
@@ -212,7 +213,7 @@ def clock() -> Clock:
 @pytest.fixture
 def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
     """A slot for a challenger of 1.0.0."""
-    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000))
+    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
 
 
 def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
