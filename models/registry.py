@@ -202,7 +202,7 @@ class ModelRegistry:
             return version
         forced = self._objections(candidate, present) if alias == CHAMPION else []
         if forced and not force:
-            from models.gate import GateRefused  # noqa: PLC0415  # brings scikit-learn, as verify does
+            from models.gate import GateRefused  # noqa: PLC0415  # brings pandas
 
             raise GateRefused(version, forced)
         previous = (*present.previous, present.version) if present else ()
@@ -210,7 +210,7 @@ class ModelRegistry:
         return present.version if present else None
 
     def _objections(self, candidate: "Model", present: Alias | None) -> list[str]:
-        from models.gate import objections  # noqa: PLC0415  # brings scikit-learn, as verify does
+        from models.gate import objections  # noqa: PLC0415  # brings pandas
 
         try:
             champion = self.verify(present.version) if present else None
