@@ -14,7 +14,7 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # A transaction that begins while the markers of the one before are still being written is told to come again. The
 # client's 100 ms would be most of the latency of a topic with a few hundred changes a second; it backs off from here.
 RETRY_BACKOFF_MS = 5
-# What is fetched ahead: ten batches. A message takes 400 bytes beside its own, and the client's 100,000 would be 40 MB.
+# Fetched ahead of a partition: ten batches. A message takes 400 bytes beside its own; the client's 100,000 take 40 MB.
 QUEUED_MESSAGES = 20_000
 # Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024

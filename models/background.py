@@ -20,7 +20,7 @@ def at_once(work: Callable[[], None]) -> None:
 
 
 class Background(Generic[Found]):
-    """Holds at most one call, from its start until its answer is taken; for one thread, which does neither wait."""
+    """Holds at most one call, from its start until its answer is taken; for one thread, which waits for neither."""
 
     def __init__(self) -> None:
         self._answer: Future[Found] | None = None

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 from leadstream.errors import Transient, UserError
 from models.background import Background, Run, at_once, in_thread
@@ -165,7 +164,8 @@ class ChallengerSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
-        self._run, self._later = cast(Run, at_once), run  # nothing flows yet at the first call
+        self._run: Run = at_once  # nothing flows yet at the first call
+        self._later = run
         self._background = Background[_Found]()
         self._judged: Alias | None = None
         self._look_at = clock()
