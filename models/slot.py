@@ -50,8 +50,8 @@ def _load(registry: ModelRegistry, alias: str, target: Alias) -> _Found:
 class ModelSlot:
     """Holds one model for any number of threads. The old one is freed once no batch holds it any more.
 
-    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC; `run` does what no batch waits for, in a
-    thread of its own unless told. `refused` says why the version that the alias points to is not the one in service;
+    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC. `run` does what no batch waits for, in
+    a thread of its own unless told. `refused` says why the version that the alias points to is not the one in service;
     `loaded_since` is when that one was loaded, in ms UTC.
     """
 
