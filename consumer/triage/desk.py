@@ -42,6 +42,7 @@ from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
 CALL_SECONDS = 2.0
+FLUSH_SECONDS = 0.1
 TAKE_SECONDS = 30.0
 SETTLE_SECONDS = 8.0
 
@@ -285,8 +286,13 @@ def _append(
             if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise
             refused[letter] = error.args[0].str()
-    producer.flush(max(0.0, deadline - time.monotonic()))
-    if len(places) + len(refused) < len(verdicts):
+    try:
+        # Once one is refused, the others do not leave before the transaction is aborted.
+        while len(places) < len(verdicts) and not refused and time.monotonic() < deadline:
+            producer.flush(FLUSH_SECONDS)
+    except SystemError as error:  # so Python calls a fatal error that the client raises between two reports
+        raise KafkaException(KafkaError(KafkaError._FATAL, "the producer was fenced")) from error
+    if not refused and len(places) < len(verdicts):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the brokers did not acknowledge the records in time"))
     return places, refused
 

@@ -37,7 +37,7 @@ def scored(version: int, occurred_at: int = NOW_MS) -> FakeMessage:
     words = ("prediction_id", "model_used", "model_version", "model_sha256", "source_topic", "event_id")
     counts = ("coalesced_changes", "source_partition", "source_offset")
     record: dict[str, Any] = dict.fromkeys(halves, 0.5)
-    record |= dict.fromkeys(words, "x") | dict.fromkeys(counts, 0) | dict.fromkeys(("reasons", "imputed"), [])
+    record |= dict.fromkeys(words, "x") | dict.fromkeys(counts, 0) | {"reasons": [], "imputed": []}
     record |= {"lead_id": "lead", "prediction": True, "grade": "A", "feature_coverage": 1.0, "variant": "champion"}
     record |= {"change_type": "UPDATED", "lead_version": version, "occurred_at": occurred_at, "scored_at": NOW_MS}
     return FakeMessage(PREDICTIONS, 0, 0, b"lead", PREDICTION.encode(record))
