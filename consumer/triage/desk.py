@@ -123,6 +123,8 @@ class KafkaDesk:
     def take(self) -> None:
         self._writer.open()
         self._partitions = len(self._audit.partitions())
+        if self._producer is not None:
+            self._producer.purge()
         self._producer = _producer(self._config)
         self._audit.follow(self.decided)
 
