@@ -32,13 +32,12 @@ def letter_output(
     origin: str = CHANGES,
     topic: str = LETTERS,
     headers: Headers | None = None,
+    sent_at: int = NOW_MS - 60_000,
     failed_at: int = NOW_MS,
-    poison: Poison | None = None,
 ) -> Output:
-    """The letter number `i`, as it is published."""
-    message = FakeMessage(origin, i % 4, i, key, value, headers or [("trace", b"\x00\xff")], NOW_MS - 60_000 + i)
-    why = poison or cause(i)
-    return dead_letter(topic, message, why, failed_at=failed_at, group_id="leadstream", model_version="1.0.0")
+    """The letter number `i`, as it is published. A broker keeps it only if `sent_at` (ms UTC) is not too long ago."""
+    message = FakeMessage(origin, i % 4, i, key, value, headers or [("trace", b"\x00\xff")], sent_at + i)
+    return dead_letter(topic, message, cause(i), failed_at=failed_at, group_id="leadstream", model_version="1.0.0")
 
 
 def letter(i: int, key: bytes | None, value: bytes | None, **facts: object) -> Letter:

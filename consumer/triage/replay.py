@@ -74,10 +74,10 @@ def replay(run: Run, letters: Iterable[Letter], judge: Judge) -> Tally:
     size = max(1, min(BATCH, run.rate // 2))
     moved, committed = run.clock(), -1
     while not run.stop.is_set():
-        pending = _open(run, [*pending, *islice(fresh, size - len(pending))])
+        pending = _filled(run, pending, fresh, size)
         if not pending:
             return run.tally
-        began = run.clock()
+        began, fenced = run.clock(), run.fenced
         outlook = run.desk.look(run.most_behind)
         if outlook.behind > run.most_behind:
             moved, committed = (began, outlook.committed) if outlook.committed != committed else (moved, committed)
@@ -91,7 +91,7 @@ def replay(run: Run, letters: Iterable[Letter], judge: Judge) -> Tally:
         run.tally.left.update(each.why for each in unfit)
         gone = {each.letter.id for each in unfit} | _settled(run, verdicts)
         pending = [letter for letter in pending if letter.id not in gone]
-        if gone:
+        if gone or run.fenced > fenced:
             moved = run.clock()
             _told(run)
             sent = sum(each.output is not None for each in verdicts if each.letter.id in gone)
@@ -106,7 +106,7 @@ def discard(run: Run, letters: Iterable[Letter], because: str) -> Tally:
     """Give letters up, each once, and say why. The desk must be taken. Raises UserError, Transient."""
     fresh, pending = iter(letters), list[Letter]()
     while not run.stop.is_set():
-        pending = _open(run, [*pending, *islice(fresh, DISCARD_BATCH - len(pending))])
+        pending = _filled(run, pending, fresh, DISCARD_BATCH)
         if not pending:
             return run.tally
         gone = _settled(run, [Verdict(letter, Action.DISCARDED, because) for letter in pending])
@@ -114,6 +114,14 @@ def discard(run: Run, letters: Iterable[Letter], because: str) -> Tally:
         _told(run)
     run.tally.stopped = True
     return run.tally
+
+
+def _filled(run: Run, pending: Sequence[Letter], fresh: Iterator[Letter], size: int) -> list[Letter]:
+    """Open letters, as many as `size` if there are so many: those that are pending come first."""
+    filled = _open(run, pending)
+    while len(filled) < size and (more := list(islice(fresh, size - len(filled)))):
+        filled += _open(run, more)
+    return filled
 
 
 def _open(run: Run, letters: Sequence[Letter]) -> list[Letter]:

@@ -1,6 +1,7 @@
 """The desks, real and in memory, pass the same suite: letters are decided once, and not past a waiting change."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,12 +112,18 @@ def change(world: World, lead: str, version: int) -> Output:
     return Output(world.topics.lead_changes, lead.encode(), CHANGE.encode(event(lead, lead_version=version)))
 
 
+def _letter(i: int, lead: str, version: int, topics: Topics) -> Output:
+    value, now = CHANGE.encode(event(lead, lead_version=version)), time.time_ns() // 1_000_000
+    return letter_output(
+        i, lead.encode(), value, origin=topics.lead_changes, topic=topics.dead_letters, sent_at=now, failed_at=now
+    )
+
+
 def letters(world: World, *leads: str) -> list[Letter]:
     """A letter of each lead, at version 5, as read from the dead-letter topic."""
     topics = world.topics
     for i, lead in enumerate(leads):
-        value = CHANGE.encode(event(lead, lead_version=5))
-        world.send(letter_output(i, lead.encode(), value, origin=topics.lead_changes, topic=topics.dead_letters))
+        world.send(_letter(i, lead, 5, topics))
     return [Letter.of(message) for message in world.visible(topics.dead_letters, len(leads))]
 
 
@@ -237,8 +244,7 @@ def test_scores_are_those_of_the_last_look_and_only_of_the_leads_that_are_watche
 def test_of_one_leads_letters_the_newest_must_come_last(world: World, desk: Callable[[], Desk]) -> None:
     topics = world.topics
     for i, version in enumerate((6, 5)):
-        value = CHANGE.encode(event("a", lead_version=version))
-        world.send(letter_output(i, b"a", value, origin=topics.lead_changes, topic=topics.dead_letters))
+        world.send(_letter(i, "a", version, topics))
     found = [Letter.of(message) for message in world.visible(topics.dead_letters, 2)]
     one = desk()
     one.look(MANY)
