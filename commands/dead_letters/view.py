@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from commands.dead_letters.times import shown
@@ -133,22 +133,16 @@ def letters(found: Sequence[Letter], decided: Decided, limit: int) -> None:
     if not found:
         print("no dead letters match")
         return
-    console = _console()
-    table = _table()
-    for heading in ("letter", "failed at", "reason"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("message")
-    rows = []
+    rows = [("letter", "failed at", "reason", "message")]
     for letter in found:
         action = decided.get(letter.id)
         reason = f"{letter.facts.reason}, {action.lower()}" if action else letter.facts.reason
         rows.append((str(letter.id), shown(letter.failed_at), reason, _clean(letter.facts.message)))
-    left = (
-        console.width - 2 - sum(max(len(cell) for cell in column) + 2 for column in list(zip(*rows, strict=True))[:3])
-    )
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
+    left = max(20, _console().width - sum(widths) - 6)
     for *cells, message in rows:
-        table.add_row(*cells, message if len(message) <= left else message[: left - 1] + "…")
-    console.print(table)
+        start = "".join(f"{cell:<{width}}  " for cell, width in zip(cells, widths, strict=True))
+        print(start + (message if len(message) <= left else message[: left - 1] + "…"))
     if len(found) == limit:
         print(f"These are the first {limit:,}; --limit shows more.")
 
@@ -347,7 +341,8 @@ def deciding(arguments: argparse.Namespace, total: int) -> Iterator[tuple[Callab
         signal.signal(number, signal.default_int_handler)  # the second one does not wait
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    what = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (what, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     disable = arguments.json or not sys.stderr.isatty()
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=disable) as progress:
