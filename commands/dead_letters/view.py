@@ -27,8 +27,8 @@ from consumer.triage.replay import Tally
 _DONE = {
     Action.REPLAYED: "sent back",
     Action.DISCARDED: "discarded",
-    Action.SUPERSEDED: "superseded: their leads were scored at a newer change, or erased, since",
-    Action.PARKED: "parked: they came back three times",
+    Action.SUPERSEDED: "superseded by a newer change or the erasure of the lead",
+    Action.PARKED: "parked after three returns",
 }
 
 
@@ -230,11 +230,12 @@ def _hex(console: Console, value: bytes, at: int, *, mark: bool = True) -> None:
     for start, row in neighbourhood(value, at):
         line = Text(f"  {start:06x} ")
         for place, byte in enumerate(row, start):
-            hit = mark and place == at
-            line.append(f"[{byte:02x}]" if hit else f" {byte:02x} ", "bold red" if hit else "")
-        line.pad_right(75 - len(line.plain) - 16)
+            line.append("[" if mark and place == at else "]" if mark and place == at + 1 else " ")
+            line.append(f"{byte:02x}", "bold red" if mark and place == at else "")
+        line.append("]" if mark and at == start + len(row) - 1 else " ")
+        line.pad_right(60 - len(line.plain))
         line.append("".join(chr(byte) if 32 <= byte < 127 else "." for byte in row), "dim")
-        console.print(line, no_wrap=True, crop=False)
+        console.print(line)
     if mark and at >= len(value):
         console.print("  (the value ends there)")
 
@@ -297,15 +298,13 @@ def tally_facts(tally: Tally) -> dict[str, Any]:
 
 def tally(tally: Tally) -> None:
     """What was done, a line for each kind."""
-    if not tally.seen:
-        print("no open dead letters match")
-    for action, count in tally.decided.items():
-        if count:
-            print(f"{count:,} {letters_word(count)} {_DONE[action]}")
+    lines = [] if tally.seen else ["no open dead letters match"]
+    lines += [f"{count:,} {letters_word(count)} {_DONE[action]}" for action, count in tally.decided.items() if count]
     if tally.elsewhere:
-        print(f"{tally.elsewhere:,} {letters_word(tally.elsewhere)} decided meanwhile by somebody else")
-    for why, count in tally.left.most_common():
-        print(f"{count:,} {letters_word(count)} left open: {why}")
+        lines.append(f"{tally.elsewhere:,} {letters_word(tally.elsewhere)} decided meanwhile by somebody else")
+    lines += [f"{count:,} {letters_word(count)} left open: {why}" for why, count in tally.left.most_common()]
+    for line in lines:
+        _console().print(line)
 
 
 def verdict_facts(verdict: Verdict) -> dict[str, Any]:
