@@ -55,7 +55,7 @@ class Log:
         try:
             found = self._consumer.list_topics(self.topic, timeout=ASK_SECONDS).topics[self.topic]
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise _unanswered(error) from error
         if found.error is not None:
             raise UserError(
                 f"topic {self.topic}: {found.error.str()}; `leadstream topics create` makes what is missing"
@@ -67,7 +67,7 @@ class Log:
         try:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=ASK_SECONDS)
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise _unanswered(error) from error
         return low, high
 
     def read(self, starts: Mapping[int, int], ends: Mapping[int, int] | None = None) -> Iterator[Message]:
@@ -132,7 +132,7 @@ class Cluster:
                 place.partition: future.result() for place, future in self._admin.list_offsets(asked, **options).items()
             }
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise _unanswered(error) from error
         return {partition: result.offset for partition, result in found.items()}
 
     def committed(self, topic: str, partitions: list[int]) -> dict[int, int]:
@@ -143,5 +143,9 @@ class Cluster:
             [future] = self._admin.list_consumer_group_offsets(asked, request_timeout=ASK_SECONDS).values()
             found = future.result().topic_partitions or []
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise _unanswered(error) from error
         return {place.partition: place.offset for place in found if place.error is None and place.offset >= 0}
+
+
+def _unanswered(error: KafkaException) -> Transient:
+    return Transient("brokers", f"{error.args[0].str()}; check KAFKA_BOOTSTRAP_SERVERS, and that Kafka is up")

@@ -6,10 +6,12 @@ import random
 import re
 import signal
 import struct
+import threading
 import time
 import uuid
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from schemas.codec import Reader, Writer
 from tests.integration.conftest import Served
 from tests.integration.running import Running, Stage, headers_of, until
 from tests.letters import letter_output
+from tests.registry_server import registry_server
 from tests.unit.pipelines import event
 
 pytestmark = pytest.mark.broker
@@ -110,6 +113,23 @@ class History:
         topic = self.stage.topics.lead_changes
         self.stage.send([Output(topic, lead.encode(), self._value(lead, version)) for lead, version in some])
 
+    @contextmanager
+    def coming_in(self) -> Iterator[None]:
+        """Live changes come in, one after the other, for as long as the block lasts."""
+        done = threading.Event()
+
+        def send() -> None:
+            while self.live and not done.wait(0.02):
+                self.send_live(1 / len(self.live))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def check(self) -> Counter[str]:
         """Each letter decided once, sent once if it was sent, and every lead's score that of its newest change."""
         found = decisions(self.stage, self.letters)
@@ -140,10 +160,9 @@ def _ripe(stage: Stage, process: Running, target: int) -> bool:
 
 
 def killed_again_and_again(stage: Stage, history: History, kills: int, seed: int, most: int) -> int:
-    """Kill replays at random moments, within `most` decisions, while live changes come in; how many were caught."""
+    """Kill replays at random moments, within `most` decisions each; how many were caught."""
     chance, audit, caught = random.Random(seed), stage.topics.dead_letter_audit, 0
     for _ in range(kills):
-        history.send_live(0.5 / kills)
         target = written(stage, audit) + chance.randint(1, most)
         with stage.running("dead-letters", "replay", "--yes", "--rate", "2000") as process:
             until(partial(_ripe, stage, process, target), "it is worth killing")
@@ -167,8 +186,9 @@ def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_
         said = "\n".join(one.said())
         assert "interrupted; run it again to go on" in said
         assert "letters sent back" in said
+        history.send_live(0.3)
         assert killed_again_and_again(stage, history, 2, seed=1, most=150) == 2
-        with stage.running(*words) as one, stage.running(*words) as other:
+        with history.coming_in(), stage.running(*words) as one, stage.running(*words) as other:
             assert (one.exit_code(120), other.exit_code(120)) == (0, 0), (one.said(), other.said())
         history.send_live(1)
         assert history.check()["SUPERSEDED"] > 0
@@ -184,9 +204,10 @@ def test_of_ten_thousand_letters_each_is_decided_once_over_twenty_kills(
     history = History(stage, 10_000, seed=2)
     history.send_letters()
     with stage.running() as consumer:
-        caught = killed_again_and_again(stage, history, 20, seed=2, most=500)
+        with history.coming_in():
+            caught = killed_again_and_again(stage, history, 20, seed=2, most=500)
+            leadstream(stage, "replay", "--yes", "--rate", "2000")
         history.send_live(1)
-        leadstream(stage, "replay", "--yes", "--rate", "2000")
         actions = history.check()
         assert consumer.stop() == 0
     print(f"killed while deciding: {caught} of 20; {dict(actions)}")
@@ -383,6 +404,20 @@ def test_a_letter_that_is_not_there_and_a_topic_that_is_not_there_are_one_senten
     assert "there is no letter 7-1 in" in leadstream(many, "show", "7-1", code=1)
     said = leadstream(many, "groups", code=1, LEADSTREAM_TOPIC_LEAD_CHANGES_DLQ_AUDIT="nowhere")
     assert "`leadstream topics create` makes what is missing" in said
+
+
+def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(kafka: Broker, tmp_path: Path) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "", partitions=1)
+    topics, now = stage.topics, time.time_ns() // 1_000_000
+    stage.send([letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters, sent_at=now)])
+    with registry_server() as state:
+        stage.environment["SCHEMA_REGISTRY_URL"] = state.url
+        assert leadstream(stage, "discard", "--because", "a test") == "1 letter discarded\n"
+        assert told(stage, "audit", "verify")["decisions"]["DISCARDED"] == 1
+        assert told(stage, "groups") == []
+    [decision] = stage.read(topics.dead_letter_audit, 1)
+    assert (decision.value() or b"")[:5] == b"\x00\x00\x00\x00\x01"
+    assert f"{topics.dead_letter_audit}-value" in state.subjects
 
 
 def test_on_a_broker_without_transactions_letters_can_be_looked_at_and_not_decided(
