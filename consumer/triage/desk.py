@@ -203,7 +203,7 @@ class KafkaDesk:
         earlier = [
             (message.partition(), message.key(), message.offset())
             for message in self._arrived.read(starts, ends)
-            if (message.partition(), message.offset()) not in ours
+            if message.key() is not None and (message.partition(), message.offset()) not in ours
         ]
         return frozenset(
             each.letter.id

@@ -14,6 +14,7 @@ _CONNECT = "__connect.errors."
 _STREAMS = "__streams.errors."
 _SPRING = "kafka_dlt-"
 _OURS = "dlq."
+_ADDED = {"Leadstream": _CONNECT, "Kafka Connect": _CONNECT, "Kafka Streams": _STREAMS, "Spring Kafka": _SPRING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ def facts_of(headers: Headers) -> Facts:
     return _foreign("unknown", headers, (None, None, None), "", "")
 
 
-def own_headers(headers: Headers) -> Headers:
-    """The headers that the record had before it became a letter."""
-    return [pair for pair in headers if not pair[0].startswith((_CONNECT, _STREAMS, _SPRING, _OURS))]
+def own_headers(headers: Headers, writer: str) -> Headers:
+    """The headers that the record had before this writer made a letter of it, and without the count of replays."""
+    added = (_OURS, _ADDED.get(writer, _OURS))
+    return [pair for pair in headers if not pair[0].startswith(added)]
 
 
 def _ours(headers: Headers, last: dict[str, bytes | None]) -> Facts:

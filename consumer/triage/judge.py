@@ -92,5 +92,5 @@ class Judge:
 
 def replayed(letter: Letter, value: bytes | None) -> Output:
     """The record that goes back: the original's key, headers and timestamp, and how often it went back by now."""
-    headers = [*own_headers(letter.headers), (REPLAYS, str(letter.facts.replays + 1).encode())]
+    headers = [*own_headers(letter.headers, letter.facts.writer), (REPLAYS, str(letter.facts.replays + 1).encode())]
     return Output(letter.facts.topic or "", letter.key, value, headers, letter.timestamp)

@@ -64,7 +64,13 @@ def test_a_letter_of_another_writer_without_origin_and_reason_could_only_be_look
     assert (facts.writer, facts.reason, facts.stage) == (writer, reason, stage)
     assert facts.message
     assert facts.failed_at is None
-    assert own_headers([*OWN, *headers]) == OWN
+    assert own_headers([*OWN, *headers], facts.writer) == OWN
+
+
+def test_headers_that_another_system_left_on_the_original_are_the_originals() -> None:
+    left = ("kafka_dlt-original-topic", b"crm.lead-changes-retry-0")
+    headers = letter_output(7, b"lead", b"", headers=[left, ("dlq.replays", b"1")]).headers or []
+    assert own_headers(headers, facts_of(headers).writer) == [left]
 
 
 def test_our_own_letter_says_all_of_it() -> None:
