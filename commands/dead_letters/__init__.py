@@ -174,7 +174,7 @@ def replay_letters(arguments: argparse.Namespace) -> int:
         survey = triage.survey(_filter(arguments))
         if _only_said(arguments, survey.count):
             forecasts = triage.forecast(survey, patch)
-            view.out(arguments, view.forecast_facts(forecasts), lambda: view.forecast(forecasts))
+            view.out(arguments, view.rehearsed(view.forecast_facts(forecasts)), lambda: view.forecast(forecasts))
             return _dry(arguments, survey.count)
         with view.deciding(arguments, survey.count) as (tell, stop):
             tally = triage.replay(
@@ -202,7 +202,7 @@ def discard_letters(arguments: argparse.Namespace) -> int:
         survey = triage.survey(wanted)
         if _only_said(arguments, survey.count):
             groups = triage.groups(wanted)
-            view.out(arguments, view.groups_facts(groups), lambda: view.groups(groups))
+            view.out(arguments, view.rehearsed(view.groups_facts(groups)), lambda: view.groups(groups))
             return _dry(arguments, survey.count)
         with view.deciding(arguments, survey.count) as (tell, stop):
             tally = triage.discard(survey, decided_by=_who(arguments), because=arguments.because, tell=tell, stop=stop)

@@ -245,6 +245,11 @@ def forecast_facts(forecasts: Iterable[Forecast]) -> list[dict[str, Any]]:
     return [forecast_of(each) for each in forecasts]
 
 
+def rehearsed(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a program reads of a dry run, which it may not have asked for."""
+    return {"dry_run": True, "groups": groups}
+
+
 def forecast(forecasts: Sequence[Forecast]) -> None:
     """What would become of each group."""
     if not forecasts:
@@ -289,6 +294,7 @@ def forecast(forecasts: Sequence[Forecast]) -> None:
 def tally_facts(tally: Tally) -> dict[str, Any]:
     """A tally as JSON data."""
     return {
+        "dry_run": False,
         **{action.value.lower(): tally.decided[action] for action in Action},
         "elsewhere": tally.elsewhere,
         "left": dict(tally.left),

@@ -246,7 +246,9 @@ def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes
     assert re.search(r"1,667 +1,667", said)
     said = leadstream(many, "discard", "--fingerprint", print_, "--because", "a test")
     assert "Nothing was done, for it is more than 100 letters: add --yes." in said
-    [forecast] = told(many, "replay", "--fingerprint", print_, "--dry-run", "--limit", "50")
+    said = told(many, "replay", "--fingerprint", print_, "--dry-run", "--limit", "50")
+    [forecast] = said["groups"]
+    assert said["dry_run"] is True
     assert (forecast["count"], forecast["passes"]) == (50, 50)
     assert written(many, many.topics.dead_letter_audit) == written(many, many.topics.lead_changes) == 0
 
@@ -290,10 +292,10 @@ def test_a_letter_without_state_is_scored_from_the_present_state_once_the_lead_i
     stage = served.stage
     stage.send([stage.change(lead, lead=None)])
     letter_of(stage, lead)
-    [before] = told(stage, "replay", "--lead", lead, "--dry-run")
+    [before] = told(stage, "replay", "--lead", lead, "--dry-run")["groups"]
     assert (before["passes"], before["fails"]) == (0, {"LEAD_NOT_FOUND": 1})
     served.crm.add(lead)
-    [after] = told(stage, "replay", "--lead", lead, "--dry-run")
+    [after] = told(stage, "replay", "--lead", lead, "--dry-run")["groups"]
     assert (after["passes"], after["fails"]) == (1, {})
     assert leadstream(stage, "replay", "--lead", lead) == "1 letter sent back\n"
     assert prediction_of(stage, lead)["lead_id"] == lead
