@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
 from consumer.batch import Message, Output
 from consumer.triage.audit import Action, decision_in, verify
@@ -18,7 +19,7 @@ from consumer.triage.letters import Letter, LetterId
 from consumer.triage.scores import Scores
 from leadstream.errors import Fenced
 from leadstream.settings import load_settings
-from leadstream.topics import Topics
+from leadstream.topics import CONFIGS, Topics
 from local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.fakes import MemoryBroker, MemoryDesk
@@ -89,9 +90,21 @@ class KafkaWorld:
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "memory":
         return MemoryWorld(Topics(), MemoryBroker())
-    kafka: Broker = request.getfixturevalue("kafka")
-    stage = Stage.on(kafka.bootstrap, tmp_path, "", partitions=1)
-    return KafkaWorld(stage.topics, stage)
+    return kafka_world(request.getfixturevalue("kafka"), tmp_path)
+
+
+def kafka_world(kafka: Broker, folder: Path) -> KafkaWorld:
+    """With the topics that a desk knows, and no others: making them all takes a second."""
+    stage = Stage.on(kafka.bootstrap, folder, "", create=False)
+    topics = stage.topics
+    names = (topics.lead_changes, topics.dead_letters, topics.dead_letter_audit, topics.lead_predictions)
+    wanted = [
+        NewTopic(name, 1, 1, config=CONFIGS["dead_letters"] if name == topics.dead_letters else {}) for name in names
+    ]
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for future in admin.create_topics(wanted).values():
+        future.result(30)
+    return KafkaWorld(topics, stage)
 
 
 @pytest.fixture
@@ -255,8 +268,8 @@ def test_of_one_leads_letters_the_newest_must_come_last(world: World, desk: Call
 
 @pytest.mark.broker
 def test_a_record_that_no_broker_takes_holds_back_only_itself(kafka: Broker, tmp_path: Path) -> None:
-    stage = Stage.on(kafka.bootstrap, tmp_path, "", partitions=1)
-    world = KafkaWorld(stage.topics, stage)
+    world = kafka_world(kafka, tmp_path)
+    stage = world.stage
     big = random.Random(1).randbytes(1_048_500)
     topics, producer = stage.topics, Producer({"bootstrap.servers": stage.bootstrap, "message.max.bytes": 2_000_000})
     for i, value in enumerate((big, b"small")):
