@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -13,6 +13,9 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-long: $(VENV)/.dev ## the tests that take minutes: a replay of 10,000 letters that is killed twenty times
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
