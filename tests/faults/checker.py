@@ -11,6 +11,7 @@ books      each process's log lines are transactions, and each transaction has i
 processes  nobody ends but by the harness, and nobody has anything to say to people
 """
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ def _said(counts: tuple[int, ...]) -> str:
 
 def _processes(processes: Iterable[Process]) -> Iterator[Violation]:
     for process in processes:
-        if process.ending is Ending.DIED or (process.ending is Ending.STOPPED and process.exit_code != 0):
+        well = {0} if process.started else {0, -signal.SIGTERM}
+        if process.ending is Ending.DIED or (process.ending is Ending.STOPPED and process.exit_code not in well):
             yield Violation("processes", f"{process.name} {process.ending.value} with exit code {process.exit_code}")
         for line in process.said:
             yield Violation("processes", f"{process.name} said: {line}")

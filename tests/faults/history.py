@@ -152,15 +152,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One incarnation of the consumer. `rejoins` counts how often it gave its clients up, `said` are lines for people.
-
-    `metrics` are its last counters of changes by fate, where it was still there to be asked.
+    """One incarnation of the consumer. Before it has `started` it does not hear signals yet; `rejoins` counts how often
+    it gave its clients up; `said` are lines for people; `metrics` are its last counters of changes by fate, where it
+    was still there to be asked.
     """
 
     name: str
     ending: Ending
     exit_code: int
     lines: tuple[Line, ...]
+    started: bool = True
     rejoins: int = 0
     said: tuple[str, ...] = ()
     metrics: dict[str, int] | None = None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tests.faults.history import Ending, History, Kind, Output, Record, Span
+from tests.faults.history import Append, Ending, History, Kind, Output, Record, Span
 
 Mutation = Callable[[History, random.Random], History]
 OUTPUTS = ("predictions", "letters", "results")
@@ -15,20 +15,24 @@ def _replaced(items: Sequence[Any], i: int, *new: Any) -> tuple[Any, ...]:
     return (*items[:i], *new, *items[i + 1 :])
 
 
+def _with(history: History, **fields: Any) -> History:
+    return replace(history, **fields)
+
+
 def _edit(history: History, chance: random.Random, field: str, change: Callable[[Any], Any]) -> History:
     """`change` one entry of a field, whichever it can be done to."""
     items = getattr(history, field)
     for i in chance.sample(range(len(items)), len(items)):
         changed = change(items[i])
         if changed != items[i]:
-            return replace(history, **{field: _replaced(items, i, changed)})
+            return _with(history, **{field: _replaced(items, i, changed)})
     raise AssertionError(f"nothing in {field} to do this to")
 
 
 def lost(history: History, chance: random.Random) -> History:
     field = chance.choice(OUTPUTS)
     items = getattr(history, field)
-    return replace(history, **{field: _replaced(items, chance.randrange(len(items)))})
+    return _with(history, **{field: _replaced(items, chance.randrange(len(items)))})
 
 
 def lost_without_a_trace(history: History, chance: random.Random) -> History:
@@ -38,7 +42,7 @@ def lost_without_a_trace(history: History, chance: random.Random) -> History:
     before, after = replace(append, last=gone.record.offset - 1), replace(append, first=gone.record.offset + 1)
     left = [a for a in (before, after) if a.first <= a.last]
     fields = {field: tuple(o for o in getattr(history, field) if o is not gone) for field in OUTPUTS}
-    return replace(history, **fields, appended=_replaced(history.appended, history.appended.index(append), *left))
+    return _with(history, **fields, appended=_replaced(history.appended, history.appended.index(append), *left))
 
 
 def repeated(history: History, chance: random.Random) -> History:
@@ -50,7 +54,7 @@ def repeated(history: History, chance: random.Random) -> History:
     append = replace(history.appended[0], place=place, first=offset, last=offset)
     number = chance.choice(history.transactions).number
     copy = replace(again, record=replace(again.record, offset=offset), transaction=number)
-    return replace(history, **{field: (*getattr(history, field), copy)}, appended=(*history.appended, append))
+    return _with(history, **{field: (*getattr(history, field), copy)}, appended=(*history.appended, append))
 
 
 def reordered(history: History, chance: random.Random) -> History:
@@ -275,7 +279,7 @@ def a_stack_trace(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", lambda p: replace(p, said=("Traceback (most recent call last):",)))
 
 
-def _holds(append: Any, record: Record) -> bool:
+def _holds(append: Append, record: Record) -> bool:
     return append.place == record.place and append.first <= record.offset <= append.last
 
 

@@ -1,12 +1,11 @@
 """Records as their topics hold them, read for the checker: what each output says of itself."""
 
 from collections.abc import Callable
+from functools import partial
 
 from consumer.batch import Message
 from schemas.codec import Reader
 from tests.faults.history import Line, Output, Place, Record
-
-_PREDICTION = Reader("LeadPrediction")
 
 
 def record_of(message: Message) -> Record:
@@ -16,7 +15,7 @@ def record_of(message: Message) -> Record:
     return Record(place, message.offset(), message.key(), message.value(), headers, message.timestamp()[1])
 
 
-def prediction(record: Record, transaction: int | None, reader: Reader = _PREDICTION) -> Output:
+def prediction(record: Record, transaction: int | None, reader: Reader) -> Output:
     """A record of the predictions, or the null that erases one."""
     lead = (record.key or b"").decode("utf-8", "replace")
     if record.value is None:
@@ -51,11 +50,13 @@ def result(record: Record, transaction: int | None) -> Output:
     return Output(record, transaction, lead=(record.key or b"").decode("utf-8", "replace"))
 
 
-READINGS: dict[str, Callable[[Record, int | None], Output]] = {
-    "lead_predictions": prediction,
-    "dead_letters": letter,
-    "rescore_results": result,
-}
+def readings(reader: Reader) -> dict[str, Callable[[Record, int | None], Output]]:
+    """By the field of their topic how to read the outputs; `reader` is that of the predictions."""
+    return {
+        "lead_predictions": partial(prediction, reader=reader),
+        "dead_letters": letter,
+        "rescore_results": result,
+    }
 
 
 def line(event: dict[str, object]) -> Line:

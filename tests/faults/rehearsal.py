@@ -10,15 +10,16 @@ import numpy as np
 from consumer.batch import Outcome
 from consumer.leads import Lead
 from models.slot import ModelSlot
-from schemas.codec import Writer
+from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.history import Append, Ending, History, Kind, Line, Output, Place, Process, Sent, Span, Transaction
-from tests.faults.reading import READINGS, record_of
+from tests.faults.reading import readings, record_of
 from tests.faults.traffic import Traffic, truth_of
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, PREDICTIONS, REQUESTS, RESULTS, STATE, FakeLeads, batch
 from tests.unit.pipelines import pipeline as made
 
 PARTITIONS = 2
+_READINGS = readings(Reader("LeadPrediction"))
 _READ = {PREDICTIONS: "lead_predictions", LETTERS: "dead_letters", RESULTS: "rescore_results"}
 
 
@@ -63,7 +64,7 @@ def _consume(
     stands = dict.fromkeys(log, 0)
     transactions: list[Transaction] = []
     appended: list[Append] = []
-    outputs: dict[str, list[Output]] = {kind: [] for kind in READINGS}
+    outputs: dict[str, list[Output]] = {kind: [] for kind in _READINGS}
     lines: dict[int, list[Line]] = {0: [], 1: []}
     ends: Counter[Place] = Counter()
     while any(stands[place] < len(log[place]) for place in log):
@@ -88,7 +89,7 @@ def _consume(
             )
         for place, messages in written.items():
             kind = _READ[place.topic]
-            outputs[kind] += [READINGS[kind](record_of(message), number) for message in messages]
+            outputs[kind] += [_READINGS[kind](record_of(message), number) for message in messages]
             appended.append(Append(place, ends[place], ends[place] + len(messages) - 1, committed=True))
             ends[place] += len(messages) + 1  # the marker that ends a transaction has an offset, too
         lines[number % 2].append(_line(outcome))

@@ -45,12 +45,14 @@ class Traffic:
     """Records without end, in the order in which to send them.
 
     A lead sends its state or leaves it to the database, always the same way. In `disorder` some changes and some
-    repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC.
+    repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC; `encode_change` may be
+    another encoding of good changes than that of bad ones, which are made by comparing two of them.
     """
 
     def __init__(self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, disorder: bool) -> None:
         self._rng = np.random.default_rng([seed, 5])
-        self._encode_event, self._encode_request = encode_event, encode_request
+        self._encode_request = encode_request
+        self.encode_change = encode_event
         self._bad = bad_records(seed, now=now, encode_event=encode_event, encode_request=encode_request)
         self._versions = dict.fromkeys(range(LEADS), 0)
         self._disorder = disorder
@@ -144,7 +146,7 @@ class Traffic:
             **facts,
         }
         row = Row(truth.lead, truth.version, score) if truth.thin else None
-        value = self._encode_event(event)
+        value = self.encode_change(event)
         return Shipment("lead_changes", truth.lead.encode(), value, self._headers(truth), row)
 
     def _newer(self, i: int) -> int:
