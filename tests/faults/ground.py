@@ -59,9 +59,11 @@ def fault_ground(brokers: int, folder: Path, say: Say) -> Iterator[Ground]:
         store = Path(promoted_store(folder / "models"))
         ModelRegistry(str(store), TRUST).publish(trained(SECOND_SEED))
         host, _, port = postgres.address.rpartition(":")
-        database = Proxy(loop, host, int(port))
-        gate = Proxy(loop, "127.0.0.1", urlsplit(registry.url).port or 0)
-        yield Ground(kafka, postgres, database, registry, gate, store)
+        with (
+            contextlib.closing(Proxy(loop, host, int(port))) as database,
+            contextlib.closing(Proxy(loop, "127.0.0.1", urlsplit(registry.url).port or 0)) as gate,
+        ):
+            yield Ground(kafka, postgres, database, registry, gate, store)
 
 
 def staged(ground: Ground, folder: Path, *, coalesce: bool, batch_max_records: int) -> Stage:

@@ -27,6 +27,10 @@ class Proxy:
         """From now on; slow is `seconds` before each chunk."""
         self._run(self._set(mode, seconds))
 
+    def close(self) -> None:
+        """Refuse for good."""
+        self.set("refuse")
+
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
