@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, TopicPartition
 
 from schemas.codec import Reader
 from tests.faults.history import Append, History, Kind, Output, Place, Process, Record, Sent, Span, Transaction
@@ -54,7 +53,7 @@ def record(
         results=tuple(outputs["rescore_results"]),
         transactions=tuple(transactions),
         appended=tuple(appended),
-        committed=tuple(_committed(stage, group, inputs)),
+        committed=tuple(Span(place, 0, after) for place, (_, after) in group_offsets(stage).items()),
         processes=tuple(processes),
         unfinished=unfinished,
     )
@@ -173,9 +172,23 @@ def _assigned(
     return [*found, *at.values()], appends, len(pending)
 
 
-def _committed(stage: Stage, group: str, topics: set[str]) -> Iterator[Span]:
-    admin = AdminClient({"bootstrap.servers": stage.bootstrap})
-    [future] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-    for each in future.result(30).topic_partitions or []:
-        if each.topic in topics and each.offset >= 0:
-            yield Span(Place(each.topic, each.partition), 0, each.offset)
+def group_offsets(stage: Stage) -> dict[Place, tuple[int, int]]:
+    """Of each consumed partition its end, and where the group stands by what it has committed."""
+    # Of the group by name, without joining it.
+    config = {"bootstrap.servers": stage.bootstrap, "group.id": stage.environment["LEADSTREAM_GROUP_ID"]}
+    consumer = Consumer(config)
+    try:
+        places = [
+            TopicPartition(topic, partition)
+            for topic in (stage.topics.lead_changes, stage.topics.rescore_requests)
+            for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions
+        ]
+        return {
+            Place(each.topic, each.partition): (
+                consumer.get_watermark_offsets(each, timeout=30)[1],
+                max(0, each.offset),
+            )
+            for each in consumer.committed(places, timeout=30)
+        }
+    finally:
+        consumer.close()

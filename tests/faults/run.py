@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
-
 from leadstream.topics import Topics
 from local.process import Child
 from schemas.codec import Reader
@@ -24,7 +22,7 @@ from tests.faults.ground import Ground, in_schema, staged
 from tests.faults.history import History, save
 from tests.faults.inflict import Inflicter
 from tests.faults.members import Member
-from tests.faults.recorder import record
+from tests.faults.recorder import group_offsets, record
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
 from tests.integration.running import Stage, until
 
@@ -140,17 +138,7 @@ def _drained(stage: Stage, members: Sequence[Member]) -> list[Violation]:
 
 def _behind(stage: Stage) -> int:
     """How many records the group has not committed."""
-    consumer = Consumer({"bootstrap.servers": stage.bootstrap, "group.id": "watermarks"})
-    try:
-        topics = (stage.topics.lead_changes, stage.topics.rescore_requests)
-        ends = sum(
-            consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1]
-            for topic in topics
-            for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        )
-        return int(ends) - sum(map(stage.committed, topics))
-    finally:
-        consumer.close()
+    return sum(end - stands for end, stands in group_offsets(stage).values())
 
 
 def _together(calls: Sequence[Callable[[], object]]) -> None:
