@@ -12,12 +12,12 @@ processes  nobody ends but by the harness, and nobody has anything to say to peo
 """
 
 import signal
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.faults.history import FATES, Ending, History, Kind, Output, Place, Process, Sent
-from tests.faults.judge import Expected, by_transaction, consumed, expected, shown
+from tests.faults.judge import Expected, by_transaction, expected, shown
 
 OWN_HEADERS = ("__connect.errors.", "dlq.")
 
@@ -37,7 +37,7 @@ def violations(history: History) -> list[Violation]:
         *_offsets(history),
         *_fates(history, wanted),
         *_letters(history),
-        *_order(history),
+        *_order(history, wanted),
         *_models(history),
         *_visible(history),
         *_books(history, wanted),
@@ -115,17 +115,14 @@ def _letters(history: History) -> Iterator[Violation]:
             yield Violation("letters", f"{record.at()} does not have the headers of {original.at()}, and then its own")
 
 
-def _order(history: History) -> Iterator[Violation]:
-    deleted: dict[tuple[int | None, str], int] = {}
-    for number, inputs in consumed(history).items():
-        for sent in inputs:
-            if sent.truth.kind is Kind.ERASURE:
-                deleted[number, sent.truth.lead] = sent.truth.version
+def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+    erased = {(number, lead): deque(found) for number, due in wanted.items() for lead, found in due.erased.items()}
     highest: dict[str, int] = defaultdict(int)
     for output in sorted(history.predictions, key=lambda output: output.record.offset):
         if output.record.value is None:
             # A null has no version and is newer than all before it; a DELETED has one.
-            version = deleted.get((output.transaction, output.lead), 0)
+            versions = erased.get((output.transaction or 0, output.lead))
+            version = versions.popleft() if versions else 0
             highest[output.lead] = max(highest[output.lead], version) if version else 0
         elif 0 < output.version < highest[output.lead]:
             went = f"goes back to version {output.version} of {output.lead}, which had {highest[output.lead]}"

@@ -20,13 +20,14 @@ class Judged:
 
 @dataclass(slots=True)
 class Expected:
-    """What must come of a transaction: its outputs, the fates of its changes, and which change each prediction is of,
-    with how many it covers.
+    """What must come of a transaction: its outputs, the fates of its changes, which change each prediction is of, with
+    how many it covers, and by lead the versions of what erases it, in order.
     """
 
     outputs: Counter[tuple[str, Any]] = field(default_factory=Counter)
     fates: Counter[str] = field(default_factory=Counter)
     scored: dict[Source | None, tuple[Sent, int]] = field(default_factory=dict)
+    erased: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     requests: int = 0
 
     def counts(self) -> tuple[int, ...]:
@@ -117,6 +118,7 @@ def _of_lead(due: Expected, changes: Sequence[Sent], coalesce: bool) -> None:
                 due.outputs["letter", source] += 1
             case "erased":
                 due.outputs["erasure", sent.truth.lead] += 1
+                due.erased[sent.truth.lead].append(sent.truth.version)
 
 
 def judge(changes: Sequence[Sent], coalesce: bool) -> Judged:

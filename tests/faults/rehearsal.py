@@ -12,9 +12,9 @@ from consumer.leads import Lead
 from models.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
-from tests.faults.history import Append, Ending, History, Kind, Line, Output, Place, Process, Sent, Span, Transaction
+from tests.faults.history import Append, Ending, History, Line, Output, Place, Process, Sent, Span, Transaction
 from tests.faults.reading import readings, record_of
-from tests.faults.traffic import Traffic, truth_of
+from tests.faults.traffic import LEADS, Traffic, truth_of
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, PREDICTIONS, REQUESTS, RESULTS, STATE, FakeLeads, batch
 from tests.unit.pipelines import pipeline as made
 
@@ -24,7 +24,13 @@ _READ = {PREDICTIONS: "lead_predictions", LETTERS: "dead_letters", RESULTS: "res
 
 
 def rehearse(
-    slot: ModelSlot, seed: int, records: int = 400, *, coalesce: bool = True, disorder: bool = False
+    slot: ModelSlot,
+    seed: int,
+    records: int = 400,
+    *,
+    coalesce: bool = True,
+    disorder: bool = False,
+    leads: int = LEADS,
 ) -> History:
     """What a well-behaved group of two processes leaves behind; one of them is killed before its last line."""
     rng = np.random.default_rng([seed, 9])
@@ -50,8 +56,8 @@ def rehearse(
         )
         if shipment.row:
             rows[shipment.row.lead_id] = shipment.row
-    leads = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
-    line = made(slot, leads, LEADSTREAM_COALESCE=str(coalesce))
+    crm = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
+    line = made(slot, crm, LEADSTREAM_COALESCE=str(coalesce))
     return _consume(log, lambda messages: line.process(batch(*messages)), rng, coalesce)
 
 
@@ -120,8 +126,3 @@ def _line(outcome: Outcome) -> Line:
     return Line(
         outcome.consumed + requests, outcome.consumed, **none | fates, requests=requests, model=outcome.model_version
     )
-
-
-def kinds(history: History) -> set[Kind]:
-    """The kinds of records that a history has."""
-    return {sent.truth.kind for sent in history.sent}

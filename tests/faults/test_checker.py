@@ -33,6 +33,8 @@ def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
     history = rehearse(slot, seed, coalesce=coalesce)
     assert violations(history) == []
     assert {sent.truth.kind for sent in history.sent} == set(Kind)
+    # So few that each batch has every lead many times, changed and erased in turn.
+    assert violations(rehearse(slot, seed, coalesce=coalesce, leads=8)) == []
 
 
 @pytest.mark.parametrize("wrong", MUTATIONS)

@@ -49,12 +49,14 @@ class Traffic:
     another encoding of good changes than that of bad ones, which are made by comparing two of them.
     """
 
-    def __init__(self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, disorder: bool) -> None:
+    def __init__(
+        self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, disorder: bool, leads: int = LEADS
+    ) -> None:
         self._rng = np.random.default_rng([seed, 5])
         self._encode_request = encode_request
         self.encode_change = encode_event
         self._bad = bad_records(seed, now=now, encode_event=encode_event, encode_request=encode_request)
-        self._versions = dict.fromkeys(range(LEADS), 0)
+        self._versions = dict.fromkeys(range(leads), 0)
         self._disorder = disorder
         self._held: list[tuple[int, Shipment]] = []
         self._count = 0
@@ -62,7 +64,7 @@ class Traffic:
 
     def people(self) -> list[Row]:
         """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
-        known = [f"asked_{i}" for i in range(ASKED)] + [_name(i) for i in range(LEADS) if _thin(i)]
+        known = [f"asked_{i}" for i in range(ASKED)] + [_name(i) for i in self._versions if _thin(i)]
         return [Row(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
 
     def shipments(self) -> Iterator[Shipment]:
@@ -88,7 +90,7 @@ class Traffic:
             return self._poison()
         if chance < 0.02:
             return self._request()
-        i = int(self._rng.integers(LEADS))
+        i = int(self._rng.integers(len(self._versions)))
         if chance > 0.95 and not _thin(i):
             return self._odd(i)
         return self._change(i)
