@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
 .PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
-	bench-xeducation bench-proof bench-reasons faults clean
+	bench-xeducation bench-proof bench-reasons faults fuzz clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -22,6 +22,10 @@ lint: $(VENV)/.dev ## formatting, lint and types
 SCHEDULES ?= 100
 faults: $(VENV)/.dev ## exactly once under fire: seeded schedules of faults, each proved by its history; SCHEDULES=5 for fewer
 	$(BIN)/python -m tests.faults --schedules $(SCHEDULES)
+
+PAYLOADS ?= 200000
+fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
+	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from rich.progress import Progress
 
-from consumer.batch import Outcome, Output
+from consumer.batch import Batch, Outcome, Output
 from consumer.leads import Lead
 from consumer.pipeline import Codecs, Pipeline
 from leadstream.errors import Reason
@@ -29,7 +29,8 @@ from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.payloads import Payload, Shelf, payloads
 from tests.trained import TRUST, promoted_store
-from tests.unit.pipelines import NOW_MS, REQUESTS, STATE, FakeLeads, batch
+from tests.unit.pipelines import NOW_MS, REQUESTS, STATE, FakeLeads
+from tests.unit.pipelines import batch as batch_of
 
 BATCH = 200
 HANG_SECONDS = 120
@@ -48,9 +49,15 @@ class Fault(AssertionError):
     """A batch that was not borne, in words, with the payloads to see it again."""
 
 
+class Line(Protocol):
+    """What makes an outcome of a batch."""
+
+    def process(self, batch: Batch) -> Outcome: ...
+
+
 def fuzzed(store: str, seed: int, count: int, advance: Callable[[int], object] = lambda _: None) -> Counter[str]:
     """How the payloads ended: fates and reasons. Raises Fault for the first batch that was not borne."""
-    line = _pipeline(store)
+    line = fuzz_pipeline(store)
     ends: Counter[str] = Counter()
     stream = itertools.islice(payloads(seed), count)
     for at in itertools.count(step=BATCH):
@@ -64,7 +71,7 @@ def fuzzed(store: str, seed: int, count: int, advance: Callable[[int], object] =
     raise AssertionError("unreachable")
 
 
-def borne(line: Pipeline, messages: Sequence[FakeMessage]) -> Counter[str]:
+def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
     """The ends of one batch's records; raises Fault where one of the promises does not hold."""
     outcome = _processed(line, messages)
     for message, letter in zip(messages, outcome.letters, strict=True):
@@ -79,9 +86,9 @@ def borne(line: Pipeline, messages: Sequence[FakeMessage]) -> Counter[str]:
     return ends + Counter(letter.reason.value for letter in outcome.letters if letter)
 
 
-def _processed(line: Pipeline, messages: Sequence[FakeMessage]) -> Outcome:
+def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
     try:
-        outcome = line.process(batch(*messages))
+        outcome = line.process(batch_of(*messages))
     except Exception as error:
         if len(messages) == 1:
             raise Fault(f"{error!r} at {_shown(messages[0])}") from error
@@ -94,7 +101,7 @@ def _processed(line: Pipeline, messages: Sequence[FakeMessage]) -> Outcome:
     return outcome
 
 
-def _answers(line: Pipeline, messages: Sequence[FakeMessage]) -> list[Output]:
+def _answers(line: Line, messages: Sequence[FakeMessage]) -> list[Output]:
     return _kept(_processed(line, messages))
 
 
@@ -102,7 +109,8 @@ def _kept(outcome: Outcome) -> list[Output]:
     return [output for output in outcome.outputs if not output.topic.endswith(".dlq")]
 
 
-def _pipeline(store: str) -> Pipeline:
+def fuzz_pipeline(store: str) -> Pipeline:
+    """A pipeline with everything real but the registry, the database and the brokers."""
     models = ModelRegistry(store, TRUST)
     shelf = cast(Any, Shelf())
     codecs = Codecs(
