@@ -1,6 +1,7 @@
 """What a run stands on: Kafka, Postgres behind a proxy, a registry behind a proxy, a model store with two versions."""
 
 import contextlib
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.trained import TRUST, promoted_store, trained
 
 CLOCK = Path(__file__).parent / "clock"
 SECOND_SEED = 3
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def staged(ground: Ground, folder: Path, *, coalesce: bool, batch_max_records: i
         "LEADSTREAM_COALESCE": str(coalesce),
         "LEADSTREAM_BATCH_MAX_RECORDS": str(batch_max_records),
     }
-    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap})
+    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap}, logger=_SILENT)
     wanted = [
         NewTopic(
             getattr(stage.topics, field),
