@@ -20,7 +20,18 @@ from tests.faults.history import load
 from tests.faults.run import HISTORY, Ran, run
 from tests.faults.schedule import schedule
 
-COLUMNS = ("seed", "brokers", "faults", "changes", "predictions", "letters", "transactions", "fenced", "violations")
+COLUMNS = (
+    "done",
+    "seed",
+    "brokers",
+    "faults",
+    "changes",
+    "predictions",
+    "letters",
+    "transactions",
+    "fenced",
+    "violations",
+)
 SHOWN = 5
 
 
@@ -43,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"seed {seed}: {error}")
             return 1
         done.append(ran)
-        console.print("".join(f"{value:>{_width(name)}}" for name, value in zip(COLUMNS, _row(ran), strict=True)))
+        console.print(
+            "".join(
+                f"{value:>{_width(name)}}"
+                for name, value in zip(COLUMNS, (f"{len(done)}/{len(seeds)}", *_row(ran)), strict=True)
+            )
+        )
         if ran.violations:
             _tell(console, ran.violations)
             console.print(f"  replay: {_replay(ran, options)}\n  kept:   {ran.folder}")
@@ -106,7 +122,7 @@ def _row(ran: Ran) -> tuple[int | str, ...]:
 
 
 def _width(name: str) -> int:
-    return max(len(name) + 1, 5)
+    return max(len(name) + 1, 8)
 
 
 def _tell(console: Console, found: Sequence[Violation]) -> None:

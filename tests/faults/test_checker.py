@@ -8,6 +8,7 @@ import pytest
 
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
+from tests.faults.__main__ import main
 from tests.faults.checker import violations
 from tests.faults.history import History, Kind, load, save
 from tests.faults.mutations import MUTATIONS
@@ -50,6 +51,13 @@ def test_changes_that_come_late_in_another_batch_are_seen_to_bring_back_the_olde
     assert "goes back to version" in found[0].what
 
 
-def test_a_history_that_is_kept_reads_as_it_was(good: History, tmp_path: Path) -> None:
-    save(good, tmp_path / "history.json.gz")
-    assert load(tmp_path / "history.json.gz") == good
+def test_a_history_that_is_kept_reads_as_it_was_and_is_judged_alike(
+    good: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.json.gz"
+    save(good, path)
+    assert load(path) == good
+    assert main(["--check", str(path)]) == 0
+    save(MUTATIONS["of no transaction"](good, random.Random(1)), path)
+    assert main(["--check", str(path)]) == 1
+    assert "belongs to no committed transaction" in capsys.readouterr().out
