@@ -83,8 +83,7 @@ class Limit:
         Raises DeadLetterLimit, and then the batch does not count.
         """
         window, in_row = self._window.copy(), self._in_row
-        for letter in letters:
-            is_letter = letter is not None
+        for is_letter in [letter is not None for letter in letters]:
             window.append(is_letter)
             in_row = in_row + 1 if is_letter else 0
             if self._max_consecutive and in_row > self._max_consecutive:

@@ -49,7 +49,7 @@ class DriftAlarm:
         if self._model is None or self._watch is None:
             return
         for part in scored:
-            self._watch.add(part.lead_ids, part.rows, part.scores)
+            self._watch.add(part.keys, part.rows, part.scores)
         window = self._watch.judged()
         if window is not None:
             with self._metrics.lock:

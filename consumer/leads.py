@@ -56,6 +56,7 @@ _FIELDS: dict[str, tuple[str, LiteralString]] = {
     "campus_name": ("campus_id", "(SELECT c.name::text FROM campuses c WHERE c.id = p.campus_id LIMIT 1)"),
     "version": ("lead_version", "p.lead_version::bigint"),
 }
+_STATE = (*(field for field in _FIELDS if field != "version"), "numbers", "categories")
 _REQUIRED = ("id", "created_at")
 _NUMBERS = ("lead_score", "engagement_score", "touchpoint_count")
 _NUMERIC = {"smallint", "integer", "bigint", "real", "double precision", "numeric"}
@@ -93,13 +94,10 @@ class PostgresLeads:
         except psycopg.Error as error:
             self.close()
             raise Transient("postgres", _sentence(error)) from error
-        names = list(_FIELDS)
-        leads = {}
-        for lead_id, *values in rows:
-            state = dict(zip(names, values, strict=True))
-            version = state.pop("version") or 0
-            leads[lead_id] = Lead(state | {"numbers": {}, "categories": {}}, version)
-        return leads
+        return {
+            lead_id: Lead(dict(zip(_STATE, (*values, {}, {}), strict=True)), version or 0)
+            for lead_id, *values, version in rows
+        }
 
     def close(self) -> None:
         """Close the connection; the next fetch opens another."""

@@ -2,18 +2,21 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from consumer.batch import Batch, Fate, Outcome, Output, Scored
+from consumer.batch import Batch, Fate, Outcome, Output, Record, Scored
 from consumer.coalesce import coalesce, keep_all
+from consumer.columns import Changes, Stacks, read_changes, stacked
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
-from consumer.predictions import Predicted, Predictions, Row, oversized
+from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows, oversized
 from consumer.work import Work
-from features import columns_of
+from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
 from leadstream.settings import Settings
 from models.artifact import WRONG
@@ -21,8 +24,10 @@ from models.scorer import Model, Scores
 from models.slot import ChallengerSlot, ModelSlot
 from models.variants import CHALLENGER, CHAMPION, challenged
 from schemas.codec import Reader, Writer
+from schemas.columns import COMPILED, ColumnReader, in_columns
 
 RESCORE = "RESCORE"
+Ints = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,15 @@ class Codecs:
     predictions: Writer
     results: Writer
     shadow: Writer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Challenge:
+    """What the challenger says of a row: its prediction, and where in its scores the row stands."""
+
+    output: Record
+    scores: Scores
+    place: int
 
 
 class Pipeline:
@@ -60,6 +74,7 @@ class Pipeline:
         self._codecs = codecs
         self._predictions = Predictions(codecs.predictions, settings.topics.lead_predictions)
         self._shadow = Predictions(codecs.shadow, settings.topics.shadow_predictions)
+        self._columns = ColumnReader(codecs.changes) if COMPILED else None
         self._leads = leads
         self._clock_ms = clock_ms
 
@@ -67,15 +82,22 @@ class Pipeline:
         """Decode, read what is missing, score, encode; every message ends in exactly one fate."""
         work = Work(batch, self._slot.get(), self._challenger.loaded, self._clock_ms(), self._settings)
         with work.step("decode"):
-            items, requests = self._decode(work)
+            changes = self._plain_changes(batch)
+            items, requests = self._decode(work, changes)
+            if changes is not None and self._settings.coalesce:
+                # Of a lead with a change that is not plain, all changes are looked at one by one.
+                changes, beside = changes.but({item.lead_id.encode() for item in items})
+                items = self._joined(work, items, beside)
             plan = coalesce(items) if self._settings.coalesce else keep_all(items)
-        for index in plan.outdated:
-            work.fates[index] = Fate.COALESCED
+        work.meet(plan.outdated, Fate.COALESCED)
         for erasure in plan.erasures:
-            work.fates[erasure.index] = Fate.ERASED
-            work.publish(erasure.index, self._erasures(work, erasure.lead_id.encode()))
+            work.meet(erasure.index, Fate.ERASED)
+            outputs = self._erasures(work, erasure.lead_id.encode())
+            work.publish([erasure.index] * len(outputs), outputs)
         with work.step("state"):
-            leads = self._read_leads(work, plan.stacks, requests)
+            leads = self._read_leads(work, changes, plan.stacks, requests)
+        if changes is not None:
+            plan.stacks.extend(self._score_plain(work, changes, leads))
         self._score_changes(work, plan.stacks, leads)
         self._answer_requests(work, requests, leads)
         return work.outcome()
@@ -100,10 +122,21 @@ class Pipeline:
             topics.append(self._topics.shadow_predictions)
         return [Output(topic, key, None) for topic in topics]
 
-    def _decode(self, work: Work) -> tuple[list[Change | Erasure], list[Request]]:
+    def _plain_changes(self, batch: Batch) -> Changes | None:
+        """The changes that can be read in columns; None where columns do not pay."""
+        if self._columns is None or not in_columns(len(batch.messages)):
+            return None
+        return read_changes(batch, self._columns, self._topics.lead_changes)
+
+    def _decode(self, work: Work, changes: Changes | None) -> tuple[list[Change | Erasure], list[Request]]:
+        """Every message that is no plain change, one by one."""
         items: list[Change | Erasure] = []
         requests: list[Request] = []
-        for index, message in enumerate(work.batch.messages):
+        others = np.arange(len(work.batch.messages))
+        if changes is not None:
+            others = np.delete(others, changes.index)
+        for index in others.tolist():
+            message = work.batch.messages[index]
             try:
                 if message.topic() == self._topics.rescore_requests:
                     work.request_indices.add(index)
@@ -114,20 +147,68 @@ class Pipeline:
                 work.bury(index, poison)
                 continue
             if isinstance(item, Ignored):
-                work.fates[index] = Fate.IGNORED
+                work.meet(index, Fate.IGNORED)
             else:
                 items.append(item)
         return items, requests
 
-    def _read_leads(self, work: Work, stacks: list[list[Change]], requests: list[Request]) -> dict[str, Lead]:
+    def _change(self, work: Work, index: int) -> Change:
+        """A plain change by itself."""
+        change = decode_change(index, work.batch.messages[index], self._codecs.changes)
+        assert isinstance(change, Change)  # noqa: S101 -- consumer/columns.py vouches for it
+        return change
+
+    def _joined(self, work: Work, items: list[Change | Erasure], plain: list[int]) -> list[Change | Erasure]:
+        """The items and these plain changes, in the order of their messages."""
+        if not plain:
+            return items
+        return sorted([*items, *(self._change(work, index) for index in plain)], key=lambda item: item.index)
+
+    def _read_leads(
+        self, work: Work, changes: Changes | None, stacks: list[list[Change]], requests: list[Request]
+    ) -> dict[str, Lead]:
         """One query for every lead of the batch whose state no change carries."""
         ids = {change.lead_id: None for stack in stacks for change in stack if change.lead is None}
+        if changes is not None:
+            ids |= dict.fromkeys(changes.without_state())
         ids |= {id_: None for request in requests for id_ in request.lead_ids if id_ not in request.malformed}
         if not ids or not self._leads:
             return {}
         leads = self._leads.fetch(ids)
         work.leads_asked, work.leads_found = len(ids), len(leads)
         return leads
+
+    def _score_plain(self, work: Work, changes: Changes, leads: dict[str, Lead]) -> list[list[Change]]:
+        """Score the newest plain change of each lead; the changes below those that failed are still to be scored."""
+        stacks = stacked(changes, coalesce=self._settings.coalesce)
+        work.meet(stacks.below(), Fate.COALESCED)
+        carried = changes["lead"][stacks.tops]
+        failed: dict[int, Poison] = {}
+        fat = changes.rows(stacks, np.flatnonzero(carried), _inputs(work))
+        thin = self._with_states(changes, stacks, np.flatnonzero(~carried), leads, failed)
+        for rows in (fat, thin):
+            poisons = self._score_rows(work, rows)
+            failed |= {int(rows.index[row]): poison for row, poison in poisons.items()}
+        left = []
+        for index, poison in failed.items():
+            work.bury(index, poison)
+            left.append([self._change(work, below) for below in stacks.under(index)])
+        return [stack for stack in left if stack]
+
+    def _with_states(
+        self, changes: Changes, stacks: Stacks, tops: Ints, leads: dict[str, Lead], failed: dict[int, Poison]
+    ) -> Rows:
+        """The rows of tops whose states come from Postgres; `failed` gets the messages of those that have none."""
+        found: list[int] = []
+        states: list[Lead] = []
+        places = stacks.tops[tops]
+        for top, place, occurred_at in zip(tops, places.tolist(), changes["occurred_at"][places].tolist(), strict=True):
+            try:
+                states.append(self._state(changes.keys[place].decode(), occurred_at, leads))
+                found.append(top)
+            except Poison as poison:
+                failed[place] = poison
+        return changes.rows_of(stacks, np.array(found, np.intp), states)
 
     def _score_changes(self, work: Work, stacks: list[list[Change]], leads: dict[str, Lead]) -> None:
         """Score the top of each stack; where it fails, bury it and try the one below, until every stack is settled."""
@@ -142,25 +223,28 @@ class Pipeline:
                 except Poison as poison:
                     work.bury(stack[-1].index, poison)
                     again.append(stack[:-1])
-            for stack, result in zip(pending, self._predict(work, rows), strict=True):
-                if isinstance(result, Poison):
-                    work.bury(stack[-1].index, result)
+            failed = self._score_rows(work, Rows.of(rows))
+            for row, stack in enumerate(pending):
+                if row in failed:
+                    work.bury(stack[-1].index, failed[row])
                     again.append(stack[:-1])
-                    continue
-                work.publish(stack[-1].index, result.outputs)
-                work.fates[stack[-1].index] = Fate.SCORED
-                for change in stack[:-1]:
-                    work.fates[change.index] = Fate.COALESCED
+                else:
+                    work.meet([change.index for change in stack[:-1]], Fate.COALESCED)
             stacks = [stack for stack in again if stack]
+
+    def _score_rows(self, work: Work, rows: Rows) -> dict[int, Poison]:
+        """Score changes; why some of the rows could not be."""
+        if not len(rows):
+            return {}
+        predicted = self._predict(work, rows)
+        work.score(rows, predicted)
+        return predicted.failed
 
     def _row(self, stack: list[Change], leads: dict[str, Lead]) -> Row:
         change = stack[-1]
         state, version = change.lead, change.lead_version
         if state is None:
-            lead = leads.get(change.lead_id)
-            if lead is None:
-                raise self._not_found("the change carries no state")
-            check_state(lead.state, change.occurred_at)
+            lead = self._state(change.lead_id, change.occurred_at, leads)
             state, version = lead.state, max(version, lead.version)
         return Row(
             change.index,
@@ -173,62 +257,72 @@ class Pipeline:
             state,
         )
 
+    def _state(self, lead_id: str, occurred_at: int, leads: dict[str, Lead]) -> Lead:
+        """The lead of a change that carries no state; Poison where there is none that could be known then."""
+        lead = leads.get(lead_id)
+        if lead is None:
+            raise self._not_found("the change carries no state")
+        check_state(lead.state, occurred_at)
+        return lead
+
     def _not_found(self, context: str) -> Poison:
         why = "Postgres has no such lead" if self._leads else "DATABASE_URL is not set"
         return Poison(Reason.LEAD_NOT_FOUND, "state", f"{context} and {why}")
 
-    def _predict(self, work: Work, rows: list[Row]) -> Iterator[Predicted | Poison]:
-        """For each row its prediction or the reason why there is none."""
-        if not rows:
-            return
-        columns = columns_of([row.state for row in rows])
-        as_of = np.array([row.occurred_at for row in rows], dtype=np.int64)
+    def _predict(self, work: Work, rows: Rows) -> Predicted:
+        """The predictions of rows, and why some have none."""
         with work.step("score"):
-            scores = work.model.score(columns, as_of, self._settings.reasons)
+            scores = work.model.score(rows.states, rows.occurred_at, self._settings.reasons)
         challenges = self._challenge(work, rows, scores)
         with work.step("encode"):
-            found = self._written(work, rows, scores, challenges)
-        for i in range(len(rows)):
-            result = found[i]
-            if isinstance(result, Predicted):
-                work.count(result)
-            yield result
-        changed = [i for i, row in enumerate(rows) if row.change_type != RESCORE and i not in scores.failed]
-        if changed:
-            work.scored.append(Scored([rows[i].lead_id for i in changed], changed, scores))
+            predicted = self._written(work, rows, scores, challenges)
+        own = predicted.places
+        if predicted.challenged:
+            own = np.array([row for row in own.tolist() if row not in predicted.challenged], np.intp)
+            for theirs, place in predicted.challenged.values():
+                work.count(theirs, np.array([place]))
+        work.count(scores, own)
+        asked = np.array([name == RESCORE for name in rows.change_type.values], np.bool_)[rows.change_type.codes]
+        asked[list(scores.failed)] = True
+        changed = np.flatnonzero(~asked)
+        if len(changed):
+            keys = rows.keys if len(changed) == len(rows) else [rows.keys[row] for row in changed.tolist()]
+            work.scored.append(Scored(keys, changed, scores))
+        return predicted
 
-    def _written(
-        self, work: Work, rows: list[Row], scores: Scores, challenges: dict[int, Predicted]
-    ) -> dict[int, Predicted | Poison]:
+    def _written(self, work: Work, rows: Rows, scores: Scores, challenges: dict[int, Challenge]) -> Predicted:
         """The answer to each row: the champion's prediction, with that of a shadow, or the challenger's of a split."""
-        found: dict[int, Predicted | Poison] = {**scores.failed}
-        if self._share > 0:
-            found |= challenges
-        own = [i for i in range(len(rows)) if i not in found]
-        made = self._encoded(work, [rows[i] for i in own], scores, own, work.model)
-        for i, result in zip(own, made, strict=True):
-            shadow = challenges.get(i)
-            found[i] = replace(result, shadow=shadow.output) if shadow and isinstance(result, Predicted) else result
-        return found
+        split = challenges if self._share > 0 else {}
+        failed = {row: poison for row, poison in scores.failed.items() if row not in split}
+        own = np.arange(len(rows))
+        if failed or split:
+            own = np.array([row for row in range(len(rows)) if row not in failed and row not in split], np.intp)
+        outputs, unwritten = self._encoded(work, rows.at(own), scores, own, work.model)
+        if unwritten:
+            failed |= {int(own[i]): poison for i, poison in unwritten.items()}
+            outputs = [output for i, output in enumerate(outputs) if i not in unwritten]
+            own = np.delete(own, list(unwritten))
+        return Predicted(
+            places=np.concatenate([own, np.array(list(split), np.intp)]),
+            outputs=outputs + [challenge.output for challenge in split.values()],
+            shadows={} if split else {row: c.output for row, c in challenges.items() if row not in failed},
+            failed=failed,
+            scores=scores,
+            challenged={row: (challenge.scores, challenge.place) for row, challenge in split.items()},
+        )
 
     def _encoded(
-        self, work: Work, rows: list[Row], scores: Scores, places: list[int], model: Model
-    ) -> list[Predicted | Poison]:
-        if not rows:
-            return []
+        self, work: Work, rows: Rows, scores: Scores, places: Ints, model: Model
+    ) -> tuple[list[Record], dict[int, Poison]]:
+        if not len(rows):
+            return [], {}
         variant = CHAMPION if model is work.model else CHALLENGER
         in_shadow = variant == CHALLENGER and self._share == 0
         return (self._shadow if in_shadow else self._predictions).of(
-            rows,
-            scores,
-            places,
-            model=model,
-            variant=variant,
-            messages=work.batch.messages,
-            now_ms=work.now_ms,
+            rows, scores, places, model=model, variant=variant, batch=work.batch, now_ms=work.now_ms
         )
 
-    def _challenge(self, work: Work, rows: list[Row], scores: Scores) -> dict[int, Predicted]:
+    def _challenge(self, work: Work, rows: Rows, scores: Scores) -> dict[int, Challenge]:
         """The challenger's predictions by row: of its share, or in the shadow of every row that the champion scored.
 
         A row that fails in it is missing here: that costs the shadow's prediction alone, or the row is the champion's.
@@ -237,24 +331,27 @@ class Pipeline:
         if model is None:
             return {}
         if mode == "split":
-            wanted = [i for i, row in enumerate(rows) if challenged(row.lead_id, self._share)]
+            wanted = [row for row, key in enumerate(rows.keys) if challenged(key.decode(), self._share)]
         else:
-            wanted = [i for i in range(len(rows)) if i not in scores.failed]
+            wanted = [row for row in range(len(rows)) if row not in scores.failed]
         if not wanted:
             return {}
-        challenges: dict[int, Predicted] = {}
+        challenges: dict[int, Challenge] = {}
         with work.step(mode):
-            columns = columns_of([rows[i].state for i in wanted])
-            as_of = np.array([rows[i].occurred_at for i in wanted], dtype=np.int64)
+            theirs = rows.at(np.array(wanted, np.intp))
             try:
-                found = model.score(columns, as_of, self._settings.reasons)
+                found = model.score(theirs.states, theirs.occurred_at, self._settings.reasons)
             except WRONG as error:
                 # With the champion it would be a bug, and end the process; a challenger only leaves.
                 work.challenger, work.challenger_error = None, f"version {model.version} cannot score ({error!r})"
             else:
-                good = [(j, i) for j, i in enumerate(wanted) if j not in found.failed]
-                made = self._encoded(work, [rows[i] for _, i in good], found, [j for j, _ in good], model)
-                challenges = {i: one for (_, i), one in zip(good, made, strict=True) if isinstance(one, Predicted)}
+                good = np.array([place for place in range(len(wanted)) if place not in found.failed], np.intp)
+                outputs, unwritten = self._encoded(work, theirs.at(good), found, good, model)
+                challenges = {
+                    wanted[place]: Challenge(output, found, place)
+                    for i, (place, output) in enumerate(zip(good.tolist(), outputs, strict=True))
+                    if i not in unwritten
+                }
         work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
         return challenges
 
@@ -293,29 +390,32 @@ class Pipeline:
                     lead.state,
                 )
             )
-        predicted: dict[str, Predicted] = {}
-        for row, result in zip(rows, self._predict(work, rows), strict=True):
-            if isinstance(result, Poison):
-                errors[row.lead_id] = (result.reason.value, result.detail)
-            else:
-                predicted[row.lead_id] = result
-        key, value = self._result(work, request, predicted, errors)
+        predicted = self._predict(work, Rows.of(rows))
+        errors |= {rows[row].lead_id: (poison.reason.value, poison.detail) for row, poison in predicted.failed.items()}
+        made = dict(zip(predicted.places.tolist(), predicted.outputs, strict=True))
+        answers = {row.lead_id: predicted.answer(place) for place, row in enumerate(rows) if place in made}
+        key, value = self._result(work, request, answers, errors)
+        outputs = [
+            output
+            for place in range(len(rows))
+            for output in (made.get(place), predicted.shadows.get(place))
+            if output is not None
+        ]
         work.answer(
             request.index,
-            [output for id_ in request.lead_ids if id_ in predicted for output in predicted[id_].outputs]
-            + [Output(self._topics.rescore_results, key, value)],
-            Counter({"predicted": len(predicted)}) + Counter(code for code, _ in errors.values()),
+            [*outputs, Output(self._topics.rescore_results, key, value)],
+            Counter({"predicted": len(answers)}) + Counter(code for code, _ in errors.values()),
         )
 
     def _result(
-        self, work: Work, request: Request, predicted: dict[str, Predicted], errors: dict[str, tuple[str, str]]
+        self, work: Work, request: Request, answers: dict[str, dict[str, Any]], errors: dict[str, tuple[str, str]]
     ) -> tuple[bytes, bytes]:
         record = {
             "request_id": request.request_id,
-            "predictions": [{"lead_id": id_, **predicted[id_].answer} for id_ in request.lead_ids if id_ in predicted],
+            "predictions": [{"lead_id": id_, **answers[id_]} for id_ in request.lead_ids if id_ in answers],
             "model_used": work.model.name,
             "total_processed": len(request.lead_ids),
-            "successful_predictions": len(predicted),
+            "successful_predictions": len(answers),
             "errors": [
                 {"lead_id": id_, "code": errors[id_][0], "detail": errors[id_][1]}
                 for id_ in request.lead_ids
@@ -324,9 +424,15 @@ class Pipeline:
         }
         value = self._codecs.results.encode(record)
         key = request.request_id.encode()
-        if too_large := oversized(key, value):
-            raise too_large
+        if len(key) + len(value) > MAX_OUTPUT_BYTES:
+            raise oversized(len(key) + len(value))
         return key, value
+
+
+def _inputs(work: Work) -> list[FeatureSpec]:
+    """What the models of a batch are made from, each input once."""
+    models = [model for model in (work.model, work.challenger) if model is not None]
+    return list({spec.name: spec for model in models for spec in model.specification.inputs}.values())
 
 
 def _asked_at(work: Work, request: Request) -> int:

@@ -3,24 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
+from itertools import repeat
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Message, Output
+from consumer.batch import Batch, Record
+from features import Columns, columns_of
+from leadstream.coded import Coded
 from leadstream.errors import Poison, Reason
-from models.scorer import GRADES, Model, Scores
+from models.scorer import Model, Scores
 from models.variants import CHAMPION
 from schemas.codec import Writer
-from schemas.columns import Choice, ColumnWriter, Items, NotColumns, records
+from schemas.columns import ColumnWriter, Items, NotColumns, Texts, in_columns, records
+
+Ints = NDArray[np.intp]
 
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
-# From so many rows on columns are faster.
-MANY = 32
-_GRADE = {grade: place for place, grade in enumerate(GRADES)}
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +40,76 @@ class Row:
     state: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """A row's prediction: the row of the scores that it is, and its encoded form for its topic.
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """n leads to score in columns: what `Row` says of each; `keys` are the lead ids in UTF-8, `states` their states."""
 
-    `shadow` is what the challenger says of the same row, for the shadow topic.
+    index: Ints
+    keys: list[bytes]
+    event_id: Texts | list[str]
+    change_type: Coded
+    occurred_at: NDArray[np.int64]
+    lead_version: NDArray[np.int64]
+    coalesced: Ints
+    states: Columns
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Rows":
+        """The columns of these rows."""
+        types = {name: code for code, name in enumerate(dict.fromkeys(row.change_type for row in rows))}
+        return cls(
+            np.array([row.index for row in rows], np.intp),
+            [row.lead_id.encode() for row in rows],
+            [row.event_id for row in rows],
+            Coded(np.array([types[row.change_type] for row in rows], np.intp), list(types)),
+            np.array([row.occurred_at for row in rows], np.int64),
+            np.array([row.lead_version for row in rows], np.int64),
+            np.array([row.coalesced for row in rows], np.intp),
+            columns_of([row.state for row in rows]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, places: Ints) -> "Rows":
+        """The rows at these places."""
+        if len(places) == len(self):
+            return self
+        return Rows(
+            self.index[places],
+            _at(self.keys, places),
+            _at(self.event_id, places),
+            self.change_type.of(places),
+            self.occurred_at[places],
+            self.lead_version[places],
+            self.coalesced[places],
+            {name: _at(column, places) for name, column in self.states.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What came of n rows. `outputs` are the predictions of the rows at `places`; `failed` says why others have none.
+
+    `shadows` is what the challenger says of a row, for the shadow topic; `scores` are the champion's, and `challenged`
+    names the challenger's and the place in them for rows that it answers for.
     """
 
+    places: Ints
+    outputs: list[Record]
+    shadows: dict[int, Record]
+    failed: dict[int, Poison]
     scores: Scores
-    row: int
-    output: Output
-    shadow: Output | None = None
+    challenged: dict[int, tuple[Scores, int]]
 
-    @property
-    def answer(self) -> dict[str, Any]:
-        """What a RescoreResult says of it, beside the lead id."""
-        scores, row = self.scores, self.row
+    def answer(self, row: int) -> dict[str, Any]:
+        """What a RescoreResult says of a row that has a prediction, beside the lead id."""
+        scores, place = self.challenged.get(row, (self.scores, row))
         return {
-            "prediction": bool(scores.prediction[row]),
-            "probability": float(scores.probability[row]),
-            "confidence": float(scores.confidence[row]),
+            "prediction": bool(scores.prediction[place]),
+            "probability": float(scores.probability[place]),
+            "confidence": float(scores.confidence[place]),
         }
-
-    @property
-    def outputs(self) -> list[Output]:
-        """All that is to be published for the row."""
-        return [self.output, self.shadow] if self.shadow else [self.output]
 
 
 class Predictions:
@@ -74,19 +121,11 @@ class Predictions:
         self._topic = topic
 
     def of(
-        self,
-        rows: Sequence[Row],
-        scores: Scores,
-        places: Sequence[int],
-        *,
-        model: Model,
-        variant: str,
-        messages: Sequence[Message],
-        now_ms: int,
-    ) -> list[Predicted | Poison]:
-        """The prediction of each row, whose scores stand at `places`, or the reason why it cannot be written."""
-        columns = _columns(rows, scores, np.array(places, dtype=np.intp), messages) | {
-            "prediction_id": [prediction_id(row.event_id, row.lead_id, model.sha256, variant) for row in rows],
+        self, rows: Rows, scores: Scores, places: Ints, *, model: Model, variant: str, batch: Batch, now_ms: int
+    ) -> tuple[list[Record], dict[int, Poison]]:
+        """The prediction of each row, whose scores stand at `places`; and why those of some rows cannot be written."""
+        columns = _columns(rows, scores, places, batch) | {
+            "prediction_id": _prediction_ids(rows, model.sha256, variant),
             "threshold": float(scores.threshold),
             "model_used": model.name,
             "model_version": model.version,
@@ -94,80 +133,94 @@ class Predictions:
             "variant": variant,
             "scored_at": now_ms,
         }
-        found = zip(rows, places, self._values(columns, len(rows)), strict=True)
-        return [self._predicted(row, scores, place, value) for row, place, value in found]
+        values, failed = self._values(columns, len(rows))
+        sizes = list(map(add, map(len, rows.keys), map(len, values)))
+        if max(sizes, default=0) > MAX_OUTPUT_BYTES:
+            failed |= {row: oversized(size) for row, size in enumerate(sizes) if size > MAX_OUTPUT_BYTES}
+        return list(zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))), failed
 
-    def _values(self, columns: dict[str, Any], n: int) -> Sequence[bytes | Poison]:
-        if n >= MANY:
+    def _values(self, columns: dict[str, Any], n: int) -> tuple[list[bytes], dict[int, Poison]]:
+        """n encoded records, those that cannot be written empty; and why they cannot."""
+        if in_columns(n):
             try:
-                return self._columns.encode(columns, n)
+                return self._columns.encode(columns, n), {}
             except NotColumns:
                 pass  # one of them is at fault, and only it shall pay for that
-        return [self._value(record) for record in records(columns, n)]
-
-    def _value(self, record: dict[str, Any]) -> bytes | Poison:
-        try:
-            return self._writer.encode(record)
-        except Poison as poison:
-            return poison
-
-    def _predicted(self, row: Row, scores: Scores, place: int, value: bytes | Poison) -> Predicted | Poison:
-        if isinstance(value, Poison):
-            return value
-        key = row.lead_id.encode()
-        return oversized(key, value) or Predicted(scores, place, Output(self._topic, key, value))
+        values, failed = [], {}
+        for row, record in enumerate(records(columns, n)):
+            try:
+                values.append(self._writer.encode(record))
+            except Poison as poison:
+                values.append(b"")
+                failed[row] = poison
+        return values, failed
 
 
-def _columns(
-    rows: Sequence[Row], scores: Scores, places: NDArray[np.intp], messages: Sequence[Message]
-) -> dict[str, Any]:
+def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str, Any]:
     """What differs from row to row, by field."""
-    asked = [messages[row.index] for row in rows]
-    topics = [message.topic() for message in asked]
-    strongest = scores.strongest.points[places] != 0
-    imputed = [scores.imputed[place] for place in places.tolist()]
-    inputs = {name: code for code, name in enumerate(dict.fromkeys(chain.from_iterable(imputed)))}
+    all_rows = len(places) == len(scores.raw)
+    chosen: Any = slice(None) if all_rows else places  # a slice copies nothing
+    points = scores.strongest.points[chosen]
+    strongest = points != 0
+    asked = rows.index.tolist()
+    topics = [batch.places[index][0] for index in asked]
     return {
-        "lead_id": [row.lead_id for row in rows],
-        "prediction": scores.prediction[places],
-        "probability": scores.probability[places],
-        "probability_low": scores.low[places],
-        "probability_high": scores.high[places],
-        "confidence": scores.confidence[places],
-        "grade": Choice(np.array([_GRADE[scores.grade[place]] for place in places.tolist()], np.intp), GRADES),
-        "raw_score": scores.raw[places],
+        "lead_id": Texts.made(rows.keys),
+        "prediction": scores.prediction[chosen],
+        "probability": scores.probability[chosen],
+        "probability_low": scores.low[chosen],
+        "probability_high": scores.high[chosen],
+        "confidence": scores.confidence[chosen],
+        "grade": scores.grade.of(chosen),
+        "raw_score": scores.raw[chosen],
         "reasons": Items(
             strongest.sum(axis=1),
             {
-                "feature": Choice(scores.strongest.places[places][strongest], scores.features),
-                "contribution": scores.strongest.points[places][strongest],
+                "feature": Coded(scores.strongest.places[chosen][strongest], scores.features),
+                "contribution": points[strongest],
             },
         ),
-        "feature_coverage": scores.coverage[places],
-        "imputed": Items(
-            np.fromiter(map(len, imputed), np.int64, len(rows)),
-            Choice(np.array([inputs[name] for name in chain.from_iterable(imputed)], np.intp), list(inputs)),
-        ),
-        "event_id": [row.event_id for row in rows],
-        "change_type": [row.change_type for row in rows],
-        "lead_version": np.fromiter((row.lead_version for row in rows), np.int64, len(rows)),
-        "coalesced_changes": np.fromiter((row.coalesced for row in rows), np.int64, len(rows)),
-        "occurred_at": np.fromiter((row.occurred_at for row in rows), np.int64, len(rows)),
+        "feature_coverage": scores.coverage[chosen],
+        "imputed": scores.imputed.of(chosen),
+        "event_id": rows.event_id,
+        "change_type": rows.change_type,
+        "lead_version": rows.lead_version,
+        "coalesced_changes": rows.coalesced,
+        "occurred_at": rows.occurred_at,
         "source_topic": topics[0] if topics.count(topics[0]) == len(topics) else topics,
-        "source_partition": np.fromiter((message.partition() for message in asked), np.int64, len(rows)),
-        "source_offset": np.fromiter((message.offset() for message in asked), np.int64, len(rows)),
+        "source_partition": np.array([batch.places[index][1] for index in asked], np.int64),
+        "source_offset": np.array(batch.offsets, np.int64)[rows.index],
     }
+
+
+def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> Texts:
+    events = rows.event_id.raw() if isinstance(rows.event_id, Texts) else map(_encoded, rows.event_id)
+    model = b"\0%b\0%b" % (model_sha256.encode(), variant.encode())
+    ids = [_hashed(b"%b\0%b%b" % each) for each in zip(events, rows.keys, repeat(model))]
+    size = 2 * _ID_BYTES
+    begins = np.arange(0, size * len(ids), size)
+    return Texts(np.frombuffer("".join(ids).encode(), np.uint8), begins, np.full_like(begins, size))
 
 
 def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
     """The same for the same change and model, whenever and wherever it is scored: 128 bits of BLAKE2b, in hex."""
-    identity = "\0".join((event_id, lead_id, model_sha256, variant))
-    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return _hashed(_encoded("\0".join((event_id, lead_id, model_sha256, variant))))
 
 
-def oversized(key: bytes, value: bytes) -> Poison | None:
-    """The reason why a record is too large to be published, None where it is not."""
-    size = len(key) + len(value)
-    if size <= MAX_OUTPUT_BYTES:
-        return None
+def _hashed(identity: bytes) -> str:
+    return blake2b(identity, digest_size=_ID_BYTES).hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def oversized(size: int) -> Poison:
+    """Why a record of so many bytes is not published."""
     return Poison(Reason.OVERSIZED, "encode", f"the record has {size} bytes; at most {MAX_OUTPUT_BYTES} are published")
+
+
+def _at(column: Any, places: Ints) -> Any:
+    if isinstance(column, Coded | Texts):
+        return column.of(places)
+    return column[places] if isinstance(column, np.ndarray) else [column[place] for place in places.tolist()]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from consumer.batch import Batch, Output
+from consumer.batch import Batch, Record
 from consumer.source import KafkaSource
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import config_error
@@ -20,6 +20,7 @@ COMMIT_SECONDS = 10.0
 ABORT_SECONDS = 5.0
 # The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
 MOCK_CLUSTER = "mockCluster"
+OnDelivery = Callable[[KafkaError | None, Message], None]
 
 
 class Publisher(Protocol):
@@ -31,7 +32,7 @@ class Publisher(Protocol):
     def lacks(self, topic: str) -> str | None:
         """Why nothing can be published to a topic, or None where it is there."""
 
-    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
         """End a batch. Transient: nothing of it counts, try again. Fenced: it may count, or another owner does it."""
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class TransactionalPublisher:
     def lacks(self, topic: str) -> str | None:
         return _lacks(self._producer, topic)
 
-    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
         """End a batch:
 
         1. Begin a transaction.
@@ -83,8 +84,7 @@ class TransactionalPublisher:
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             self._producer.begin_transaction()
-            for output in outputs:
-                _produce(self._producer, output, deadline)
+            _produce(self._producer, outputs, deadline)
             offsets, group = self._source.offsets(batch), self._source.consumer.consumer_group_metadata()
             self._retrying(lambda: self._send_offsets(offsets, group), deadline)
             self._retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
@@ -158,7 +158,7 @@ class AcknowledgedPublisher:
     def lacks(self, topic: str) -> str | None:
         return _lacks(self._producer, topic)
 
-    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
         """End a batch:
 
         1. Produce predictions, results and dead letters.
@@ -168,8 +168,7 @@ class AcknowledgedPublisher:
         deadline = time.monotonic() + COMMIT_SECONDS
         self._failure = None
         try:
-            for output in outputs:
-                _produce(self._producer, output, deadline, self._on_delivery)
+            _produce(self._producer, outputs, deadline, self._on_delivery)
         except KafkaException as error:
             self._failure = error.args[0]
         while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
@@ -211,23 +210,21 @@ def _lacks(producer: Producer, topic: str) -> str | None:
 
 
 def _produce(
-    producer: Producer,
-    output: Output,
-    deadline: float,
-    on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
+    producer: Producer, outputs: Iterable[Record], deadline: float, on_delivery: OnDelivery | None = None
 ) -> None:
-    """Hand over one record; a full queue is waited for, up to the deadline."""
-    extra: dict[str, Any] = {} if output.timestamp is None else {"timestamp": output.timestamp}
-    if output.headers:
-        extra["headers"] = output.headers
-    if on_delivery:
-        extra["on_delivery"] = on_delivery
-    while True:
-        try:
-            producer.produce(output.topic, value=output.value, key=output.key, **extra)
-        except BufferError:
-            if time.monotonic() > deadline:
-                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
-            producer.poll(0.05)
-        else:
-            return
+    """Hand over the records; a full queue is waited for, up to the deadline."""
+    common = {"on_delivery": on_delivery} if on_delivery else {}
+    for topic, key, value, headers, timestamp in outputs:
+        extra: dict[str, Any] = common
+        if headers:
+            extra = {**extra, "headers": headers}
+        if timestamp is not None:
+            extra = {**extra, "timestamp": timestamp}
+        while True:
+            try:
+                producer.produce(topic, value, key, **extra)
+                break
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
+                producer.poll(0.05)

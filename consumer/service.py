@@ -98,10 +98,10 @@ class Service:
         """One batch, from its messages to its commit; nothing of it counts before the last line returns."""
         started = self._clock()
         outcome = self._pipeline.process(batch)
-        self._limit.check(outcome.letters)
+        self._limit.check(map(outcome.letters.get, range(len(batch.messages))))
         processed = self._clock()
         try:
-            publisher.commit(outcome.outputs, batch)
+            publisher.commit(outcome.records, batch)
         except Transient as trouble:
             # It may be the shadow topic alone that takes nothing: the next try is without the challenger.
             if outcome.shadowed:
@@ -209,17 +209,17 @@ class Service:
         metrics.requests.labels("dead_lettered").inc(outcome.requests_dead_lettered)
         for answer, count in outcome.request_leads.items():
             metrics.request_leads.labels(answer).inc(count)
-        for message, poison in zip(batch.messages, outcome.letters, strict=True):
-            if poison is not None:
-                metrics.dead_letters.labels(message.topic(), poison.reason.value).inc()
-                self._log.debug(
-                    "dead_letter",
-                    reason=poison.reason.value,
-                    topic=message.topic(),
-                    partition=message.partition(),
-                    offset=message.offset(),
-                    lead=self._hash_id(message.key()),
-                )
+        for index, poison in outcome.letters.items():
+            message = batch.messages[index]
+            metrics.dead_letters.labels(message.topic(), poison.reason.value).inc()
+            self._log.debug(
+                "dead_letter",
+                reason=poison.reason.value,
+                topic=message.topic(),
+                partition=message.partition(),
+                offset=message.offset(),
+                lead=self._hash_id(message.key()),
+            )
         metrics.database_queries.inc(outcome.leads_asked > 0)
         metrics.database_leads.labels("found").inc(outcome.leads_found)
         metrics.database_leads.labels("missing").inc(outcome.leads_asked - outcome.leads_found)

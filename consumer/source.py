@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumer.batch import Batch, ClosedBy, Message, Partition
+from consumer.batch import Batch, ClosedBy, Message, Partition, places_of
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
 
@@ -74,6 +75,7 @@ class KafkaSource:
         self._on_absent = on_absent
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
+        self._places: list[Partition] = []
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
@@ -82,7 +84,7 @@ class KafkaSource:
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, timeout: float) -> Batch | None:
-        self._collected, self._size = [], 0
+        self._collected, self._places, self._size = [], [], 0
         first = self.consumer.poll(timeout)
         if first is not None:
             self._collect([first])
@@ -91,7 +93,7 @@ class KafkaSource:
         if not self._collected:
             self._tell()
             return None
-        batch = Batch.of(self._collected, closed_by)
+        batch = Batch.of(self._collected, closed_by, self._places)
         self._positions |= batch.next
         return batch
 
@@ -112,16 +114,20 @@ class KafkaSource:
         return ClosedBy.SIZE
 
     def _collect(self, messages: list[Any]) -> None:
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                if error.code() in NO_TOPIC:
-                    self._doubt = error.str()
-                elif error.code() not in MENDS_ITSELF:
-                    self._trouble = error
-            elif (message.topic(), message.partition()) in self._assigned:
-                self._collected.append(message)
-                self._size += len(message.value() or b"")
+        errors = [error for message in messages if (error := message.error()) is not None]
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+        for error in errors:
+            if error.code() in NO_TOPIC:
+                self._doubt = error.str()
+            elif error.code() not in MENDS_ITSELF:
+                self._trouble = error
+        places = places_of(messages)
+        if not self._assigned.issuperset(places):
+            messages, places = self._owned(messages, places)
+        self._collected += messages
+        self._places += places
+        self._size += sum([len(message.value() or b"") for message in messages])
 
     def _tell(self) -> None:
         trouble, self._trouble = self._trouble, None
@@ -216,8 +222,13 @@ class KafkaSource:
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
-        self._collected = [m for m in self._collected if (m.topic(), m.partition()) not in gone]
+        self._collected, self._places = self._owned(self._collected, self._places)
         self._on_rebalance(kind, len(partitions))
+
+    def _owned(self, messages: list[Any], places: list[Partition]) -> tuple[list[Any], list[Partition]]:
+        """The messages of partitions that are owned now, and their places."""
+        owned = [place in self._assigned for place in places]
+        return list(compress(messages, owned)), list(compress(places, owned))
 
     @staticmethod
     def _unless_moved(call: Callable[[Any], object], argument: Any) -> None:

@@ -2,15 +2,22 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from consumer.batch import Batch, Fate, Outcome, Output, Scored
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.batch import Batch, Fate, Outcome, Record, Scored
 from consumer.dead_letters import dead_letter
-from consumer.predictions import Predicted
+from consumer.predictions import Predicted, Rows
 from leadstream.errors import Poison
 from leadstream.settings import Settings
-from models.scorer import Model
+from models.scorer import Model, Scores
+
+Ints = NDArray[np.intp]
+_FATES = tuple(Fate)
+_NONE = len(_FATES)
 
 
 class Work:
@@ -24,14 +31,15 @@ class Work:
         self.challenger_error: str | None = None
         self.challenged: Counter[tuple[str, str]] = Counter()
         self.now_ms = now_ms
-        self.fates: dict[int, Fate] = {}
         self.request_indices: set[int] = set()
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
         self.scored: list[Scored] = []
         self.leads_asked = self.leads_found = 0
         self._settings = settings
-        self._outputs: dict[int, list[Output]] = {}
+        self._fates = np.full(len(batch.messages), _NONE, np.uint8)
+        self._indices: list[int] = []
+        self._outputs: list[Record] = []
         self._buried: dict[int, Poison] = {}
         self._answers: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
@@ -43,20 +51,34 @@ class Work:
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def count(self, predicted: Predicted) -> None:
-        """What the lead had of the inputs of the model that answers for it."""
-        scores, row = predicted.scores, predicted.row
-        if scores.imputed[row]:
-            self.imputed.update(scores.imputed[row])
-        self.coverage.append(float(scores.coverage[row]))
+    def count(self, scores: Scores, rows: Ints) -> None:
+        """What leads had of the inputs of the model that answers for them, by their rows in its scores."""
+        imputed = scores.imputed.of(rows)
+        for names, count in zip(imputed.values, imputed.counts().tolist(), strict=True):
+            if count:
+                self.imputed.update(dict.fromkeys(names, count))
+        self.coverage += scores.coverage[rows].tolist()
 
-    def publish(self, index: int, outputs: list[Output]) -> None:
-        """What message `index` leads to."""
-        self._outputs[index] = outputs
+    def meet(self, indices: int | list[int] | Ints, fate: Fate) -> None:
+        """What became of these messages."""
+        self._fates[indices] = _FATES.index(fate)
 
-    def answer(self, index: int, outputs: list[Output], answers: Counter[str]) -> None:
+    def publish(self, indices: Sequence[int], outputs: Sequence[Record]) -> None:
+        """What messages lead to: outputs, and the message of each; those of one message keep the order given."""
+        self._indices += indices
+        self._outputs += outputs
+
+    def score(self, rows: Rows, predicted: Predicted) -> None:
+        """Changes were scored: their predictions, and the challenger's in its shadow."""
+        indices = rows.index[predicted.places].tolist()
+        self.meet(indices, Fate.SCORED)
+        self.publish(indices, predicted.outputs)
+        for row, output in predicted.shadows.items():
+            self.publish([int(rows.index[row])], [output])
+
+    def answer(self, index: int, outputs: list[Record], answers: Counter[str]) -> None:
         """What a request leads to, and how each of its leads was answered."""
-        self._outputs[index] = outputs
+        self.publish([index] * len(outputs), outputs)
         self._answers += answers
 
     def bury(self, index: int, poison: Poison) -> None:
@@ -70,28 +92,31 @@ class Work:
             group_id=self._settings.group_id,
             model_version=self.model.version,
         )
-        self._outputs[index] = [letter]
+        self.publish([index], [letter])
         if index not in self.request_indices:
-            self.fates[index] = Fate.DEAD_LETTERED
+            self.meet(index, Fate.DEAD_LETTERED)
 
     def outcome(self) -> Outcome:
         """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
-        outputs = [output for index in sorted(self._outputs) for output in self._outputs[index]]
+        order = np.argsort(np.array(self._indices, np.intp), kind="stable").tolist()
+        outputs = [self._outputs[place] for place in order]
+        counts = np.bincount(self._fates, minlength=_NONE + 1).tolist()
         outcome = Outcome(
-            outputs=outputs,
+            records=outputs,
             consumed=len(self.batch.messages) - len(self.request_indices),
-            fates=Counter(self.fates.values()),
+            fates=Counter({fate: count for fate, count in zip(_FATES, counts, strict=False) if count}),
             requests_answered=len(self.request_indices - self._buried.keys()),
             requests_dead_lettered=len(self.request_indices & self._buried.keys()),
             request_leads=self._answers,
-            letters=[self._buried.get(index) for index in range(len(self.batch.messages))],
+            letters=self._buried,
             leads_asked=self.leads_asked,
             leads_found=self.leads_found,
             model_version=self.model.version,
             challenger_version=self.challenger.version if self.challenger else None,
             challenged=self.challenged,
             challenger_error=self.challenger_error,
-            shadowed=any(output.topic == self._settings.topics.shadow_predictions for output in outputs),
+            shadowed=self.challenger is not None
+            and any(topic == self._settings.topics.shadow_predictions for topic, *_ in outputs),
             imputed=self.imputed,
             coverage=self.coverage,
             seconds=self._seconds,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.spec import LONGEST_CATEGORY
+from leadstream.coded import Coded
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Floats: TypeAlias = NDArray[np.float64]
@@ -45,11 +46,14 @@ def columns_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
 
 
 def column(columns: Columns, name: str, n: int) -> Sequence[Any]:
-    """The column of an input, looked up in the maps for `numbers.X` and `categories.X`; an absent column is all None.
+    """The column of an input; an absent column is all None.
 
-    Raises ValueError if its length is not n.
+    One of an own field, `numbers.X` or `categories.X`, is given itself or looked up in the column of maps. Raises
+    ValueError if its length is not n.
     """
     field, dot, key = name.partition(".")
+    if name in columns:
+        field, dot = name, ""
     values = columns.get(field)
     if values is None:
         return (None,) * n
@@ -83,6 +87,9 @@ def _number(value: object) -> float:
 
 def as_codes(values: Sequence[Any], vocabulary: Mapping[str, int]) -> Floats:
     """Categories as codes (n,): MISSING, UNKNOWN or the vocabulary's; only distinct values are looked at one by one."""
+    if isinstance(values, Coded):
+        known = np.array([_code(value, vocabulary) for value in values.values], dtype=np.float64)
+        return known[values.codes]
     values = _hashable(values)
     codes = {value: _code(value, vocabulary) for value in set(values)}
     return np.fromiter(map(codes.__getitem__, values), dtype=np.float64, count=len(values))

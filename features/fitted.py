@@ -14,6 +14,7 @@ from features.calendar import DAY, Calendar, calendar_fields, calendar_of
 from features.columns import FIRST, MISSING, UNKNOWN, Columns, Floats, as_codes, as_numbers, column, vocabulary_of
 from features.distribution import Distribution, distribution_of, is_unusual, percentile
 from features.spec import CATEGORY, LAST_MOMENT, MEDIAN, NUMBER, FeatureSpec, Specification
+from leadstream.coded import Coded
 from leadstream.errors import UserError
 
 Flags = NDArray[np.bool_]
@@ -28,9 +29,9 @@ class FeatureMatrix:
     """The features of n leads.
 
     `values` is float64 (n, k), finite, one column for each of `names`. `coverage` (n,) is the share of the
-    specification's inputs that were present and valid, `missing` (n,) the number that were not, `imputed` names the
-    numbers of a row that were not and got what stands in for them, and `unusual` (n,) is the share of the present
-    inputs that lie outside of what training saw.
+    specification's inputs that were present and valid, `missing` (n,) the number that were not, `imputed` the names
+    of a row's numbers that were not and got what stands in for them, as a tuple, and `unusual` (n,) is the share of
+    the present inputs that lie outside of what training saw.
     `failed` maps a row to one sentence; that row holds zeros and must not be used.
     """
 
@@ -38,7 +39,7 @@ class FeatureMatrix:
     names: tuple[str, ...]
     coverage: Floats
     missing: Ints
-    imputed: list[tuple[str, ...]]
+    imputed: Coded
     unusual: Floats
     failed: dict[int, str]
 
@@ -181,9 +182,9 @@ def _read(columns: Columns, as_of: Moments, specification: Specification) -> _In
     return _Inputs(created, np.maximum(now - created, 0) / DAY, alive, numbers, valid, failed)
 
 
-def _names_of(flags: list[Flags], names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """For each row the names whose flag is set; only distinct patterns of flags are looked at one by one."""
+def _names_of(flags: list[Flags], names: tuple[str, ...]) -> Coded:
+    """For each row a tuple of the names whose flag is set; only distinct patterns of flags are looked at one by one."""
     packed = np.packbits(np.stack(flags, axis=1), axis=1)
-    keys = packed.view(f"V{packed.shape[1]}").ravel().tolist()
-    texts = {key: tuple(compress(names, np.unpackbits(np.frombuffer(key, np.uint8)))) for key in set(keys)}
-    return list(map(texts.__getitem__, keys))
+    patterns, codes = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_inverse=True)
+    texts = [tuple(compress(names, np.unpackbits(np.frombuffer(pattern, np.uint8)))) for pattern in patterns]
+    return Coded(codes, texts)

@@ -3,24 +3,22 @@
 Only used where numba is installed (the extra `fast`); models/forest.py and models/explain.py are the same in numpy, and
 what tests compare this with. Blocks of rows go through one tree after another, a level at a time: the tree stays in the
 nearest cache, the rows of a block do not wait for each other, and each row's sums are added up tree by tree, in order.
+All that is an index is unsigned (`U`): of a signed one the compiler must ask whether it counts from the end.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from leadstream.compiled import compiled
 from models.explain import Contributions, Strongest
 from models.forest import Forest
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+Numbers = NDArray[np.uint32]
 
 _BLOCK = 128
+U = np.uint64
 
 
 class CompiledWalk:
@@ -33,17 +31,17 @@ class CompiledWalk:
 
     def __init__(self, forest: Forest, contributions: Contributions) -> None:
         order, left = _siblings_together(forest)
-        self._feature = forest.feature[order].astype(np.int32)
+        self._feature = forest.feature[order].astype(np.uint32)
         self._left = left
         self._threshold = _not_above(forest.threshold[order])
         self._threshold[left == np.arange(len(left))] = np.inf
         self._value = forest.value[order]
-        self._row_of = contributions.row_of[order].astype(np.int32)
+        self._row_of = contributions.row_of[order].astype(np.uint32)
         self._table = contributions.table
         new = np.empty(len(order), dtype=np.int64)
         new[order] = np.arange(len(order))
-        self._roots = new[forest.roots].astype(np.int32)
-        self._depths = _depths(forest).astype(np.int32)
+        self._roots = new[forest.roots].astype(np.uint32)
+        self._depths = _depths(forest).astype(np.uint32)
         self._offset = forest.offset or 0.0
 
     def sums(self, rows: Rows, explain: bool) -> tuple[Floats, Floats]:
@@ -75,38 +73,31 @@ class CompiledWalk:
         return Strongest(places, points)
 
 
-def _compiled(function: Kernel) -> Kernel:
-    try:
-        return cast(Kernel, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # there is no folder that the machine code could be kept in: compiled anew at each start
-        return cast(Kernel, njit(nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _walk(
     rows: Rows,
-    feature: Ints,
+    feature: Numbers,
     threshold: Rows,
-    left: Ints,
+    left: Numbers,
     value: Floats,
-    roots: Ints,
-    depths: Ints,
-    row_of: Ints,
+    roots: Numbers,
+    depths: Numbers,
+    row_of: Numbers,
     table: Floats,
     total: Floats,
     contributed: Floats,
 ) -> None:
-    n, k = rows.shape
+    n, k = U(rows.shape[0]), U(rows.shape[1])
     explain = contributed.shape[0] > 0
-    node = np.empty(_BLOCK, dtype=np.int32)
-    for start in range(0, n, _BLOCK):
-        size = min(_BLOCK, n - start)
-        for tree in range(roots.shape[0]):
+    node = np.empty(_BLOCK, dtype=np.uint32)
+    for start in range(U(0), n, U(_BLOCK)):
+        size = min(U(_BLOCK), n - start)
+        for tree in range(U(roots.shape[0])):
             node[:size] = roots[tree]
             for _ in range(depths[tree]):
                 for i in range(size):
                     at = node[i]
-                    node[i] = left[at] + (rows[start + i, feature[at]] > threshold[at])
+                    node[i] = left[at] + np.uint32(rows[start + i, feature[at]] > threshold[at])
             for i in range(size):
                 total[start + i] += value[node[i]]
             if explain:
@@ -116,7 +107,7 @@ def _walk(
                         contributed[start + i, j] += table[leaf, j]
 
 
-@_compiled
+@compiled
 def _pick(contributed: Floats, places: NDArray[np.intp], points: Floats) -> None:
     n, k = contributed.shape
     taken = np.empty(k, dtype=np.bool_)
@@ -132,7 +123,7 @@ def _pick(contributed: Floats, places: NDArray[np.intp], points: Floats) -> None
             points[row, rank] = contributed[row, best]
 
 
-def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], Numbers]:
     """(the old number of each new node, each new node's left child): level by level, siblings side by side."""
     right, left = forest.children[0::2], forest.children[1::2]
     leaf = left == np.arange(len(left))
@@ -145,7 +136,7 @@ def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], NDArray[np.in
     order = np.concatenate(levels).astype(np.int64)
     new = np.empty(len(left), dtype=np.int64)
     new[order] = np.arange(len(order))
-    return order, new[left[order]].astype(np.int32)
+    return order, new[left[order]].astype(np.uint32)
 
 
 def _depths(forest: Forest) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ are worth as many independent ones as if a lead's changes were all alike (`indep
 J. N. K. Rao and A. J. Scott, Annals of Statistics 1984), and no lead weighs more than MOST_OF_LEAD changes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,14 +139,14 @@ class DriftWatch:
         self._begin()
 
     def _begin(self) -> None:
-        self._leads: dict[str, int] = {}
+        self._leads: dict[Hashable, int] = {}
         self._changes: list[int] = []
         self._parts: list[tuple[Floats, Floats]] = []
 
-    def add(self, lead_ids: Sequence[str], rows: Sequence[int], scores: "Scores") -> None:
-        """The changes of a batch by the rows that they have in its scores, without those that failed."""
-        leads = self._leads
-        self._changes += [leads.setdefault(lead_id, len(leads)) for lead_id in lead_ids]
+    def add(self, leads: Iterable[Hashable], rows: NDArray[np.intp], scores: "Scores") -> None:
+        """The changes of a batch by lead and by the rows that they have in its scores, but for those that failed."""
+        numbers = self._leads
+        self._changes += [numbers.setdefault(lead, len(numbers)) for lead in leads]
         self._parts.append((scores.matrix.values[rows], scores.probability[rows]))
 
     def judged(self) -> Window | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import Columns, FeatureMatrix, FittedFeatures
+from leadstream.coded import Coded
 from leadstream.errors import Poison, Reason
 from models.calibrate import Calibrator
 from models.explain import Strongest, contributions, strongest
@@ -27,7 +28,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a model says of n leads; every array is (n,), every list n long.
+    """What a model says of n leads; every array is (n,), every column n long.
 
     `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
     0..1; `prediction` is probability >= `threshold`; `strongest` are the reasons by the numbers of `features`, in units
@@ -41,10 +42,10 @@ class Scores:
     high: Floats
     confidence: Floats
     prediction: Flags
-    grade: list[str]
+    grade: Coded
     coverage: Floats
     threshold: float
-    imputed: list[tuple[str, ...]]
+    imputed: Coded
     features: tuple[str, ...]
     strongest: Strongest
     failed: dict[int, Poison]
@@ -102,7 +103,7 @@ class Model:
             high=high,
             confidence=np.clip((1.0 - (high - low)) * matrix.coverage * (1.0 - matrix.unusual), 0.0, 1.0),
             prediction=probability >= self._threshold,
-            grade=[GRADES[3 - i] for i in np.searchsorted(self._cuts, probability, side="right").tolist()],
+            grade=Coded(3 - np.searchsorted(self._cuts, probability, side="right"), GRADES),
             coverage=matrix.coverage,
             threshold=self._threshold,
             imputed=matrix.imputed,

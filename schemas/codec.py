@@ -36,11 +36,16 @@ class Reader:
     def __init__(self, record: str, registry: "Registry | None" = None) -> None:
         self._record = record
         self._registry = registry
+        self.schema = _present(record)
         self._bodies = {
             _SINGLE_OBJECT + mark: _body(schema, record)
             for mark, (name, schema) in _known_writers().items()
             if name == record
         }
+
+    def plain_headers(self) -> list[bytes]:
+        """Each header, as far as seen until now, after which a body is written by the present schema."""
+        return [header for header, body in self._bodies.items() if body.reader is None]
 
     def decode(self, value: bytes) -> dict[str, Any]:
         """The record in `value`, absent optional fields None, enums str.

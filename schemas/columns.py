@@ -1,10 +1,11 @@
-"""Many records at once: columns to framed bytes, the same bytes as `Writer.encode` gives record by record.
+"""Many records at once: framed bytes to columns and back, as machine code (schemas/compiled.py, the extra `fast`).
 
-A field's values become a piece: all their bytes in one array, and how many of them each row has. Pieces are laid into
-each other, field by field, in numpy. What it cannot write it refuses whole (`NotColumns`): then the records are to be
-written one by one, and the bad one is told by its own name. Below some tens of records that is faster anyway.
+Both ways give what the codec gives record by record, and leave to it what they do not know to be right: reading marks a
+row as not read, writing refuses all rows (`NotColumns`), and then the codec tells the bad one by its own name. Below
+some ten records the codec is faster anyway.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,10 +15,29 @@ import numpy as np
 from fastavro import parse_schema, schemaless_writer
 from numpy.typing import NDArray
 
-from schemas.codec import Writer
+from leadstream.coded import Coded
+from schemas.codec import Reader, Writer
+
+try:
+    from schemas import compiled
+except ImportError:  # without the extra `fast`
+    compiled = None  # type: ignore[assignment]
+
+COMPILED = compiled is not None
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+# From so many records on columns are faster.
+MANY = 10
+_SEED = np.uint64(int.from_bytes(os.urandom(8), "little"))
+
+
+def in_columns(n: int) -> bool:
+    """Whether n records are read and written in columns here."""
+    return COMPILED and n >= MANY
 
 
 class NotColumns(Exception):
@@ -25,37 +45,193 @@ class NotColumns(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Items:
-    """A column of arrays: `counts` (n,) items in each row, and the columns of all items one after another.
-
-    `columns` is a mapping for items that are records, else the one column of the items themselves.
-    """
-
-    counts: Ints
-    columns: Any
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """A column of texts out of few: `codes` (n,) are places in `texts`."""
-
-    codes: NDArray[Any]
-    texts: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """The bytes of n rows one after another, and how many each has: (n,), or one number for all."""
+class Texts:
+    """A column of texts as slices of UTF-8: `lengths` bytes of `data` from `begins` on; null where that is below 0."""
 
     data: Bytes
-    lengths: Ints | int
+    begins: Ints
+    lengths: Ints
+
+    @classmethod
+    def made(cls, texts: Sequence[bytes]) -> "Texts":
+        """The column of these texts."""
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(np.frombuffer(b"".join(texts), np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def of(self, rows: NDArray[np.intp]) -> "Texts":
+        """The column of these rows."""
+        return Texts(self.data, self.begins[rows], self.lengths[rows])
+
+    def raw(self) -> list[bytes]:
+        """Each row's bytes; of a null none."""
+        whole, ends = self.data.tobytes(), (self.begins + self.lengths).tolist()
+        return [whole[begin:end] for begin, end in zip(self.begins.tolist(), ends, strict=True)]
+
+    def same(self, other: "Texts") -> Flags:
+        """In which rows both are equal."""
+        mine, others = (self.data, self.begins, self.lengths), (other.data, other.begins, other.lengths)
+        return compiled.same_bytes(*mine, *others)
+
+    def coded(self) -> Coded:
+        """The same column by its distinct values, null as None."""
+        codes, rows = compiled.distinct(self.data, self.begins, self.lengths, _SEED)
+        raw = self.of(rows)
+        values = [text.decode() if length >= 0 else None for text, length in zip(raw.raw(), raw.lengths, strict=True)]
+        return Coded(codes, values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Maps:
+    """A column of maps in their encoded form, null where `begins` is -1; `of_texts` or of doubles."""
+
+    data: Bytes
+    begins: Ints
+    of_texts: bool
+
+    def of(self, rows: NDArray[np.intp]) -> "Maps":
+        """The column of these rows."""
+        return Maps(self.data, self.begins[rows], self.of_texts)
+
+    def values(self, key: str) -> Floats | Texts:
+        """What each map has under a key: a double, else NaN; or a text, else null."""
+        begins, lengths = np.empty_like(self.begins), np.empty_like(self.begins)
+        sought = np.frombuffer(key.encode(), np.uint8)
+        compiled.look_up(self.data, self.begins, sought, self.of_texts, begins, lengths)
+        if self.of_texts:
+            return Texts(self.data, begins, lengths)
+        found = np.full(len(begins), np.nan)
+        compiled.doubles_at(self.data, begins, found.view(np.uint64))
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """A column of arrays: `counts` (n,) items in each row, and by field the columns of all items one after another."""
+
+    counts: Ints
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """n records, as far as they could be read in columns: `read` (n,) says which, the others' rows have no meaning.
+
+    `sizes` (n,) are the bytes of the values.
+
+    Columns are by the path of the field ("lead.source"): int64 (an enum by its symbol's number), bool, Texts, Maps, or
+    float64 with NaN where an optional number is null. An optional record has a bool of its own: whether it is there.
+    """
+
+    read: Flags
+    sizes: Ints
+    columns: Mapping[str, Any]
+
+
+class ColumnReader:
+    """Reads what a reader decodes one by one: values whose writer schema is the present one, and none else."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Raises NotColumns for a schema with types that are not read in columns."""
+        self._reader = reader
+        self._steps: list[tuple[int, int, int]] = []
+        self._fields: dict[str, tuple[int, int, bool]] = {}
+        self._counts = dict.fromkeys(("ints", "bits", "spans"), 0)
+        self.symbols: dict[str, list[str]] = {}
+        named: dict[str, Any] = {}
+        self._plan(parse_schema(reader.schema, named), named, "")
+        self._program = np.array(self._steps, np.int64)
+        # Compiles what a batch needs, or loads what was compiled: now, and not while a batch waits.
+        for column in self.read([b""]).columns.values():
+            if isinstance(column, Texts):
+                column.same(column)
+                column.coded()
+            elif isinstance(column, Maps):
+                column.values("")
+
+    def read(self, values: Sequence[bytes | None]) -> Table:
+        """The records in n framed values; a null is not read."""
+        n = len(values)
+        whole = [value or b"" for value in values]
+        lengths = np.fromiter(map(len, whole), np.int64, n)
+        data = np.frombuffer(b"".join(whole), np.uint8)
+        ends = np.cumsum(lengths)
+        bodies = np.full(n, -1, np.int64)
+        for header in self._reader.plain_headers():
+            compiled.starts_with(data, ends - lengths, ends, np.frombuffer(header, np.uint8), bodies)
+        ints = np.zeros((self._counts["ints"], n), np.int64)
+        floats = np.full((self._counts["bits"], n), np.nan)
+        begins = np.full((self._counts["spans"], n), -1, np.int64)
+        sizes = begins.copy()
+        read = compiled.read_rows(data, bodies, ends, self._program, ints, floats.view(np.uint64), begins, sizes)
+        columns: dict[str, Any] = {}
+        for path, (kind, place, optional) in self._fields.items():
+            match kind:
+                case compiled.DOUBLE:
+                    columns[path] = floats[place]
+                case compiled.TEXT:
+                    columns[path] = Texts(data, begins[place], sizes[place])
+                case compiled.MAP_OF_DOUBLES | compiled.MAP_OF_TEXTS:
+                    columns[path] = Maps(data, begins[place], kind == compiled.MAP_OF_TEXTS)
+                case compiled.BOOLEAN | compiled.OPTIONAL:
+                    columns[path] = ints[place].astype(np.bool_)
+                case _ if optional:
+                    columns[path] = np.where(ints[place - 1] > 0, ints[place].astype(np.float64), np.nan)
+                case _:
+                    columns[path] = ints[place]
+        return Table(read, lengths, columns)
+
+    def _plan(self, schema: Any, named: Mapping[str, Any], path: str, *, optional: bool = False) -> None:
+        """The steps that read a value of this schema, and where its columns will be."""
+        schema = _defined(schema, named)
+        kind = "union" if isinstance(schema, list) else schema["type"] if isinstance(schema, dict) else schema
+        match kind:
+            case "record":
+                for field in schema["fields"]:
+                    self._plan(field["type"], named, f"{path}.{field['name']}".lstrip("."))
+            case "union" if len(schema) == 2 and "null" in schema and not optional:
+                self._optional(schema, named, path)
+            case "int":
+                self._step(compiled.INT, "ints", path, optional=optional)
+            case "long" if not optional:
+                self._step(compiled.LONG, "ints", path)
+            case "double":
+                self._step(compiled.DOUBLE, "bits", path)
+            case "boolean" if not optional:
+                self._step(compiled.BOOLEAN, "ints", path)
+            case "string":
+                self._step(compiled.TEXT, "spans", path)
+            case "enum" if not optional:
+                self.symbols[path] = list(schema["symbols"])
+                self._step(compiled.ENUM, "ints", path, len(schema["symbols"]))
+            case "map" if schema["values"] in ("double", "string"):
+                of = compiled.MAP_OF_TEXTS if schema["values"] == "string" else compiled.MAP_OF_DOUBLES
+                self._step(of, "spans", path)
+            case _:
+                raise NotColumns(f"{path} is of a type that is not read in columns")
+
+    def _optional(self, schema: list[Any], named: Mapping[str, Any], path: str) -> None:
+        null = schema.index("null")
+        at = len(self._steps)
+        self._step(compiled.OPTIONAL, "ints", path)
+        self._plan(schema[1 - null], named, path, optional=True)
+        skipped = len(self._steps) - at - 1
+        self._steps[at] = (*self._steps[at][:2], skipped | (compiled.NULL_FIRST if null == 0 else 0))
+
+    def _step(self, kind: int, pool: str, path: str, more: int = 0, *, optional: bool = False) -> None:
+        place = self._counts[pool]
+        self._counts[pool] += 1
+        self._steps.append((kind, place, more))
+        self._fields[path] = (kind, place, optional)
 
 
 class ColumnWriter:
     """Encodes records of one kind from columns, in the framing of a writer.
 
-    A column is one value for all rows, a list of texts or symbols, an array of float64, int64 or bool, a Choice, or
-    Items.
+    A column is one value for all rows, an array of float64, int64 or bool, Texts, a Coded of any values, a list of
+    texts, or Items.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -63,68 +239,152 @@ class ColumnWriter:
         named: dict[str, Any] = {}
         self._schema: Any = parse_schema(writer.schema, named)
         self._named = named
+        if COMPILED:
+            nothing = _Pools()
+            nothing.constant(b"", 0)
+            nothing.written(0)  # as in ColumnReader: not while a batch waits
 
     def encode(self, columns: Mapping[str, Any], n: int) -> list[bytes]:
         """The framed bytes of n records; every field of the schema has its column.
 
         Raises NotColumns where a column does not fit its field, and Transient where the registry does not answer.
         """
-        header = np.frombuffer(self._writer.header(), np.uint8)
+        pools = _Pools()
+        pools.constant(self._writer.header(), n)
         try:
-            body = self._record(self._schema, columns, n)
+            self._record(self._schema, columns, n, pools)
         except (AttributeError, OverflowError, TypeError, UnicodeEncodeError, ValueError, KeyError) as error:
             raise NotColumns(str(error)) from error
-        whole = _laid([_Piece(np.tile(header, n), len(header)), body], n)
-        ends = np.cumsum(np.broadcast_to(whole.lengths, n)).tolist()
-        joined = whole.data.tobytes()
-        return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return pools.written(n)
 
-    def _record(self, schema: Any, columns: Mapping[str, Any], n: int) -> _Piece:
+    def _record(self, schema: Any, columns: Mapping[str, Any], n: int, pools: "_Pools") -> None:
         fields = schema["fields"]
         if len(columns) != len(fields):
             raise NotColumns("the columns are not the fields of the schema")
-        return _laid([self._piece(field["type"], columns[field["name"]], n) for field in fields], n)
+        for field in fields:
+            self._field(field["type"], columns[field["name"]], n, pools)
 
-    def _piece(self, schema: Any, column: Any, n: int) -> _Piece:
-        schema = self._named.get(schema, schema) if isinstance(schema, str) else schema
+    def _field(self, schema: Any, column: Any, n: int, pools: "_Pools") -> None:
+        schema = _defined(schema, self._named)
         kind = schema["type"] if isinstance(schema, dict) else schema
         match column:
             case Items() if kind == "array":
-                return self._array(schema["items"], column, n)
-            case Choice():
-                return _chosen([self._constant(schema, text) for text in column.texts], column.codes, n)
+                pools.items(column.counts, n)
+                before = len(pools.steps)
+                self._record(_defined(schema["items"], self._named), column.columns, int(column.counts.sum()), pools)
+                pools.steps[before - 1][2] = len(pools.steps) - before
+            case Coded():
+                pools.choice([self._constant(schema, value) for value in column.values], column.codes, n)
             case np.ndarray():
-                return _numbers(kind, column, n)
-            case list() if kind == "string" and len(column) == n:
-                return _texts(column)
-            case list() if kind == "enum":
-                places = {symbol: place for place, symbol in enumerate(schema["symbols"])}
-                return _numbers("long", np.array([places[symbol] for symbol in column], np.int64), n)
+                pools.numbers(kind, column, n)
+            case Texts() if kind == "string":
+                pools.texts(column, n)
+            case list() if kind == "string":
+                pools.texts(Texts.made([text.encode() for text in column]), n)
             case str() | int() | float() | bool():
-                constant = self._constant(schema, column)
-                return _Piece(np.tile(np.frombuffer(constant, np.uint8), n), len(constant))
-        raise NotColumns(f"a column of type {type(column).__name__} is no {kind}")
+                pools.constant(self._constant(schema, column), n)
+            case _:
+                raise NotColumns(f"a column of type {type(column).__name__} is no {kind}")
 
     def _constant(self, schema: Any, value: Any) -> bytes:
         stream = BytesIO()
         schemaless_writer(stream, schema, value, strict=True)
         return stream.getvalue()
 
-    def _array(self, schema: Any, column: Items, n: int) -> _Piece:
-        """An array is its number of items, the items, and a zero; without items only the zero."""
-        counts, total = column.counts, int(column.counts.sum())
-        schema = self._named.get(schema, schema) if isinstance(schema, str) else schema
-        if isinstance(column.columns, Mapping):
-            items = self._record(schema, column.columns, total)
+
+class _Pools:
+    """The columns of a table for the kernel: all numbers in one array, all bytes in another, and the steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+        self._ints: list[Ints] = []
+        self._floats: list[Floats] = []
+        self._begins: list[Ints] = []
+        self._lengths: list[Ints] = []
+        self._data: list[Bytes] = []
+        self._data_at: dict[int, int] = {}
+        self._sizes = {"ints": 0, "floats": 0, "spans": 0, "data": 0}
+        self._room = 0
+
+    def constant(self, value: bytes, n: int) -> None:
+        """The same bytes in every row."""
+        last = self.steps[-1] if self.steps else None
+        at = self._sizes["data"]
+        self._bytes(np.frombuffer(value, np.uint8))
+        self._room += n * len(value)
+        if last and last[0] == compiled.CONSTANT and last[1] + last[2] == at:
+            last[2] += len(value)
         else:
-            items = self._piece(schema, column.columns, total)
-        ends = np.concatenate([[0], np.cumsum(np.broadcast_to(items.lengths, total))])
-        last = np.cumsum(counts)
-        of_rows = _Piece(items.data, ends[last] - ends[last - counts])
-        some, zero = _varints(counts), _Piece(np.zeros(n, np.uint8), 1)
-        # Where there is none its own zero would be one too many.
-        some = _Piece(some.data[np.repeat(counts > 0, some.lengths)], np.where(counts > 0, some.lengths, 0))
-        return _laid([some, of_rows, zero], n)
+            self.steps.append([compiled.CONSTANT, at, len(value)])
+
+    def choice(self, choices: Sequence[bytes], codes: NDArray[np.intp], n: int) -> None:
+        """In each row the bytes that its code chooses."""
+        if codes.shape != (n,) or (n and not 0 <= int(codes.min()) <= int(codes.max()) < len(choices)):
+            raise NotColumns("a code chooses nothing")
+        texts = Texts.made(choices)
+        self._room += n * max(map(len, choices), default=0)
+        self.steps.append([compiled.CHOICE, self._add("ints", self._ints, codes.astype(np.int64)), self._spans(texts)])
+
+    def texts(self, column: Texts, n: int) -> None:
+        """A string field."""
+        if len(column) != n or (n and int(column.lengths.min()) < 0):
+            raise NotColumns("a text is missing")
+        self._room += 10 * n + int(column.lengths.sum())
+        self.steps.append([compiled.TEXT, self._spans(column), 0])
+
+    def numbers(self, kind: str, column: NDArray[Any], n: int) -> None:
+        """A field of numbers or flags."""
+        if column.shape != (n,):
+            raise NotColumns(f"a column has the shape {column.shape}, not {(n,)}")
+        self._room += 10 * n
+        match kind, column.dtype.kind:
+            case "double", "f":
+                place = self._add("floats", self._floats, column.astype(np.float64))
+                self.steps.append([compiled.DOUBLE, place, 0])
+            case "boolean", "b":
+                self.steps.append([compiled.BOOLEAN, self._add("ints", self._ints, column.astype(np.int64)), 0])
+            case (("long" | "int"), "i"):
+                if kind == "int" and n and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+                    raise NotColumns("a number does not fit 32 bits")
+                self.steps.append([compiled.LONG, self._add("ints", self._ints, column.astype(np.int64)), 0])
+            case _:
+                raise NotColumns(f"a column of {column.dtype} is no {kind}")
+
+    def items(self, counts: Ints, n: int) -> None:
+        """An array field; the steps of its items follow."""
+        if counts.shape != (n,) or (n and int(counts.min()) < 0):
+            raise NotColumns("an array has no number of items")
+        self._room += 11 * n
+        self.steps.append([compiled.ITEMS, self._add("ints", self._ints, counts.astype(np.int64)), 0])
+
+    def written(self, n: int) -> list[bytes]:
+        """The bytes of each of n rows."""
+        out, ends = np.empty(self._room, np.uint8), np.empty(n, np.int64)
+        ints, floats = _joined(self._ints, np.int64), _joined(self._floats, np.float64)
+        spans = _joined(self._begins, np.int64), _joined(self._lengths, np.int64)
+        steps = np.array(self.steps, np.uint64)
+        compiled.write_rows(steps, ints, floats.view(np.uint64), _joined(self._data, np.uint8), *spans, out, ends)
+        stops = ends.tolist()
+        whole = out[: stops[-1] if stops else 0].tobytes()
+        return [whole[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+
+    def _add(self, pool: str, parts: list[Any], part: NDArray[Any]) -> int:
+        at = self._sizes[pool]
+        parts.append(part)
+        self._sizes[pool] += len(part)
+        return at
+
+    def _bytes(self, data: Bytes) -> int:
+        """Where these bytes stand among all; those of several columns are taken once."""
+        if id(data) not in self._data_at:
+            self._data_at[id(data)] = self._add("data", self._data, data)
+        return self._data_at[id(data)]
+
+    def _spans(self, texts: Texts) -> int:
+        at = self._bytes(texts.data)
+        self._add("spans", self._begins, texts.begins + at)
+        self._lengths.append(texts.lengths)
+        return self._sizes["spans"] - len(texts)
 
 
 def records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
@@ -133,106 +393,26 @@ def records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _values(column: Any, n: int) -> list[Any]:
+def _values(column: Any, n: int) -> Sequence[Any]:
     match column:
         case Items(counts=counts, columns=inner):
-            total = int(counts.sum())
-            items = records(inner, total) if isinstance(inner, Mapping) else _values(inner, total)
+            items = records(inner, int(counts.sum()))
             ends = np.cumsum(counts).tolist()
             return [items[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
-        case Choice(codes=codes, texts=texts):
-            return [texts[code] for code in codes.tolist()]
         case np.ndarray():
             values: list[Any] = column.tolist()
             return values
-        case list():
+        case Texts():
+            return [text.decode() for text in column.raw()]
+        case Coded() | list():
             return column
     return [column] * n
 
 
-def _laid(pieces: Sequence[_Piece], n: int) -> _Piece:
-    """Pieces of the same n rows as one: each row has its bytes of the first, of the second, and so on."""
-    pieces = _joined(pieces, n)
-    if len(pieces) == 1:
-        return pieces[0]
-    lengths: Ints = np.zeros(n, np.int64)
-    for piece in pieces:
-        lengths += piece.lengths
-    starts = np.cumsum(lengths) - lengths
-    data = np.empty(int(lengths.sum()), np.uint8)
-    for piece in pieces:
-        if isinstance(piece.lengths, int):
-            data[starts[:, None] + np.arange(piece.lengths)] = piece.data.reshape(n, piece.lengths)
-        else:
-            gaps = starts - (np.cumsum(piece.lengths) - piece.lengths)
-            data[np.repeat(gaps, piece.lengths) + np.arange(len(piece.data))] = piece.data
-        starts += piece.lengths
-    return _Piece(data, lengths)
+def _defined(schema: Any, named: Mapping[str, Any]) -> Any:
+    """The schema itself, where it is only named."""
+    return named.get(schema, schema) if isinstance(schema, str) else schema
 
 
-def _joined(pieces: Sequence[_Piece], n: int) -> list[_Piece]:
-    """Neighbours whose rows are all of one length become one piece: they need no looking for each row's place."""
-    found: list[_Piece] = []
-    for piece in pieces:
-        last = found[-1] if found else None
-        if last is not None and isinstance(last.lengths, int) and isinstance(piece.lengths, int):
-            width = last.lengths + piece.lengths
-            both = np.concatenate([last.data.reshape(n, -1), piece.data.reshape(n, -1)], axis=1) if n else piece.data
-            found[-1] = _Piece(both.ravel(), width)
-        else:
-            found.append(piece)
-    return found
-
-
-def _numbers(kind: str, column: NDArray[Any], n: int) -> _Piece:
-    if column.shape != (n,):
-        raise NotColumns(f"a column has the shape {column.shape}, not {(n,)}")
-    match kind, column.dtype.kind:
-        case "double", "f":
-            return _Piece(column.astype("<f8").view(np.uint8), 8)
-        case "boolean", "b":
-            return _Piece(column.astype(np.uint8), 1)
-        case "long", "i":
-            return _varints(column.astype(np.int64))
-        case "int", "i":
-            if len(column) and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
-                raise NotColumns("a number does not fit 32 bits")
-            return _varints(column.astype(np.int64))
-    raise NotColumns(f"a column of {column.dtype} is no {kind}")
-
-
-def _varints(numbers: Ints) -> _Piece:
-    """Zigzag, then seven bits a byte, the lowest first; all but the last have the eighth bit set."""
-    rest = ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
-    columns = []
-    more = np.ones(len(numbers), np.bool_)
-    lengths = np.zeros(len(numbers), np.int64)
-    while more.any():
-        lengths += more
-        low, rest = (rest & np.uint64(0x7F)).astype(np.uint8), rest >> np.uint64(7)
-        going_on = rest > 0
-        columns.append(np.where(going_on, low | np.uint8(0x80), low))
-        more = more & going_on
-    if not columns:
-        return _Piece(np.empty(0, np.uint8), lengths)
-    block = np.stack(columns, axis=1)
-    return _Piece(block[np.arange(block.shape[1]) < lengths[:, None]], lengths)
-
-
-def _texts(texts: list[str]) -> _Piece:
-    encoded = [text.encode() for text in texts]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    data = np.frombuffer(b"".join(encoded), np.uint8)
-    return _laid([_varints(lengths), _Piece(data, lengths)], len(encoded))
-
-
-def _chosen(choices: list[bytes], codes: NDArray[Any], n: int) -> _Piece:
-    if codes.shape != (n,):
-        raise NotColumns(f"a column has the shape {codes.shape}, not {(n,)}")
-    sizes = np.array([len(choice) for choice in choices] or [0], np.int64)
-    data = np.frombuffer(b"".join(choices), np.uint8)
-    starts = (np.cumsum(sizes) - sizes)[codes]
-    lengths = sizes[codes]
-    total = int(lengths.sum())
-    places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)
-    return _Piece(data[places], lengths)
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)

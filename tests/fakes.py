@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from consumer.batch import Batch, ClosedBy, Headers, Message, Output, Partition
+from consumer.batch import Batch, ClosedBy, Headers, Message, Output, Partition, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,9 @@ class MemoryPublisher:
         """Every topic is there."""
         return None
 
-    def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
-        for output in outputs:
-            self._broker.append(output)
+    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
+        for record in outputs:
+            self._broker.append(Output._make(record))
         for (topic, _), offset in batch.next.items():
             self._broker.committed[self._source.group, topic] = offset
 

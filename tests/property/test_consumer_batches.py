@@ -65,6 +65,8 @@ def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
         match kind:
             case "fat":
                 built.append(change(offset, facts[0], facts[1], lead_version=offset + 1))
+            case "versioned":
+                built.append(change(offset, facts[0], lead_version=facts[1], event_id="e" * facts[2]))
             case "thin":
                 built.append(change(offset, facts[0], lead=None, lead_version=offset + 1))
             case "deleted":
@@ -116,8 +118,7 @@ def test_a_change_that_has_no_fate_or_two_would_unbalance_the_books(
     assert sum(outcome.consumed for outcome in found) == sum(kind != "request" for kind, *_ in drawn)
     assert sum(o.requests_answered + o.requests_dead_lettered for o in found) == sum(k == "request" for k, *_ in drawn)
     for outcome in found:
-        letters = [letter for letter in outcome.letters if letter is not None]
-        assert len(letters) == len(on(outcome, LETTERS))
+        assert len(outcome.letters) == len(on(outcome, LETTERS))
 
 
 @common
@@ -141,3 +142,35 @@ def test_without_coalescing_every_output_is_the_same_bytes_in_any_batches(
     assert [output for outcome in at_once for output in outcome.outputs] == [
         output for outcome in in_parts for output in outcome.outputs
     ]
+
+
+@common
+@given(
+    drawn=st.lists(
+        kinds | st.tuples(st.just("versioned"), lead_ids, st.integers(-1, 4), st.integers(0, 300)), max_size=25
+    ),
+    coalescing=st.booleans(),
+)
+def test_a_batch_in_columns_comes_to_the_same_as_one_message_by_message(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], coalescing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"in columns": 1, "one by one": len(drawn) + 1}
+    found = {}
+    for way, many in sizes.items():
+        monkeypatch.setattr("schemas.columns.MANY", many)
+        found[way] = [facts(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)]
+    assert found["in columns"] == found["one by one"]
+
+
+def facts(outcome: Outcome) -> dict[str, Any]:
+    """All that came of a batch, without what only says in which order it was worked on."""
+    return {
+        "outputs": outcome.outputs,
+        "fates": outcome.fates,
+        "letters": {index: (letter.reason, letter.detail) for index, letter in outcome.letters.items()},
+        "requests": (outcome.requests_answered, outcome.requests_dead_lettered, outcome.request_leads),
+        "leads": (outcome.leads_asked, outcome.leads_found),
+        "imputed": outcome.imputed,
+        "coverage": sorted(outcome.coverage),
+        "scored": sorted(key for part in outcome.scored for key in part.keys),
+    }

@@ -1,5 +1,6 @@
-"""Records written in columns are the bytes of records written one by one, whatever is in them."""
+"""Records written or read in columns are those written or read one by one, whatever is in them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leadstream.coded import Coded
 from leadstream.errors import Poison
 from schemas.codec import Reader, Writer
-from schemas.columns import Choice, ColumnWriter, Items, NotColumns, records
+from schemas.columns import ColumnReader, ColumnWriter, Items, Maps, NotColumns, Table, Texts, records
 
 WRITER = Writer("LeadPrediction")
 COLUMNS, READER = ColumnWriter(WRITER), Reader("LeadPrediction")
@@ -30,13 +32,10 @@ def column(draw: st.DrawFn, of: st.SearchStrategy[Any], n: int) -> list[Any]:
 def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
     """Columns of n predictions."""
 
-    def choice(of: tuple[str, ...] | list[str], count: int) -> Choice:
-        return Choice(np.array(column(draw, st.integers(0, len(of) - 1), count), np.intp), of)
+    def choice(of: Sequence[Any], count: int) -> Coded:
+        return Coded(np.array(column(draw, st.integers(0, len(of) - 1), count), np.intp), of)
 
-    def counts() -> np.ndarray:
-        return np.array(column(draw, st.integers(0, 70 if n == 1 else 3), n), np.int64)
-
-    reasons, imputed = counts(), counts()
+    reasons = np.array(column(draw, st.integers(0, 70 if n == 1 else 3), n), np.int64)
     total = int(reasons.sum())
     points = np.array(column(draw, doubles, total), np.float64)
     return {
@@ -47,14 +46,14 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
             name: np.array(column(draw, doubles, n), np.float64)
             for name in ("probability", "probability_low", "probability_high", "confidence", "raw_score")
         },
-        "grade": choice("ABCD", n),  # type: ignore[arg-type]  # a text is a sequence of texts
+        "grade": choice("ABCD", n),
         "threshold": draw(doubles),
         "reasons": Items(reasons, {"feature": choice(draw(names), total), "contribution": points}),
         "feature_coverage": np.array(column(draw, doubles, n), np.float64),
-        "imputed": Items(imputed, choice(draw(names), int(imputed.sum()))),
+        "imputed": choice(draw(st.lists(names, min_size=1, max_size=3)), n),
         **{name: draw(texts) for name in ("model_used", "model_version", "model_sha256", "variant")},
-        "event_id": column(draw, texts, n),
-        "change_type": column(draw, st.sampled_from(CHANGES), n),
+        "event_id": Texts.made([text.encode() for text in column(draw, texts, n)]),
+        "change_type": choice(CHANGES, n),
         "lead_version": np.array(column(draw, longs, n), np.int64),
         "coalesced_changes": np.array(column(draw, ints, n), np.int64),
         "occurred_at": np.array(column(draw, longs, n), np.int64),
@@ -85,11 +84,11 @@ def plain(**other: Any) -> dict[str, Any]:
         **{name: np.zeros(3) for name in numbers},
         **dict.fromkeys(whole, none),
         "prediction": np.zeros(3, np.bool_),
-        "grade": ["A", "B", "D"],
+        "grade": Coded(np.array([0, 1, 3]), "ABCD"),
         "threshold": 0.5,
-        "reasons": Items(none, {"feature": Choice(none[:0], []), "contribution": np.empty(0)}),
-        "imputed": Items(none, []),
-        "change_type": ["UPDATED"] * 3,
+        "reasons": Items(none, {"feature": Coded(none[:0], []), "contribution": np.empty(0)}),
+        "imputed": Coded(none, [[]]),
+        "change_type": Coded(none, ["UPDATED"]),
         "scored_at": 1,
         **other,
     }
@@ -107,7 +106,20 @@ def test_what_is_written_can_be_read() -> None:
         {"lead_id": ["a", "\ud83d", "c"]},
         {"lead_id": ["a", "b"]},
         {"lead_id": ["a", None, "c"]},
-        {"grade": ["A", "E", "D"]},
+        {"lead_id": Texts(np.zeros(3, np.uint8), np.zeros(3, np.int64), np.array([1, -1, 1]))},
+        {"grade": Coded(np.zeros(3, np.int64), "E")},
+        {"grade": Coded(np.array([0, 4, 0]), "ABCD")},
+        {"grade": Coded(np.array([0, -1, 0]), "ABCD")},
+        {
+            "reasons": Items(
+                np.array([-1, 1, 0]), {"feature": Coded(np.empty(0, np.int64), []), "contribution": np.empty(0)}
+            )
+        },
+        {
+            "reasons": Items(
+                np.array([0, 1, 0]), {"feature": Coded(np.empty(0, np.int64), []), "contribution": np.empty(0)}
+            )
+        },
         {"probability": np.zeros(2)},
         {"probability": np.zeros(3, np.int64)},
         {"coalesced_changes": np.array([0, 2**31, 0])},
@@ -128,3 +140,160 @@ def test_of_records_that_cannot_all_be_written_each_bad_one_is_told_alone() -> N
     WRITER.encode(found[2])
     with pytest.raises(Poison, match="lead_id holds a lone surrogate"):
         WRITER.encode(found[1])
+
+
+CHANGE_WRITER, CHANGE_READER = Writer("LeadChanged"), Reader("LeadChanged")
+CHANGE_COLUMNS = ColumnReader(CHANGE_READER)
+
+optional_texts, optional_doubles = st.none() | texts, st.none() | doubles
+states = st.fixed_dictionaries(
+    {
+        "created_at": longs,
+        **dict.fromkeys(("lead_score", "engagement_score"), optional_doubles),
+        "touchpoint_count": st.none() | ints,
+        **dict.fromkeys(("lifecycle_state", "status", "source", "programme_name", "campus_name"), optional_texts),
+        "numbers": st.dictionaries(st.sampled_from("abé") | texts, doubles, max_size=3),
+        "categories": st.dictionaries(st.sampled_from("abé") | texts, texts, max_size=3),
+    }
+)
+changes = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("event_id", "lead_id", "origin"), texts),
+        "change_type": st.sampled_from(CHANGES),
+        **dict.fromkeys(("occurred_at", "lead_version"), longs),
+        "lead": st.none() | states,
+    }
+)
+
+
+def row_of(table: Table, row: int) -> dict[str, Any]:
+    """A LeadChanged as the columns have it; of its maps the values of some keys."""
+    found: dict[str, Any] = {}
+    for path, values in table.columns.items():
+        field = path.removeprefix("lead.")
+        if isinstance(values, Maps):
+            asked = {key: values.values(key) for key in ("a", "b", "é")}
+            found[field] = {
+                key: of.coded()[row] if isinstance(of, Texts) else None if np.isnan(of[row]) else of[row]
+                for key, of in asked.items()
+            }
+        elif isinstance(values, Texts):
+            found[field] = values.coded()[row]
+        elif path == "change_type":
+            found[field] = CHANGE_COLUMNS.symbols[path][values[row]]
+        else:
+            found[field] = None if values.dtype == np.float64 and np.isnan(values[row]) else values[row]
+    return found
+
+
+def plain_of(record: dict[str, Any]) -> dict[str, Any]:
+    """A decoded record in the same form: a NaN is no number, and a state that is absent has no fields."""
+    lead = record["lead"]
+    absent = dict.fromkeys(CHANGE_COLUMNS_OF_STATE) | {"created_at": 0, "numbers": {}, "categories": {}}
+    flat = record | (absent if lead is None else lead) | {"lead": lead is not None}
+    for field in ("numbers", "categories"):
+        flat[field] = {key: flat[field].get(key) for key in ("a", "b", "é")}
+        flat[field] = {key: None if value != value else value for key, value in flat[field].items()}
+    return {field: None if value != value else value for field, value in flat.items()}
+
+
+CHANGE_COLUMNS_OF_STATE = (
+    "lead_score",
+    "engagement_score",
+    "touchpoint_count",
+    "lifecycle_state",
+    "status",
+    "source",
+    "programme_name",
+    "campus_name",
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(changes, max_size=6))
+def test_what_the_writer_writes_is_read_in_columns_as_it_is_one_by_one(records_: list[dict[str, Any]]) -> None:
+    values = [CHANGE_WRITER.encode(record) for record in records_]
+    table = CHANGE_COLUMNS.read(values)
+    assert table.read.all()
+    for row, value in enumerate(values):
+        assert row_of(table, row) == plain_of(CHANGE_READER.decode(value))
+
+
+def changed(value: bytes, at: int, by: bytes, without: int) -> bytes:
+    at %= len(value) + 1
+    return value[:at] + by + value[at + without :]
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(
+        st.builds(
+            changed, changes.map(CHANGE_WRITER.encode), st.integers(0, 10**6), st.binary(max_size=9), st.integers(0, 9)
+        ),
+        max_size=6,
+    )
+)
+def test_of_damaged_values_none_is_read_in_columns_but_as_the_codec_reads_it(values: list[bytes]) -> None:
+    table = CHANGE_COLUMNS.read(values)
+    for row in np.flatnonzero(table.read).tolist():
+        assert row_of(table, row) == plain_of(CHANGE_READER.decode(values[row]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\x80",
+        b"\xc0\x80",
+        b"\xc3",
+        b"\xe0\x80\x80",
+        b"\xed\xa0\x80",
+        b"\xf0\x80\x80\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80",
+        b"a\xe2\x82",
+    ],
+)
+def test_a_text_that_python_refuses_is_never_read(text: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        text.decode()
+    record = {
+        "event_id": "\x01" * len(text),
+        "lead_id": "l",
+        "change_type": "UPDATED",
+        "occurred_at": 1,
+        "origin": "crm",
+        "lead": None,
+    }
+    value = CHANGE_WRITER.encode(record)
+    assert CHANGE_COLUMNS.read([value, value.replace(b"\x01" * len(text), text)]).read.tolist() == [True, False]
+
+
+def test_numbers_of_more_than_64_bits_and_lengths_beyond_the_value_are_left_to_the_codec() -> None:
+    value = CHANGE_WRITER.encode(
+        {"event_id": "", "lead_id": "", "change_type": "UPDATED", "occurred_at": 0, "lead": None}
+    )
+    head, body = value[:10], value[10:]
+    for first in (
+        b"\xff" * 9 + b"\x02",
+        b"\xff" * 10 + b"\x01",
+        b"\x80" * 10 + b"\x00",
+        b"\xfe\xff\xff\xff\x0f",
+        b"\x01",
+    ):
+        assert not CHANGE_COLUMNS.read([head + first + body[1:]]).read.any()
+    assert CHANGE_COLUMNS.read([head + b"\x80\x80\x00" + body[1:]]).read.all()  # a longer zero is a zero
+
+
+def test_a_null_and_a_value_of_another_schema_are_left_to_the_codec() -> None:
+    value = CHANGE_WRITER.encode(
+        {"event_id": "e", "lead_id": "l", "change_type": "UPDATED", "occurred_at": 0, "lead": None}
+    )
+    assert CHANGE_COLUMNS.read([None, value, b"", b"\x00" + value[1:], value[:10]]).read.tolist() == [
+        False,
+        True,
+    ] + 3 * [False]
+
+
+def test_distinct_texts_are_told_apart_also_where_their_number_is_that_of_the_rows() -> None:
+    texts_ = [str(i % 700) for i in range(3000)]
+    assert Texts.made([text.encode() for text in texts_]).coded() == texts_

@@ -386,7 +386,7 @@ def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) ->
 
         def commit(self, outputs: Any, batch: Any) -> None:
             outputs = list(outputs)
-            assert self.there or not [output for output in outputs if output.topic == SHADOW]
+            assert self.there or not any(topic == SHADOW for topic, *_ in outputs)
             super().commit(outputs, batch)
 
     world.publisher = publisher = Lacking(world.broker, world.source)
@@ -410,7 +410,7 @@ def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_
         def commit(self, outputs: Any, batch: Any) -> None:
             outputs = list(outputs)
             self.tries += 1
-            if any(output.topic == SHADOW for output in outputs):
+            if any(topic == SHADOW for topic, *_ in outputs):
                 raise Transient("brokers", "topic authorization failed")
             super().commit(outputs, batch)
 

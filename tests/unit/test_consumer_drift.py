@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Output
+from consumer.batch import Batch, Record
 from consumer.leads import Lead
 from leadstream.errors import Transient
 from models.registry import ModelRegistry
@@ -118,7 +118,7 @@ def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_c
     tries: list[int] = []
 
     class Failing(MemoryPublisher):
-        def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
             tries.append(len(batch.messages))
             if len(tries) < 40:
                 raise Transient("brokers", "the transaction was aborted")
@@ -190,7 +190,7 @@ def test_only_changes_that_were_scored_and_that_no_operator_chose_are_watched(mo
             avro_request(6, "request", ["asked for"]),
         )
     )
-    assert [part.lead_ids for part in outcome.scored] == [["scored", "coalesced"]]
+    assert [part.keys for part in outcome.scored] == [[b"scored", b"coalesced"]]
     [part] = outcome.scored
     created = part.scores.matrix.names.index("days_since_creation")
     assert part.scores.matrix.values[part.rows, created].tolist() == [1.0, 1.0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Output
+from consumer.batch import Batch, Output, Record
 from consumer.dead_letters import Limit
 from consumer.leads import Lead
 from consumer.metrics import Metrics
@@ -186,7 +186,7 @@ def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice
     tries: list[int] = []
 
     class Failing(MemoryPublisher):
-        def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
             tries.append(len(batch.messages))
             if len(tries) < 3:
                 raise Transient("brokers", "the transaction was aborted")
@@ -204,7 +204,7 @@ def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) ->
     world.send(change(0))
 
     class FencedOut(MemoryPublisher):
-        def commit(self, outputs: Iterable[Output], batch: Batch) -> None:
+        def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
             raise Fenced("a newer producer")
 
     world.publisher = FencedOut(world.broker, world.source)

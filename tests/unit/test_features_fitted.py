@@ -288,7 +288,7 @@ def test_failed_rows_teach_nothing_and_a_table_of_only_those_is_refused() -> Non
 def test_an_empty_batch_gives_an_empty_matrix() -> None:
     matrix = transform()
     assert matrix.values.shape == (0, len(SPECIFICATION.outputs))
-    assert (matrix.imputed, matrix.failed) == ([], {})
+    assert (list(matrix.imputed), matrix.failed) == ([], {})
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

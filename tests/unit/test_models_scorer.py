@@ -119,4 +119,4 @@ def test_confidence_falls_with_what_is_missing_and_what_is_unusual(model: Model,
 
 def test_an_empty_batch_is_no_error(model: Model) -> None:
     scores = model.score(columns_of([]), np.array([], dtype=np.int64), 3)
-    assert (len(scores.raw), scores.grade, scores.reasons, scores.failed) == (0, [], [], {})
+    assert (len(scores.raw), list(scores.grade), scores.reasons, scores.failed) == (0, [], [], {})

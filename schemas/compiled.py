@@ -1,0 +1,349 @@
+"""Avro bodies of many records to columns and back, as machine code; schemas/columns.py says what is read and written.
+
+A schema comes as steps, one for each of its primitive fields in the order of the body: (kind, what the kind needs).
+Reading never decides that a body is wrong: what it does not know to be right it leaves to the codec, record by record.
+
+Arrays are indexed by unsigned numbers (`U`): of a signed one the compiler must ask each time whether it counts from the
+end, and a copy of bytes takes ten times as long.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadstream.compiled import compiled
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Bits = NDArray[np.uint64]
+
+# Kinds of steps. Reading: (kind, row of its matrix, what more). Writing: (kind, place in its pool, what more).
+LONG, INT, DOUBLE, BOOLEAN, TEXT, ENUM, OPTIONAL, MAP_OF_DOUBLES, MAP_OF_TEXTS = range(9)
+CONSTANT, CHOICE, ITEMS = range(9, 12)
+NULL_FIRST = 1 << 32
+
+U = np.uint64
+_ONE, _SEVEN, _LAST = U(1), U(0x7F), U(0x80)
+
+
+@compiled
+def read_long(data: Bytes, at: int, end: int) -> tuple[int, int]:
+    """(the number at `at`, the place behind it), or a place of -1 where there is none of at most 64 bits."""
+    bits, shift = U(0), U(0)
+    while at < end and shift < U(64):
+        byte = U(data[U(at)])
+        at += 1
+        bits |= (byte & _SEVEN) << shift
+        if byte < _LAST:
+            if shift == U(63) and byte > _ONE:
+                return 0, -1
+            return int(np.int64(bits >> _ONE) ^ -np.int64(bits & _ONE)), at
+        shift += U(7)
+    return 0, -1
+
+
+@compiled
+def is_text(data: Bytes, at: int, end: int) -> bool:
+    """Whether data[at:end] is UTF-8 as Python reads it: no surrogates, nothing longer than need be (RFC 3629)."""
+    while at < end:
+        head = data[U(at)]
+        at += 1
+        if head < 0x80:
+            continue
+        if head < 0xC2 or head > 0xF4:
+            return False
+        more = 1 if head < 0xE0 else 2 if head < 0xF0 else 3
+        if at + more > end:
+            return False
+        low, high = np.uint8(0x80), np.uint8(0xBF)
+        if head == 0xE0:
+            low = np.uint8(0xA0)
+        elif head == 0xED:
+            high = np.uint8(0x9F)
+        elif head == 0xF0:
+            low = np.uint8(0x90)
+        elif head == 0xF4:
+            high = np.uint8(0x8F)
+        if data[U(at)] < low or data[U(at)] > high:
+            return False
+        for i in range(at + 1, at + more):
+            if data[U(i)] < 0x80 or data[U(i)] > 0xBF:
+                return False
+        at += more
+    return True
+
+
+@compiled
+def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
+    """(where the text at `at` begins, where it ends), or an end of -1."""
+    length, at = read_long(data, at, end)
+    if at < 0 or length < 0 or length > end - at or not is_text(data, at, at + length):
+        return 0, -1
+    return at, at + length
+
+
+@compiled
+def _map(data: Bytes, at: int, end: int, of_texts: bool) -> int:
+    """Where the map at `at` ends, or -1; blocks that state their size are left to the codec."""
+    while True:
+        count, at = read_long(data, at, end)
+        if at < 0 or count < 0:
+            return -1
+        if count == 0:
+            return at
+        for _ in range(count):
+            _, at = _text(data, at, end)
+            if at < 0:
+                return -1
+            if of_texts:
+                _, at = _text(data, at, end)
+                if at < 0:
+                    return -1
+            else:
+                at += 8
+                if at > end:
+                    return -1
+
+
+@compiled
+def _bits(data: Bytes, at: int) -> np.uint64:
+    bits, first = U(0), U(at)
+    for i in range(U(8)):
+        bits |= U(data[first + i]) << (U(8) * i)
+    return bits
+
+
+@compiled
+def read_rows(
+    data: Bytes, starts: Ints, ends: Ints, steps: Ints, ints: Ints, bits: Bits, begins: Ints, lengths: Ints
+) -> NDArray[np.bool_]:
+    """Which rows were read, (n,): the body data[starts[i]:ends[i]] of each, whose start is not -1.
+
+    `ints`, `bits` (of doubles), `begins` and `lengths` (of texts and maps) have a row for each field and n columns.
+    """
+    n = starts.shape[0]
+    good = np.zeros(n, np.bool_)
+    for row in range(U(n)):
+        at, end = starts[row], ends[row]
+        step = 0
+        while at >= 0 and step < steps.shape[0]:
+            kind, place, more = steps[U(step), 0], U(steps[U(step), 1]), steps[U(step), 2]
+            step += 1
+            if kind == DOUBLE:
+                if at + 8 > end:
+                    at = -1
+                    break
+                bits[place, row] = _bits(data, at)
+                at += 8
+            elif kind == TEXT:
+                begin, at = _text(data, at, end)
+                begins[place, row], lengths[place, row] = begin, at - begin
+            elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS:
+                begin = at
+                at = _map(data, at, end, kind == MAP_OF_TEXTS)
+                begins[place, row], lengths[place, row] = begin, at - begin
+            elif kind == BOOLEAN:
+                if at >= end or data[U(at)] > 1:
+                    at = -1
+                    break
+                ints[place, row] = data[U(at)]
+                at += 1
+            else:
+                value, at = read_long(data, at, end)
+                if kind == OPTIONAL:
+                    null = 0 if more & NULL_FIRST else 1
+                    if value != 0 and value != 1:
+                        at = -1
+                    elif value == null:
+                        step += more & (NULL_FIRST - 1)
+                    else:
+                        ints[place, row] = 1
+                elif kind == ENUM:
+                    if value < 0 or value >= more:
+                        at = -1
+                    ints[place, row] = value
+                elif kind == INT and (value < -(2**31) or value >= 2**31):
+                    at = -1
+                else:
+                    ints[place, row] = value
+        good[row] = at == end and at >= 0
+        if not good[row]:  # what was found until it went wrong is nobody's: as good as null
+            begins[:, row] = -1
+            lengths[:, row] = -1
+    return good
+
+
+@compiled
+def _same(a: Bytes, a_at: np.uint64, b: Bytes, b_at: np.uint64, size: np.uint64) -> bool:
+    for i in range(size):  # noqa: SIM110 -- not compiled with all()
+        if a[a_at + i] != b[b_at + i]:
+            return False
+    return True
+
+
+@compiled
+def starts_with(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints) -> None:
+    """Where data[starts[i]:ends[i]] begins with `head`, bodies[i] becomes the place behind it."""
+    size = head.shape[0]
+    for row in range(U(starts.shape[0])):
+        at = starts[row]
+        if ends[row] - at >= size and _same(data, U(at), head, U(0), U(size)):
+            bodies[row] = at + size
+
+
+@compiled
+def same_bytes(a: Bytes, a_at: Ints, a_size: Ints, b: Bytes, b_at: Ints, b_size: Ints) -> NDArray[np.bool_]:
+    """For each row whether two slices are the same bytes."""
+    found = np.zeros(a_at.shape[0], np.bool_)
+    for row in range(U(a_at.shape[0])):
+        size = a_size[row]
+        found[row] = size == b_size[row] and (size < 1 or _same(a, U(a_at[row]), b, U(b_at[row]), U(size)))
+    return found
+
+
+@compiled
+def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple[Ints, Ints]:
+    """(the number of each row's slice among the distinct ones, a row that has each); one of length -1 counts as such.
+
+    Hashes are FNV-1a (draft-eastlake-fnv) from a seed, so that nobody can choose texts that all collide.
+    """
+    n = begins.shape[0]
+    size = 16
+    while size < 2 * n:
+        size *= 2
+    table = np.full(size, -1, np.int64)
+    codes = np.empty(n, np.int64)
+    first = np.empty(n, np.int64)
+    count = 0
+    for row in range(U(n)):
+        length = lengths[row]
+        at, bytes_ = U(max(begins[row], 0)), U(max(length, 0))
+        hashed = seed
+        for i in range(bytes_):
+            hashed = (hashed ^ U(data[at + i])) * U(0x100000001B3)
+        slot = hashed ^ (hashed >> U(29))
+        while True:
+            slot &= U(size - 1)
+            code = table[slot]
+            if code < 0:
+                table[slot] = count
+                first[U(count)] = row
+                codes[row] = count
+                count += 1
+                break
+            other = U(first[U(code)])
+            if lengths[other] == length and _same(data, U(max(begins[other], 0)), data, at, bytes_):
+                codes[row] = code
+                break
+            slot += _ONE
+    return codes, first[:count]
+
+
+@compiled
+def look_up(data: Bytes, begins: Ints, key: Bytes, of_texts: bool, found: Ints, lengths: Ints) -> None:
+    """Where the value of `key` in each row's map begins (-1 where it has none), and how long a text is.
+
+    The maps were read by `read_rows`; of a key that comes twice the last value counts, as in a dict.
+    """
+    for row in range(begins.shape[0]):
+        found[row], lengths[row] = -1, -1
+        at = begins[row]
+        if at < 0:
+            continue
+        while True:
+            count, at = read_long(data, at, data.shape[0])
+            if count == 0:
+                break
+            for _ in range(count):
+                length, at = read_long(data, at, data.shape[0])
+                same = length == key.shape[0] and _same(data, U(at), key, U(0), U(length))
+                at += length
+                size = 8
+                if of_texts:
+                    size, at = read_long(data, at, data.shape[0])
+                if same:
+                    found[row], lengths[row] = at, size
+                at += size
+
+
+@compiled
+def doubles_at(data: Bytes, places: Ints, bits: Bits) -> None:
+    """The doubles that begin at `places` (n,) as bits (n,); those of -1 are left as they are."""
+    for row in range(places.shape[0]):
+        if places[row] >= 0:
+            bits[row] = _bits(data, places[row])
+
+
+@compiled
+def _put_long(out: Bytes, at: np.uint64, value: int) -> np.uint64:
+    """Zigzag, then seven bits a byte, the lowest first; all but the last have the eighth bit set."""
+    rest = U((value << 1) ^ (value >> 63))
+    while rest > _SEVEN:
+        out[at] = np.uint8((rest & _SEVEN) | _LAST)
+        rest >>= U(7)
+        at += _ONE
+    out[at] = np.uint8(rest)
+    return at + _ONE
+
+
+@compiled
+def _put_bytes(out: Bytes, at: np.uint64, data: Bytes, begin: np.uint64, length: np.uint64) -> np.uint64:
+    for i in range(length):
+        out[at + i] = data[begin + i]
+    return at + length
+
+
+@compiled
+def write_rows(
+    steps: Bits, ints: Ints, bits: Bits, data: Bytes, begins: Ints, lengths: Ints, out: Bytes, ends: Ints
+) -> None:
+    """n records one after another into `out`, and where each ends into `ends` (n,).
+
+    ITEMS stands before the steps of its items: so many as it says more; its counts are ints. One loop for fields and
+    items alike: functions that are handed all these arrays cost more than what they do.
+    """
+    at, count = U(0), U(steps.shape[0])
+    written = np.zeros(steps.shape[0], np.uint64)  # items of each array so far, which follow each other over all rows
+    for row in range(U(ends.shape[0])):
+        step, item = U(0), U(row)
+        inside, first, last, stop = False, U(0), U(0), U(0)
+        while inside or step < count:
+            if inside and step == last:
+                item += _ONE
+                if item < stop:
+                    step = first
+                else:
+                    written[first - _ONE] = item
+                    out[at] = 0
+                    at += _ONE
+                    inside, item = False, U(row)
+                continue
+            kind, place, more = steps[step, 0], steps[step, 1], steps[step, 2]
+            step += _ONE
+            if kind == U(LONG):
+                at = _put_long(out, at, ints[place + item])
+            elif kind == U(DOUBLE):
+                rest = bits[place + item]
+                for i in range(U(8)):
+                    out[at + i] = np.uint8((rest >> (U(8) * i)) & U(0xFF))
+                at += U(8)
+            elif kind == U(CONSTANT):
+                at = _put_bytes(out, at, data, place, more)
+            elif kind == U(CHOICE):
+                choice = more + U(ints[place + item])
+                at = _put_bytes(out, at, data, U(begins[choice]), U(lengths[choice]))
+            elif kind == U(TEXT):
+                at = _put_long(out, at, lengths[place + item])
+                at = _put_bytes(out, at, data, U(begins[place + item]), U(lengths[place + item]))
+            elif kind == U(BOOLEAN):
+                out[at] = np.uint8(ints[place + item])
+                at += _ONE
+            elif ints[place + row] == 0:  # no items: only the end of the array
+                out[at] = 0
+                at += _ONE
+                step += more
+            else:
+                at = _put_long(out, at, ints[place + row])
+                inside, first, last = True, step, step + more
+                item = written[step - _ONE]
+                stop = item + U(ints[place + row])
+        ends[row] = at
