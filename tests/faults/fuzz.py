@@ -74,16 +74,16 @@ def fuzzed(store: str, seed: int, count: int, advance: Callable[[int], object] =
 def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
     """The ends of one batch's records; raises Fault where one of the promises does not hold."""
     outcome = _processed(line, messages)
-    for message, letter in zip(messages, outcome.letters, strict=True):
-        if letter and letter.reason not in (OF_REQUESTS if message.topic_ == REQUESTS else OF_CHANGES):
-            raise Fault(f"{letter.reason} is no reason for {_shown(message)}")
-    good = [message for message, letter in zip(messages, outcome.letters, strict=True) if letter is None]
+    for i, letter in outcome.letters.items():
+        if letter.reason not in (OF_REQUESTS if messages[i].topic_ == REQUESTS else OF_CHANGES):
+            raise Fault(f"{letter.reason} is no reason for {_shown(messages[i])}")
+    good = [message for i, message in enumerate(messages) if i not in outcome.letters]
     if good and len(good) < len(messages) and _answers(line, good) != _kept(outcome):
         raise Fault(f"neighbours of dead letters changed; the first record is {_shown(messages[0])}")
     ends = Counter({fate.value: count for fate, count in outcome.fates.items()})
     ends["answered"] = outcome.requests_answered
     del ends["dead_lettered"]
-    return ends + Counter(letter.reason.value for letter in outcome.letters if letter)
+    return ends + Counter(letter.reason.value for letter in outcome.letters.values())
 
 
 def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
@@ -96,7 +96,7 @@ def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
         for half in (messages[:middle], messages[middle:]):
             _processed(line, half)
         raise Fault(f"{error!r}, but only in one batch from {_shown(messages[0])} on") from error
-    if not outcome.balances() or len(outcome.letters) != len(messages):
+    if not outcome.balances() or outcome.consumed != sum(message.topic_ != REQUESTS for message in messages):
         raise Fault(f"the books do not balance from {_shown(messages[0])} on")
     return outcome
 

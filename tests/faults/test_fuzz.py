@@ -46,7 +46,7 @@ def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(model_sto
             outcome = line.process(batch(*good[:place], one, *good[place:]))
             [letter] = [output for output in outcome.outputs if output.topic == LETTERS]
             assert dict(letter.headers or [])["dlq.reason"] == record.reason.value.encode()
-            assert [output for output in outcome.outputs if output is not letter] == alone, record.what
+            assert [output for output in outcome.outputs if output != letter] == alone, record.what
 
 
 class Broken:
@@ -62,7 +62,7 @@ class Broken:
             raise ZeroDivisionError
         outcome = self._line.process(batch)
         if bad and self._wrong == "touches":
-            return replace(outcome, outputs=[replace(o, value=b"other") for o in outcome.outputs])
+            return replace(outcome, records=[output._replace(value=b"other") for output in outcome.outputs])
         if bad and self._wrong == "forgets":
             return replace(outcome, fates=outcome.fates - Counter(list(outcome.fates)[:1]))
         return outcome
