@@ -67,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = Counter[str]()
     for ran in done:
         total += ran.faults
+    told = Counter[str]()
+    for ran in done:
+        told += Counter({name: count for name, count in ran.figures.items() if name not in COLUMNS})
     wrong = sum(len(ran.violations) for ran in done)
     changes = sum(ran.figures.get("changes", 0) for ran in done)
-    console.print(", ".join(f"{count} {kind}" for kind, count in sorted(total.items())))
+    for counts in (total, told):
+        console.print(", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
     console.print(
         f"{len(done)} schedules, {total.total()} faults, {changes:,} changes, {wrong} violations, "
         f"{(time.monotonic() - began) / 60:.0f} minutes; {options.json}"
@@ -117,7 +121,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _row(ran: Ran) -> tuple[int | str, ...]:
     figures = ran.figures
     told = [figures.get(name, 0) for name in ("changes", "predictions", "letters", "transactions")]
-    fenced = figures.get("rejoins", 0) + figures.get("lost_assignments", 0)
+    fenced = figures.get("rejoins", 0) + figures.get("lost assignments", 0)
     return (ran.schedule.seed, ran.schedule.brokers, ran.faults.total(), *told, fenced, len(ran.violations))
 
 

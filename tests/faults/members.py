@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections import Counter
 
 from tests.faults.ground import CLOCK
 from tests.faults.history import FATES, Ending, Process
@@ -13,7 +14,7 @@ STOP_SECONDS = 40.0
 
 
 class Member:
-    """One place in the group. `lock` is held by whoever does something to it."""
+    """One place in the group. `lock` is held by whoever does something to it; `seen` counts what it told of."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         self._stage = stage
@@ -23,7 +24,7 @@ class Member:
         self._metrics: dict[str, int] | None = None
         self.lock = threading.Lock()
         self.past: list[Process] = []
-        self.lost = 0
+        self.seen: Counter[str] = Counter()
 
     def start(self) -> None:
         """A new process; its clock is right again."""
@@ -82,7 +83,8 @@ class Member:
                 metrics=self._metrics,
             )
         )
-        self.lost += sum(event["kind"] == "lost" for event in running.events("rebalance"))
+        self.seen["lost assignments"] += sum(event["kind"] == "lost" for event in running.events("rebalance"))
+        self.seen += Counter(f"held for {event['dependency']}" for event in running.events("batch.held"))
         self._running = self._metrics = None
 
     def _signal(self, sign: signal.Signals) -> None:

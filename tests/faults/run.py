@@ -66,7 +66,7 @@ def run(ground: Ground, plan: Schedule, folder: Path, *, disorder: bool = False)
     registry.close()
     save(history, folder / HISTORY)
     ran.violations += violations(history)
-    ran.figures = _figures(history, sum(member.lost for member in members))
+    ran.figures = _figures(history) | sum((member.seen for member in members), Counter[str]())
     return ran
 
 
@@ -147,7 +147,7 @@ def _together(calls: Sequence[Callable[[], object]]) -> None:
             done.result()
 
 
-def _figures(history: History, lost: int) -> dict[str, int]:
+def _figures(history: History) -> dict[str, int]:
     """What a run was like, in numbers."""
     changes = sum(sent.record.place.topic != history.requests_topic for sent in history.sent)
     return {
@@ -158,8 +158,7 @@ def _figures(history: History, lost: int) -> dict[str, int]:
         "letters": len(history.letters),
         "results": len(history.results),
         "transactions": len(history.transactions),
-        "aborted_batches": sum(not append.committed for append in history.appended),
+        "aborted batches": sum(not append.committed for append in history.appended),
         "processes": len(history.processes),
         "rejoins": sum(process.rejoins for process in history.processes),
-        "lost_assignments": lost,
     }
