@@ -21,7 +21,7 @@ from psycopg import sql
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
 from benchmarks.ground import Ground, open_ground
 from benchmarks.leads import Event, events, lead_id, repeated_changes
-from consumer.leads import PostgresLeads
+from consumer.postgres import PostgresLeads
 from leadstream.errors import UserError
 from local.postgres import local_postgres
 from producer.crm import connected, create_schema

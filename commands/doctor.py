@@ -87,7 +87,7 @@ def _registry(settings: "Settings") -> str:
 
 
 def _database(settings: "Settings") -> str:
-    from consumer.leads import PostgresLeads
+    from consumer.postgres import PostgresLeads
 
     if settings.database_url is None:
         return "not set: changes that carry no state become dead letters (LEAD_NOT_FOUND)"

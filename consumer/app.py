@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from consumer.dead_letters import Limit
 from consumer.http import Endpoints
-from consumer.leads import PostgresLeads
+from consumer.leads import LeadLookup
 from consumer.metrics import Metrics
 from consumer.pipeline import Codecs, Pipeline
 from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
     models = open_registry(settings)
     slot, challenger = ModelSlot(models), ChallengerSlot(models)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    leads = PostgresLeads(settings.database_url) if settings.database_url else None
+    leads = _postgres(settings.database_url) if settings.database_url else None
     service = Service(
         pipeline=Pipeline(settings, slot, challenger, codecs(settings, registry), leads),
         slot=slot,
@@ -79,6 +79,12 @@ def run(settings: Settings) -> None:
         if registry:
             registry.close()
     logger.info("stopped")
+
+
+def _postgres(url: str) -> LeadLookup:
+    from consumer.postgres import PostgresLeads  # noqa: PLC0415  # its client is 9 MB that events with state do without
+
+    return PostgresLeads(url)
 
 
 def codecs(settings: Settings, registry: Registry | None) -> Codecs:

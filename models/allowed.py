@@ -1,12 +1,13 @@
 """The types that an artifact may hold, and how each is made from its record (see models/pickles.py).
 
 Nothing of a type's own unpickling runs: a plain object gets its attributes, a dataclass its fields, an array its
-numbers, and a tree, which is C and trusts what it is given, only numbers that were checked here. A type that training
-learns to write needs a row in `_MAKERS`; publishing refuses a model that holds any other.
+numbers, and a tree, which is C and trusts what it is given, only numbers that were checked here. Of scikit-learn's
+types serving gets records (models/estimators.py), and only who publishes again its own objects. A type that training
+learns to write needs a row in the tables below; publishing refuses a model that holds any other.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from types import UnionType
@@ -15,6 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from models.estimators import DecisionTree, RandomForest, Scaler, Selector, Tree
 from models.pickles import Name, Record, dtype_of
 from models.refused import Refused
 
@@ -24,47 +26,54 @@ _MOST_FEATURES = 4096
 Maker = Callable[[str, tuple[Any, ...], Any], Any]
 
 
-def build(value: Any, names: list[str]) -> Any:
+def build(value: Any, names: list[str], *, scikit: bool = False) -> Any:
     """The objects that data and records stand for; `names` are all names that the file asks for.
 
-    Raises Refused, with nothing made, if one of them is not allowed; ValueError, TypeError or KeyError where a record
-    is not what its type has.
+    With `scikit` the estimators are scikit-learn's own, which is imported for it. Raises Refused, with nothing made, if
+    a name is not allowed; ValueError, TypeError or KeyError where a record is not what its type has.
     """
     if foreign := [name for name in names if name not in _ALLOWED]:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise Refused(f"its artifact would load {', '.join(foreign[:5])}{more}, which no model needs")
-    return _build(value, {}, 0)
+    return _Builder(_OWN | (_SCIKIT if scikit else _SERVED), _FUNCTIONS if scikit else set()).build(value, 0)
 
 
-def _build(value: Any, done: dict[int, Any], depth: int) -> Any:
-    if depth > _DEEPEST:
-        raise Refused("its artifact is nested too deeply")
-    if not isinstance(value, Record | Name | list | dict | tuple):
-        return value
-    # By identity: what is shared in the file is made once, however often it is reached.
-    if id(value) not in done:
-        done[id(value)] = _made(value, done, depth + 1)
-    return done[id(value)]
+class _Builder:
+    """Makes objects by the `makers` of their names; a name among `functions` is looked up, and never called."""
 
+    def __init__(self, makers: Mapping[str, Maker], functions: set[str]) -> None:
+        self._makers = makers
+        self._functions = functions
+        self._done: dict[int, Any] = {}
 
-def _made(value: Any, done: dict[int, Any], depth: int) -> Any:
-    match value:
-        case Record(name="numpy.dtype"):
-            return dtype_of(value)
-        case Record():
-            args = tuple(_build(arg, done, depth) for arg in value.args)
-            state = _build(value.state, done, depth)
-            return _MAKERS[value.name](value.name, args, state)
-        case Name(name=name) if name in _FUNCTIONS:
-            return _class(name)
-        case Name():
-            return value  # stays a word: nothing may be made of a type but by a record
-        case dict():
-            return {key: _build(item, done, depth) for key, item in value.items()}
-        case tuple():
-            return tuple(_build(item, done, depth) for item in value)
-        case _:
-            return [_build(item, done, depth) for item in value]
+    def build(self, value: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise Refused("its artifact is nested too deeply")
+        if not isinstance(value, Record | Name | list | dict | tuple):
+            return value
+        # By identity: what is shared in the file is made once, however often it is reached.
+        if id(value) not in self._done:
+            self._done[id(value)] = self._made(value, depth + 1)
+        return self._done[id(value)]
+
+    def _made(self, value: Any, depth: int) -> Any:
+        match value:
+            case Record(name="numpy.dtype"):
+                return dtype_of(value)
+            case Record():
+                args = tuple(self.build(arg, depth) for arg in value.args)
+                state = self.build(value.state, depth)
+                return self._makers[value.name](value.name, args, state)
+            case Name(name=name) if name in self._functions:
+                return _class(name)
+            case Name():
+                return value  # stays a word: nothing may be made of a type but by a record
+            case dict():
+                return {key: self.build(item, depth) for key, item in value.items()}
+            case tuple():
+                return tuple(self.build(item, depth) for item in value)
+            case _:
+                return [self.build(item, depth) for item in value]
 
 
 def _class(name: str) -> Any:
@@ -146,15 +155,28 @@ def _encoded(_name: str, args: tuple[Any, ...], _state: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _tree(name: str, args: tuple[Any, ...], state: Any) -> Any:
-    """A decision tree of two classes, every node of which is checked: its code in C believes what it is told."""
-    tree, form = _class(name), _class("sklearn.tree._tree.NODE_DTYPE")
+def _fitted(kind: type) -> Maker:
+    """What of an estimator's attributes a record of this kind has."""
+    kept = [field.name for field in fields(kind)]
+
+    def make(name: str, args: tuple[Any, ...], state: Any) -> Any:
+        if args or not isinstance(state, dict):
+            raise ValueError(f"{name} has a state of another kind")
+        return kind(**{key: state[key] for key in kept if key in state})
+
+    return make
+
+
+def _tree(_name: str, args: tuple[Any, ...], state: Any) -> Tree:
+    """A decision tree of two classes, every node of which is checked."""
     k, classes, outputs = args
     nodes, values, depth = state["nodes"], state["values"], state["max_depth"]
     if not (type(k) is int and 0 < k <= _MOST_FEATURES and outputs == 1 and np.array_equal(classes, [2])):
         raise ValueError("a tree does not tell two classes apart")
     n = len(nodes)
-    if nodes.dtype != form or nodes.shape != (n,) or values.shape != (n, 1, 2) or values.dtype != np.float64:
+    if any(nodes.dtype[field] != kind for field, kind in _NODE.items()):
+        raise ValueError("a tree's nodes are not in the form of this scikit-learn")
+    if nodes.shape != (n,) or values.shape != (n, 1, 2) or values.dtype != np.float64:
         raise ValueError("a tree's nodes are not in the form of this scikit-learn")
     if not (n > 0 and type(depth) is int and 0 <= depth < n and state["node_count"] == n):
         raise ValueError("a tree's depth or size is not that of its nodes")
@@ -164,17 +186,44 @@ def _tree(name: str, args: tuple[Any, ...], state: Any) -> Any:
     inner = (left > own) & (right > own) & (left < n) & (right < n) & (nodes["feature"] >= 0) & (nodes["feature"] < k)
     if not np.where(leaf, right == -1, inner).all():
         raise ValueError("a tree's nodes do not make a tree")
-    made = tree(k, np.array([2], dtype=np.intp), 1)
-    made.__setstate__({"max_depth": depth, "node_count": n, "nodes": nodes, "values": np.ascontiguousarray(values)})
+    return Tree(k, depth, nodes, values)
+
+
+def _scikit_tree(name: str, args: tuple[Any, ...], state: Any) -> Any:
+    """The tree as scikit-learn's own, in the form of the installed one: its code in C believes what it is told."""
+    checked = _tree(name, args, state)
+    if checked.nodes.dtype != _class("sklearn.tree._tree.NODE_DTYPE"):
+        raise ValueError("a tree's nodes are not in the form of this scikit-learn")
+    made = _class(name)(checked.n_features, np.array([2], dtype=np.intp), 1)
+    made.__setstate__(
+        {
+            "max_depth": checked.max_depth,
+            "node_count": checked.node_count,
+            "nodes": checked.nodes,
+            "values": np.ascontiguousarray(checked.value),
+        }
+    )
     return made
 
 
-_MAKERS: dict[str, Maker] = {
-    "sklearn.ensemble._forest.RandomForestClassifier": _plain,
-    "sklearn.tree._classes.DecisionTreeClassifier": _plain,
-    "sklearn.preprocessing._data.StandardScaler": _plain,
-    "sklearn.feature_selection._univariate_selection.SelectKBest": _plain,
-    "sklearn.tree._tree.Tree": _tree,
+# What is read of a node.
+_NODE = {"left_child": np.int64, "right_child": np.int64, "feature": np.int64, "threshold": np.float64}
+
+_FOREST = "sklearn.ensemble._forest.RandomForestClassifier"
+_GROWN = "sklearn.tree._classes.DecisionTreeClassifier"
+_SCALER = "sklearn.preprocessing._data.StandardScaler"
+_SELECTOR = "sklearn.feature_selection._univariate_selection.SelectKBest"
+_TREE = "sklearn.tree._tree.Tree"
+
+_SERVED: dict[str, Maker] = {
+    _FOREST: _fitted(RandomForest),
+    _GROWN: _fitted(DecisionTree),
+    _SCALER: _fitted(Scaler),
+    _SELECTOR: _fitted(Selector),
+    _TREE: _tree,
+}
+_SCIKIT: dict[str, Maker] = {**dict.fromkeys((_FOREST, _GROWN, _SCALER, _SELECTOR), _plain), _TREE: _scikit_tree}
+_OWN: dict[str, Maker] = {
     "features.calendar.Calendar": _facts,
     "features.distribution.Distribution": _facts,
     "features.fitted.FittedFeatures": _facts,
@@ -192,4 +241,4 @@ _MAKERS: dict[str, Maker] = {
 }
 # Named as values; nothing calls them while a model loads or serves.
 _FUNCTIONS = {"sklearn.feature_selection._univariate_selection.f_classif"}
-_ALLOWED = {*_MAKERS, *_FUNCTIONS, "numpy.dtype", "numpy.ndarray"}
+_ALLOWED = {*_OWN, *_SERVED, *_FUNCTIONS, "numpy.dtype", "numpy.ndarray"}

@@ -10,9 +10,9 @@ import hashlib
 import io
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +42,8 @@ WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionErr
 
 def dump(artifact: Mapping[str, Any]) -> bytes:
     """The artifact dictionary as compressed joblib bytes; the same artifact gives the same bytes."""
+    import joblib  # noqa: PLC0415  # whoever only reads artifacts does without
+
     buffer = io.BytesIO()
     joblib.dump(dict(artifact), buffer, compress=("zlib", 3))
     return buffer.getvalue()
@@ -54,20 +56,16 @@ def describe(payload: bytes) -> dict[str, Any]:
 
 def library_versions() -> dict[str, str]:
     """The versions that decide whether an artifact can be read and gives the same bits."""
-    import sklearn  # noqa: PLC0415  # a second and 200 MB that `models list` must not pay
-
     return {
         "python": platform.python_version(),
-        "scikit-learn": sklearn.__version__,
-        "numpy": np.__version__,
-        "joblib": joblib.__version__,
+        **{name: version(name) for name in ("scikit-learn", "numpy", "joblib")},
         "leadstream": leadstream.__version__,
     }
 
 
 def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
     """The model, after every check of this module; raises Refused with the check that failed."""
-    from models.scorer import Model  # noqa: PLC0415  # brings scikit-learn
+    from models.scorer import Model  # noqa: PLC0415  # brings numba, where it is installed
 
     try:
         check_bytes(payload, manifest)
@@ -85,11 +83,14 @@ def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
     return model
 
 
-def unpack(payload: bytes) -> dict[str, Any]:
-    """The dictionary in a joblib file, made of allowed types only; raises Refused for any other content."""
+def unpack(payload: bytes, *, scikit: bool = False) -> dict[str, Any]:
+    """The dictionary in a joblib file, made of allowed types only; raises Refused for any other content.
+
+    With `scikit` its estimators are scikit-learn's own, as `dump` wants them, else what serving reads of them.
+    """
     data, names = pickles.read(payload)
     try:
-        artifact = allowed.build(data, names)
+        artifact = allowed.build(data, names, scikit=scikit)
     except WRONG as error:
         raise Refused(f"its artifact cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(artifact, dict):
@@ -120,7 +121,7 @@ def check_libraries(manifest: Mapping[str, Any]) -> None:
 
 def check_parts(artifact: Mapping[str, Any]) -> None:
     """All parts are there, of their kind, of sizes that fit each other and that scoring can allocate by."""
-    from models.calibrate import Calibrator  # noqa: PLC0415  # see library_versions
+    from models.calibrate import Calibrator  # noqa: PLC0415  # brings scipy
 
     if missing := [key for key in KEYS if key not in artifact]:
         raise Refused(f"its artifact lacks {', '.join(missing)}")
@@ -153,7 +154,7 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
 
 def _check_forest(model: Any, k: int) -> None:
     """Every walk over k features ends in a leaf, and the tables that scoring makes of the trees are not too large."""
-    from models.forest import Forest, pack  # noqa: PLC0415  # see library_versions
+    from models.forest import Forest, pack  # noqa: PLC0415  # brings scipy
 
     # A file may name one tree many times: counted before the trees are put together.
     trees = [] if isinstance(model, Forest) else [estimator.tree_ for estimator in model.estimators_]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from sklearn.isotonic import IsotonicRegression
 
 from leadstream.errors import UserError
 from models.evaluate import EDGE, auc_loss, calibration_line, legacy_sigmoid, log_losses
@@ -101,6 +100,8 @@ def fit(name: str, raw: Floats, labels: Labels, prior: float, missing: Ints | No
         raise UserError(f"its slope is negative ({slope:.2f}): later leads are ranked the wrong way round")
     match name:
         case "isotonic":
+            from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # serving does without scikit-learn
+
             corners = IsotonicRegression(y_min=0.0, y_max=1.0).fit(raw, labels)
             return Calibrator(name, intervals, scores=corners.X_thresholds_, rates=corners.y_thresholds_, **more)
         case "sigmoid":

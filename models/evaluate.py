@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -26,6 +25,9 @@ def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
     `brier` and `ece` are in squared and plain probability, `log_loss` in nats, `lift_at_10_percent` a ratio. A perfect
     calibration has slope 1 and intercept 0; they are None where the classes are separable.
     """
+    # A service states probabilities and judges none: it does without scikit-learn.
+    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score  # noqa: PLC0415
+
     decided = probability >= threshold
     hits = int((decided & labels).sum())
     intercept, slope = calibration_line(probability, labels)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.isotonic import IsotonicRegression
 
 from models.calibrate import log_odds
 from models.evaluate import calibration_line
@@ -48,6 +47,8 @@ def follow(probability: Floats, labels: Labels, method: str = "intercept") -> Ma
     if len(labels) < LEAST or labels.all() or not labels.any():
         return lambda stated: stated
     if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # `run` imports this module, and does without
+
         steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(probability, labels)
         return lambda stated: np.asarray(steps.predict(stated), dtype=np.float64)
     if method == "sigmoid":

@@ -6,11 +6,16 @@ So scores are equal to `predict_proba` to the bit, for any batch size.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+from models.estimators import RandomForest
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -82,7 +87,7 @@ class Forest:
             raise ValueError("a forest's values are not numbers")
 
 
-def pack(model: RandomForestClassifier | Forest) -> Forest:
+def pack(model: "RandomForestClassifier | RandomForest | Forest") -> Forest:
     """The flat form of a fitted forest of two classes, or that itself; raises ValueError for any other."""
     if isinstance(model, Forest):
         return model
@@ -109,7 +114,7 @@ def pack(model: RandomForestClassifier | Forest) -> Forest:
     )
 
 
-def pack_boosting(model: HistGradientBoostingClassifier) -> Forest:
+def pack_boosting(model: "HistGradientBoostingClassifier") -> Forest:
     """The flat form of fitted boosting of two classes without missing values or categories; ValueError for any other.
 
     What an inner node would say is not kept by scikit-learn: it is the mean of its leaves, weighted by training rows.

@@ -96,7 +96,7 @@ def _parts(data: Any, names: list[str]) -> _Parts:
     scikit = str(data["model"].state["_sklearn_version"])
     if tuple(int(part) for part in scikit.split(".")[:2]) < _FIRST_SCIKIT:
         raise UserError(f"it was made with scikit-learn {scikit}, whose trees are of a form that is not read here")
-    content = allowed.build(data, names)
+    content = allowed.build(data, names, scikit=True)
     scaler, selector, columns = content["scaler"], content["feature_selector"], list(content["feature_names"])
     if not all(isinstance(numbers, np.ndarray) for numbers in (scaler.mean_, scaler.scale_, selector.scores_)):
         raise UserError("its scaler and its selector are not fitted")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from models.evaluate import EDGE, expected_calibration_error
 from models.follow import WINDOW
@@ -86,6 +85,8 @@ def trees_of(model_version: str) -> str:
 
 def quality(model_version: str, variant: str, window: Sequence[Judged]) -> Quality:
     """The numbers of a window that is not empty."""
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # `run` imports this module, and does without
+
     probability, labels = arrays(window)
     clipped = np.clip(probability, EDGE, 1 - EDGE)
     return Quality(

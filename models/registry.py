@@ -129,7 +129,7 @@ class ModelRegistry:
 
     def artifact(self, version: str) -> dict[str, Any]:
         """The dictionary that a version was published as, after the same checks: to make a patch of it."""
-        return artifact.unpack(self._verified(version)[1])
+        return artifact.unpack(self._verified(version)[1], scikit=True)
 
     def _verified(self, version: str) -> tuple["Model", bytes]:
         signed, manifest = self._manifest(version)
@@ -202,7 +202,7 @@ class ModelRegistry:
             return version
         forced = self._objections(candidate, present) if alias == CHAMPION else []
         if forced and not force:
-            from models.gate import GateRefused  # noqa: PLC0415  # brings scikit-learn, as verify does
+            from models.gate import GateRefused  # noqa: PLC0415  # brings pandas
 
             raise GateRefused(version, forced)
         previous = (*present.previous, present.version) if present else ()
@@ -210,7 +210,7 @@ class ModelRegistry:
         return present.version if present else None
 
     def _objections(self, candidate: "Model", present: Alias | None) -> list[str]:
-        from models.gate import objections  # noqa: PLC0415  # brings scikit-learn, as verify does
+        from models.gate import objections  # noqa: PLC0415  # brings pandas
 
         try:
             champion = self.verify(present.version) if present else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from leadstream.errors import UserError
 from models.drift import LARGE
+from models.evaluate import Z_95, wilson
 from models.refused import Refused
 
 INSTALL = "a report is drawn by matplotlib and jinja2, which are not installed here: pip install 'leadstream[report]'"
@@ -112,8 +113,6 @@ def _charts(
 
 def _bins(curve: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """The bins of the calibrated probability that hold a lead, as a table."""
-    from models.evaluate import Z_95, wilson  # noqa: PLC0415  # brings scikit-learn
-
     rows = zip(curve["counts"], curve["stated"], curve["realised"], strict=True)
     return [
         {"leads": n, "stated": stated, "realised": rate, "bounds": wilson(rate * n, n, Z_95)}

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from models.evaluate import EDGE, expected_calibration_error
 from models.ledger import DAY_MS, Judged
@@ -92,16 +92,12 @@ def due(
     new_outcomes: int,
     now_ms: int,
     triggers: Triggers = Triggers(),
-    drift: str | None = None,
 ) -> dict[Trigger, str]:
     """The triggers that hold for the model in service, each with a sentence.
 
-    `window` are its newest judged predictions, `new_outcomes` how many leads' outcomes became known since it was made,
-    `drift` what an alarm said, if one did.
+    `window` are its newest judged predictions, `new_outcomes` how many leads' outcomes became known since it was made.
     """
     found: dict[Trigger, str] = {}
-    if drift:
-        found[Trigger.DRIFT] = drift
     if sentence := miscalibrated(window, service.ece):
         found[Trigger.CALIBRATION] = sentence
     age = None if service.created_at is None else (now_ms - service.created_at) / DAY_MS
@@ -123,7 +119,7 @@ def miscalibrated(window: Sequence[Judged], judged_ece: float | None) -> str | N
     if len(first) < LEAST_LEADS:
         return None
     probability, labels = arrays(list(first.values()))
-    limit = norm.isf(LEVEL / 4)  # two tests, two sides
+    limit = -ndtri(LEVEL / 4)  # two tests, two sides
     # A probability of exactly 0 or 1 would have no variance, however wrong it is.
     inside = np.clip(probability, EDGE, 1 - EDGE)
     z = max(abs(spiegelhalter(inside, labels)), abs(mean_z(inside, labels)))

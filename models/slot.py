@@ -1,10 +1,17 @@
-"""The models in service, champion and challenger: looked at between batches, swapped when their aliases move."""
+"""The models in service, champion and challenger: looked at between batches, swapped when their aliases move.
+
+A store is asked and a version is checked in a thread beside the batches, by the present model; between two of them only
+a reference is exchanged. An alias that moved on in the meantime is followed to where it points in the end.
+"""
 
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from leadstream.errors import Transient, UserError
+from models.background import Background, Run, at_once, in_thread
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
 from models.variants import CHALLENGER
@@ -12,6 +19,32 @@ from models.variants import CHALLENGER
 RETRY_SECONDS = 30.0
 
 PATIENCE = 30  # how many times longer a store is left alone that did not answer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Where an alias points, with the model of that version or why it is refused, if either was asked for."""
+
+    target: Alias | None
+    model: Model | None = None
+    refused: str | None = None
+
+
+def _look(registry: ModelRegistry, alias: str) -> _Found:
+    try:
+        return _Found(registry.alias(alias))
+    except UserError as error:
+        return _Found(None, refused=str(error))
+
+
+def _load(registry: ModelRegistry, alias: str, target: Alias) -> _Found:
+    """The model of the version that the alias points to; without it where that has moved on when the model is there."""
+    try:
+        model = registry.verify(target.version)
+    except UserError as error:
+        return _Found(target, refused=str(error))
+    latest = _look(registry, alias)
+    return replace(latest, model=model) if latest.target == target else latest
 
 
 class ModelSlot:
@@ -29,6 +62,7 @@ class ModelSlot:
         every: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        run: Run = in_thread,
     ) -> None:
         self.refused: str | None = None
         self.loaded_since: int | None = None
@@ -37,6 +71,8 @@ class ModelSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
+        self._run = run
+        self._background = Background[_Found]()
         self._lock = threading.Lock()
         self._model: Model | None = None
         self._judged: Alias | None = None
@@ -60,30 +96,34 @@ class ModelSlot:
     def refresh(self) -> bool:
         """Follow the alias, and say whether another model serves now; looks at most once in `every` seconds.
 
-        A version that does not verify is refused once, and tried again when the alias moves. Where the store does not
-        answer, the present model stays, and it is asked again after `PATIENCE` times as long. Call it between batches:
-        loading takes up to a second.
+        Neither a look nor a version is waited for: what came of one is taken by a later call. A version that does not
+        verify is refused once, and tried again when the alias moves. Where the store does not answer, the present model
+        stays, and it is asked again after `PATIENCE` times as long. Call it between batches, from one thread.
         """
-        if self._model is None or self._clock() - self._looked_at < self._every:
+        if self._model is None:
             return False
-        with self._lock:
+        if self._background.idle and self._clock() - self._looked_at >= self._every:
             self._looked_at = self._clock()
-            target: Alias | None = None
-            try:
-                target = self._registry.alias(self._alias)
-                if target is None or target == self._judged:
-                    return False
-                if target.version == self._model.version:
-                    self._judged, self.refused = target, None
-                    return False
-                self._serve(self._registry.verify(target.version), target)
-            except Transient:
-                self._looked_at = self._clock() + (PATIENCE - 1) * self._every  # asking may take seconds
-                return False
-            except UserError as error:
-                self._judged, self.refused = target, str(error)
-                return False
+            self._background.start(partial(self._newest, self._model.version, self._judged), self._run)
+        try:
+            found = self._background.take()
+        except Transient:
+            self._looked_at = self._clock() + (PATIENCE - 1) * self._every
+            return False
+        if found is None or (found.target == self._judged and not found.refused):
+            return False
+        if found.model is not None and found.target is not None:
+            self._serve(found.model, found.target)
             return True
+        self._judged, self.refused = found.target, found.refused
+        return False
+
+    def _newest(self, serving: str, judged: Alias | None) -> _Found:
+        """Where the alias points, with the model where that is another one than is serving and not judged before."""
+        found = _look(self._registry, self._alias)
+        while not (found.model or found.refused or found.target in (None, judged) or found.target.version == serving):
+            found = _load(self._registry, self._alias, found.target)
+        return found
 
     def _load(self) -> Model:
         target = self._registry.alias(self._alias)
@@ -114,6 +154,7 @@ class ChallengerSlot:
         every: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        run: Run = in_thread,
     ) -> None:
         self.loaded: Model | None = None
         self.loaded_since: int | None = None
@@ -123,6 +164,9 @@ class ChallengerSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
+        self._run: Run = at_once  # nothing flows yet at the first call
+        self._later = run
+        self._background = Background[_Found]()
         self._judged: Alias | None = None
         self._look_at = clock()
 
@@ -131,26 +175,20 @@ class ChallengerSlot:
 
         There is none while the alias is not set or points to the version of the champion. `obstacle` is asked before a
         version is loaded, and may say why none can serve. That and a store that does not answer are tried again after
-        RETRY_SECONDS; a version that does not verify is refused once, and tried again when the alias moves.
+        RETRY_SECONDS; a version that does not verify is refused once, and tried again when the alias moves. Only the
+        first call waits for what it finds.
         """
         if self.loaded is not None and self.loaded.version == champion:
             self.loaded = None
-        if self._clock() < self._look_at:
-            return self.loaded
-        self._look_at = self._clock() + self._every
-        target: Alias | None = None
+        if self._background.idle and self._clock() >= self._look_at:
+            self._look_at = self._clock() + self._every
+            self._background.start(partial(_look, self._registry, CHALLENGER), self._run)
         try:
-            target = self._registry.alias(CHALLENGER)
-            if target is None or target.version == champion:
-                self.loaded = self._judged = self.refused = self.unanswered = None
-            elif target != self._judged or (self.loaded is None and self.refused is None):
-                self._judge(target, obstacle)
-            else:
-                self.unanswered = None
+            while (found := self._background.take()) is not None:
+                self._judge(found, champion, obstacle)
         except Transient as trouble:
             self._wait(str(trouble))
-        except UserError as error:
-            self._judged, self.refused, self.unanswered = target, str(error), None
+        self._run = self._later
         return self.loaded
 
     def withdraw(self, why: str) -> None:
@@ -162,13 +200,23 @@ class ChallengerSlot:
         self.loaded = None
         self._wait(why)
 
-    def _judge(self, target: Alias, obstacle: Callable[[], str | None]) -> None:
-        if self.loaded is None or self.loaded.version != target.version:
-            if why := obstacle():
-                self._wait(why)
-                return
-            self.loaded, self.loaded_since = self._registry.verify(target.version), self._clock_ms()
-        self._judged, self.refused, self.unanswered = target, None, None
+    def _judge(self, found: _Found, champion: str, obstacle: Callable[[], str | None]) -> None:
+        target = found.target
+        if found.refused:
+            self._judged, self.refused, self.unanswered = target, found.refused, None
+        elif target is None or target.version == champion:
+            self.loaded = self._judged = self.refused = self.unanswered = None
+        elif target == self._judged and (self.loaded or self.refused):
+            self.unanswered = None
+        elif self.loaded is not None and self.loaded.version == target.version:
+            self._judged, self.refused, self.unanswered = target, None, None
+        elif found.model is not None:
+            self.loaded, self.loaded_since = found.model, self._clock_ms()
+            self._judged, self.refused, self.unanswered = target, None, None
+        elif why := obstacle():
+            self._wait(why)
+        else:
+            self._background.start(partial(_load, self._registry, CHALLENGER, target), self._run)
 
     def _wait(self, why: str) -> None:
         self.unanswered, self._look_at = why, self._clock() + RETRY_SECONDS

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-import consumer.leads
-from consumer.leads import PostgresLeads
+import consumer.postgres
+from consumer.postgres import PostgresLeads
 from leadstream.errors import SettingsError, Transient
 from local.postgres import Postgres
 from producer.crm import create_schema
@@ -197,7 +197,7 @@ def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch
 
 
 def test_a_query_that_takes_too_long_is_given_up_and_tried_again(bare: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer.leads, "STATEMENT_MS", 200)
+    monkeypatch.setattr(consumer.postgres, "STATEMENT_MS", 200)
     bare.connection.execute("create table people (id text primary key, created_at timestamptz)")
     bare.connection.execute("insert into people values ('a', now())")
     leads = PostgresLeads(bare.url)

@@ -15,6 +15,7 @@ from consumer.service import Service
 from consumer.status import Status
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.log import id_hasher
+from models.background import at_once
 from models.registry import ModelRegistry
 from models.slot import ChallengerSlot, ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
@@ -59,8 +60,8 @@ class World:
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
         registry = ModelRegistry(self.store, TRUST)
-        self.slot = ModelSlot(registry, clock=lambda: self.now)
-        self.challenger = ChallengerSlot(registry, clock=lambda: self.now)
+        self.slot = ModelSlot(registry, clock=lambda: self.now, run=at_once)
+        self.challenger = ChallengerSlot(registry, clock=lambda: self.now, run=at_once)
         self.service = Service(
             pipeline=pipeline(self.slot, self.leads, challenger=self.challenger, **self.settings),
             slot=self.slot,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from features import columns_of
 from models import artifact
+from models.background import at_once
 from models.refused import Refused
 from models.registry import ModelRegistry
 from models.scorer import Model
@@ -50,7 +51,7 @@ class Serving:
         self.registry.promote(self.registry.publish(trained()))
         self.store = Store(str(folder))
         self.now = 0.0
-        self.slot = ModelSlot(self.registry, clock=lambda: self.now)
+        self.slot = ModelSlot(self.registry, clock=lambda: self.now, run=at_once)
         self.model = self.slot.get()
         self.said = self.scores()
 

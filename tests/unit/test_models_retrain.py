@@ -113,10 +113,6 @@ def test_age_and_outcomes_ask_by_their_limits_and_never_where_they_are_0() -> No
     assert due_of([], **old, triggers=Triggers(91, 5001)) == {}
 
 
-def test_what_a_drift_alarm_said_is_passed_on() -> None:
-    assert due_of([], drift="source drifted") == {Trigger.DRIFT: "source drifted"}
-
-
 def test_the_facts_come_from_the_manifest_and_an_imported_one_lacks_some() -> None:
     manifest = trained().manifest | {"version": "1.0.0", "artifact": {"sha256": "ab"}}
     service = service_of(manifest, manifest)

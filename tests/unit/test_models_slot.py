@@ -2,11 +2,15 @@ import gc
 import json
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from features import columns_of
 from leadstream.errors import Transient, UserError
+from models.background import at_once, in_thread
 from models.refused import Refused
 from models.registry import Alias, ModelRegistry
 from models.scorer import Model
@@ -93,7 +97,7 @@ def test_a_first_load_that_failed_is_tried_again(registry: Counting) -> None:
 
 def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000))
+    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
     old = weakref.ref(slot.get())
     registry.promote("1.1.0")
     clock.now += 1.0
@@ -106,7 +110,7 @@ def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting)
 
 def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     for _ in range(1000):
         clock.now += 0.01
@@ -117,7 +121,7 @@ def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
 
 def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serves(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
     registry.promote("1.1.0")
     Store(registry.url).replace("versions/1.1.0/model.joblib", b"damaged")
@@ -133,7 +137,7 @@ def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serv
 
 def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     registry.promote("1.1.0")
     whole = Store(registry.url).read("versions/1.1.0/model.joblib") or b""
@@ -153,7 +157,7 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
 @pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
 def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting, alias: bytes) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
     Store(registry.url).replace("aliases/champion.json", alias)
     clock.now += 1.0
@@ -164,7 +168,7 @@ def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting,
 
 def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_after(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
     registry.promote("1.1.0")
     registry.down = True
@@ -181,6 +185,131 @@ def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_afte
     assert slot.refresh() is True
 
 
+def test_a_version_that_takes_long_to_check_holds_up_nobody_and_is_taken_whole(registry: Counting) -> None:
+    clock, works = Clock(), list[Callable[[], None]]()
+    slot = ModelSlot(registry, clock=clock, run=works.append)
+    present = slot.get()
+    registry.promote("1.1.0")
+    registry.loaded = 0
+    for _ in range(20):
+        clock.now += 1.0
+        assert slot.refresh() is False
+        assert slot.get() is present
+    [check] = works
+    assert registry.loaded == 0
+    check()
+    assert slot.get() is present
+    assert slot.refresh() is True
+    assert (slot.get().version, registry.loaded, slot.refused) == ("1.1.0", 1, None)
+
+
+def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registry: Counting) -> None:
+    clock, threads = Clock(), list[threading.Thread]()
+
+    def run(work: Callable[[], None]) -> None:
+        before = set(threading.enumerate())
+        in_thread(work)
+        threads.extend(set(threading.enumerate()) - before)
+
+    entered, checked = threading.Event(), threading.Event()
+    verify = registry.verify
+
+    def slow(version: str) -> Model:
+        entered.set()
+        assert checked.wait(30)
+        return verify(version)
+
+    slot = ModelSlot(registry, clock=clock, run=run)
+    present = slot.get()
+    registry.promote("1.1.0")
+    registry.verify = slow  # type: ignore[method-assign]
+    clock.now += 1.0
+    assert slot.refresh() is False
+    assert entered.wait(30)
+    golden = present.manifest["golden"]
+    columns, as_of = columns_of([row["state"] for row in golden]), np.array([row["as_of"] for row in golden])
+    assert slot.get().score(columns, as_of).raw.tolist() == [row["raw"] for row in golden]
+    checked.set()
+    for thread in threads:
+        thread.join(30)
+    assert slot.refresh() is True
+
+
+def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(registry: Counting) -> None:
+    clock = Clock()
+    slot = ModelSlot(registry, clock=clock, run=at_once)
+    present = slot.get()
+    registry.promote("1.1.0")
+    verify = registry.verify
+
+    def overtaken(version: str) -> Model:
+        registry.rollback()
+        return verify(version)
+
+    registry.verify = overtaken  # type: ignore[method-assign]
+    clock.now += 1.0
+    assert slot.refresh() is False
+    assert slot.get() is present
+    assert slot.refused is None
+
+
+def test_of_two_moves_in_quick_succession_only_the_last_one_serves(registry: Counting) -> None:
+    registry.publish(trained(3))
+    clock = Clock()
+    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot.get()
+    registry.promote("1.1.0")
+    verify = registry.verify
+
+    def overtaken(version: str) -> Model:
+        model = verify(version)
+        if version == "1.1.0":
+            registry.verify = verify  # type: ignore[method-assign]
+            registry.promote("1.2.0")
+        return model
+
+    registry.verify = overtaken  # type: ignore[method-assign]
+    clock.now += 1.0
+    assert slot.refresh() is True
+    assert slot.get().version == "1.2.0"
+
+
+def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(registry: Counting) -> None:
+    clock = Clock()
+    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot.get()
+    registry.promote("1.1.0")
+    whole, verify = Store(registry.url).read("aliases/champion.json") or b"", registry.verify
+
+    def damaged(version: str) -> Model:
+        Store(registry.url).replace("aliases/champion.json", b"not JSON")
+        return verify(version)
+
+    registry.verify = damaged  # type: ignore[method-assign]
+    clock.now += 1.0
+    assert slot.refresh() is False
+    assert slot.refused
+    Store(registry.url).replace("aliases/champion.json", whole)
+    registry.verify = verify  # type: ignore[method-assign]
+    clock.now += 1.0
+    assert slot.refresh() is True
+
+
+def test_a_bug_in_the_thread_is_a_bug_of_the_process(registry: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot.get()
+    registry.promote("1.1.0")
+
+    def broken(_version: str) -> Model:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(registry, "verify", broken)
+    clock.now += 1.0
+    with pytest.raises(ZeroDivisionError):
+        slot.refresh()
+
+
 def test_a_first_version_that_does_not_verify_is_an_error_not_an_empty_slot(registry: Counting) -> None:
     Store(registry.url).replace("versions/1.0.0/model.joblib", b"damaged")
     with pytest.raises(Refused):
@@ -192,7 +321,7 @@ def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch
     manifests = {version: registry.show(version) for version in contents}
     monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock)
+    slot = ModelSlot(registry, clock=clock, run=at_once)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
         alias: dict[str, object] = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
@@ -212,7 +341,7 @@ def clock() -> Clock:
 @pytest.fixture
 def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
     """A slot for a challenger of 1.0.0."""
-    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000))
+    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
 
 
 def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
@@ -279,6 +408,36 @@ def test_a_challenger_that_does_not_verify_is_refused_once_and_the_one_before_go
     registry.rollback("challenger")
     assert followed(rival, clock) == "1.1.0"
     assert rival.refused is None
+
+
+def test_the_first_challenger_is_waited_for_and_the_next_is_not(registry: Counting, clock: Clock) -> None:
+    works = list[Callable[[], None]]()
+    rival = ChallengerSlot(registry, clock=clock, run=works.append)
+    registry.publish(trained(3))
+    registry.promote("1.1.0", "challenger")
+    assert followed(rival, clock) == "1.1.0"  # nothing flows before it: no lead of its share goes to the champion
+    registry.promote("1.2.0", "challenger")
+    asked: list[str] = []
+    for step in ("look", "check"):
+        assert followed(rival, clock) == followed(rival, clock) == "1.1.0"
+        assert len(works) == 1, step
+        works.pop()()
+        rival.follow("1.0.0", lambda: asked.append("topic"))
+    assert (rival.loaded and rival.loaded.version, asked) == ("1.2.0", ["topic"])
+
+
+def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(registry: Counting, clock: Clock) -> None:
+    works = list[Callable[[], None]]()
+    rival = ChallengerSlot(registry, clock=clock, run=works.append)
+    assert followed(rival, clock) is None
+    registry.promote("1.1.0", "challenger")
+    followed(rival, clock)
+    works.pop()()
+    followed(rival, clock)
+    registry.retire("challenger")
+    works.pop()()
+    assert followed(rival, clock) is None
+    assert (rival.refused, rival.unanswered) == (None, None)
 
 
 @pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
