@@ -1,6 +1,7 @@
 """How each kind of fault is done, and undone."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -70,10 +71,10 @@ class Inflicter:
 
     @contextlib.contextmanager
     def _jumped(self, fault: Fault) -> Iterator[None]:
-        """An hour on or back, and right again."""
+        """An hour on for the first consumer, an hour back for the others, and right again."""
         member = self._members[fault.target]
         with member.lock:
-            member.jump(JUMP_SECONDS if int(fault.at * 100) % 2 else -JUMP_SECONDS)
+            member.jump(-JUMP_SECONDS if fault.target else JUMP_SECONDS)
             try:
                 yield
             finally:
@@ -147,8 +148,6 @@ class Inflicter:
             raise AssertionError(f"promoting on a full disk ended with {ran.returncode}: {ran.stderr or ran.stdout}")
 
     def _writer(self) -> dict[str, str]:
-        import os
-
         own = ("MODEL_STORE", "LEADSTREAM_MODEL_VERIFY_KEYS")
         return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **{name: self._stage.environment[name] for name in own}}
 
