@@ -7,10 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from models.registry import ModelRegistry
 from tests.faults.ground import Ground
-from tests.faults.members import Member
+from tests.faults.members import Member, together
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.schedule import Fault
 from tests.integration.running import Stage
@@ -54,7 +55,7 @@ class Inflicter:
     def _away(self, targets: Sequence[int], end: Callable[[Member], None]) -> Iterator[None]:
         members = [self._members[i] for i in targets]
         with _all(member.lock for member in members):
-            _at_once([lambda m=member: end(m) for member in members])  # type: ignore[misc]
+            together([partial(end, member) for member in members])
             yield
             for member in members:
                 member.start()
@@ -167,11 +168,3 @@ def _all(locks: Iterator[threading.Lock]) -> Iterator[None]:
         for lock in locks:
             stack.enter_context(lock)
         yield
-
-
-def _at_once(calls: Sequence[Callable[[], object]]) -> None:
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.ground import CLOCK
 from tests.faults.history import FATES, Ending, Process
@@ -93,3 +95,10 @@ class Member:
 
     def _name(self) -> str:
         return f"consumer-{self._number}-{len(self.past)}"
+
+
+def together(calls: Sequence[Callable[[], object]]) -> None:
+    """Make these calls at once, and return when all have; raises what one of them raises."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.faults.checker import Violation, violations
 from tests.faults.ground import Ground, in_schema, staged
 from tests.faults.history import History, save
 from tests.faults.inflict import Inflicter
-from tests.faults.members import Member
+from tests.faults.members import Member, together
 from tests.faults.recorder import group_offsets, record
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
 from tests.integration.running import Stage, until
@@ -50,15 +50,15 @@ def run(ground: Ground, plan: Schedule, folder: Path, *, disorder: bool = False)
     try:
         for member in members:
             member.start()
-        _together([member.until_ready for member in members])
+        together([member.until_ready for member in members])
         with _sending(ground, stage, plan, disorder):
             _inflict(Inflicter(ground, stage, members), plan, ran)
         ran.violations += _drained(stage, members)
         if not ran.violations:
-            _together([member.note_metrics for member in members])
-        _together([member.stop for member in members])
+            together([member.note_metrics for member in members])
+        together([member.stop for member in members])
     finally:
-        _together([member.kill for member in members])
+        together([member.kill for member in members])
     processes = [process for member in members for process in member.past]
     registry = Registry(ground.registry.url)
     reader = Reader("LeadPrediction", registry)
@@ -130,7 +130,7 @@ def _drained(stage: Stage, members: Sequence[Member]) -> list[Violation]:
     """Everything is consumed and everybody is ready again, by themselves, now that nothing fails any more."""
     try:
         until(lambda: _behind(stage) == 0, "everything is consumed", DRAIN_SECONDS)
-        _together([member.until_ready for member in members])
+        together([member.until_ready for member in members])
     except AssertionError as error:
         return [Violation("progress", f"{error}; {_behind(stage)} records are not consumed")]
     return []
@@ -139,12 +139,6 @@ def _drained(stage: Stage, members: Sequence[Member]) -> list[Violation]:
 def _behind(stage: Stage) -> int:
     """How many records the group has not committed."""
     return sum(end - stands for end, stands in group_offsets(stage).values())
-
-
-def _together(calls: Sequence[Callable[[], object]]) -> None:
-    with ThreadPoolExecutor(len(calls)) as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()
 
 
 def _figures(history: History) -> dict[str, int]:
