@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint faults fuzz run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -21,6 +21,14 @@ lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+SCHEDULES ?= 100
+faults: $(VENV)/.dev ## exactly once under fire: seeded schedules of faults, each proved by its history; SCHEDULES=5 for fewer
+	$(BIN)/python -m tests.faults --schedules $(SCHEDULES)
+
+PAYLOADS ?= 200000
+fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
+	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run

@@ -90,15 +90,28 @@ _SILENT.propagate = False
 class KafkaProcess:
     """One Kafka node whose port and data outlive its process: stop it, kill it, start it again."""
 
-    def __init__(self, folder: Path, jars: Path, program: str) -> None:
-        """Formats new storage in `folder` with the Java `program`; raises StartError when Kafka refuses."""
+    def __init__(
+        self,
+        folder: Path,
+        jars: Path,
+        program: str,
+        *,
+        ports: tuple[int, int] | None = None,
+        cluster: str | None = None,
+        properties: str = "",
+    ) -> None:
+        """Formats new storage in `folder` with the Java `program`; raises StartError when Kafka refuses.
+
+        A node of a cluster is given its `ports` (of clients, of controllers), the `cluster` id, and further lines of
+        `properties`, which win.
+        """
         self._folder, self._jars, self._program = folder, jars, program
-        port, controller = free_ports(2)
+        port, controller = ports or free_ports(2)
         self.bootstrap = f"127.0.0.1:{port}"
-        properties = _PROPERTIES.format(port=port, controller=controller, folder=folder)
-        (folder / "server.properties").write_text(properties, "utf-8")
+        own = _PROPERTIES.format(port=port, controller=controller, folder=folder)
+        (folder / "server.properties").write_text(own + properties, "utf-8")
         (folder / "log4j2.properties").write_text(_LOGGING, "utf-8")
-        self._cluster = base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
+        self._cluster = cluster or cluster_id()
         formatting = self._java("kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties")
         complete(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
         self._server: Child | None = None
@@ -184,6 +197,11 @@ def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[K
                 return
             finally:
                 node.kill()
+
+
+def cluster_id() -> str:
+    """A new id for a cluster: 16 bytes in URL-safe base64."""
+    return base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
 
 
 def java(environ: Mapping[str, str] = os.environ) -> str:

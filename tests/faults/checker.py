@@ -1,0 +1,206 @@
+"""What must hold of every history, whatever was killed, cut off or filled up while it happened. Pure functions.
+
+offsets    the committed transactions' spans follow each other without gap or overlap, up to the end of each topic
+fates      in its transaction every consumed record has exactly one outcome, and every output its one source
+letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they were
+order      the predictions of a lead never go back in lead_version, and no older change brings back an erased lead
+models     no transaction mixes two model versions
+visible    a subscriber sees all of the committed transactions and nothing else, and none is left open
+books      each process's log lines are transactions, and each transaction has its line, but for what a process
+           could not write any more: at most one for each kill or rejoining
+processes  nobody ends but by the harness, and nobody has anything to say to people
+"""
+
+import signal
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tests.faults.history import FATES, Ending, History, Kind, Output, Place, Process, Sent
+from tests.faults.judge import Expected, by_transaction, expected, shown
+
+OWN_HEADERS = ("__connect.errors.", "dlq.")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What does not hold, and the rule that says so."""
+
+    rule: str
+    what: str
+
+
+def violations(history: History) -> list[Violation]:
+    """Everything that is wrong with a history; empty where every promise was kept."""
+    wanted = expected(history)
+    return [
+        *_offsets(history),
+        *_fates(history, wanted),
+        *_letters(history),
+        *_order(history, wanted),
+        *_models(history),
+        *_visible(history),
+        *_books(history, wanted),
+        *_processes(history.processes),
+    ]
+
+
+def _offsets(history: History) -> Iterator[Violation]:
+    stands: dict[Place, int] = defaultdict(int)
+    for transaction in history.transactions:
+        for span in transaction.spans:
+            if span.first != stands[span.place] or span.after <= span.first:
+                spoken = f"{span.first} to {span.after} of {span.place.shown()}, which stood at {stands[span.place]}"
+                yield Violation("offsets", f"transaction {transaction.number} commits {spoken}")
+            stands[span.place] = span.after
+    counts = Counter(sent.record.place for sent in history.sent)
+    committed = {span.place: span.after for span in history.committed}
+    for place in counts.keys() | committed.keys() | stands.keys():
+        end = 1 + max((sent.record.offset for sent in history.sent if sent.record.place == place), default=-1)
+        if counts[place] != end:
+            yield Violation("offsets", f"{place.shown()} has {counts[place]} records up to offset {end}")
+        if not end == stands[place] == committed.get(place, 0):
+            reached = f"the transactions reach {stands[place]}, the group {committed.get(place, 0)}"
+            yield Violation("offsets", f"{place.shown()} ends at {end}; {reached}")
+
+
+def _fates(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+    for output in (*history.predictions, *history.letters, *history.results):
+        if output.transaction not in wanted:
+            yield Violation("fates", f"{output.record.at()} belongs to no committed transaction")
+    predictions, letters = by_transaction(history.predictions), by_transaction(history.letters)
+    results = by_transaction(history.results)
+    for number, due in wanted.items():
+        found = Counter(
+            [("prediction", output.source) for output in predictions[number] if output.record.value is not None]
+            + [("letter", output.source) for output in letters[number]]
+            + [("erasure", output.lead) for output in predictions[number] if output.record.value is None]
+            + [("result", output.lead) for output in results[number]]
+        )
+        for what, count in (due.outputs - found).items():
+            yield Violation("fates", f"transaction {number} lacks {count}: {shown(what)}")
+        for what, count in (found - due.outputs).items():
+            yield Violation("fates", f"transaction {number} has {count} too many: {shown(what)}")
+        for output in predictions[number]:
+            if output.source in due.scored:
+                yield from _as_sent(output, *due.scored[output.source])
+
+
+def _as_sent(output: Output, sent: Sent, covered: int) -> Iterator[Violation]:
+    truth = sent.truth
+    leads = truth.leads or (truth.lead,)
+    fits = output.version >= truth.version if truth.thin else output.version == truth.version
+    if output.lead not in leads or output.record.key != output.lead.encode() or not fits:
+        yield Violation("fates", f"{output.record.at()} is not about version {truth.version} of {' or '.join(leads)}")
+    if output.coalesced != covered:
+        yield Violation("fates", f"{output.record.at()} covers {output.coalesced} changes, not {covered}")
+
+
+def _letters(history: History) -> Iterator[Violation]:
+    at = {(sent.record.place, sent.record.offset): sent for sent in history.sent}
+    for letter in history.letters:
+        sent = at.get(letter.source) if letter.source else None
+        if sent is None:
+            yield Violation("letters", f"{letter.record.at()} is of a record that was never sent")
+            continue
+        record, original = letter.record, sent.record
+        if sent.truth.kind is not Kind.POISON or letter.reason != sent.truth.reason:
+            meant = sent.truth.reason or sent.truth.kind.value
+            yield Violation("letters", f"{record.at()} says {letter.reason} of {original.at()}, which is {meant}")
+        kept = record.headers[: len(original.headers)]
+        added = record.headers[len(original.headers) :]
+        if (record.key, record.value, record.timestamp) != (original.key, original.value, original.timestamp):
+            yield Violation("letters", f"{record.at()} is not {original.at()} byte for byte")
+        if kept != original.headers or not all(name.startswith(OWN_HEADERS) for name, _ in added):
+            yield Violation("letters", f"{record.at()} does not have the headers of {original.at()}, and then its own")
+
+
+def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+    erased = {(number, lead): deque(found) for number, due in wanted.items() for lead, found in due.erased.items()}
+    highest: dict[str, int] = defaultdict(int)
+    for output in sorted(history.predictions, key=lambda output: output.record.offset):
+        if output.record.value is None:
+            # A null has no version and is newer than all before it; a DELETED has one.
+            versions = erased.get((output.transaction or 0, output.lead))
+            version = versions.popleft() if versions else 0
+            highest[output.lead] = max(highest[output.lead], version) if version else 0
+        elif 0 < output.version < highest[output.lead]:
+            went = f"goes back to version {output.version} of {output.lead}, which had {highest[output.lead]}"
+            yield Violation("order", f"{output.record.at()} {went}")
+        else:
+            highest[output.lead] = max(highest[output.lead], output.version)
+
+
+def _models(history: History) -> Iterator[Violation]:
+    models: dict[int | None, set[str]] = defaultdict(set)
+    for output in (*history.predictions, *history.letters):
+        if output.model is not None:
+            models[output.transaction].add(output.model)
+    for number, versions in models.items():
+        if len(versions) > 1:
+            yield Violation("models", f"transaction {number} mixes {', '.join(sorted(versions))}")
+
+
+def _visible(history: History) -> Iterator[Violation]:
+    seen: dict[Place, Counter[int]] = defaultdict(Counter)
+    for output in (*history.predictions, *history.letters, *history.results):
+        seen[output.record.place][output.record.offset] += 1
+    for append in history.appended:
+        offsets = range(append.first, append.last + 1)
+        found = [seen[append.place].pop(offset, 0) for offset in offsets]
+        if any(count != append.committed for count in found):
+            state = "committed" if append.committed else "aborted or open"
+            where = f"{append.place.shown()} {append.first} to {append.last}"
+            yield Violation("visible", f"{where} is {state}, and a subscriber sees {sum(found)} of its records")
+    for place, left in seen.items():
+        for offset in left:
+            yield Violation("visible", f"{place.shown()} shows offset {offset}, which its log does not have")
+    if history.unfinished:
+        yield Violation("visible", f"{history.unfinished} transactions were left open")
+
+
+def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+    models = {output.transaction: output.model for output in (*history.predictions, *history.letters) if output.model}
+    lines = Counter((line.counts(), line.model) for process in history.processes for line in process.lines)
+    without: list[tuple[int, ...]] = []
+    # Transactions that name their model first: the others take any line with their numbers.
+    for number in sorted(wanted, key=lambda number: number not in models):
+        counts = wanted[number].counts()
+        fitting = [
+            line
+            for line, left in lines.items()
+            if left and line[0] == counts and (number not in models or line[1] == models[number])
+        ]
+        if fitting:
+            lines[fitting[0]] -= 1
+        else:
+            without.append(counts)
+    for (counts, model), left in lines.items():
+        if left:
+            yield Violation("books", f"{left} log lines say {_said(counts)} with model {model}; no transaction does")
+    excused = sum((process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes)
+    if len(without) > excused:
+        told = "; ".join(map(_said, without[:5]))
+        yield Violation("books", f"{len(without)} transactions have no log line, {excused} could be excused: {told}")
+    for process in history.processes:
+        if process.metrics is not None:
+            written = {fate: sum(getattr(line, fate) for line in process.lines) for fate in FATES}
+            if written != process.metrics:
+                yield Violation("books", f"{process.name} counts {process.metrics} and has written {written}")
+        for line in process.lines:
+            if line.consumed != sum(getattr(line, fate) for fate in FATES):
+                yield Violation("books", f"{process.name} wrote a line that does not balance: {_said(line.counts())}")
+
+
+def _said(counts: tuple[int, ...]) -> str:
+    names = ("records", "consumed", *FATES, "requests")
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count)
+
+
+def _processes(processes: Iterable[Process]) -> Iterator[Violation]:
+    for process in processes:
+        well = {0} if process.started else {0, -signal.SIGTERM}
+        if process.ending is Ending.DIED or (process.ending is Ending.STOPPED and process.exit_code not in well):
+            yield Violation("processes", f"{process.name} {process.ending.value} with exit code {process.exit_code}")
+        for line in process.said:
+            yield Violation("processes", f"{process.name} said: {line}")

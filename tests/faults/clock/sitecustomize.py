@@ -1,0 +1,21 @@
+"""The wall clock of a process that is told to jump: Python imports this at start, from a folder on PYTHONPATH.
+
+The file that FAULTS_CLOCK names holds by how many seconds. Only Python's clock jumps, which is the one that Leadstream
+reads: librdkafka waits for moments of the wall clock, and to fake its clock but not the kernel's (as libfaketime does)
+would have it wait for as long as the jump is.
+"""
+
+import os
+import time
+from pathlib import Path
+
+_FILE = Path(os.environ["FAULTS_CLOCK"])
+_time_ns = time.time_ns
+
+
+def _jumped_ns() -> int:
+    return _time_ns() + int(_FILE.read_text("utf-8")) * 1_000_000_000
+
+
+time.time_ns = _jumped_ns
+time.time = lambda: _jumped_ns() / 1e9

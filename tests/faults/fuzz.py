@@ -1,0 +1,165 @@
+"""`python -m tests.faults.fuzz`: payloads through the real decode, features and scoring; exit code 1 if one breaks it.
+
+Of each batch must hold: nothing is raised and nothing hangs; every record ends with its fate or its reason; and whoever
+is no dead letter has the same bytes as in a batch where the dead letters never were.
+"""
+
+import argparse
+import faulthandler
+import itertools
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from rich.progress import Progress
+
+from consumer.batch import Batch, Outcome, Output
+from consumer.leads import Lead
+from consumer.pipeline import Codecs, Pipeline
+from leadstream.errors import Reason
+from leadstream.settings import load_settings
+from models.registry import ModelRegistry
+from models.slot import ChallengerSlot, ModelSlot
+from schemas.codec import Reader, Writer
+from tests.fakes import FakeMessage
+from tests.faults.payloads import Payload, Shelf, payloads
+from tests.trained import TRUST, promoted_store
+from tests.unit.pipelines import NOW_MS, REQUESTS, STATE, FakeLeads
+from tests.unit.pipelines import batch as batch_of
+
+BATCH = 200
+HANG_SECONDS = 120
+OF_REQUESTS = {
+    Reason.INVALID_REQUEST,
+    Reason.ENCODE_FAILED,
+    Reason.OVERSIZED,
+    Reason.UNKNOWN_FRAMING,
+    Reason.UNKNOWN_SCHEMA,
+    Reason.DECODE_FAILED,
+}
+OF_CHANGES = set(Reason) - {Reason.INVALID_REQUEST, Reason.ENCODE_FAILED}
+
+
+class Fault(AssertionError):
+    """A batch that was not borne, in words, with the payloads to see it again."""
+
+
+class Line(Protocol):
+    """What makes an outcome of a batch."""
+
+    def process(self, batch: Batch) -> Outcome: ...
+
+
+def fuzzed(store: str, seed: int, count: int, advance: Callable[[int], object] = lambda _: None) -> Counter[str]:
+    """How the payloads ended: fates and reasons. Raises Fault for the first batch that was not borne."""
+    line = fuzz_pipeline(store)
+    ends: Counter[str] = Counter()
+    stream = itertools.islice(payloads(seed), count)
+    for at in itertools.count(step=BATCH):
+        messages = [_message(at + i, payload) for i, payload in enumerate(itertools.islice(stream, BATCH))]
+        if not messages:
+            return ends
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        ends += borne(line, messages)
+        faulthandler.cancel_dump_traceback_later()
+        advance(len(messages))
+    raise AssertionError("unreachable")
+
+
+def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
+    """The ends of one batch's records; raises Fault where one of the promises does not hold."""
+    outcome = _processed(line, messages)
+    for i, letter in outcome.letters.items():
+        if letter.reason not in (OF_REQUESTS if messages[i].topic_ == REQUESTS else OF_CHANGES):
+            raise Fault(f"{letter.reason} is no reason for {_shown(messages[i])}")
+    good = [message for i, message in enumerate(messages) if i not in outcome.letters]
+    if good and len(good) < len(messages) and _answers(line, good) != _kept(outcome):
+        raise Fault(f"neighbours of dead letters changed; the first record is {_shown(messages[0])}")
+    ends = Counter({fate.value: count for fate, count in outcome.fates.items()})
+    ends["answered"] = outcome.requests_answered
+    del ends["dead_lettered"]
+    return ends + Counter(letter.reason.value for letter in outcome.letters.values())
+
+
+def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
+    try:
+        outcome = line.process(batch_of(*messages))
+    except Exception as error:
+        if len(messages) == 1:
+            raise Fault(f"{error!r} at {_shown(messages[0])}") from error
+        middle = len(messages) // 2
+        for half in (messages[:middle], messages[middle:]):
+            _processed(line, half)
+        raise Fault(f"{error!r}, but only in one batch from {_shown(messages[0])} on") from error
+    if not outcome.balances() or outcome.consumed != sum(message.topic_ != REQUESTS for message in messages):
+        raise Fault(f"the books do not balance from {_shown(messages[0])} on")
+    return outcome
+
+
+def _answers(line: Line, messages: Sequence[FakeMessage]) -> list[Output]:
+    return _kept(_processed(line, messages))
+
+
+def _kept(outcome: Outcome) -> list[Output]:
+    return [output for output in outcome.outputs if not output.topic.endswith(".dlq")]
+
+
+def fuzz_pipeline(store: str) -> Pipeline:
+    """A pipeline with everything real but the registry, the database and the brokers."""
+    models = ModelRegistry(store, TRUST)
+    shelf = cast(Any, Shelf())
+    codecs = Codecs(
+        Reader("LeadChanged", shelf),
+        Reader("RescoreRequest", shelf),
+        Writer("LeadPrediction"),
+        Writer("RescoreResult"),
+        Writer("LeadPrediction"),
+    )
+    leads = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": float(i)}, i) for i in range(20)})
+    settings = load_settings({}, None)
+    return Pipeline(settings, ModelSlot(models), ChallengerSlot(models), codecs, leads, clock_ms=lambda: NOW_MS)
+
+
+def _message(offset: int, payload: Payload) -> FakeMessage:
+    return FakeMessage(payload.topic, 0, offset, payload.key, payload.value, None, NOW_MS)
+
+
+def _shown(message: FakeMessage) -> str:
+    value = None if message.value_ is None else message.value_[:200].hex()
+    return f"payload {message.offset_} ({message.topic_}, key {message.key_!r}, value {value})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser("python -m tests.faults.fuzz", description=__doc__)
+    parser.add_argument("--payloads", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    progress = Progress(transient=True) if sys.stdout.isatty() else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, progress as shown:
+        store = promoted_store(Path(folder) / "models")
+        task = shown.add_task("payloads", total=options.payloads) if shown else None
+        try:
+            ends = fuzzed(
+                store,
+                options.seed,
+                options.payloads,
+                lambda n: shown.advance(task, n) if shown and task is not None else None,
+            )
+        except Fault as fault:
+            print(f"seed {options.seed}: {fault}")
+            return 1
+    for end, count in ends.most_common():
+        print(f"{count:>10,} {end}")
+    print(f"{ends.total():>10,} payloads in {time.monotonic() - began:.0f} s, every one with its end")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

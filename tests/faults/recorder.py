@@ -1,0 +1,194 @@
+"""From what stands in the topics and in the brokers' logs to a history."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from confluent_kafka import Consumer, TopicPartition
+
+from schemas.codec import Reader
+from tests.faults.history import Append, History, Kind, Output, Place, Process, Record, Sent, Span, Transaction
+from tests.faults.reading import readings, record_of
+from tests.faults.segments import LogBatch, log_batches, offset_commit
+from tests.faults.traffic import truth_of
+from tests.integration.running import Stage, until
+
+_OFFSETS_TOPIC = "__consumer_offsets"
+# What a group commits outside of transactions has no producer.
+_NO_PRODUCER = -1
+
+
+def record(
+    stage: Stage, data: Sequence[Path], processes: Sequence[Process], reader: Reader, *, coalesce: bool
+) -> History:
+    """The history of a run that is over; `data` are the folders of the brokers' logs, which must agree, and `reader`
+    reads its predictions.
+    """
+    read = readings(reader)
+    inputs = {stage.topics.lead_changes, stage.topics.rescore_requests}
+    sent = [_sent(r) for topic in sorted(inputs) for r in _read(stage, topic)]
+    group = stage.environment["LEADSTREAM_GROUP_ID"]
+    transactions, unfinished = _transactions(_agreed(data, Place(_OFFSETS_TOPIC, 0), values=True), group)
+    owners = _Owners(transactions, sent)
+    outputs: dict[str, list[Output]] = {}
+    appended: list[Append] = []
+    for field in read:
+        outputs[field] = []
+        by_place: dict[Place, list[Record]] = defaultdict(list)
+        for each in _read(stage, getattr(stage.topics, field)):
+            by_place[each.place].append(each)
+        for place in _places(data[0], getattr(stage.topics, field)):
+            told = [read[field](each, None) for each in by_place[place]]
+            found, appends, left = _assigned(_agreed(data, place), place, told, owners)
+            outputs[field] += found
+            appended += appends
+            unfinished += left
+    return History(
+        coalesce=coalesce,
+        requests_topic=stage.topics.rescore_requests,
+        sent=tuple(sent),
+        predictions=tuple(outputs["lead_predictions"]),
+        letters=tuple(outputs["dead_letters"]),
+        results=tuple(outputs["rescore_results"]),
+        transactions=tuple(transactions),
+        appended=tuple(appended),
+        committed=tuple(Span(place, 0, after) for place, (_, after) in group_offsets(stage).items()),
+        processes=tuple(processes),
+        unfinished=unfinished,
+    )
+
+
+def _read(stage: Stage, topic: str) -> Iterator[Record]:
+    """What a subscriber of committed data sees."""
+    return map(record_of, stage.read(topic, 0, seconds=120))
+
+
+def _sent(record: Record) -> Sent:
+    return Sent(record, truth_of(record.headers))
+
+
+def _places(data: Path, topic: str) -> list[Place]:
+    return sorted(
+        (Place(topic, int(folder.name.rpartition("-")[2])) for folder in data.glob(f"{topic}-[0-9]*")),
+        key=lambda place: place.partition,
+    )
+
+
+def _agreed(data: Sequence[Path], place: Place, *, values: bool = False) -> list[LogBatch]:
+    """The log of a partition, once every broker has the same."""
+
+    def read() -> list[list[LogBatch]]:
+        folder = f"{place.topic}-{place.partition}"
+        logs = [list(log_batches(each / folder, read_records=values)) for each in data if (each / folder).is_dir()]
+        return logs if logs and all(log == logs[0] for log in logs) else []
+
+    logs: list[list[LogBatch]] = until(read, f"the brokers agree on {place.shown()}", 60)
+    return logs[0]
+
+
+def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction], int]:
+    """The committed transactions of a group in the order of their markers, and how many were left open."""
+    pending: dict[int, dict[Place, int]] = {}
+    stands: dict[Place, int] = defaultdict(int)
+    found: list[Transaction] = []
+
+    def commit(producer: int, offsets: Mapping[Place, int]) -> None:
+        spans = tuple(Span(place, stands[place], offset) for place, offset in offsets.items())
+        stands.update(offsets)
+        found.append(Transaction(len(found), producer, spans))
+
+    for batch in log:
+        if batch.commits is not None:
+            offsets = pending.pop(batch.producer, None)
+            if batch.commits and offsets:
+                commit(batch.producer, offsets)
+            continue
+        commits = filter(None, (offset_commit(key, value) for key, value in batch.records))
+        own = {Place(each.topic, each.partition): each.offset for each in commits if each.group == group}
+        if not batch.transactional and own:
+            commit(_NO_PRODUCER, own)
+        elif own:
+            pending.setdefault(batch.producer, {}).update(own)
+    return found, len(pending)
+
+
+class _Owners:
+    """Which transactions an output may belong to, by the records that it can come from."""
+
+    def __init__(self, transactions: Sequence[Transaction], sent: Sequence[Sent]) -> None:
+        self.producers = {transaction.number: transaction.producer for transaction in transactions}
+        self._by_source = {
+            (span.place, offset): transaction.number
+            for transaction in transactions
+            for span in transaction.spans
+            for offset in range(span.first, span.after)
+        }
+        self._by_lead: dict[str, set[int]] = defaultdict(set)
+        for each in sent:
+            number = self._by_source.get((each.record.place, each.record.offset))
+            if each.truth.kind in {Kind.ERASURE, Kind.REQUEST} and number is not None:
+                self._by_lead[each.truth.lead].add(number)
+
+    def of(self, output: Output) -> set[int]:
+        if output.source is None:
+            return self._by_lead[output.lead]
+        number = self._by_source.get(output.source)
+        return set() if number is None else {number}
+
+
+def _assigned(
+    log: Sequence[LogBatch], place: Place, visible: Sequence[Output], owners: _Owners
+) -> tuple[list[Output], list[Append], int]:
+    """The outputs of a partition with their transactions, what the log has of them, and how many were left open.
+
+    Between two markers all batches of a producer are of one transaction: the earliest of its producer that consumed
+    what all of its outputs tell of, and that comes after the one before. Where there is none they have none.
+    """
+    at = {output.record.offset: output for output in visible}
+    pending: dict[int, list[LogBatch]] = defaultdict(list)
+    last: dict[int, int] = defaultdict(lambda: -1)
+    found: list[Output] = []
+    appends: list[Append] = []
+    for batch in log:
+        if batch.commits is None:
+            pending[batch.producer].append(batch)
+            continue
+        ended = pending.pop(batch.producer, [])
+        appends += [Append(place, each.first, each.last, batch.commits) for each in ended]
+        own = [at.pop(offset) for each in ended for offset in range(each.first, each.last + 1) if offset in at]
+        if not own:
+            continue
+        fitting = {
+            number
+            for number in set.intersection(*map(owners.of, own))
+            if owners.producers[number] == batch.producer and number > last[batch.producer]
+        }
+        number = min(fitting, default=None)
+        if number is not None:
+            last[batch.producer] = number
+        found += [replace(output, transaction=number) for output in own]
+    appends += [Append(place, each.first, each.last, committed=False) for left in pending.values() for each in left]
+    return [*found, *at.values()], appends, len(pending)
+
+
+def group_offsets(stage: Stage) -> dict[Place, tuple[int, int]]:
+    """Of each consumed partition its end, and where the group stands by what it has committed."""
+    # Of the group by name, without joining it.
+    config = {"bootstrap.servers": stage.bootstrap, "group.id": stage.environment["LEADSTREAM_GROUP_ID"]}
+    consumer = Consumer(config)
+    try:
+        places = [
+            TopicPartition(topic, partition)
+            for topic in (stage.topics.lead_changes, stage.topics.rescore_requests)
+            for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions
+        ]
+        return {
+            Place(each.topic, each.partition): (
+                consumer.get_watermark_offsets(each, timeout=30)[1],
+                max(0, each.offset),
+            )
+            for each in consumer.committed(places, timeout=30)
+        }
+    finally:
+        consumer.close()

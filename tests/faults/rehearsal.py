@@ -1,0 +1,128 @@
+"""A history without brokers: the real pipeline over made-up batches, with a perfect log behind it."""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from zlib import crc32
+
+import numpy as np
+
+from consumer.batch import Outcome
+from consumer.leads import Lead
+from models.slot import ModelSlot
+from schemas.codec import Reader, Writer
+from tests.fakes import FakeMessage
+from tests.faults.history import Append, Ending, History, Line, Output, Place, Process, Sent, Span, Transaction
+from tests.faults.reading import readings, record_of
+from tests.faults.traffic import LEADS, Traffic, truth_of
+from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, PREDICTIONS, REQUESTS, RESULTS, STATE, FakeLeads, batch
+from tests.unit.pipelines import pipeline as made
+
+PARTITIONS = 2
+_READINGS = readings(Reader("LeadPrediction"))
+_READ = {PREDICTIONS: "lead_predictions", LETTERS: "dead_letters", RESULTS: "rescore_results"}
+
+
+def rehearse(
+    slot: ModelSlot,
+    seed: int,
+    records: int = 400,
+    *,
+    coalesce: bool = True,
+    disorder: bool = False,
+    leads: int = LEADS,
+) -> History:
+    """What a well-behaved group of two processes leaves behind; one of them is killed before its last line."""
+    rng = np.random.default_rng([seed, 9])
+    traffic = Traffic(
+        seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, disorder=disorder
+    )
+    rows = {row.lead_id: row for row in traffic.people()}
+    log: dict[Place, list[FakeMessage]] = defaultdict(list)
+    for shipment in itertools.islice(traffic.shipments(), records):
+        topic = {"lead_changes": CHANGES, "rescore_requests": REQUESTS}[shipment.topic]
+        partition = crc32(shipment.key or b"") % PARTITIONS if topic == CHANGES else 0
+        place = log[Place(topic, partition)]
+        place.append(
+            FakeMessage(
+                topic,
+                partition,
+                len(place),
+                shipment.key,
+                shipment.value,
+                list(shipment.headers),
+                NOW_MS + len(place),
+            )
+        )
+        if shipment.row:
+            rows[shipment.row.lead_id] = shipment.row
+    crm = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
+    line = made(slot, crm, LEADSTREAM_COALESCE=str(coalesce))
+    return _consume(log, lambda messages: line.process(batch(*messages)), rng, coalesce)
+
+
+def _consume(
+    log: dict[Place, list[FakeMessage]],
+    process: Callable[[list[FakeMessage]], Outcome],
+    rng: np.random.Generator,
+    coalesce: bool,
+) -> History:
+    stands = dict.fromkeys(log, 0)
+    transactions: list[Transaction] = []
+    appended: list[Append] = []
+    outputs: dict[str, list[Output]] = {kind: [] for kind in _READINGS}
+    lines: dict[int, list[Line]] = {0: [], 1: []}
+    ends: Counter[Place] = Counter()
+    while any(stands[place] < len(log[place]) for place in log):
+        spans = []
+        for place, messages in log.items():
+            take = min(int(rng.integers(0, 30)), len(messages) - stands[place])
+            if take:
+                spans.append(Span(place, stands[place], stands[place] + take))
+                stands[place] += take
+        if not spans:
+            continue
+        number = len(transactions)
+        transactions.append(Transaction(number, number % 2, tuple(spans)))
+        outcome = process([message for span in spans for message in log[span.place][span.first : span.after]])
+        written: dict[Place, list[FakeMessage]] = defaultdict(list)
+        for out in outcome.outputs:
+            place = Place(out.topic, crc32(out.key or b"") % PARTITIONS)
+            offset = ends[place] + len(written[place])
+            headers, timestamp = list(out.headers or []), out.timestamp or NOW_MS
+            written[place].append(
+                FakeMessage(out.topic, place.partition, offset, out.key, out.value, headers, timestamp)
+            )
+        for place, messages in written.items():
+            kind = _READ[place.topic]
+            outputs[kind] += [_READINGS[kind](record_of(message), number) for message in messages]
+            appended.append(Append(place, ends[place], ends[place] + len(messages) - 1, committed=True))
+            ends[place] += len(messages) + 1  # the marker that ends a transaction has an offset, too
+        lines[number % 2].append(_line(outcome))
+    killed = lines[1][:-1]
+    return History(
+        coalesce=coalesce,
+        requests_topic=REQUESTS,
+        sent=tuple(
+            Sent(record_of(m), truth_of(tuple(m.headers() or ()))) for messages in log.values() for m in messages
+        ),
+        predictions=tuple(outputs["lead_predictions"]),
+        letters=tuple(outputs["dead_letters"]),
+        results=tuple(outputs["rescore_results"]),
+        transactions=tuple(transactions),
+        appended=tuple(appended),
+        committed=tuple(Span(place, 0, len(messages)) for place, messages in log.items()),
+        processes=(
+            Process("first", Ending.STOPPED, 0, tuple(lines[0])),
+            Process("second", Ending.KILLED, -9, tuple(killed)),
+        ),
+    )
+
+
+def _line(outcome: Outcome) -> Line:
+    requests = outcome.requests_answered + outcome.requests_dead_lettered
+    fates = {fate.value: count for fate, count in outcome.fates.items()}
+    none = dict.fromkeys(("scored", "coalesced", "dead_lettered", "erased", "ignored"), 0)
+    return Line(
+        outcome.consumed + requests, outcome.consumed, **none | fates, requests=requests, model=outcome.model_version
+    )

@@ -1,0 +1,63 @@
+"""The checker is only worth what it finds: every single wrong that is done to a good history."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from models.registry import ModelRegistry
+from models.slot import ModelSlot
+from tests.faults.__main__ import main
+from tests.faults.checker import violations
+from tests.faults.history import History, Kind, load, save
+from tests.faults.mutations import MUTATIONS
+from tests.faults.rehearsal import rehearse
+from tests.trained import TRUST
+
+
+@pytest.fixture(scope="module")
+def slot(model_store: str) -> ModelSlot:
+    return ModelSlot(ModelRegistry(model_store, TRUST))
+
+
+@pytest.fixture(scope="module")
+def good(slot: ModelSlot) -> History:
+    return rehearse(slot, seed=1, records=800)
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
+    slot: ModelSlot, seed: int, coalesce: bool
+) -> None:
+    history = rehearse(slot, seed, coalesce=coalesce)
+    assert violations(history) == []
+    assert {sent.truth.kind for sent in history.sent} == set(Kind)
+    # So few that each batch has every lead many times, changed and erased in turn.
+    assert violations(rehearse(slot, seed, coalesce=coalesce, leads=8)) == []
+
+
+@pytest.mark.parametrize("wrong", MUTATIONS)
+def test_a_wrong_that_is_done_to_a_good_history_must_be_found(good: History, wrong: str) -> None:
+    assert violations(good) == []
+    for seed in range(12):
+        assert violations(MUTATIONS[wrong](good, random.Random(seed))), (wrong, seed)
+
+
+def test_changes_that_come_late_in_another_batch_are_seen_to_bring_back_the_older_prediction(slot: ModelSlot) -> None:
+    found = violations(rehearse(slot, seed=1, records=1500, disorder=True))
+    assert Counter(violation.rule for violation in found).keys() == {"order"}
+    assert "goes back to version" in found[0].what
+
+
+def test_a_history_that_is_kept_reads_as_it_was_and_is_judged_alike(
+    good: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.json.gz"
+    save(good, path)
+    assert load(path) == good
+    assert main(["--check", str(path)]) == 0
+    save(MUTATIONS["of no transaction"](good, random.Random(1)), path)
+    assert main(["--check", str(path)]) == 1
+    assert "belongs to no committed transaction" in capsys.readouterr().out

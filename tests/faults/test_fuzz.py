@@ -1,0 +1,79 @@
+"""No payload may break the consumer or touch its neighbours. `make fuzz` tries 200,000, here are some of them."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from consumer.batch import Batch, Outcome
+from leadstream.errors import Reason
+from producer.bad import BUILDERS, BadRecord, bad_records
+from schemas.codec import Writer
+from tests.fakes import FakeMessage
+from tests.faults.fuzz import Fault, borne, fuzz_pipeline, fuzzed
+from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, REQUESTS, avro_request, batch, change
+
+TOPICS = {"lead_changes": CHANGES, "rescore_requests": REQUESTS}
+KINDS = sum(map(len, BUILDERS.values()))
+# As many as are written in columns, and few enough to be written one by one.
+SIZES = (3, 40)
+
+
+def test_a_payload_that_breaks_the_process_or_has_no_reason_would_stop_every_consumer(model_store: str) -> None:
+    ends = fuzzed(model_store, seed=1, count=3000)
+    assert ends.total() == 3000
+    assert ends.keys() == {*map(str, Reason), "scored", "coalesced", "erased", "ignored", "answered"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(model_store: str, size: int) -> None:
+    line = fuzz_pipeline(model_store)
+    bad = bad_records(
+        3, now=NOW_MS, encode_event=Writer("LeadChanged").encode, encode_request=Writer("RescoreRequest").encode
+    )
+    kinds: dict[str, BadRecord] = {}
+    while len(kinds) < KINDS:
+        kinds |= {record.what: record for record in islice(bad, 10)}
+    for i, record in enumerate(kinds.values()):
+        good = [change(offset, f"lead_{offset}", {"lead_score": offset * 2.0}) for offset in range(size)]
+        good.append(avro_request(size, "request", ["lead_1", "nobody"]))
+        alone = line.process(batch(*good)).outputs
+        # Every place for small batches; for large ones the first, the last, and one between them.
+        places = range(size + 2) if size < 10 else (0, 1 + i % size, size + 1)
+        for place in places:
+            one = FakeMessage(TOPICS[record.topic], 0, 900, record.key, record.value)
+            outcome = line.process(batch(*good[:place], one, *good[place:]))
+            [letter] = [output for output in outcome.outputs if output.topic == LETTERS]
+            assert dict(letter.headers or [])["dlq.reason"] == record.reason.value.encode()
+            assert [output for output in outcome.outputs if output != letter] == alone, record.what
+
+
+class Broken:
+    """A pipeline with one thing wrong."""
+
+    def __init__(self, model_store: str, wrong: str) -> None:
+        self._line = fuzz_pipeline(model_store)
+        self._wrong = wrong
+
+    def process(self, batch: Batch) -> Outcome:
+        bad = any(message.key() == b"bad" for message in batch.messages)
+        if bad and self._wrong == "raises":
+            raise ZeroDivisionError
+        outcome = self._line.process(batch)
+        if bad and self._wrong == "touches":
+            return replace(outcome, records=[output._replace(value=b"other") for output in outcome.outputs])
+        if bad and self._wrong == "forgets":
+            return replace(outcome, fates=outcome.fates - Counter(list(outcome.fates)[:1]))
+        return outcome
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [("raises", "ZeroDivisionError.*payload 2 .*b'bad'"), ("touches", "neighbours"), ("forgets", "books")],
+)
+def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(model_store: str, wrong: str, told: str) -> None:
+    messages = [change(0, "a"), change(1, "b"), FakeMessage(CHANGES, 0, 2, b"bad", b"junk"), change(3, "c")]
+    assert borne(fuzz_pipeline(model_store), messages) == {"scored": 3, "UNKNOWN_FRAMING": 1}
+    with pytest.raises(Fault, match=told):
+        borne(Broken(model_store, wrong), messages)

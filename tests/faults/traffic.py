@@ -1,0 +1,175 @@
+"""The records that are sent while things fail: a CRM's changes with all that is odd about them, each with its truth.
+
+One seed decides all but the moments. The truth travels in a header, so whoever reads the topic knows what was meant.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from consumer.decode import LOOP_ORIGIN
+from leadstream.errors import Reason
+from producer.bad import Encode, Topic, bad_records
+from tests.faults.history import Headers, Kind, Truth
+
+TRUTH = "truth"
+LATE = {Reason.LEAD_NOT_FOUND, Reason.FEATURE_FAILED, Reason.SCORING_FAILED}
+LEADS, ASKED = 240, 12
+BEFORE_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the CRM has of a lead before its change is sent."""
+
+    lead_id: str
+    version: int
+    lead_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """One record to send, and the row to write before."""
+
+    topic: Topic
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    row: Row | None = None
+
+
+class Traffic:
+    """Records without end, in the order in which to send them.
+
+    A lead sends its state or leaves it to the database, always the same way. In `disorder` some changes and some
+    repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC; `encode_change` may be
+    another encoding of good changes than that of bad ones, which are made by comparing two of them.
+    """
+
+    def __init__(
+        self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, disorder: bool, leads: int = LEADS
+    ) -> None:
+        self._rng = np.random.default_rng([seed, 5])
+        self._encode_request = encode_request
+        self.encode_change = encode_event
+        self._bad = bad_records(seed, now=now, encode_event=encode_event, encode_request=encode_request)
+        self._versions = dict.fromkeys(range(leads), 0)
+        self._disorder = disorder
+        self._held: list[tuple[int, Shipment]] = []
+        self._count = 0
+        self.now = now
+
+    def people(self) -> list[Row]:
+        """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
+        known = [f"asked_{i}" for i in range(ASKED)] + [_name(i) for i in self._versions if _thin(i)]
+        return [Row(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
+
+    def shipments(self) -> Iterator[Shipment]:
+        """The next record, again and again."""
+        while True:
+            shipment = self._next()
+            self._count += 1
+            if self._disorder and self._rng.random() < 0.03 and shipment.topic == "lead_changes":
+                self._held.append((self._count + int(self._rng.integers(1, 300)), shipment))
+                if self._rng.random() < 0.5:
+                    continue  # it comes late; otherwise it comes twice
+            yield shipment
+            if self._rng.random() < 0.02:
+                yield shipment
+            while self._held and min(self._held, key=lambda held: held[0])[0] <= self._count:
+                late = min(self._held, key=lambda held: held[0])
+                self._held.remove(late)
+                yield late[1]
+
+    def _next(self) -> Shipment:
+        chance = self._rng.random()
+        if chance < 0.01:
+            return self._poison()
+        if chance < 0.02:
+            return self._request()
+        i = int(self._rng.integers(len(self._versions)))
+        if chance > 0.95 and not _thin(i):
+            return self._odd(i)
+        return self._change(i)
+
+    def _poison(self) -> Shipment:
+        bad = next(self._bad)
+        late = bad.reason in LATE
+        lead = (bad.key or b"").decode() if late else ""
+        truth = Truth(Kind.POISON, lead, version=int(late), reason=bad.reason.value, late=late)
+        return Shipment(bad.topic, bad.key, bad.value, self._headers(truth))
+
+    def _request(self) -> Shipment:
+        asked = [f"asked_{i}" for i in sorted(self._rng.choice(ASKED, int(self._rng.integers(1, 5)), replace=False))]
+        request_id = f"request_{self._rng.bytes(8).hex()}"
+        record = {"request_id": request_id, "lead_ids": asked, "requested_by": None}
+        avro = self._rng.random() < 0.5
+        value = self._encode_request(record) if avro else json.dumps({"lead_ids": asked}).encode()
+        truth = Truth(Kind.REQUEST, request_id, version=1, leads=tuple(asked))
+        return Shipment("rescore_requests", request_id.encode(), value, self._headers(truth))
+
+    def _odd(self, i: int) -> Shipment:
+        """A change of a lead that sends its state, and that ends otherwise than in a prediction."""
+        match self._rng.integers(4):
+            case 0:
+                truth = Truth(Kind.ERASURE, _name(i))
+                return Shipment("lead_changes", truth.lead.encode(), None, self._headers(truth))
+            case 1:
+                return self._sent(i, Truth(Kind.ERASURE, _name(i), self._newer(i)), change_type="DELETED")
+            case 2:
+                return self._sent(i, Truth(Kind.IGNORED, _name(i), self._versions[i]), origin=LOOP_ORIGIN)
+            case _:
+                reason = Reason.SCORING_FAILED.value
+                truth = Truth(Kind.POISON, _name(i), self._newer(i), reason=reason, late=True)
+                return self._sent(i, truth, lead_score=1e14)
+
+    def _change(self, i: int) -> Shipment:
+        return self._sent(i, Truth(Kind.CHANGE, _name(i), self._newer(i), thin=_thin(i)))
+
+    def _sent(self, i: int, truth: Truth, lead_score: float | None = None, **facts: Any) -> Shipment:
+        score = float(self._rng.integers(0, 100)) if lead_score is None else lead_score
+        state = {
+            "created_at": self.now - BEFORE_MS - i,
+            "lead_score": score,
+            "engagement_score": float(self._rng.integers(0, 100)),
+            "touchpoint_count": int(self._rng.integers(0, 20)),
+            "source": "referral",
+        }
+        event = {
+            "event_id": self._rng.bytes(12).hex(),
+            "lead_id": truth.lead,
+            "change_type": "UPDATED",
+            "occurred_at": self.now,
+            "lead_version": truth.version,
+            "lead": None if truth.thin else state,
+            **facts,
+        }
+        row = Row(truth.lead, truth.version, score) if truth.thin else None
+        value = self.encode_change(event)
+        return Shipment("lead_changes", truth.lead.encode(), value, self._headers(truth), row)
+
+    def _newer(self, i: int) -> int:
+        self._versions[i] += 1
+        return self._versions[i] + 1
+
+    def _headers(self, truth: Truth) -> Headers:
+        told = json.dumps(asdict(truth)).encode()
+        odd = ("trace", self._rng.bytes(4) if self._rng.random() < 0.9 else None)
+        return ((TRUTH, told), odd, ("trace", b"")) if self._rng.random() < 0.5 else (odd, (TRUTH, told))
+
+
+def truth_of(headers: Headers) -> Truth:
+    """What the sender meant by a record with these headers."""
+    facts = json.loads(dict(headers)[TRUTH] or b"")
+    return Truth(**{**facts, "kind": Kind(facts["kind"]), "leads": tuple(facts["leads"])})
+
+
+def _name(i: int) -> str:
+    return f"lead_{i}"
+
+
+def _thin(i: int) -> bool:
+    return i % 3 == 0
