@@ -15,6 +15,8 @@ _FAMILIES = (
     "topics",
     "config",
     "doctor",
+    "db",
+    "relay",
     "simulate",
     "rescore",
     "import_",
