@@ -17,6 +17,7 @@ _FAMILIES = (
     "doctor",
     "db",
     "relay",
+    "sink",
     "simulate",
     "rescore",
     "import_",

@@ -169,3 +169,14 @@ class RelayMetrics(_Registered):
         self.pending = self._gauge("relay_pending", "Positions of the outbox not yet published, at most so many rows.")
         self.trimmed = self._counter("relay_trimmed", "Published rows that were deleted from the outbox.")
         self.held = self._counter("relay_held", "Times a dependency did not answer the relay.", "dependency")
+
+
+class SinkMetrics(_Registered):
+    """The metrics of `sink`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = self._counter(
+            "sink_records", "Predictions that came to the sink: scored, erased or skipped.", "fate"
+        )
+        self.held = self._counter("sink_held", "Times a dependency did not answer the sink.", "dependency")
