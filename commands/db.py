@@ -18,7 +18,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "migrate",
         help="add the outbox to the CRM's database, or bring it up to date",
         description="Apply the migrations that DATABASE_URL does not have yet, in order and in one transaction:\n"
-        "tables and triggers named leadstream_..., beside the table people.\n" + NEEDS,
+        "tables and triggers named leadstream_..., and lead_scores, beside the table people.\n" + NEEDS,
         epilog="example:\n  leadstream db migrate --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

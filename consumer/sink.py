@@ -1,4 +1,4 @@
-"""The current score of every lead in Postgres: predictions from their topic into leadstream_scores.
+"""The current score of every lead in Postgres: predictions from their topic into lead_scores.
 
 A batch is one transaction in Postgres, and its offsets are committed after it. A batch that comes again after a crash
 changes nothing: a prediction replaces only one that it is not older than.
@@ -24,18 +24,18 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 CONNECT_SECONDS, STATEMENT_MS = 3, 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_COLUMNS = (
-    "lead_id, probability, probability_low, probability_high, confidence, grade, prediction, reasons, model_version, "
-    "variant, prediction_id, event_id, lead_version, occurred_at, scored_at"
+_NAMES = (
+    *("lead_id", "probability", "probability_low", "probability_high", "confidence", "grade", "prediction", "reasons"),
+    *("model_version", "variant", "prediction_id", "event_id", "lead_version", "occurred_at", "scored_at"),
 )
 # A later version of the lead wins. Of the same one, or where the CRM counts none, it is the later scoring.
 _UPSERT = f"""
-insert into leadstream_scores as present ({_COLUMNS}) values ({", ".join(["%s"] * 15)})
-on conflict (lead_id) do update set ({_COLUMNS}) = row(excluded.*)
+insert into lead_scores as present ({", ".join(_NAMES)}) values ({", ".join(["%s"] * len(_NAMES))})
+on conflict (lead_id) do update set {", ".join(f"{name} = excluded.{name}" for name in _NAMES)}
 where excluded.lead_version > present.lead_version
    or (excluded.lead_version in (0, present.lead_version) and excluded.scored_at >= present.scored_at)
 """  # noqa: S608  # constants only
-_DELETE = "delete from leadstream_scores where lead_id = %s"
+_DELETE = "delete from lead_scores where lead_id = %s"
 
 
 class CommittingSource(Source, Protocol):
@@ -96,13 +96,13 @@ class Scores:
         except psycopg.errors.UndefinedTable:
             self.close()
             raise UserError(
-                "DATABASE_URL: there is no table leadstream_scores; `leadstream db migrate` adds it"
+                "DATABASE_URL: there is no table lead_scores; `leadstream db migrate` adds it"
             ) from None
         except psycopg.errors.InsufficientPrivilege as error:
             self.close()
             raise UserError(
                 f"DATABASE_URL: {error.diag.message_primary}; "
-                "the sink needs SELECT, INSERT, UPDATE and DELETE on leadstream_scores"
+                "the sink needs SELECT, INSERT, UPDATE and DELETE on lead_scores"
             ) from None
         except psycopg.Error as error:
             self.close()
@@ -191,8 +191,6 @@ class Sink:
 
 
 def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:
-    plain = [prediction[name] for name in _COLUMNS.split(", ")]
-    plain[7] = json.dumps(prediction["reasons"])
-    for at in (13, 14):
-        plain[at] = _EPOCH + timedelta(milliseconds=plain[at])
-    return tuple(plain)
+    moments = {name: _EPOCH + timedelta(milliseconds=prediction[name]) for name in ("occurred_at", "scored_at")}
+    row = {**prediction, **moments, "reasons": json.dumps(prediction["reasons"])}
+    return tuple(row[name] for name in _NAMES)

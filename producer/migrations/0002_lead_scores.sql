@@ -1,7 +1,7 @@
 -- The current score of each lead, kept by `leadstream sink`: join it to people by id. It has no foreign key, for a score
 -- may come before its lead is committed here, or after it is gone.
 
-create table leadstream_scores (
+create table lead_scores (
     lead_id text primary key,
     probability double precision not null,
     probability_low double precision not null,
@@ -19,4 +19,4 @@ create table leadstream_scores (
     scored_at timestamptz not null
 );
 
-create index leadstream_scores_probability on leadstream_scores (probability desc);
+create index lead_scores_probability on lead_scores (probability desc);

@@ -21,7 +21,7 @@ _WRITER = Writer("LeadPrediction")
 
 def scores(crm: OutboxCrm) -> dict[str, tuple[int, float]]:
     """Version and probability of each lead."""
-    rows = crm.connection.execute("select lead_id, lead_version, probability from leadstream_scores").fetchall()
+    rows = crm.connection.execute("select lead_id, lead_version, probability from lead_scores").fetchall()
     return {lead_id: (version, probability) for lead_id, version, probability in rows}
 
 
@@ -41,7 +41,7 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
             begin update people set status = 'hot', conversion_probability = new.probability where id = new.lead_id;
             return null; end $$""")
         crm.do(
-            "create trigger follow_score after insert or update on leadstream_scores"
+            "create trigger follow_score after insert or update on lead_scores"
             " for each row execute function follow_score()"
         )
         crm.add("ada")
@@ -85,7 +85,7 @@ def test_a_batch_that_is_killed_anywhere_comes_again(kafka: Broker, postgres: Po
     stage.send(outputs)
     with outbox_crm(postgres.url) as crm:
         stage.environment["DATABASE_URL"] = crm.url
-        for _ in range(3):
+        for _ in range(2):
             with stage.running("sink", **QUICK, LEADSTREAM_BATCH_MAX_RECORDS="100") as process:
                 process.event("batch")
                 process.kill()
