@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test lint run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test lint asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -18,6 +18,9 @@ lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
+	$(BIN)/python -m schemas.asyncapi
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run

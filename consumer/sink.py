@@ -95,9 +95,7 @@ class Scores:
                         cursor.execute(_UPSERT, _values(each))
         except psycopg.errors.UndefinedTable:
             self.close()
-            raise UserError(
-                "DATABASE_URL: there is no table lead_scores; `leadstream db migrate` adds it"
-            ) from None
+            raise UserError("DATABASE_URL: there is no table lead_scores; `leadstream db migrate` adds it") from None
         except psycopg.errors.InsufficientPrivilege as error:
             self.close()
             raise UserError(
