@@ -109,6 +109,10 @@ class Told:
         self._status.assigned(1)
         self._logger.info("relay.opened", position=position, first=first)
 
+    def waiting(self, rows: int) -> None:
+        """For whoever alerts on what is left, also while it cannot be published."""
+        self._metrics.pending.set(rows)
+
     def published(self, batch: "Published") -> None:
         """The one line of a batch."""
         import numpy as np

@@ -56,6 +56,9 @@ class Watcher(Protocol):
     def opened(self, position: int, *, first: bool) -> None:
         """This relay is the one now and goes on after this position; `first` where none was published yet."""
 
+    def waiting(self, rows: int) -> None:
+        """At most so many rows are not published yet."""
+
     def published(self, batch: Published) -> None:
         """A batch was committed."""
 
@@ -132,6 +135,7 @@ class Relay:
             self._outbox.check(self._position.position, self._position.event_id)
         began = self._clock()
         rows = self._outbox.rows(self._position.position, self._settings.batch_max_records)
+        self._watcher.waiting(self._outbox.pending(self._position.position))
         if not rows:
             return self._trim()
         position = Position(rows[-1].position, rows[-1].event_id, self._id)

@@ -113,7 +113,7 @@ def from_outbox(message: Foreign, how: Understanding) -> dict[str, Any] | None:
     occurred_at = _time(_header(message, "occurred_at")) or message.timestamp
     kind = _header(message, "change_type") or "UPDATED"
     facts = _parsed(message.value, how.registry) if message.value is not None else None
-    row = json.loads(facts) if isinstance(facts, str) else facts
+    row = _json(facts.encode("utf-8", "surrogatepass")) if isinstance(facts, str) else facts
     if kind == "DELETED" or row is None:
         return _deletion(lead_id, message, occurred_at, identity, row)
     if kind not in _TYPES.values() or not isinstance(row, dict):
@@ -340,7 +340,7 @@ def _header(message: Foreign, name: str) -> str | None:
 
 def _time(value: Any) -> int | None:
     """A time in an attribute or a header, where numbers are digits."""
-    return moment(int(value) if isinstance(value, str) and value.isdecimal() else value)
+    return moment(int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value)
 
 
 def _utf8(raw: bytes) -> str:
