@@ -5,8 +5,9 @@ import json
 from dataclasses import asdict
 
 NEEDS = """\
-Needs CREATE on the schema of people, and TRIGGER on people and applications. It locks these tables for a moment;
-where that takes over 3 seconds, nothing is changed.
+Needs CREATE on the schema of people, and TRIGGER on people and applications.
+It locks these tables for a moment; where that takes over 3 seconds, nothing is
+changed.
 """
 
 
@@ -17,8 +18,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     migrate = actions.add_parser(
         "migrate",
         help="add the outbox to the CRM's database, or bring it up to date",
-        description="Apply the migrations that DATABASE_URL does not have yet, in order and in one transaction:\n"
-        "tables and triggers named leadstream_..., and lead_scores, beside the table people.\n" + NEEDS,
+        description="Apply the migrations that DATABASE_URL does not have yet, in order and in one\n"
+        "transaction: tables and triggers named leadstream_..., and lead_scores, beside\n"
+        "the table people.\n" + NEEDS,
         epilog="example:\n  leadstream db migrate --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(asdict(done) | {"dry_run": arguments.dry_run}, indent=2))
         return 0
     for name in done.present:
-        print(f"present        {name}")
+        print(f"present         {name}")
     for name in done.applied:
-        print(f"{'would be added' if arguments.dry_run else 'added         '} {name}")
+        print(f"{'would be added' if arguments.dry_run else 'added         '}  {name}")
     for note in done.notes:
         print(f"note: {note}")
     return 0

@@ -20,8 +20,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "relay",
         help="publish what changes in the CRM's Postgres, until it is stopped",
-        description="Publish each row of the outbox that `leadstream db migrate` adds to DATABASE_URL once, in order:\n"
-        "changes of leads to the changes topic, submitted applications to the outcomes topic.",
+        description="Publish each row of the outbox that `leadstream db migrate` adds to\n"
+        "DATABASE_URL once, in order: changes of leads to the changes topic, submitted\n"
+        "applications to the outcomes topic.",
         epilog="example:\n  LEADSTREAM_HTTP_PORT=8090 leadstream relay",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

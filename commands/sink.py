@@ -16,8 +16,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "sink",
         help="keep the current score of every lead in Postgres, until it is stopped",
-        description="Write predictions to the table lead_scores in DATABASE_URL, which `leadstream db migrate`\n"
-        "adds: one row a lead, replaced by newer predictions only, deleted when the lead is erased.",
+        description="Write predictions to the table lead_scores in DATABASE_URL, which\n"
+        "`leadstream db migrate` adds: one row a lead, replaced by newer predictions\n"
+        "only, deleted when the lead is erased.",
         epilog="example:\n  LEADSTREAM_HTTP_PORT=8091 leadstream sink",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

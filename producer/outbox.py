@@ -133,6 +133,10 @@ class Outbox:
         if not self._writers:
             self._final = self._barrier
             [last] = connection.execute(self._last).fetchone() or [0]
+            if last < self._barrier:
+                # Positions that were drawn are drawn again: connecting anew checks what is there.
+                self.close()
+                raise Transient("postgres", "the outbox begins anew")
             if last > self._barrier:
                 self._barrier, self._writers = last, _writers(connection)
                 if not self._writers:

@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from leadstream.errors import UserError
+from commands.main import main
+from leadstream.errors import Transient, UserError
 from local.postgres import Own, Postgres, local_server
 from producer.crm import create_schema
 from producer.migrate import FOLDER, migrate
@@ -76,6 +77,18 @@ def test_a_transaction_that_is_rolled_back_holds_nothing_up(crm: OutboxCrm, outb
         assert leads(outbox) == []
         undone.rollback()
     assert leads(outbox) == [(1, "ada"), (3, "ben")]
+
+
+def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(crm: OutboxCrm, outbox: Outbox) -> None:
+    crm.add("ada", "ben")
+    [_, last] = outbox.rows(0, 100)
+    crm.do("truncate leadstream_outbox restart identity")
+    crm.add("cleo")
+    with pytest.raises(Transient, match="begins anew"):
+        outbox.rows(last.position, 100)
+    outbox.connect()
+    with pytest.raises(UserError, match="does not have the row that was published last"):
+        outbox.check(last.position, last.event_id)
 
 
 def test_a_long_transaction_that_does_not_touch_leads_holds_nothing_up(crm: OutboxCrm, outbox: Outbox) -> None:
@@ -204,6 +217,21 @@ def test_a_migration_is_applied_once_and_an_edited_one_is_refused(postgres: Post
             migrate(url, folder=folder)
         with pytest.raises(UserError, match=r"has 0008_good.sql, which this Leadstream does not know"):
             migrate(url)
+
+
+def test_the_verb_says_what_it_would_add_and_what_it_added(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with schema_of_its_own(postgres.url) as (url, connection):
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert main(["db", "migrate"]) == 1
+        assert "no table people on its search path" in capsys.readouterr().err
+        connection.execute("create table people (id text primary key, created_at timestamptz)")
+        for arguments, words in ((["--dry-run"], "would be added"), ([], "added"), ([], "present")):
+            assert main(["db", "migrate", *arguments]) == 0
+            said = capsys.readouterr().out.splitlines()
+            assert said[0].split("  ")[0] == words, said
+            assert said[-1] == "note: there is no table applications: no outcomes will be sent"
 
 
 def test_a_busy_crm_is_not_held_up_by_a_migration(postgres: Postgres) -> None:
