@@ -17,6 +17,7 @@ _FAMILIES = (
     "doctor",
     "db",
     "relay",
+    "translate",
     "sink",
     "simulate",
     "rescore",

@@ -35,6 +35,7 @@ def run(_arguments: argparse.Namespace) -> int:
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
     from consumer.http import Endpoints
+    from consumer.loop import Loop
     from consumer.metrics import SinkMetrics
     from consumer.sink import Scores, Sink
     from consumer.source import KafkaSource
@@ -68,11 +69,12 @@ def run(_arguments: argparse.Namespace) -> int:
             on_rebalance=on_rebalance,
             on_absent=status.absent,
         )
-        sink = Sink(source, scores, Reader("LeadPrediction", registry), Told(metrics, status, logger))
-        stop_on_signals(sink, logger)
+        told = Told(metrics, status, logger)
+        loop, sink = Loop(told), Sink(source, scores, Reader("LeadPrediction", registry), told)
+        stop_on_signals(loop, logger)
         logger.info("started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}")
         try:
-            sink.run()
+            loop.run(source, sink.write)
         finally:
             source.close()
     finally:

@@ -180,3 +180,14 @@ class SinkMetrics(_Registered):
             "sink_records", "Predictions that came to the sink: scored, erased or skipped.", "fate"
         )
         self.held = self._counter("sink_held", "Times a dependency did not answer the sink.", "dependency")
+
+
+class TranslateMetrics(_Registered):
+    """The metrics of `translate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = self._counter(
+            "translate_records", "Foreign change events: translated, unchanged or dead-lettered.", "fate"
+        )
+        self.held = self._counter("translate_held", "Times a dependency did not answer the translator.", "dependency")

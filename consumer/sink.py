@@ -5,7 +5,6 @@ changes nothing: a prediction replaces only one that it is not older than.
 """
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,8 +18,6 @@ from consumer.source import Source
 from leadstream.errors import Poison, SettingsError, Transient, UserError
 from schemas.codec import Reader
 
-POLL_SECONDS = 0.25
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 CONNECT_SECONDS, STATEMENT_MS = 3, 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -48,20 +45,11 @@ class CommittingSource(Source, Protocol):
 class Watcher(Protocol):
     """Who is told what the sink does."""
 
-    def beat(self) -> None:
-        """The loop has turned."""
-
     def written(self, batch: Batch, *, scores: int, erased: int, seconds: float) -> None:
         """A batch is in Postgres, and its offsets are committed."""
 
     def skipped(self, batch: Batch, number: int, poison: Poison) -> None:
         """A message that is no prediction."""
-
-    def held(self, trouble: Transient) -> None:
-        """A dependency does not answer; nothing is lost, and it is tried again."""
-
-    def resumed(self) -> None:
-        """The loop does its work again."""
 
 
 class Scores:
@@ -115,7 +103,7 @@ class Scores:
 
 
 class Sink:
-    """Turns the loop until it is asked to stop; what may pass is waited out."""
+    """What is done to a batch of predictions."""
 
     def __init__(
         self,
@@ -130,28 +118,8 @@ class Sink:
         self._reader = reader
         self._watcher = watcher
         self._clock = clock
-        self._stop = threading.Event()
-        self._held = False
-        self._backoff = FIRST_BACKOFF_SECONDS
 
-    def stop(self) -> None:
-        """End the loop once the batch at hand is written."""
-        self._stop.set()
-
-    def run(self) -> None:
-        """Turn the loop. Returns when stopped; raises UserError where a person must act."""
-        while not self._stop.is_set():
-            self._watcher.beat()
-            batch = None
-            try:
-                batch = self._source.poll(POLL_SECONDS)
-                if batch is not None:
-                    self._write(batch)
-                    self._resumed()
-            except Transient as trouble:
-                self._hold(batch, trouble)
-
-    def _write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> None:
         """A batch:
 
         1. Write its predictions to Postgres, in one transaction.
@@ -169,23 +137,6 @@ class Sink:
         self._source.commit(batch)
         erased = sum(isinstance(each, str) for each in found)
         self._watcher.written(batch, scores=len(found) - erased, erased=erased, seconds=self._clock() - began)
-
-    def _hold(self, batch: Batch | None, trouble: Transient) -> None:
-        """Stand where the batch began, stay in the group, and wait a little longer each time."""
-        self._watcher.held(trouble)
-        self._held = True
-        wake = self._clock() + self._backoff
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
-        if batch is not None:
-            self._source.rewind(batch)
-        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
-            self._watcher.beat()
-            self._source.idle(min(left, POLL_SECONDS))
-
-    def _resumed(self) -> None:
-        if self._held:
-            self._watcher.resumed()
-            self._held, self._backoff = False, FIRST_BACKOFF_SECONDS
 
 
 def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:

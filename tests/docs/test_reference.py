@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import Metric
 
 from commands.main import parser
-from consumer.metrics import FollowMetrics, Metrics, RelayMetrics, SinkMetrics
+from consumer.metrics import FollowMetrics, Metrics, RelayMetrics, SinkMetrics, TranslateMetrics
 from leadstream.errors import Reason
 from leadstream.settings import Settings
 from leadstream.topics import CONFIGS, VARIABLES, Topics
@@ -48,7 +48,7 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 def metrics() -> list[Metric]:
-    kinds = (Metrics(), FollowMetrics(), RelayMetrics(), SinkMetrics())
+    kinds = (Metrics(), FollowMetrics(), RelayMetrics(), SinkMetrics(), TranslateMetrics())
     return [metric for kind in kinds for metric in kind.registry.collect()]
 
 
