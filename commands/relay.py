@@ -4,13 +4,13 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from commands.health import Health
 from commands.progress import not_negative
 from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
     from consumer.metrics import RelayMetrics
     from consumer.status import Status
-    from leadstream.errors import Transient
     from leadstream.log import Logger
     from producer.relay import Published
 
@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         Options(arguments.state, timedelta(days=arguments.keep), arguments.after),
         outbox=Outbox(database_url),
         registry=registry,
+        health=Health("relay", status, metrics.held, logger),
         watcher=Told(metrics, status, logger),
     )
     endpoints = Endpoints(
@@ -93,17 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Told:
-    """What the relay does, as log lines, metrics and health."""
+    """What the relay does, as log lines and metrics."""
 
     def __init__(self, metrics: "RelayMetrics", status: "Status", logger: "Logger") -> None:
         self._metrics = metrics
         self._status = status
         self._logger = logger
-        self._held: str | None = None
-
-    def beat(self) -> None:
-        """For /healthz."""
-        self._status.beat()
 
     def opened(self, position: int, *, first: bool) -> None:
         """For /readyz: from now on this is the relay."""
@@ -140,17 +136,3 @@ class Told:
         """Rows that are gone."""
         self._metrics.trimmed.inc(rows)
         self._logger.info("outbox.trimmed", rows=rows)
-
-    def held(self, trouble: "Transient") -> None:
-        """One line for each trouble, however often it is met."""
-        self._metrics.held.labels(trouble.dependency).inc()
-        self._status.trouble(trouble.dependency, trouble.detail)
-        if self._held != trouble.dependency:
-            self._logger.warning("relay.held", dependency=trouble.dependency, detail=trouble.detail)
-        self._held = trouble.dependency
-
-    def resumed(self) -> None:
-        """The trouble is over."""
-        self._status.well()
-        self._logger.info("relay.resumed", dependency=self._held)
-        self._held = None

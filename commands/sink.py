@@ -3,11 +3,12 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from commands.health import Health
+
 if TYPE_CHECKING:
     from consumer.batch import Batch
     from consumer.metrics import SinkMetrics
-    from consumer.status import Status
-    from leadstream.errors import Poison, Transient
+    from leadstream.errors import Poison
     from leadstream.log import Logger
 
 
@@ -69,8 +70,8 @@ def run(_arguments: argparse.Namespace) -> int:
             on_rebalance=on_rebalance,
             on_absent=status.absent,
         )
-        told = Told(metrics, status, logger)
-        loop, sink = Loop(told), Sink(source, scores, Reader("LeadPrediction", registry), told)
+        loop = Loop(Health("sink", status, metrics.held, logger))
+        sink = Sink(source, scores, Reader("LeadPrediction", registry), Told(metrics, logger))
         stop_on_signals(loop, logger)
         logger.info("started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}")
         try:
@@ -87,17 +88,11 @@ def run(_arguments: argparse.Namespace) -> int:
 
 
 class Told:
-    """What the sink does, as log lines, metrics and health."""
+    """What the sink does, as log lines and metrics."""
 
-    def __init__(self, metrics: "SinkMetrics", status: "Status", logger: "Logger") -> None:
+    def __init__(self, metrics: "SinkMetrics", logger: "Logger") -> None:
         self._metrics = metrics
-        self._status = status
         self._logger = logger
-        self._held: str | None = None
-
-    def beat(self) -> None:
-        """For /healthz."""
-        self._status.beat()
 
     def written(self, batch: "Batch", *, scores: int, erased: int, seconds: float) -> None:
         """The one line of a batch."""
@@ -118,17 +113,3 @@ class Told:
             partition=message.partition(),
             offset=message.offset(),
         )
-
-    def held(self, trouble: "Transient") -> None:
-        """One line for each trouble, however often it is met."""
-        self._metrics.held.labels(trouble.dependency).inc()
-        self._status.trouble(trouble.dependency, trouble.detail)
-        if self._held != trouble.dependency:
-            self._logger.warning("sink.held", dependency=trouble.dependency, detail=trouble.detail)
-        self._held = trouble.dependency
-
-    def resumed(self) -> None:
-        """The trouble is over."""
-        self._status.well()
-        self._logger.info("sink.resumed", dependency=self._held)
-        self._held = None

@@ -4,6 +4,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from commands.health import Health
+
 if TYPE_CHECKING:
     from collections import Counter
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from consumer.source import KafkaSource
     from consumer.status import Status
     from consumer.translate import Translator
-    from leadstream.errors import Transient
     from leadstream.log import Logger
     from leadstream.settings import Settings
     from schemas.registry import Registry
@@ -77,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     for sentence in unknown_variables():
         logger.warning("settings.unknown", detail=sentence)
     metrics, status = TranslateMetrics(), Status()
-    told = Told(metrics, status, logger)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    translator, loop = _translator(arguments, settings, registry, told), Loop(told)
+    translator = _translator(arguments, settings, registry, Told(metrics, logger))
+    loop = Loop(Health("translate", status, metrics.held, logger))
     endpoints = Endpoints(
         settings.http_host, settings.http_port, status=status, exposed=metrics.expose, model=lambda: None
     )
@@ -157,34 +158,14 @@ def _group_id(settings: "Settings") -> str:
 
 
 class Told:
-    """What the translator does, as log lines, metrics and health."""
+    """What the translator does, as log lines and metrics."""
 
-    def __init__(self, metrics: "TranslateMetrics", status: "Status", logger: "Logger") -> None:
+    def __init__(self, metrics: "TranslateMetrics", logger: "Logger") -> None:
         self._metrics = metrics
-        self._status = status
         self._logger = logger
-        self._held: str | None = None
-
-    def beat(self) -> None:
-        """For /healthz."""
-        self._status.beat()
 
     def translated(self, batch: "Batch", fates: "Counter[str]", seconds: float) -> None:
         """The one line of a batch."""
         for fate, count in fates.items():
             self._metrics.records.labels(fate).inc(count)
         self._logger.info("batch", records=len(batch.messages), **fates, translate_ms=round(seconds * 1000, 1))
-
-    def held(self, trouble: "Transient") -> None:
-        """One line for each trouble, however often it is met."""
-        self._metrics.held.labels(trouble.dependency).inc()
-        self._status.trouble(trouble.dependency, trouble.detail)
-        if self._held != trouble.dependency:
-            self._logger.warning("translate.held", dependency=trouble.dependency, detail=trouble.detail)
-        self._held = trouble.dependency
-
-    def resumed(self) -> None:
-        """The trouble is over."""
-        self._status.well()
-        self._logger.info("translate.resumed", dependency=self._held)
-        self._held = None

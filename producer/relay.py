@@ -47,11 +47,21 @@ class Published:
     seconds: float
 
 
-class Watcher(Protocol):
-    """Who is told what the relay does."""
+class Health(Protocol):
+    """Who is told how the loop does."""
 
     def beat(self) -> None:
         """The loop has turned."""
+
+    def held(self, trouble: Transient) -> None:
+        """A dependency does not answer; nothing is lost, and it is tried again."""
+
+    def resumed(self) -> None:
+        """The loop does its work again."""
+
+
+class Watcher(Protocol):
+    """Who is told what the relay does."""
 
     def opened(self, position: int, *, first: bool) -> None:
         """This relay is the one now and goes on after this position; `first` where none was published yet."""
@@ -65,12 +75,6 @@ class Watcher(Protocol):
     def trimmed(self, rows: int) -> None:
         """So many published rows were deleted."""
 
-    def held(self, trouble: Transient) -> None:
-        """A dependency does not answer; nothing is lost, and it is tried again."""
-
-    def resumed(self) -> None:
-        """The loop does its work again."""
-
 
 class Relay:
     """Turns the loop until it is asked to stop; what may pass is waited out."""
@@ -82,6 +86,7 @@ class Relay:
         *,
         outbox: Outbox,
         registry: Registry | None,
+        health: Health,
         watcher: Watcher,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,6 +95,7 @@ class Relay:
         self._settings = settings
         self._options = options
         self._outbox = outbox
+        self._health = health
         self._watcher = watcher
         self._clock = clock
         self._changes = Writer("LeadChanged", registry, settings.topics.lead_changes)
@@ -111,7 +117,7 @@ class Relay:
         """Turn the loop. Returns when stopped; raises UserError where a person must act."""
         try:
             while not self._stop.is_set():
-                self._watcher.beat()
+                self._health.beat()
                 try:
                     idle = not self._turn()
                     self._resumed()
@@ -211,7 +217,7 @@ class Relay:
         return False
 
     def _hold(self, trouble: Transient) -> None:
-        self._watcher.held(trouble)
+        self._health.held(trouble)
         self._held = True
         wake = self._clock() + self._backoff
         self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
@@ -220,7 +226,7 @@ class Relay:
 
     def _resumed(self) -> None:
         if self._held:
-            self._watcher.resumed()
+            self._health.resumed()
             self._held, self._backoff = False, FIRST_BACKOFF_SECONDS
 
     def _close(self) -> None:
