@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint faults fuzz asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -29,6 +29,9 @@ faults: $(VENV)/.dev ## exactly once under fire: seeded schedules of faults, eac
 PAYLOADS ?= 200000
 fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
 	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
+
+asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
+	$(BIN)/python -m schemas.asyncapi
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run
