@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
 
 SHOWN = 20  # leads of an answer, on a terminal
+UUID_CHARACTERS = 36
 _WORDS = {True: "applies", False: "does not apply"}
 
 
@@ -115,7 +116,8 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     if arguments.json:
         print(json.dumps({"leads": sent, "request_ids": requests, "results": results}, indent=2, ensure_ascii=False))
     else:
-        for result in results:
+        for number, result in enumerate(results):
+            print(end="\n" if number else "")
             _show(result)
     answered = {result["request_id"] for result in results}
     missing = [request_id for request_id in requests if request_id not in answered]
@@ -150,6 +152,7 @@ def _show(result: dict[str, Any]) -> None:
             continue
         table = Table(*headings, box=None, pad_edge=False)
         table.columns[0].overflow = "fold"
+        table.columns[0].min_width = min(UUID_CHARACTERS, max(len(row[0]) for row in rows[:SHOWN]))
         table.columns[1].no_wrap = True
         for row in rows[:SHOWN]:
             table.add_row(*map(Text, row))
@@ -157,7 +160,6 @@ def _show(result: dict[str, Any]) -> None:
         console.print(table)
         if len(rows) > SHOWN:
             print(f"... and {len(rows) - SHOWN:,} more: --json prints all")
-    print()
 
 
 def _leads(
