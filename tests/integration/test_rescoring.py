@@ -175,7 +175,6 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(served: S
     queries = served.process.metric("database_queries_total")
     done = leadstream(served, "rescore", "--file", str(tmp_path / "ids"), "--wait", "--json")
     said = json.loads("\n".join(done.said()))
-    print([e for e in served.process.events("batch") if e["process_ms"] > 20])
     [request_id] = said["request_ids"]
     answer = answers(served, request_id)[request_id]
     assert [answer] == said["results"]
