@@ -26,8 +26,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "rescore",
         help="score given leads, or all, again",
-        description="Sends a RESCORE change without state for each lead; the consumer reads the state from Postgres.\n"
-        "With --request, sends rescore requests of up to 10,000 leads instead: more leads, more requests.",
+        description="Sends a RESCORE change without state for each lead; the consumer reads the\n"
+        "state from Postgres. With --request or --wait, sends rescore requests instead,\n"
+        "of up to 10,000 leads each, and each is answered by one RescoreResult.",
         epilog="examples:\n  leadstream rescore --file ids.txt\n  leadstream rescore lead_1 lead_2 --wait",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,7 +36,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add("lead_ids", nargs="*", metavar="LEAD_ID", help="a lead's id in the CRM")
     add("--file", metavar="FILE", help="a file with one id a line, # for comments; - reads standard input")
     add("--all", action="store_true", help="every lead in DATABASE_URL")
-    add("--request", action="store_true", help="send rescore requests instead; each is answered by one RescoreResult")
+    add("--request", action="store_true", help="send rescore requests, and print their ids")
     add("--wait", action="store_true", help="send requests, wait for their answers and print them")
     add("--timeout", type=positive, default=60, metavar="SECONDS", help="how long --wait waits (default: 60)")
     add("--json", action="store_true", help="print one JSON object")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.batch import Batch, Fate, Outcome, Output, Record, Scored
-from consumer.coalesce import Plan, coalesce, keep_all
+from consumer.coalesce import coalesce, keep_all
 from consumer.columns import Changes, Stacks, read_changes, stacked
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
@@ -94,8 +94,7 @@ class Pipeline:
             work.meet(erasure.index, Fate.ERASED)
             outputs = self._erasures(work, erasure.lead_id.encode())
             work.publish([erasure.index] * len(outputs), outputs)
-        erased = self._erased(plan)
-        replies = [_reply_to(work, request, erased) for request in requests]
+        replies = [_reply_to(work, request) for request in requests]
         first, *others = sliced(replies) or [[]]
         with work.step("state"):
             leads = self._read_leads(work, changes, plan.stacks, first)
@@ -191,11 +190,6 @@ class Pipeline:
         work.leads_asked += len(ids)
         work.leads_found += len(leads)
         return leads
-
-    def _erased(self, plan: Plan) -> set[str]:
-        """The leads that this batch erases: a rescoring must not bring one back that Postgres still has."""
-        again = {stack[-1].lead_id for stack in plan.stacks} if self._settings.coalesce else set()
-        return {erasure.lead_id for erasure in plan.erasures} - again
 
     def _score_plain(self, work: Work, changes: Changes, leads: dict[str, Lead]) -> list[list[Change]]:
         """Score the newest plain change of each lead; the changes below those that failed are still to be scored."""
@@ -418,13 +412,10 @@ class Pipeline:
         return Output(self._topics.rescore_results, key, value)
 
 
-def _reply_to(work: Work, request: Request, erased: set[str]) -> Reply:
+def _reply_to(work: Work, request: Request) -> Reply:
     """The reply to a request before any lead is scored: as of when it was sent, so that a second try gives the same."""
     kind, timestamp = work.batch.messages[request.index].timestamp()
     errors = {id_: ("INVALID_ID", detail) for id_, detail in request.malformed.items()}
-    if erased:
-        gone = Reason.LEAD_NOT_FOUND.value, "the lead was erased"
-        errors |= {id_: gone for id_ in request.lead_ids if id_ in erased}
     return Reply(request, timestamp if kind else work.now_ms, errors)
 
 

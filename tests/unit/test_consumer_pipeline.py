@@ -278,23 +278,6 @@ def test_requests_of_a_batch_are_read_and_scored_together_in_slices_or_one_of_10
     assert answered == [(f"request {i}", id_) for i, ids in enumerate(bodies) for id_ in ids if id_ != "nobody"]
 
 
-def test_a_lead_that_is_erased_beside_a_request_must_not_come_back_with_the_answer(model_store: str) -> None:
-    leads = FakeLeads({id_: Lead(STATE, 1) for id_ in ("gone", "deleted", "back", "other")})
-    again = change(4, "back", lead_version=2)
-    erasures = [raw(1, None, b"gone"), change(2, "deleted", change_type="DELETED"), raw(3, None, b"back"), again]
-    asked = ["gone", "deleted", "back", "other"]
-    for messages in ([request(0, asked), *erasures], [*erasures, request(0, asked)]):
-        outcome = pipeline(model_store, leads).process(batch(*messages))
-        [result] = results(outcome)
-        assert [p["lead_id"] for p in result["predictions"]] == ["back", "other"]
-        erased = {"code": "LEAD_NOT_FOUND", "detail": "the lead was erased"}
-        assert result["errors"] == [{"lead_id": id_, **erased} for id_ in ("gone", "deleted")]
-        table = {output.key: output.value for output in on(outcome, PREDICTIONS)}
-        assert {key for key, value in table.items() if value is None} == {b"gone", b"deleted"}
-    every = pipeline(model_store, leads, LEADSTREAM_COALESCE="false").process(batch(*erasures[:1], request(0, asked)))
-    assert [error["lead_id"] for error in results(every)[0]["errors"]] == ["gone"]
-
-
 def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str) -> None:
     most = [f"lead_{i}" for i in range(10_000)]
     outcome = pipeline(model_store).process(batch(request(0, most), request(1, [*most, "one more"])))
