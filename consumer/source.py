@@ -12,7 +12,7 @@ from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
-# Two bytes of a request may ask for a lead: those of one batch keep its transaction as short as that of any other.
+# A few bytes of a request ask for a lead: with more of them in one batch, all changes would wait for its end.
 REQUESTS_MAX_BYTES = 64 * 1024
 # Seeking, pausing or reading positions of a partition that has just moved away is no failure.
 _MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}

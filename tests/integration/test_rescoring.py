@@ -196,6 +196,19 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(served: S
     )
 
 
+def test_who_waits_for_more_leads_than_a_request_can_name_gets_the_answers_to_all_of_them(
+    served: Served, tmp_path: Path
+) -> None:
+    ids = [f"nobody {i}" for i in range(MAX_REQUEST_LEADS + 1)]
+    (tmp_path / "ids").write_text("\n".join(ids))
+    done = leadstream(served, "rescore", "--file", str(tmp_path / "ids"), "--wait", "--json")
+    said = json.loads("\n".join(done.said()))
+    assert said["leads"] == len(ids)
+    assert [result["request_id"] for result in said["results"]] == said["request_ids"]
+    assert [error["lead_id"] for result in said["results"] for error in result["errors"]] == ids
+    assert [result["total_processed"] for result in said["results"]] == [MAX_REQUEST_LEADS, 1]
+
+
 def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor_hold_changes(served: Served) -> None:
     stage = served.stage
     name = uuid.uuid4().hex
