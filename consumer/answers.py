@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from consumer.triage.reading import Log
+from leadstream.log import configure
 from leadstream.settings import Settings
 from schemas.codec import Reader
 from schemas.registry import Registry
@@ -36,6 +37,7 @@ class Answers:
 @contextmanager
 def answering(settings: Settings) -> Iterator[Answers]:
     """Wait for answers on the brokers of the settings. Raises as Log does."""
+    configure(settings)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     log = Log(settings, settings.topics.rescore_results)
     try:

@@ -7,7 +7,7 @@ from leadstream.errors import UserError
 from producer.bad import MAX_ID_CHARACTERS
 from producer.crm import Connection
 
-# What the consumer answers together; and so few bytes that the answer, with a code beside every id, fits a message.
+# What the consumer answers together; and so few bytes that the answer fits a message even where no lead is found.
 REQUEST_LEADS = 10_000
 REQUEST_BYTES = 500_000
 
