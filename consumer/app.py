@@ -108,6 +108,7 @@ def _clients(settings: Settings, metrics: Metrics, status: Status, logger: log.L
         [settings.topics.lead_changes, settings.topics.rescore_requests],
         max_records=settings.batch_max_records,
         linger_ms=settings.batch_linger_ms,
+        requests=settings.topics.rescore_requests,
         on_rebalance=on_rebalance,
         on_absent=status.absent,
     )

@@ -108,10 +108,10 @@ class Outcome:
     """All that came of a batch: the `records` to publish, and the accounting.
 
     `letters` tells which messages of the batch, by their places in it, became dead letters, and why.
-    `leads_asked` and `leads_found` count the leads whose state Postgres was asked for. `challenged` counts by mode and
-    result the leads that the challenger got; `challenger_error` says why it cannot stay in service; `shadowed` is
-    whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which leads somebody
-    asked for says nothing of drift.
+    Postgres was asked for states in `queries`; `leads_asked` and `leads_found` count the leads. `challenged` counts by
+    mode and result the leads that the challenger got; `challenger_error` says why it cannot stay in service;
+    `shadowed` is whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which
+    leads somebody asked for says nothing of drift.
     """
 
     records: list[Record]
@@ -121,6 +121,7 @@ class Outcome:
     requests_dead_lettered: int
     request_leads: Counter[str]
     letters: dict[int, Poison]
+    queries: int
     leads_asked: int
     leads_found: int
     model_version: str

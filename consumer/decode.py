@@ -11,6 +11,7 @@ from schemas.codec import Reader
 LOOP_ORIGIN = "leadstream"
 MAX_ID_CHARACTERS = 256
 MAX_CHANGE_BYTES = 262_144
+MAX_REQUEST_LEADS = 10_000
 # 1970-01-01 and 10000-01-01: the times that a calendar can name.
 MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_800_000
 
@@ -105,6 +106,9 @@ def decode_request(index: int, message: Message, reader: Reader) -> Request:
         ids, request_id = body["lead_ids"], body["request_id"]
     if not isinstance(ids, list):
         raise Poison(Reason.INVALID_REQUEST, "decode", 'the request has no list of ids: ["id"] or {"lead_ids": ["id"]}')
+    if len(ids) > MAX_REQUEST_LEADS:
+        detail = f"the request has {len(ids)} ids; at most {MAX_REQUEST_LEADS} are answered together"
+        raise Poison(Reason.INVALID_REQUEST, "decode", detail)
     if not isinstance(request_id, str) or not request_id:
         request_id = _request_id(message)
     if len(request_id) > MAX_ID_CHARACTERS:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from consumer.coalesce import coalesce, keep_all
 from consumer.columns import Changes, Stacks, read_changes, stacked
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
 from consumer.leads import Lead, LeadLookup
-from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows, oversized
+from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows
+from consumer.replies import Asked, Reply, sliced
 from consumer.work import Work
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
@@ -94,12 +94,20 @@ class Pipeline:
             work.meet(erasure.index, Fate.ERASED)
             outputs = self._erasures(work, erasure.lead_id.encode())
             work.publish([erasure.index] * len(outputs), outputs)
+        replies = [_reply_to(work, request) for request in requests]
+        first, *others = sliced(replies) or [[]]
         with work.step("state"):
-            leads = self._read_leads(work, changes, plan.stacks, requests)
+            leads = self._read_leads(work, changes, plan.stacks, first)
         if changes is not None:
             plan.stacks.extend(self._score_plain(work, changes, leads))
         self._score_changes(work, plan.stacks, leads)
-        self._answer_requests(work, requests, leads)
+        self._score_asked(work, first, leads)
+        for asked in others:
+            with work.step("state"):
+                leads = self._fetch(work, {lead_id: None for _, lead_id in asked})
+            self._score_asked(work, asked, leads)
+        for reply in replies:
+            self._answer(work, reply)
         return work.outcome()
 
     def obstacle(self, lacks: Callable[[str], str | None]) -> str | None:
@@ -165,17 +173,22 @@ class Pipeline:
         return sorted([*items, *(self._change(work, index) for index in plain)], key=lambda item: item.index)
 
     def _read_leads(
-        self, work: Work, changes: Changes | None, stacks: list[list[Change]], requests: list[Request]
+        self, work: Work, changes: Changes | None, stacks: list[list[Change]], asked: list[Asked]
     ) -> dict[str, Lead]:
-        """One query for every lead of the batch whose state no change carries."""
+        """One query for every lead whose state no change carries, and for the first that requests ask for."""
         ids = {change.lead_id: None for stack in stacks for change in stack if change.lead is None}
         if changes is not None:
             ids |= dict.fromkeys(changes.without_state())
-        ids |= {id_: None for request in requests for id_ in request.lead_ids if id_ not in request.malformed}
+        ids |= {lead_id: None for _, lead_id in asked}
+        return self._fetch(work, ids)
+
+    def _fetch(self, work: Work, ids: dict[str, None]) -> dict[str, Lead]:
         if not ids or not self._leads:
             return {}
         leads = self._leads.fetch(ids)
-        work.leads_asked, work.leads_found = len(ids), len(leads)
+        work.queries += 1
+        work.leads_asked += len(ids)
+        work.leads_found += len(leads)
         return leads
 
     def _score_plain(self, work: Work, changes: Changes, leads: dict[str, Lead]) -> list[list[Change]]:
@@ -261,13 +274,13 @@ class Pipeline:
         """The lead of a change that carries no state; Poison where there is none that could be known then."""
         lead = leads.get(lead_id)
         if lead is None:
-            raise self._not_found("the change carries no state")
+            raise self._not_found("the change carries no state and ")
         check_state(lead.state, occurred_at)
         return lead
 
-    def _not_found(self, context: str) -> Poison:
+    def _not_found(self, context: str = "") -> Poison:
         why = "Postgres has no such lead" if self._leads else "DATABASE_URL is not set"
-        return Poison(Reason.LEAD_NOT_FOUND, "state", f"{context} and {why}")
+        return Poison(Reason.LEAD_NOT_FOUND, "state", f"{context}{why}")
 
     def _predict(self, work: Work, rows: Rows) -> Predicted:
         """The predictions of rows, and why some have none."""
@@ -355,87 +368,58 @@ class Pipeline:
         work.challenged += Counter({(mode, "scored"): len(challenges), (mode, "failed"): len(wanted) - len(challenges)})
         return challenges
 
-    def _answer_requests(self, work: Work, requests: list[Request], leads: dict[str, Lead]) -> None:
-        for request in requests:
+    def _score_asked(self, work: Work, asked: list[Asked], leads: dict[str, Lead]) -> None:
+        """Score leads that requests ask for, whichever each belongs to; one that fails is an error in its reply."""
+        rows, replies = list[Row](), list[Reply]()
+        for reply, lead_id in asked:
             try:
-                self._answer(work, request, leads)
-            except Poison as poison:
-                work.bury(request.index, poison)
-
-    def _answer(self, work: Work, request: Request, leads: dict[str, Lead]) -> None:
-        """All predictions of a request and its one result; Poison where the result cannot be written."""
-        occurred_at = _asked_at(work, request)
-        errors = {id_: ("INVALID_ID", detail) for id_, detail in request.malformed.items()}
-        rows = []
-        for lead_id in request.lead_ids:
-            if lead_id in errors:
-                continue
-            lead = leads.get(lead_id)
-            try:
+                lead = leads.get(lead_id)
                 if lead is None:
-                    raise self._not_found("the request names a lead")
-                check_state(lead.state, occurred_at)
+                    raise self._not_found()
+                check_state(lead.state, reply.occurred_at)
             except Poison as poison:
-                errors[lead_id] = (poison.reason.value, poison.detail)
+                reply.refuse(lead_id, poison)
                 continue
-            rows.append(
-                Row(
-                    request.index,
-                    lead_id,
-                    request.request_id,
-                    RESCORE,
-                    occurred_at,
-                    lead.version,
-                    0,
-                    lead.state,
-                )
-            )
+            index, event_id = reply.request.index, reply.request.request_id
+            rows.append(Row(index, lead_id, event_id, RESCORE, reply.occurred_at, lead.version, 0, lead.state))
+            replies.append(reply)
+        if not rows:
+            return
         predicted = self._predict(work, Rows.of(rows))
-        errors |= {rows[row].lead_id: (poison.reason.value, poison.detail) for row, poison in predicted.failed.items()}
-        made = dict(zip(predicted.places.tolist(), predicted.outputs, strict=True))
-        answers = {row.lead_id: predicted.answer(place) for place, row in enumerate(rows) if place in made}
-        key, value = self._result(work, request, answers, errors)
-        outputs = [
-            output
-            for place in range(len(rows))
-            for output in (made.get(place), predicted.shadows.get(place))
-            if output is not None
-        ]
-        work.answer(
-            request.index,
-            [*outputs, Output(self._topics.rescore_results, key, value)],
-            Counter({"predicted": len(answers)}) + Counter(code for code, _ in errors.values()),
-        )
+        for row, why in predicted.failed.items():
+            replies[row].refuse(rows[row].lead_id, why)
+        for row, output in sorted(zip(predicted.places.tolist(), predicted.outputs, strict=True)):
+            replies[row].answers[rows[row].lead_id] = predicted.answer(row)
+            replies[row].outputs.append(output)
+            if (shadow := predicted.shadows.get(row)) is not None:
+                replies[row].outputs.append(shadow)
 
-    def _result(
-        self, work: Work, request: Request, answers: dict[str, dict[str, Any]], errors: dict[str, tuple[str, str]]
-    ) -> tuple[bytes, bytes]:
-        record = {
-            "request_id": request.request_id,
-            "predictions": [{"lead_id": id_, **answers[id_]} for id_ in request.lead_ids if id_ in answers],
-            "model_used": work.model.name,
-            "total_processed": len(request.lead_ids),
-            "successful_predictions": len(answers),
-            "errors": [
-                {"lead_id": id_, "code": errors[id_][0], "detail": errors[id_][1]}
-                for id_ in request.lead_ids
-                if id_ in errors
-            ],
-        }
-        value = self._codecs.results.encode(record)
-        key = request.request_id.encode()
-        if len(key) + len(value) > MAX_OUTPUT_BYTES:
-            raise oversized(len(key) + len(value))
-        return key, value
+    def _answer(self, work: Work, reply: Reply) -> None:
+        """All predictions of a request and its one result; a dead letter where the result cannot be written."""
+        try:
+            result = self._result(work, reply)
+        except Poison as poison:
+            work.bury(reply.request.index, poison)
+        else:
+            work.answer(reply.request.index, [*reply.outputs, result], reply.counts())
+
+    def _result(self, work: Work, reply: Reply) -> Output:
+        value = self._codecs.results.encode(reply.result(work.model.name))
+        key = reply.request.request_id.encode()
+        if (size := len(key) + len(value)) > MAX_OUTPUT_BYTES:
+            detail = f"the answer has {size} bytes; at most {MAX_OUTPUT_BYTES} are published: ask for fewer leads"
+            raise Poison(Reason.OVERSIZED, "encode", detail)
+        return Output(self._topics.rescore_results, key, value)
+
+
+def _reply_to(work: Work, request: Request) -> Reply:
+    """The reply to a request before any lead is scored: as of when it was sent, so that a second try gives the same."""
+    kind, timestamp = work.batch.messages[request.index].timestamp()
+    errors = {id_: ("INVALID_ID", detail) for id_, detail in request.malformed.items()}
+    return Reply(request, timestamp if kind else work.now_ms, errors)
 
 
 def _inputs(work: Work) -> list[FeatureSpec]:
     """What the models of a batch are made from, each input once."""
     models = [model for model in (work.model, work.challenger) if model is not None]
     return list({spec.name: spec for model in models for spec in model.specification.inputs}.values())
-
-
-def _asked_at(work: Work, request: Request) -> int:
-    """The moment that a request is about: when it was sent, so that a second try gives the same answer."""
-    kind, timestamp = work.batch.messages[request.index].timestamp()
-    return timestamp if kind else work.now_ms

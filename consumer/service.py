@@ -220,7 +220,7 @@ class Service:
                 offset=message.offset(),
                 lead=self._hash_id(message.key()),
             )
-        metrics.database_queries.inc(outcome.leads_asked > 0)
+        metrics.database_queries.inc(outcome.queries)
         metrics.database_leads.labels("found").inc(outcome.leads_found)
         metrics.database_leads.labels("missing").inc(outcome.leads_asked - outcome.leads_found)
         for feature, count in outcome.imputed.items():

@@ -12,6 +12,8 @@ from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
+# A few bytes of a request ask for a lead: with more of them in one batch, all changes would wait for its end.
+REQUESTS_MAX_BYTES = 64 * 1024
 # Seeking, pausing or reading positions of a partition that has just moved away is no failure.
 _MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}
 # Reported by librdkafka while it mends them by itself: no record, and nothing to do.
@@ -61,6 +63,7 @@ class KafkaSource:
         *,
         max_records: int,
         linger_ms: int,
+        requests: str | None = None,
         on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
         on_absent: Callable[[list[str]], None] = lambda _topics: None,
     ) -> None:
@@ -69,6 +72,7 @@ class KafkaSource:
         except KafkaException as error:
             raise config_error(error) from None
         self._topics = topics
+        self._requests = requests
         self._max_records = max_records
         self._linger = linger_ms / 1000
         self._on_rebalance = on_rebalance
@@ -94,8 +98,29 @@ class KafkaSource:
             self._tell()
             return None
         batch = Batch.of(self._collected, closed_by, self._places)
+        if any(topic == self._requests for topic, _ in batch.next):
+            batch = self._few_requests(batch)
         self._positions |= batch.next
         return batch
+
+    def _few_requests(self, batch: Batch) -> Batch:
+        """The batch without the requests beyond REQUESTS_MAX_BYTES: they are put back, and no change waits for them."""
+        size, now, later = 0, list[Message](), list[Message]()
+        for message in batch.messages:
+            if message.topic() == self._requests:
+                before, size = size, size + len(message.value() or b"")
+                if later or (before and size > REQUESTS_MAX_BYTES):
+                    later.append(message)
+                    continue
+            now.append(message)
+        if not later:
+            return batch
+        try:
+            self.rewind(Batch.of(later, batch.closed_by))
+        except Transient as trouble:
+            # Consumed and neither in this batch nor in the next, they would be lost: go back to what is committed.
+            raise Fenced(f"requests could not be put back: {trouble.detail}") from trouble
+        return Batch.of(now, ClosedBy.BYTES)
 
     def _fill(self) -> ClosedBy:
         """Take what is there at once; wait for more only as long as the linger says."""

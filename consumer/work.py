@@ -35,7 +35,7 @@ class Work:
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
         self.scored: list[Scored] = []
-        self.leads_asked = self.leads_found = 0
+        self.queries = self.leads_asked = self.leads_found = 0
         self._settings = settings
         self._fates = np.full(len(batch.messages), _NONE, np.uint8)
         self._indices: list[int] = []
@@ -109,6 +109,7 @@ class Work:
             requests_dead_lettered=len(self.request_indices & self._buried.keys()),
             request_leads=self._answers,
             letters=self._buried,
+            queries=self.queries,
             leads_asked=self.leads_asked,
             leads_found=self.leads_found,
             model_version=self.model.version,

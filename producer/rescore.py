@@ -1,6 +1,5 @@
 """Asks for leads to be scored again: by RESCORE events without state, or by requests that are answered together."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,7 +7,9 @@ from leadstream.errors import UserError
 from producer.bad import MAX_ID_CHARACTERS
 from producer.crm import Connection
 
-REQUEST_LEADS = 1000
+# What the consumer answers together; and so few bytes that the answer fits a message even where no lead is found.
+REQUEST_LEADS = 10_000
+REQUEST_BYTES = 500_000
 
 
 def read_ids(lines: Iterable[str]) -> Iterator[str]:
@@ -59,7 +60,19 @@ def rescore_event(lead_id: str, version: int, *, event_id: str, now: int) -> dic
 def rescore_requests(
     lead_ids: Iterable[str], *, new_id: Callable[[], str], requested_by: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """RescoreRequest records of at most 1,000 leads each, in order."""
-    remaining = iter(lead_ids)
-    while portion := list(itertools.islice(remaining, REQUEST_LEADS)):
+    """RescoreRequest records of at most 10,000 leads and 500,000 bytes of ids each, in order."""
+    for portion in _portions(lead_ids):
         yield {"request_id": new_id(), "lead_ids": portion, "requested_by": requested_by}
+
+
+def _portions(lead_ids: Iterable[str]) -> Iterator[list[str]]:
+    portion, size = list[str](), 0
+    for lead_id in lead_ids:
+        own = len(lead_id.encode())
+        if len(portion) == REQUEST_LEADS or size + own > REQUEST_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(lead_id)
+        size += own
+    if portion:
+        yield portion

@@ -282,7 +282,7 @@ def _further(screen: Screen, options: Options, ours: Mapping[str, str]) -> None:
         f"{program} dead-letters groups",
         f"{program} dead-letters replay --reason LEAD_NOT_FOUND --dry-run",
         f"{program} models show",
-        f"{program} rescore lead_{options.seed}_1 --request",
+        f"{program} rescore lead_{options.seed}_1 --wait",
         f"{program} doctor",
         f"curl {address}/metrics",
     ):

@@ -15,6 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in its __all__
 
 from consumer.batch import Message
+from consumer.source import MENDS_ITSELF
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import client_config, config_error, consumer_config
 from leadstream.log import client_logger
@@ -29,7 +30,7 @@ MOST = 2_000
 
 
 class Log:
-    """One topic; `read` reads on from where the last one ended, or from where it is told to.
+    """One topic; `read` reads on from where the last one ended, or from where it is told to; `follow` waits for more.
 
     Raises UserError where the topic is not there, and Transient where the brokers do not answer.
     """
@@ -101,6 +102,20 @@ class Log:
                 if end is not None and offset >= end - 1:
                     self.position[partition] = end
                     unread.discard(partition)
+
+    def follow(self, starts: Mapping[int, int], seconds: float) -> Iterator[Message]:
+        """What stands from `starts` on, and what is still to come, for so many seconds."""
+        self._consumer.assign([TopicPartition(self.topic, p, start) for p, start in starts.items()])
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            message: Any = self._consumer.poll(min(left, POLL_SECONDS))
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                yield message
+            elif error.code() not in MENDS_ITSELF:
+                raise Transient("brokers", error.str())
 
     def _some(self) -> list[Any]:
         deadline = time.monotonic() + QUIET_SECONDS

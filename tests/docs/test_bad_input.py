@@ -78,6 +78,7 @@ INPUTS: dict[str, Callable[[], FakeMessage]] = {
     "a change of more than 262,144 bytes": lambda: raw(0, b"\xc3\x01".ljust(MAX_CHANGE_BYTES + 1)),
     "a change without state of an unknown lead": lambda: change(0, "nobody", lead=None),
     "a request that is not one of the three forms": lambda: request(0, {"ids": ["lead_1"]}),
+    "a request of 10,001 ids": lambda: request(0, ["lead_1"] * 10_001),
     "a request with a null value": lambda: raw(0, None, topic=REQUESTS),
     "a request whose id is no Unicode text": lambda: request(0, {"request_id": "\ud800", "lead_ids": ["lead_1"]}),
     "a request with a bad id among good ones": lambda: request(0, ["lead_1", "nobody"]),

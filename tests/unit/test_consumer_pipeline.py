@@ -261,6 +261,39 @@ def test_a_request_that_cannot_be_answered_is_a_dead_letter_without_half_an_answ
     assert predictions(outcome) == []
 
 
+def test_requests_of_a_batch_are_read_and_scored_together_in_slices_or_one_of_10000_ids_takes_all_the_memory(
+    model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.replies.SLICE", 5)
+    leads = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": float(i)}, 1) for i in range(12)})
+    bodies = [["lead_0", "lead_1"], [f"lead_{i}" for i in range(12)], ["nobody", "lead_3"]]
+    requests = [request(i, body, b"request %d" % i) for i, body in enumerate(bodies)]
+    outcome = pipeline(model_store, leads).process(batch(*requests, change(9, "lead_11", lead=None)))
+    assert [len(query) for query in leads.queries] == [4, 5, 5, 1]
+    assert (outcome.queries, outcome.leads_asked, outcome.leads_found) == (4, 15, 14)
+    for i, one in enumerate(requests):
+        alone = pipeline(model_store, leads).process(batch(one))
+        assert [o for o in on(outcome, RESULTS) if o.key == b"request %d" % i] == on(alone, RESULTS)
+    answered = [(p["event_id"], p["lead_id"]) for p in predictions(outcome) if p["change_type"] == "RESCORE"]
+    assert answered == [(f"request {i}", id_) for i, ids in enumerate(bodies) for id_ in ids if id_ != "nobody"]
+
+
+def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str) -> None:
+    most = [f"lead_{i}" for i in range(10_000)]
+    outcome = pipeline(model_store).process(batch(request(0, most), request(1, [*most, "one more"])))
+    assert [result["total_processed"] for result in results(outcome)] == [10_000]
+    assert reasons(outcome) == ["INVALID_REQUEST"]
+
+
+def test_an_answer_too_large_for_a_message_is_a_dead_letter_that_says_what_to_do(model_store: str) -> None:
+    most = [f"{i:0100}" for i in range(10_000)]
+    outcome = pipeline(model_store, FakeLeads({})).process(batch(request(0, most)))
+    assert reasons(outcome) == ["OVERSIZED"]
+    assert "ask for fewer leads" in outcome.letters[0].detail
+    fits = pipeline(model_store, FakeLeads({})).process(batch(request(0, [f"{i:050}" for i in range(10_000)])))
+    assert fits.requests_answered == 1
+
+
 def test_reasons_can_be_switched_off(model_store: str) -> None:
     [prediction] = predictions(pipeline(model_store, LEADSTREAM_REASONS="0").process(batch(change(0))))
     assert prediction["reasons"] == []

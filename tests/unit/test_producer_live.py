@@ -82,14 +82,16 @@ def test_a_rescoring_carries_no_state_and_can_be_written() -> None:
     assert (decoded["change_type"], decoded["lead"], decoded["lead_version"]) == ("RESCORE", None, 4)
 
 
-def test_requests_keep_the_order_of_the_leads_and_stay_small() -> None:
-    ids = [f"L{number}" for number in range(2500)]
+def test_requests_keep_the_order_of_the_leads_and_are_no_larger_than_their_answers_can_be() -> None:
+    ids = [f"L{number}" for number in range(25_000)]
     numbers = iter(range(10))
     requests = list(rescore_requests(ids, new_id=lambda: f"r{next(numbers)}"))
-    assert [len(request["lead_ids"]) for request in requests] == [1000, 1000, 500]
+    assert [len(request["lead_ids"]) for request in requests] == [10_000, 10_000, 5_000]
     assert [lead_id for request in requests for lead_id in request["lead_ids"]] == ids
     assert [request["request_id"] for request in requests] == ["r0", "r1", "r2"]
     assert Reader("RescoreRequest").decode(Writer("RescoreRequest").encode(requests[0])) == requests[0]
+    long = list(rescore_requests(["é" * 125] * 4_001, new_id=lambda: "r"))
+    assert [len(request["lead_ids"]) for request in long] == [2_000, 2_000, 1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["L1", "--all"], ["--file", "ids", "--all"], ["L1", "--file", "ids"]])
