@@ -21,12 +21,15 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="send a CRM export as lead changes",
         description="Reads a CSV or Parquet file by a mapping of its columns and sends a change for each row,\n"
         "oldest first. Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
-        epilog="example:\n  leadstream import leads.csv --mapping mapping.toml --dry-run",
+        epilog="examples:\n  leadstream import leads.csv --mapping mapping.toml --dry-run\n"
+        "  leadstream import Lead.csv --preset salesforce --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="the export: CSV, or Parquet where its name ends in .parquet")
-    add("--mapping", metavar="M.toml", type=Path, required=True, help="which column is which field of a lead")
+    by = parser.add_mutually_exclusive_group(required=True)
+    by.add_argument("--mapping", metavar="M.toml", type=Path, help="which column is which field of a lead")
+    by.add_argument("--preset", choices=["hubspot", "salesforce"], help="the columns of this CRM's export of leads")
     add("--dry-run", action="store_true", help="read and check everything, send nothing, show the first change")
     add("--outcomes", action="store_true", help="also send what became of each lead, where the file says it")
     end = parser.add_mutually_exclusive_group()
@@ -42,11 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.settings import load_settings
     from producer.importer import Problem, Row, event_of, outcome_of, read_rows, select
     from producer.mapping import load_mapping
+    from producer.presets import load_preset
 
-    mapping = load_mapping(arguments.mapping)
-    if arguments.outcomes and mapping.outcome is None:
-        raise SettingsError(f"{arguments.mapping}: outcome: is missing: --outcomes needs the column that holds it")
     parquet = arguments.file.suffix.lower() == ".parquet"
+    if arguments.preset:
+        mapping, absent = load_preset(arguments.preset, arguments.file, parquet=parquet)
+        if absent:
+            print(f"no column for {', '.join(absent)}: missing in every lead", file=sys.stderr)
+    else:
+        mapping = load_mapping(arguments.mapping)
+    if arguments.outcomes and mapping.outcome is None:
+        raise SettingsError(f"{mapping.name}: outcome: is missing: --outcomes needs the column that holds it")
     results = list(read_rows(arguments.file, mapping, parquet=parquet))
     problems = [result for result in results if isinstance(result, Problem)]
     good = [result for result in results if isinstance(result, Row)]

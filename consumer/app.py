@@ -1,11 +1,6 @@
 """The composition root: builds the service from its settings, and runs it until it is stopped."""
 
-import os
-import signal
-import socket
-import threading
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from consumer.dead_letters import Limit
 from consumer.http import Endpoints
@@ -21,13 +16,12 @@ from leadstream import __version__, log
 from leadstream.errors import Fenced
 from leadstream.kafka import consumer_config, producer_config
 from leadstream.settings import Delivery, Settings, unknown_variables
+from leadstream.stopping import stop_on_signals
 from models.registry import open_registry
 from models.scorer import Model
 from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
-
-SHUTDOWN_SECONDS = 25.0
 
 
 def run(settings: Settings) -> None:
@@ -143,35 +137,6 @@ def _ends(
         source.close()
         status.left()
     return service.stopping
-
-
-class Stoppable(Protocol):
-    """A loop that a signal ends."""
-
-    def stop(self) -> None:
-        """End the loop once the work at hand is done."""
-
-
-def stop_on_signals(service: Stoppable, logger: log.Logger) -> None:
-    """SIGTERM and SIGINT end the loop after the batch at hand; a second one, or 25 seconds, end the process at once."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-    # A handler runs only between calls into the client, which may take seconds; this thread hears of a signal at once.
-    listener = threading.Thread(target=_listen, args=(reader, writer, service, logger), name="signals", daemon=True)
-    listener.start()
-
-
-def _listen(reader: socket.socket, _kept_open: socket.socket, service: Stoppable, logger: log.Logger) -> None:
-    reader.recv(1)
-    service.stop()
-    reader.settimeout(SHUTDOWN_SECONDS)
-    with suppress(TimeoutError):
-        os._exit(128 + reader.recv(1)[0])
-    logger.error("stopping.late", detail=f"not stopped within {SHUTDOWN_SECONDS:g} s; uncommitted work is not lost")
-    os._exit(1)
 
 
 def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[str, Any] | None:

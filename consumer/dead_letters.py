@@ -23,7 +23,12 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?:0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*\b
 
 def fingerprint(poison: Poison) -> str:
     """Equal for letters with the same cause, over restarts: reason, stage and the message without what varies."""
-    cause = "\0".join((poison.reason, poison.stage, _VARYING.sub("#", poison.detail)))
+    return cause_print(poison.reason, poison.stage, poison.detail)
+
+
+def cause_print(reason: str, stage: str, message: str) -> str:
+    """The same of a cause that is told in words: for letters that others wrote."""
+    cause = "\0".join((reason, stage, _VARYING.sub("#", message)))
     return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
 
 

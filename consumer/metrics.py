@@ -16,6 +16,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_RETRAIN = ("retrain_requested", "Times a training was asked for, by what asked.", "trigger")
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -48,7 +49,6 @@ class _Registered:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while the metrics are read: the books balance in every reading.
         self.lock = threading.Lock()
-        self.retrain = self._counter("retrain_requested", "Times a training was asked for, by what asked.", "trigger")
 
     def expose(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -129,6 +129,7 @@ class Metrics(_Registered):
         self.drift_windows = self._counter("drift_windows", "Full windows of leads that were compared with training.")
         self.drift_alarm = self._gauge("drift_alarm", "1 while the last full window of an input alarmed.", "feature")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
+        self.retrain = self._counter(*_RETRAIN)
 
 
 class FollowMetrics(_Registered):
@@ -153,3 +154,40 @@ class FollowMetrics(_Registered):
         self.skipped = self._counter("records_skipped", "Records that could not be read and were skipped.", "reason")
         self.pending = self._gauge("pending_predictions", "Predictions whose outcome is waited for.")
         self.dropped = self._counter("pending_dropped", "Predictions given up unjudged, because too many wait.")
+        self.retrain = self._counter(*_RETRAIN)
+
+
+class RelayMetrics(_Registered):
+    """The metrics of `relay`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = self._counter("relay_rows", "Rows of the outbox that were published, by record.", "record")
+        self.delay = self._many(
+            "relay_delay_seconds", "Seconds from a change in the CRM to the commit that published it.", _SECONDS
+        )
+        self.pending = self._gauge("relay_pending", "Positions of the outbox not yet published, at most so many rows.")
+        self.trimmed = self._counter("relay_trimmed", "Published rows that were deleted from the outbox.")
+        self.held = self._counter("relay_held", "Times a dependency did not answer the relay.", "dependency")
+
+
+class SinkMetrics(_Registered):
+    """The metrics of `sink`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = self._counter(
+            "sink_records", "Predictions that came to the sink: scored, erased or skipped.", "fate"
+        )
+        self.held = self._counter("sink_held", "Times a dependency did not answer the sink.", "dependency")
+
+
+class TranslateMetrics(_Registered):
+    """The metrics of `translate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = self._counter(
+            "translate_records", "Foreign change events: translated, unchanged or dead-lettered.", "fate"
+        )
+        self.held = self._counter("translate_held", "Times a dependency did not answer the translator.", "dependency")

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from consumer.app import stop_on_signals
 from consumer.batch import Message
 from consumer.follow import Intake, horizons, open_tail
 from consumer.http import Endpoints
@@ -19,6 +18,7 @@ from consumer.tail import Tail
 from leadstream import __version__, log
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.settings import Settings, unknown_variables
+from leadstream.stopping import stop_on_signals
 from models import recalibrate
 from models.ledger import Judged
 from models.live import Live, Quality

@@ -18,6 +18,7 @@ class Topics:
     lead_outcomes: str = "crm.lead-outcomes"
     shadow_predictions: str = "crm.lead-predictions.shadow"
     retrain_requests: str = "crm.retrain-requests"
+    relay_positions: str = "crm.relay-positions"
 
 
 def variable(topic: str) -> str:
@@ -32,8 +33,8 @@ VARIABLES = {variable(field.name): field.name for field in fields(Topics)}
 _LETTER_BYTES = str(2 * 1_048_588)
 
 # Partitions are shared out by number, whatever their topic: as many of requests as of changes could leave one process
-# all of the changes and another all of the requests.
-SINGLE_PARTITION = {"rescore_requests"}
+# all of the changes and another all of the requests. Of positions there is one for each relay.
+SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 
 CONFIGS: dict[str, dict[str, str]] = {
     "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
@@ -49,4 +50,5 @@ CONFIGS: dict[str, dict[str, str]] = {
     "lead_outcomes": {"cleanup.policy": "delete", "retention.ms": str(365 * DAY_MS)},
     "shadow_predictions": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
     "retrain_requests": {"cleanup.policy": "compact"},
+    "relay_positions": {"cleanup.policy": "compact"},
 }

@@ -1,17 +1,35 @@
-"""One call at a time in a thread of its own, so that no batch waits for what a store or a check takes."""
+"""One call at a time beside the batches, so that none of them waits for what a store or a check takes."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Found = TypeVar("Found")
 Run = Callable[[Callable[[], None]], None]
 
 
-def in_thread(work: Callable[[], None]) -> None:
-    """Do this in a thread that the end of the process does not wait for."""
-    threading.Thread(target=work, name="models", daemon=True).start()
+class Worker:
+    """A thread that does one piece of work after the other; the end of the process does not wait for it.
+
+    Not a thread for each: their memory would come from one arena of malloc's after the other, and stay in all of them.
+    """
+
+    def __init__(self) -> None:
+        self._works: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=_do_all, args=(self._works,), name="models", daemon=True)
+            self._thread.start()
+        self._works.put(work)
+
+
+def _do_all(works: "SimpleQueue[Callable[[], None]]") -> None:
+    while True:
+        works.get()()  # without a name for it, which would keep a model that is out of service
 
 
 def at_once(work: Callable[[], None]) -> None:

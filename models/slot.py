@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from leadstream.errors import Transient, UserError
-from models.background import Background, Run, at_once, in_thread
+from models.background import Background, Run, Worker, at_once
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
 from models.variants import CHALLENGER
@@ -50,8 +50,9 @@ def _load(registry: ModelRegistry, alias: str, target: Alias) -> _Found:
 class ModelSlot:
     """Holds one model for any number of threads. The old one is freed once no batch holds it any more.
 
-    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC. `refused` says why the version that
-    the alias points to is not the one in service; `loaded_since` is when that one was loaded, in ms UTC.
+    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC. `run` does what no batch waits for, in
+    a thread of its own unless told. `refused` says why the version that the alias points to is not the one in service;
+    `loaded_since` is when that one was loaded, in ms UTC.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ModelSlot:
         every: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        run: Run = in_thread,
+        run: Run | None = None,
     ) -> None:
         self.refused: str | None = None
         self.loaded_since: int | None = None
@@ -71,7 +72,7 @@ class ModelSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
-        self._run = run
+        self._run = run or Worker()
         self._background = Background[_Found]()
         self._lock = threading.Lock()
         self._model: Model | None = None
@@ -154,7 +155,7 @@ class ChallengerSlot:
         every: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        run: Run = in_thread,
+        run: Run | None = None,
     ) -> None:
         self.loaded: Model | None = None
         self.loaded_since: int | None = None
@@ -165,7 +166,7 @@ class ChallengerSlot:
         self._clock = clock
         self._clock_ms = clock_ms
         self._run: Run = at_once  # nothing flows yet at the first call
-        self._later = run
+        self._later = run or Worker()
         self._background = Background[_Found]()
         self._judged: Alias | None = None
         self._look_at = clock()

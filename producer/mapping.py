@@ -165,6 +165,14 @@ def load_mapping(path: Path) -> LeadMapping:
         raise SettingsError(f"{path}: {wrong.key}: {wrong.what}") from None
 
 
+def parse_mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
+    """The mapping that a mapping file with these tables would be; SettingsError in one sentence that names the key."""
+    try:
+        return _mapping(name, table)
+    except _Wrong as wrong:
+        raise SettingsError(f"{name}: {wrong.key}: {wrong.what}") from None
+
+
 def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     _known(table, "", {"file", "rows", "lead", "outcome"})
     file, rows, lead = (_table(table, key, key) for key in ("file", "rows", "lead"))

@@ -64,6 +64,19 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
         raise UserError(f"{path}: {why}") from None
 
 
+def read_header(path: Path) -> list[str]:
+    """The names of the columns. Raises UserError where the file cannot be read, or pyarrow is missing."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(INSTALL) from error
+    try:
+        return [name.strip() for name in parquet.read_schema(path).names]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or 'is not Parquet that can be read'}") from None
+
+
 def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str]] | None":
     """What makes texts of a column of this type, None where nothing does."""
     import pyarrow as pa  # noqa: PLC0415

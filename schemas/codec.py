@@ -52,13 +52,9 @@ class Reader:
 
         Raises Poison (UNKNOWN_FRAMING, UNKNOWN_SCHEMA, DECODE_FAILED), or Transient where the registry does not answer.
         """
-        header = value[:_SINGLE_OBJECT_HEADER]
-        body = self._bodies.get(header)
-        if body is None:
-            header = value[:_CONFLUENT_HEADER]
-            body = self._bodies.get(header) or self._unseen(value)
+        start, body = self._framed(value)
         stream = BytesIO(value)
-        stream.seek(len(header))
+        stream.seek(start)
         try:
             record = body.read(stream)
         except (EOFError, IndexError):
@@ -76,6 +72,17 @@ class Reader:
                 return record
             detail = f"The record ends at byte {stream.tell()}, but {len(value) - stream.tell()} more bytes follow."
         raise _poison(Reason.DECODE_FAILED, detail)
+
+    def layout(self, value: bytes) -> tuple[int, Any]:
+        """Where the body of `value` starts, and the schema that it says it was written by. Raises as `decode` does."""
+        start, body = self._framed(value)
+        return start, body.writer
+
+    def _framed(self, value: bytes) -> "tuple[int, _Body]":
+        body = self._bodies.get(value[:_SINGLE_OBJECT_HEADER])
+        if body is not None:
+            return _SINGLE_OBJECT_HEADER, body
+        return _CONFLUENT_HEADER, self._bodies.get(value[:_CONFLUENT_HEADER]) or self._unseen(value)
 
     def _unseen(self, value: bytes) -> "_Body":
         """The body of a value whose header is new to this reader. Raises Poison, Transient."""

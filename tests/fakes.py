@@ -1,10 +1,17 @@
 """A broker in memory, with the source and the publisher that pass the same suite as the real ones (tests/contract)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from consumer.batch import Batch, ClosedBy, Headers, Message, Output, Partition, Record
+from consumer.triage.audit import Decided, Decision, decision_in
+from consumer.triage.desk import Outlook, Settled
+from consumer.triage.judge import Verdict
+from consumer.triage.scores import Scores
+from leadstream.errors import Fenced
+from leadstream.topics import Topics
+from schemas.codec import Reader, Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +50,16 @@ class FakeMessage:
 
 @dataclass(slots=True)
 class MemoryBroker:
-    """Topics of one partition each, and the committed offsets of each group."""
+    """Topics of one partition each, the committed offsets of each group, its clock, and who may decide letters."""
 
     records: dict[str, list[FakeMessage]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[tuple[str, str], int] = field(default_factory=dict)
+    now: int = 1_700_000_000_000
+    desk: object = None
 
     def append(self, output: Output) -> None:
         log = self.records[output.topic]
-        timestamp = 1_700_000_000_000 if output.timestamp is None else output.timestamp
+        timestamp = self.now if output.timestamp is None else output.timestamp
         log.append(FakeMessage(output.topic, 0, len(log), output.key, output.value, output.headers, timestamp))
 
 
@@ -107,6 +116,80 @@ class MemoryPublisher:
             self._broker.append(Output._make(record))
         for (topic, _), offset in batch.next.items():
             self._broker.committed[self._source.group, topic] = offset
+
+    def close(self) -> None:
+        """Nothing is left over."""
+
+
+class MemoryDesk:
+    """Decides letters in one step. `arrives` is called before each record: what it appends stands before that one."""
+
+    def __init__(
+        self, broker: MemoryBroker, group: str, topics: Topics, arrives: Callable[[], None] = lambda: None
+    ) -> None:
+        self._broker = broker
+        self._group = group
+        self._topics = topics
+        self._arrives = arrives
+        self._decisions, self._predictions = Writer("TriageDecision"), Reader("LeadPrediction")
+        self._read = self._seen = 0
+        self.decided = Decided(topics.dead_letters)
+        self.scores = Scores((), self._predictions)
+
+    def take(self) -> None:
+        self._broker.desk = self
+        for message in self._broker.records[self._topics.dead_letter_audit]:
+            self.decided.add(decision_in(message, Reader("TriageDecision")), 0, message.value() or b"")
+
+    def watch(self, leads: Collection[bytes]) -> None:
+        self.scores, self._read = Scores(leads, self._predictions), 0
+
+    def look(self, most: int) -> Outlook:
+        committed = self._broker.committed.get((self._group, self._topics.lead_changes), 0)
+        changes = self._broker.records[self._topics.lead_changes]
+        self._seen = len(changes)
+        waiting = [message.key() or b"" for message in changes[committed : committed + most + 1]]
+        predictions = self._broker.records[self._topics.lead_predictions]
+        for message in predictions[self._read :] if len(waiting) <= most else ():
+            self.scores.add(message)
+            self._read += 1
+        return Outlook(len(waiting), frozenset(waiting), committed)
+
+    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        assert all(self.decided.get(each.letter.id) is None for each in verdicts)
+        changes = self._broker.records[self._topics.lead_changes]
+        start, crossed = len(changes), set()
+        mixed = changes[start:]
+        for each in sorted((each for each in verdicts if each.output), key=lambda each: each.version):
+            before = len(changes)
+            self._arrives()
+            mixed += changes[before:]
+            assert each.output is not None
+            if each.output.topic == self._topics.lead_changes:
+                if any(message.key() == each.letter.key for message in changes[self._seen :]):
+                    crossed.add(each.letter.id)
+                message = FakeMessage(each.output.topic, 0, 0, each.output.key, each.output.value)
+                timestamp = self._broker.now if each.output.timestamp is None else each.output.timestamp
+                mixed.append(replace(message, headers_=each.output.headers, timestamp_=timestamp))
+        if self._broker.desk is not self:
+            raise Fenced("somebody else took the desk")
+        if crossed:
+            return Settled(frozenset(crossed))
+        changes[start:] = [replace(message, offset_=start + place) for place, message in enumerate(mixed)]
+        for each in verdicts:
+            if each.output and each.output.topic != self._topics.lead_changes:
+                self._broker.append(each.output)
+            self._decide(each)
+        return Settled()
+
+    def _decide(self, verdict: Verdict) -> None:
+        topic, letter = self._topics.dead_letters, verdict.letter.id
+        head = self.decided.heads.get(0, "")
+        told = (verdict.action, "memory", self._broker.now, verdict.because, verdict.patch)
+        decision = Decision(topic, letter, *told, head)
+        output = decision.output(self._topics.dead_letter_audit, self._decisions)
+        self._broker.append(output)
+        self.decided.add(decision, 0, output.value or b"")
 
     def close(self) -> None:
         """Nothing is left over."""

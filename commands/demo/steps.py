@@ -23,7 +23,9 @@ from commands.demo.books import Counted, calibration, latencies, problems
 from commands.demo.ground import ground
 from commands.demo.traffic import Sender, Subscriber
 from commands.demo.view import Moment, Screen
-from leadstream.settings import Settings
+from consumer.triage.filters import Filter
+from consumer.triage.office import Triage
+from leadstream.settings import LogLevel, Settings
 from local.process import Child, await_ready, failed, scratch
 from models.registry import open_registry
 from models.train import TrainOptions, train
@@ -83,6 +85,7 @@ def demo(options: Options) -> int:
         topics = (settings.topics.lead_changes, settings.topics.rescore_requests)
         trouble += problems(sender.sent, run.subscriber.seen, counted, topics)
         _report(run, counted, trouble)
+        _triage(screen, settings)
         _further(screen, options, environment)
         if options.keep:
             _keep(screen, consumer)
@@ -252,6 +255,15 @@ def _report(run: Run, counted: Counted, trouble: list[str]) -> None:
         screen.say("The books balance.")
 
 
+def _triage(screen: Screen, settings: Settings) -> None:
+    """What would become of the dead letters if they were replayed now: a rehearsal, which publishes nothing."""
+    screen.heading("8  Triage")
+    quiet = settings.model_copy(update={"log_level": LogLevel.ERROR})
+    with screen.progress("rehearsing a replay of the dead letters"), Triage(quiet) as triage:
+        forecasts = triage.forecast(triage.survey(Filter()))
+    screen.say(view.triage(forecasts))
+
+
 def _further(screen: Screen, options: Options, ours: Mapping[str, str]) -> None:
     """How to look further, with commands to copy."""
     screen.heading("To look further")
@@ -268,6 +280,7 @@ def _further(screen: Screen, options: Options, ours: Mapping[str, str]) -> None:
     address = f"http://127.0.0.1:{ours['LEADSTREAM_HTTP_PORT']}"
     for command in (
         f"{program} dead-letters groups",
+        f"{program} dead-letters replay --reason LEAD_NOT_FOUND --dry-run",
         f"{program} models show",
         f"{program} rescore lead_{options.seed}_1 --request",
         f"{program} doctor",

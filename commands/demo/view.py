@@ -3,7 +3,7 @@
 import textwrap
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.demo.books import FATES, Calibration, Counted, Place, Seen, Sent, latencies
+from consumer.triage.forecast import Forecast
 from leadstream.errors import Reason
 from models.evaluate import Floats, expected_calibration_error
 from producer.bad import BUILDERS
@@ -249,6 +250,16 @@ def dead_letters(seen: Seen) -> Table:
         count = sum(letter.reason == reason for letter in seen.letters)
         table.add_row(f"{count:,}", reason.value, BUILDERS[reason][0][1])
     return table
+
+
+def triage(forecasts: Sequence[Forecast]) -> str:
+    """A rehearsed replay in a sentence."""
+    letters, passes = (sum(counts) for counts in zip(*((f.group.count, f.passes) for f in forecasts), strict=True))
+    return (
+        f"{letters:,} dead letters of {len(forecasts):,} causes. A replay rehearsed over them, by the present code, "
+        f"model and schemas: {passes:,} would pass, {letters - passes:,} fail again. "
+        "`leadstream dead-letters` has them by cause, shows where each fails, and replays or discards them."
+    )
 
 
 def _facts(*rows: tuple[str, str]) -> Table:

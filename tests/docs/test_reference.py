@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import Metric
 
 from commands.main import parser
-from consumer.metrics import FollowMetrics, Metrics
+from consumer.metrics import FollowMetrics, Metrics, RelayMetrics, SinkMetrics, TranslateMetrics
 from leadstream.errors import Reason
 from leadstream.settings import Settings
 from leadstream.topics import CONFIGS, VARIABLES, Topics
@@ -48,7 +48,8 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 def metrics() -> list[Metric]:
-    return [*Metrics().registry.collect(), *FollowMetrics().registry.collect()]
+    kinds = (Metrics(), FollowMetrics(), RelayMetrics(), SinkMetrics(), TranslateMetrics())
+    return [metric for kind in kinds for metric in kind.registry.collect()]
 
 
 def test_every_verb_is_in_the_reference_and_no_other() -> None:

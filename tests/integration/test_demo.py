@@ -127,7 +127,7 @@ def test_in_a_kafka_and_postgres_of_the_user_nothing_of_the_demo_stays_even_afte
     given = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "DATABASE_URL": postgres.url}
     with demo("--changes", "4000", "--rate", "200", **given) as process:
         consumer = int(until_said(process, r"process (\d+), ready")[1])
-        assert len(theirs()) == 11  # 9 topics, a group, a database
+        assert len(theirs()) == 12  # 10 topics, a group, a database
         until_said(process, r"sent [\d,]+ of")
         os.kill(consumer, signal.SIGKILL)
         said = process.communicate(timeout=60)[0]

@@ -10,7 +10,7 @@ import pytest
 
 from features import columns_of
 from leadstream.errors import Transient, UserError
-from models.background import at_once, in_thread
+from models.background import Worker, at_once
 from models.refused import Refused
 from models.registry import Alias, ModelRegistry
 from models.scorer import Model
@@ -203,14 +203,15 @@ def test_a_version_that_takes_long_to_check_holds_up_nobody_and_is_taken_whole(r
     assert (slot.get().version, registry.loaded, slot.refused) == ("1.1.0", 1, None)
 
 
+def idle(worker: Worker) -> None:
+    """Wait until a worker has done what it was given before."""
+    done = threading.Event()
+    worker(done.set)
+    assert done.wait(30)
+
+
 def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registry: Counting) -> None:
-    clock, threads = Clock(), list[threading.Thread]()
-
-    def run(work: Callable[[], None]) -> None:
-        before = set(threading.enumerate())
-        in_thread(work)
-        threads.extend(set(threading.enumerate()) - before)
-
+    clock = Clock()
     entered, checked = threading.Event(), threading.Event()
     verify = registry.verify
 
@@ -219,7 +220,8 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registr
         assert checked.wait(30)
         return verify(version)
 
-    slot = ModelSlot(registry, clock=clock, run=run)
+    worker = Worker()
+    slot = ModelSlot(registry, clock=clock, run=worker)
     present = slot.get()
     registry.promote("1.1.0")
     registry.verify = slow  # type: ignore[method-assign]
@@ -230,9 +232,12 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registr
     columns, as_of = columns_of([row["state"] for row in golden]), np.array([row["as_of"] for row in golden])
     assert slot.get().score(columns, as_of).raw.tolist() == [row["raw"] for row in golden]
     checked.set()
-    for thread in threads:
-        thread.join(30)
+    idle(worker)
+    old = weakref.ref(present)
+    del present
     assert slot.refresh() is True
+    gc.collect()
+    assert old() is None
 
 
 def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(registry: Counting) -> None:

@@ -1,0 +1,45 @@
+"""From a row of the outbox to the record that it stands for."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from leadstream.errors import Poison
+from producer.bad import MAX_CHANGE_BYTES
+from producer.outbox import Row
+from schemas.rows import changed_at, milliseconds, moment, state_of, whole
+
+
+def outcome_of(row: Row) -> dict[str, Any]:
+    """The LeadOutcome of a submitted application."""
+    decided_at = moment(row.facts.get("decided_at"))
+    return {
+        "lead_id": row.lead_id,
+        "converted": True,
+        "decided_at": milliseconds(row.occurred_at) if decided_at is None else decided_at,
+    }
+
+
+def change_of(row: Row, *, state: bool = True) -> dict[str, Any]:
+    """The LeadChanged of a row; without its state where that is not wanted, or is none."""
+    lead, version = state_of(row.facts), row.facts.get("lead_version")
+    return {
+        "event_id": row.event_id,
+        "lead_id": row.lead_id,
+        "change_type": row.change_type,
+        "occurred_at": changed_at(milliseconds(row.occurred_at), lead["created_at"] if lead else None),
+        "lead_version": version if whole(version, 2**63) else 0,
+        "origin": row.origin,
+        "lead": lead if state else None,
+    }
+
+
+def encode_change(encode: Callable[[Mapping[str, Any]], bytes], record: Mapping[str, Any]) -> bytes:
+    """The bytes of a change; without its state where it cannot be written or is longer than a change may be.
+
+    So every row can be sent, and what is wrong with a lead is told where it is scored.
+    """
+    try:
+        value = encode(record)
+    except Poison:
+        value = b""
+    return value if 0 < len(value) <= MAX_CHANGE_BYTES else encode({**record, "lead": None})

@@ -1,0 +1,136 @@
+"""One life of the relay's transactional producer: records and the outbox's position become visible together."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from leadstream.errors import Fenced, Transient, UserError
+from leadstream.kafka import config_error, producer_config
+from leadstream.log import client_logger
+from leadstream.settings import Settings
+from producer.positions import Position
+
+OPEN_SECONDS, CALL_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 5.0, 2.0, 10.0, 5.0
+# The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
+MOCK_CLUSTER = "mockCluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A record to publish."""
+
+    topic: str
+    key: bytes
+    value: bytes
+
+
+def transactional_id(settings: Settings) -> str:
+    """One for each group: a second relay of a group ends the first. It is the key of the position, too."""
+    return f"{settings.group_id}-relay"
+
+
+class Publication:
+    """A producer of its own; a method that raises Fenced has ended it."""
+
+    def __init__(self, settings: Settings) -> None:
+        config: dict[str, Any] = producer_config(settings, transactional=True)
+        try:
+            self._producer = Producer(
+                {**config, "transactional.id": transactional_id(settings), "logger": client_logger()}
+            )
+        except KafkaException as error:
+            raise config_error(error) from None
+        self._topics = settings.topics
+        self._key = transactional_id(settings).encode()
+
+    def open(self) -> None:
+        """Become the one relay: whoever was it before can commit nothing more. Raises Transient, UserError."""
+        self._look()
+        try:
+            self._producer.init_transactions(OPEN_SECONDS)
+        except KafkaException as error:
+            kafka_error: KafkaError = error.args[0]
+            if kafka_error.code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION):
+                raise UserError(
+                    f"this broker has no transactions ({kafka_error.str()}): the relay needs them"
+                ) from None
+            if kafka_error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                name = self._key.decode()
+                raise UserError(
+                    f"this account may not write as transactional id {name}: grant it Write on it"
+                ) from None
+            raise Transient("brokers", f"no transaction coordinator: {kafka_error.str()}") from error
+
+    def commit(self, messages: Iterable[Message], position: Position) -> None:
+        """Publish a batch:
+
+        1. Begin a transaction.
+        2. Produce the records into it, in the order of the outbox.
+        3. Produce the position of the last row into it.
+        4. Commit: all of it becomes visible together, or nothing does.
+
+        Transient: nothing of it counts, try again. Fenced: it may count; the committed position tells.
+        """
+        deadline = time.monotonic() + COMMIT_SECONDS
+        try:
+            self._producer.begin_transaction()
+            for message in messages:
+                self._produce(message, deadline)
+            self._produce(Message(self._topics.relay_positions, self._key, position.encode()), deadline)
+            _retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
+        except KafkaException as error:
+            self._abort(error)
+
+    def close(self) -> None:
+        """Give up what was not committed."""
+        self._producer.purge()
+
+    def _look(self) -> None:
+        try:
+            cluster = self._producer.list_topics(timeout=OPEN_SECONDS)
+        except KafkaException as error:
+            raise Transient("brokers", error.args[0].str()) from error
+        if str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
+            raise UserError(
+                "this broker has no transactions (it is librdkafka's mock cluster), and the relay needs them: "
+                "use a real Kafka"
+            )
+        wanted = (self._topics.lead_changes, self._topics.lead_outcomes, self._topics.relay_positions)
+        if absent := [topic for topic in wanted if topic not in cluster.topics]:
+            raise Transient("brokers", f"no {', '.join(absent)}; `leadstream topics create` makes what is missing")
+
+    def _produce(self, message: Message, deadline: float) -> None:
+        while True:
+            try:
+                self._producer.produce(message.topic, message.value, message.key)
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the queue stays full")) from None
+                self._producer.poll(0.05)
+            else:
+                return
+
+    def _abort(self, error: KafkaException) -> None:
+        kafka_error: KafkaError = error.args[0]
+        if kafka_error.fatal():
+            raise Fenced(kafka_error.str()) from error
+        try:
+            _retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
+        except KafkaException as abort_error:
+            raise Fenced(abort_error.args[0].str()) from error
+        raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
+
+
+def _retrying(call: Callable[[], object], deadline: float) -> None:
+    """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+        else:
+            return

@@ -1,0 +1,109 @@
+"""The topics and their records for tools that read AsyncAPI, made from the .avsc files: `make asyncapi`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from leadstream import __version__
+from leadstream.topics import CONFIGS, Topics
+from schemas import catalogue
+
+FILE = Path(__file__).parent / "asyncapi.yaml"
+AVRO = "application/vnd.apache.avro;version=1.12.0"
+_LISTS, _WHOLE = {"cleanup.policy"}, {"retention.ms", "max.message.bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What Leadstream does with a topic, whose records it holds, what its key is, and what it is for."""
+
+    action: Literal["receive", "send"]
+    record: str
+    key: str
+    summary: str
+
+
+CHANNELS = {
+    "lead_changes": Channel(
+        "receive", "LeadChanged", "the lead's id", "Each change of a lead is scored; a null value erases the lead."
+    ),
+    "rescore_requests": Channel("receive", "RescoreRequest", "the request's id, or none", "Leads to score again."),
+    "lead_outcomes": Channel("receive", "LeadOutcome", "the lead's id", "What became of a lead."),
+    "lead_predictions": Channel(
+        "send", "LeadPrediction", "the lead's id", "The current score of each lead; a null value erases the lead."
+    ),
+    "rescore_results": Channel("send", "RescoreResult", "the request's id", "The answer to each rescore request."),
+    "dead_letter_audit": Channel(
+        "send", "TriageDecision", "the letter, as partition-offset", "What became of each dead letter."
+    ),
+    "shadow_predictions": Channel(
+        "send", "LeadPrediction", "the lead's id", "What a challenger would have said; not for subscribers."
+    ),
+    "retrain_requests": Channel(
+        "send", "RetrainRequested", "model_version:trigger", "A training is asked for, and why."
+    ),
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole AsyncAPI 3 document, with the default names of the topics."""
+    topics = Topics()
+    names = {field: getattr(topics, field) for field in CHANNELS}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Leadstream",
+            "version": __version__,
+            "description": "Lead changes in, calibrated conversion probabilities out. Read committed data only.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/vnd.apache.avro",
+        "channels": {names[field]: _channel(field, names[field], channel) for field, channel in CHANNELS.items()},
+        "operations": {
+            _camel(channel.action, field): {
+                "action": channel.action,
+                "channel": {"$ref": f"#/channels/{names[field]}"},
+                "summary": channel.summary,
+            }
+            for field, channel in CHANNELS.items()
+        },
+        "components": {"messages": {record: _message(record) for record in catalogue.FILES}},
+    }
+
+
+def write() -> str:
+    """The document as YAML."""
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # only those who change a schema need it
+
+    text = yaml.safe_dump(document(), sort_keys=False, width=120, allow_unicode=True)
+    return f"# Made from the .avsc files by `make asyncapi`: do not edit.\n{text}"
+
+
+def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for key, value in CONFIGS[field].items():
+        config[key] = [value] if key in _LISTS else int(value) if key in _WHOLE else value
+    return {
+        "address": name,
+        "description": f"{channel.summary} The key is {channel.key}, in UTF-8.",
+        "messages": {channel.record: {"$ref": f"#/components/messages/{channel.record}"}},
+        "bindings": {"kafka": {"topic": name, "topicConfiguration": config, "bindingVersion": "0.5.0"}},
+    }
+
+
+def _message(record: str) -> dict[str, Any]:
+    schema = catalogue.present(record)
+    return {
+        "name": record,
+        "summary": schema["doc"],
+        "payload": {"schemaFormat": AVRO, "schema": schema},
+        "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": "0.5.0"}},
+    }
+
+
+def _camel(action: str, field: str) -> str:
+    return action + "".join(part.capitalize() for part in field.split("_"))
+
+
+if __name__ == "__main__":
+    FILE.write_text(write(), encoding="utf-8")

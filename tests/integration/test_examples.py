@@ -1,0 +1,145 @@
+"""The examples for subscribers, each run as it stands, on a topic with all that a subscriber may meet."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from fastavro import parse_schema, schemaless_writer
+
+from consumer.batch import Output
+from local.broker import Broker
+from schemas import catalogue
+from schemas.codec import Writer
+from schemas.registry import Registry
+from tests.integration.running import Stage
+from tests.registry_server import registry_server
+from tests.subscribed import prediction
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadstream" / "examples"
+EXPECTED = ["framed\t0.500\tC", "gone\terased", "newer\t0.125\tD", "single\t0.250\tB"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """What an example is told about where to read."""
+
+    environment: dict[str, str]
+
+    def lines(self, folder: Path, *command: str) -> list[str]:
+        """What an example prints until it has read everything, sorted: there is no order between partitions."""
+        environment = os.environ | self.environment
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return sorted(done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def subscribed(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subscribed]:
+    """Both framings, an erasure, a record by a schema newer than the reader's, and one that was never committed."""
+    stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("examples"), "unused", partitions=3)
+    topic = stage.topics.lead_predictions
+    with registry_server() as state:
+        registry = Registry(state.url)
+        single, framed = Writer("LeadPrediction"), Writer("LeadPrediction", registry, topic)
+        records: list[tuple[str, bytes | None]] = [
+            ("single", single.encode(prediction("single"))),
+            ("framed", framed.encode(prediction("framed", probability=0.5, grade="C"))),
+            ("newer", _newer(registry, topic, prediction("newer", probability=0.125, grade="D"))),
+            ("gone", None),
+        ]
+        registry.close()
+        stage.send(Output(topic, key.encode(), value) for key, value in records)
+        producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": topic})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(topic, single.encode(prediction("aborted")), b"aborted")
+        assert producer.flush(30) == 0
+        producer.abort_transaction(30)
+        yield Subscribed(
+            {
+                "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+                "SCHEMA_REGISTRY_URL": state.url,
+                "TOPIC": topic,
+                "SCHEMAS": str(catalogue.FOLDER),
+            }
+        )
+
+
+def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
+    """By a schema with one more field, first of all: who read it with their own schema alone would read nonsense."""
+    schema = json.loads(json.dumps(catalogue.present("LeadPrediction")))
+    schema["fields"].insert(0, {"name": "added_later", "type": "string", "default": ""})
+    body = BytesIO()
+    schemaless_writer(body, parse_schema(schema), record | {"added_later": "something"})
+    return b"\0" + registry.schema_id(f"{topic}-value", schema).to_bytes(4, "big") + body.getvalue()
+
+
+def _runtime(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+
+
+def _prepared(name: str, file: str) -> Path:
+    """A copy of an example in the user's cache, where what it downloads stays."""
+    folder = CACHE / name
+    shutil.copytree(
+        EXAMPLES / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "target")
+    )
+    assert (folder / file).exists()
+    return folder
+
+
+def _run(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode and any(sign in done.stderr + done.stdout for sign in ("ENOTFOUND", "resolve host", "dial tcp")):
+        pytest.skip(f"{command[0]} cannot fetch what the example needs: no network")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_python(subscribed: Subscribed) -> None:
+    assert subscribed.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
+
+
+def test_node(subscribed: Subscribed) -> None:
+    _runtime("node", "npm")
+    folder = _prepared("node", "package-lock.json")
+    if not (folder / "node_modules" / "kafkajs").exists():
+        _run(folder, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    assert subscribed.lines(folder, "node", "subscribe.mjs", "--once") == EXPECTED
+
+
+def test_java(subscribed: Subscribed) -> None:
+    _runtime("java", "javac", "mvn")
+    folder = _prepared("java", "pom.xml")
+    if not (folder / "target" / "dependency").exists():
+        _run(folder, "mvn", "-B", "-q", "dependency:copy-dependencies")
+    _run(folder, "javac", "-d", "target/classes", "-cp", "target/dependency/*", "src/main/java/example/Subscribe.java")
+    java = ("java", "-XX:TieredStopAtLevel=1", "-cp", "target/classes:target/dependency/*")
+    assert subscribed.lines(folder, *java, "example.Subscribe", "--once") == EXPECTED
+
+
+def test_go(subscribed: Subscribed) -> None:
+    _runtime("go")
+    folder = _prepared("go", "go.sum")
+    _run(folder, "go", "build", "-o", "subscribe", ".")
+    assert subscribed.lines(folder, "./subscribe", "-once") == EXPECTED
+
+
+def test_kcat(subscribed: Subscribed) -> None:
+    _runtime("kcat")
+    topic, broker = subscribed.environment["TOPIC"], subscribed.environment["KAFKA_BOOTSTRAP_SERVERS"]
+    lines = subscribed.lines(EXAMPLES, "kcat", "-q", "-b", broker, "-t", topic, "-C", "-e", "-f", "%k %S\\n")
+    assert [line.split()[0] for line in lines] == ["framed", "gone", "newer", "single"]
+    assert "gone -1" in lines, "a null value erases"

@@ -1,0 +1,103 @@
+"""The sink as a CRM meets it: one current score a lead in Postgres, whatever comes, comes again, or comes late."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from consumer.batch import Output
+from local.broker import Broker
+from local.postgres import Postgres
+from schemas.codec import Writer
+from tests.integration.outboxes import OutboxCrm, outbox_crm
+from tests.integration.running import QUICK, Stage, until
+from tests.subscribed import prediction
+
+pytestmark = [pytest.mark.broker, pytest.mark.postgres]
+_WRITER = Writer("LeadPrediction")
+
+
+def scores(crm: OutboxCrm) -> dict[str, tuple[int, float]]:
+    """Version and probability of each lead."""
+    rows = crm.connection.execute("select lead_id, lead_version, probability from lead_scores").fetchall()
+    return {lead_id: (version, probability) for lead_id, version, probability in rows}
+
+
+def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_and_erasures(
+    kafka: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
+
+    def scored(lead_id: str, version: int, probability: float, at: int) -> Output:
+        record = prediction(lead_id) | {"lead_version": version, "probability": probability, "scored_at": at}
+        return Output(stage.topics.lead_predictions, lead_id.encode(), _WRITER.encode(record))
+
+    with outbox_crm(postgres.url) as crm:
+        stage.environment["DATABASE_URL"] = crm.url
+        # What a CRM may make of a score must start no loop: here its own trigger changes the lead.
+        crm.do("""create function follow_score() returns trigger language plpgsql as $$
+            begin update people set status = 'hot', conversion_probability = new.probability where id = new.lead_id;
+            return null; end $$""")
+        crm.do(
+            "create trigger follow_score after insert or update on lead_scores"
+            " for each row execute function follow_score()"
+        )
+        crm.add("ada")
+        stage.send(
+            [
+                scored("ada", 2, 0.2, 1000),
+                scored("ada", 1, 0.9, 2000),  # a late change, scored after the newer one
+                scored("ben", 5, 0.5, 1000),
+                scored("ben", 5, 0.6, 3000),  # scored again, by another model
+                scored("uncounted", 0, 0.1, 1000),
+                scored("uncounted", 0, 0.3, 2000),
+                scored("gone", 1, 0.7, 1000),
+                Output(stage.topics.lead_predictions, b"gone", None),
+                Output(stage.topics.lead_predictions, b"junk", b"junk"),
+            ]
+        )
+        expected = {"ada": (2, 0.2), "ben": (5, 0.6), "uncounted": (0, 0.3)}
+        with stage.running("sink", **QUICK) as process:
+            until(lambda: scores(crm) == expected, "the table is as it should be")
+            process.event("record.skipped", reason="UNKNOWN_FRAMING")
+            until(lambda: process.metric("sink_records_total", fate="erased") == 1, "it is counted")
+            process.kill()
+        rows = crm.connection.execute("select origin, facts ->> 'status' from leadstream_outbox where lead_id = 'ada'")
+        assert rows.fetchall() == [("crm", None), ("leadstream", "hot")]
+        # Everything again, as after a crash before the offsets were committed.
+        with stage.running("sink", **QUICK, LEADSTREAM_GROUP_ID="again") as process:
+            until(lambda: sum(line["records"] for line in process.events("batch")) == 9, "all was read again")
+            assert scores(crm) == expected
+            assert process.stop() == 0
+
+
+def test_a_batch_that_is_killed_anywhere_comes_again(kafka: Broker, postgres: Postgres, tmp_path: Path) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
+    rng, newest = random.Random(3), dict[str, tuple[int, float]]()
+    outputs: list[Any] = []
+    for number in range(4000):
+        lead_id = f"lead_{rng.randrange(200)}"
+        newest[lead_id] = (number + 1, rng.random())
+        record = prediction(lead_id) | {"lead_version": number + 1, "probability": newest[lead_id][1]}
+        outputs.append(Output(stage.topics.lead_predictions, lead_id.encode(), _WRITER.encode(record)))
+    stage.send(outputs)
+    with outbox_crm(postgres.url) as crm:
+        stage.environment["DATABASE_URL"] = crm.url
+        with stage.running("sink", **QUICK, LEADSTREAM_BATCH_MAX_RECORDS="100") as process:
+            process.event("batch")
+            process.kill()
+        with stage.running("sink", **QUICK) as process:
+            until(lambda: scores(crm) == newest, "the newest of each lead")
+            # A server that ends its connections is waited for.
+            with psycopg.connect(crm.url, autocommit=True) as other:
+                other.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'leadstream sink' and pid <> pg_backend_pid()"
+                )
+            record = prediction("late") | {"lead_version": 1, "probability": 0.5}
+            stage.send([Output(stage.topics.lead_predictions, b"late", _WRITER.encode(record))])
+            until(lambda: scores(crm).get("late") == (1, 0.5), "the late one")
+            assert process.stop() == 0
+            assert process.sentences() == []

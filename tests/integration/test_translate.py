@@ -1,0 +1,74 @@
+"""Change events of another system as a CRM meets them: lead changes under their leads' ids, once, or dead letters."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+from consumer.batch import Output
+from local.broker import Broker
+from schemas.codec import Reader
+from tests.integration.running import QUICK, Stage
+from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, told
+
+pytestmark = pytest.mark.broker
+_CHANGE = Reader("LeadChanged")
+
+
+@pytest.fixture
+def stage(kafka: Broker, tmp_path: Path) -> Stage:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for future in admin.create_topics([NewTopic(_foreign(stage), 1, 1)]).values():
+        future.result(30)
+    stage.read(_foreign(stage), 0)
+    return stage
+
+
+def _foreign(stage: Stage) -> str:
+    return f"foreign.{stage.topics.lead_changes}"
+
+
+def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stage: Stage) -> None:
+    sent = [(m["key"].encode(), m["value"] and m["value"].encode()) for m in MESSAGES["schema"]]
+    stage.send(Output(_foreign(stage), key, value) for key, value in [*sent, (b"junk", b"junk")])
+    with stage.running("translate", "--from", _foreign(stage), "--format", "debezium", **QUICK) as process:
+        messages = stage.read(stage.topics.lead_changes, 6)
+        [letter] = stage.letters(1)
+        fates = {fate: process.metric("translate_records_total", fate=fate) for fate in ("translated", "unchanged")}
+        assert process.stop() == 0
+    changes = [_CHANGE.decode(message.value() or b"") for message in messages]
+    assert Counter(map(told, changes)) == Counter([*DONE, ("ada", "DELETED", None, None, 0)])
+    assert all(m.key() == change["lead_id"].encode() for m, change in zip(messages, changes, strict=True))
+    assert dict(letter.headers() or [])["dlq.reason"] == b"DECODE_FAILED"
+    assert (letter.key(), letter.value()) == (b"junk", b"junk")
+    assert fates == {"translated": 6, "unchanged": 1}
+
+
+def test_a_translator_that_is_killed_translates_each_event_once(stage: Stage) -> None:
+    rng = random.Random(5)
+    ids = [f"e{number}" for number in range(3000)]
+    attributes = {"specversion": "1.0", "source": "/crm", "type": "lead.updated"}
+    content = [("content-type", b"application/cloudevents+json")]
+    stage.send(
+        Output(
+            _foreign(stage),
+            None,
+            json.dumps(attributes | {"id": each, "data": ROW | {"id": f"lead_{rng.randrange(50)}"}}).encode(),
+            list(content),
+        )
+        for each in ids
+    )
+    command = ("translate", "--from", _foreign(stage), "--format", "cloudevents")
+    with stage.running(*command, **QUICK, LEADSTREAM_BATCH_MAX_RECORDS="50") as process:
+        process.event("batch")
+        process.kill()
+    with stage.running(*command, **QUICK) as process:
+        messages = stage.read(stage.topics.lead_changes, len(ids))
+        assert process.stop() == 0
+    changes = [_CHANGE.decode(message.value() or b"") for message in messages]
+    assert Counter(change["event_id"] for change in changes) == Counter(f"/crm#{each}" for each in ids)
+    assert stage.letters(0) == []

@@ -1,0 +1,281 @@
+"""Changes of other systems: what Debezium 3.3 wrote of a CRM at work (debezium.json), and CloudEvents of every mode."""
+
+import base64
+import json
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leadstream.errors import Poison, Reason, SettingsError
+from schemas.codec import Reader, Writer
+from schemas.foreign import READERS, Foreign, Format, Understanding, columns_of, headers_of
+from schemas.registry import Registry
+from tests.registry_server import registry_server
+from tests.unit.pipelines import event
+
+MESSAGES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "debezium.json").read_text())
+HOW = Understanding(columns_of(""), True, Reader("LeadChanged"), None)
+THIN = Understanding(columns_of(""), False, Reader("LeadChanged"), None)
+WRITER = Writer("LeadChanged")
+# What the CRM did: there before the connector, then created, scored, a probability written back, hot, deleted.
+DONE = [
+    ("before", "RESCORE", 12.5, "new", 0),
+    ("ada", "CREATED", 40.0, "new", 1),
+    ("ada", "UPDATED", 60.25, "new", 2),
+    ("ada", "UPDATED", 60.25, "hot", 2),
+    ("ada", "DELETED", None, None, 2),
+]
+
+
+def foreign(message: Mapping[str, Any]) -> Foreign:
+    raw = {name: None if message[name] is None else message[name].encode() for name in ("key", "value")}
+    headers = headers_of((name, value.encode()) for name, value in message["headers"].items())
+    return Foreign(raw["key"], raw["value"], headers, message["timestamp"], f"t-0-{message['offset']}")
+
+
+def read(kind: Format, message: Foreign, how: Understanding = HOW) -> dict[str, Any] | None:
+    """What a message means; every change must be one that can be written."""
+    record = READERS[kind](message, how)
+    if record is not None:
+        WRITER.encode(record)
+    return record
+
+
+def told(record: dict[str, Any]) -> tuple[Any, ...]:
+    lead = record["lead"] or {}
+    facts = (record["lead_id"], record["change_type"], lead.get("lead_score"), lead.get("status"))
+    return (*facts, record["lead_version"])
+
+
+@pytest.mark.parametrize("of", ["schema", "plain"])
+def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back_is_nothing(of: str) -> None:
+    records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES[of]]
+    assert records.pop(3) is None, "scored again, each score written back would cause the next"
+    tombstone = records.pop()
+    assert [told(record) for record in records if record] == DONE
+    assert tombstone
+    assert (tombstone["lead_id"], tombstone["change_type"]) == ("ada", "DELETED")
+    first = records[0]
+    assert first
+    assert first["lead"]["created_at"] == 1_769_847_300_123
+    assert len({record["event_id"] for record in records if record}) == len(DONE)
+    again = [read(Format.DEBEZIUM, foreign(message | {"offset": 99})) for message in MESSAGES[of]]
+    assert again[0] == first, "sent again, it is the same event"
+
+
+def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
+    records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES["unwrapped"]]
+    kinds = [(record["lead_id"], record["change_type"]) for record in records if record]
+    assert kinds == [
+        *[("before", "RESCORE"), ("ada", "CREATED"), ("ada", "UPDATED"), ("ada", "UPDATED"), ("ada", "UPDATED")],
+        *[("ada", "DELETED"), ("ada", "DELETED")],
+    ]
+    assert records[2]
+    assert told(records[2]) == DONE[2]
+
+
+def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() -> None:
+    records = [read(Format.OUTBOX, foreign(message)) for message in MESSAGES["outbox"]]
+    assert [told(record) for record in records if record] == [("before", "CREATED", *DONE[0][2:]), *DONE[1:]]
+    assert [record["origin"] for record in records if record] == ["crm", "crm", "crm", "leadstream", "crm"]
+    assert [record["event_id"] for record in records if record] == [m["headers"]["id"] for m in MESSAGES["outbox"]]
+
+
+def test_without_states_the_consumer_is_left_to_ask_the_database() -> None:
+    record = read(Format.DEBEZIUM, foreign(MESSAGES["plain"][1]), THIN)
+    assert record
+    assert record["lead"] is None
+
+
+def test_columns_of_other_names_are_found_by_the_setting() -> None:
+    how = Understanding(columns_of("lead_id = uid, lead_score=points"), True, HOW.reader, None)
+    row = {"uid": 7, "points": {"scale": 1, "value": "fQ=="}, "created_at": 1_769_847_300_123_456, "status": None}
+    envelope = {"op": "c", "source": {"lsn": 5, "schema": "public", "table": "people"}, "before": None, "after": row}
+    message = Foreign(b"{}", json.dumps(envelope).encode(), {}, 1_800_000_000_000, "t-0-1")
+    record = read(Format.DEBEZIUM, message, how)
+    assert record
+    assert (record["lead_id"], record["lead"]["lead_score"], record["lead"]["created_at"]) == (
+        "7",
+        12.5,
+        1_769_847_300_123,
+    )
+    with pytest.raises(SettingsError, match="'phone=mobile' is no field=column"):
+        columns_of("phone=mobile")
+
+
+def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
+    decimal = {"type": "bytes", "scale": 2, "precision": 6, "logicalType": "decimal", "connect.version": 1}
+    row = [
+        {"name": "id", "type": "string"},
+        {"name": "created_at", "type": {"type": "string", "connect.name": "io.debezium.time.ZonedTimestamp"}},
+        {"name": "lead_score", "type": ["null", decimal], "default": None},
+        {"name": "status", "type": ["null", "string"], "default": None},
+    ]
+    source = [
+        {"name": name, "type": kind}
+        for name, kind in (("ts_ms", "long"), ("schema", "string"), ("table", "string"), ("lsn", ["null", "long"]))
+    ]
+    value = {"type": "record", "name": "Value", "namespace": "crm.public.people", "fields": row}
+    envelope = {
+        "type": "record",
+        "name": "Envelope",
+        "namespace": "crm.public.people",
+        "fields": [
+            {"name": "before", "type": ["null", value], "default": None},
+            {"name": "after", "type": ["null", "Value"], "default": None},
+            {"name": "source", "type": {"type": "record", "name": "Source", "fields": source}},
+            {"name": "op", "type": "string"},
+        ],
+    }
+    ada = {"id": "ada", "created_at": "2026-01-31T08:15:00.123456Z", "lead_score": Decimal("12.50"), "status": "new"}
+    at = {"ts_ms": 1_769_900_000_000, "schema": "public", "table": "people", "lsn": 17}
+    with registry_server() as state, closing(Registry(state.url)) as registry:
+        number = registry.schema_id("crm.public.people-value", envelope)
+
+        def message(**fields: Any) -> Foreign:
+            body = BytesIO()
+            schemaless_writer(body, parse_schema(envelope), {"source": at, **fields})
+            return Foreign(None, b"\0" + number.to_bytes(4, "big") + body.getvalue(), {}, 0, "t-0-1")
+
+        how = Understanding(columns_of(""), True, HOW.reader, registry)
+        record = read(Format.DEBEZIUM, message(op="c", before=None, after=ada), how)
+        assert record
+        assert told(record) == ("ada", "CREATED", 12.5, "new", 0)
+        assert read(Format.DEBEZIUM, message(op="u", before=ada, after=ada), how) is None
+        whole = message(op="c", before=None, after=ada)
+        with pytest.raises(Poison) as short:
+            read(Format.DEBEZIUM, Foreign(None, (whole.value or b"")[:-3], {}, 0, "t-0-1"), how)
+        assert short.value.reason is Reason.DECODE_FAILED
+    with pytest.raises(Poison) as unset:
+        read(Format.DEBEZIUM, whole)
+    assert unset.value.reason is Reason.UNKNOWN_SCHEMA
+
+
+ROW = {"id": "ada", "created_at": "2026-01-31T08:15:00Z", "lead_score": 12.5, "lead_version": 3}
+ATTRIBUTES = {
+    "specversion": "1.0",
+    "id": "A234",
+    "source": "/crm/leads",
+    "type": "com.example.lead.updated",
+    "time": "2026-02-01T00:00:00Z",
+}
+
+
+def binary(data: bytes | None, content: str = "application/json", **attributes: str) -> Foreign:
+    named = [(f"ce_{name}", value.encode()) for name, value in (ATTRIBUTES | attributes).items()]
+    return Foreign(b"ada", data, headers_of([*named, ("Content-Type", content.encode())]), 5, "t-0-1")
+
+
+def structured(**fields: Any) -> Foreign:
+    content = headers_of([("content-type", b"application/cloudevents+json; charset=UTF-8")])
+    return Foreign(b"ada", json.dumps(ATTRIBUTES | fields).encode(), content, 5, "t-0-1")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        binary(json.dumps(ROW).encode()),
+        structured(data=ROW),
+        structured(data_base64=base64.b64encode(json.dumps(ROW).encode()).decode()),
+    ],
+    ids=["binary", "structured", "base64"],
+)
+def test_a_cloudevent_is_understood_in_either_mode(message: Foreign) -> None:
+    record = read(Format.CLOUDEVENTS, message)
+    assert record
+    assert told(record) == ("ada", "UPDATED", 12.5, None, 3)
+    assert (record["event_id"], record["occurred_at"]) == ("/crm/leads#A234", 1_769_904_000_000)
+
+
+def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_changed_in_avro() -> None:
+    deleted = read(Format.CLOUDEVENTS, binary(None, type="lead.deleted", subject="ben"))
+    assert deleted
+    assert (deleted["lead_id"], deleted["change_type"]) == ("ben", "DELETED")
+    marked = read(Format.CLOUDEVENTS, binary(json.dumps(ROW).encode(), origin="leadstream"))
+    assert marked
+    assert marked["origin"] == "leadstream"
+    whole = event("cleo")
+    assert read(Format.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")) == HOW.reader.decode(
+        WRITER.encode(whole)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "words"),
+    [
+        (Format.CLOUDEVENTS, binary(b"{}", specversion="0.3"), "is no version"),
+        (Format.CLOUDEVENTS, binary(b"{}", type="lead.merged"), "ends in none of"),
+        (Format.CLOUDEVENTS, binary(b"{}"), "the lead's id, in data or as subject, is missing"),
+        (Format.CLOUDEVENTS, Foreign(None, b"{}", {}, 5, "t"), "attribute specversion"),
+        (Format.CLOUDEVENTS, structured(data_base64="?"), "base64"),
+        (Format.DEBEZIUM, Foreign(None, b"[]", {}, 5, "t"), "no row and no envelope"),
+        (Format.DEBEZIUM, Foreign(None, None, {}, 5, "t"), "the row or the key, is missing"),
+        (Format.DEBEZIUM, Foreign(b"{}", b'{"op":"t","source":{}}', {}, 5, "t"), "none of a single lead"),
+        (Format.DEBEZIUM, Foreign(None, b"junk", {}, 5, "t"), "not JSON"),
+        (Format.OUTBOX, Foreign(None, b"{}", {}, 5, "t"), "the key"),
+        (Format.OUTBOX, Foreign(b"ada", b"7", {}, 5, "t"), "no row of leadstream_outbox"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_a_sentence(kind: Format, message: Foreign, words: str) -> None:
+    with pytest.raises(Poison) as poison:
+        READERS[kind](message, HOW)
+    assert words.lower() in poison.value.detail.lower()
+    assert poison.value.detail.endswith(".")
+
+
+PARTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["c", "u", "d", "1.0"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *columns_of(""),
+                    "id",
+                    "op",
+                    "before",
+                    "after",
+                    "source",
+                    "payload",
+                    "schema",
+                    "scale",
+                    "value",
+                    "__op",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+RAW = st.none() | st.binary(max_size=20) | PARTS.map(lambda part: json.dumps(part).encode())
+
+
+@given(
+    kind=st.sampled_from(Format),
+    key=RAW,
+    value=RAW,
+    headers=st.dictionaries(
+        st.sampled_from(["id", "change_type", "occurred_at", "ce_type", "content-type"]), st.binary()
+    ),
+)
+def test_nothing_that_may_be_in_a_topic_raises_anything_but_poison(
+    kind: Format, key: bytes | None, value: bytes | None, headers: dict[str, bytes]
+) -> None:
+    extra = {f"ce_{name}": text.encode() for name, text in ATTRIBUTES.items()} if kind is Format.CLOUDEVENTS else {}
+    with suppress(Poison):
+        read(kind, Foreign(key, value, extra | headers, 1_800_000_000_000, "t-0-1"))

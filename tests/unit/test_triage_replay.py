@@ -1,0 +1,173 @@
+"""The loop that decides letters in bulk."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from consumer.batch import Output
+from consumer.triage import replay as loop
+from consumer.triage.audit import Action
+from consumer.triage.desk import Settled
+from consumer.triage.judge import Judge, Verdict
+from consumer.triage.letters import Letter
+from consumer.triage.replay import Run, discard, replay
+from leadstream.errors import Fenced, UserError
+from leadstream.settings import load_settings
+from leadstream.topics import Topics
+from schemas.codec import Writer
+from tests.fakes import MemoryBroker, MemoryDesk
+from tests.letters import letter
+from tests.unit.pipelines import CHANGES, event
+
+JUDGE = Judge(load_settings({}, None), None)
+CHANGE = Writer("LeadChanged")
+GROUP = "leadstream"
+
+
+def found(count: int) -> list[Letter]:
+    return [letter(i, b"lead_%d" % i, CHANGE.encode(event(f"lead_{i}"))) for i in range(count)]
+
+
+class World:
+    """A broker, a desk, and a clock that pausing moves; `meanwhile` happens while somebody pauses."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.broker = MemoryBroker()
+        self.desk = MemoryDesk(self.broker, GROUP, Topics())
+        self.desk.take()
+        self.now = 0.0
+        self._meanwhile = meanwhile
+
+    def run(self, **facts: object) -> Run:
+        return Run(self.desk, pause=self._pause, clock=lambda: self.now, **facts)  # type: ignore[arg-type]
+
+    def consume(self) -> None:
+        self.broker.committed[GROUP, CHANGES] = len(self.broker.records[CHANGES])
+
+    def backlog(self, count: int) -> None:
+        for i in range(count):
+            self.broker.append(Output(CHANGES, b"other_%d" % i, b""))
+
+    def _pause(self, seconds: float) -> None:
+        self.now += seconds
+        self._meanwhile()
+
+
+def test_a_rate_that_is_not_kept_would_flood_the_consumers() -> None:
+    world = World()
+    tally = replay(world.run(rate=100, most_behind=10_000), found(1000), JUDGE)
+    assert tally.decided == {Action.REPLAYED: 1000}
+    assert 9.4 < world.now < 10.1
+
+
+def test_while_the_consumers_lag_nothing_is_sent() -> None:
+    seen: list[int] = []
+
+    def meanwhile() -> None:
+        seen.append(len(world.broker.records[CHANGES]))
+        if world.now > 5:
+            world.consume()
+
+    world = World(meanwhile)
+    world.backlog(50)
+    tally = replay(world.run(most_behind=20), found(10), JUDGE)
+    assert set(seen[:-1]) == {50}
+    assert tally.decided == {Action.REPLAYED: 10}
+
+
+def test_consumers_that_stand_still_are_not_waited_for_without_end_and_nothing_is_decided() -> None:
+    world = World()
+    world.backlog(50)
+    tally = replay(world.run(most_behind=20), found(10), JUDGE)
+    assert tally.left == {"the consumers are behind and do not get on": 10}
+    assert world.now == pytest.approx(loop.PATIENCE_SECONDS, abs=1)
+    assert not world.broker.records[Topics().dead_letter_audit]
+
+
+def test_consumers_that_get_on_are_waited_for_however_long_it_takes() -> None:
+    def one() -> None:
+        world.broker.committed[GROUP, CHANGES] = world.broker.committed.get((GROUP, CHANGES), 0) + 1
+
+    world = World(one)
+    world.backlog(1000)
+    tally = replay(world.run(most_behind=20), found(10), JUDGE)
+    assert tally.decided == {Action.REPLAYED: 10}
+    assert world.now > 3 * loop.PATIENCE_SECONDS
+
+
+def test_a_lead_whose_change_is_never_processed_keeps_only_its_own_letters_open() -> None:
+    world = World()
+    world.broker.append(Output(CHANGES, b"lead_3", b""))
+    tally = replay(world.run(), found(10), JUDGE)
+    assert tally.decided == {Action.REPLAYED: 9}
+    assert tally.left == {"another change of the lead is not processed yet": 1}
+
+
+def test_stopping_ends_it_between_two_transactions_and_the_rest_stays_open() -> None:
+    world, stop = World(), threading.Event()
+    run = world.run(stop=stop, tell=lambda tally: stop.set() if tally.seen else None)
+    tally = replay(run, found(1000), JUDGE)
+    assert tally.stopped
+    assert tally.decided == {Action.REPLAYED: 250}
+    assert len(world.broker.records[Topics().dead_letter_audit]) == 250
+    again = replay(world.run(), found(1000), JUDGE)
+    assert (again.elsewhere, again.decided) == (250, {Action.REPLAYED: 750})
+
+
+class Contested(MemoryDesk):
+    """Somebody else takes the desk before every settling, and decides the first letter himself."""
+
+    times = 3
+
+    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        if self.times:
+            self.times -= 1
+            other = MemoryDesk(self._broker, GROUP, Topics())
+            other.take()
+            other.settle([Verdict(verdicts[0].letter, Action.DISCARDED, "not this one")])
+        return super().settle(verdicts)
+
+
+def contested(times: int) -> World:
+    world = World()
+    world.desk = Contested(world.broker, GROUP, Topics())
+    world.desk.times = times
+    world.desk.take()
+    return world
+
+
+def test_two_who_decide_at_once_decide_each_letter_once() -> None:
+    world = contested(3)
+    tally = replay(world.run(), found(10), JUDGE)
+    assert (tally.elsewhere, tally.decided) == (3, {Action.REPLAYED: 7})
+    assert len(world.broker.records[Topics().dead_letter_audit]) == 10
+    world = contested(3)
+    tally = discard(world.run(), found(10), "a test")
+    assert (tally.elsewhere, tally.decided) == (3, {Action.DISCARDED: 7})
+
+
+def test_a_desk_that_is_always_taken_away_is_given_up_in_a_sentence() -> None:
+    world = contested(1000)
+    with pytest.raises(UserError, match="others decide letters at the same time"):
+        replay(world.run(), found(100), JUDGE)
+
+
+def test_a_letter_that_no_broker_takes_stays_open_and_its_neighbours_go() -> None:
+    class Refusing(MemoryDesk):
+        def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+            large = {each.letter.id: "too large" for each in verdicts if each.letter.id.offset == 4}
+            return Settled(refused=large) if large else super().settle(verdicts)
+
+    world = World()
+    world.desk = Refusing(world.broker, GROUP, Topics())
+    world.desk.take()
+    tally = replay(world.run(), found(10), JUDGE)
+    assert tally.decided == {Action.REPLAYED: 9}
+    assert tally.left == {"no broker takes it: too large": 1}
+
+
+def test_a_desk_that_was_not_taken_decides_nothing() -> None:
+    desk = MemoryDesk(MemoryBroker(), GROUP, Topics())
+    with pytest.raises(Fenced):
+        desk.settle([Verdict(found(1)[0], Action.DISCARDED, "a test")])
