@@ -71,21 +71,24 @@ def expected(history: History) -> dict[int, Expected]:
         found[number] = due = Expected()
         by_lead: dict[tuple[Place, str], list[Sent]] = defaultdict(list)
         for sent in inputs:
-            source = (sent.record.place, sent.record.offset)
+            source = _source(sent)
             if sent.record.place.topic == history.requests_topic:
                 _of_request(due, sent, source)
-            elif _is_late(sent, published) and source not in answered:
-                due.fates["coalesced"] += 1
             else:
                 by_lead[sent.record.place, sent.truth.lead].append(sent)
         for changes in by_lead.values():
-            _of_lead(due, changes, history.coalesce)
+            silent = [sent for sent in changes if _is_late(sent, published) and _source(sent) not in answered]
+            _of_lead(due, changes, silent, history.coalesce)
         for output in predictions[number]:
             if output.source in due.scored:
                 # The change's own version: a thin one is published with the database's, which is ahead of its events.
                 version = due.scored[output.source][0].truth.version
                 published[output.lead] = max(published[output.lead], version)
     return found
+
+
+def _source(sent: Sent) -> Source:
+    return sent.record.place, sent.record.offset
 
 
 def _is_late(sent: Sent, published: dict[str, int]) -> bool:
@@ -105,11 +108,17 @@ def _of_request(due: Expected, sent: Sent, source: Source) -> None:
         due.scored[source] = (sent, 0)
 
 
-def _of_lead(due: Expected, changes: Sequence[Sent], coalesce: bool) -> None:
+def _of_lead(due: Expected, changes: Sequence[Sent], silent: Sequence[Sent], coalesce: bool) -> None:
+    """`silent` are those that are late and have no output: where one would have had its own, it is covered instead."""
     judged = judge(changes, coalesce)
+    while covered := [sent for sent in silent if judged.fates[sent.record.offset] in {"scored", "dead_lettered"}]:
+        due.fates["coalesced"] += len(covered)
+        silent = [sent for sent in silent if sent not in covered]
+        changes = [sent for sent in changes if sent not in covered]
+        judged = judge(changes, coalesce)
     due.fates.update(judged.fates.values())
     for sent in changes:
-        source = (sent.record.place, sent.record.offset)
+        source = _source(sent)
         match judged.fates[sent.record.offset]:
             case "scored":
                 due.outputs["prediction", source] += 1

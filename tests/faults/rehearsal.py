@@ -31,11 +31,15 @@ def rehearse(
     coalesce: bool = True,
     disorder: bool = False,
     leads: int = LEADS,
+    most: int = 30,
 ) -> History:
-    """What a well-behaved group of two processes leaves behind; one of them is killed before its last line."""
+    """What a well-behaved group of two processes leaves behind; one of them is killed before its last line.
+
+    A batch has up to `most` records of each partition.
+    """
     rng = np.random.default_rng([seed, 9])
     traffic = Traffic(
-        seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, disorder=disorder
+        seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, disorder=disorder, leads=leads
     )
     rows = {row.lead_id: row for row in traffic.people()}
     log: dict[Place, list[FakeMessage]] = defaultdict(list)
@@ -58,7 +62,7 @@ def rehearse(
             rows[shipment.row.lead_id] = shipment.row
     crm = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
     line = made(slot, crm, LEADSTREAM_COALESCE=str(coalesce))
-    return _consume(log, lambda messages: line.process(batch(*messages)), rng, coalesce)
+    return _consume(log, lambda messages: line.process(batch(*messages)), rng, coalesce, most)
 
 
 def _consume(
@@ -66,6 +70,7 @@ def _consume(
     process: Callable[[list[FakeMessage]], Outcome],
     rng: np.random.Generator,
     coalesce: bool,
+    most: int,
 ) -> History:
     stands = dict.fromkeys(log, 0)
     transactions: list[Transaction] = []
@@ -76,7 +81,7 @@ def _consume(
     while any(stands[place] < len(log[place]) for place in log):
         spans = []
         for place, messages in log.items():
-            take = min(int(rng.integers(0, 30)), len(messages) - stands[place])
+            take = min(int(rng.integers(0, most)), len(messages) - stands[place])
             if take:
                 spans.append(Span(place, stands[place], stands[place] + take))
                 stands[place] += take
