@@ -62,10 +62,9 @@ class Service:
         self._held: Transient | None = None
         self._held_batch: Batch | None = None
         self._model: Model | None = None
-        self._refused: str | None = None
+        self._troubles: dict[str, str | None] = {}
         # Its version and no more: a challenger that leaves is freed.
         self._challenging: str | None = None
-        self._challenger_trouble: str | None = None
 
     def stop(self) -> None:
         """End the loop once the batch at hand is committed."""
@@ -123,12 +122,7 @@ class Service:
             self._metrics.model_loads.labels(CHAMPION, "loaded").inc()
             self._log.info("model.loaded", version=model.version, sha256=model.sha256)
             self._drift.serve(model)
-        if self._slot.refused != self._refused:
-            self._refused = self._slot.refused
-            if self._refused:
-                self._metrics.model_loads.labels(CHAMPION, "refused").inc()
-                self._log.warning("model.refused", detail=self._refused, in_service=model.version)
-            self._status.warn("model", self._refused)
+        self._tell_trouble(CHAMPION, "model", self._slot, model.version)
         return model
 
     def _load_challenger(self, champion: Model, publisher: Publisher) -> None:
@@ -144,14 +138,19 @@ class Service:
             else:
                 self._log.info("challenger.left", version=self._challenging)
             self._challenging = version
+        self._tell_trouble(CHALLENGER, "challenger", slot, version)
+
+    def _tell_trouble(self, variant: str, name: str, slot: ModelSlot | ChallengerSlot, in_service: str | None) -> None:
+        """Count and log once what is wrong with the version that an alias points to; the warning stays while it is."""
         trouble = slot.refused or slot.unanswered
-        if trouble != self._challenger_trouble:
-            self._challenger_trouble = trouble
-            if trouble:
-                result = "refused" if slot.refused else "unanswered"
-                self._metrics.model_loads.labels(CHALLENGER, result).inc()
-                self._log.warning(f"challenger.{result}", detail=trouble, in_service=version)
-            self._status.warn(CHALLENGER, trouble)
+        if trouble == self._troubles.get(variant):
+            return
+        self._troubles[variant] = trouble
+        if trouble:
+            result = "refused" if slot.refused else "unanswered"
+            self._metrics.model_loads.labels(variant, result).inc()
+            self._log.warning(f"{name}.{result}", detail=trouble, in_service=in_service)
+        self._status.warn(name, trouble)
 
     def _tell_models(self) -> None:
         self._metrics.model.clear()

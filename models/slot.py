@@ -51,8 +51,8 @@ class ModelSlot:
     """Holds one model for any number of threads. The old one is freed once no batch holds it any more.
 
     `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC. `run` does what no batch waits for, in
-    a thread of its own unless told. `refused` says why the version that the alias points to is not the one in service;
-    `loaded_since` is when that one was loaded, in ms UTC.
+    a thread of its own unless told. `refused` says why the version that the alias points to is not the one in service,
+    `unanswered` why nobody knows; `loaded_since` is when the one in service was loaded, in ms UTC.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ModelSlot:
         run: Run | None = None,
     ) -> None:
         self.refused: str | None = None
+        self.unanswered: str | None = None
         self.loaded_since: int | None = None
         self._registry = registry
         self._alias = alias
@@ -108,10 +109,14 @@ class ModelSlot:
             self._background.start(partial(self._newest, self._model.version, self._judged), self._run)
         try:
             found = self._background.take()
-        except Transient:
+        except Transient as trouble:
+            self.unanswered = str(trouble)
             self._looked_at = self._clock() + (PATIENCE - 1) * self._every
             return False
-        if found is None or (found.target == self._judged and not found.refused):
+        if found is None:
+            return False
+        self.unanswered = None
+        if found.target == self._judged and not found.refused:
             return False
         if found.model is not None and found.target is not None:
             self._serve(found.model, found.target)

@@ -16,7 +16,7 @@ from consumer.status import Status
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.log import id_hasher
 from models.background import at_once
-from models.registry import ModelRegistry
+from models.registry import Alias, ModelRegistry
 from models.slot import ChallengerSlot, ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
 from tests.trained import TRUST, promoted_store, trained
@@ -269,6 +269,29 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
     assert "model" in world.status.warnings()
     assert world.metric("model_loads_total", variant="champion", result="refused") == 1
     assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == ["1.0.0", "1.0.0"]
+
+
+def test_a_store_that_goes_away_is_a_warning_until_it_answers_and_stops_nothing(
+    model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(model_store)
+    away = False
+    alias = ModelRegistry.alias
+
+    def asked(registry: ModelRegistry, name: str) -> Alias | None:
+        if away:
+            raise Transient("model store", "no route to it")
+        return alias(registry, name)
+
+    monkeypatch.setattr(ModelRegistry, "alias", asked)
+    for offset, away in enumerate((False, True, True, False)):
+        world.service._stop.clear()
+        world.now += 60
+        world.send(change(offset))
+        world.run()
+        assert ("model" in world.status.warnings()) == away
+    assert world.committed() == 4
+    assert world.metric("model_loads_total", variant="champion", result="unanswered") == 1
 
 
 def test_a_lead_id_must_not_be_readable_in_the_log(model_store: str) -> None:
