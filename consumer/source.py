@@ -27,6 +27,7 @@ MENDS_ITSELF = {
 }
 NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 ASK_SECONDS = 2.0
+LEAVE_SECONDS = 2.0
 
 
 class Source(Protocol):
@@ -228,7 +229,16 @@ class KafkaSource:
         return lags
 
     def close(self) -> None:
-        self.consumer.close()
+        """Give the partitions away, then close: a callback inside of the client's own close may never come back, and
+        then it holds Python's lock and with it the whole process (librdkafka's issue 4041).
+        """
+        try:
+            self.consumer.unsubscribe()
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while self._assigned and time.monotonic() < deadline:
+                self.consumer.poll(0.05)
+        finally:
+            self.consumer.close()
 
     def _on_error(self, error: KafkaError) -> None:
         self._doubt = error.str()

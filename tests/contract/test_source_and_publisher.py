@@ -199,6 +199,33 @@ def test_a_rewound_batch_that_comes_back_incomplete_would_lose_records(
         publisher.commit([], batch)
 
 
+def test_a_client_that_closes_while_it_owns_partitions_may_freeze_the_process(world: World) -> None:
+    world.send(Output(world.source_topic, b"lead", b"first"))
+    source, publisher = world.join()
+    batches(source, 1)
+    client = _Closing(source) if isinstance(source, KafkaSource) else None
+    publisher.close()
+    source.close()
+    assert source.assigned() == frozenset()
+    assert client is None or client.owned == frozenset()
+
+
+class _Closing:
+    """A client that remembers what was owned when it was closed."""
+
+    def __init__(self, source: KafkaSource) -> None:
+        self._source, self._client = source, source.consumer
+        self.owned: frozenset[tuple[str, int]] | None = None
+        source.consumer = self  # type: ignore[assignment]  # all that the source calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def close(self) -> None:
+        self.owned = self._source.assigned()
+        self._client.close()
+
+
 def test_idling_that_consumes_would_skip_what_came_meanwhile(world: World, join: Callable[[], Member]) -> None:
     world.send(Output(world.source_topic, b"lead", b"first"))
     source, _ = join()
