@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import compress
 from typing import Any, Protocol
 
@@ -232,13 +233,12 @@ class KafkaSource:
         """Give the partitions away, then close: a callback inside of the client's own close may never come back, and
         then it holds Python's lock and with it the whole process (librdkafka's issue 4041).
         """
-        try:
+        with suppress(KafkaException, RuntimeError):  # so the client calls that it is closed already
             self.consumer.unsubscribe()
             deadline = time.monotonic() + LEAVE_SECONDS
             while self._assigned and time.monotonic() < deadline:
                 self.consumer.poll(0.05)
-        finally:
-            self.consumer.close()
+        self.consumer.close()
 
     def _on_error(self, error: KafkaError) -> None:
         self._doubt = error.str()
