@@ -62,7 +62,7 @@ def main() -> int:
     """Run the benchmark; returns the exit code."""
     told = arguments(
         "Processes, backlogs and model swaps.",
-        events=(200_000, "events for one and two processes"),
+        events=(1_000_000, "events for one and two processes"),
         most=(BACKLOGS[-1], "the longest backlog"),
         swaps=(200, "model swaps"),
         repeats=(3, "runs of each"),
