@@ -3,17 +3,17 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadstream.errors import Poison
+from leadstream.kafka import Headers, Record
 
 if TYPE_CHECKING:
     from models.scorer import Scores
 
-Headers = list[tuple[str, bytes | None]]
 Partition = tuple[str, int]
 
 
@@ -66,9 +66,6 @@ class Batch:
 def places_of(messages: list[Message]) -> list[Partition]:
     """The partition that each message comes from."""
     return [(message.topic(), message.partition()) for message in messages]
-
-
-Record: TypeAlias = tuple[str, bytes | None, bytes | None, Headers | None, int | None]
 
 
 class Output(NamedTuple):

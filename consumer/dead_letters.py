@@ -5,8 +5,9 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from consumer.batch import Headers, Message, Output
+from consumer.batch import Message, Output
 from leadstream.errors import DeadLetterLimit, Poison
+from leadstream.kafka import Headers
 
 MESSAGE_CHARACTERS = 1_000
 WINDOW_RECORDS = 1_000

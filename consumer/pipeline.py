@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Batch, Fate, Outcome, Output, Record, Scored
+from consumer.batch import Batch, Fate, Outcome, Output, Scored
 from consumer.coalesce import coalesce, keep_all
 from consumer.columns import Changes, Stacks, read_changes, stacked
 from consumer.decode import Change, Erasure, Ignored, Request, check_state, decode_change, decode_request
@@ -18,6 +18,7 @@ from consumer.replies import Asked, Reply, sliced
 from consumer.work import Work
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
+from leadstream.kafka import Record
 from leadstream.settings import Settings
 from models.artifact import WRONG
 from models.scorer import Model, Scores

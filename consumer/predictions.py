@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Batch, Record
+from consumer.batch import Batch
 from features import Columns, columns_of
 from leadstream.coded import Coded
 from leadstream.errors import Poison, Reason
+from leadstream.kafka import Record
 from models.scorer import Model, Scores
 from models.variants import CHAMPION
 from schemas.codec import Writer

@@ -8,19 +8,16 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from consumer.batch import Batch, Record
+from consumer.batch import Batch
 from consumer.source import KafkaSource
 from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka import config_error
+from leadstream.kafka import MOCK_CLUSTER, Record, config_error, produce, retrying
 
 OPEN_SECONDS = 5.0
 # Commit and abort together, each with one more call, end within the time that a stopping process has.
 CALL_SECONDS = 2.0
 COMMIT_SECONDS = 10.0
 ABORT_SECONDS = 5.0
-# The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
-MOCK_CLUSTER = "mockCluster"
-OnDelivery = Callable[[KafkaError | None, Message], None]
 
 
 class Publisher(Protocol):
@@ -84,10 +81,10 @@ class TransactionalPublisher:
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             self._producer.begin_transaction()
-            _produce(self._producer, outputs, deadline)
+            produce(self._producer, outputs, deadline)
             offsets, group = self._source.offsets(batch), self._source.consumer.consumer_group_metadata()
-            self._retrying(lambda: self._send_offsets(offsets, group), deadline)
-            self._retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
+            retrying(lambda: self._send_offsets(offsets, group), deadline, self._on_wait)
+            retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline, self._on_wait)
         except KafkaException as error:
             self._abort(error)
 
@@ -116,22 +113,11 @@ class TransactionalPublisher:
         if kafka_error.fatal():
             raise Fenced(kafka_error.str()) from error
         try:
-            self._retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
+            until = time.monotonic() + ABORT_SECONDS
+            retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), until, self._on_wait)
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
         raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
-
-    def _retrying(self, call: Callable[[], object], deadline: float) -> None:
-        """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
-        while True:
-            try:
-                call()
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
-                    raise
-                self._on_wait(error.args[0].str())
-            else:
-                return
 
     def close(self) -> None:
         # Without a flush: what is still queued belongs to a transaction that never committed.
@@ -168,7 +154,7 @@ class AcknowledgedPublisher:
         deadline = time.monotonic() + COMMIT_SECONDS
         self._failure = None
         try:
-            _produce(self._producer, outputs, deadline, self._on_delivery)
+            produce(self._producer, outputs, deadline, on_delivery=self._on_delivery)
         except KafkaException as error:
             self._failure = error.args[0]
         while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
@@ -207,24 +193,3 @@ def _lacks(producer: Producer, topic: str) -> str | None:
     except KafkaException as unanswered:
         return f"topic {topic}: {unanswered.args[0].str()}"
     return f"topic {topic}: {error.str()}; `leadstream topics create` makes what is missing" if error else None
-
-
-def _produce(
-    producer: Producer, outputs: Iterable[Record], deadline: float, on_delivery: OnDelivery | None = None
-) -> None:
-    """Hand over the records; a full queue is waited for, up to the deadline."""
-    common = {"on_delivery": on_delivery} if on_delivery else {}
-    for topic, key, value, headers, timestamp in outputs:
-        extra: dict[str, Any] = common
-        if headers:
-            extra = {**extra, "headers": headers}
-        if timestamp is not None:
-            extra = {**extra, "timestamp": timestamp}
-        while True:
-            try:
-                producer.produce(topic, value, key, **extra)
-                break
-            except BufferError:
-                if time.monotonic() > deadline:
-                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
-                producer.poll(0.05)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.batch import Record
 from consumer.decode import Request
 from leadstream.errors import Poison
+from leadstream.kafka import Record
 
 # As many as a batch of changes has by default: one query and one walk through the trees for each slice.
 SLICE = 2_000

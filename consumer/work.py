@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Batch, Fate, Outcome, Record, Scored
+from consumer.batch import Batch, Fate, Outcome, Scored
 from consumer.dead_letters import dead_letter
 from consumer.predictions import Predicted, Rows
 from leadstream.errors import Poison
+from leadstream.kafka import Record
 from leadstream.settings import Settings
 from models.scorer import Model, Scores
 

@@ -1,10 +1,12 @@
-"""What every librdkafka client of Leadstream is configured with."""
+"""What every librdkafka client of Leadstream is configured with, and how a transaction is filled and ended."""
 
 import socket
+import time
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import KAFKA_PREFIX, Settings
@@ -18,6 +20,12 @@ RETRY_BACKOFF_MS = 5
 QUEUED_MESSAGES = 20_000
 # Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+# The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
+MOCK_CLUSTER = "mockCluster"
+
+Headers = list[tuple[str, bytes | None]]
+# Topic, key, value, headers, and the timestamp in milliseconds UTC, which the client sets where it is None.
+Record = tuple[str, bytes | None, bytes | None, Headers | None, int | None]
 
 
 def client_config(settings: Settings) -> dict[str, Any]:
@@ -78,3 +86,34 @@ def config_error(error: KafkaException) -> UserError:
     if kafka_error.code() == KafkaError._INVALID_ARG:
         return SettingsError(f"a Kafka client refuses its settings: {text}; see the {KAFKA_PREFIX}... variables")
     return UserError(f"a Kafka client could not be made: {text}")
+
+
+def produce(producer: Producer, records: Iterable[Record], deadline: float, **common: Any) -> None:
+    """Hand over records; a full queue is waited for, up to the deadline (time.monotonic). `common` goes with each."""
+    for topic, key, value, headers, timestamp in records:
+        extra = common
+        if headers:
+            extra = {**extra, "headers": headers}
+        if timestamp is not None:
+            extra = {**extra, "timestamp": timestamp}
+        while True:
+            try:
+                producer.produce(topic, value, key, **extra)
+                break
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
+                producer.poll(0.05)
+
+
+def retrying(call: Callable[[], object], deadline: float, on_wait: Callable[[str], None] = lambda _why: None) -> None:
+    """Repeat a call while librdkafka says that it may be repeated, up to the deadline; `on_wait` is told why."""
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
+            on_wait(error.args[0].str())
+        else:
+            return

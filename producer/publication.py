@@ -1,21 +1,19 @@
 """One life of the relay's transactional producer: records and the outbox's position become visible together."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka import config_error, producer_config
+from leadstream.kafka import MOCK_CLUSTER, config_error, produce, producer_config, retrying
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 from producer.positions import Position
 
 OPEN_SECONDS, CALL_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 5.0, 2.0, 10.0, 5.0
-# The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
-MOCK_CLUSTER = "mockCluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,10 @@ class Publication:
         deadline = time.monotonic() + COMMIT_SECONDS
         try:
             self._producer.begin_transaction()
-            for message in messages:
-                self._produce(message, deadline)
-            self._produce(Message(self._topics.relay_positions, self._key, position.encode()), deadline)
-            _retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
+            place = Message(self._topics.relay_positions, self._key, position.encode())
+            records = ((each.topic, each.key, each.value, None, None) for each in (*messages, place))
+            produce(self._producer, records, deadline)
+            retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
             self._abort(error)
 
@@ -102,35 +100,12 @@ class Publication:
         if absent := [topic for topic in wanted if topic not in cluster.topics]:
             raise Transient("brokers", f"no {', '.join(absent)}; `leadstream topics create` makes what is missing")
 
-    def _produce(self, message: Message, deadline: float) -> None:
-        while True:
-            try:
-                self._producer.produce(message.topic, message.value, message.key)
-            except BufferError:
-                if time.monotonic() > deadline:
-                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the queue stays full")) from None
-                self._producer.poll(0.05)
-            else:
-                return
-
     def _abort(self, error: KafkaException) -> None:
         kafka_error: KafkaError = error.args[0]
         if kafka_error.fatal():
             raise Fenced(kafka_error.str()) from error
         try:
-            _retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
+            retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
         raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
-
-
-def _retrying(call: Callable[[], object], deadline: float) -> None:
-    """Repeat a call while librdkafka says that it may be repeated, up to the deadline."""
-    while True:
-        try:
-            call()
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-        else:
-            return

@@ -4,12 +4,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.batch import Batch, ClosedBy, Headers, Message, Output, Partition, Record
+from consumer.batch import Batch, ClosedBy, Message, Output, Partition
 from consumer.triage.audit import Decided, Decision, decision_in
 from consumer.triage.desk import Outlook, Settled
 from consumer.triage.judge import Verdict
 from consumer.triage.scores import Scores
 from leadstream.errors import Fenced
+from leadstream.kafka import Headers, Record
 from leadstream.topics import Topics
 from schemas.codec import Reader, Writer
 

@@ -1,9 +1,10 @@
 """Dead letters as the consumers write them, with good values: as if what they failed of had been mended since."""
 
-from consumer.batch import Headers, Output
+from consumer.batch import Output
 from consumer.dead_letters import dead_letter
 from consumer.triage.letters import Letter
 from leadstream.errors import Poison, Reason
+from leadstream.kafka import Headers
 from tests.fakes import FakeMessage
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS
 

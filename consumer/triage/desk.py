@@ -27,15 +27,13 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from consumer.batch import Output
-from consumer.publisher import MOCK_CLUSTER
 from consumer.triage.audit import AuditLog, Decided, Decision, partition_for
 from consumer.triage.judge import Verdict
 from consumer.triage.letters import LetterId
 from consumer.triage.reading import Cluster, Log
 from consumer.triage.scores import Scores
 from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka import config_error, producer_config
+from leadstream.kafka import MOCK_CLUSTER, config_error, produce, producer_config, retrying
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
@@ -173,7 +171,7 @@ class KafkaDesk:
                 producer.abort_transaction(SETTLE_SECONDS)
                 return Settled(crossed, refused)
             written = self._decide(producer, verdicts, deadline)
-            _commit(producer, deadline)
+            retrying(lambda: producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
             raise Fenced(error.args[0].str()) from error
         for partition, decision, value in written:
@@ -231,7 +229,7 @@ class KafkaDesk:
             )
             output = decision.output(self._topics.dead_letter_audit, self._writer)
             value = output.value or b""
-            _produce(producer, output, deadline, partition=partition)
+            produce(producer, [output], deadline, partition=partition)
             shadow.add(decision, partition, value)
             written.append((partition, decision, value))
         return written
@@ -283,7 +281,7 @@ def _append(
         letter = verdict.letter.id
         assert verdict.output is not None  # noqa: S101 -- the caller has chosen those with one
         try:
-            _produce(producer, verdict.output, deadline, on_delivery=reporter(letter))
+            produce(producer, [verdict.output], deadline, on_delivery=reporter(letter))
         except KafkaException as error:
             if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise
@@ -297,30 +295,3 @@ def _append(
     if not refused and len(places) < len(verdicts):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the brokers did not acknowledge the records in time"))
     return places, refused
-
-
-def _produce(producer: Producer, output: Output, deadline: float, **extra: Any) -> None:
-    if output.timestamp is not None:
-        extra["timestamp"] = output.timestamp
-    if output.headers:
-        extra["headers"] = output.headers
-    while True:
-        try:
-            producer.produce(output.topic, value=output.value, key=output.key, **extra)
-        except BufferError:
-            if time.monotonic() > deadline:
-                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
-            producer.poll(0.05)
-        else:
-            return
-
-
-def _commit(producer: Producer, deadline: float) -> None:
-    while True:
-        try:
-            producer.commit_transaction(CALL_SECONDS)
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-        else:
-            return

@@ -6,8 +6,8 @@ Spring's `DeadLetterPublishingRecoverer` writes partition, offset and timestamp 
 
 from dataclasses import dataclass
 
-from consumer.batch import Headers
 from consumer.dead_letters import cause_print, replays
+from leadstream.kafka import Headers
 
 UNKNOWN = "UNKNOWN"
 _CONNECT = "__connect.errors."

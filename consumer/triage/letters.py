@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from consumer.batch import Headers, Message
+from consumer.batch import Message
 from consumer.triage.facts import Facts, facts_of
 from consumer.triage.reading import Log
 from leadstream.errors import SettingsError, UserError
+from leadstream.kafka import Headers
 from leadstream.settings import Settings
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from consumer.app import codecs
-from consumer.batch import Batch, ClosedBy, Headers, Message, Output
+from consumer.batch import Batch, ClosedBy, Message, Output
 from consumer.pipeline import Pipeline
 from consumer.postgres import PostgresLeads
 from consumer.triage import groups
@@ -17,6 +17,7 @@ from consumer.triage.judge import Judge, Open, Verdict
 from consumer.triage.letters import Letter
 from consumer.triage.reading import Cluster, Log
 from consumer.triage.scores import Scores
+from leadstream.kafka import Headers
 from leadstream.settings import Settings
 from models.registry import open_registry
 from models.slot import ChallengerSlot, ModelSlot

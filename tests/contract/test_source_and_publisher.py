@@ -10,10 +10,10 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from consumer.batch import Batch, Headers, Message, Output
+from consumer.batch import Batch, Message, Output
 from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from consumer.source import KafkaSource, Source
-from leadstream.kafka import consumer_config, producer_config
+from leadstream.kafka import Headers, consumer_config, producer_config
 from leadstream.settings import load_settings
 from local.broker import Broker
 from tests.fakes import MemoryBroker, MemoryPublisher, MemorySource

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from consumer.batch import Headers, Message, Output
+from consumer.batch import Message, Output
 from leadstream.errors import Reason
+from leadstream.kafka import Headers
 from local.broker import Broker
 from producer.bad import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer

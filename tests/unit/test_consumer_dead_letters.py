@@ -2,9 +2,9 @@
 
 import pytest
 
-from consumer.batch import Headers
 from consumer.dead_letters import Limit, dead_letter, fingerprint
 from leadstream.errors import DeadLetterLimit, Poison, Reason
+from leadstream.kafka import Headers
 from tests.fakes import FakeMessage
 
 

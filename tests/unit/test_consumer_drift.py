@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Record
+from consumer.batch import Batch
 from consumer.leads import Lead
 from leadstream.errors import Transient
+from leadstream.kafka import Record
 from models.registry import ModelRegistry
 from models.scorer import Model
 from tests.fakes import FakeMessage, MemoryPublisher

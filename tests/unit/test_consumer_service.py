@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Output, Record
+from consumer.batch import Batch, Output
 from consumer.dead_letters import Limit
 from consumer.leads import Lead
 from consumer.metrics import Metrics
 from consumer.service import Service
 from consumer.status import Status
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
+from leadstream.kafka import Record
 from leadstream.log import id_hasher
 from models.background import at_once
 from models.registry import Alias, ModelRegistry

@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from consumer.batch import Headers
 from consumer.triage.facts import facts_of, own_headers
+from leadstream.kafka import Headers
 from tests.letters import letter_output
 
 OWN: Headers = [("trace", b"\x00"), ("trace", b"again"), ("empty", None)]

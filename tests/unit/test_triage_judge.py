@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Headers, Output
+from consumer.batch import Output
 from consumer.triage.audit import Action
 from consumer.triage.judge import Judge, Open, Verdict
 from consumer.triage.letters import Letter
 from consumer.triage.scores import Scores
+from leadstream.kafka import Headers
 from leadstream.settings import load_settings
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
