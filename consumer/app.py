@@ -24,8 +24,8 @@ from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
-# Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel, some
-# twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for five batches.
+# Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
+# some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
 SWITCH_SECONDS = 0.0005
 
 
