@@ -84,12 +84,13 @@ class Versions:
         self._kind: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
         self._young: Generation = self._kind(most)
         self._old: Generation = self._kind(1)
+        self._hashed: tuple[Sequence[bytes], Ints] = (), np.empty(0, np.int64)
         self.newest([b""])  # compiles what a batch needs, or loads what was compiled: not while one waits
         self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def newest(self, keys: Sequence[bytes]) -> Ints:
         """The version of each lead, (n,); 0 where none is remembered."""
-        hashes = _hashes(keys)
+        hashes = self._hashes(keys)
         found = np.zeros(len(hashes), np.int64)
         self._young.look_up(hashes, found)
         self._old.look_up(hashes, found)
@@ -97,7 +98,7 @@ class Versions:
 
     def put(self, keys: Sequence[bytes], versions: Ints) -> None:
         """The leads are at these versions now; of one lead the last stays."""
-        hashes, some = _hashes(keys), versions > 0
+        hashes, some = self._hashes(keys), versions > 0
         if not some.all():
             hashes, versions = hashes[some], versions[some]
         for at in range(0, len(hashes), self._most):
@@ -106,6 +107,8 @@ class Versions:
                 self._young, self._old = self._kind(self._most), self._young
             self._young.put(hashes[part], versions[part])
 
-
-def _hashes(keys: Sequence[bytes]) -> Ints:
-    return np.fromiter(map(hash, keys), np.int64, len(keys))
+    def _hashes(self, keys: Sequence[bytes]) -> Ints:
+        # A batch that is asked about is most often put as the same list: then it is hashed once.
+        if self._hashed[0] is not keys:
+            self._hashed = keys, np.fromiter(map(hash, keys), np.int64, len(keys))
+        return self._hashed[1]

@@ -59,9 +59,9 @@ def test_machine_code_and_dictionary_remember_the_same(puts: list[list[tuple[int
 class Consumer:
     """A pipeline, and what it remembers once a batch is committed."""
 
-    def __init__(self, store: str, leads: FakeLeads | None = None, **settings: str) -> None:
+    def __init__(self, store: str, leads: FakeLeads | None = None, coalescing: bool = True) -> None:
         self.versions = Versions()
-        self.line: Pipeline = pipeline(store, leads, versions=self.versions, **settings)
+        self.line: Pipeline = pipeline(store, leads, versions=self.versions, LEADSTREAM_COALESCE=str(coalescing))
 
     def commit(self, *messages: FakeMessage) -> Outcome:
         outcome = self.line.process(batch(*messages))
@@ -78,11 +78,11 @@ def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 
 @pytest.mark.usefixtures("many")
-@pytest.mark.parametrize("coalescing", ["true", "false"])
+@pytest.mark.parametrize("coalescing", [True, False])
 def test_an_older_change_in_a_later_batch_must_not_take_the_place_of_a_newer_prediction(
-    model_store: str, coalescing: str
+    model_store: str, coalescing: bool
 ) -> None:
-    consumer = Consumer(model_store, LEADSTREAM_COALESCE=coalescing)
+    consumer = Consumer(model_store, coalescing=coalescing)
     consumer.commit(change(0, lead_version=6))
     late = consumer.commit(change(1, lead_version=5), change(2, "lead_2", lead_version=1))
     assert [prediction["lead_id"] for prediction in predictions(late)] == ["lead_2"]
@@ -123,12 +123,12 @@ def test_a_late_change_that_is_bad_is_no_dead_letter_for_nobody_misses_it(model_
 
 
 @pytest.mark.usefixtures("many")
-@pytest.mark.parametrize("coalescing", ["true", "false"])
+@pytest.mark.parametrize("coalescing", [True, False])
 @pytest.mark.parametrize("null", [True, False])
 def test_an_erased_lead_must_not_come_back_with_a_change_from_before(
-    model_store: str, null: bool, coalescing: str
+    model_store: str, null: bool, coalescing: bool
 ) -> None:
-    consumer = Consumer(model_store, LEADSTREAM_COALESCE=coalescing)
+    consumer = Consumer(model_store, coalescing=coalescing)
     consumer.commit(change(0, lead_version=6))
     erasing = raw(1, None) if null else change(1, change_type="DELETED", lead_version=7)
     [gone] = on(consumer.commit(erasing), PREDICTIONS)
@@ -158,7 +158,7 @@ def test_a_state_that_is_read_now_is_as_new_as_the_database_says(model_store: st
 
 @pytest.mark.usefixtures("many")
 def test_without_coalescing_a_late_change_within_the_batch_is_late_as_well(model_store: str) -> None:
-    consumer = Consumer(model_store, LEADSTREAM_COALESCE="false")
+    consumer = Consumer(model_store, coalescing=False)
     versions = [2, 4, 3, 4, 5]
     outcome = consumer.commit(*(change(i, lead_version=version) for i, version in enumerate(versions)))
     assert [prediction["lead_version"] for prediction in predictions(outcome)] == [2, 4, 4, 5]
