@@ -15,11 +15,11 @@ from consumer.decode import Change, Erasure, Ignored, Request, check_state, deco
 from consumer.leads import Lead, LeadLookup
 from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows
 from consumer.replies import Asked, Reply, sliced
-from consumer.versions import VERSION, Versions
-from consumer.work import Work
+from consumer.versions import Versions
+from consumer.work import Work, null
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
-from leadstream.kafka import Headers, Record
+from leadstream.kafka import Record
 from leadstream.settings import Settings
 from models.artifact import WRONG
 from models.scorer import Model, Scores
@@ -140,9 +140,7 @@ class Pipeline:
                 work.come_late(np.array([erasure.index]))
                 continue
             version = max(ends, known)
-            headers: Headers = [(VERSION, str(version).encode())] if version else []
-            outputs = [Output(topic, key, None, headers or None) for topic in topics]
-            work.erase(erasure.index, key, version if ends else 0, outputs)
+            work.erase(erasure.index, key, version if ends else 0, [null(topic, key, version) for topic in topics])
 
     def _plain_changes(self, batch: Batch) -> Changes | None:
         """The changes that can be read in columns; None where columns do not pay."""
