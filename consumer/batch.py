@@ -108,7 +108,7 @@ class Outcome:
     Postgres was asked for states in `queries`; `leads_asked` and `leads_found` count the leads. `challenged` counts by
     mode and result the leads that the challenger got; `challenger_error` says why it cannot stay in service;
     `shadowed` is whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which
-    leads somebody asked for says nothing of drift.
+    leads somebody asked for says nothing of drift. `sources` are the places of the messages that led to the records.
     """
 
     records: list[Record]
@@ -130,6 +130,7 @@ class Outcome:
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     scored: list[Scored] = field(default_factory=list)
+    sources: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
 
     @property
     def outputs(self) -> list[Output]:
