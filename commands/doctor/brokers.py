@@ -134,8 +134,10 @@ def _readable(settings: "Settings", newest: Iterable["Message"]) -> Iterator[Fin
                 return
     if not troubles:
         yield ok("changes", f"the newest {len(values)} can be read")
+    # A few are what dead letters are for; more than the limit would stop the consumer.
+    verdict = mend if troubles.total() > settings.dead_letter_max_ratio * len(values) else note
     for (reason, detail), count in troubles.most_common(3):
-        yield mend(
+        yield verdict(
             "changes", f"{count} of the newest {len(values)} cannot be read: {detail} {_MENDS.get(reason, '')}".strip()
         )
 
