@@ -26,7 +26,7 @@ RUN = {
     "follow": ("integration/test_follow.py", '"follow"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),
     "models compare": ("integration/test_challenger.py", '"compare"'),
-    "models import-legacy": ("unit/test_models_commands.py", '"import-legacy"'),
+    "models import-legacy": ("unit/test_models_legacy.py", '"import-legacy"'),
     "models keygen": ("unit/test_models_commands.py", '"keygen"'),
     "models list": ("docs/test_tutorial.py", ""),
     "models log": ("unit/test_models_commands.py", '"log"'),
