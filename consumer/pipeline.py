@@ -43,6 +43,10 @@ class Codecs:
     shadow: Writer
 
 
+# Given a batch, what came of it and when that began (ms UTC): the same, its records with the traces of their changes.
+Trace = Callable[[Batch, Outcome, int], Outcome]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Challenge:
     """What the challenger says of a row: its prediction, and where in its scores the row stands."""
@@ -69,7 +73,9 @@ class Pipeline:
         *,
         versions: Versions | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        trace: Trace | None = None,
     ) -> None:
+        self._trace = trace
         self._settings = settings
         self._topics = settings.topics
         self._slot = slot
@@ -113,7 +119,8 @@ class Pipeline:
             self._score_asked(work, asked, leads)
         for reply in replies:
             self._answer(work, reply)
-        return work.outcome()
+        outcome = work.outcome()
+        return outcome if self._trace is None else self._trace(batch, outcome, work.now_ms)
 
     def obstacle(self, lacks: Callable[[str], str | None]) -> str | None:
         """Why a challenger's predictions could not be published, or None; the champion must never wait for that.

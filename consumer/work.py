@@ -139,8 +139,9 @@ class Work:
 
     def outcome(self) -> Outcome:
         """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
-        order = np.argsort(np.array(self._indices, np.intp), kind="stable").tolist()
-        outputs = [self._outputs[place] for place in order]
+        indices = np.array(self._indices, np.intp)
+        order = np.argsort(indices, kind="stable")
+        outputs = [self._outputs[place] for place in order.tolist()]
         counts = np.bincount(self._fates, minlength=_NONE + 1).tolist()
         outcome = Outcome(
             records=outputs,
@@ -163,6 +164,7 @@ class Work:
             coverage=self.coverage,
             seconds=self._seconds,
             scored=self.scored,
+            sources=indices[order],
             late=self.late,
             published=self._published,
         )

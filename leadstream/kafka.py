@@ -20,6 +20,7 @@ RETRY_BACKOFF_MS = 5
 QUEUED_MESSAGES = 20_000
 # Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+_CLASSIC_ONLY = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
 # The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
 MOCK_CLUSTER = "mockCluster"
 
@@ -61,7 +62,7 @@ def producer_config(settings: Settings, *, transactional: bool = False) -> dict[
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
     """A group consumer that reads committed data and never commits by itself."""
-    return {
+    config = {
         "group.id": settings.group_id,
         "auto.offset.reset": "earliest",
         "session.timeout.ms": 10_000,
@@ -77,6 +78,11 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "partition.assignment.strategy": "cooperative-sticky",
     }
+    if settings.kafka.get("group.protocol") == "consumer":
+        # KIP-848: the brokers decide on these, and the client refuses them unless the user insists.
+        for name in _CLASSIC_ONLY - settings.kafka.keys():
+            del config[name]
+    return config
 
 
 def config_error(error: KafkaException) -> UserError:

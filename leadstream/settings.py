@@ -77,6 +77,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Traces(StrEnum):
+    """Where traces go."""
+
+    NONE = "none"
+    OTLP = "otlp"
+    CONSOLE = "console"
+
+
 class Unsigned(StrEnum):
     """Whether a model without a signature may serve."""
 
@@ -228,6 +236,12 @@ class Settings(BaseModel):
         default=LogFormat.AUTO,
         alias="LEADSTREAM_LOG_FORMAT",
         description="json, console, or auto: console on a terminal, JSON elsewhere.",
+    )
+    otel_traces_exporter: Traces = Field(
+        default=Traces.NONE,
+        alias="OTEL_TRACES_EXPORTER",
+        description="Traces of `run`: none, otlp (by HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT) or console; "
+        "needs the extra otel.",
     )
     topics: Topics = Field(
         default=Topics(), description="Topic names, each renamed by its LEADSTREAM_TOPIC_... variable."
