@@ -32,7 +32,7 @@ class Causes(Screen[None]):
     """Looks again by itself, and keeps the cause that is chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("enter", "letters", "Letters"),
+        ("l", "letters", "Letters"),
         ("e", "example", "Example"),
         ("r", "replay", "Replay…"),
         ("d", "discard", "Discard…"),
@@ -77,15 +77,14 @@ class Causes(Screen[None]):
 
         def show(groups: list[Group]) -> None:
             self._show(groups)
-            again(f"as of {datetime.now(UTC):%H:%M:%S}")
+            again()
 
         def fail(sentence: str) -> None:
             self.query_one("#heading", Static).update(Text(sentence, "bold red"))
-            again("")
+            again()
 
-        def again(state: str) -> None:
+        def again() -> None:
             self._asking = False
-            self.sub_title = state
             self.set_timer(max(LEAST_SECONDS, SHARE * (time.monotonic() - began)), self._look_if_seen)
 
         self._watch.ask(self, lambda: self._triage.groups(self._wanted), show, fail)
@@ -148,7 +147,8 @@ class Causes(Screen[None]):
         everything = self._wanted.everything
         kind = "dead" if everything else "open dead"
         heading = words.heading(groups, everything=everything) if groups else f"no {kind} letters match"
-        self.query_one("#heading", Static).update(Text(heading, "bold"))
+        said = Text(heading, "bold").append(f" · as of {datetime.now(UTC):%H:%M:%S} UTC", "not bold dim")
+        self.query_one("#heading", Static).update(said)
         table, total = self.query_one(DataTable), sum(group.count for group in groups)
         table.clear()
         for group in groups:

@@ -70,7 +70,7 @@ class _OfLetters(Screen[None]):
 class Letters(_OfLetters):
     """A line for each letter of a filter."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("enter", "show", "Show")]
+    BINDINGS: ClassVar[list[BindingType]] = [("s", "show", "Show")]
 
     def __init__(self, triage: Triage, wanted: Filter) -> None:
         super().__init__(triage)
@@ -124,22 +124,22 @@ class Letters(_OfLetters):
 class Whole(_OfLetters):
     """One letter: what became of it, its headers, its value or the place where that fails."""
 
-    def __init__(self, triage: Triage, id_: LetterId) -> None:
+    def __init__(self, triage: Triage, letter: LetterId) -> None:
         super().__init__(triage)
-        self._id = id_
+        self._letter = letter
 
     def compose(self) -> ComposeResult:
         """The letter and the keys."""
-        yield Static(f"letter {self._id}", id="heading", markup=False)
+        yield Static(f"letter {self._letter}", id="heading", markup=False)
         with VerticalScroll():
             yield Static("Reading it …", id="whole", markup=False)
         yield Footer()
 
     def _chosen(self) -> LetterId | None:
-        return self._id
+        return self._letter
 
     def _look(self) -> None:
-        self._watch.ask(self, lambda: self._triage.letter(self._id), self._show, self._fail)
+        self._watch.ask(self, lambda: self._triage.letter(self._letter), self._show, self._fail)
 
     def _show(self, found: Any) -> None:
         _, *parts = whole(*found)  # without the heading, which the screen has
