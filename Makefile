@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint faults fuzz pictures asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-long: $(VENV)/.dev ## the tests that take minutes: a replay of 10,000 letters that is killed twenty times
+test-long: $(VENV)/.dev ## the tests that take minutes: 10,000 letters and twenty kills, 150 interleavings on a real Kafka
 	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## formatting, lint and types
@@ -29,6 +29,9 @@ faults: $(VENV)/.dev ## exactly once under fire: seeded schedules of faults, eac
 PAYLOADS ?= 200000
 fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
 	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
+
+pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own; needs Chromium
+	$(BIN)/python -m tests.pictures
 
 asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
 	$(BIN)/python -m schemas.asyncapi

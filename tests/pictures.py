@@ -2,13 +2,16 @@
 
 import asyncio
 import re
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
@@ -19,7 +22,8 @@ from consumer.triage.filters import Filter
 from consumer.triage.office import Triage
 from leadstream.errors import Poison, Reason
 from leadstream.settings import load_settings
-from local.broker import local_broker
+from leadstream.topics import Topics, variable
+from local.kafka import local_kafka
 from schemas.codec import Writer
 from tests.browser import chromium
 from tests.fakes import FakeMessage
@@ -67,9 +71,12 @@ def value(lead: str, reason: Reason) -> bytes:
 @contextmanager
 def ground() -> Iterator[Stage]:
     """A broker with the letters, and a consumer that has processed newer changes of some leads."""
-    with tempfile.TemporaryDirectory() as name, local_broker(say=lambda _: None) as broker:
+    with tempfile.TemporaryDirectory() as name, local_kafka(say=lambda _: None) as node:
         folder = Path(name)
-        stage = Stage.on(broker.bootstrap, folder, promoted_store(folder / "models"), partitions=6)
+        stage = Stage.on(node.bootstrap, folder, promoted_store(folder / "models"), create=False)
+        stage.topics = Topics()  # the broker is ours, so topics may have their own names
+        stage.environment |= {variable(each.name): getattr(stage.topics, each.name) for each in fields(Topics)}
+        stage.create_topics(6)
         stage.send(letters(stage))
         first = 100_001 + CAUSES[0][0]
         with stage.running() as consumer:
@@ -80,18 +87,29 @@ def ground() -> Iterator[Stage]:
 
 
 @contextmanager
-def console(stage: Stage) -> Iterator[str]:
-    """The link of a running console."""
+def console(stage: Stage) -> Iterator[Callable[[], str]]:
+    """A running console; each call gives the newest link."""
     with stage.running("console", "--port", "0", "--by", "anna") as process:
-        links = until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")
-        yield links[-1]
+
+        def link() -> str:
+            return str(until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[-1])
+
+        yield link
 
 
-def picture(browser: WebDriver, name: str, folder: Path) -> None:
-    """The whole page, however long."""
-    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-    browser.set_window_size(browser.get_window_size()["width"], min(2400, max(700, size["height"] + 140)))
-    browser.save_screenshot(str(folder / f"{name}.png"))
+def picture(browser: WebDriver, name: str, folder: Path, *, width: int = 1280) -> None:
+    """The whole page, up to where it is long."""
+
+    def sized(height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    sized(600)
+    height = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]["height"]
+    sized(min(2400, max(600, int(height) + 1)))
+    file = folder / f"{name}.png"
+    browser.save_screenshot(str(file))
+    Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)
 
 
 def walk(browser: WebDriver, link: str, folder: Path) -> None:
@@ -137,6 +155,25 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     picture(browser, "audit", folder)
 
 
+def narrow(browser: WebDriver, link: str, folder: Path) -> None:
+    """The pages as a telephone shows them, in the dark."""
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    browser.get(link)
+    until(lambda: browser.find_elements(By.CSS_SELECTOR, ".cause"), "the causes")
+    home = browser.current_url
+    pages = {
+        "console": "",
+        "letters": "letters?limit=5",
+        "letter": "letters/0-3",
+        "rehearsal": "jobs/1",
+        "audit": "audit",
+    }
+    for name, page in (pages | {"discard": "jobs/4", "stopped": "jobs/3", "error": "letters?since=x"}).items():
+        browser.get(home + page)
+        picture(browser, f"narrow-{name}", folder, width=400)
+
+
 async def watched(stage: Stage) -> str:
     """The causes on a screen of 100 columns, as SVG."""
     with Triage(load_settings(stage.environment, None)) as triage:
@@ -147,13 +184,21 @@ async def watched(stage: Stage) -> str:
             return app.export_screenshot()
 
 
-def main(folder: Path) -> None:
-    """Make the pictures; with a folder all of them, else those of the docs."""
-    with ground() as stage, console(stage) as link:
-        (folder / "watch.svg").write_text(asyncio.run(watched(stage)))
-        with chromium(1280) as browser:
-            walk(browser, link, folder)
+def main(folder: Path | None) -> None:
+    """All pictures into a folder; without one those of the docs."""
+    with tempfile.TemporaryDirectory() as name, ground() as stage, console(stage) as link, chromium() as browser:
+        made = folder or Path(name)
+        drawing = made / "watch.svg"
+        drawing.write_text(asyncio.run(watched(stage)))
+        browser.get(drawing.as_uri())
+        picture(browser, "watch", made, width=1240)
+        walk(browser, link(), made)
+        if folder:
+            narrow(browser, link(), folder)
+        else:
+            for kept in ("console", "rehearsal", "watch"):
+                shutil.copy(made / f"{kept}.png", IMAGES)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
