@@ -61,7 +61,7 @@ class Watch(App[None]):
             except (UserError, Transient, Poison, Fenced) as error:
                 call = (fail, str(error))
             with suppress(RuntimeError):  # the app has ended
-                self.call_from_thread(tell, *call)
+                self.call_later(tell, *call)
 
         thread = threading.Thread(target=run, daemon=True)
         if decides:

@@ -36,9 +36,9 @@ class Causes(Screen[None]):
         ("e", "example", "Example"),
         ("r", "replay", "Replay…"),
         ("d", "discard", "Discard…"),
-        ("a", "everything", "All/open"),
+        ("a", "everything", "All"),
         ("v", "audit", "Audit"),
-        ("u", "look", "Look again"),
+        ("u", "look", "Renew"),
         ("q", "app.quit", "Quit"),
     ]
 

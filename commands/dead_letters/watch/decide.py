@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -58,6 +59,13 @@ class _Asks(ModalScreen[None]):
         with Horizontal(classes="buttons"):
             yield Button(label, variant=variant, id="decide", disabled=True)
             yield Button("Leave them open", id="leave")
+
+    def _named(self, label: str) -> Button:
+        """The button that decides, with another label; by itself it would keep the width of the first."""
+        button = self.query_one("#decide", Button)
+        button.label = label
+        button.refresh(layout=True)
+        return button
 
     def _said(self, name: str) -> str:
         return self.query_one(f"#{name}", Input).value.strip()
@@ -124,8 +132,7 @@ class Replay(_Asks):
             return
         lines = [Text(line) for line in map(words.clean, words.forecast_lines(forecasts))]
         self._say(Parts(forecast_table(forecasts), *lines, Text(words.LEGEND, "dim")))
-        button = self.query_one("#decide", Button)
-        button.label = f"Replay {self._survey.count:,} {words.letters_word(self._survey.count)}"
+        button = self._named(f"Replay {self._survey.count:,} {words.letters_word(self._survey.count)}")
         button.disabled = mend != self._said("mend")
         button.focus()
 
@@ -167,7 +174,7 @@ class Discard(_Asks):
         self._survey = survey
         count = f"{survey.count:,} {words.letters_word(survey.count)}"
         self._say(f"{count} would be given up. A decision is final." if survey.count else "no open dead letters match")
-        self.query_one("#decide", Button).label = f"Discard {count}"
+        self._named(f"Discard {count}")
         self.query_one("#because").focus()
         self.on_input_changed()
 
@@ -208,7 +215,7 @@ class Deciding(ModalScreen[None]):
 
         def tell(tally: Tally) -> None:
             copy = replace(tally, decided=Counter(tally.decided), left=Counter(tally.left))
-            if watch.is_running:
+            with suppress(RuntimeError):  # the app has ended
                 watch.call_later(self._tell, copy)
 
         watch.ask(self, lambda: self._work(self._survey, tell, watch.stop), self._end, self._fail, decides=True)
