@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-long: $(VENV)/.dev ## the tests that take minutes: 10,000 letters and twenty kills, 150 interleavings on a real Kafka
+test-long: $(VENV)/.dev ## the tests that take minutes: 10,000 letters and twenty kills, 60 interleavings on a real Kafka
 	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## formatting, lint and types

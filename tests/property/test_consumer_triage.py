@@ -195,7 +195,7 @@ def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
 _few = settings(
     max_examples=8, derandomize=True, deadline=None, phases=(Phase.generate,), suppress_health_check=_no_fixtures
 )
-_many = settings(_few, max_examples=150)
+_many = settings(_few, max_examples=60)
 _long = st.lists(steps, min_size=12, max_size=25)
 
 

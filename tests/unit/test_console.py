@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -165,6 +166,11 @@ def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(served: Served, c
         assert "kafka-1" not in answer.text
 
 
+def test_an_odd_cookie_of_another_program_locks_nobody_out(browser: Browser) -> None:
+    browser.headers["Cookie"] = f'theirs={{"a": [1, 2]}}; é=1; x@y=";"; {browser.headers["Cookie"]}; last'
+    assert browser.ask("GET", "/").status == 200
+
+
 def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: Served) -> None:
     link = served.link()
     answer = served.browser().ask("GET", link)
@@ -326,6 +332,15 @@ def test_a_console_that_ends_lets_the_transaction_at_hand_end(office: Office) ->
     closing.join(30)
     assert job.over
     assert job.tally.stopped
+
+
+def test_without_its_libraries_the_console_says_what_to_install(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    triage: Any = office
+    with pytest.raises(UserError, match=r"pip install 'leadstream\[triage\]'"):
+        Pages(triage, Jobs(triage, "anna"))
 
 
 def test_a_site_is_asked_for_nothing_before_the_gate() -> None:

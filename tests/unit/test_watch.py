@@ -1,6 +1,8 @@
 """`leadstream dead-letters watch` on a screen of 80 by 24, over letters that need no broker."""
 
+import argparse
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,13 +12,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, DataTable, Input, Static
 
+from commands.dead_letters.watch import watch
 from commands.dead_letters.watch.app import Watch
 from commands.main import main
 from consumer.triage.audit import Action
 from consumer.triage.filters import Filter
 from consumer.triage.office import Survey
 from consumer.triage.replay import Tally
-from leadstream.errors import Transient
+from leadstream.errors import Transient, UserError
 from tests.letters import letter
 from tests.unit.test_console import VALUE, Office
 
@@ -279,3 +282,11 @@ def test_without_a_terminal_it_says_which_verb_prints(
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     assert main(["dead-letters", "watch"]) == 1
     assert "watch needs a terminal; `leadstream dead-letters groups`" in capsys.readouterr().err
+
+
+def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textual", None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with pytest.raises(UserError, match=r"pip install 'leadstream\[triage\]'"):
+        watch(argparse.Namespace(), None, None)
