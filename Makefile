@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz schemas docs asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint faults fuzz schemas docs pictures asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons bench-partitions clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-long: $(VENV)/.dev ## the tests that take minutes: a replay of 10,000 letters that is killed twenty times
+test-long: $(VENV)/.dev ## the tests that take minutes: 10,000 letters and twenty kills, 60 interleavings on a real Kafka
 	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## formatting, lint and types
@@ -35,6 +35,8 @@ schemas: $(VENV)/.dev ## every released schema compared with the present one
 
 docs: $(VENV)/.dev ## the site, into build/site; a link or page that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own; needs Chromium
+	$(BIN)/python -m tests.pictures
 
 asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
 	$(BIN)/python -m schemas.asyncapi

@@ -40,6 +40,11 @@ def configure(settings: Settings) -> None:
     )
 
 
+def silence() -> None:
+    """Write nothing: a view that has the whole terminal would be written over."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
 def get_logger() -> Logger:
     """The logger of this process."""
     logger: Logger = structlog.get_logger()

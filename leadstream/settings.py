@@ -19,7 +19,7 @@ from leadstream.topics import VARIABLES, Topics
 
 KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
 # Read by the embedded ground and the tests, not by the service.
-_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER"}
+_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER", "LEADSTREAM_REQUIRE_BROWSER"}
 _MASK = "********"
 
 # librdkafka properties that would break delivery, each with the mend; where one value is safe, it may be given.
