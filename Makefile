@@ -35,6 +35,7 @@ schemas: $(VENV)/.dev ## every released schema compared with the present one
 
 docs: $(VENV)/.dev ## the site, into build/site; a link or page that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own; needs Chromium
 	$(BIN)/python -m tests.pictures
 
