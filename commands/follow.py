@@ -62,6 +62,10 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Follow until SIGTERM or SIGINT, or read once."""
+    from leadstream.stopping import leave_on_signals
+
+    if not arguments.once:
+        leave_on_signals()
     from leadstream.settings import load_settings
 
     if arguments.json and not arguments.once:

@@ -46,11 +46,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Relay until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals, stop_on_signals
+
+    leave_on_signals()
     from datetime import timedelta
 
     from leadstream import __version__, log
     from leadstream.settings import load_settings, unknown_variables
-    from leadstream.stopping import stop_on_signals
 
     if arguments.after is not None and arguments.after < 0:
         raise SettingsError(f"--after {arguments.after}: must be 0 or more")

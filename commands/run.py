@@ -17,6 +17,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(_arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals
+
+    leave_on_signals()
     from leadstream.settings import load_settings
 
     # Before the imports that take seconds: a wrong setting is told at once.

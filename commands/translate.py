@@ -58,10 +58,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Translate until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals, stop_on_signals
+
+    leave_on_signals()
     from leadstream import __version__, log
     from leadstream.errors import Fenced, SettingsError
     from leadstream.settings import load_settings, unknown_variables
-    from leadstream.stopping import stop_on_signals
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
