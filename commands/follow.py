@@ -75,9 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer import watch
     from models.retrain import Triggers
 
+    access.check()
     options = watch.Options(
         watch.Recalibrate(arguments.recalibrate), arguments.every, Triggers(arguments.max_age, arguments.outcomes)
     )

@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres of the CRM")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.metrics import RelayMetrics
     from consumer.status import Status
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from producer.relay import Options, Relay
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

@@ -26,7 +26,11 @@ def run(_arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer import app
 
+    access.check()
     app.run(settings)
     return 0

@@ -37,6 +37,9 @@ def run(_arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import SinkMetrics
@@ -47,6 +50,7 @@ def run(_arguments: argparse.Namespace) -> int:
     from schemas.codec import Reader
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

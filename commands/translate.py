@@ -69,12 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     if arguments.topic == settings.topics.lead_changes:
         raise SettingsError(f"--from {arguments.topic}: lead changes go there; foreign ones need a topic of their own")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import TranslateMetrics
     from consumer.status import Status
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

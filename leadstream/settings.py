@@ -289,6 +289,11 @@ def masked_url(url: str) -> str:
     return _PAIR.sub(rf"\1{_MASK}", ",".join(masked))
 
 
+def variable_of(key: str) -> str:
+    """The variable that sets a property of librdkafka."""
+    return KAFKA_PREFIX + key.upper().replace(".", "_")
+
+
 def effective(settings: Settings) -> dict[str, str | None]:
     """Every variable with its value in force, secrets masked: what `leadstream config` prints."""
     shown: dict[str, str | None] = {}
@@ -298,7 +303,7 @@ def effective(settings: Settings) -> dict[str, str | None]:
             shown[field.alias] = None if value is None else _shown(field.alias, str(value))
     shown |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
     for key, value in sorted(settings.kafka.items()):
-        shown[KAFKA_PREFIX + key.upper().replace(".", "_")] = _shown(key, value)
+        shown[variable_of(key)] = _shown(key, value)
     return shown
 
 

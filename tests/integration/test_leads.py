@@ -222,8 +222,8 @@ def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowl
     monkeypatch.setattr(leadstream.postgres, "CONNECT_SECONDS", 2)
     lead = new_id()
     crm.add(lead)
-    host, _, port = postgres.address.rpartition(":")
-    with proxying() as loop, closing(Proxy(loop, host, int(port))) as proxy:
+    info = psycopg.conninfo.conninfo_to_dict(postgres.url)
+    with proxying() as loop, closing(Proxy(loop, str(info["host"]), int(info["port"] or 0))) as proxy:
         leads = PostgresLeads(psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=proxy.port))
         with closing(leads):
             assert list(leads.fetch([lead])) == [lead]
