@@ -108,7 +108,13 @@ class Secured:
 
     def address(self, listener: str) -> str:
         """Where a listener is."""
-        return f"{HOST}:{self.ports[listener]}"
+        return self.node.bootstrap if listener == "PLAINTEXT" else f"{HOST}:{self.ports[listener]}"
+
+    def strangers_authority(self) -> str:
+        """A file with an authority that vouches for nobody here."""
+        path = str(self.folder / "stranger.pem")
+        self.stranger.cert_pem.write_to_path(path)
+        return path
 
     def user(self) -> Account:
         """A new SCRAM user."""
