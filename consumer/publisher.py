@@ -51,7 +51,8 @@ class TransactionalPublisher:
         # Each process has one of its own; what can be granted is what they begin with.
         self._ids = str(config.get("transactional.id"))[: -len(str(uuid.UUID(int=0)))] + "*"
         self._undelivered: str | None = None
-        self._producer = _producer(config | {"delivery.report.only.error": True, "on_delivery": self._on_failure})
+        self._config = config | {"delivery.report.only.error": True, "on_delivery": self._on_failure}
+        self._producer = _producer(self._config)
         self._ready = False
 
     def open(self) -> None:
@@ -71,6 +72,9 @@ class TransactionalPublisher:
                 raise UserError(
                     f"this broker has no transactions ({kafka_error.str()}): set LEADSTREAM_DELIVERY=at-least-once"
                 ) from None
+            if kafka_error.fatal():
+                # For this producer only: the next try is another one's.
+                self._producer = _producer(self._config)
             why = told(kafka_error, "Write", self._ids)
             raise Transient("brokers", f"no transaction coordinator: {why}") from error
         self._ready = True

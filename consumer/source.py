@@ -150,14 +150,7 @@ class KafkaSource:
         if errors:
             messages = [message for message in messages if message.error() is None]
         for error in errors:
-            if error.code() in NO_TOPIC:
-                self._doubt = error.str()
-            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                self._unreadable = True
-            elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                self._kept_out = told(error, "Read", self.group)
-            elif error.code() not in MENDS_ITSELF:
-                self._trouble = error
+            self._note(error)
         places = places_of(messages)
         if not self._assigned.issuperset(places):
             messages, places = self._owned(messages, places)
@@ -165,14 +158,25 @@ class KafkaSource:
         self._places += places
         self._size += sum([len(message.value() or b"") for message in messages])
 
+    def _note(self, error: KafkaError) -> None:
+        """Keep what is to be told once everything that was consumed before has been handed out."""
+        if error.code() in NO_TOPIC:
+            self._doubt = error.str()
+        elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._unreadable = True
+        elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._kept_out = told(error, "Read", self.group)
+        elif error.code() not in MENDS_ITSELF:
+            self._trouble = error
+
     def _tell(self) -> None:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise (Fenced(trouble.str()) if trouble.fatal() else Transient("brokers", trouble.str()))
-        if self._kept_out is not None:
-            raise Transient("brokers", self._kept_out)
         if self._unreadable:
             self._unreadable = self._ask_permission()
+        if self._kept_out is not None:
+            raise Transient("brokers", self._kept_out)
         if self._doubt is not None and time.monotonic() >= self._ask_at:
             self._ask(self._doubt)
 
@@ -212,7 +216,9 @@ class KafkaSource:
         try:
             self._unless_moved(self.consumer.pause, [TopicPartition(*partition) for partition in paused])
             message: Any = self.consumer.poll(timeout)
-            if message is not None and message.error() is None:
+            if message is not None and message.error() is not None:
+                self._note(message.error())
+            elif message is not None:
                 # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
                 self.rewind(Batch.of([message], ClosedBy.DRAIN))
         finally:

@@ -5,16 +5,14 @@ Its plaintext listener is the administrator's, who may do everything; the tests'
 
 import contextlib
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import trustme
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its __all__
     AclBinding,
-    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -152,21 +150,9 @@ class Secured:
             },
         )
 
-    def grant(self, account: Account, grants: Iterable[Grant]) -> None:
-        """Let an account do these things and no others."""
-        any_name: Any = None
-        everything = AclBindingFilter(
-            ResourceType.ANY,
-            any_name,
-            ResourcePatternType.ANY,
-            account.principal,
-            any_name,
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
+    def grant(self, account: Account, *grants: Grant) -> None:
+        """Let an account do these things, too."""
         admin = self._admin()
-        for removed in admin.delete_acls([everything]).values():
-            removed.result(30)
         for added in admin.create_acls([grant.binding(account.principal) for grant in grants]).values():
             added.result(30)
 
