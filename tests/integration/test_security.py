@@ -9,11 +9,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
 from consumer.batch import Output
 from leadstream.topics import Topics
+from local.postgres import Postgres
 from tests.conftest import _ground
 from tests.integration.conftest import Crm
+from tests.integration.outboxes import outbox_crm
 from tests.integration.running import Running, Stage, until
 from tests.integration.secured import Account, Grant, Secured, secured_broker
 
@@ -21,6 +24,16 @@ pytestmark = pytest.mark.broker
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 NEEDS = re.compile(r"this account needs the permission (\w+) on (topic|group|transactional id) (\S+)$")
 P = "LEADSTREAM_KAFKA_"
+MAPPING = """
+[lead]
+lead_id = "id"
+created_at = "created"
+
+[outcome]
+column = "converted"
+true = ["1"]
+false = ["0"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +163,8 @@ def own_name(name: str, stage: Stage) -> str:
     for field in fields(Topics):
         if name == field.default:
             return str(getattr(stage.topics, field.name))
+    if name == "crm.foreign":
+        return f"foreign.{stage.topics.lead_changes}"
     if name.startswith("leadstream-triage-"):
         return f"leadstream-triage-{stage.topics.dead_letter_audit}"
     return name.replace("leadstream", stage.environment["LEADSTREAM_GROUP_ID"])
@@ -210,3 +225,64 @@ def reading_role(crm: Crm) -> Iterator[str]:
     finally:
         crm.connection.execute(f"drop owned by {role}".encode())
         crm.connection.execute(f"drop role {role}".encode())
+
+
+@pytest.fixture(scope="module")
+def busy(secured: Secured, tmp_path_factory: pytest.TempPathFactory, model_store: str) -> Iterator[Stage]:
+    """A stage with a consumer of the administrator's, an open letter, a prediction and its outcome."""
+    stage = Stage.on(secured.node.bootstrap, tmp_path_factory.mktemp("busy"), model_store)
+    admin = AdminClient({"bootstrap.servers": stage.bootstrap})
+    [made] = admin.create_topics([NewTopic(own_name("crm.foreign", stage), 1, 1)]).values()
+    made.result(30)
+    with stage.running() as process:
+        stage.send([stage.change("good"), Output(stage.topics.lead_changes, b"bad", b"junk")])
+        stage.letters(1)
+        stage.predictions(1)
+        yield stage
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("topics create", "", "exists"),
+        ("simulate", "--rate 0 --count 20 --bad-share 0.5", "20 changes sent"),
+        ("rescore", "good", "1 leads sent"),
+        ("rescore --wait", "good", "0 of 1 leads scored"),
+        ("import", "leads.csv --mapping leads.toml --outcomes", "1 changes and 1 outcomes"),
+        ("follow", "--once", "predictions"),
+        ("dead-letters list", "--reason UNKNOWN_FRAMING", "UNKNOWN_FRAMING"),
+        ("dead-letters replay", "--reason UNKNOWN_FRAMING --limit 1 --yes", "1 letter sent back"),
+    ],
+)
+def test_what_is_listed_for_a_verb_is_enough(
+    busy: Stage, secured: Secured, tmp_path: Path, verb: str, words: str, said: str
+) -> None:
+    account = secured.user()
+    secured.grant(account, *granted(verb, busy))
+    (tmp_path / "leads.csv").write_text("id,created,converted\nada,2025-03-01,1\n")
+    (tmp_path / "leads.toml").write_text(MAPPING)
+    words = words.replace("leads.", f"{tmp_path}/leads.")
+    with busy.running(*verb.split(), *words.split(), **account.settings) as process:
+        assert process.exit_code(90) == 0, process.said()
+        assert said in "\n".join(process.said())
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("verb", ["relay", "sink", "translate"])
+def test_what_is_listed_for_a_verb_that_goes_on_is_enough(
+    busy: Stage, secured: Secured, postgres: Postgres, verb: str
+) -> None:
+    account = secured.user()
+    secured.grant(account, *granted(verb, busy))
+    foreign = own_name("crm.foreign", busy)
+    words = {"translate": ("--from", foreign, "--format", "debezium")}
+    busy.send([Output(foreign, b"junk", b"junk")])
+    with outbox_crm(postgres.url) as crm:
+        crm.add("ada")
+        url = {"DATABASE_URL": crm.url}
+        with busy.running(verb, *words.get(verb, ()), **account.settings, **url) as process:
+            process.event("batch")
+            assert process.missing() == {}
+            assert process.stop() == 0
+            assert process.sentences() == []
