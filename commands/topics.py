@@ -170,10 +170,12 @@ def find_differences(settings: "Settings") -> list[Difference]:
 def _connect(settings: "Settings") -> tuple[Any, dict[str, str]]:
     from confluent_kafka.admin import AdminClient
 
+    from leadstream.access import Access
     from leadstream.kafka import client_config
     from leadstream.log import client_logger, configure
 
     configure(settings)
+    Access(settings).check()
     return AdminClient(client_config(settings), logger=client_logger()), asdict(settings.topics)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from leadstream.errors import SettingsError, UserError
+from leadstream.permission import told
 from leadstream.settings import KAFKA_PREFIX, Settings
 
 # A transaction spans only produce and commit; a killed process blocks read_committed readers for at most this long.
@@ -110,6 +111,12 @@ def produce(producer: Producer, records: Iterable[Record], deadline: float, **co
                 if time.monotonic() > deadline:
                     raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
                 producer.poll(0.05)
+            except KafkaException as error:
+                # Without a message there is no report that would name the topic.
+                kafka_error: KafkaError = error.args[0]
+                if kafka_error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise
+                raise KafkaException(KafkaError(kafka_error.code(), told(kafka_error, "Write", topic))) from None
 
 
 def retrying(call: Callable[[], object], deadline: float, on_wait: Callable[[str], None] = lambda _why: None) -> None:
