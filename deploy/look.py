@@ -24,10 +24,9 @@ from urllib.parse import urlencode
 import yaml  # type: ignore[import-untyped]
 
 from commands.topics import create_missing
-from deploy.dashboard import ROWS, Panel
+from deploy.dashboard import ROWS, Panel, panels
 from deploy.picture import draw
 from leadstream.settings import Settings, load_settings
-from leadstream.topics import Topics
 from local.broker import local_broker
 from local.postgres import PostgresProcess, local_server
 from local.process import Child, await_ready, free_ports, scratch
@@ -66,7 +65,7 @@ class Load:
 
 
 class Prometheus:
-    """A Prometheus with the configuration of docker-compose.yml, but for where its targets are and how often it asks."""
+    """A Prometheus as docker-compose.yml configures it, but for where its targets are and how often it asks."""
 
     def __init__(self, folder: Path, program: str, targets: dict[str, int]) -> None:
         self.port = free_ports(1)[0]
@@ -137,7 +136,7 @@ def look(load: Load, program: str) -> dict[str, list[Series]]:
         _say(f"{load.changes:,} changes at {load.rate} a second")
         _send(settings, crm, load, since, now, _events(postgres, start, load.changes / load.rate))
         time.sleep(5)  # the last readings
-        return {panel.title: _shown(prometheus, panel, began) for row in ROWS.values() for panel in row}
+        return {panel.title: _shown(prometheus, panel, began) for panel in panels()}
 
 
 def _crm(settings: Settings, load: Load, now: int) -> tuple[SimulatedCrm, int]:
@@ -177,7 +176,7 @@ def _starter(
 
 
 def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: float) -> Callable[[float], None]:
-    """What happens meanwhile: Postgres is away for eight seconds from a third on, a second process joins at two thirds."""
+    """What happens meanwhile: after a third Postgres is away for eight seconds, after two a second process joins."""
     waiting: list[tuple[float, str, Callable[[], None]]] = [
         (seconds / 3, "Postgres is stopped", postgres.stop),
         (seconds / 3 + 8, "Postgres is started", postgres.start),
@@ -205,12 +204,9 @@ def _send(
         def asked() -> Iterator[Any]:
             for number, change in enumerate(crm.deliveries(_SHARES, since, now)):
                 if number % 500 == 0:
-                    request = {
-                        "request_id": f"look-{number}",
-                        "lead_ids": [change.lead_id, "nobody"],
-                        "requested_by": None,
-                    }
-                    publisher.send("RescoreRequest", Topics().rescore_requests, f"look-{number}", request)
+                    name = f"look-{number}"
+                    request = {"request_id": name, "lead_ids": [change.lead_id, "nobody"], "requested_by": None}
+                    publisher.send("RescoreRequest", settings.topics.rescore_requests, name, request)
                 yield change
 
         send_changes(
@@ -265,9 +261,8 @@ def main() -> None:
     given = parser.parse_args()
     shown = look(Load(given.changes, given.rate, bad_share=0.02), given.prometheus)
     draw(ROWS, shown, PICTURE)
-    _say(
-        f"{sum(len(panel.queries) for row in ROWS.values() for panel in row)} queries of {len(shown)} panels found something"
-    )
+    queries = sum(len(panel.queries) for panel in panels())
+    _say(f"{queries} queries of {len(shown)} panels found something, and are drawn in {PICTURE}")
 
 
 if __name__ == "__main__":

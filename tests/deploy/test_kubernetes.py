@@ -29,6 +29,12 @@ def of_kind(kind: str) -> dict[str, Any]:
     return found
 
 
+def configuration() -> dict[str, str]:
+    """What becomes environment variables."""
+    data: dict[str, str] = next(one for one in manifests() if one["kind"] == "ConfigMap")["data"]
+    return data
+
+
 def pod() -> dict[str, Any]:
     spec: dict[str, Any] = of_kind("Deployment")["spec"]["template"]["spec"]
     return spec
@@ -79,7 +85,7 @@ def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
     assert not [one for one in manifests() if one["kind"] == "Secret"]
     [container] = pod()["containers"]
     assert {"secretRef": {"name": "leadstream"}} in container["envFrom"]
-    given = [one for one in manifests() if one["kind"] == "ConfigMap"][0]["data"]
+    given = configuration()
     assert not re.search(r"PASSWORD|SECRET|DATABASE_URL|HASH_KEY", " ".join(given))
     settings = load_settings(dict(given), env_file=None)
     assert set(given) <= {field.alias for field in type(settings).model_fields.values()}
@@ -99,7 +105,7 @@ def test_what_scales_and_what_disrupts_mean_the_consumer() -> None:
 def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_partitions() -> None:
     default = load_settings({}, env_file=None)
     [trigger] = of_kind("ScaledObject")["spec"]["triggers"]
-    given = [one for one in manifests() if one["kind"] == "ConfigMap"][0]["data"]
+    given = configuration()
     assert trigger["metadata"]["consumerGroup"] == default.group_id
     assert trigger["metadata"]["topic"] == Topics().lead_changes
     assert trigger["metadata"]["bootstrapServers"] == given["KAFKA_BOOTSTRAP_SERVERS"]

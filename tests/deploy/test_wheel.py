@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that a newcomer's `pip install` of it works, in an environment that has nothing else."""
+"""The wheel: what is in it, and that a newcomer's `pip install` of it works where nothing else is installed."""
 
 import json
 import os
