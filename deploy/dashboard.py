@@ -220,9 +220,22 @@ def _placed(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     if panel.kind == "timeseries":
         defaults |= {"custom": custom, "min": 0}
     options = {
-        "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-        "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"},
-        "table": {"showHeader": True},
+        "timeseries": {
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+            "tooltip": {"mode": "multi", "sort": "none"},
+        },
+        "stat": {
+            "reduceOptions": {"calcs": ["lastNotNull"]},
+            "colorMode": "value",
+            "graphMode": "area",
+            "textMode": "auto",
+            "justifyMode": "auto",
+            "orientation": "auto",
+            "wideLayout": True,
+            "showPercentChange": False,
+            "percentChangeColorMode": "standard",
+        },
+        "table": {"frameIndex": 0, "showHeader": True},
     }[panel.kind]
     at_once = {"format": "table", "instant": True} if panel.kind == "table" else {}
     targets = [

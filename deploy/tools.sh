@@ -8,7 +8,7 @@ mkdir -p "$bin"
 
 if [ ! -x "$bin/promtool" ]; then
     cd .tools
-    apt-get download prometheus || { apt-get update && apt-get download prometheus; }
+    apt-get download prometheus 2>/dev/null || { apt-get --quiet update && apt-get download prometheus; }
     dpkg-deb --extract prometheus_*.deb prometheus
     cp prometheus/usr/bin/prometheus prometheus/usr/bin/promtool "$bin"
     rm -r prometheus prometheus_*.deb

@@ -85,6 +85,10 @@ def test_a_label_that_a_metric_does_not_have_folds_all_its_series_into_one(query
         assert set(filter(None, group.split(", "))) <= labels, query
 
 
+def test_grafanas_own_schema_takes_the_dashboard() -> None:
+    said("dashboard-check", FILE)
+
+
 def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     rules = [{"record": f"panel:{i}", "expr": query.replace(INTERVAL, "1m")} for i, query in enumerate(queries())]
     file = tmp_path / "panels.yml"
