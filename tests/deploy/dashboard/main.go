@@ -23,8 +23,12 @@ func check(file string) error {
 	}
 	plugins.RegisterDefaultPlugins()
 	var read dashboard.Dashboard
-	if err := read.UnmarshalJSONStrict(raw); err != nil {
+	// Either may return an empty list of errors as an error.
+	if err := read.UnmarshalJSONStrict(raw); err != nil && err.Error() != "" {
 		return err
 	}
-	return read.Validate()
+	if err := read.Validate(); err != nil && err.Error() != "" {
+		return err
+	}
+	return nil
 }
