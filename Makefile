@@ -46,7 +46,7 @@ lock: $(VENV)/.dev ## what the image installs, file by file, and its SBOM; after
 
 dashboard: $(VENV)/.dev tools ## Grafana's dashboard from its table, and a look at it on a real Prometheus under load
 	$(BIN)/python -m deploy.dashboard
-	$(BIN)/python -m deploy.look --prometheus .tools/bin/prometheus
+	$(BIN)/python -m deploy.look
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run

@@ -55,6 +55,9 @@ class Series:
     values: list[float]
 
 
+NOTHING = Series("nothing", [0.0], [0.0])
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """How many changes, how many a second, and the share of bad records beside them."""
@@ -67,7 +70,7 @@ class Load:
 class Prometheus:
     """A Prometheus as docker-compose.yml configures it, but for where its targets are and how often it asks."""
 
-    def __init__(self, folder: Path, program: str, targets: dict[str, int]) -> None:
+    def __init__(self, folder: Path, program: Path, targets: dict[str, int]) -> None:
         self.port = free_ports(1)[0]
         shipped = Path(__file__).parent / "prometheus"
         settings = yaml.safe_load((shipped / "prometheus.yml").read_text("utf-8"))
@@ -107,8 +110,8 @@ class Prometheus:
             return json.load(answer)
 
 
-def look(load: Load, program: str) -> dict[str, list[Series]]:
-    """What each panel shows of that load, by its title. Raises LookupError for a query that finds nothing."""
+def look(load: Load, program: Path) -> dict[str, list[Series]]:
+    """What each panel shows of that load, by its title."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch("look"))
         broker = stack.enter_context(local_broker("kafka", say=_say))
@@ -136,7 +139,7 @@ def look(load: Load, program: str) -> dict[str, list[Series]]:
         _say(f"{load.changes:,} changes at {load.rate} a second")
         _send(settings, crm, load, since, now, _events(postgres, start, load.changes / load.rate))
         time.sleep(5)  # the last readings
-        return {panel.title: _shown(prometheus, panel, began) for panel in panels()}
+        return {panel.title: _shown(prometheus, panel, began, time.time()) for panel in panels()}
 
 
 def _crm(settings: Settings, load: Load, now: int) -> tuple[SimulatedCrm, int]:
@@ -220,13 +223,13 @@ def _send(
         )
 
 
-def _shown(prometheus: Prometheus, panel: Panel, began: float) -> list[Series]:
+def _shown(prometheus: Prometheus, panel: Panel, began: float, ended: float) -> list[Series]:
     shown = []
     for query, legend in panel.queries:
-        found = [one for one in prometheus.range(query, began, time.time()) if one.values]
+        found = [one for one in prometheus.range(query, began, ended) if one.values]
         if not found:
-            raise LookupError(f"panel {panel.title!r}: nothing is found by {query}")
-        shown += [Series(_legend(legend, one.legend), one.seconds, one.values) for one in found]
+            _say(f"panel {panel.title!r}: nothing is found by {query}")
+        shown += [Series(_legend(legend, one.legend), one.seconds, one.values) for one in found] or [NOTHING]
     return shown
 
 
@@ -257,9 +260,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=20_000)
     parser.add_argument("--rate", type=int, default=160)
-    parser.add_argument("--prometheus", default="prometheus", metavar="PROGRAM")
+    parser.add_argument("--prometheus", type=Path, default=Path(".tools/bin/prometheus"), metavar="PROGRAM")
     given = parser.parse_args()
-    shown = look(Load(given.changes, given.rate, bad_share=0.02), given.prometheus)
+    shown = look(Load(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve())
+    empty = [title for title, series in shown.items() if NOTHING in series]
+    if empty:
+        sys.exit(f"panels with a query that found nothing: {', '.join(empty)}")
     draw(ROWS, shown, PICTURE)
     queries = sum(len(panel.queries) for panel in panels())
     _say(f"{queries} queries of {len(shown)} panels found something, and are drawn in {PICTURE}")
