@@ -1,5 +1,6 @@
 """The composition root: builds the service from its settings, and runs it until it is stopped."""
 
+import sys
 from typing import Any
 
 from consumer.dead_letters import Limit
@@ -8,20 +9,26 @@ from consumer.leads import LeadLookup
 from consumer.metrics import Metrics
 from consumer.pipeline import Codecs, Pipeline
 from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from consumer.recall import Recall
 from consumer.retrain import on_drift
 from consumer.service import Service
 from consumer.source import KafkaSource
 from consumer.status import Status
+from consumer.versions import Versions
 from leadstream import __version__, log
 from leadstream.errors import Fenced
 from leadstream.kafka import consumer_config, producer_config
-from leadstream.settings import Delivery, Settings, unknown_variables
+from leadstream.settings import Delivery, Late, Settings, unknown_variables
 from leadstream.stopping import stop_on_signals
 from models.registry import open_registry
 from models.scorer import Model
 from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
+
+# Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
+# some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
+SWITCH_SECONDS = 0.0005
 
 
 def run(settings: Settings) -> None:
@@ -36,8 +43,10 @@ def run(settings: Settings) -> None:
     slot, challenger = ModelSlot(models), ChallengerSlot(models)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     leads = _postgres(settings.database_url) if settings.database_url else None
+    versions = Versions() if settings.late is Late.COALESCE else None
+    recall = Recall(settings, registry, versions)
     service = Service(
-        pipeline=Pipeline(settings, slot, challenger, codecs(settings, registry), leads),
+        pipeline=Pipeline(settings, slot, challenger, codecs(settings, registry), leads, versions=versions),
         slot=slot,
         challenger=challenger,
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
@@ -45,6 +54,8 @@ def run(settings: Settings) -> None:
         status=status,
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
+        versions=versions,
+        recall=recall,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
     endpoints = Endpoints(
@@ -54,10 +65,11 @@ def run(settings: Settings) -> None:
         exposed=metrics.expose,
         model=lambda: _present(slot, challenger, settings.challenger_share),
     )
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop_on_signals(service, logger)
     try:
         # Before the first line of the log: a client that refuses its settings is one sentence.
-        source, publisher = _clients(settings, metrics, status, logger)
+        source, publisher = _clients(settings, recall, metrics, status, logger)
         logger.info(
             "started",
             version=__version__,
@@ -66,7 +78,7 @@ def run(settings: Settings) -> None:
             http=f"http://{settings.http_host}:{endpoints.port}",
         )
         while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-            source, publisher = _clients(settings, metrics, status, logger)
+            source, publisher = _clients(settings, recall, metrics, status, logger)
     finally:
         endpoints.close()
         if leads:
@@ -93,11 +105,14 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
     )
 
 
-def _clients(settings: Settings, metrics: Metrics, status: Status, logger: log.Logger) -> tuple[KafkaSource, Publisher]:
+def _clients(
+    settings: Settings, recall: Recall, metrics: Metrics, status: Status, logger: log.Logger
+) -> tuple[KafkaSource, Publisher]:
     """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
 
     def on_rebalance(kind: str, partitions: int) -> None:
         metrics.rebalances.labels(kind).inc()
+        recall.due |= kind == "assigned" and partitions > 0
         owned = len(source.assigned())
         metrics.partitions.set(owned)
         status.assigned(owned)

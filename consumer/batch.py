@@ -1,6 +1,7 @@
 """The values that travel through the loop: a message, a batch of them, and what came of the batch."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -100,6 +101,15 @@ class Scored:
     scores: "Scores"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Published:
+    """What the table of scores has of n leads now: `index` (n,) are the messages, `keys` the leads, `versions` (n,)."""
+
+    index: NDArray[np.intp]
+    keys: Sequence[bytes]
+    versions: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """All that came of a batch: the `records` to publish, and the accounting.
@@ -108,7 +118,8 @@ class Outcome:
     Postgres was asked for states in `queries`; `leads_asked` and `leads_found` count the leads. `challenged` counts by
     mode and result the leads that the challenger got; `challenger_error` says why it cannot stay in service;
     `shadowed` is whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which
-    leads somebody asked for says nothing of drift.
+    leads somebody asked for says nothing of drift. `late` of the coalesced changes were older than what was published
+    before; `published` is what to remember once this is committed.
     """
 
     records: list[Record]
@@ -130,6 +141,8 @@ class Outcome:
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     scored: list[Scored] = field(default_factory=list)
+    late: int = 0
+    published: list[Published] = field(default_factory=list)
 
     @property
     def outputs(self) -> list[Output]:

@@ -12,11 +12,12 @@ class Plan:
     """What a batch comes down to.
 
     `stacks` has one list a lead, the newest change last: that one is scored, and those below are coalesced into it.
-    `outdated` are the messages that a newer erasure or a newer change made irrelevant.
+    `erasures` come with the highest version that they end, 0 where none is known. `outdated` are the messages that a
+    newer erasure or a newer change made irrelevant.
     """
 
     stacks: list[list[Change]]
-    erasures: list[Erasure]
+    erasures: list[tuple[Erasure, int]]
     outdated: list[int]
 
 
@@ -24,7 +25,8 @@ def coalesce(items: Iterable[Change | Erasure]) -> Plan:
     """Group the changes of a batch by lead; a version of 0 is none, and then the offsets alone decide.
 
     A candidate that turns out bad is a dead letter, and the one below takes its place: a bad change never costs a
-    good one. A null value outdates all before it; a DELETED also what comes later with an older version.
+    good one. A null value and a DELETED outdate all before them, and what comes later with an older version than they
+    end; a DELETED is outdated itself by what is newer.
     """
     by_lead: dict[str, list[Change | Erasure]] = defaultdict(list)
     for item in items:
@@ -39,13 +41,14 @@ def coalesce(items: Iterable[Change | Erasure]) -> Plan:
                     plan.outdated.append(item.index)
                 else:
                     stack.append(item)
-            elif 0 < item.lead_version < max((change.lead_version for change in stack), default=0):
+                continue
+            newest = max(erased_at, *(change.lead_version for change in stack), 0)
+            if 0 < item.lead_version < newest:
                 plan.outdated.append(item.index)
             else:
                 plan.outdated.extend(change.index for change in stack)
-                plan.erasures.append(item)
-                stack = []
-                erased_at = max(erased_at, item.lead_version)
+                stack, erased_at = [], max(newest, item.lead_version)
+                plan.erasures.append((item, erased_at))
         if stack:
             # The sort is stable: among equal versions the later offset stays on top.
             stack.sort(key=lambda change: change.lead_version)
@@ -60,5 +63,5 @@ def keep_all(items: Iterable[Change | Erasure]) -> Plan:
         if isinstance(item, Change):
             plan.stacks.append([item])
         else:
-            plan.erasures.append(item)
+            plan.erasures.append((item, item.lead_version))
     return plan

@@ -82,6 +82,9 @@ class Metrics(_Registered):
         self.changes = self._counter(
             "changes", "What became of the consumed changes; over all fates this adds up to those consumed.", "fate"
         )
+        self.late = self._counter(
+            "late_changes", "Coalesced changes that were older than what was published of their lead before."
+        )
         self.requests = self._counter("requests", "Rescore requests, answered or dead-lettered.", "fate")
         self.request_leads = self._counter(
             "request_leads", "Leads asked for in rescore requests: predicted, or the code of the error.", "answer"

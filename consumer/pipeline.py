@@ -15,10 +15,11 @@ from consumer.decode import Change, Erasure, Ignored, Request, check_state, deco
 from consumer.leads import Lead, LeadLookup
 from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows
 from consumer.replies import Asked, Reply, sliced
+from consumer.versions import VERSION, Versions
 from consumer.work import Work
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
-from leadstream.kafka import Record
+from leadstream.kafka import Headers, Record
 from leadstream.settings import Settings
 from models.artifact import WRONG
 from models.scorer import Model, Scores
@@ -52,7 +53,8 @@ class Challenge:
 
 
 class Pipeline:
-    """Turns a batch into its outcome. It publishes nothing and commits nothing; the same batch gives the same outcome.
+    """Turns a batch into its outcome. It publishes nothing and commits nothing; the same batch gives the same outcome,
+    as long as nobody puts anything into `versions`, by which late changes are told; without them none is late.
 
     Raises Transient where a dependency does not answer: then nothing has happened.
     """
@@ -65,6 +67,7 @@ class Pipeline:
         codecs: Codecs,
         leads: LeadLookup | None,
         *,
+        versions: Versions | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._settings = settings
@@ -77,6 +80,7 @@ class Pipeline:
         self._shadow = Predictions(codecs.shadow, settings.topics.shadow_predictions)
         self._columns = ColumnReader(codecs.changes) if COMPILED else None
         self._leads = leads
+        self._versions = versions
         self._clock_ms = clock_ms
 
     def process(self, batch: Batch) -> Outcome:
@@ -91,10 +95,7 @@ class Pipeline:
                 items = self._joined(work, items, beside)
             plan = coalesce(items) if self._settings.coalesce else keep_all(items)
         work.meet(plan.outdated, Fate.COALESCED)
-        for erasure in plan.erasures:
-            work.meet(erasure.index, Fate.ERASED)
-            outputs = self._erasures(work, erasure.lead_id.encode())
-            work.publish([erasure.index] * len(outputs), outputs)
+        self._erase(work, plan.erasures)
         replies = [_reply_to(work, request) for request in requests]
         first, *others = sliced(replies) or [[]]
         with work.step("state"):
@@ -102,6 +103,8 @@ class Pipeline:
         if changes is not None:
             plan.stacks.extend(self._score_plain(work, changes, leads))
         self._score_changes(work, plan.stacks, leads)
+        if self._versions is not None and not self._settings.coalesce:
+            work.put_in_order()
         self._score_asked(work, first, leads)
         for asked in others:
             with work.step("state"):
@@ -124,12 +127,21 @@ class Pipeline:
             return str(error)
         return lacks(self._topics.shadow_predictions)
 
-    def _erasures(self, work: Work, key: bytes) -> list[Output]:
+    def _erase(self, work: Work, erasures: list[tuple[Erasure, int]]) -> None:
         """The null for the table of scores, and one for whoever keeps a table of a challenger's."""
         topics = [self._topics.lead_predictions]
         if work.challenger is not None and self._share == 0:
             topics.append(self._topics.shadow_predictions)
-        return [Output(topic, key, None) for topic in topics]
+        keys = [erasure.lead_id.encode() for erasure, _ in erasures]
+        before = self._versions.newest(keys).tolist() if self._versions else [0] * len(keys)
+        for (erasure, ends), key, known in zip(erasures, keys, before, strict=True):
+            if 0 < erasure.lead_version < known:
+                work.come_late(np.array([erasure.index]))
+                continue
+            version = max(ends, known)
+            headers: Headers = [(VERSION, str(version).encode())] if version else []
+            outputs = [Output(topic, key, None, headers or None) for topic in topics]
+            work.erase(erasure.index, key, version if ends else 0, outputs)
 
     def _plain_changes(self, batch: Batch) -> Changes | None:
         """The changes that can be read in columns; None where columns do not pay."""
@@ -201,8 +213,7 @@ class Pipeline:
         fat = changes.rows(stacks, np.flatnonzero(carried), _inputs(work))
         thin = self._with_states(changes, stacks, np.flatnonzero(~carried), leads, failed)
         for rows in (fat, thin):
-            poisons = self._score_rows(work, rows)
-            failed |= {int(rows.index[row]): poison for row, poison in poisons.items()}
+            failed |= self._score_rows(work, rows)
         left = []
         for index, poison in failed.items():
             work.bury(index, poison)
@@ -238,21 +249,32 @@ class Pipeline:
                     work.bury(stack[-1].index, poison)
                     again.append(stack[:-1])
             failed = self._score_rows(work, Rows.of(rows))
-            for row, stack in enumerate(pending):
-                if row in failed:
-                    work.bury(stack[-1].index, failed[row])
+            for stack in pending:
+                if stack[-1].index in failed:
+                    work.bury(stack[-1].index, failed[stack[-1].index])
                     again.append(stack[:-1])
                 else:
                     work.meet([change.index for change in stack[:-1]], Fate.COALESCED)
             stacks = [stack for stack in again if stack]
 
     def _score_rows(self, work: Work, rows: Rows) -> dict[int, Poison]:
-        """Score changes; why some of the rows could not be."""
+        """Score changes, but those that come late; by message why some could not be."""
+        rows = self._timely(work, rows)
         if not len(rows):
             return {}
         predicted = self._predict(work, rows)
         work.score(rows, predicted)
-        return predicted.failed
+        return {int(rows.index[row]): poison for row, poison in predicted.failed.items()}
+
+    def _timely(self, work: Work, rows: Rows) -> Rows:
+        """The rows that are not older than what was published of their leads; the others are coalesced into that."""
+        if self._versions is None or not len(rows):
+            return rows
+        late = (rows.lead_version > 0) & (rows.lead_version < self._versions.newest(rows.keys))
+        if not late.any():
+            return rows
+        work.come_late(rows.index[late])
+        return rows.at(np.flatnonzero(~late))
 
     def _row(self, stack: list[Change], leads: dict[str, Lead]) -> Row:
         change = stack[-1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Batch
+from consumer.batch import Batch, Published
 from features import Columns, columns_of
 from leadstream.coded import Coded
 from leadstream.errors import Poison, Reason
@@ -86,6 +86,12 @@ class Rows:
             self.coalesced[places],
             {name: _at(column, places) for name, column in self.states.items()},
         )
+
+    def published(self, places: Ints) -> Published:
+        """The versions of the leads at these places, in any order."""
+        if len(places) == len(self):
+            return Published(self.index, self.keys, self.lead_version)
+        return Published(self.index[places], _at(self.keys, places), self.lead_version[places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
 from consumer.source import Source
 from consumer.status import Status
+from consumer.versions import Versions
 from leadstream.errors import Transient
 from leadstream.log import Logger
 from models.drift import WINDOW
@@ -29,7 +30,10 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 
 
 class Service:
-    """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again."""
+    """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again.
+
+    `versions` are those of the pipeline; before a batch `recall` fills in what others published of its leads.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,8 @@ class Service:
         status: Status,
         log: Logger,
         hash_id: Callable[[bytes | None], str | None],
+        versions: Versions | None = None,
+        recall: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
@@ -54,6 +60,8 @@ class Service:
         self._status = status
         self._log = log
         self._hash_id = hash_id
+        self._versions = versions
+        self._recall = recall
         self._clock = clock
         self._drift = DriftAlarm(metrics, status, log, on_drift, drift_window)
         self._stop = threading.Event()
@@ -87,6 +95,7 @@ class Service:
                 batch = source.poll(POLL_SECONDS)
                 self._tell_lag(source)
                 if batch is not None:
+                    self._recall()
                     self._turn(batch, publisher)
                 if batch is not None or not self._owes(source):
                     self._resumed()
@@ -106,6 +115,9 @@ class Service:
             if outcome.shadowed:
                 self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
             raise
+        if self._versions is not None:
+            for part in outcome.published:
+                self._versions.put(part.keys, part.versions)
         if outcome.challenger_error:
             self._challenger.withdraw(outcome.challenger_error)
         with self._metrics.lock:
@@ -204,6 +216,7 @@ class Service:
         metrics.consumed.inc(outcome.consumed)
         for fate in Fate:
             metrics.changes.labels(fate.value).inc(outcome.fates[fate])
+        metrics.late.inc(outcome.late)
         metrics.requests.labels("answered").inc(outcome.requests_answered)
         metrics.requests.labels("dead_lettered").inc(outcome.requests_dead_lettered)
         for answer, count in outcome.request_leads.items():
@@ -239,6 +252,7 @@ class Service:
             closed_by=batch.closed_by.value,
             consumed=outcome.consumed,
             **{fate.value: outcome.fates[fate] for fate in Fate},
+            **({"late": outcome.late} if outcome.late else {}),
             requests=outcome.requests_answered + outcome.requests_dead_lettered,
             process_ms=round(processing * 1000, 1),
             commit_ms=round(committing * 1000, 1),

@@ -4,11 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, compress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.batch import Batch, Fate, Outcome, Scored
+from consumer.batch import Batch, Fate, Outcome, Published, Scored
 from consumer.dead_letters import dead_letter
 from consumer.predictions import Predicted, Rows
 from leadstream.errors import Poison
@@ -36,13 +37,14 @@ class Work:
         self.imputed: Counter[str] = Counter()
         self.coverage: list[float] = []
         self.scored: list[Scored] = []
-        self.queries = self.leads_asked = self.leads_found = 0
+        self.queries = self.leads_asked = self.leads_found = self.late = 0
         self._settings = settings
         self._fates = np.full(len(batch.messages), _NONE, np.uint8)
         self._indices: list[int] = []
         self._outputs: list[Record] = []
         self._buried: dict[int, Poison] = {}
         self._answers: Counter[str] = Counter()
+        self._published: list[Published] = []
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -74,8 +76,36 @@ class Work:
         indices = rows.index[predicted.places].tolist()
         self.meet(indices, Fate.SCORED)
         self.publish(indices, predicted.outputs)
+        self._published.append(rows.published(predicted.places))
         for row, output in predicted.shadows.items():
             self.publish([int(rows.index[row])], [output])
+
+    def erase(self, index: int, key: bytes, version: int, outputs: Sequence[Record]) -> None:
+        """A lead is forgotten: the nulls that say so, and the version that they end, 0 where none is known."""
+        self.meet(index, Fate.ERASED)
+        self.publish([index] * len(outputs), outputs)
+        self._published.append(Published(np.array([index]), [key], np.array([version], np.int64)))
+
+    def come_late(self, indices: Ints) -> None:
+        """These messages are older than what was published of their leads: it is as if they had come before that."""
+        self.meet(indices, Fate.COALESCED)
+        self.late += len(indices)
+
+    def put_in_order(self) -> None:
+        """Where each change was scored for itself: take out what is older than what stands before it of its lead."""
+        newest: dict[bytes, int] = {}
+        late = set[int]()
+        entries = [zip(p.index.tolist(), p.keys, p.versions.tolist(), strict=True) for p in self._published]
+        for index, key, version in sorted(chain.from_iterable(entries)):
+            if 0 < version < newest.get(key, 0):
+                late.add(index)
+            elif version:
+                newest[key] = version
+        if late:
+            self.come_late(np.array(sorted(late)))
+            kept = [index not in late for index in self._indices]
+            self._indices, self._outputs = list(compress(self._indices, kept)), list(compress(self._outputs, kept))
+        self._published = [Published(np.empty(0, np.intp), list(newest), np.array(list(newest.values()), np.int64))]
 
     def answer(self, index: int, outputs: list[Record], answers: Counter[str]) -> None:
         """What a request leads to, and how each of its leads was answered."""
@@ -123,6 +153,8 @@ class Work:
             coverage=self.coverage,
             seconds=self._seconds,
             scored=self.scored,
+            late=self.late,
+            published=self._published,
         )
         if not outcome.balances():
             raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")

@@ -53,6 +53,13 @@ class Delivery(StrEnum):
     AT_LEAST_ONCE = "at-least-once"
 
 
+class Late(StrEnum):
+    """What becomes of a change that comes after a newer one of its lead was published."""
+
+    COALESCE = "coalesce"
+    SCORE = "score"
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 
@@ -143,6 +150,12 @@ class Settings(BaseModel):
         default=True,
         alias="LEADSTREAM_COALESCE",
         description="Score only the newest change of a lead within a batch.",
+    )
+    late: Late = Field(
+        default=Late.COALESCE,
+        alias="LEADSTREAM_LATE",
+        description="What becomes of a change that is older, by lead_version, than what was published of its lead: "
+        "coalesce, or score.",
     )
     reasons: int = Field(
         default=3,

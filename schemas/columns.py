@@ -123,6 +123,7 @@ class Table:
 
     Columns are by the path of the field ("lead.source"): int64 (an enum by its symbol's number), bool, Texts, Maps, or
     float64 with NaN where an optional number is null. An optional record has a bool of its own: whether it is there.
+    Arrays have no column.
     """
 
     read: Flags
@@ -209,8 +210,24 @@ class ColumnReader:
             case "map" if schema["values"] in ("double", "string"):
                 of = compiled.MAP_OF_TEXTS if schema["values"] == "string" else compiled.MAP_OF_DOUBLES
                 self._step(of, "spans", path)
+            case "array":
+                self._array(schema["items"], named, path)
             case _:
                 raise NotColumns(f"{path} is of a type that is not read in columns")
+
+    def _array(self, items: Any, named: Mapping[str, Any], path: str) -> None:
+        """Arrays are read only to get past them. One of pairs of a text and a double is encoded as a map of doubles."""
+        schema = _defined(items, named)
+        fields = [field["type"] for field in schema["fields"]] if isinstance(schema, dict) else schema
+        match fields:
+            case "string":
+                kind = compiled.ARRAY_OF_TEXTS
+            case ["string", "double"]:
+                kind = compiled.MAP_OF_DOUBLES
+            case _:
+                raise NotColumns(f"{path} is of items that are not read in columns")
+        self._steps.append((kind, self._counts["spans"], 0))
+        self._counts["spans"] += 1
 
     def _optional(self, schema: list[Any], named: Mapping[str, Any], path: str) -> None:
         null = schema.index("null")

@@ -19,6 +19,7 @@ Bits = NDArray[np.uint64]
 # Kinds of steps. Reading: (kind, row of its matrix, what more). Writing: (kind, place in its pool, what more).
 LONG, INT, DOUBLE, BOOLEAN, TEXT, ENUM, OPTIONAL, MAP_OF_DOUBLES, MAP_OF_TEXTS = range(9)
 CONSTANT, CHOICE, ITEMS = range(9, 12)
+ARRAY_OF_TEXTS = 12
 NULL_FIRST = 1 << 32
 
 U = np.uint64
@@ -82,8 +83,11 @@ def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
 
 
 @compiled
-def _map(data: Bytes, at: int, end: int, of_texts: bool) -> int:
-    """Where the map at `at` ends, or -1; blocks that state their size are left to the codec."""
+def _items(data: Bytes, at: int, end: int, texts: int, doubles: int) -> int:
+    """Where the map or array at `at` ends, or -1: items of so many texts, then so many doubles (a map's key is a text).
+
+    Blocks that state their size are left to the codec.
+    """
     while True:
         count, at = read_long(data, at, end)
         if at < 0 or count < 0:
@@ -91,17 +95,13 @@ def _map(data: Bytes, at: int, end: int, of_texts: bool) -> int:
         if count == 0:
             return at
         for _ in range(count):
-            _, at = _text(data, at, end)
-            if at < 0:
-                return -1
-            if of_texts:
+            for _ in range(texts):
                 _, at = _text(data, at, end)
                 if at < 0:
                     return -1
-            else:
-                at += 8
-                if at > end:
-                    return -1
+            at += 8 * doubles
+            if at > end:
+                return -1
 
 
 @compiled
@@ -137,9 +137,9 @@ def read_rows(
             elif kind == TEXT:
                 begin, at = _text(data, at, end)
                 begins[place, row], lengths[place, row] = begin, at - begin
-            elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS:
+            elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS or kind == ARRAY_OF_TEXTS:
                 begin = at
-                at = _map(data, at, end, kind == MAP_OF_TEXTS)
+                at = _items(data, at, end, 2 if kind == MAP_OF_TEXTS else 1, 1 if kind == MAP_OF_DOUBLES else 0)
                 begins[place, row], lengths[place, row] = begin, at - begin
             elif kind == BOOLEAN:
                 if at >= end or data[U(at)] > 1:

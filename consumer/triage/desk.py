@@ -9,9 +9,9 @@ Why a letter is decided exactly once:
 3. `settle` writes replayed records and decisions in one transaction. If somebody took the desk meanwhile, the commit
    is refused and nothing of it happened. If the answer to a commit is lost, taking the desk anew finds out.
 
-Why an old state does not come back. The consumers remember no versions, so a replayed change must not stand in its
-topic behind a newer one of its lead that is not in the scores yet. Nobody can append on a condition, so `settle`
-appends first and looks then:
+Why an old state does not come back. The consumers remember versions, but not of every lead, and not every change has
+one, so nothing here counts on that: a replayed change must not stand in its topic behind a newer one of its lead that
+is not in the scores yet. Nobody can append on a condition, so `settle` appends first and looks then:
 
 4. `look` asks how far the consumers have committed, which changes wait beyond that, and what the scores are, in this
    order: what is not waiting is in the scores. Letters of leads with a waiting change are put off.

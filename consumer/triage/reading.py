@@ -32,11 +32,21 @@ MOST = 2_000
 class Log:
     """One topic; `read` reads on from where the last one ended, or from where it is told to; `follow` waits for more.
 
-    Raises UserError where the topic is not there, and Transient where the brokers do not answer.
+    Raises UserError where the topic is not there, and Transient where the brokers do not answer, or nothing comes for
+    `quiet` seconds. `properties` are more of librdkafka's.
     """
 
-    def __init__(self, settings: Settings, topic: str, *, committed: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        *,
+        committed: bool = True,
+        quiet: float = QUIET_SECONDS,
+        properties: Mapping[str, Any] | None = None,
+    ) -> None:
         config = consumer_config(settings) | {
+            **(properties or {}),
             # The end of a partition is told even where its last records are transaction markers, which are no messages.
             "enable.partition.eof": True,
             "isolation.level": "read_committed" if committed else "read_uncommitted",
@@ -49,6 +59,7 @@ class Log:
         except KafkaException as error:
             raise config_error(error) from None
         self.topic = topic
+        self._quiet = quiet
         self.position: dict[int, int] = {}
 
     def partitions(self) -> list[int]:
@@ -118,11 +129,11 @@ class Log:
                 raise Transient("brokers", error.str())
 
     def _some(self) -> list[Any]:
-        deadline = time.monotonic() + QUIET_SECONDS
+        deadline = time.monotonic() + self._quiet
         # In short waits: Python hears of Ctrl-C only between calls into the client.
         while (first := self._consumer.poll(POLL_SECONDS)) is None:
             if time.monotonic() > deadline:
-                raise Transient("brokers", f"nothing came from {self.topic} within {QUIET_SECONDS:g} s")
+                raise Transient("brokers", f"nothing came from {self.topic} within {self._quiet:g} s")
         return [first, *self._consumer.consume(MOST, 0)]
 
     def close(self) -> None:

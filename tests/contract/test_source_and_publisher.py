@@ -63,7 +63,7 @@ class KafkaWorld:
         return {**quick, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "LEADSTREAM_GROUP_ID": self.group}
 
     def send(self, *outputs: Output) -> None:
-        producer = Producer({"bootstrap.servers": self.bootstrap})
+        producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True})
         for output in outputs:
             extra: dict[str, Any] = {} if output.timestamp is None else {"timestamp": output.timestamp}
             if output.headers:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("".join(f"{value:>{_width(name)}}" for name, value in zip(COLUMNS, row, strict=True)))
         if ran.violations:
             _tell(console, ran.violations)
-            console.print(f"  replay: {_replay(ran, options)}\n  kept:   {ran.folder}")
+            console.print(f"  replay: {_replay(ran)}\n  kept:   {ran.folder}")
         _write(options.json, done, time.monotonic() - began)
     _sum(console, done)
     wrong = sum(len(ran.violations) for ran in done)
@@ -78,7 +78,7 @@ def _one(seed: int, options: argparse.Namespace, console: Console) -> Ran:
         ran = Ran(plan, folder)
         try:
             with fault_ground(brokers, folder, lambda _: None) as ground:
-                ran = run(ground, plan, folder / "run", disorder=options.disorder)
+                ran = run(ground, plan, folder / "run")
         except Exception as error:  # noqa: BLE001  # hours of schedules do not end with one that could not be done
             ran.violations.append(Violation("harness", f"{type(error).__name__}: {error}"))
     ran.folder = folder
@@ -94,7 +94,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed of many (default 1)")
     parser.add_argument("--seconds", type=float, default=60, help="how long faults go on in each (default 60)")
     parser.add_argument("--brokers", type=int, choices=(1, 3), help="instead of one for even and three for odd seeds")
-    parser.add_argument("--disorder", action="store_true", help="some changes come after newer ones of their lead")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a good schedule, too")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "leadstream-faults")
     parser.add_argument("--json", type=Path, default=Path("faults.json"), help="where the results go")
@@ -120,10 +119,9 @@ def _tell(console: Console, found: Sequence[Violation]) -> None:
         console.print(f"  and {len(found) - SHOWN} more")
 
 
-def _replay(ran: Ran, options: argparse.Namespace) -> str:
+def _replay(ran: Ran) -> str:
     plan = ran.schedule
-    disorder = " --disorder" if options.disorder else ""
-    return f"python -m tests.faults --seed {plan.seed} --seconds {plan.seconds:g} --brokers {plan.brokers}{disorder}"
+    return f"python -m tests.faults --seed {plan.seed} --seconds {plan.seconds:g} --brokers {plan.brokers}"
 
 
 def _write(path: Path, done: Sequence[Ran], seconds: float) -> None:

@@ -3,7 +3,8 @@
 offsets    the committed transactions' spans follow each other without gap or overlap, up to the end of each topic
 fates      in its transaction every consumed record has exactly one outcome, and every output its one source
 letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they were
-order      the predictions of a lead never go back in lead_version, and no older change brings back an erased lead
+order      the predictions of a lead never go back in lead_version, and no older change brings back an erased lead;
+           what is older than what was published before has no output (which `fates` holds, too)
 models     no transaction mixes two model versions
 visible    a subscriber sees all of the committed transactions and nothing else, and none is left open
 books      each process's log lines are transactions, and each transaction has its line, but for what a process
@@ -120,10 +121,9 @@ def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
     highest: dict[str, int] = defaultdict(int)
     for output in sorted(history.predictions, key=lambda output: output.record.offset):
         if output.record.value is None:
-            # A null has no version and is newer than all before it; a DELETED has one.
+            # A null ends all versions before it; those of changes that it covers, too.
             versions = erased.get((output.transaction or 0, output.lead))
-            version = versions.popleft() if versions else 0
-            highest[output.lead] = max(highest[output.lead], version) if version else 0
+            highest[output.lead] = max(highest[output.lead], versions.popleft() if versions else 0)
         elif 0 < output.version < highest[output.lead]:
             went = f"goes back to version {output.version} of {output.lead}, which had {highest[output.lead]}"
             yield Violation("order", f"{output.record.at()} {went}")

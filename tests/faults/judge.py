@@ -12,16 +12,20 @@ Source = tuple[Place, int]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The fate of each record of one lead in one batch, by offset, and how many changes its prediction covers."""
+    """The fate of each record of one lead in one batch, by offset, and how many changes its prediction covers.
+
+    `ended` are the highest versions that the erasures end, in order.
+    """
 
     fates: dict[int, str]
     covered: int
+    ended: list[int]
 
 
 @dataclass(slots=True)
 class Expected:
     """What must come of a transaction: its outputs, the fates of its changes, which change each prediction is of, with
-    how many it covers, and by lead the versions of what erases it, in order.
+    how many it covers, and by lead the versions that its erasures end, in order.
     """
 
     outputs: Counter[tuple[str, Any]] = field(default_factory=Counter)
@@ -61,9 +65,8 @@ def consumed(history: History) -> dict[int, list[Sent]]:
 def expected(history: History) -> dict[int, Expected]:
     """What must come of each transaction, by its number.
 
-    A change older than what was published of its lead before may also be covered by that, and have no output.
+    What is older than what earlier transactions published of its lead, or erased, is covered by that.
     """
-    answered = {output.source for output in (*history.predictions, *history.letters)}
     predictions = by_transaction(history.predictions)
     published: dict[str, int] = defaultdict(int)
     found = {}
@@ -76,25 +79,18 @@ def expected(history: History) -> dict[int, Expected]:
                 _of_request(due, sent, source)
             else:
                 by_lead[sent.record.place, sent.truth.lead].append(sent)
-        for changes in by_lead.values():
-            silent = [sent for sent in changes if _is_late(sent, published) and _source(sent) not in answered]
-            _of_lead(due, changes, silent, history.coalesce)
+        for (_, lead), changes in by_lead.items():
+            _of_lead(due, changes, published[lead], history.coalesce)
+        for lead, ended in due.erased.items():
+            published[lead] = max(published[lead], *ended)
         for output in predictions[number]:
-            if output.source in due.scored:
-                # The change's own version: a thin one is published with the database's, which is ahead of its events.
-                version = due.scored[output.source][0].truth.version
-                published[output.lead] = max(published[output.lead], version)
+            if output.source and output.source in due.scored and output.source[0].topic != history.requests_topic:
+                published[output.lead] = max(published[output.lead], output.version)
     return found
 
 
 def _source(sent: Sent) -> Source:
     return sent.record.place, sent.record.offset
-
-
-def _is_late(sent: Sent, published: dict[str, int]) -> bool:
-    truth = sent.truth
-    is_change = truth.kind is Kind.CHANGE or truth.late
-    return is_change and 0 < truth.version < published[truth.lead]
 
 
 def _of_request(due: Expected, sent: Sent, source: Source) -> None:
@@ -108,15 +104,11 @@ def _of_request(due: Expected, sent: Sent, source: Source) -> None:
         due.scored[source] = (sent, 0)
 
 
-def _of_lead(due: Expected, changes: Sequence[Sent], silent: Sequence[Sent], coalesce: bool) -> None:
-    """`silent` are those that are late and have no output: where one would have had its own, it is covered instead."""
-    judged = judge(changes, coalesce)
-    while covered := [sent for sent in silent if judged.fates[sent.record.offset] in {"scored", "dead_lettered"}]:
-        due.fates["coalesced"] += len(covered)
-        silent = [sent for sent in silent if sent not in covered]
-        changes = [sent for sent in changes if sent not in covered]
-        judged = judge(changes, coalesce)
+def _of_lead(due: Expected, changes: Sequence[Sent], published: int, coalesce: bool) -> None:
+    judged = judge(changes, published) if coalesce else judge_each(changes, published)
     due.fates.update(judged.fates.values())
+    if judged.ended:
+        due.erased[changes[0].truth.lead] += judged.ended
     for sent in changes:
         source = _source(sent)
         match judged.fates[sent.record.offset]:
@@ -127,44 +119,71 @@ def _of_lead(due: Expected, changes: Sequence[Sent], silent: Sequence[Sent], coa
                 due.outputs["letter", source] += 1
             case "erased":
                 due.outputs["erasure", sent.truth.lead] += 1
-                due.erased[sent.truth.lead].append(sent.truth.version)
 
 
-def judge(changes: Sequence[Sent], coalesce: bool) -> Judged:
-    """The fates of one lead's records in one batch.
+def judge(changes: Sequence[Sent], published: int) -> Judged:
+    """The fates of one lead's records in one batch, when the lead stands at the version `published`.
 
     Newer is the higher version, then the later offset. A null value is newer than all before it; a DELETED is as new
-    as its version. Poison that shows only when it is scored gives its place to the change below it.
+    as its version. Poison that shows only when it is scored gives its place to the change below it. A state that the
+    database has is never late.
     """
     fates: dict[int, str] = {}
     stack: list[Sent] = []
+    ended: list[int] = []
     erased_at = 0
     for sent in changes:
         truth, offset = sent.truth, sent.record.offset
-        newest = max((below.truth.version for below in stack), default=0)
-        if truth.kind is Kind.IGNORED:
-            fates[offset] = "ignored"
-        elif truth.kind is Kind.POISON and not truth.late:
-            fates[offset] = "dead_lettered"
-        elif coalesce and 0 < truth.version < (newest if truth.kind is Kind.ERASURE else erased_at):
+        newest = max(erased_at, *(below.truth.version for below in stack), 0)
+        if early := _before_scoring(sent):
+            fates[offset] = early
+        elif 0 < truth.version < (newest if truth.kind is Kind.ERASURE else erased_at):
             fates[offset] = "coalesced"
         elif truth.kind is Kind.ERASURE:
-            fates[offset] = "erased"
-            if coalesce:
-                fates |= {below.record.offset: "coalesced" for below in stack}
-                stack, erased_at = [], max(erased_at, truth.version)
+            fates |= {below.record.offset: "coalesced" for below in stack}
+            stack, erased_at = [], max(newest, truth.version)
+            fates[offset] = "coalesced" if 0 < truth.version < published else "erased"
+            ended += [max(erased_at, published)] if fates[offset] == "erased" else []
         else:
             stack.append(sent)
-    if not coalesce:
-        own = {True: "dead_lettered", False: "scored"}
-        return Judged(fates | {s.record.offset: own[s.truth.kind is Kind.POISON] for s in stack}, 0)
     stack.sort(key=lambda sent: sent.truth.version)
-    while stack and stack[-1].truth.kind is Kind.POISON:
+    while stack and stack[-1].truth.kind is Kind.POISON and not _is_late(stack[-1], published):
         fates[stack.pop().record.offset] = "dead_lettered"
-    if stack:
+    if stack and not _is_late(stack[-1], published):
         fates[stack.pop().record.offset] = "scored"
     fates |= {sent.record.offset: "coalesced" for sent in stack}
-    return Judged(fates, len(stack))
+    return Judged(fates, len(stack), ended)
+
+
+def judge_each(changes: Sequence[Sent], published: int) -> Judged:
+    """The same where nothing is coalesced but what is late: older than `published`, or than a good one before it."""
+    fates: dict[int, str] = {}
+    ended: list[int] = []
+    newest = published
+    for sent in changes:
+        truth, offset = sent.truth, sent.record.offset
+        if early := _before_scoring(sent):
+            fates[offset] = early
+        elif truth.kind is Kind.POISON:
+            fates[offset] = "coalesced" if _is_late(sent, published) else "dead_lettered"
+        elif _is_late(sent, newest):
+            fates[offset] = "coalesced"
+        else:
+            fates[offset] = "erased" if truth.kind is Kind.ERASURE else "scored"
+            newest = max(newest, truth.version)
+            ended += [newest] if truth.kind is Kind.ERASURE else []
+    return Judged(fates, 0, ended)
+
+
+def _before_scoring(sent: Sent) -> str | None:
+    """The fate of what is no change that could be scored, nor an erasure."""
+    if sent.truth.kind is Kind.IGNORED:
+        return "ignored"
+    return "dead_lettered" if sent.truth.kind is Kind.POISON and not sent.truth.late else None
+
+
+def _is_late(sent: Sent, published: int) -> bool:
+    return not sent.truth.thin and 0 < sent.truth.version < published
 
 
 def shown(what: tuple[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tests.faults.history import Append, Ending, History, Kind, Output, Record, Span
+from tests.faults.history import Append, Ending, History, Kind, Output, Record, Sent, Span
 
 Mutation = Callable[[History, random.Random], History]
 OUTPUTS = ("predictions", "letters", "results")
@@ -82,6 +82,41 @@ def in_another_transaction(history: History, chance: random.Random) -> History:
         return replace(output, transaction=chance.choice(others))
 
     return _edit(history, chance, chance.choice(OUTPUTS), moved)
+
+
+def scored_though_late(history: History, chance: random.Random) -> History:
+    """A change that was covered by a newer one that was there before it has a prediction all the same."""
+    late = [sent for sent in _covered_alone(history) if sent.truth.kind is Kind.CHANGE]
+    sent = chance.choice(late)
+    number = next(t.number for t in history.transactions if any(_spans(span, sent.record) for span in t.spans))
+    [like, *_] = [o for o in history.predictions if o.lead == sent.truth.lead and o.version > sent.truth.version]
+    place = like.record.place
+    offset = 2 + max(append.last for append in history.appended if append.place == place)
+    brought = replace(
+        like,
+        record=replace(like.record, offset=offset),
+        transaction=number,
+        version=sent.truth.version,
+        coalesced=0,
+        source=(sent.record.place, sent.record.offset),
+    )
+    append = replace(history.appended[0], place=place, first=offset, last=offset)
+    fields = {"predictions": (*history.predictions, brought), "appended": (*history.appended, append)}
+    return _fate_moved(history, _with(history, **fields), number, "coalesced", "scored")
+
+
+def called_late(history: History, chance: random.Random) -> History:
+    """A good change that nothing newer covers has no prediction, and the books say that it was coalesced."""
+    gone = chance.choice([o for o in history.predictions if o.source and not o.coalesced and o.version > 1])
+    assert gone.transaction is not None
+    append = next(a for a in history.appended if _holds(a, gone.record))
+    before, after = replace(append, last=gone.record.offset - 1), replace(append, first=gone.record.offset + 1)
+    left = [a for a in (before, after) if a.first <= a.last]
+    fields = {
+        "predictions": tuple(o for o in history.predictions if o is not gone),
+        "appended": _replaced(history.appended, history.appended.index(append), *left),
+    }
+    return _fate_moved(history, _with(history, **fields), gone.transaction, "scored", "coalesced")
 
 
 def of_no_transaction(history: History, chance: random.Random) -> History:
@@ -281,6 +316,38 @@ def a_stack_trace(history: History, chance: random.Random) -> History:
 
 def _holds(append: Append, record: Record) -> bool:
     return append.place == record.place and append.first <= record.offset <= append.last
+
+
+def _spans(span: Span, record: Record) -> bool:
+    return span.place == record.place and span.first <= record.offset < span.after
+
+
+def _covered_alone(history: History) -> list[Sent]:
+    """Changes that have no output, whose lead has no output of their transaction either: they came late."""
+    told = {(output.transaction, output.lead) for output in history.predictions}
+    answered = {output.source for output in (*history.predictions, *history.letters)}
+    return [
+        sent
+        for transaction in history.transactions
+        for sent in history.sent
+        if any(_spans(span, sent.record) for span in transaction.spans)
+        and (sent.record.place, sent.record.offset) not in answered
+        and (transaction.number, sent.truth.lead) not in told
+    ]
+
+
+def _fate_moved(good: History, history: History, number: int, fewer: str, more: str) -> History:
+    """Books that agree with what was done: one `fewer` and one `more` in the line of a transaction, if it has one."""
+    from tests.faults.judge import expected
+
+    counts = expected(good)[number].counts()
+    for i, process in enumerate(history.processes):
+        for j, line in enumerate(process.lines):
+            if line.counts() == counts:
+                moved = replace(line, **{fewer: getattr(line, fewer) - 1, more: getattr(line, more) + 1})
+                told = replace(process, lines=_replaced(process.lines, j, moved))
+                return _with(history, processes=_replaced(history.processes, i, told))
+    return history
 
 
 def _unwritten(history: History) -> set[tuple[int, ...]]:

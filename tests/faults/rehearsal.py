@@ -9,6 +9,7 @@ import numpy as np
 
 from consumer.batch import Outcome
 from consumer.leads import Lead
+from consumer.versions import Versions
 from models.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
@@ -29,18 +30,16 @@ def rehearse(
     records: int = 400,
     *,
     coalesce: bool = True,
-    disorder: bool = False,
+    remembers: bool = True,
     leads: int = LEADS,
     most: int = 30,
 ) -> History:
     """What a well-behaved group of two processes leaves behind; one of them is killed before its last line.
 
-    A batch has up to `most` records of each partition.
+    A batch has up to `most` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
     """
     rng = np.random.default_rng([seed, 9])
-    traffic = Traffic(
-        seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, disorder=disorder, leads=leads
-    )
+    traffic = Traffic(seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, leads=leads)
     rows = {row.lead_id: row for row in traffic.people()}
     log: dict[Place, list[FakeMessage]] = defaultdict(list)
     for shipment in itertools.islice(traffic.shipments(), records):
@@ -58,11 +57,19 @@ def rehearse(
                 NOW_MS + len(place),
             )
         )
-        if shipment.row:
+        if shipment.row and shipment.row.version > rows[shipment.row.lead_id].version:
             rows[shipment.row.lead_id] = shipment.row
     crm = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
-    line = made(slot, crm, LEADSTREAM_COALESCE=str(coalesce))
-    return _consume(log, lambda messages: line.process(batch(*messages)), rng, coalesce, most)
+    versions = Versions()
+    line = made(slot, crm, versions=versions, LEADSTREAM_COALESCE=str(coalesce))
+
+    def process(messages: list[FakeMessage]) -> Outcome:
+        outcome = line.process(batch(*messages))
+        for part in outcome.published if remembers else ():
+            versions.put(part.keys, part.versions)
+        return outcome
+
+    return _consume(log, process, rng, coalesce, most)
 
 
 def _consume(

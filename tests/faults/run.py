@@ -42,7 +42,7 @@ class Ran:
     violations: list[Violation] = field(default_factory=list)
 
 
-def run(ground: Ground, plan: Schedule, folder: Path, *, disorder: bool = False) -> Ran:
+def run(ground: Ground, plan: Schedule, folder: Path) -> Ran:
     """Do what a schedule says, let everything recover, and check what was left behind."""
     ran = Ran(plan, folder)
     stage = staged(ground, folder, coalesce=plan.coalesce, batch_max_records=plan.batch_max_records)
@@ -51,7 +51,7 @@ def run(ground: Ground, plan: Schedule, folder: Path, *, disorder: bool = False)
         for member in members:
             member.start()
         together([member.until_ready for member in members])
-        with _sending(ground, stage, plan, disorder):
+        with _sending(ground, stage, plan):
             _inflict(Inflicter(ground, stage, members), plan, ran)
         ran.violations += _drained(stage, members)
         if not ran.violations:
@@ -99,7 +99,7 @@ def _inflict(inflicter: Inflicter, plan: Schedule, ran: Ran) -> None:
 
 
 @contextlib.contextmanager
-def _sending(ground: Ground, stage: Stage, plan: Schedule, disorder: bool) -> Iterator[None]:
+def _sending(ground: Ground, stage: Stage, plan: Schedule) -> Iterator[None]:
     """The CRM, from its first record until the end of the block; then what it still holds is acknowledged."""
     schema = stage.environment["DATABASE_URL"].rpartition("%3D")[2]
     told = {
@@ -109,7 +109,6 @@ def _sending(ground: Ground, stage: Stage, plan: Schedule, disorder: bool) -> It
         "registry": ground.registry.url,
         "seed": plan.seed,
         "rate": plan.changes_per_second,
-        "disorder": disorder,
     }
     folder = stage.folder / "sender"
     folder.mkdir()

@@ -100,7 +100,7 @@ class Sender:
 
 
 def main(told: dict[str, Any]) -> None:
-    """`bootstrap`, `topics` (by field), `database`, `registry`, `seed`, `rate` (a second), `disorder`."""
+    """`bootstrap`, `topics` (by field), `database`, `registry`, `seed`, `rate` (a second)."""
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
     plain, request = Writer("LeadChanged"), Writer("RescoreRequest")
@@ -110,7 +110,7 @@ def main(told: dict[str, Any]) -> None:
     def encode(event: Mapping[str, Any]) -> bytes:
         return (framed if rng.random() < 0.5 else plain).encode(event)
 
-    traffic = Traffic(told["seed"], plain.encode, request.encode, now=_now(), disorder=told["disorder"])
+    traffic = Traffic(told["seed"], plain.encode, request.encode, now=_now())
     traffic.encode_change = encode
     crm = Crm(told["database"])
     sender = Sender(told["bootstrap"], told["topics"], crm)

@@ -45,13 +45,14 @@ def test_a_wrong_that_is_done_to_a_good_history_must_be_found(good: History, wro
         assert violations(MUTATIONS[wrong](good, random.Random(seed))), (wrong, seed)
 
 
+@pytest.mark.parametrize("coalesce", [True, False])
 @pytest.mark.parametrize("leads", [LEADS, 8])
-def test_changes_that_come_late_in_another_batch_are_seen_to_bring_back_the_older_prediction(
-    slot: ModelSlot, leads: int
+def test_a_consumer_that_forgets_versions_is_seen_to_bring_back_older_predictions(
+    slot: ModelSlot, leads: int, coalesce: bool
 ) -> None:
-    found = violations(rehearse(slot, seed=1, records=1500, disorder=True, leads=leads))
-    assert {violation.rule for violation in found} == {"order"}
-    assert "goes back to version" in found[0].what
+    found = violations(rehearse(slot, seed=1, records=1500, coalesce=coalesce, leads=leads, remembers=False))
+    assert {violation.rule for violation in found} == {"order", "fates", "books"}
+    assert any("goes back to version" in violation.what for violation in found)
 
 
 def test_a_history_that_is_kept_reads_as_it_was_and_is_judged_alike(

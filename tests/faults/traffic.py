@@ -44,20 +44,19 @@ class Shipment:
 class Traffic:
     """Records without end, in the order in which to send them.
 
-    A lead sends its state or leaves it to the database, always the same way. In `disorder` some changes and some
-    repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC; `encode_change` may be
-    another encoding of good changes than that of bad ones, which are made by comparing two of them.
+    A lead sends its state or leaves it to the database, always the same way. Some changes and some repeated ones come
+    late, after newer ones of their lead. `now` is the wall clock in ms UTC; `encode_change` may be another encoding of
+    good changes than that of bad ones, which are made by comparing two of them.
     """
 
     def __init__(
-        self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, disorder: bool, leads: int = LEADS
+        self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, leads: int = LEADS
     ) -> None:
         self._rng = np.random.default_rng([seed, 5])
         self._encode_request = encode_request
         self.encode_change = encode_event
         self._bad = bad_records(seed, now=now, encode_event=encode_event, encode_request=encode_request)
         self._versions = dict.fromkeys(range(leads), 0)
-        self._disorder = disorder
         self._held: list[tuple[int, Shipment]] = []
         self._count = 0
         self.now = now
@@ -72,7 +71,7 @@ class Traffic:
         while True:
             shipment = self._next()
             self._count += 1
-            if self._disorder and self._rng.random() < 0.03 and shipment.topic == "lead_changes":
+            if self._rng.random() < 0.03 and shipment.topic == "lead_changes":
                 self._held.append((self._count + int(self._rng.integers(1, 300)), shipment))
                 if self._rng.random() < 0.5:
                     continue  # it comes late; otherwise it comes twice

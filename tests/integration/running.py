@@ -199,7 +199,14 @@ class Stage:
             process.kill()
 
     def send(self, outputs: Iterable[Output]) -> None:
-        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 20})
+        producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "partitioner": "murmur2_random",
+                "linger.ms": 20,
+                "enable.idempotence": True,
+            }
+        )
         for output in outputs:
             extra: dict[str, Any] = {"headers": output.headers} if output.headers else {}
             if output.timestamp is not None:

@@ -7,6 +7,7 @@ from typing import Any
 from consumer.batch import Batch, ClosedBy, Message, Outcome, Output
 from consumer.leads import Lead
 from consumer.pipeline import Codecs, Pipeline
+from consumer.versions import Versions
 from leadstream.errors import Transient
 from leadstream.settings import load_settings
 from models.registry import ModelRegistry
@@ -65,13 +66,16 @@ def pipeline(
     leads: FakeLeads | None = None,
     clock_ms: Callable[[], int] = lambda: NOW_MS,
     challenger: ChallengerSlot | None = None,
+    versions: Versions | None = None,
     **settings: str,
 ) -> Pipeline:
     slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model, TRUST))
     challenger = challenger or ChallengerSlot(ModelRegistry(str(model), TRUST))
     readers = Reader("LeadChanged"), Reader("RescoreRequest")
     codecs = Codecs(*readers, Writer("LeadPrediction"), Writer("RescoreResult"), Writer("LeadPrediction"))
-    return Pipeline(load_settings(settings, None), slot, challenger, codecs, leads, clock_ms=clock_ms)
+    return Pipeline(
+        load_settings(settings, None), slot, challenger, codecs, leads, versions=versions, clock_ms=clock_ms
+    )
 
 
 def event(lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""The version at which each lead was published last, of as many leads as there is room for: what tells a late change.
+
+Two generations: the young one is written until it is full, then it is the old one, and what the old one had is
+forgotten. So at least the last MOST leads are remembered less those of one call, and at most twice as many. A lead is
+its key's hash of 64 bits, by Python with a secret of the process: of a million leads remembered, one lead in 10^13 is
+taken for another.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from consumer import compiled
+except ImportError:  # without the extra `fast`
+    compiled = None  # type: ignore[assignment]
+
+Ints = NDArray[np.int64]
+
+# The header of a null in the predictions topic: the version that it ends, where one is known.
+VERSION = "lead_version"
+# 16 MB each generation.
+MOST = 1 << 19
+
+
+class Generation(Protocol):
+    """Versions by hash."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def look_up(self, hashes: Ints, found: Ints) -> None:
+        """Where `found` (n,) is 0, the version of the hash there, if there is one."""
+
+    def put(self, hashes: Ints, versions: Ints) -> None:
+        """Set versions, none of them 0; of one hash the last stays."""
+
+
+class Slots:
+    """In one array, by machine code: 16 bytes a slot, two slots a lead."""
+
+    def __init__(self, most: int) -> None:
+        self._count = 0
+        self._slots = np.zeros((1 << (2 * most - 1).bit_length(), 2), np.int64)
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def look_up(self, hashes: Ints, found: Ints) -> None:
+        compiled.look_up(self._slots, hashes, found)
+
+    def put(self, hashes: Ints, versions: Ints) -> None:
+        self._count += compiled.put(self._slots, hashes, versions)
+
+
+class Dictionary:
+    """In a dictionary: the same, several times as large."""
+
+    def __init__(self, _most: int) -> None:
+        self._versions: dict[int, int] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._versions)
+
+    def look_up(self, hashes: Ints, found: Ints) -> None:
+        if self._versions:
+            there = [known or self._versions.get(key, 0) for key, known in zip(hashes.tolist(), found, strict=True)]
+            found[:] = there
+
+    def put(self, hashes: Ints, versions: Ints) -> None:
+        self._versions.update(zip(hashes.tolist(), versions.tolist(), strict=True))
+
+
+class Versions:
+    """Remembers versions by the keys of leads; one of 0 is none, and is not remembered."""
+
+    def __init__(self, most: int = MOST, kind: Callable[[int], Generation] | None = None) -> None:
+        self._most = most
+        self._kind: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
+        self._young: Generation = self._kind(most)
+        self._old: Generation = self._kind(1)
+        self._hashed: tuple[Sequence[bytes], Ints] = (), np.empty(0, np.int64)
+        self.newest([b""])  # compiles what a batch needs, or loads what was compiled: not while one waits
+        self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def newest(self, keys: Sequence[bytes]) -> Ints:
+        """The version of each lead, (n,); 0 where none is remembered."""
+        hashes = self._hashes(keys)
+        found = np.zeros(len(hashes), np.int64)
+        self._young.look_up(hashes, found)
+        self._old.look_up(hashes, found)
+        return found
+
+    def put(self, keys: Sequence[bytes], versions: Ints) -> None:
+        """The leads are at these versions now; of one lead the last stays."""
+        hashes, some = self._hashes(keys), versions > 0
+        if not some.all():
+            hashes, versions = hashes[some], versions[some]
+        for at in range(0, len(hashes), self._most):
+            part = slice(at, at + self._most)
+            if self._young.count + len(hashes[part]) > self._most:
+                self._young, self._old = self._kind(self._most), self._young
+            self._young.put(hashes[part], versions[part])
+
+    def _hashes(self, keys: Sequence[bytes]) -> Ints:
+        # A batch that is asked about is most often put as the same list: then it is hashed once.
+        if self._hashed[0] is not keys:
+            self._hashed = keys, np.fromiter(map(hash, keys), np.int64, len(keys))
+        return self._hashed[1]
