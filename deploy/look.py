@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -37,7 +38,7 @@ from producer.crm import connected, create_schema, fill, training_table, write_a
 from producer.live import bad_for, paced, send_changes
 from producer.migrate import migrate
 from producer.publish import publishing
-from producer.simulator import DAY_MS, Shares, SimulatedCrm
+from producer.simulator import DAY_MS, Application, Shares, SimulatedCrm
 
 PICTURE = Path(__file__).parents[1] / "docs" / "dashboard.png"
 HORIZON_DAYS = 30
@@ -55,6 +56,7 @@ class Series:
     values: list[float]
 
 
+Event = tuple[float, str | None, Callable[[], None]]  # when, in seconds of the load, what to say of it, and what to do
 NOTHING = Series("nothing", [0.0], [0.0])
 
 
@@ -83,7 +85,7 @@ class Prometheus:
                 f"127.0.0.1:{port}" for name, port in targets.items() if any(name.startswith(known) for known in names)
             ]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-        arguments = [
+        arguments: list[str | Path] = [
             program,
             f"--config.file={folder}/prometheus.yml",
             f"--storage.tsdb.path={folder}/data",
@@ -134,10 +136,9 @@ def look(load: Load, program: Path) -> dict[str, list[Series]]:
         stack.callback(prometheus.child.end, signal.SIGTERM, 10)
         for name in ("consumer", "relay", "follow"):
             start(name)
-        with connected(postgres.url) as conn:
-            write_applications(conn, crm.applications(since, now))
         _say(f"{load.changes:,} changes at {load.rate} a second")
-        _send(settings, crm, load, since, now, _events(postgres, start, load.changes / load.rate))
+        events = _events(postgres, start, load.changes / load.rate) + _outcomes(postgres.url, crm, load, since, now)
+        _send(settings, crm, load, since, now, sorted(events, key=lambda event: event[0]))
         time.sleep(5)  # the last readings
         return {panel.title: _shown(prometheus, panel, began, time.time()) for panel in panels()}
 
@@ -178,31 +179,41 @@ def _starter(
     return start
 
 
-def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: float) -> Callable[[float], None]:
+def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: float) -> list[Event]:
     """What happens meanwhile: after a third Postgres is away for eight seconds, after two a second process joins."""
-    waiting: list[tuple[float, str, Callable[[], None]]] = [
+    return [
         (seconds / 3, "Postgres is stopped", postgres.stop),
         (seconds / 3 + 8, "Postgres is started", postgres.start),
         (seconds * 2 / 3, "a second consumer is started", lambda: start("consumer-2")),
     ]
 
-    def happens(at: float) -> None:
-        while waiting and waiting[0][0] <= at:
-            _, what, act = waiting.pop(0)
-            _say(what)
-            threading.Thread(target=act, name="event").start()
 
-    return happens
+def _outcomes(url: str, crm: SimulatedCrm, load: Load, since: int, now: int) -> list[Event]:
+    """The applications of the days that the load has come to, every few seconds, but for when Postgres is away."""
+    seconds, events, written = load.changes / load.rate, list[Event](), since - HORIZON_DAYS * DAY_MS
+    for at in range(0, int(seconds), 5):
+        if not seconds / 3 - 1 < at < seconds / 3 + 12:
+            until = crm.moment(min(-1, load.rate * at - load.changes), until=now)
+            events.append((at, None, partial(_apply, url, crm.applications(written, until))))
+            written = until
+    return events
 
 
-def _send(
-    settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: int, happens: Callable[[float], None]
-) -> None:
+def _apply(url: str, applications: list[Application]) -> None:
+    with connected(url) as conn:
+        write_applications(conn, applications)
+
+
+def _send(settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: int, events: list[Event]) -> None:
     began = time.monotonic()
     with publishing(settings) as publisher:
 
         def advance(_changes: int) -> None:
-            happens(time.monotonic() - began)
+            while events and events[0][0] <= time.monotonic() - began:
+                _, what, act = events.pop(0)
+                if what:
+                    _say(what)
+                threading.Thread(target=act, name="event").start()
 
         def asked() -> Iterator[Any]:
             for number, change in enumerate(crm.deliveries(_SHARES, since, now)):

@@ -48,8 +48,8 @@ def test_a_file_that_a_verb_reads_is_in_the_wheel_and_nothing_else_is(wheel: Pat
 
 def test_pip_install_of_the_wheel_gives_a_working_command(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [tmp_path / "venv/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", wheel], check=True)
+    pip = [str(tmp_path / "venv/bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", str(wheel)], check=True)
     subprocess.run([*pip, "check"], check=True)
     works(tmp_path / "venv", tmp_path)
 
