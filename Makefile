@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz schemas docs pictures asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+.PHONY: demo test test-long lint faults fuzz schemas docs pictures asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
 	bench-xeducation bench-proof bench-reasons bench-partitions clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
@@ -41,6 +41,21 @@ pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own
 
 asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
 	$(BIN)/python -m schemas.asyncapi
+
+tools: ## the programs that check deploy/ and are not on PyPI, into .tools
+	deploy/tools.sh
+
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock'
+lock: $(VENV)/.dev ## what the image installs, file by file, and its SBOM; after a dependency has changed
+	$(COMPILE) --extra fast --extra s3 --output-file deploy/requirements.txt pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(COMPILE) --output-file deploy/requirements-build.txt -
+	$(BIN)/python -m deploy.sbom
+
+dashboard: $(VENV)/.dev tools ## Grafana's dashboard from its table, and a look at it on a real Prometheus under load
+	$(BIN)/python -m deploy.dashboard
+	$(BIN)/python -m deploy.look
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run

@@ -41,6 +41,7 @@ def run(settings: Settings) -> None:
     for sentence in unknown_variables():
         logger.warning("settings.unknown", detail=sentence)
     metrics, status, tracing = Metrics(), Status(), _tracing(settings)
+    metrics.loop_idle.set_function(status.idle)
     models = open_registry(settings)
     slot, challenger = ModelSlot(models), ChallengerSlot(models)
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None

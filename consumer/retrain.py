@@ -43,6 +43,8 @@ class RetrainRequests:
         self._writer = Writer("RetrainRequested", registry, self._topic)
         self._by = f"leadstream {verb} on {socket.gethostname()}"
         self._counter = counter
+        for trigger in Trigger:  # a counter that begins with its first event has no increase that an alert could see
+            counter.labels(trigger.value)
         self._logger = logger
         self._clock_ms = clock_ms
         self._told: set[tuple[str, Trigger]] = set()
@@ -97,6 +99,7 @@ def on_drift(
     """
     requests: list[RetrainRequests] = []
     lock = threading.Lock()
+    counter.labels(Trigger.DRIFT.value)
 
     def send(model: Model, sentence: str) -> None:
         with lock:

@@ -65,6 +65,10 @@ class Tail:
         """Whether everything that was there has been read."""
         return not self._unread and not self.absent
 
+    def ends(self, topic: str) -> bool:
+        """Whether everything that was in this topic has been read, whatever still comes in others."""
+        return topic not in self.absent and all(unread != topic for unread, _ in self._unread)
+
     def poll(self, timeout: float) -> list[Message]:
         """What is there, after up to `timeout` seconds. Raises Transient where the brokers do not answer."""
         if self._clock() >= self._look_at:
