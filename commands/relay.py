@@ -4,8 +4,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from commands.health import Health
 from commands.progress import not_negative
+from commands.serving import serving
 from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,13 +46,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Relay until SIGTERM or SIGINT."""
-    from leadstream.stopping import leave_on_signals, stop_on_signals
+    from leadstream.stopping import leave_on_signals
 
     leave_on_signals()
     from datetime import timedelta
 
-    from leadstream import __version__, log
-    from leadstream.settings import load_settings, unknown_variables
+    from leadstream.settings import load_settings
 
     if arguments.after is not None and arguments.after < 0:
         raise SettingsError(f"--after {arguments.after}: must be 0 or more")
@@ -62,40 +61,23 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.access import Access
 
     access = Access(settings)
-    from consumer.http import Endpoints
     from consumer.metrics import RelayMetrics
-    from consumer.status import Status
     from producer.outbox import Outbox
     from producer.relay import Options, Relay
-    from schemas.registry import Registry
 
     access.check()
-    log.configure(settings)
-    logger = log.get_logger()
-    for sentence in unknown_variables():
-        logger.warning("settings.unknown", detail=sentence)
-    metrics, status = RelayMetrics(), Status()
-    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    relay = Relay(
-        settings,
-        Options(arguments.state, timedelta(days=arguments.keep), arguments.after),
-        outbox=Outbox(database_url),
-        registry=registry,
-        health=Health("relay", status, metrics.held, logger),
-        watcher=Told(metrics, status, logger),
-    )
-    endpoints = Endpoints(
-        settings.http_host, settings.http_port, status=status, exposed=metrics.expose, model=lambda: None
-    )
-    stop_on_signals(relay, logger)
-    logger.info("started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}")
-    try:
+    metrics = RelayMetrics()
+    with serving("relay", settings, metrics) as served:
+        relay = Relay(
+            settings,
+            Options(arguments.state, timedelta(days=arguments.keep), arguments.after),
+            outbox=Outbox(database_url),
+            registry=served.registry,
+            health=served.health,
+            watcher=Told(metrics, served.status, served.logger),
+        )
+        served.started(relay)
         relay.run()
-    finally:
-        endpoints.close()
-        if registry:
-            registry.close()
-    logger.info("stopped")
     return 0
 
 

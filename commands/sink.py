@@ -1,9 +1,10 @@
 """`leadstream sink`: the current score of every lead in Postgres."""
 
 import argparse
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from commands.health import Health
+from commands.serving import serving, source_of
 
 if TYPE_CHECKING:
     from consumer.batch import Batch
@@ -28,11 +29,10 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(_arguments: argparse.Namespace) -> int:
     """Write until SIGTERM or SIGINT."""
-    from leadstream.stopping import leave_on_signals, stop_on_signals
+    from leadstream.stopping import leave_on_signals
 
     leave_on_signals()
-    from leadstream import __version__, log
-    from leadstream.settings import load_settings, unknown_variables
+    from leadstream.settings import load_settings
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
@@ -40,56 +40,22 @@ def run(_arguments: argparse.Namespace) -> int:
     from leadstream.access import Access
 
     access = Access(settings)
-    from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import SinkMetrics
     from consumer.sink import Scores, Sink
-    from consumer.source import KafkaSource
-    from consumer.status import Status
-    from leadstream.kafka import consumer_config
     from schemas.codec import Reader
-    from schemas.registry import Registry
 
     access.check()
-    log.configure(settings)
-    logger = log.get_logger()
-    for sentence in unknown_variables():
-        logger.warning("settings.unknown", detail=sentence)
-    metrics, status = SinkMetrics(), Status()
-    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    scores = Scores(database_url)
-
-    def on_rebalance(kind: str, partitions: int) -> None:
-        owned = len(source.assigned())
-        status.assigned(owned)
-        logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
-
-    endpoints = Endpoints(
-        settings.http_host, settings.http_port, status=status, exposed=metrics.expose, model=lambda: None
-    )
-    try:
-        source = KafkaSource(
-            consumer_config(settings) | {"group.id": f"{settings.group_id}-sink", "logger": log.client_logger()},
-            [settings.topics.lead_predictions],
-            max_records=settings.batch_max_records,
-            linger_ms=settings.batch_linger_ms,
-            on_rebalance=on_rebalance,
-            on_absent=status.absent,
-        )
-        loop = Loop(Health("sink", status, metrics.held, logger))
-        sink = Sink(source, scores, Reader("LeadPrediction", registry), Told(metrics, logger))
-        stop_on_signals(loop, logger)
-        logger.info("started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}")
-        try:
-            loop.run(source, sink.write)
-        finally:
-            source.close()
-    finally:
-        endpoints.close()
-        scores.close()
-        if registry:
-            registry.close()
-    logger.info("stopped")
+    metrics = SinkMetrics()
+    with (
+        serving("sink", settings, metrics) as served,
+        closing(Scores(database_url)) as scores,
+        closing(source_of("sink", [settings.topics.lead_predictions], settings, served)) as source,
+    ):
+        loop = Loop(served.health)
+        sink = Sink(source, scores, Reader("LeadPrediction", served.registry), Told(metrics, served.logger))
+        served.started(loop)
+        loop.run(source, sink.write)
     return 0
 
 

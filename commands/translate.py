@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from commands.health import Health
+from commands.serving import Served, group_of, serving, source_of
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from consumer.metrics import TranslateMetrics
     from consumer.publisher import AcknowledgedPublisher, TransactionalPublisher
     from consumer.source import KafkaSource
-    from consumer.status import Status
     from consumer.translate import Translator
     from leadstream.log import Logger
     from leadstream.settings import Settings
@@ -58,12 +57,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Translate until SIGTERM or SIGINT."""
-    from leadstream.stopping import leave_on_signals, stop_on_signals
+    from leadstream.stopping import leave_on_signals
 
     leave_on_signals()
-    from leadstream import __version__, log
     from leadstream.errors import Fenced, SettingsError
-    from leadstream.settings import load_settings, unknown_variables
+    from leadstream.settings import load_settings
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
@@ -72,42 +70,25 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.access import Access
 
     access = Access(settings)
-    from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import TranslateMetrics
-    from consumer.status import Status
-    from schemas.registry import Registry
 
     access.check()
-    log.configure(settings)
-    logger = log.get_logger()
-    for sentence in unknown_variables():
-        logger.warning("settings.unknown", detail=sentence)
-    metrics, status = TranslateMetrics(), Status()
-    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    translator = _translator(arguments, settings, registry, Told(metrics, logger))
-    loop = Loop(Health("translate", status, metrics.held, logger))
-    endpoints = Endpoints(
-        settings.http_host, settings.http_port, status=status, exposed=metrics.expose, model=lambda: None
-    )
-    stop_on_signals(loop, logger)
-    logger.info("started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}")
-    try:
+    metrics = TranslateMetrics()
+    with serving("translate", settings, metrics) as served:
+        translator = _translator(arguments, settings, served.registry, Told(metrics, served.logger))
+        loop = Loop(served.health)
+        served.started(loop)
         while not loop.stopping:
-            source, publisher = _clients(arguments.topic, settings, status, logger)
+            source, publisher = _clients(arguments.topic, settings, served)
             try:
                 loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
             except Fenced as fenced:
-                logger.warning("rejoining", detail=str(fenced))
+                served.logger.warning("rejoining", detail=str(fenced))
             finally:
                 publisher.close()
                 source.close()
-                status.left()
-    finally:
-        endpoints.close()
-        if registry:
-            registry.close()
-    logger.info("stopped")
+                served.status.left()
     return 0
 
 
@@ -125,42 +106,24 @@ def _translator(
         writer=Writer("LeadChanged", registry, settings.topics.lead_changes),
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
         topics=settings.topics,
-        group_id=_group_id(settings),
+        group_id=group_of("translate", settings),
         watcher=told,
     )
 
 
 def _clients(
-    topic: str, settings: "Settings", status: "Status", logger: "Logger"
+    topic: str, settings: "Settings", served: "Served"
 ) -> "tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]":
     """The two clients of one membership of the group."""
     from consumer.publisher import AcknowledgedPublisher, TransactionalPublisher
-    from consumer.source import KafkaSource
-    from leadstream.kafka import consumer_config, producer_config
+    from leadstream.kafka import producer_config
     from leadstream.log import client_logger
     from leadstream.settings import Delivery
 
-    def on_rebalance(kind: str, partitions: int) -> None:
-        owned = len(source.assigned())
-        status.assigned(owned)
-        logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
-
-    client = {"logger": client_logger()}
-    source = KafkaSource(
-        consumer_config(settings) | client | {"group.id": _group_id(settings)},
-        [topic],
-        max_records=settings.batch_max_records,
-        linger_ms=settings.batch_linger_ms,
-        on_rebalance=on_rebalance,
-        on_absent=status.absent,
-    )
+    source = source_of("translate", [topic], settings, served)
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
-    return source, kind(producer_config(settings, transactional=exactly_once) | client, source)
-
-
-def _group_id(settings: "Settings") -> str:
-    return f"{settings.group_id}-translate"
+    return source, kind(producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}, source)
 
 
 class Told:
