@@ -67,12 +67,15 @@ def _parsed(url: str) -> dict[str, Any]:
 def _bounded(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
     """What psycopg waits for, given up when nothing has come for so long."""
     deadline = time.monotonic() + seconds
-    wanted = next(gen)
-    while True:
-        # Every tenth of a second psycopg says that nothing has come yet.
-        ready = yield wanted
-        if ready:
-            deadline = time.monotonic() + seconds
-        elif time.monotonic() > deadline:
-            raise psycopg.OperationalError(f"no answer within {seconds:g} s")
-        wanted = gen.send(ready)
+    try:
+        wanted = next(gen)
+        while True:
+            # Every tenth of a second psycopg says that nothing has come yet.
+            ready = yield wanted
+            if ready:
+                deadline = time.monotonic() + seconds
+            elif time.monotonic() > deadline:
+                raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        return done.value

@@ -74,7 +74,7 @@ def test_large_messages_a_full_queue_and_a_slow_database_cost_time_and_no_change
     expected = Counter([*thin, *(f"large_{n}" for n in range(60)), *(f"small_{n}" for n in range(2000))])
     server = psycopg.conninfo.conninfo_to_dict(crm.url)
     with proxying() as loop, closing(Proxy(loop, str(server["host"]), int(server["port"] or 0))) as database:
-        database.set("slow", 0.2)
+        database.set("slow", 0.05)
         url = psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=database.port)
         full = {"LEADSTREAM_KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": "20"}
         with stage.running(**EACH, **full, DATABASE_URL=url) as process:
