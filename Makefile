@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz pictures asyncapi run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
-	bench-xeducation bench-proof bench-reasons clean
+.PHONY: demo test test-long lint faults fuzz schemas docs pictures asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+	bench-xeducation bench-proof bench-reasons bench-partitions clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -30,11 +30,32 @@ PAYLOADS ?= 200000
 fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
 	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
 
+schemas: $(VENV)/.dev ## every released schema compared with the present one
+	$(BIN)/leadstream schemas check
+
+docs: $(VENV)/.dev ## the site, into build/site; a link or page that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own; needs Chromium
 	$(BIN)/python -m tests.pictures
 
 asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
 	$(BIN)/python -m schemas.asyncapi
+
+tools: ## the programs that check deploy/ and are not on PyPI, into .tools
+	deploy/tools.sh
+
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command 'make lock'
+lock: $(VENV)/.dev ## what the image installs, file by file, and its SBOM; after a dependency has changed
+	$(COMPILE) --extra fast --extra s3 --output-file deploy/requirements.txt pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+		| $(COMPILE) --output-file deploy/requirements-build.txt -
+	$(BIN)/python -m deploy.sbom
+
+dashboard: $(VENV)/.dev tools ## Grafana's dashboard from its table, and a look at it on a real Prometheus under load
+	$(BIN)/python -m deploy.dashboard
+	$(BIN)/python -m deploy.look
 
 run: $(VENV)/.demo ## the consumer, with the settings of the environment and .env
 	$(BIN)/leadstream run
@@ -47,6 +68,9 @@ bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that
 
 bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
 	$(BIN)/python -m benchmarks.reasons
+
+bench-partitions: $(VENV)/.dev ## how a group shares a hundred partitions, and what it costs when a member comes or goes
+	$(BIN)/python -m benchmarks.partitions $(json)
 
 bench: ## every benchmark of speed, one after the other; the last line says which missed a bar
 	@missed=; for each in throughput latency start scale peers database; do \

@@ -1,6 +1,7 @@
 """Every metric of the service, with a sentence each. Labels come from enums and settings; a lead id is never one."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,8 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from models.variants import CHALLENGER, CHAMPION
 
 # Otherwise each counter has a twin that tells when it was first counted.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -49,6 +52,8 @@ class _Registered:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while the metrics are read: the books balance in every reading.
         self.lock = threading.Lock()
+        # What Prometheus's own collector says of a process, under our prefix: a process that keeps ending shows.
+        self._gauge("start_time_seconds", "When the process began, in seconds since 1970 (UTC).").set(time.time())
 
     def expose(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -132,7 +137,12 @@ class Metrics(_Registered):
         self.drift_windows = self._counter("drift_windows", "Full windows of leads that were compared with training.")
         self.drift_alarm = self._gauge("drift_alarm", "1 while the last full window of an input alarmed.", "feature")
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
+        self.loop_idle = self._gauge("loop_idle_seconds", "Seconds since the loop last turned.")
         self.retrain = self._counter(*_RETRAIN)
+        # A counter that begins with its first event has no increase that an alert could see.
+        for variant in (CHAMPION, CHALLENGER):
+            for result in ("loaded", "refused", "unanswered"):
+                self.model_loads.labels(variant, result)
 
 
 class FollowMetrics(_Registered):

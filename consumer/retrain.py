@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import config_error, producer_config
 from leadstream.log import Logger, client_logger
+from leadstream.permission import told
 from leadstream.settings import Settings
 from models.retrain import InService, Trigger, service_of
 from models.scorer import Model
@@ -42,6 +43,8 @@ class RetrainRequests:
         self._writer = Writer("RetrainRequested", registry, self._topic)
         self._by = f"leadstream {verb} on {socket.gethostname()}"
         self._counter = counter
+        for trigger in Trigger:  # a counter that begins with its first event has no increase that an alert could see
+            counter.labels(trigger.value)
         self._logger = logger
         self._clock_ms = clock_ms
         self._told: set[tuple[str, Trigger]] = set()
@@ -74,7 +77,7 @@ class RetrainRequests:
         failures: list[str] = []
 
         def report(error: KafkaError | None, _message: object) -> None:
-            failures.extend([error.str()] if error else [])
+            failures.extend([told(error, "Write", self._topic)] if error else [])
 
         value = self._writer.encode(record)
         self._producer.produce(self._topic, value, f"{service.version}:{trigger.value}".encode(), on_delivery=report)
@@ -96,6 +99,7 @@ def on_drift(
     """
     requests: list[RetrainRequests] = []
     lock = threading.Lock()
+    counter.labels(Trigger.DRIFT.value)
 
     def send(model: Model, sentence: str) -> None:
         with lock:

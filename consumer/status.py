@@ -24,9 +24,13 @@ class Status:
         """The loop has turned."""
         self._beat = self._clock()
 
+    def idle(self) -> float:
+        """Seconds since the loop last turned."""
+        return self._clock() - self._beat
+
     def turns(self) -> bool:
         """Whether the loop has turned within the last minute."""
-        return self._clock() - self._beat < HEALTHY_SECONDS
+        return self.idle() < HEALTHY_SECONDS
 
     def assigned(self, partitions: int) -> None:
         """How many partitions this process owns; it has joined its group from the first assignment on, even of none."""

@@ -168,7 +168,8 @@ class Watch:
 
     def _judge_silent(self, tail: Tail) -> None:
         """By the outcomes of some seconds ago: what was sent with them to other partitions has been read by now."""
-        if not tail.at_end or self._clock() < self._settled_at:
+        # Where predictions come without pause, not all of the partitions are ever at their end in the same moment.
+        if not tail.ends(self._settings.topics.lead_outcomes) or self._clock() < self._settled_at:
             return
         until = self._intake.ledger.decided_until
         self._judged(self._intake.ledger.overdue(until if self._all_until is None else self._all_until))

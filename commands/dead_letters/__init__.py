@@ -240,10 +240,15 @@ def verify_audit(arguments: argparse.Namespace) -> int:
 
 
 def _triage() -> Any:
-    from consumer.triage.office import Triage
+    from leadstream.access import Access
     from leadstream.settings import load_settings
 
-    return Triage(load_settings())
+    settings = load_settings()
+    access = Access(settings)
+    from consumer.triage.office import Triage
+
+    access.check()
+    return Triage(settings)
 
 
 def _filter(arguments: argparse.Namespace) -> Any:

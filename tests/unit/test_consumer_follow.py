@@ -119,18 +119,28 @@ def test_judged_predictions_come_in_the_order_of_their_labels_however_they_were_
 
 
 class FakeTail:
-    """Hands out these batches, then stops the loop; an exception in a batch's place is raised."""
+    """Hands out these batches, then stops the loop; an exception in a batch's place is raised.
 
-    def __init__(self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset()) -> None:
+    A topic that is `busy` always has more to read, once the history has been read.
+    """
+
+    def __init__(
+        self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset(), busy: str = ""
+    ) -> None:
         self.batches = list(batches)
         self.stop: Callable[[], None] = lambda: None
         self.partitions, self.absent, self.at_end, self.known = 3, list[str](), True, known
+        self.busy = busy
+
+    def ends(self, topic: str) -> bool:
+        return topic != self.busy
 
     def poll(self, _timeout: float) -> Sequence[Message]:
         if not self.batches:
             self.stop()
             return []
         batch = self.batches.pop(0)
+        self.at_end = not self.busy or len(self.batches) > 2
         if isinstance(batch, Exception):
             raise batch
         return batch
@@ -178,8 +188,10 @@ class Stage:
         self.seconds += 60
         return self.seconds
 
-    def run(self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset()) -> "Stage":
-        tail = FakeTail(*batches, known=known)
+    def run(
+        self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset(), busy: str = ""
+    ) -> "Stage":
+        tail = FakeTail(*batches, known=known, busy=busy)
         tail.stop = self.watch.stop
         self.watch.run(tail)  # type: ignore[arg-type]
         return self
@@ -236,6 +248,16 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
     stage = Stage(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [])
     [champion] = stage.events("evaluation")[-1]["models"]
     assert (champion["judged"], champion["base_rate"]) == (2, 0.5)
+
+
+@pytest.mark.parametrize(("busy", "judged"), [(TOPICS.lead_predictions, 2), (TOPICS.lead_outcomes, 1)])
+def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being_judged(
+    model_store: str, busy: str, judged: int
+) -> None:
+    """Then only those that convert would be judged; but while outcomes are read, nobody knows who is silent."""
+    old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
+    stage = Stage(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [], busy=busy)
+    assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == judged
 
 
 @pytest.mark.parametrize(("wanted", "promote"), [(Recalibrate.PROPOSE, False), (Recalibrate.PROMOTE, True)])

@@ -1,0 +1,19 @@
+#!/bin/sh
+# What docker-compose.yml needs once: topics and schemas, a simulated CRM with a year behind it, a model that learnt from it, and
+# the outbox. What is there is left alone, so it may be run again. With a CRM of your own, train on that instead.
+set -eu
+key=$LEADSTREAM_MODEL_SIGNING_KEY
+models=${MODEL_STORE%/*}
+
+leadstream topics create
+leadstream schemas register
+if [ ! -e "$models/crm" ]; then
+    leadstream simulate --database --rate 0
+    touch "$models/crm"
+fi
+if ! leadstream models show champion >/dev/null 2>&1; then
+    [ -e "$key" ] || leadstream models keygen
+    cp "$key.pub" "$LEADSTREAM_MODEL_VERIFY_KEYS"
+    leadstream train --postgres --horizon 30 --recipe audited --promote
+fi
+leadstream db migrate

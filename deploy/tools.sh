@@ -1,0 +1,23 @@
+#!/bin/sh
+# The programs that check deploy/ and are not on PyPI, into .tools/bin; what is there is kept. Prometheus and promtool are
+# unpacked from Debian's package and not installed; the others are Go: Compose's own loader, and Grafana's own schema.
+set -eu
+cd "$(dirname "$0")/.."
+bin=$PWD/.tools/bin
+mkdir -p "$bin"
+
+if [ ! -x "$bin/promtool" ]; then
+    cd .tools
+    apt-get download prometheus 2>/dev/null || { apt-get --quiet update && apt-get download prometheus; }
+    dpkg-deb --extract prometheus_*.deb prometheus
+    cp prometheus/usr/bin/prometheus prometheus/usr/bin/promtool "$bin"
+    rm -r prometheus prometheus_*.deb
+    cd ..
+fi
+if [ ! -x "$bin/compose-load" ]; then
+    GOBIN=$bin go install github.com/compose-spec/compose-go/v2/cmd@v2.16.2
+    mv "$bin/cmd" "$bin/compose-load"
+fi
+if [ ! -x "$bin/dashboard-check" ]; then
+    go build -C tests/deploy/dashboard -o "$bin/dashboard-check" .
+fi
