@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 from confluent_kafka import Producer
 
-from consumer.batch import Message, Output
+from consumer.batch import Message, Outcome, Output
 from consumer.pipeline import Pipeline
 from consumer.publisher import TransactionalPublisher
 from consumer.source import KafkaSource
 from consumer.triage.desk import Desk, KafkaDesk, Settled
 from consumer.triage.judge import Verdict
+from consumer.versions import Versions
 from leadstream.kafka import consumer_config, producer_config
 from leadstream.settings import Settings, load_settings
 from models.registry import ModelRegistry
@@ -26,13 +27,13 @@ from tests.trained import TRUST
 from tests.unit.pipelines import pipeline
 
 ALL = 1_000_000
+_QUIET = {"log_level": 0}  # that the broker ends before its clients is no news
 
 
 class World(Protocol):
     """Topics, consumers that go on when they are told to, and desks. `mark` ends the names of an example's leads."""
 
     settings: Settings
-    line: Pipeline
     mark: str
 
     def tick(self) -> int:
@@ -59,9 +60,10 @@ class MemoryWorld:
 
     mark = ""
 
-    def __init__(self, line: Pipeline) -> None:
+    def __init__(self, model: ModelSlot) -> None:
         self.settings = load_settings({}, None)
-        self.line = line
+        self._versions = Versions(64)
+        self._line = pipeline(model, versions=self._versions)
         self._broker = MemoryBroker()
         self._source = MemorySource(self._broker, self.settings.group_id, [self.settings.topics.lead_changes])
         self._publisher = MemoryPublisher(self._broker, self._source)
@@ -83,7 +85,9 @@ class MemoryWorld:
         self._source._max_records = most
         while (found := self._source.poll(0)) is not None:
             self.tick()
-            self._publisher.commit(self.line.process(found).outputs, found)
+            outcome = self._line.process(found)
+            self._publisher.commit(outcome.outputs, found)
+            _remember(self._versions, outcome)
             if most < ALL:
                 return
 
@@ -97,6 +101,7 @@ class Ground:
 
     stage: Stage
     settings: Settings
+    versions: Versions
     line: Pipeline
     source: KafkaSource
     publisher: TransactionalPublisher
@@ -113,15 +118,16 @@ def ground(bootstrap: str, folder: Path, model_store: str) -> Iterator[Ground]:
     stage.environment |= QUICK
     settings = load_settings(stage.environment, None)
     environment: dict[str, Any] = stage.environment
-    line = pipeline(ModelSlot(ModelRegistry(model_store, TRUST)), **environment)
+    versions = Versions()
+    line = pipeline(ModelSlot(ModelRegistry(model_store, TRUST)), versions=versions, **environment)
     changes = settings.topics.lead_changes
-    source = KafkaSource(consumer_config(settings), [changes], max_records=ALL, linger_ms=0)
-    publisher = TransactionalPublisher(producer_config(settings, transactional=True), source)
-    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0})
+    source = KafkaSource(consumer_config(settings) | _QUIET, [changes], max_records=ALL, linger_ms=0)
+    publisher = TransactionalPublisher(producer_config(settings, transactional=True) | _QUIET, source)
+    producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, **_QUIET})
     try:
         publisher.open()
         until(lambda: source.poll(0.1) or source.assigned(), "it has joined")
-        yield Ground(stage, settings, line, source, publisher, producer)
+        yield Ground(stage, settings, versions, line, source, publisher, producer)
     finally:
         publisher.close()
         source.close()
@@ -132,7 +138,6 @@ class KafkaWorld:
 
     def __init__(self, ground: Ground) -> None:
         self.settings = ground.settings
-        self.line = ground.line
         self.mark = f" of {next(ground.examples)}"
         self._ground = ground
         self._now = 0
@@ -166,7 +171,9 @@ class KafkaWorld:
         def batch() -> bool:
             found = at.source.poll(0.5)
             if found is not None:
-                at.publisher.commit(self.line.process(found).outputs, found)
+                outcome = at.line.process(found)
+                at.publisher.commit(outcome.outputs, found)
+                _remember(at.versions, outcome)
                 at.consumed += len(found.messages)
             return found is not None
 
@@ -193,3 +200,9 @@ class _Disturbed(KafkaDesk):
         if settled.done:
             self._ground.changes += sum(each.output is not None for each in verdicts)
         return settled
+
+
+def _remember(versions: Versions, outcome: Outcome) -> None:
+    """What the service does after a commit."""
+    for part in outcome.published:
+        versions.put(part.keys, part.versions)

@@ -21,7 +21,7 @@ from schemas.codec import Reader, Writer
 from tests.fakes import MemoryBroker
 from tests.letters import letter_output
 from tests.trained import TRUST
-from tests.unit.pipelines import NOW_MS, batch, event, pipeline
+from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, event, pipeline
 from tests.worlds import Ground, KafkaWorld, MemoryWorld, World, ground
 
 CHANGE, PREDICTION, DECISION = Writer("LeadChanged"), Reader("LeadPrediction"), Reader("TriageDecision")
@@ -42,8 +42,14 @@ _no_fixtures = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture(scope="module")
-def line(model_store: str) -> Pipeline:
-    return pipeline(ModelSlot(ModelRegistry(model_store, TRUST)))
+def model(model_store: str) -> ModelSlot:
+    return ModelSlot(ModelRegistry(model_store, TRUST))
+
+
+@pytest.fixture(scope="module")
+def forgetful(model: ModelSlot) -> Pipeline:
+    """Scores whatever it gets, and remembers nothing of what it got before."""
+    return pipeline(model)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +133,13 @@ class Crm:
         records = self.world.records(self.topics.lead_predictions)
         return _table((message.key(), message.value()) for message in records if self._mine(message.key()))
 
-    def in_order(self) -> dict[bytes | None, dict[str, Any] | None]:
+    def in_order(self, line: Pipeline) -> dict[bytes | None, dict[str, Any] | None]:
         """The table of the kept history, each change in a batch of its own."""
-        broker, changes, line = MemoryBroker(), self.topics.lead_changes, self.world.line
+        broker = MemoryBroker()
         for _, (lead, value) in sorted(self.history.items()):
-            broker.append(Output(changes, lead.encode(), value))
-        outputs = [output for message in broker.records[changes] for output in line.process(batch(message)).outputs]
-        return _table((each.key, each.value) for each in outputs if each.topic == self.topics.lead_predictions)
+            broker.append(Output(CHANGES, lead.encode(), value))
+        outputs = [output for message in broker.records[CHANGES] for output in line.process(batch(message)).outputs]
+        return _table((each.key, each.value) for each in outputs if each.topic == PREDICTIONS)
 
     def check_audit(self) -> None:
         """The chain holds, each letter has one decision, and what was replayed was sent once."""
@@ -155,12 +161,12 @@ def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
     found: dict[bytes | None, dict[str, Any] | None] = {}
     for key, value in records:
         found[key] = None if value is None else PREDICTION.decode(value)
-        for name in ("source_offset", "source_partition", "coalesced_changes", "scored_at"):
+        for name in ("source_topic", "source_offset", "source_partition", "coalesced_changes", "scored_at"):
             (found[key] or {}).pop(name, None)
     return found
 
 
-def interleave(crm: Crm, drawn: list[tuple[str, Any]]) -> None:
+def interleave(crm: Crm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> None:
     """Let it all happen, then replay what is left: the table must be that of the history in its order."""
     for step, fact in drawn:
         match step:
@@ -179,16 +185,16 @@ def interleave(crm: Crm, drawn: list[tuple[str, Any]]) -> None:
     tally = crm.replay(1_000)
     crm.world.consume()
     assert not tally.left
-    assert crm.table() == crm.in_order()
+    assert crm.table() == crm.in_order(forgetful)
     crm.check_audit()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=_no_fixtures)
 @given(drawn=st.lists(steps, max_size=25), versions=st.booleans(), happens=happenings)
 def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
-    line: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    model: ModelSlot, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
 ) -> None:
-    interleave(Crm(MemoryWorld(line), versions, happens), drawn)
+    interleave(Crm(MemoryWorld(model), versions, happens), forgetful, drawn)
 
 
 # On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
@@ -203,9 +209,9 @@ _long = st.lists(steps, min_size=12, max_size=25)
 @_few
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
-    real: Ground, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    real: Ground, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
 ) -> None:
-    interleave(Crm(KafkaWorld(real), versions, happens), drawn)
+    interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)
 
 
 @pytest.mark.broker
@@ -214,6 +220,6 @@ def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
 @_many
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_one_among_many_either(
-    real: Ground, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    real: Ground, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
 ) -> None:
-    interleave(Crm(KafkaWorld(real), versions, happens), drawn)
+    interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)
