@@ -16,12 +16,14 @@ TESTS = ROOT / "tests"
 # Where the verb of a command is run as a reader runs it: a file of tests, and the words in it that do.
 RUN = {
     "config": ("docs/test_reference.py", '"config", "--json"'),
+    "console": ("integration/test_console.py", '"console"'),
     "db migrate": ("docs/test_tutorial.py", ""),
     "dead-letters audit verify": ("integration/test_triage.py", '"audit", "verify"'),
     "dead-letters discard": ("integration/test_triage.py", '"discard"'),
     "dead-letters groups": ("docs/test_tutorial.py", ""),
     "dead-letters replay": ("docs/test_tutorial.py", ""),
     "dead-letters show": ("integration/test_triage.py", '"show"'),
+    "dead-letters watch": ("integration/test_watch.py", '"dead-letters", "watch"'),
     "doctor": ("docs/test_tutorial.py", ""),
     "follow": ("integration/test_follow.py", '"follow"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from commands.doctor.cluster import open_cluster
+from leadstream.settings import load_settings
 from local.broker import Broker
 from tests.integration.running import Stage, until
 
@@ -29,6 +31,26 @@ def test_where_the_brokers_assign_partitions_move_and_every_change_is_answered_o
         predictions = stage.predictions(280)
         assert one.stop() == 0
         assert one.sentences() == two.sentences() == []
+    assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 280
+
+
+def test_a_group_moves_to_the_other_protocol_by_a_rolling_restart(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=4)
+    with stage.running() as old:
+        stage.send(stage.changes("early", 40))
+        stage.predictions(40)
+        with stage.running(LEADSTREAM_KAFKA_GROUP_PROTOCOL="consumer") as new:
+            until(lambda: new.events("rebalance") and new.metric("assigned_partitions"), "the new one has its share")
+            assert open_cluster(load_settings(stage.environment, None)).members() == 2, "the doctor counts both"
+            stage.send(stage.changes("shared", 200))
+            stage.predictions(240)
+            assert old.stop() == 0
+            stage.send(stage.changes("late", 40))
+            predictions = stage.predictions(280)
+            assert new.stop() == 0
+            assert old.sentences() == new.sentences() == []
     assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 280
 
 
