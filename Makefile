@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
-.PHONY: demo test test-long lint faults fuzz asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
-	bench-xeducation bench-proof bench-reasons clean
+.PHONY: demo test test-long lint faults fuzz schemas docs pictures asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale bench-peers bench-database \
+	bench-xeducation bench-proof bench-reasons bench-partitions clean
 
 demo: $(VENV)/.demo ## the whole system on this machine, with real changes going through
 	@$(BIN)/leadstream demo
@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## the whole system on this machine, with real changes going
 test: $(VENV)/.dev ## every test, on a real Kafka and a real Postgres where they can be had
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-long: $(VENV)/.dev ## the tests that take minutes: a replay of 10,000 letters that is killed twenty times
+test-long: $(VENV)/.dev ## the tests that take minutes: 10,000 letters and twenty kills, 60 interleavings on a real Kafka
 	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## formatting, lint and types
@@ -29,6 +29,15 @@ faults: $(VENV)/.dev ## exactly once under fire: seeded schedules of faults, eac
 PAYLOADS ?= 200000
 fuzz: $(VENV)/.dev ## mutated and made-up payloads through decode, features and scoring; PAYLOADS=20000 for fewer
 	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
+
+schemas: $(VENV)/.dev ## every released schema compared with the present one
+	$(BIN)/leadstream schemas check
+
+docs: $(VENV)/.dev ## the site, into build/site; a link or page that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(VENV)/.dev ## docs/images, of 10,000 letters on a Kafka of their own; needs Chromium
+	$(BIN)/python -m tests.pictures
 
 asyncapi: $(VENV)/.dev ## schemas/asyncapi.yaml, after a schema or a topic has changed
 	$(BIN)/python -m schemas.asyncapi
@@ -59,6 +68,9 @@ bench-proof: $(VENV)/.dev ## what the probabilities are worth on real leads that
 
 bench-reasons: $(VENV)/.bench ## our reasons beside exact Shapley values, on the same forest
 	$(BIN)/python -m benchmarks.reasons
+
+bench-partitions: $(VENV)/.dev ## how a group shares a hundred partitions, and what it costs when a member comes or goes
+	$(BIN)/python -m benchmarks.partitions $(json)
 
 bench: ## every benchmark of speed, one after the other; the last line says which missed a bar
 	@missed=; for each in throughput latency start scale peers database; do \

@@ -20,6 +20,7 @@ def compare_by_outcomes(
 ) -> int:
     """Print the verdict on two versions, and their figures on the leads that it rests on."""
     from consumer.follow import read_judged
+    from leadstream.access import Access
     from models.compare import Mode, compare, settled, shadow_pairs, split_pairs
     from models.ledger import horizon_of
 
@@ -29,8 +30,10 @@ def compare_by_outcomes(
     if horizons[champion] != horizons[challenger]:
         meant = (f"{version} says what happens {_within(days)}" for version, days in horizons.items())
         raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
+    settings = load_settings()
+    Access(settings).check()
     with bar("Reading", None, shown=not as_json) as advance:
-        judged = read_judged(load_settings(), horizons.get, progress=advance)
+        judged = read_judged(settings, horizons.get, progress=advance)
     known = settled(judged, horizons[champion])
     found = {
         Mode.SHADOW: shadow_pairs(known, champion, challenger),

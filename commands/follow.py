@@ -62,6 +62,10 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Follow until SIGTERM or SIGINT, or read once."""
+    from leadstream.stopping import leave_on_signals
+
+    if not arguments.once:
+        leave_on_signals()
     from leadstream.settings import load_settings
 
     if arguments.json and not arguments.once:
@@ -71,9 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer import watch
     from models.retrain import Triggers
 
+    access.check()
     options = watch.Options(
         watch.Recalibrate(arguments.recalibrate), arguments.every, Triggers(arguments.max_age, arguments.outcomes)
     )

@@ -27,6 +27,7 @@ _FAMILIES = (
     "models",
     "follow",
     "dead_letters",
+    "console",
     "schemas",
 )
 

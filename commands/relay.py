@@ -46,17 +46,22 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Relay until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals, stop_on_signals
+
+    leave_on_signals()
     from datetime import timedelta
 
     from leadstream import __version__, log
     from leadstream.settings import load_settings, unknown_variables
-    from leadstream.stopping import stop_on_signals
 
     if arguments.after is not None and arguments.after < 0:
         raise SettingsError(f"--after {arguments.after}: must be 0 or more")
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres of the CRM")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.metrics import RelayMetrics
     from consumer.status import Status
@@ -64,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from producer.relay import Options, Relay
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Train as the champion was; 1 where --promote was given and the gate objects."""
     from commands.train import check_source, make, signing_registry
     from leadstream.errors import UserError
-    from leadstream.settings import load_settings
+    from leadstream.settings import load_settings, masked_url
     from models.registry import CHAMPION
 
     check_source(args)
@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     registry = signing_registry(settings)
     version = registry.resolve(CHAMPION)
     if version is None:
-        raise UserError(f"there is no champion in {registry.url} to train anew: leadstream train makes the first model")
+        raise UserError(
+            f"there is no champion in {masked_url(registry.url)} to train anew: leadstream train makes the first model"
+        )
     champion = registry.verify(version)
     return make(args, settings, registry, lambda: _as_it_was(champion, args))
 

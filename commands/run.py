@@ -17,13 +17,20 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(_arguments: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals
+
+    leave_on_signals()
     from leadstream.settings import load_settings
 
     # Before the imports that take seconds: a wrong setting is told at once.
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer import app
 
+    access.check()
     app.run(settings)
     return 0

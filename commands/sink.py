@@ -28,13 +28,18 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(_arguments: argparse.Namespace) -> int:
     """Write until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals, stop_on_signals
+
+    leave_on_signals()
     from leadstream import __version__, log
     from leadstream.settings import load_settings, unknown_variables
-    from leadstream.stopping import stop_on_signals
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import SinkMetrics
@@ -45,6 +50,7 @@ def run(_arguments: argparse.Namespace) -> int:
     from schemas.codec import Reader
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
 
 TIMEOUT_SECONDS = 15.0
+_CONFIGS = 'kafka-configs.sh --bootstrap-server "$KAFKA_BOOTSTRAP_SERVERS" --alter'
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,26 @@ class Difference:
     what: str
     is_now: str | None
     should_be: str
+
+    @property
+    def longer(self) -> bool:
+        """Whether records are only kept longer, which costs no more than space, and that what was erased goes later."""
+        return self.what == "retention.ms" and self.is_now is not None and _longer(self.is_now, self.should_be)
+
+    def sentence(self) -> str:
+        """What is, and what should be."""
+        if self.is_now is None:
+            return f"{self.topic}: missing"
+        return f"{self.topic}: {self.what} is {self.is_now}, should be {self.should_be}"
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        if self.is_now is None:
+            return "leadstream topics create"
+        if self.what == "partitions":
+            return "partitions cannot be taken back: delete the topic, then leadstream topics create"
+        return f"{_CONFIGS} --topic {self.topic} --add-config {self.what}={self.should_be}"
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -98,30 +119,38 @@ def create_missing(settings: "Settings", partitions: int, replication: int = -1)
 
 def check_topics(arguments: argparse.Namespace) -> int:
     """Print how the topics differ from the contract; 0 where nothing does."""
-    differences = find_differences()
+    from leadstream.settings import load_settings
+
+    differences = find_differences(load_settings())
     if arguments.json:
-        print(json.dumps([asdict(difference) for difference in differences], indent=2))
+        rows = [asdict(difference) | {"mend": difference.mend} for difference in differences]
+        print(json.dumps(rows, indent=2))
     for difference in [] if arguments.json else differences:
-        if difference.is_now is None:
-            print(f"{difference.topic}: missing; `leadstream topics create` creates it")
-        else:
-            print(f"{difference.topic}: {difference.what} is {difference.is_now}, should be {difference.should_be}")
+        print(difference.sentence())
+    # Each once, and by itself on its line, to be copied.
+    for mend in [] if arguments.json else dict.fromkeys(difference.mend for difference in differences):
+        print(f"  {mend}")
     if not differences and not arguments.json:
         print("all topics are as the contract says")
     return 1 if differences else 0
 
 
-def find_differences() -> list[Difference]:
+def find_differences(settings: "Settings") -> list[Difference]:
     """What differs between the cluster's topics and the contract."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
-    from leadstream.settings import load_settings
-    from leadstream.topics import CONFIGS
+    from leadstream.topics import CONFIGS, SINGLE_PARTITION
 
-    admin, names = _connect(load_settings())
+    admin, names = _connect(settings)
     existing = _existing(admin)
     differences = [
         Difference(names[field], "topic", None, "present") for field in CONFIGS if names[field] not in existing
+    ]
+    # Requests in as many partitions as changes could leave one process all of the changes.
+    differences += [
+        Difference(names[field], "partitions", str(existing[names[field]]), "1")
+        for field in sorted(SINGLE_PARTITION)
+        if existing.get(names[field], 1) > 1
     ]
     present = {names[field]: config for field, config in CONFIGS.items() if names[field] in existing}
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in present]
@@ -131,8 +160,8 @@ def find_differences() -> list[Difference]:
         for key, should_be in present[resource.name].items():
             is_now = actual[key].value
             # A longer limit for letters than ours is no fault, nor a shadow that is kept until it can be compared.
-            longer = key == "max.message.bytes" or (resource.name, key) == (names["shadow_predictions"], "retention.ms")
-            fits = is_now == should_be or (longer and (int(is_now) >= int(should_be) or is_now == "-1"))
+            may = key == "max.message.bytes" or (resource.name, key) == (names["shadow_predictions"], "retention.ms")
+            fits = is_now == should_be or (may and _longer(is_now, should_be))
             if not fits:
                 differences.append(Difference(resource.name, key, is_now, should_be))
     return differences
@@ -141,21 +170,30 @@ def find_differences() -> list[Difference]:
 def _connect(settings: "Settings") -> tuple[Any, dict[str, str]]:
     from confluent_kafka.admin import AdminClient
 
+    from leadstream.access import Access
     from leadstream.kafka import client_config
     from leadstream.log import client_logger, configure
 
     configure(settings)
+    Access(settings).check()
     return AdminClient(client_config(settings), logger=client_logger()), asdict(settings.topics)
 
 
-def _existing(admin: Any) -> set[str]:
+def _longer(is_now: str, should_be: str) -> bool:
+    return is_now == "-1" or int(is_now) > int(should_be)
+
+
+def _existing(admin: Any) -> dict[str, int]:
+    """The topics that there are, with the number of their partitions."""
     from confluent_kafka import KafkaException
 
     from leadstream.errors import UserError
 
     try:
-        return set(admin.list_topics(timeout=TIMEOUT_SECONDS).topics)
+        topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
     except KafkaException as error:
         raise UserError(
-            f"the brokers do not answer ({error.args[0].str()}): check KAFKA_BOOTSTRAP_SERVERS and that Kafka is up"
+            f"the brokers do not answer ({error.args[0].str()}): check KAFKA_BOOTSTRAP_SERVERS and that Kafka is up, "
+            "or ask `leadstream doctor`"
         ) from None
+    return {name: len(topic.partitions) for name, topic in topics.items()}

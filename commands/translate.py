@@ -58,21 +58,27 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Translate until SIGTERM or SIGINT."""
+    from leadstream.stopping import leave_on_signals, stop_on_signals
+
+    leave_on_signals()
     from leadstream import __version__, log
     from leadstream.errors import Fenced, SettingsError
     from leadstream.settings import load_settings, unknown_variables
-    from leadstream.stopping import stop_on_signals
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     if arguments.topic == settings.topics.lead_changes:
         raise SettingsError(f"--from {arguments.topic}: lead changes go there; foreign ones need a topic of their own")
+    from leadstream.access import Access
+
+    access = Access(settings)
     from consumer.http import Endpoints
     from consumer.loop import Loop
     from consumer.metrics import TranslateMetrics
     from consumer.status import Status
     from schemas.registry import Registry
 
+    access.check()
     log.configure(settings)
     logger = log.get_logger()
     for sentence in unknown_variables():

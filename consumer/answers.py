@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from consumer.triage.reading import Log
+from leadstream.access import Access
 from leadstream.log import configure
 from leadstream.settings import Settings
 from schemas.codec import Reader
@@ -38,6 +39,7 @@ class Answers:
 def answering(settings: Settings) -> Iterator[Answers]:
     """Wait for answers on the brokers of the settings. Raises as Log does."""
     configure(settings)
+    Access(settings).check()
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     log = Log(settings, settings.topics.rescore_results)
     try:

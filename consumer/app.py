@@ -1,7 +1,7 @@
 """The composition root: builds the service from its settings, and runs it until it is stopped."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from consumer.dead_letters import Limit
 from consumer.http import Endpoints
@@ -16,15 +16,18 @@ from consumer.source import KafkaSource
 from consumer.status import Status
 from consumer.versions import Versions
 from leadstream import __version__, log
-from leadstream.errors import Fenced
+from leadstream.errors import Fenced, SettingsError
 from leadstream.kafka import consumer_config, producer_config
-from leadstream.settings import Delivery, Late, Settings, unknown_variables
+from leadstream.settings import Delivery, Late, Settings, Traces, unknown_variables
 from leadstream.stopping import stop_on_signals
 from models.registry import open_registry
 from models.scorer import Model
 from models.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
+
+if TYPE_CHECKING:
+    from consumer.tracing import Tracing
 
 # Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
 # some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
@@ -37,7 +40,7 @@ def run(settings: Settings) -> None:
     logger = log.get_logger()
     for sentence in unknown_variables():
         logger.warning("settings.unknown", detail=sentence)
-    metrics, status = Metrics(), Status()
+    metrics, status, tracing = Metrics(), Status(), _tracing(settings)
     metrics.loop_idle.set_function(status.idle)
     models = open_registry(settings)
     slot, challenger = ModelSlot(models), ChallengerSlot(models)
@@ -46,7 +49,15 @@ def run(settings: Settings) -> None:
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
     service = Service(
-        pipeline=Pipeline(settings, slot, challenger, codecs(settings, registry), leads, versions=versions),
+        pipeline=Pipeline(
+            settings,
+            slot,
+            challenger,
+            codecs(settings, registry),
+            leads,
+            versions=versions,
+            trace=tracing.carry if tracing else None,
+        ),
         slot=slot,
         challenger=challenger,
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
@@ -69,7 +80,7 @@ def run(settings: Settings) -> None:
     stop_on_signals(service, logger)
     try:
         # Before the first line of the log: a client that refuses its settings is one sentence.
-        source, publisher = _clients(settings, recall, metrics, status, logger)
+        source, publisher = _clients(settings, recall, metrics, status, logger, tracing=tracing)
         logger.info(
             "started",
             version=__version__,
@@ -78,13 +89,15 @@ def run(settings: Settings) -> None:
             http=f"http://{settings.http_host}:{endpoints.port}",
         )
         while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-            source, publisher = _clients(settings, recall, metrics, status, logger)
+            source, publisher = _clients(settings, recall, metrics, status, logger, tracing=tracing)
     finally:
         endpoints.close()
         if leads:
             leads.close()
         if registry:
             registry.close()
+        if tracing:
+            tracing.close()
     logger.info("stopped")
 
 
@@ -92,6 +105,22 @@ def _postgres(url: str) -> LeadLookup:
     from consumer.postgres import PostgresLeads  # noqa: PLC0415  # its client is 9 MB that events with state do without
 
     return PostgresLeads(url)
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    """Traces, where they are asked for; nothing of them is imported where they are not."""
+    if settings.otel_traces_exporter is Traces.NONE:
+        return None
+    try:
+        from consumer.tracing import open_tracing  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        raise SettingsError(
+            f"OTEL_TRACES_EXPORTER={settings.otel_traces_exporter} needs the extra otel: "
+            "`pip install '.[otel]'`, or unset it"
+        ) from None
+    return open_tracing(settings)
 
 
 def codecs(settings: Settings, registry: Registry | None) -> Codecs:
@@ -106,7 +135,13 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
 
 
 def _clients(
-    settings: Settings, recall: Recall, metrics: Metrics, status: Status, logger: log.Logger
+    settings: Settings,
+    recall: Recall,
+    metrics: Metrics,
+    status: Status,
+    logger: log.Logger,
+    *,
+    tracing: "Tracing | None",
 ) -> tuple[KafkaSource, Publisher]:
     """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
 
@@ -131,7 +166,12 @@ def _clients(
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
     config = producer_config(settings, transactional=exactly_once) | client
-    return source, kind(config, source, on_wait=lambda why: status.trouble("brokers", why))
+    publisher: Publisher = kind(config, source, on_wait=lambda why: status.trouble("brokers", why))
+    if tracing:
+        from consumer.tracing import TracedPublisher  # noqa: PLC0415
+
+        publisher = TracedPublisher(publisher, tracing)
+    return source, publisher
 
 
 def _ends(

@@ -119,7 +119,8 @@ class Outcome:
     mode and result the leads that the challenger got; `challenger_error` says why it cannot stay in service;
     `shadowed` is whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which
     leads somebody asked for says nothing of drift. `late` of the coalesced changes were older than what was published
-    before; `published` is what to remember once this is committed.
+    before; `published` is what to remember once this is committed. `sources` are the places of the messages that led
+    to the records.
     """
 
     records: list[Record]
@@ -141,6 +142,7 @@ class Outcome:
     coverage: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     scored: list[Scored] = field(default_factory=list)
+    sources: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     late: int = 0
     published: list[Published] = field(default_factory=list)
 

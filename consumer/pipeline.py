@@ -15,11 +15,11 @@ from consumer.decode import Change, Erasure, Ignored, Request, check_state, deco
 from consumer.leads import Lead, LeadLookup
 from consumer.predictions import MAX_OUTPUT_BYTES, Predicted, Predictions, Row, Rows
 from consumer.replies import Asked, Reply, sliced
-from consumer.versions import VERSION, Versions
-from consumer.work import Work
+from consumer.versions import Versions
+from consumer.work import Work, null
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason, Transient, UserError
-from leadstream.kafka import Headers, Record
+from leadstream.kafka import Record
 from leadstream.settings import Settings
 from models.artifact import WRONG
 from models.scorer import Model, Scores
@@ -41,6 +41,10 @@ class Codecs:
     predictions: Writer
     results: Writer
     shadow: Writer
+
+
+# Given a batch, what came of it and when that began (ms UTC): the same, its records with the traces of their changes.
+Trace = Callable[[Batch, Outcome, int], Outcome]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +73,9 @@ class Pipeline:
         *,
         versions: Versions | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        trace: Trace | None = None,
     ) -> None:
+        self._trace = trace
         self._settings = settings
         self._topics = settings.topics
         self._slot = slot
@@ -100,9 +106,10 @@ class Pipeline:
         first, *others = sliced(replies) or [[]]
         with work.step("state"):
             leads = self._read_leads(work, changes, plan.stacks, first)
+        stacks: list[list[Change | int]] = [[*stack] for stack in plan.stacks]
         if changes is not None:
-            plan.stacks.extend(self._score_plain(work, changes, leads))
-        self._score_changes(work, plan.stacks, leads)
+            stacks += self._score_plain(work, changes, leads)
+        self._score_changes(work, stacks, leads)
         if self._versions is not None and not self._settings.coalesce:
             work.put_in_order()
         self._score_asked(work, first, leads)
@@ -112,7 +119,8 @@ class Pipeline:
             self._score_asked(work, asked, leads)
         for reply in replies:
             self._answer(work, reply)
-        return work.outcome()
+        outcome = work.outcome()
+        return outcome if self._trace is None else self._trace(batch, outcome, work.now_ms)
 
     def obstacle(self, lacks: Callable[[str], str | None]) -> str | None:
         """Why a challenger's predictions could not be published, or None; the champion must never wait for that.
@@ -139,9 +147,7 @@ class Pipeline:
                 work.come_late(np.array([erasure.index]))
                 continue
             version = max(ends, known)
-            headers: Headers = [(VERSION, str(version).encode())] if version else []
-            outputs = [Output(topic, key, None, headers or None) for topic in topics]
-            work.erase(erasure.index, key, version if ends else 0, outputs)
+            work.erase(erasure.index, key, version if ends else 0, [null(topic, key, version) for topic in topics])
 
     def _plain_changes(self, batch: Batch) -> Changes | None:
         """The changes that can be read in columns; None where columns do not pay."""
@@ -204,7 +210,7 @@ class Pipeline:
         work.leads_found += len(leads)
         return leads
 
-    def _score_plain(self, work: Work, changes: Changes, leads: dict[str, Lead]) -> list[list[Change]]:
+    def _score_plain(self, work: Work, changes: Changes, leads: dict[str, Lead]) -> list[list[Change | int]]:
         """Score the newest plain change of each lead; the changes below those that failed are still to be scored."""
         stacks = stacked(changes, coalesce=self._settings.coalesce)
         work.meet(stacks.below(), Fate.COALESCED)
@@ -214,10 +220,10 @@ class Pipeline:
         thin = self._with_states(changes, stacks, np.flatnonzero(~carried), leads, failed)
         for rows in (fat, thin):
             failed |= self._score_rows(work, rows)
-        left = []
+        left: list[list[Change | int]] = []
         for index, poison in failed.items():
             work.bury(index, poison)
-            left.append([self._change(work, below) for below in stacks.under(index)])
+            left.append([*stacks.under(index)])
         return [stack for stack in left if stack]
 
     def _with_states(
@@ -235,27 +241,30 @@ class Pipeline:
                 failed[place] = poison
         return changes.rows_of(stacks, np.array(found, np.intp), states)
 
-    def _score_changes(self, work: Work, stacks: list[list[Change]], leads: dict[str, Lead]) -> None:
-        """Score the top of each stack; where it fails, bury it and try the one below, until every stack is settled."""
+    def _score_changes(self, work: Work, stacks: list[list[Change | int]], leads: dict[str, Lead]) -> None:
+        """Score the top of each stack; where it fails, bury it and try the one below, until every stack is settled.
+
+        A plain change is an index until it is on top, so that a bad one costs one more to read, however many are below.
+        """
         while stacks:
             rows: list[Row] = []
-            pending: list[list[Change]] = []
-            again: list[list[Change]] = []
+            pending: dict[int, list[Change | int]] = {}
             for stack in stacks:
+                top = stack.pop()
+                change = self._change(work, top) if isinstance(top, int) else top
                 try:
-                    rows.append(self._row(stack, leads))
-                    pending.append(stack)
+                    rows.append(self._row(change, len(stack), leads))
+                    pending[change.index] = stack
                 except Poison as poison:
-                    work.bury(stack[-1].index, poison)
-                    again.append(stack[:-1])
+                    work.bury(change.index, poison)
             failed = self._score_rows(work, Rows.of(rows))
-            for stack in pending:
-                if stack[-1].index in failed:
-                    work.bury(stack[-1].index, failed[stack[-1].index])
-                    again.append(stack[:-1])
-                else:
-                    work.meet([change.index for change in stack[:-1]], Fate.COALESCED)
-            stacks = [stack for stack in again if stack]
+            for index, why in failed.items():
+                work.bury(index, why)
+            for index in pending.keys() - failed.keys():
+                below = pending[index]
+                work.meet([each if isinstance(each, int) else each.index for each in below], Fate.COALESCED)
+                below.clear()
+            stacks = [stack for stack in stacks if stack]
 
     def _score_rows(self, work: Work, rows: Rows) -> dict[int, Poison]:
         """Score changes, but those that come late; by message why some could not be."""
@@ -276,8 +285,7 @@ class Pipeline:
         work.come_late(rows.index[late])
         return rows.at(np.flatnonzero(~late))
 
-    def _row(self, stack: list[Change], leads: dict[str, Lead]) -> Row:
-        change = stack[-1]
+    def _row(self, change: Change, coalesced: int, leads: dict[str, Lead]) -> Row:
         state, version = change.lead, change.lead_version
         if state is None:
             lead = self._state(change.lead_id, change.occurred_at, leads)
@@ -289,7 +297,7 @@ class Pipeline:
             change.change_type,
             change.occurred_at,
             version,
-            len(stack) - 1,
+            coalesced,
             state,
         )
 

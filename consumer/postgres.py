@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from consumer.leads import Lead
-from leadstream.errors import SettingsError, Transient
+from leadstream.errors import Transient
+from leadstream.postgres import Connection, check_url, connect
 
-CONNECT_SECONDS = 3
 STATEMENT_MS = 5_000
 
 # Names, e-mail addresses, phone numbers, conversion_probability and all of `applications` are never read.
@@ -50,17 +49,8 @@ class PostgresLeads:
 
     def __init__(self, url: str) -> None:
         """Does not connect yet. Raises SettingsError where the URL cannot be read."""
-        try:
-            own = conninfo_to_dict(url).get("options") or ""
-        except psycopg.ProgrammingError:
-            raise SettingsError(
-                "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
-            ) from None
-        self._url = url
-        self._options = (
-            f"{own} -c default_transaction_read_only=on -c statement_timeout={STATEMENT_MS} -c TimeZone=UTC".strip()
-        )
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._url = check_url(url)
+        self._connection: Connection | None = None
         self._query: sql.Composed | None = None
         self._id_type = "text"
 
@@ -86,14 +76,13 @@ class PostgresLeads:
             self._connection.close()
         self._connection = self._query = None
 
-    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _connect(self) -> Connection:
         if self._connection is not None:
             return self._connection
-        connection = psycopg.connect(
+        connection = connect(
             self._url,
-            autocommit=True,
-            connect_timeout=CONNECT_SECONDS,
-            options=self._options,
+            statement_ms=STATEMENT_MS,
+            options="-c default_transaction_read_only=on -c TimeZone=UTC",
             application_name="leadstream",
         )
         self._connection = connection

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -12,12 +13,15 @@ from consumer.batch import Batch
 from consumer.source import KafkaSource
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import MOCK_CLUSTER, Record, config_error, produce, retrying
+from leadstream.permission import told
 
 OPEN_SECONDS = 5.0
 # Commit and abort together, each with one more call, end within the time that a stopping process has.
 CALL_SECONDS = 2.0
 COMMIT_SECONDS = 10.0
 ABORT_SECONDS = 5.0
+# What an abort says of records that never left.
+PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 
 
 class Publisher(Protocol):
@@ -44,13 +48,17 @@ class TransactionalPublisher:
     ) -> None:
         self._source = source
         self._on_wait = on_wait
-        self._producer = _producer(config)
+        # Each process has one of its own; what can be granted is what they begin with.
+        self._ids = str(config.get("transactional.id"))[: -len(str(uuid.UUID(int=0)))] + "*"
+        self._undelivered: str | None = None
+        self._config = config | {"delivery.report.only.error": True, "on_delivery": self._on_failure}
+        self._producer = _producer(self._config)
         self._ready = False
 
     def open(self) -> None:
         if self._ready:
             return
-        cluster = _cluster_id(self._producer)
+        cluster = _cluster_id(self._producer, self._source)
         if cluster.startswith(MOCK_CLUSTER):
             raise UserError(
                 "this broker has no transactions (it is librdkafka's mock cluster): "
@@ -64,7 +72,11 @@ class TransactionalPublisher:
                 raise UserError(
                     f"this broker has no transactions ({kafka_error.str()}): set LEADSTREAM_DELIVERY=at-least-once"
                 ) from None
-            raise Transient("brokers", f"no transaction coordinator: {kafka_error.str()}") from error
+            if kafka_error.fatal():
+                # For this producer only: the next try is another one's.
+                self._producer = _producer(self._config)
+            why = told(kafka_error, "Write", self._ids)
+            raise Transient("brokers", f"no transaction coordinator: {why}") from error
         self._ready = True
 
     def lacks(self, topic: str) -> str | None:
@@ -79,6 +91,7 @@ class TransactionalPublisher:
         4. Commit: all of it becomes visible together, or nothing does.
         """
         deadline = time.monotonic() + COMMIT_SECONDS
+        self._undelivered = None
         try:
             self._producer.begin_transaction()
             produce(self._producer, outputs, deadline)
@@ -117,7 +130,16 @@ class TransactionalPublisher:
             retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), until, self._on_wait)
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
-        raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
+        # A record that no broker took is named in its report, and only there.
+        self._producer.poll(0)
+        denied = kafka_error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        why = told(kafka_error, "Read", self._source.group) if denied else kafka_error.str()
+        why = self._undelivered or why
+        raise Transient("brokers", f"the transaction was aborted: {why}") from error
+
+    def _on_failure(self, error: KafkaError, message: Message) -> None:
+        if error.code() not in PURGED:
+            self._undelivered = self._undelivered or told(error, "Write", str(message.topic()))
 
     def close(self) -> None:
         # Without a flush: what is still queued belongs to a transaction that never committed.
@@ -133,12 +155,12 @@ class AcknowledgedPublisher:
         self._source = source
         self._on_wait = on_wait
         self._producer = _producer(config)
-        self._failure: KafkaError | None = None
+        self._failure: str | None = None
         self._ready = False
 
     def open(self) -> None:
         if not self._ready:
-            _cluster_id(self._producer)
+            _cluster_id(self._producer, self._source)
             self._ready = True
 
     def lacks(self, topic: str) -> str | None:
@@ -156,18 +178,19 @@ class AcknowledgedPublisher:
         try:
             produce(self._producer, outputs, deadline, on_delivery=self._on_delivery)
         except KafkaException as error:
-            self._failure = error.args[0]
+            self._failure = error.args[0].str()
         while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
             self._on_wait(f"{undelivered} outputs are not acknowledged")
         if undelivered or self._failure is not None:
             self._producer.purge()
             self._producer.flush(ABORT_SECONDS)
-            why = self._failure.str() if self._failure else "no acknowledgement in time"
+            why = self._failure or "no acknowledgement in time"
             raise Transient("brokers", f"outputs were not delivered: {why}")
         self._source.commit(batch)
 
-    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
-        self._failure = self._failure or error
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failure = self._failure or told(error, "Write", str(message.topic()))
 
     def close(self) -> None:
         self._producer.purge()
@@ -180,11 +203,11 @@ def _producer(config: dict[str, Any]) -> Producer:
         raise config_error(error) from None
 
 
-def _cluster_id(producer: Producer) -> str:
+def _cluster_id(producer: Producer, source: KafkaSource) -> str:
     try:
         return str(producer.list_topics(timeout=OPEN_SECONDS).cluster_id or "")
     except KafkaException as error:
-        raise Transient("brokers", error.args[0].str()) from error
+        raise Transient("brokers", source.doubt or error.args[0].str()) from error
 
 
 def _lacks(producer: Producer, topic: str) -> str | None:

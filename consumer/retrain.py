@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import config_error, producer_config
 from leadstream.log import Logger, client_logger
+from leadstream.permission import told
 from leadstream.settings import Settings
 from models.retrain import InService, Trigger, service_of
 from models.scorer import Model
@@ -76,7 +77,7 @@ class RetrainRequests:
         failures: list[str] = []
 
         def report(error: KafkaError | None, _message: object) -> None:
-            failures.extend([error.str()] if error else [])
+            failures.extend([told(error, "Write", self._topic)] if error else [])
 
         value = self._writer.encode(record)
         self._producer.produce(self._topic, value, f"{service.version}:{trigger.value}".encode(), on_delivery=report)

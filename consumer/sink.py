@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumer.batch import Batch
 from consumer.source import Source
-from leadstream.errors import Poison, SettingsError, Transient, UserError
+from leadstream.errors import Poison, Transient, UserError
+from leadstream.postgres import Connection, check_url, connect
 from schemas.codec import Reader
 
-CONNECT_SECONDS, STATEMENT_MS = 3, 10_000
+STATEMENT_MS = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NAMES = (
@@ -57,24 +57,18 @@ class Scores:
 
     def __init__(self, database_url: str) -> None:
         """Does not connect yet. Raises SettingsError where the URL cannot be read."""
-        try:
-            own = conninfo_to_dict(database_url).get("options") or ""
-            # Whatever the CRM's own triggers make of a new score must not be scored again.
-            options = f"{own} -c leadstream.origin=leadstream -c statement_timeout={STATEMENT_MS}".strip()
-            self._conninfo = make_conninfo(
-                database_url, options=options, connect_timeout=CONNECT_SECONDS, application_name="leadstream sink"
-            )
-        except psycopg.ProgrammingError:
-            raise SettingsError(
-                "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
-            ) from None
-        self._connection: psycopg.Connection[Any] | None = None
+        self._url = check_url(database_url)
+        self._connection: Connection | None = None
 
     def write(self, predictions: list[dict[str, Any] | str]) -> None:
         """Scores to upsert and ids to delete, in their order, in one transaction. Raises Transient, UserError."""
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(self._conninfo, autocommit=True)
+                # Whatever the CRM's own triggers make of a new score must not be scored again.
+                options = "-c leadstream.origin=leadstream"
+                self._connection = connect(
+                    self._url, statement_ms=STATEMENT_MS, options=options, application_name="leadstream sink"
+                )
             with self._connection.transaction(), self._connection.cursor() as cursor, self._connection.pipeline():
                 for each in predictions:
                     if isinstance(each, str):

@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from consumer.batch import Batch, ClosedBy, Message, Partition, places_of
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
+from leadstream.permission import told, unreadable
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
 # A few bytes of a request ask for a lead: with more of them in one batch, all changes would wait for its end.
@@ -73,6 +74,7 @@ class KafkaSource:
             self.consumer = Consumer(config | {"error_cb": self._on_error})
         except KafkaException as error:
             raise config_error(error) from None
+        self._config = config
         self._topics = topics
         self._requests = requests
         self._max_records = max_records
@@ -86,6 +88,9 @@ class KafkaSource:
         self._size = 0
         self._trouble: KafkaError | None = None
         self._doubt: str | None = None
+        # Permissions that were missing: the group's until it is joined, a topic's until the brokers say otherwise.
+        self._kept_out: str | None = None
+        self._unreadable = False
         self._ask_at = 0.0
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
@@ -145,10 +150,7 @@ class KafkaSource:
         if errors:
             messages = [message for message in messages if message.error() is None]
         for error in errors:
-            if error.code() in NO_TOPIC:
-                self._doubt = error.str()
-            elif error.code() not in MENDS_ITSELF:
-                self._trouble = error
+            self._note(error)
         places = places_of(messages)
         if not self._assigned.issuperset(places):
             messages, places = self._owned(messages, places)
@@ -156,10 +158,25 @@ class KafkaSource:
         self._places += places
         self._size += sum([len(message.value() or b"") for message in messages])
 
+    def _note(self, error: KafkaError) -> None:
+        """Keep what is to be told once everything that was consumed before has been handed out."""
+        if error.code() in NO_TOPIC:
+            self._doubt = error.str()
+        elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._unreadable = True
+        elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._kept_out = told(error, "Read", self.group)
+        elif error.code() not in MENDS_ITSELF:
+            self._trouble = error
+
     def _tell(self) -> None:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise (Fenced(trouble.str()) if trouble.fatal() else Transient("brokers", trouble.str()))
+        if self._unreadable:
+            self._unreadable = self._ask_permission()
+        if self._kept_out is not None:
+            raise Transient("brokers", self._kept_out)
         if self._doubt is not None and time.monotonic() >= self._ask_at:
             self._ask(self._doubt)
 
@@ -178,6 +195,16 @@ class KafkaSource:
         if not absent:
             self._doubt = None
 
+    def _ask_permission(self) -> bool:
+        """False where every topic may be read. Raises Transient where one may not, or no broker answers."""
+        try:
+            why = unreadable(self._config, self._topics)
+        except KafkaException as error:
+            raise Transient("brokers", error.args[0].str()) from error
+        if why is not None:
+            raise Transient("brokers", why)
+        return False
+
     def rewind(self, batch: Batch) -> None:
         for (topic, partition), offset in batch.first.items():
             if (topic, partition) in self._assigned:
@@ -189,7 +216,9 @@ class KafkaSource:
         try:
             self._unless_moved(self.consumer.pause, [TopicPartition(*partition) for partition in paused])
             message: Any = self.consumer.poll(timeout)
-            if message is not None and message.error() is None:
+            if message is not None and message.error() is not None:
+                self._note(message.error())
+            elif message is not None:
                 # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
                 self.rewind(Batch.of([message], ClosedBy.DRAIN))
         finally:
@@ -229,6 +258,16 @@ class KafkaSource:
                 lags[topic, partition] = max(0, high - position)
         return lags
 
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return str(self._config["group.id"])
+
+    @property
+    def doubt(self) -> str | None:
+        """What the client said last of brokers that do not answer, or do not let it in."""
+        return self._doubt
+
     def close(self) -> None:
         """Give the partitions away, then close: a callback inside of the client's own close may never come back, and
         then it holds Python's lock and with it the whole process (librdkafka's issue 4041).
@@ -245,6 +284,7 @@ class KafkaSource:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned |= {(p.topic, p.partition) for p in partitions}
+        self._kept_out = None
         self._on_rebalance("assigned", len(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -11,6 +11,7 @@ from consumer.source import MENDS_ITSELF, NO_TOPIC
 from leadstream.errors import Transient
 from leadstream.kafka import config_error, consumer_config
 from leadstream.log import client_logger
+from leadstream.permission import denied, told
 from leadstream.settings import Settings
 
 ASK_SECONDS = 2.0
@@ -50,7 +51,7 @@ class Tail:
         self._unread: set[Partition] = set()
         self._look_at = 0.0
         self._lost = False
-        self._trouble: KafkaError | None = None
+        self._trouble: str | None = None
         self.absent: list[str] = list(wanted)
         self.known: frozenset[str] = frozenset()
 
@@ -86,11 +87,11 @@ class Tail:
             elif error.code() in MENDS_ITSELF | NO_TOPIC:
                 self._on_error(error)
             else:
-                self._trouble = error
+                self._trouble = told(error, "Read", place[0])
         # An error is told only once what was read before it has been handed out: nothing is skipped.
         if not messages and (trouble := self._trouble) is not None:
             self._trouble = None
-            raise Transient("brokers", trouble.str())
+            raise Transient("brokers", trouble)
         return messages
 
     def close(self) -> None:
@@ -107,9 +108,15 @@ class Tail:
         except KafkaException as error:
             self._lost = True
             raise Transient("brokers", error.args[0].str()) from error
+        absent = [topic for topic in self._wanted if topic not in topics]
+        try:
+            if (why := denied(self._consumer, absent, "Read")) is not None:
+                raise Transient("brokers", why)
+        except KafkaException as error:
+            raise Transient("brokers", error.args[0].str()) from error
         self._look_at = self._clock() + (ASK_SECONDS if self.absent else LOOK_SECONDS)
         self.known = frozenset(topics)
-        self.absent = [topic for topic in self._wanted if topic not in topics]
+        self.absent = absent
         places = {(topic, number) for topic in self._topics if topic in topics for number in topics[topic].partitions}
         if places == self._next.keys() and not self._lost:
             return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from consumer.batch import Batch, Fate, Outcome, Published, Scored
 from consumer.dead_letters import dead_letter
 from consumer.predictions import Predicted, Rows
+from consumer.versions import VERSION
 from leadstream.errors import Poison
 from leadstream.kafka import Record
 from leadstream.settings import Settings
@@ -92,15 +93,24 @@ class Work:
         self.late += len(indices)
 
     def put_in_order(self) -> None:
-        """Where each change was scored for itself: take out what is older than what stands before it of its lead."""
+        """Where each change was scored for itself: take out what is older than what stands before it of its lead, and
+        let nulls say what they end.
+        """
         newest: dict[bytes, int] = {}
-        late = set[int]()
+        late, ended = set[int](), dict[int, int]()
         entries = [zip(p.index.tolist(), p.keys, p.versions.tolist(), strict=True) for p in self._published]
         for index, key, version in sorted(chain.from_iterable(entries)):
             if 0 < version < newest.get(key, 0):
                 late.add(index)
             elif version:
                 newest[key] = version
+            elif key in newest:
+                ended[index] = newest[key]
+        if ended:
+            self._outputs = [
+                null(record[0], record[1], ended[index]) if record[2] is None and index in ended else record
+                for index, record in zip(self._indices, self._outputs, strict=True)
+            ]
         if late:
             self.come_late(np.array(sorted(late)))
             kept = [index not in late for index in self._indices]
@@ -129,8 +139,9 @@ class Work:
 
     def outcome(self) -> Outcome:
         """Everything that came of the batch; raises AssertionError where a change has no fate, which is a bug."""
-        order = np.argsort(np.array(self._indices, np.intp), kind="stable").tolist()
-        outputs = [self._outputs[place] for place in order]
+        indices = np.array(self._indices, np.intp)
+        order = np.argsort(indices, kind="stable")
+        outputs = [self._outputs[place] for place in order.tolist()]
         counts = np.bincount(self._fates, minlength=_NONE + 1).tolist()
         outcome = Outcome(
             records=outputs,
@@ -153,9 +164,15 @@ class Work:
             coverage=self.coverage,
             seconds=self._seconds,
             scored=self.scored,
+            sources=indices[order],
             late=self.late,
             published=self._published,
         )
         if not outcome.balances():
             raise AssertionError(f"{outcome.consumed} changes consumed, {outcome.fates.total()} fates")
         return outcome
+
+
+def null(topic: str, key: bytes | None, ends: int) -> Record:
+    """What erases a lead from a table of scores, and the version that it ends, 0 where none is known."""
+    return topic, key, None, [(VERSION, str(ends).encode())] if ends else None, None

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from leadstream.errors import SettingsError, UserError
+from leadstream.permission import told
 from leadstream.settings import KAFKA_PREFIX, Settings
 
 # A transaction spans only produce and commit; a killed process blocks read_committed readers for at most this long.
@@ -20,6 +21,7 @@ RETRY_BACKOFF_MS = 5
 QUEUED_MESSAGES = 20_000
 # Letters carry headers beyond their originals; the broker's topic limit decides, not the client.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+_CLASSIC_ONLY = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
 # The mock cluster of librdkafka answers every transactional call and does nothing of what they promise.
 MOCK_CLUSTER = "mockCluster"
 
@@ -61,7 +63,7 @@ def producer_config(settings: Settings, *, transactional: bool = False) -> dict[
 
 def consumer_config(settings: Settings) -> dict[str, Any]:
     """A group consumer that reads committed data and never commits by itself."""
-    return {
+    config = {
         "group.id": settings.group_id,
         "auto.offset.reset": "earliest",
         "session.timeout.ms": 10_000,
@@ -77,6 +79,11 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "partition.assignment.strategy": "cooperative-sticky",
     }
+    if settings.kafka.get("group.protocol") == "consumer":
+        # KIP-848: the brokers decide on these, and the client refuses them unless the user insists.
+        for name in _CLASSIC_ONLY - settings.kafka.keys():
+            del config[name]
+    return config
 
 
 def config_error(error: KafkaException) -> UserError:
@@ -104,6 +111,12 @@ def produce(producer: Producer, records: Iterable[Record], deadline: float, **co
                 if time.monotonic() > deadline:
                     raise KafkaException(KafkaError(KafkaError._QUEUE_FULL, "the producer queue stays full")) from None
                 producer.poll(0.05)
+            except KafkaException as error:
+                # Without a message there is no report that would name the topic.
+                kafka_error: KafkaError = error.args[0]
+                if kafka_error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise
+                raise KafkaException(KafkaError(kafka_error.code(), told(kafka_error, "Write", topic))) from None
 
 
 def retrying(call: Callable[[], object], deadline: float, on_wait: Callable[[str], None] = lambda _why: None) -> None:

@@ -40,6 +40,11 @@ def configure(settings: Settings) -> None:
     )
 
 
+def silence() -> None:
+    """Write nothing: a view that has the whole terminal would be written over."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
 def get_logger() -> Logger:
     """The logger of this process."""
     logger: Logger = structlog.get_logger()
@@ -56,19 +61,20 @@ def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:
     return hash_id
 
 
-def client_logger() -> logging.Logger:
-    """The logger to hand to a Kafka client, so that what librdkafka says is one structured line too."""
-    logger = logging.getLogger("librdkafka")
+def client_logger(name: str = "librdkafka", event: str = "kafka.client") -> logging.Logger:
+    """The logger to hand to a Kafka client, so that what librdkafka says is one structured line too; or another's."""
+    logger = logging.getLogger(name)
     logger.propagate = False
-    logger.handlers = [_Forward()]
+    logger.handlers = [_Forward(event)]
     return logger
 
 
 class _Forward(logging.Handler):
     """Says the same thing, but for the numbers in it, at most every 30 seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: str) -> None:
         super().__init__()
+        self._event = event
         self._said: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -79,4 +85,4 @@ class _Forward(logging.Handler):
             return
         self._said[cause] = now
         # An unreachable broker is retried by the client and told by /readyz: no error of this process.
-        get_logger().log(min(record.levelno, logging.WARNING), "kafka.client", detail=detail)
+        get_logger().log(min(record.levelno, logging.WARNING), self._event, detail=detail)

@@ -5,11 +5,11 @@ A wrong setting is a `SettingsError`: one sentence that names the variable and t
 
 import difflib
 import os
+import re
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,8 +19,15 @@ from leadstream.topics import VARIABLES, Topics
 
 KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
 # Read by the embedded ground and the tests, not by the service.
-_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER"}
+_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER", "LEADSTREAM_REQUIRE_BROWSER"}
 _MASK = "********"
+# What is masked whole, by a word in its name; a mistyped property is shown under the name that it was given.
+_SECRET = re.compile(r"passw|passphrase|secret|token|credential|hash_key|pem|oauthbearer_config|jaas", re.IGNORECASE)
+# A URL's user and password, up to its last @: a password may hold any character, @ and / among them.
+_USER = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+# Connection strings and queries have theirs as key=value, be it quoted or not.
+_PAIR = re.compile(r"(\w*(?:passw|secret|token|key)\w*\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE)
+_ADDRESSES = re.compile(r",(?=\s*[\w+.-]+://)")
 
 # librdkafka properties that would break delivery, each with the mend; where one value is safe, it may be given.
 _SAFE = {
@@ -77,6 +84,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Traces(StrEnum):
+    """Where traces go."""
+
+    NONE = "none"
+    OTLP = "otlp"
+    CONSOLE = "console"
+
+
 class Unsigned(StrEnum):
     """Whether a model without a signature may serve."""
 
@@ -105,7 +120,10 @@ class Settings(BaseModel):
         description="The CRM's Postgres; needed for changes that carry no state.",
     )
     model_store: str | None = Field(
-        default=None, alias="MODEL_STORE", description="Where models are kept: a folder or any fsspec URL."
+        default=None,
+        alias="MODEL_STORE",
+        repr=False,
+        description="Where models are kept: a folder or any fsspec URL.",
     )
     model_signing_key: str | None = Field(
         default=None,
@@ -229,6 +247,12 @@ class Settings(BaseModel):
         alias="LEADSTREAM_LOG_FORMAT",
         description="json, console, or auto: console on a terminal, JSON elsewhere.",
     )
+    otel_traces_exporter: Traces = Field(
+        default=Traces.NONE,
+        alias="OTEL_TRACES_EXPORTER",
+        description="Traces of `run`: none, otlp (by HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT) or console; "
+        "needs the extra otel.",
+    )
     topics: Topics = Field(
         default=Topics(), description="Topic names, each renamed by its LEADSTREAM_TOPIC_... variable."
     )
@@ -287,12 +311,14 @@ def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
 
 
 def masked_url(url: str) -> str:
-    """The URL with its password, if any, replaced."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}:{_MASK}@{host}"))
+    """The URL, several of them with commas between, or a connection string, with passwords replaced."""
+    masked = [_USER.sub(rf"\1:{_MASK}@", address) for address in _ADDRESSES.split(url)]
+    return _PAIR.sub(rf"\1{_MASK}", ",".join(masked))
+
+
+def variable_of(key: str) -> str:
+    """The variable that sets a property of librdkafka."""
+    return KAFKA_PREFIX + key.upper().replace(".", "_")
 
 
 def effective(settings: Settings) -> dict[str, str | None]:
@@ -304,15 +330,15 @@ def effective(settings: Settings) -> dict[str, str | None]:
             shown[field.alias] = None if value is None else _shown(field.alias, str(value))
     shown |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
     for key, value in sorted(settings.kafka.items()):
-        shown[KAFKA_PREFIX + key.upper().replace(".", "_")] = _shown(key, value)
+        shown[variable_of(key)] = _shown(key, value)
     return shown
 
 
 def _shown(name: str, value: str) -> str:
     low = name.lower().replace(".", "_")
-    if any(word in low for word in ("password", "secret", "hash_key", "pem", "oauthbearer_config", "jaas")):
-        return _MASK
-    return masked_url(value) if low.endswith("url") else value
+    if low.endswith(("url", "store")):
+        return masked_url(value)
+    return _MASK if _SECRET.search(low) else value
 
 
 def _mend(error: Any) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 DAY_MS = 86_400_000
+LETTER_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,12 @@ SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 CONFIGS: dict[str, dict[str, str]] = {
     "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
     "rescore_requests": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
-    "lead_predictions": {"cleanup.policy": "compact"},
+    # A null is kept as long as letters are: it tells triage that a lead was erased.
+    "lead_predictions": {"cleanup.policy": "compact", "delete.retention.ms": str(LETTER_DAYS * DAY_MS)},
     "rescore_results": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
     "dead_letters": {
         "cleanup.policy": "delete",
-        "retention.ms": str(30 * DAY_MS),
+        "retention.ms": str(LETTER_DAYS * DAY_MS),
         "max.message.bytes": _LETTER_BYTES,
     },
     "dead_letter_audit": {"cleanup.policy": "compact"},

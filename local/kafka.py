@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -18,12 +17,12 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from leadstream.errors import UserError
-from local.process import Child, Say, StartError, answers, await_ready, complete, failed, free_ports, scratch
+from local.maven import DEPENDENCY, Download, fetched
+from local.process import Child, Say, StartError, answers, await_ready, complete, free_ports, scratch
 
 VERSION = "4.1.1"
 _LOG4J = "2.24.3"
 _JAVA = 17
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>leadstream.local</groupId>
@@ -44,6 +43,7 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   </dependencies>
 </project>
 """
+_JARS = Download("Apache Kafka", VERSION, "45 MB", (f"{DEPENDENCY}:copy-dependencies",), "kafka_2.13-*.jar", pom=_POM)
 # The internal topics have one replica and few partitions: with the defaults, transactions hang on a single node.
 # Automatic topics are off, as on a well-kept cluster. A killed broker is let in again when its session has ended: that
 # and the other intervals are short, for whoever plays failures with it.
@@ -223,45 +223,5 @@ def java(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def fetched_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of Kafka's jars in the user's cache; Maven fetches them once, however many processes ask.
-
-    Raises UserError when Maven is missing or the fetch fails.
-    """
-    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadstream"
-    jars = cache / f"kafka-{VERSION}"
-    if jars.is_dir():
-        return jars
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise UserError(f"Maven (mvn) is needed once to fetch Apache Kafka {VERSION}, and none was found: install it.")
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"kafka-{VERSION}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("Kafka: waiting for another process that fetches the same jars")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not jars.is_dir():
-            _fetch(maven, cache, jars, say)
-    return jars
-
-
-def _fetch(maven: str, cache: Path, jars: Path, say: Say) -> None:
-    say(f"Kafka {VERSION}: fetching its jars with Maven, once (45 MB, into {jars})")
-    began = time.monotonic()
-    with scratch("fetch", parent=cache) as staging:
-        (staging / "pom.xml").write_text(_POM, "utf-8")
-        # A repository of its own: whatever Maven brings along goes away with this folder.
-        arguments = [maven, "-B", "-ntp", "-C", f"-Dmaven.repo.local={staging}/repository", _COPY]
-        options = {"MAVEN_OPTS": f"-XX:-UsePerfData -XX:TieredStopAtLevel=1 -Djava.io.tmpdir={staging}"}
-        fetching = Child(
-            [*arguments, f"-DoutputDirectory={staging}/jars"],
-            staging,
-            staging / "mvn.log",
-            environ={**os.environ, **options},
-        )
-        complete(f"Fetching Apache Kafka {VERSION} with Maven", fetching, seconds=600)
-        if not any((staging / "jars").glob("kafka_2.13-*.jar")):
-            raise failed(f"Fetching Apache Kafka {VERSION} with Maven brought no Kafka", staging / "mvn.log")
-        (staging / "jars").rename(jars)
-    say(f"Kafka {VERSION}: fetched in {time.monotonic() - began:.0f} s")
+    """The folder of Kafka's jars in the user's cache. Raises UserError when Maven is missing or the fetch fails."""
+    return fetched(_JARS, say, environ)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from leadstream.errors import UserError
-from leadstream.settings import Settings
+from leadstream.settings import Settings, masked_url
 from models import artifact
 from models.artifact import FILE
 from models.pickles import MOST_PACKED
@@ -147,7 +147,7 @@ class ModelRegistry:
         raw = self._store.read(f"versions/{version}/manifest.json") if _SEMVER.fullmatch(version) else None
         if raw is None:
             there = ", ".join(self.versions()) or "none yet"
-            raise UserError(f"there is no model version {version} in {self.url}; there are: {there}")
+            raise UserError(f"there is no model version {version} in {masked_url(self.url)}; there are: {there}")
         if len(raw) > DOCUMENT:
             raise Refused(f"model version {version}: its manifest has more than {DOCUMENT:,} bytes")
         try:
@@ -174,7 +174,7 @@ class ModelRegistry:
             return Alias(str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"]))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(
-                f"the alias {name} in {self.url} cannot be read ({error}); promote a version again"
+                f"the alias {name} in {masked_url(self.url)} cannot be read ({error}); promote a version again"
             ) from error
 
     def resolve(self, alias: str = CHAMPION) -> str | None:

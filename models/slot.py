@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from leadstream.errors import Transient, UserError
+from leadstream.settings import masked_url
 from models.background import Background, Run, Worker, at_once
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
@@ -135,7 +136,7 @@ class ModelSlot:
         target = self._registry.alias(self._alias)
         if target is None:
             raise UserError(
-                f"no model is promoted to {self._alias} in {self._registry.url}: "
+                f"no model is promoted to {self._alias} in {masked_url(self._registry.url)}: "
                 "run `leadstream train`, then `leadstream models promote VERSION`"
             )
         self._looked_at = self._clock()

@@ -11,6 +11,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 from leadstream.errors import SettingsError, Transient
+from leadstream.settings import masked_url
 
 # The most that a manifest, a signature or an alias may take.
 DOCUMENT = 4 * 2**20
@@ -42,7 +43,7 @@ class Store:
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(_S3 if s3 else {}))
         except (ImportError, ValueError) as error:
             mend = "; pip install 'leadstream[s3]'" if s3 else ""
-            raise SettingsError(f"MODEL_STORE={url}: {error}{mend}") from error
+            raise SettingsError(f"MODEL_STORE={masked_url(url)}: {error}{mend}") from error
         self._failures: tuple[type[Exception], ...] = (OSError,)
         if s3:
             from aiohttp import ClientError  # noqa: PLC0415  # this and the next come with s3fs
@@ -140,7 +141,7 @@ class Store:
             yield
         except self._failures as error:
             why = " ".join(str(error).split()) or "not in time"
-            raise Transient("model store", f"{self.url} does not answer ({why})") from error
+            raise Transient("model store", f"{masked_url(self.url)} does not answer ({why})") from error
 
 
 def _absent(error: OSError) -> bool:

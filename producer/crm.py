@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from leadstream.errors import UserError
+from leadstream.postgres import check_url
 from producer.simulator import CAMPUSES, PROGRAMMES, Application, Change, Kind, SimulatedCrm
 from producer.table import training_frame
 
@@ -62,7 +63,7 @@ class Filled:
 def connected(database_url: str) -> Iterator[Connection]:
     """A connection that commits each statement or transaction block; UserError where the CRM cannot be had."""
     try:
-        conn = psycopg.connect(database_url, connect_timeout=10, autocommit=True)
+        conn = psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
         raise UserError(f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}") from None
     try:

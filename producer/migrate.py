@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from leadstream.errors import UserError
+from leadstream.postgres import check_url
 
 Connection = psycopg.Connection[Any]
 
@@ -129,7 +130,7 @@ def _compare(done: list[tuple[int, str, str]], known: list[Migration]) -> None:
 @contextmanager
 def _connected(database_url: str) -> Iterator[Connection]:
     try:
-        with psycopg.connect(database_url, connect_timeout=10, autocommit=True) as connection:
+        with psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True) as connection:
             yield connection
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(

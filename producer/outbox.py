@@ -14,12 +14,11 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from leadstream.errors import SettingsError, Transient, UserError
+from leadstream.errors import Transient, UserError
+from leadstream.postgres import Connection, check_url, connect
 
 CHANNEL = "leadstream_outbox"
-CONNECT_SECONDS = 3
 STATEMENT_MS = 10_000
 TRIM_ROWS = 10_000
 
@@ -43,21 +42,8 @@ class Outbox:
 
     def __init__(self, database_url: str) -> None:
         """Does not connect yet. Raises SettingsError where the URL cannot be read."""
-        try:
-            self._conninfo = make_conninfo(
-                database_url,
-                connect_timeout=CONNECT_SECONDS,
-                application_name="leadstream relay",
-                keepalives_idle=5,
-                keepalives_interval=2,
-                keepalives_count=3,
-                tcp_user_timeout=STATEMENT_MS,
-            )
-        except psycopg.ProgrammingError:
-            raise SettingsError(
-                "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
-            ) from None
-        self._connection: psycopg.Connection[Any] | None = None
+        self._url = check_url(database_url)
+        self._connection: Connection | None = None
         self._rows = self._last = sql.Composed([])
         self._final = self._barrier = 0
         self._writers: frozenset[str] = frozenset()
@@ -67,8 +53,14 @@ class Outbox:
         if self._connection is not None:
             return False
         with self._failures():
-            connection = self._connection = psycopg.connect(self._conninfo, autocommit=True)
-            connection.execute(sql.SQL("set statement_timeout = {}").format(STATEMENT_MS))
+            connection = self._connection = connect(
+                self._url,
+                statement_ms=STATEMENT_MS,
+                application_name="leadstream relay",
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=3,
+            )
             connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
             sequence = connection.execute("select pg_get_serial_sequence('leadstream_outbox', 'position')").fetchone()
             self._last = sql.SQL("select case when is_called then last_value else 0 end from {}").format(

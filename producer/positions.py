@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import client_config
 from leadstream.log import client_logger
+from leadstream.permission import told
 from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
@@ -66,6 +67,8 @@ def read_position(settings: Settings, key: str, stopped: Callable[[], bool] = la
 def _ends(admin: AdminClient, topic: str) -> list[TopicPartition]:
     """Each partition with its end, open transactions included."""
     there = admin.list_topics(topic, timeout=ASK_SECONDS).topics[topic]
+    if there.error is not None and there.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise Transient("brokers", told(there.error, "Read", topic))
     if there.error is not None:
         raise Transient("brokers", f"no topic {topic}; `leadstream topics create` makes what is missing")
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]

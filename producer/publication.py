@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Report
 
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import MOCK_CLUSTER, config_error, produce, producer_config, retrying
 from leadstream.log import client_logger
+from leadstream.permission import denied, told
 from leadstream.settings import Settings
 from producer.positions import Position
 
@@ -34,7 +36,11 @@ class Publication:
     """A producer of its own; a method that raises Fenced has ended it."""
 
     def __init__(self, settings: Settings) -> None:
-        config: dict[str, Any] = producer_config(settings, transactional=True)
+        config: dict[str, Any] = producer_config(settings, transactional=True) | {
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_failure,
+        }
+        self._undelivered: str | None = None
         try:
             self._producer = Producer(
                 {**config, "transactional.id": transactional_id(settings), "logger": client_logger()}
@@ -55,12 +61,8 @@ class Publication:
                 raise UserError(
                     f"this broker has no transactions ({kafka_error.str()}): the relay needs them"
                 ) from None
-            if kafka_error.code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-                name = self._key.decode()
-                raise UserError(
-                    f"this account may not write as transactional id {name}: grant it Write on it"
-                ) from None
-            raise Transient("brokers", f"no transaction coordinator: {kafka_error.str()}") from error
+            why = told(kafka_error, "Write", self._key.decode())
+            raise Transient("brokers", f"no transaction coordinator: {why}") from error
 
     def commit(self, messages: Iterable[Message], position: Position) -> None:
         """Publish a batch:
@@ -73,6 +75,7 @@ class Publication:
         Transient: nothing of it counts, try again. Fenced: it may count; the committed position tells.
         """
         deadline = time.monotonic() + COMMIT_SECONDS
+        self._undelivered = None
         try:
             self._producer.begin_transaction()
             place = Message(self._topics.relay_positions, self._key, position.encode())
@@ -98,6 +101,8 @@ class Publication:
             )
         wanted = (self._topics.lead_changes, self._topics.lead_outcomes, self._topics.relay_positions)
         if absent := [topic for topic in wanted if topic not in cluster.topics]:
+            if (why := denied(self._producer, absent, "Write")) is not None:
+                raise Transient("brokers", why)
             raise Transient("brokers", f"no {', '.join(absent)}; `leadstream topics create` makes what is missing")
 
     def _abort(self, error: KafkaException) -> None:
@@ -108,4 +113,10 @@ class Publication:
             retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
-        raise Transient("brokers", f"the transaction was aborted: {kafka_error.str()}") from error
+        # A record that no broker took is named in its report, and only there.
+        self._producer.poll(0)
+        raise Transient("brokers", f"the transaction was aborted: {self._undelivered or kafka_error.str()}") from error
+
+    def _on_failure(self, error: KafkaError, message: Report) -> None:
+        if error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            self._undelivered = self._undelivered or told(error, "Write", str(message.topic()))

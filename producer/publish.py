@@ -7,6 +7,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from leadstream.access import Access
 from leadstream.errors import UserError
 from leadstream.kafka import config_error, producer_config
 from leadstream.settings import Settings
@@ -89,6 +90,7 @@ class EventPublisher:
 @contextmanager
 def publishing(settings: Settings) -> Iterator[EventPublisher]:
     """A publisher on the brokers of the settings; leaving the block waits for every acknowledgement."""
+    Access(settings).check()
     config = {"message.timeout.ms": DELIVERY_TIMEOUT_MS, **producer_config(settings)}
     try:
         producer = Producer(config, logger=_silent)
@@ -115,4 +117,6 @@ def publishing(settings: Settings) -> Iterator[EventPublisher]:
 def _sentence(error: KafkaError) -> str:
     if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
         return "the topic does not exist; `leadstream topics create` makes it"
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return "this account needs the permission Write on the topic"
     return error.str().removeprefix("Local: ").rstrip(".")

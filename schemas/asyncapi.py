@@ -10,7 +10,7 @@ from schemas import catalogue
 
 FILE = Path(__file__).parent / "asyncapi.yaml"
 AVRO = "application/vnd.apache.avro;version=1.12.0"
-_LISTS, _WHOLE = {"cleanup.policy"}, {"retention.ms", "max.message.bytes"}
+_LISTS, _WHOLE = {"cleanup.policy"}, {"retention.ms", "delete.retention.ms", "max.message.bytes"}
 
 
 @dataclass(frozen=True, slots=True)

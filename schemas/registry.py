@@ -35,7 +35,10 @@ class Registry:
         settings: dict[str, Any] = {"url": hosts, "timeout": timeout_s, "max.retries": 0}
         if user:
             settings["basic.auth.user.info"] = user
-        self._client = SchemaRegistryClient(settings)
+        try:
+            self._client = SchemaRegistryClient(settings)
+        except OSError as error:
+            raise SettingsError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error}") from None
         self._clock = clock
         self._timeout_s = timeout_s
         self._schemas: dict[int, Any] = {}
@@ -116,6 +119,10 @@ class Registry:
         except http.TimeoutException:
             raise Transient("registry", f"it gave no answer within {self._timeout_s:g} s") from None
         except http.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Transient(
+                    "registry", f"its certificate cannot be trusted ({error}); name its authority in SSL_CERT_FILE"
+                ) from None
             raise Transient("registry", f"it cannot be reached ({error})") from None
         except ValueError:
             raise Transient("registry", "the answer is not JSON; check SCHEMA_REGISTRY_URL") from None

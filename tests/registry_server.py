@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,13 +28,15 @@ class RegistryState:
 
 
 @contextmanager
-def registry_server() -> Iterator[RegistryState]:
-    """Runs a registry for the length of the block; `state.url` is its address."""
+def registry_server(tls: ssl.SSLContext | None = None) -> Iterator[RegistryState]:
+    """Runs a registry for the length of the block, over https with `tls`; `state.url` is its address."""
     state = RegistryState()
     handler = type("Handler", (_Handler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    state.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -29,6 +29,15 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     export.set_defaults(func=export_letters)
     _add_replay(actions)
     _add_discard(actions)
+    watch = actions.add_parser(
+        "watch",
+        help="causes and letters on the whole screen, with keys to replay and discard",
+        epilog="example:\n  leadstream dead-letters watch --since 2h",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _filters(watch)
+    watch.add_argument("--by", metavar="NAME", help="who decides, for the audit (default: your account)")
+    watch.set_defaults(func=watch_letters)
     audit = actions.add_parser("audit", help="what was decided on the letters").add_subparsers(
         title="actions", metavar="ACTION", required=True
     )
@@ -150,6 +159,7 @@ def export_letters(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from commands.dead_letters import view
+    from commands.dead_letters.words import letters_word
 
     wanted = _filter(arguments)
     with _triage() as triage:
@@ -159,7 +169,7 @@ def export_letters(arguments: argparse.Namespace) -> int:
             "filter": asdict(wanted),
         }
         manifest = triage.export(wanted, Path(arguments.folder), about)
-    count = f"{manifest['letters']:,} {view.letters_word(manifest['letters'])}"
+    count = f"{manifest['letters']:,} {letters_word(manifest['letters'])}"
     view.out(arguments, manifest, lambda: print(f"{count} in {arguments.folder}; manifest.json says what is what"))
     return 0
 
@@ -210,6 +220,15 @@ def discard_letters(arguments: argparse.Namespace) -> int:
     return _code(tally)
 
 
+def watch_letters(arguments: argparse.Namespace) -> int:
+    """Look and decide on the whole screen."""
+    from commands.dead_letters.watch import watch
+
+    wanted = _filter(arguments)
+    with _triage() as triage:
+        return watch(arguments, triage, wanted)
+
+
 def verify_audit(arguments: argparse.Namespace) -> int:
     """Follow the chain of decisions; 1 where it is broken."""
     from commands.dead_letters import view
@@ -221,10 +240,15 @@ def verify_audit(arguments: argparse.Namespace) -> int:
 
 
 def _triage() -> Any:
-    from consumer.triage.office import Triage
+    from leadstream.access import Access
     from leadstream.settings import load_settings
 
-    return Triage(load_settings())
+    settings = load_settings()
+    access = Access(settings)
+    from consumer.triage.office import Triage
+
+    access.check()
+    return Triage(settings)
 
 
 def _filter(arguments: argparse.Namespace) -> Any:

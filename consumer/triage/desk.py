@@ -21,7 +21,7 @@ is not in the scores yet. Nobody can append on a condition, so `settle` appends 
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from consumer.triage.scores import Scores
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import MOCK_CLUSTER, config_error, produce, producer_config, retrying
 from leadstream.log import client_logger
+from leadstream.permission import told
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
@@ -116,6 +117,7 @@ class KafkaDesk:
             "logger": client_logger(),
         }
         self._producer: Producer | None = None
+        self._denied: str | None = None
         self._partitions = 0
 
     def take(self) -> None:
@@ -165,7 +167,7 @@ class KafkaDesk:
         ordered = sorted((each for each in verdicts if each.output), key=lambda each: each.version)
         try:
             producer.begin_transaction()
-            places, refused = _append(producer, ordered, deadline)
+            places, refused = _append(producer, ordered, deadline, self._deny)
             crossed = self._crossed(ordered, places) if not refused else frozenset[LetterId]()
             if refused or crossed:
                 producer.abort_transaction(SETTLE_SECONDS)
@@ -173,6 +175,9 @@ class KafkaDesk:
             written = self._decide(producer, verdicts, deadline)
             retrying(lambda: producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
+            self._deny(error.args[0], None)
+            if self._denied is not None:
+                raise UserError(self._denied) from None
             raise Fenced(error.args[0].str()) from error
         for partition, decision, value in written:
             self.decided.add(decision, partition, value)
@@ -184,6 +189,11 @@ class KafkaDesk:
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
+
+    def _deny(self, error: KafkaError | None, message: Message | None) -> None:
+        """Keep what a report says of a permission that is missing."""
+        if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._denied = told(error, "Write", str(message.topic())) if message else error.str()
 
     def _crossed(
         self, verdicts: Sequence[Verdict], places: dict[LetterId, tuple[str, int, int]]
@@ -229,7 +239,7 @@ class KafkaDesk:
             )
             output = decision.output(self._topics.dead_letter_audit, self._writer)
             value = output.value or b""
-            produce(producer, [output], deadline, partition=partition)
+            produce(producer, [output], deadline, partition=partition, on_delivery=self._deny)
             shadow.add(decision, partition, value)
             written.append((partition, decision, value))
         return written
@@ -256,13 +266,14 @@ def _producer(config: dict[str, Any]) -> Producer:
             producer.init_transactions(CALL_SECONDS)
         except KafkaException as error:
             if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise Transient("brokers", f"no transaction coordinator: {error.args[0].str()}") from error
+                why = told(error.args[0], "Write", config["transactional.id"])
+                raise Transient("brokers", f"no transaction coordinator: {why}") from error
         else:
             return producer
 
 
 def _append(
-    producer: Producer, verdicts: Sequence[Verdict], deadline: float
+    producer: Producer, verdicts: Sequence[Verdict], deadline: float, deny: Callable[[KafkaError, Message], None]
 ) -> tuple[dict[LetterId, tuple[str, int, int]], dict[LetterId, str]]:
     """Write the records; where each stands now (topic, partition, offset), and which were refused and why."""
     places: dict[LetterId, tuple[str, int, int]] = {}
@@ -274,6 +285,8 @@ def _append(
                 places[letter] = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
             elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 refused[letter] = error.str()
+            else:
+                deny(error, message)
 
         return report
 

@@ -78,6 +78,11 @@ class Triage:
             found = [each for _, each in audit.decisions() if (each.topic, each.letter) == (topic, letter_id)]
         return letter, anatomy(letter, self.settings.topics, self._registry), found[-1] if found else None
 
+    def decisions(self) -> list[Decision]:
+        """All that was decided, in the order of the audit topic's partitions."""
+        with self._audit() as audit:
+            return [decision for _, decision in audit.decisions()]
+
     def export(self, wanted: Filter, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
         """Write them into a new folder; returns its manifest, which begins with `about`."""
         decided = self.decided()
@@ -92,6 +97,10 @@ class Triage:
             if letter.key is not None:
                 leads.add(letter.key)
         return Survey(wanted, ends, count, leads)
+
+    def surveyed(self, survey: Survey) -> list[Group]:
+        """Those that are still open, by cause."""
+        return group(self._read(survey, self.decided()))
 
     def forecast(self, survey: Survey, patch: Mapping[str, Any] | None = None) -> list[Forecast]:
         """What a replay of them would do, by group; nothing is published."""

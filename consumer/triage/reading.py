@@ -19,6 +19,7 @@ from consumer.source import MENDS_ITSELF
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import client_config, config_error, consumer_config
 from leadstream.log import client_logger
+from leadstream.permission import told
 from leadstream.settings import Settings
 
 ASK_SECONDS = 10.0
@@ -27,6 +28,7 @@ ASK_SECONDS = 10.0
 QUIET_SECONDS = 40.0
 POLL_SECONDS = 0.25
 MOST = 2_000
+_NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 class Log:
@@ -60,6 +62,7 @@ class Log:
             raise config_error(error) from None
         self.topic = topic
         self._quiet = quiet
+        self._group = settings.group_id
         self.position: dict[int, int] = {}
 
     def partitions(self) -> list[int]:
@@ -68,6 +71,8 @@ class Log:
             found = self._consumer.list_topics(self.topic, timeout=ASK_SECONDS).topics[self.topic]
         except KafkaException as error:
             raise _unanswered(error) from error
+        if found.error is not None and found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise UserError(told(found.error, "Read", self.topic))
         if found.error is not None:
             raise UserError(
                 f"topic {self.topic}: {found.error.str()}; `leadstream topics create` makes what is missing"
@@ -100,7 +105,7 @@ class Log:
                     continue
                 error = message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise Transient("brokers", error.str())
+                    raise Transient("brokers", self._told(error))
                 offset, end = message.offset(), None if ends is None else ends[partition]
                 if error is not None:
                     self.position[partition] = offset
@@ -126,7 +131,10 @@ class Log:
             if error is None:
                 yield message
             elif error.code() not in MENDS_ITSELF:
-                raise Transient("brokers", error.str())
+                raise Transient("brokers", self._told(error))
+
+    def _told(self, error: KafkaError) -> str:
+        return told(error, *(("Read", self.topic) if error.code() != _NO_GROUP else ("Describe", self._group)))
 
     def _some(self) -> list[Any]:
         deadline = time.monotonic() + self._quiet
@@ -169,6 +177,8 @@ class Cluster:
             [future] = self._admin.list_consumer_group_offsets(asked, request_timeout=ASK_SECONDS).values()
             found = future.result().topic_partitions or []
         except KafkaException as error:
+            if error.args[0].code() == _NO_GROUP:
+                raise UserError(told(error.args[0], "Describe", self._group)) from None
             raise _unanswered(error) from error
         return {place.partition: place.offset for place in found if place.error is None and place.offset >= 0}
 

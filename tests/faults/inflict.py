@@ -30,6 +30,7 @@ class Inflicter:
         self._kinds: Mapping[str, Callable[[Fault], AbstractContextManager[object]]] = {
             "kill": lambda fault: self._away([fault.target], Member.kill),
             "term": lambda fault: self._away([fault.target], Member.stop),
+            "rolling": lambda _: self._rolled(),
             "scale": lambda _: self._away(range(1, len(members)), Member.stop),
             "freeze": self._frozen,
             "clock": self._jumped,
@@ -59,6 +60,16 @@ class Inflicter:
             yield
             for member in members:
                 member.start()
+
+    @contextlib.contextmanager
+    def _rolled(self) -> Iterator[None]:
+        """Each in turn is stopped in order and replaced, and is ready before the next is stopped: an upgrade."""
+        for member in self._members:
+            with member.lock:
+                member.stop()
+                member.start()
+                member.until_ready()
+        yield
 
     @contextlib.contextmanager
     def _frozen(self, fault: Fault) -> Iterator[None]:

@@ -1,13 +1,17 @@
 """No payload may break the consumer or touch its neighbours. `make fuzz` tries 200,000, here are some of them."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Outcome
+from consumer import pipeline
+from consumer.batch import Batch, Fate, Message, Outcome
 from leadstream.errors import Reason
+from models.scorer import Model
 from producer.bad import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
@@ -47,6 +51,43 @@ def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(model_sto
             [letter] = [output for output in outcome.outputs if output.topic == LETTERS]
             assert dict(letter.headers or [])["dlq.reason"] == record.reason.value.encode()
             assert [output for output in outcome.outputs if output != letter] == alone, record.what
+
+
+@pytest.mark.parametrize("size", [40, 2000])
+def test_bad_records_must_cost_as_much_as_they_are_and_not_the_batch_again(
+    model_store: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Of every reason, and on top of a stack half as high as the batch: what is read, scored and written is counted."""
+    line = fuzz_pipeline(model_store)
+    encode, request = Writer("LeadChanged").encode, Writer("RescoreRequest").encode
+    bad = list(islice(bad_records(3, now=NOW_MS, encode_event=encode, encode_request=request), 3 * KINDS))
+    messages: list[Message] = [change(i, f"lead_{i if i % 2 else 'one'}", {"lead_score": 2.0}) for i in range(size)]
+    messages += [change(size + i, "lead_one", {"lead_score": 1e14}) for i in range(10)]
+    messages += [FakeMessage(TOPICS[one.topic], 0, 9_000 + i, one.key, one.value) for i, one in enumerate(bad)]
+    line.process(batch(*messages))
+    work = Counter[str]()
+    for what, owner, name in (
+        ("read", pipeline, "decode_change"),
+        ("scored", Model, "score"),
+        ("written", Writer, "encode"),
+    ):
+        monkeypatch.setattr(owner, name, _counted(getattr(owner, name), work, what))
+    outcome = line.process(batch(*messages))
+    k = outcome.fates[Fate.DEAD_LETTERED] + outcome.requests_dead_lettered
+    assert k == len(bad) + 10
+    assert work["read"] <= k
+    assert work["scored"] <= size // 2 + k
+    assert work["written"] <= k
+
+
+def _counted(call: Callable[..., Any], work: Counter[str], what: str) -> Callable[..., Any]:
+    """The call; of one that scores, the rows count."""
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        work[what] += len(arguments[2]) if what == "scored" else 1
+        return call(*arguments, **options)
+
+    return counted
 
 
 class Broken:

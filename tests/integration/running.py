@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.batch import Message, Output
-from leadstream.topics import CONFIGS, Topics, variable
+from leadstream.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
 from local.process import Child
 from schemas.codec import Reader, Writer
 from tests.unit.pipelines import event
@@ -172,10 +172,8 @@ class Stage:
 
     def create_topics(self, partitions: int) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        # One partition of requests: an assignor counts partitions, whatever their topic.
-        counts = {"rescore_requests": 1}
         wanted = [
-            NewTopic(getattr(self.topics, field), counts.get(field, partitions), 1, config=config)
+            NewTopic(getattr(self.topics, field), 1 if field in SINGLE_PARTITION else partitions, 1, config=config)
             for field, config in CONFIGS.items()
         ]
         for future in admin.create_topics(wanted).values():

@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 
 from commands.topics import find_differences
 from consumer.batch import Output
+from leadstream.settings import load_settings
 from local.broker import Broker
 from models.ledger import DAY_MS
 from models.registry import ModelRegistry
@@ -228,9 +229,9 @@ def test_a_shadow_that_is_kept_until_it_can_be_compared_is_no_fault_of_the_topic
 
     for longer in ("7776000000", "-1"):
         keep(stage_.topics.shadow_predictions, longer)
-        until(lambda: not find_differences(), "longer is no fault")
+        until(lambda: not find_differences(load_settings()), "longer is no fault")
     keep(stage_.topics.shadow_predictions, "60000")
-    until(lambda: [d.what for d in find_differences()] == ["retention.ms"], "shorter is")
+    until(lambda: [d.what for d in find_differences(load_settings())] == ["retention.ms"], "shorter is")
     keep(stage_.topics.shadow_predictions, "604800000")
     keep(stage_.topics.lead_changes, "7776000000")
-    until(lambda: [d.topic for d in find_differences()] == [stage_.topics.lead_changes], "only there")
+    until(lambda: [d.topic for d in find_differences(load_settings())] == [stage_.topics.lead_changes], "only there")

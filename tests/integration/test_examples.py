@@ -20,6 +20,7 @@ from local.broker import Broker
 from schemas import catalogue
 from schemas.codec import Writer
 from schemas.registry import Registry
+from tests.conftest import _unavailable
 from tests.integration.running import Stage
 from tests.registry_server import registry_server
 from tests.subscribed import prediction
@@ -88,7 +89,7 @@ def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
 def _runtime(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed here")
+            _unavailable(f"{program} is not installed here")
 
 
 def _prepared(name: str, file: str) -> Path:

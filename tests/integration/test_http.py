@@ -22,6 +22,15 @@ def test_a_process_that_works_is_alive_and_ready_and_misses_nothing(served: Serv
     until(lambda: served.process.metric("ready") == 1, "the metric says the same")
 
 
+def test_nobody_on_the_network_sees_the_pages_unless_the_settings_say_so(served: Served) -> None:
+    address = urlsplit(served.process.event("started")["http"])
+    assert "LEADSTREAM_HTTP_HOST" not in served.stage.environment
+    assert address.hostname == "127.0.0.1"
+    # An address of this machine, too: whoever listens on all of them answers here.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", address.port or 0), 5)
+
+
 def test_the_model_in_service_is_the_champion_of_the_store(served: Served) -> None:
     status, body = served.process.get("/model")
     model = json.loads(body)

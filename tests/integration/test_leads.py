@@ -9,10 +9,12 @@ import psycopg
 import pytest
 
 import consumer.postgres
+import leadstream.postgres
 from consumer.postgres import PostgresLeads
 from leadstream.errors import SettingsError, Transient
 from local.postgres import Postgres
 from producer.crm import create_schema
+from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import Crm
 
 pytestmark = pytest.mark.postgres
@@ -209,6 +211,29 @@ def test_a_query_that_takes_too_long_is_given_up_and_tried_again(bare: Crm, monk
         assert list(leads.fetch(["a"])) == ["a"]
     finally:
         leads.close()
+
+
+def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowledged(
+    crm: Crm, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never gets to its own time-out, and TCP sees nothing wrong."""
+    monkeypatch.setattr(consumer.postgres, "STATEMENT_MS", 300)
+    monkeypatch.setattr(leadstream.postgres, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(leadstream.postgres, "CONNECT_SECONDS", 2)
+    lead = new_id()
+    crm.add(lead)
+    info = psycopg.conninfo.conninfo_to_dict(postgres.url)
+    with proxying() as loop, closing(Proxy(loop, str(info["host"]), int(info["port"] or 0))) as proxy:
+        leads = PostgresLeads(psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=proxy.port))
+        with closing(leads):
+            assert list(leads.fetch([lead])) == [lead]
+            proxy.set("stall")
+            with pytest.raises(Transient, match=r"no answer within 0\.4 s"):
+                leads.fetch([lead])
+            with pytest.raises(Transient, match="timeout"):
+                leads.fetch([lead])
+            proxy.set("pass")
+            assert list(leads.fetch([lead])) == [lead]
 
 
 def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(crm: Crm, leads: PostgresLeads) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from local.broker import Broker
-from tests.integration.running import Stage
+from tests.integration.running import Stage, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +119,32 @@ def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
         assert said.count("Traceback (most recent call last)") == 1
         assert "KeyError: 'a bug'" in said
     assert stage.committed(stage.topics.lead_changes) == 0
+
+
+_SLOW_MODULES = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "consumer":
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [("run",), ("relay",), ("sink",), ("translate", "--format", "debezium", "--from", "foreign"), ("follow",)]
+)
+def test_a_stop_while_the_modules_load_is_no_failure(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_SLOW_MODULES)
+    stage = Stage.on("127.0.0.1:1", tmp_path, "models", create=False)
+    with stage.running(*words, PYTHONPATH=f"{tmp_path}:{ROOT}", DATABASE_URL="postgresql://db/crm") as process:
+        until(lambda: process.said() == ["loading"], "it loads its modules")
+        process.signal(signal.SIGTERM)
+        assert process.exit_code() == 0
+        assert process.said() == ["loading"]
 
 
 def test_brokers_that_do_not_answer_are_waited_for_by_name_and_a_stop_still_ends_it(

@@ -1,13 +1,9 @@
-"""A real schema registry: Apicurio, its Confluent API, its schemas in a Kafka topic. It takes half a minute to start.
+"""A real schema registry (local/registry.py), as writers and readers of several versions meet it.
 
-APICURIO_APP names the folder of an unpacked `apicurio-registry-app-VERSION-all.tar.gz` (Maven Central; 3.0 runs on Java
-17, later ones on 21); without it these tests are skipped.
+It takes some twenty seconds to start, so there is one test, which starts it twice.
 """
 
 import json
-import os
-import signal
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
@@ -15,60 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastavro import parse_schema, schemaless_writer
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from leadstream.errors import Poison, Reason, Transient, UserError
 from local.broker import Broker
-from local.process import Child, await_ready, free_ports
+from local.registry import RegistryProcess
 from schemas import catalogue
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
+from tests.conftest import _unavailable
 from tests.integration.running import Stage
 from tests.subscribed import prediction
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 
-class RegistryProcess:
-    """An Apicurio whose schemas outlive it, in a Kafka topic."""
-
-    def __init__(self, jar: Path, bootstrap: str, folder: Path) -> None:
-        port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
-        self._command = ["java", "-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(jar)]
-        self._environment = os.environ | {
-            "QUARKUS_HTTP_PORT": str(port),
-            "QUARKUS_HTTP_HOST": "127.0.0.1",
-            "APICURIO_STORAGE_KIND": "kafkasql",
-            "APICURIO_KAFKASQL_BOOTSTRAP_SERVERS": bootstrap,
-        }
-        self._folder = folder
-        self._child: Child | None = None
-
-    def start(self) -> None:
-        self._child = Child(self._command, self._folder, self._folder / "log", environ=self._environment)
-        await_ready("Apicurio", self._child, self._serves, 120)
-
-    def kill(self) -> None:
-        if self._child is not None:
-            self._child.end(signal.SIGKILL, 10)
-            self._child = None
-
-    def _serves(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/subjects", timeout=2):
-                return True
-        except OSError:
-            return False
-
-
 @pytest.fixture
 def apicurio(kafka: Broker, tmp_path: Path) -> Iterator[RegistryProcess]:
-    app = os.environ.get("APICURIO_APP")
-    if app is None:
-        pytest.skip("APICURIO_APP is not set: no real registry")
-    jar = next(path for path in (*Path(app).glob("*-runner.jar"), Path(app) / "quarkus-run.jar") if path.exists())
-    process = RegistryProcess(jar, kafka.bootstrap, tmp_path)
+    try:
+        process = RegistryProcess(kafka.bootstrap, tmp_path, print)
+    except UserError as error:
+        _unavailable(f"no real registry: {error}")
     try:
         process.start()
         yield process
@@ -99,13 +62,17 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
     broken["fields"] = [field for field in present["fields"] if field["name"] != "probability"]
     with closing(Registry(apicurio.url)) as registry:
         framed = Writer("LeadPrediction", registry, topic).encode(prediction("ada"))
-        # A newer writer for readers of today; and what was written today for those of tomorrow, who know the registry.
+        # A newer writer for readers of today.
         by_newer = written(registry, subject, newer, prediction("ben") | {"added_later": "x"})
         with pytest.raises(UserError, match="refuses the schema"):
             registry.schema_id(subject, broken)
         reader = Reader("LeadPrediction", registry)
         assert (reader.decode(framed)["lead_id"], reader.decode(by_newer)["lead_id"]) == ("ada", "ben")
         assert catalogue.canonical(registry.schema(int.from_bytes(framed[1:5], "big"))) == catalogue.canonical(present)
+        # And a reader of tomorrow, of what is written today.
+        by_today = parse_schema(registry.schema(int.from_bytes(framed[1:5], "big")))
+        read: Any = schemaless_reader(BytesIO(framed[5:]), by_today, parse_schema(newer))
+        assert (read["lead_id"], read["added_later"]) == ("ada", "")
         with pytest.raises(Poison) as unknown:
             reader.decode(b"\0\0\x0f\xff\xff" + framed[5:])
         assert unknown.value.reason is Reason.UNKNOWN_SCHEMA

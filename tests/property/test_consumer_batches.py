@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from consumer.batch import Outcome
 from consumer.leads import Lead
+from consumer.versions import Versions
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from tests.fakes import FakeMessage
@@ -71,6 +72,8 @@ def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
                 built.append(change(offset, facts[0], lead=None, lead_version=offset + 1))
             case "deleted":
                 built.append(change(offset, facts[0], change_type="DELETED", lead_version=offset + 1))
+            case "deleted at":
+                built.append(change(offset, facts[0], change_type="DELETED", lead_version=facts[1]))
             case "null":
                 built.append(raw(offset, None, facts[0].encode()))
             case "loop":
@@ -91,8 +94,14 @@ def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessag
 
 
 def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True) -> list[Outcome]:
-    line = pipeline(slot, LEADS, LEADSTREAM_COALESCE=str(coalescing))
-    return [line.process(batch(*part)) for part in parts if part]
+    versions = Versions()
+    line = pipeline(slot, LEADS, versions=versions, LEADSTREAM_COALESCE=str(coalescing))
+    found = []
+    for part in filter(None, parts):
+        found.append(line.process(batch(*part)))
+        for published in found[-1].published:
+            versions.put(published.keys, published.versions)
+    return found
 
 
 def table(found: list[Outcome]) -> dict[bytes | None, dict[str, Any] | None]:
@@ -130,6 +139,36 @@ def test_a_table_of_scores_that_depends_on_where_batches_end_is_a_matter_of_luck
     in_parts = outcomes(slot, split(messages(drawn), sizes))
     one_by_one = outcomes(slot, iter([[message] for message in messages(drawn)]), coalescing=False)
     assert table(at_once) == table(in_parts) == table(one_by_one)
+
+
+@common
+@given(
+    drawn=st.lists(
+        st.one_of(
+            st.tuples(st.just("versioned"), lead_ids, st.integers(1, 6), st.just(1)),
+            st.tuples(st.just("deleted at"), lead_ids, st.integers(1, 6)),
+            st.tuples(st.just("null"), lead_ids),
+        ),
+        max_size=25,
+    ),
+    sizes=SPLITS,
+)
+def test_a_change_that_comes_late_must_not_be_the_last_word_wherever_batches_end(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
+) -> None:
+    sent = messages(drawn)
+    ways = [
+        outcomes(slot, iter([sent])),
+        outcomes(slot, split(sent, sizes)),
+        outcomes(slot, iter([[message] for message in sent]), coalescing=False),
+        outcomes(slot, split(sent, sizes), coalescing=False),
+    ]
+    assert all(table(found) == table(ways[0]) for found in ways[1:])
+    for found in ways:
+        seen: dict[str, int] = {}
+        for prediction in (each for outcome in found for each in predictions(outcome)):
+            assert prediction["lead_version"] >= seen.get(prediction["lead_id"], 0)
+            seen[prediction["lead_id"]] = prediction["lead_version"]
 
 
 @common

@@ -1,30 +1,30 @@
 """Live events, replays and discards in any order end in the table of scores that the kept history has by itself."""
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from consumer.batch import Output
 from consumer.pipeline import Pipeline
-from consumer.triage.audit import Action, verify
+from consumer.triage.audit import Action, decision_in, verify
 from consumer.triage.judge import Judge
 from consumer.triage.letters import Letter
 from consumer.triage.replay import Run, Tally, discard, replay
-from leadstream.settings import load_settings
-from leadstream.topics import Topics
+from local.broker import Broker
 from models.registry import ModelRegistry
 from models.slot import ModelSlot
 from schemas.codec import Reader, Writer
-from tests.fakes import MemoryBroker, MemoryDesk, MemoryPublisher, MemorySource
+from tests.fakes import MemoryBroker
 from tests.letters import letter_output
 from tests.trained import TRUST
-from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, event, pipeline
+from tests.unit.pipelines import NOW_MS, batch, event, pipeline
+from tests.worlds import Ground, KafkaWorld, MemoryWorld, World, ground
 
-TOPICS, SETTINGS = Topics(), load_settings({}, None)
-CHANGE, PREDICTION = Writer("LeadChanged"), Reader("LeadPrediction")
+CHANGE, PREDICTION, DECISION = Writer("LeadChanged"), Reader("LeadPrediction"), Reader("TriageDecision")
 LEADS = ("a", "b", "c")
 
 leads = st.sampled_from(LEADS)
@@ -36,11 +36,20 @@ steps = st.one_of(
     st.tuples(st.just("replay"), st.integers(1, 4)),
     st.tuples(st.just("discard"), st.integers(0, 5)),
 )
+# What happens once an operator has looked and before he settles: a change comes in, or (None) another takes the desk.
+happenings = st.lists(st.none() | leads, max_size=4)
+_no_fixtures = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture(scope="module")
 def line(model_store: str) -> Pipeline:
     return pipeline(ModelSlot(ModelRegistry(model_store, TRUST)))
+
+
+@pytest.fixture(scope="module")
+def real(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with ground(kafka.bootstrap, tmp_path_factory.mktemp("triage"), model_store) as found:
+        yield found
 
 
 class Crm:
@@ -49,20 +58,18 @@ class Crm:
     Some of its changes fail at first, and would pass by now. `history` is all that was not given up, in its order.
     """
 
-    def __init__(self, line: Pipeline, versions: bool, arrivals: list[str]) -> None:
-        self.broker = MemoryBroker()
+    def __init__(self, world: World, versions: bool, happenings: list[str | None]) -> None:
+        self.world = world
+        self.topics = world.settings.topics
         self.history: dict[int, tuple[str, bytes | None]] = {}
-        self._line = line
         self._versions = versions
-        self._arrivals = arrivals
-        self._source = MemorySource(self.broker, SETTINGS.group_id, [CHANGES])
-        self._publisher = MemoryPublisher(self.broker, self._source)
-        self._letters: dict[int, int] = {}
+        self._happenings = happenings
         self._number = 0
 
     def change(self, lead: str, erases: bool = False) -> tuple[bytes, bytes | None]:
         self._number += 1
-        self.broker.now += 1
+        self.world.tick()
+        lead += self.world.mark
         version = self._number if self._versions else 0
         facts = {"lead_version": version, "occurred_at": NOW_MS + self._number, "event_id": f"event {self._number}"}
         value = None if erases else CHANGE.encode(event(lead, {"lead_score": float(self._number % 100)}, **facts))
@@ -70,60 +77,77 @@ class Crm:
         return lead.encode(), value
 
     def live(self, lead: str, erases: bool = False) -> None:
-        self.broker.append(Output(CHANGES, *self.change(lead, erases)))
+        self.world.append(Output(self.topics.lead_changes, *self.change(lead, erases)))
 
     def fail(self, lead: str) -> None:
         """A change became a letter, after all that stands before it in its topic."""
-        self.consume(1_000_000)
+        self.world.consume()
         key, value = self.change(lead)
-        letter = letter_output(self._number, key, value, failed_at=self.broker.now)
-        self._letters[len(self.broker.records[TOPICS.dead_letters])] = self._number
-        self.broker.append(letter)
-
-    def consume(self, most: int) -> None:
-        self._source._max_records = most
-        while (found := self._source.poll(0)) is not None:
-            self.broker.now += 1
-            self._publisher.commit(self._line.process(found).outputs, found)
-            if most < 1_000_000:
-                return
+        now = self.world.tick()
+        origin, topic = self.topics.lead_changes, self.topics.dead_letters
+        self.world.append(
+            letter_output(self._number, key, value, origin=origin, topic=topic, sent_at=now, failed_at=now)
+        )
 
     def letters(self) -> list[Letter]:
-        return [Letter.of(message) for message in self.broker.records[TOPICS.dead_letters]]
+        """In the order in which they failed; a letter's origin has the number of its change as the offset."""
+        found = [Letter.of(message) for message in self.world.records(self.topics.dead_letters)]
+        return sorted((each for each in found if self._mine(each.key)), key=lambda each: each.facts.offset or 0)
 
     def replay(self, most: int) -> Tally:
         """An operator with a desk of his own; while it works and while it waits, the world goes on."""
-        desk = MemoryDesk(self.broker, SETTINGS.group_id, TOPICS, self._arrive)
+        desk = self.world.desk(self._happen)
         desk.take()
         found = [each for each in self.letters() if desk.decided.get(each.id) is None][:most]
         desk.watch({each.key for each in found if each.key})
-        run = Run(desk, stop=threading.Event(), rate=10**9, pause=lambda _seconds: self.consume(1_000_000))
-        return replay(run, found, Judge(SETTINGS, None))
+        run = Run(desk, stop=threading.Event(), rate=10**9, pause=lambda _seconds: self.world.consume())
+        tally = replay(run, found, Judge(self.world.settings, None))
+        desk.close()
+        return tally
 
     def discard(self, place: int) -> None:
-        desk = MemoryDesk(self.broker, SETTINGS.group_id, TOPICS)
+        desk = self.world.desk(lambda: None)
         desk.take()
-        found = [each for each in self.letters() if each.id.offset == place and desk.decided.get(each.id) is None]
+        found = [each for each in self.letters()[place : place + 1] if desk.decided.get(each.id) is None]
         for each in found:
-            del self.history[self._letters[each.id.offset]]
+            del self.history[each.facts.offset or 0]
         discard(Run(desk), found, "a test")
+        desk.close()
 
-    def _arrive(self) -> None:
-        if self._arrivals:
-            self.live(self._arrivals.pop())
+    def _happen(self) -> None:
+        if not self._happenings:
+            return
+        lead = self._happenings.pop()
+        if lead is None:
+            self.world.steal()
+        else:
+            self.live(lead)
 
     def table(self) -> dict[bytes | None, dict[str, Any] | None]:
-        return _table((message.key(), message.value()) for message in self.broker.records[PREDICTIONS])
+        records = self.world.records(self.topics.lead_predictions)
+        return _table((message.key(), message.value()) for message in records if self._mine(message.key()))
 
     def in_order(self) -> dict[bytes | None, dict[str, Any] | None]:
         """The table of the kept history, each change in a batch of its own."""
-        broker = MemoryBroker()
+        broker, changes, line = MemoryBroker(), self.topics.lead_changes, self.world.line
         for _, (lead, value) in sorted(self.history.items()):
-            broker.append(Output(CHANGES, lead.encode(), value))
-        outputs = [
-            output for message in broker.records[CHANGES] for output in self._line.process(batch(message)).outputs
-        ]
-        return _table((output.key, output.value) for output in outputs if output.topic == PREDICTIONS)
+            broker.append(Output(changes, lead.encode(), value))
+        outputs = [output for message in broker.records[changes] for output in line.process(batch(message)).outputs]
+        return _table((each.key, each.value) for each in outputs if each.topic == self.topics.lead_predictions)
+
+    def check_audit(self) -> None:
+        """The chain holds, each letter has one decision, and what was replayed was sent once."""
+        audit = self.world.records(self.topics.dead_letter_audit)
+        assert verify(audit, DECISION).breaks == []
+        mine = {each.id for each in self.letters()}
+        found = [decision for message in audit if (decision := decision_in(message, DECISION)).letter in mine]
+        assert len(found) == len(mine)
+        changes = self.world.records(self.topics.lead_changes)
+        sent = [message for message in changes if message.headers() and self._mine(message.key())]
+        assert len(sent) == sum(decision.action is Action.REPLAYED for decision in found)
+
+    def _mine(self, key: bytes | None) -> bool:
+        return (key or b"").endswith(self.world.mark.encode())
 
 
 def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
@@ -136,12 +160,8 @@ def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drawn=st.lists(steps, max_size=25), versions=st.booleans(), arrivals=st.lists(leads, max_size=4))
-def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
-    line: Pipeline, drawn: list[tuple[str, Any]], versions: bool, arrivals: list[str]
-) -> None:
-    crm = Crm(line, versions, arrivals)
+def interleave(crm: Crm, drawn: list[tuple[str, Any]]) -> None:
+    """Let it all happen, then replay what is left: the table must be that of the history in its order."""
     for step, fact in drawn:
         match step:
             case "live":
@@ -151,18 +171,49 @@ def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
             case "fail":
                 crm.fail(fact)
             case "consume":
-                crm.consume(fact)
+                crm.world.consume(fact)
             case "replay":
                 crm.replay(fact)
             case "discard":
                 crm.discard(fact)
     tally = crm.replay(1_000)
-    crm.consume(1_000_000)
+    crm.world.consume()
     assert not tally.left
     assert crm.table() == crm.in_order()
-    audit = crm.broker.records[TOPICS.dead_letter_audit]
-    assert verify(audit, Reader("TriageDecision")).breaks == []
-    assert len(audit) == len(crm.letters())
-    sent = [message for message in crm.broker.records[CHANGES] if message.headers()]
-    replayed = [m for m in audit if Reader("TriageDecision").decode(m.value() or b"")["action"] == Action.REPLAYED]
-    assert len(sent) == len(replayed)
+    crm.check_audit()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=_no_fixtures)
+@given(drawn=st.lists(steps, max_size=25), versions=st.booleans(), happens=happenings)
+def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
+    line: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+) -> None:
+    interleave(Crm(MemoryWorld(line), versions, happens), drawn)
+
+
+# On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
+_few = settings(
+    max_examples=8, derandomize=True, deadline=None, phases=(Phase.generate,), suppress_health_check=_no_fixtures
+)
+_many = settings(_few, max_examples=60)
+_long = st.lists(steps, min_size=12, max_size=25)
+
+
+@pytest.mark.broker
+@_few
+@given(drawn=_long, versions=st.booleans(), happens=happenings)
+def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
+    real: Ground, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+) -> None:
+    interleave(Crm(KafkaWorld(real), versions, happens), drawn)
+
+
+@pytest.mark.broker
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@_many
+@given(drawn=_long, versions=st.booleans(), happens=happenings)
+def test_a_real_broker_must_not_know_one_among_many_either(
+    real: Ground, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+) -> None:
+    interleave(Crm(KafkaWorld(real), versions, happens), drawn)

@@ -2,10 +2,13 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 
 from leadstream.errors import Poison, Reason, SettingsError, Transient, UserError
 from schemas import catalogue
@@ -190,6 +193,27 @@ def test_credentials_are_sent_but_never_shown(server: RegistryState) -> None:
         dead.schema(1)
     assert "cret" not in f"{caught.value} {caught.value.__context__!r} {caught.value.__context__}"
     dead.close()
+
+
+def test_https_is_trusted_by_its_authority_alone_and_the_credentials_go_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    with registry_server(context) as state:
+        stranger = Registry(state.url)
+        assert "its certificate cannot be trusted" in (said := outage(stranger))
+        assert "SSL_CERT_FILE" in said
+        stranger.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        registry = Registry(state.url.replace("https://", "https://ann:s%40cret@"))
+        assert registry.schema_id(SUBJECT, SCHEMA) == 1
+        assert {authorization for _, _, authorization in state.requests} == {"Basic YW5uOnNAY3JldA=="}
+        registry.close()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
+        Registry(state.url)
 
 
 def test_a_second_address_is_asked_where_the_first_is_dead(server: RegistryState) -> None:

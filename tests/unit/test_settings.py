@@ -82,22 +82,50 @@ def test_an_empty_variable_is_an_unset_one() -> None:
     assert load_settings({"SCHEMA_REGISTRY_URL": "", "LEADSTREAM_REASONS": " "}, None).schema_registry_url is None
 
 
-def test_no_secret_is_ever_shown() -> None:
-    secrets = {
-        "DATABASE_URL": "postgresql://crm:hush@db/crm",
-        "SCHEMA_REGISTRY_URL": "https://key:hush@registry",
-        "LEADSTREAM_ID_HASH_KEY": "hush",
-        "LEADSTREAM_KAFKA_SASL_PASSWORD": "hush",
-        "LEADSTREAM_KAFKA_SSL_KEY_PEM": "hush",
-        "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hush",
-    }
-    settings = load_settings(secrets, None)
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("DATABASE_URL", "postgresql://crm:hush@db/crm", "postgresql://crm:********@db/crm"),
+        ("DATABASE_URL", "postgresql://crm:hu/sh?hush@db,other/crm", "postgresql://crm:********@db,other/crm"),
+        ("DATABASE_URL", "postgresql://:hush@db/crm", "postgresql://:********@db/crm"),
+        ("DATABASE_URL", "postgresql://db/crm?user=a&password=hush&port=1", None),
+        ("DATABASE_URL", "host=db password='hush \\' hush' dbname=crm", "host=db password=******** dbname=crm"),
+        ("DATABASE_URL", "host=db sslpassword = hush", None),
+        ("SCHEMA_REGISTRY_URL", "https://key:hush@registry", None),
+        ("SCHEMA_REGISTRY_URL", "http://a:hush@r1, http://b:hush@r2", "http://a:********@r1, http://b:********@r2"),
+        ("MODEL_STORE", "sftp://ds:hush@files/models", "sftp://ds:********@files/models"),
+        ("LEADSTREAM_ID_HASH_KEY", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_PASSWORD", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_PASSWD", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SSL_KEY_PEM", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SSL_KEY_PASSWORD", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CONFIG", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_CREDENTIALS_CLIENT_SECRET", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE", "hush", "********"),
+    ],
+)
+def test_no_secret_is_ever_shown(name: str, value: str, shown: str | None) -> None:
+    settings = load_settings({name: value}, None)
     assert "hush" not in str(effective(settings)) + repr(settings)
-    assert effective(settings)["DATABASE_URL"] == "postgresql://crm:********@db/crm"
+    assert shown in (None, effective(settings)[name])
 
 
-def test_a_url_without_a_password_is_shown_as_it_is() -> None:
-    assert masked_url("postgresql:///crm?host=/run") == "postgresql:///crm?host=/run"
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql:///crm?host=/run", "http://a:8081,http://b:8081", "s3://bucket/models", "./store", "host=db user=a"],
+)
+def test_what_holds_no_secret_is_shown_as_it_is(url: str) -> None:
+    assert masked_url(url) == url
+
+
+def test_a_property_that_is_no_secret_is_shown_as_it_is() -> None:
+    given = {
+        "LEADSTREAM_KAFKA_SASL_USERNAME": "crm",
+        "LEADSTREAM_KAFKA_SSL_CA_LOCATION": "ca.pem",
+        "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL": "https://login/token",
+    }
+    assert given.items() <= effective(load_settings(given, None)).items()
 
 
 def test_a_mistyped_variable_is_named_with_the_one_that_was_meant() -> None:

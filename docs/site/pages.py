@@ -1,0 +1,153 @@
+"""Pages of the site that are made from the code: each verb's help, the schemas, and the sources that pages link to.
+
+MkDocs calls the functions on_...: they are its hooks.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from commands.main import parser
+from schemas import catalogue
+from schemas.evolution import LEVELS
+
+ROOT = Path(__file__).parents[2]
+# What a page links to outside of its folder.
+_OUTSIDE = re.compile(r"\]\(\.\./([^)#\s]+)\)")
+_LANGUAGES = {".avsc": "json", ".mjs": "js"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made."""
+    linked = {target for file in files.documentation_pages() for target in _OUTSIDE.findall(file.content_string)}
+    pages = {"commands.md": commands(), "schemas.md": schemas()}
+    pages |= {_place(path): source(path) for target in sorted(linked) for path in _with_inner(ROOT / target)}
+    for place, text in pages.items():
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links out of docs/ to the copy of what they name."""
+    return _OUTSIDE.sub(lambda found: f"]({_place(ROOT / found[1])})", markdown)
+
+
+def commands() -> str:
+    """The help of every verb."""
+    os.environ["COLUMNS"] = "88"  # what argparse wraps to
+    parts = [
+        "# Each verb's help\n\nWhat `--help` prints. [The reference](reference.md#verbs) has all verbs in one table."
+    ]
+    for words, verb in verbs("leadstream", parser()):
+        parts.append(f"## {words}\n\n```text\n{verb.format_help().rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def verbs(words: str, at: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every verb that does something, by its words."""
+    inner: Any = [action for action in at._actions if isinstance(action, argparse._SubParsersAction)]
+    for action in inner:
+        for name, sub in action.choices.items():
+            yield from verbs(f"{words} {name}", sub)
+    if not inner:
+        yield words, at
+
+
+def schemas() -> str:
+    """Every record with its fields."""
+    parts = [
+        "# Schemas\n\nThe records, as `schemas/*.avsc` have them. Times are `timestamp-millis`, UTC; a field with a "
+        "default may be left out. `leadstream schemas show` prints a schema and its fingerprint."
+    ]
+    for name in catalogue.FILES:
+        record = catalogue.present(name)
+        parts.append(f"## {name}\n\n{record['doc']}\n\nIt evolves {LEVELS[name]}.\n\n{_fields(record)}")
+        parts += [f"### {inner['name']}\n\n{inner.get('doc', '')}\n\n{_fields(inner)}" for inner in _records(record)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(record: Any) -> str:
+    rows = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for field in record["fields"]:
+        default = f"`{_text(field['default'])}`" if "default" in field else ""
+        rows.append(f"| `{field['name']}` | {_type(field['type'])} | {default} | {field['doc']} |")
+    return "\n".join(rows)
+
+
+def _text(default: Any) -> str:
+    return "null" if default is None else str(default) if default != "" else '""'
+
+
+def _type(kind: Any) -> str:
+    """A type in words."""
+    match kind:
+        case str():
+            return kind
+        case ["null", other]:
+            return f"optional {_type(other)}"
+        case {"logicalType": logical}:
+            return str(logical)
+        case {"type": "array", "items": items}:
+            return f"array of {_type(items)}"
+        case {"type": "map", "values": values}:
+            return f"map of {_type(values)}"
+        case {"type": "enum", "symbols": symbols}:
+            return ", ".join(symbols)
+        case {"type": "record", "name": name}:
+            return f"[{name}](#{name.lower()})"
+        case _:
+            raise TypeError(f"no words for the type {kind}")
+
+
+def _records(kind: Any) -> Iterator[Any]:
+    """The records inside of a type, as they come."""
+    parts = kind if isinstance(kind, list) else []
+    if isinstance(kind, dict):
+        parts = [field["type"] for field in kind.get("fields", [])] + [
+            kind[key] for key in ("items", "values") if key in kind
+        ]
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") == "record":
+            yield part
+        yield from _records(part)
+
+
+def source(path: Path) -> str:
+    """A file as a page, or a folder as a list of what is in it."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.is_dir():
+        inner = "\n".join(
+            f"- [{each.name}]({each.name}{'/index.md' if each.is_dir() else '.md'})" for each in _inner(path)
+        )
+        return f"# {name}/\n\n{inner}\n"
+    language = _LANGUAGES.get(path.suffix, path.suffix.removeprefix("."))
+    return f"# {name}\n\n````{language}\n{path.read_text('utf-8').rstrip()}\n````\n"
+
+
+def _place(path: Path) -> str:
+    """Where the page of a file or folder is."""
+    name = PurePosixPath("source") / path.relative_to(ROOT).as_posix()
+    return f"{name}/index.md" if path.is_dir() else f"{name}.md"
+
+
+def _inner(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if (path.is_dir() and path.name != "__pycache__") or path.suffix in {".avsc", ".sql", ".yaml"}
+    )
+
+
+def _with_inner(path: Path) -> Iterator[Path]:
+    """A path and, of a folder, what can be shown of it."""
+    yield path
+    if path.is_dir():
+        for each in _inner(path):
+            yield from _with_inner(each)

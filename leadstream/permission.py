@@ -1,0 +1,59 @@
+"""A permission that is missing at the brokers, in one sentence: which operation, on what."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]  # not in its __all__
+
+SECONDS = 5.0
+_KINDS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "group",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
+}
+_silent = logging.Logger("librdkafka")
+_silent.addHandler(logging.NullHandler())
+
+
+def told(error: KafkaError, operation: str, name: str) -> str:
+    """The client's words; where a permission is missing, `operation` is the one that is needed, and `name` on what."""
+    kind = _KINDS.get(error.code())
+    return f"this account needs the permission {operation} on {kind} {name}" if kind else error.str()
+
+
+def denied(client: Consumer | Producer, topics: Iterable[str], operation: str) -> str | None:
+    """The sentence for the first of these topics that this account may not even see. Raises KafkaException.
+
+    A list of all topics leaves such topics out, as if there were none of that name.
+    """
+    for topic in topics:
+        error = client.list_topics(topic, timeout=SECONDS).topics[topic].error
+        if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return told(error, operation, topic)
+    return None
+
+
+def unreadable(config: Mapping[str, Any], topics: Iterable[str]) -> str | None:
+    """The sentence for the first of these topics that this account may not read, as the brokers say. KafkaException.
+
+    The client tells of that once, and never that it is over.
+    """
+    admin = AdminClient({key: value for key, value in config.items() if key != "logger"}, logger=_silent)
+    asked = admin.describe_topics(
+        TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=SECONDS
+    )
+    for topic, future in asked.items():
+        try:
+            allowed = future.result().authorized_operations
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                return told(error.args[0], "Read", topic)
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                continue
+            raise
+        # Brokers before 2.3 do not say.
+        if allowed and AclOperation.READ not in allowed:
+            return f"this account needs the permission Read on topic {topic}"
+    return None

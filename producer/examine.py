@@ -1,0 +1,78 @@
+"""The CRM's Postgres as it is: its clock, which migrations it has, which triggers fire, and the outbox's last row."""
+
+import time
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from leadstream.errors import Transient
+from producer.migrate import migrations
+
+CONNECT_SECONDS = 3
+STATEMENT_MS = 10_000
+TRIGGERS = (
+    ("people", "leadstream_person_changed"),
+    ("applications", "leadstream_application_submitted"),
+    ("leadstream_outbox", "leadstream_wake"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The newest row of the outbox; `written_at` is seconds since 1970 by Postgres's clock."""
+
+    position: int
+    written_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """`clock_ahead` is seconds by which Postgres's clock is ahead of ours; `applied` and `missing` are migrations."""
+
+    clock_ahead: float
+    applied: list[str]
+    missing: list[str]
+    absent_triggers: list[tuple[str, str]]
+    last: Last | None
+
+
+def examine(database_url: str) -> Examined:
+    """Look, and change nothing. Raises Transient where Postgres does not answer or does not let this role look."""
+    options = f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_MS}"
+    try:
+        own = conninfo_to_dict(database_url).get("options") or ""
+        with psycopg.connect(
+            database_url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=f"{own} {options}".strip()
+        ) as connection:
+            before = time.time()
+            [clock] = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone() or [before]
+            ahead = clock - (before + time.time()) / 2
+            [outbox, log] = connection.execute(_TABLES).fetchone() or [None, None]
+            if outbox is None or log is None:
+                return Examined(ahead, [], [], [], None)
+            names = [name for (name,) in connection.execute("select name from leadstream_migrations order by number")]
+            firing = set(connection.execute(_FIRING).fetchall())
+            there = {table for (table,) in connection.execute(_THERE, ([table for table, _ in TRIGGERS],))}
+            row = connection.execute(_LAST).fetchone()
+    except psycopg.Error as error:
+        text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
+        raise Transient("postgres", text or type(error).__name__) from error
+    return Examined(
+        ahead,
+        names,
+        [each.name for each in migrations() if each.name not in names],
+        [each for each in TRIGGERS if each[0] in there and each not in firing],
+        Last(*row) if row else None,
+    )
+
+
+_TABLES = "select to_regclass('leadstream_outbox')::text, to_regclass('leadstream_migrations')::text"
+# D is disabled, R fires in replicas only.
+_FIRING = """
+select tgrelid::regclass::text, tgname::text from pg_trigger
+where tgrelid in (to_regclass('people'), to_regclass('applications'), to_regclass('leadstream_outbox'))
+  and tgenabled in ('O', 'A')
+"""
+_THERE = "select name from unnest(%s::text[]) as name where to_regclass(name) is not null"
+_LAST = "select position, extract(epoch from occurred_at)::float8 from leadstream_outbox order by position desc limit 1"

@@ -1,0 +1,94 @@
+"""docs/tutorial.md, command by command in one shell, against a real Kafka and a real Postgres."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from local.broker import Broker
+from local.postgres import Postgres
+from local.process import Child, free_ports
+from tests.docs.test_reference import ROOT
+from tests.integration.outboxes import schema_of_its_own
+from tests.integration.running import Stage
+
+pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.timeout(400)]
+PAGE = ROOT / "docs" / "tutorial.md"
+# What is not run here, and where it is.
+NOT_RUN = {
+    "make demo": "tests/integration/test_demo.py",
+    "python3 -m venv": "the tests run in an environment",
+    "pip install": "the tests run in an environment",
+}
+PSQL = '''#!{python}
+"""psql -c, as far as the tutorial needs it; it waits for what a reader waits for with their eyes."""
+import sys, time
+from pathlib import Path
+import psycopg
+url, _, statement = sys.argv[1:]
+seen = Path({folder!r}) / "seen"
+with psycopg.connect(url, autocommit=True) as connection:
+    if not statement.startswith("select"):
+        assert connection.execute(statement).rowcount == 1
+        raise SystemExit
+    deadline = time.monotonic() + 90
+    while True:
+        rows = str(connection.execute(statement).fetchall())
+        if rows != "[]" and rows != (seen.read_text() if seen.exists() else ""):
+            break
+        assert time.monotonic() < deadline, rows
+        time.sleep(0.05)
+    seen.write_text(rows)
+    print("row", rows)
+'''
+
+
+def commands() -> list[str]:
+    """Every command of the page, in order."""
+    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+
+
+def test_whoever_follows_the_tutorial_has_scores_that_follow_changes(
+    kafka: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused", create=False)
+    ports = dict(zip(("8080", "8090", "8091"), map(str, free_ports(3)), strict=True))
+    with schema_of_its_own(postgres.url) as (url, _):
+        text = "\n".join(line for line in commands() if not line.startswith(tuple(NOT_RUN)))
+        text = text.replace("localhost:9092", kafka.bootstrap)
+        text = text.replace("postgresql://leadstream:leadstream@localhost:5432/leadstream", f"'{url}'")
+        for port, free in ports.items():
+            text = text.replace(port, free)
+        lines = ["set -euo pipefail", f"export LEADSTREAM_HTTP_PORT={ports['8080']}", *text.splitlines(), "wait"]
+        program(tmp_path / "bin", "leadstream", f'#!/bin/sh\nexec {sys.executable} -m commands.main "$@"\n')
+        program(tmp_path / "bin", "psql", PSQL.format(python=sys.executable, folder=str(tmp_path)))
+        (tmp_path / "script").write_text("\n".join(lines) + "\n")
+        own = {name: value for name, value in stage.environment.items() if "TOPIC" in name or "GROUP" in name}
+        path = {"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+        bash = shutil.which("bash") or "/bin/bash"
+        child = Child(
+            [bash, "-x", "script"], tmp_path, tmp_path / "log", environ={**own, **path, "HOME": str(tmp_path)}
+        )
+        code = child.wait(300)
+        log = (tmp_path / "log").read_text()
+        assert code == 0, log[-4000:]
+    [before, after] = re.findall(r"^row \[\('lead_1_17', ([\d.]+), '[A-D]', (\d+)\)\]$", log, re.MULTILINE)
+    assert (int(after[1]), after[0] != before[0]) == (int(before[1]) + 1, True)
+    assert '"ready": true' in log
+    assert "open dead letters" in log
+    assert log.count('"event": "stopped"') == 3
+
+
+def test_the_tutorial_says_of_no_command_that_it_is_run_which_is_not() -> None:
+    left_out = [line for line in commands() if line.startswith(tuple(NOT_RUN))]
+    assert len(left_out) == len(NOT_RUN)
+    assert all(not where.startswith("tests/") or (ROOT / where).exists() for where in NOT_RUN.values())

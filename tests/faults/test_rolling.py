@@ -1,0 +1,32 @@
+"""An upgrade while changes come: every process is replaced, one after the other, and nothing is lost or repeated."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ground import Ground
+from tests.faults.run import run
+from tests.faults.schedule import CONSUMERS, Fault, Schedule
+
+pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
+
+
+def test_a_rolling_restart_under_load_loses_nothing_repeats_nothing_and_has_nobody_fenced(
+    one_broker: Ground, tmp_path: Path
+) -> None:
+    plan = Schedule(
+        seed=1,
+        seconds=1.0,
+        brokers=1,
+        coalesce=True,
+        batch_max_records=200,
+        changes_per_second=250,
+        faults=(Fault(0.5, 0.5, "upgrade", "rolling"),),
+    )
+    ran = run(one_broker, plan, tmp_path / "run")
+    assert ran.violations == []
+    assert ran.faults == {"rolling": 1}
+    assert ran.figures["processes"] == 2 * CONSUMERS
+    assert ran.figures["predictions"] > 0
+    # Each gave its partitions away: nobody had to be missed first, and no commit came too late.
+    assert ran.figures["rejoins"] == ran.figures.get("lost assignments", 0) == 0

@@ -1,0 +1,224 @@
+"""`leadstream console` in a real browser without JavaScript, on a real Kafka: what an operator does there, and sees."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.console.jobs import Jobs
+from commands.console.pages import Pages
+from consumer.triage import reading
+from consumer.triage.audit import Action, decision_in
+from consumer.triage.office import Triage
+from leadstream.settings import load_settings
+from local.broker import Broker
+from schemas.codec import Reader, Writer
+from tests.browser import absent, chromium
+from tests.integration.running import Running, Stage, until
+from tests.letters import letter_output
+from tests.unit.pipelines import event
+
+pytestmark = pytest.mark.broker
+CHANGE, DECISION = Writer("LeadChanged"), Reader("TriageDecision")
+COUNT = 60
+
+
+def good(lead: str) -> bytes:
+    return CHANGE.encode(event(lead, lead_version=5))
+
+
+@dataclass(slots=True)
+class Desk:
+    """A browser that has signed in to a console; `find` waits for nothing."""
+
+    browser: Any
+    home: str
+    process: Running
+    stage: Stage
+
+    def text(self) -> str:
+        return str(self.browser.find_element("tag name", "main").text)
+
+    def find(self, selector: str) -> list[Any]:
+        return list(self.browser.find_elements("css selector", selector))
+
+    def click(self, label: str) -> None:
+        self.browser.find_element("xpath", f"//button[contains(., '{label}')]").click()
+
+    def press(self, label: str) -> None:
+        """Click, and wait for the page that comes of it."""
+        before = self.browser.find_element("tag name", "html").id
+        self.click(label)
+        until(lambda: [each for each in self.find("html") if each.id != before], "another page")
+
+    def go(self, page: str) -> None:
+        self.browser.get(self.home + page)
+
+    def over(self) -> str:
+        """What the page of a job says once it renews itself no more."""
+
+        def stays() -> bool:
+            page = self.browser.page_source
+            return "</main>" in page and 'http-equiv="refresh"' not in page
+
+        until(stays, "it is over")
+        return self.text()
+
+
+@pytest.fixture(scope="module")
+def desk(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    if why := absent():
+        if os.environ.get("LEADSTREAM_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"LEADSTREAM_REQUIRE_BROWSER=1, but: {why}", pytrace=False)
+        pytest.skip(why)
+    stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("console"), model_store, partitions=2)
+    topics, now = stage.topics, time.time_ns() // 1_000_000
+    facts: Any = {"origin": topics.lead_changes, "topic": topics.dead_letters, "sent_at": now, "failed_at": now}
+    values = [CHANGE.encode(event(f"lead_{i}", {"status": "MARK"})) for i in range(COUNT)]
+    # Of the six causes the first cannot be decoded today either.
+    values = [value.replace(b"MARK", b"MA\xffK") if i % 6 == 0 else value for i, value in enumerate(values)]
+    stage.send([letter_output(i, f"lead_{i}".encode(), value, **facts) for i, value in enumerate(values)])
+    with (
+        stage.running() as consumer,
+        stage.running("console", "--port", "0", "--by", "anna") as process,
+        chromium() as browser,
+    ):
+        link = until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[0]
+        browser.get(link)
+        found = Desk(browser, link.split("?")[0], process, stage)
+        until(lambda: found.find(".causes"), "the causes")
+        yield found
+        assert process.stop() == 0
+        assert consumer.stop() == 0
+
+
+def decisions(stage: Stage, count: int) -> dict[str, Any]:
+    found = [decision_in(message, DECISION) for message in stage.read(stage.topics.dead_letter_audit, count)]
+    return {str(decision.letter): decision for decision in found}
+
+
+def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_address(desk: Desk) -> None:
+    assert "token" not in desk.browser.current_url
+    assert f"{COUNT} open dead letters, 6 causes" in desk.text()
+    assert [each.text for each in desk.find(".cause .number")] == ["10"] * 6
+    # Nothing was loaded from elsewhere, and nothing was refused by the policy.
+    assert [each for each in desk.browser.get_log("browser") if each["level"] == "SEVERE"] == []
+
+
+def test_a_letter_that_cannot_be_read_shows_the_byte(desk: Desk) -> None:
+    desk.go("?reason=DECODE_FAILED")
+    [cause] = desk.find(".cause h2 a")
+    cause.click()
+    desk.find("tbody a")[0].click()
+    assert "in lead.status: the text is not UTF-8" in desk.text()
+    assert [each.text for each in desk.find("mark")] == ["ff"]
+
+
+def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_form_has_a_name(desk: Desk) -> None:
+    desk.go("letters?reason=FEATURE_FAILED")
+    desk.find("summary")[0].click()
+    for field in desk.find("input:not([type=hidden]), textarea"):
+        assert field.accessible_name, field.get_attribute("name")
+    desk.find("tbody a")[0].click()
+    rows = {row.text.split()[0]: row.text for row in desk.find("tbody tr")}
+    assert "int or null" in rows["lead.touchpoint_count"]
+
+
+def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk) -> None:
+    desk.go("")
+    desk.press("Rehearse a replay of all")
+    said = desk.over()
+    assert [each.text for each in desk.find(".figures dd")] == ["60", "50", "10", "0", "0", "0"]
+    assert "10 would fail with DECODE_FAILED" in said
+    assert desk.stage.read(desk.stage.topics.dead_letter_audit, 0) == []
+
+    desk.go("?reason=FEATURE_FAILED")
+    desk.press("Rehearse a replay")
+    desk.over()
+    # A letter that comes in after the rehearsal was not shown, and stays.
+    late = desk.stage
+    now = time.time_ns() // 1_000_000
+    facts: Any = {"origin": late.topics.lead_changes, "topic": late.topics.dead_letters, "sent_at": now}
+    late.send([letter_output(2, b"late", good("late"), failed_at=now, **facts)])
+    desk.find("#because")[0].send_keys("mended <b>since</b>")
+    desk.press("Replay 10 letters")
+    assert "10 letters sent back" in desk.over()
+    found = decisions(desk.stage, 10)
+    assert {(each.action, each.decided_by, each.because) for each in found.values()} == {
+        (Action.REPLAYED, "anna", "mended <b>since</b>")
+    }
+    desk.go("letters?reason=FEATURE_FAILED")
+    assert [row.find_element("css selector", "td.key").text for row in desk.find("tbody tr")] == ["late"]
+
+
+def test_a_mended_replay_is_rehearsed_with_its_mend(desk: Desk) -> None:
+    desk.go("?reason=INVALID_EVENT")
+    desk.press("Rehearse a replay")
+    desk.over()
+    desk.find("summary")[-1].click()
+    desk.find("#mend")[0].send_keys("lead.status=won\nlead.lead_score=71")
+    desk.press("Rehearse again")
+    assert "Mended by lead.status=won, lead.lead_score=71" in desk.over()
+    desk.press("Replay 10 letters")
+    assert "10 letters sent back" in desk.over()
+    patches = {each.patch for each in decisions(desk.stage, 20).values() if each.patch}
+    assert patches == {'{"lead": {"lead_score": 71, "status": "won"}}'}
+
+
+def test_nothing_is_given_up_without_a_reason(desk: Desk) -> None:
+    desk.go("?reason=DECODE_FAILED")
+    desk.press("Discard")
+    assert "10 letters would be given up" in desk.over()
+    [field] = desk.find("#because")
+    desk.click("Discard 10 letters")  # the browser holds the form back
+    assert field.get_attribute("required") == "true"
+    field.send_keys(" ")
+    desk.press("Discard 10 letters")
+    assert "say why the letters are given up" in desk.text()
+    desk.browser.back()
+    [field] = desk.find("#because")
+    field.clear()
+    field.send_keys("the CRM was mended")
+    desk.press("Discard 10 letters")
+    assert "10 letters discarded" in desk.over()
+    desk.browser.find_element("link text", "Audit").click()
+    said = desk.text()
+    assert "10 DISCARDED" in said
+    assert "The chain holds." in said
+    assert "the CRM was mended" in said
+
+
+def test_brokers_that_do_not_answer_are_a_sentence_on_every_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ASK_SECONDS", 0.2)
+    stage = Stage.on("127.0.0.1:1", tmp_path, "", create=False)
+    with Triage(load_settings(stage.environment, None)) as triage:
+        pages = Pages(triage, Jobs(triage, "anna"))
+        for path in ("/", "/letters", "/letters/0-1", "/audit"):
+            answer = pages.get(path, {}, "token")
+            assert answer is not None
+            assert answer.status == 503, path
+            assert b"check KAFKA_BOOTSTRAP_SERVERS, and that Kafka is up" in answer.body
+        there = pages.post("/replay", {})
+        assert there is not None
+        page = there.headers["Location"]
+
+        def over() -> bytes | None:
+            answer = pages.get(page, {}, "token")
+            return answer.body if answer and b'http-equiv="refresh"' not in answer.body else None
+
+        assert b"check KAFKA_BOOTSTRAP_SERVERS" in until(over, "it is over")
+
+
+def test_a_port_that_is_taken_is_one_sentence(kafka: Broker, tmp_path: Path) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "", create=False)
+    with stage.running("console", "--port", kafka.bootstrap.rsplit(":", 1)[1]) as process:
+        assert process.exit_code() == 2
+    [sentence] = process.sentences()
+    assert "cannot listen on 127.0.0.1: Address already in use; choose another port" in sentence

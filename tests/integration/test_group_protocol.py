@@ -1,0 +1,41 @@
+"""KIP-848 (`group.protocol=consumer`): the same promises where the brokers assign the partitions."""
+
+from pathlib import Path
+
+import pytest
+
+from local.broker import Broker
+from tests.integration.running import Stage, until
+
+pytestmark = pytest.mark.broker
+
+
+def test_where_the_brokers_assign_partitions_move_and_every_change_is_answered_once(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=4)
+    settings = {"LEADSTREAM_KAFKA_GROUP_PROTOCOL": "consumer"}
+    with stage.running(**settings) as one:
+        stage.send(stage.changes("early", 40))
+        stage.predictions(40)
+        with stage.running(**settings) as two:
+            until(lambda: two.events("rebalance") and two.metric("assigned_partitions"), "the second has its share")
+            stage.send(stage.changes("shared", 200))
+            stage.predictions(240)
+            until(lambda: one.books()["scored"] + two.books()["scored"] == 240, "each was counted once")
+            assert two.books()["scored"] > 0
+            assert two.stop() == 0
+        stage.send(stage.changes("late", 40))
+        predictions = stage.predictions(280)
+        assert one.stop() == 0
+        assert one.sentences() == two.sentences() == []
+    assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 280
+
+
+def test_what_the_brokers_decide_on_cannot_be_set_as_well(kafka: Broker, model_store: str, tmp_path: Path) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    settings = {"LEADSTREAM_KAFKA_GROUP_PROTOCOL": "consumer", "LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "6000"}
+    with stage.running(**settings) as process:
+        assert process.exit_code() == 2
+        [sentence] = process.said()
+        assert "session.timeout.ms" in sentence

@@ -1,0 +1,361 @@
+"""The gate of `leadstream console` over real HTTP, and its pages over letters that need no broker."""
+
+import http.client
+import re
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from commands.console.jobs import Jobs, Kind
+from commands.console.pages import Pages
+from commands.console.server import MOST_BYTES, Answer, Console
+from consumer.triage.anatomy import Anatomy, anatomy
+from consumer.triage.audit import Action, Decided, Decision, Verdict
+from consumer.triage.filters import Filter
+from consumer.triage.forecast import Forecast
+from consumer.triage.groups import Group, group
+from consumer.triage.letters import Letter, LetterId
+from consumer.triage.office import Survey
+from consumer.triage.replay import Tally
+from leadstream.errors import Transient, UserError
+from leadstream.settings import load_settings
+from schemas.codec import Writer
+from tests.integration.running import until
+from tests.letters import letter
+from tests.unit.pipelines import event
+
+VALUE = Writer("LeadChanged").encode(event())
+
+
+class Office:
+    """Letters in memory in the place of Triage; each call can be made to fail."""
+
+    settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "kafka-1:9092"}, None)
+
+    def __init__(self) -> None:
+        self.all = [letter(i, f"lead_{i}".encode(), VALUE) for i in range(120)]
+        self.trouble: Exception | None = None
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def letters(self, wanted: Filter, decided: Decided | None = None) -> Iterator[Letter]:
+        if self.trouble:
+            raise self.trouble
+        return wanted.of(self.all, decided or self.decided())
+
+    def decided(self) -> Decided:
+        return Decided("")
+
+    def groups(self, wanted: Filter) -> list[Group]:
+        return group(self.letters(wanted))
+
+    def letter(self, id_: LetterId) -> tuple[Letter, Anatomy, Decision | None]:
+        if id_.offset >= len(self.all):
+            raise UserError(f"there is no letter {id_}")
+        found = self.all[id_.offset]
+        return found, anatomy(found, self.settings.topics, None), None
+
+    def survey(self, wanted: Filter) -> Survey:
+        return Survey(wanted, {0: len(self.all)}, sum(1 for _ in self.letters(wanted)))
+
+    def surveyed(self, survey: Survey) -> list[Group]:
+        return self.groups(survey.wanted)
+
+    def forecast(self, survey: Survey, patch: object) -> list[Forecast]:
+        return [Forecast(each, each.count) for each in self.surveyed(survey)]
+
+    def discard(self, survey: Survey, *, tell: Any, stop: threading.Event, **_: object) -> Tally:
+        tally = Tally()
+        tally.decided[Action.DISCARDED] = 1
+        tell(tally)
+        assert self.may_go_on.wait(30)
+        tally.stopped = stop.is_set()
+        return tally
+
+    def verify(self) -> Verdict:
+        return Verdict()
+
+    def decisions(self) -> list[Decision]:
+        return []
+
+
+class Browser:
+    """Sends requests as they are told to be."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.headers = {"Host": f"127.0.0.1:{port}"}
+
+    def ask(self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        body = None if form is None else urlencode(form)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, self.headers | names)
+        answer = connection.getresponse()
+        answer.text = answer.read().decode()  # type: ignore[attr-defined]
+        connection.close()
+        return answer
+
+    def sign_in(self, link: str) -> None:
+        answer = self.ask("GET", link)
+        assert answer.status == 200
+        self.headers["Cookie"] = answer.headers["Set-Cookie"].split(";")[0]
+
+    def form_token(self) -> str:
+        return str(re.findall(r'name="form_token" value="([^"]+)"', self.ask("GET", "/").text)[0])
+
+
+class Served:
+    def __init__(self, site: Any) -> None:
+        self.said: list[str] = []
+        self.console = Console(0, site, self.said.append)
+        self.thread = threading.Thread(target=self.console.serve)
+        self.thread.start()
+        until(lambda: self.said, "the link")
+
+    def link(self) -> str:
+        return str(re.findall(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", self.said[-1])[0])
+
+    def browser(self) -> Browser:
+        return Browser(self.console.port)
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+@pytest.fixture
+def served(office: Office) -> Iterator[Served]:
+    pytest.importorskip("jinja2")
+    triage: Any = office
+    found = Served(Pages(triage, Jobs(triage, "anna")))
+    yield found
+    found.console.stop()
+    found.thread.join()
+
+
+@pytest.fixture
+def browser(served: Served) -> Browser:
+    found = served.browser()
+    found.sign_in(served.link())
+    return found
+
+
+def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(served: Served, browser: Browser) -> None:
+    for name in ("evil.example", f"evil.example:{browser.port}", "127.0.0.1.evil.example", "", "[::1", "127.0.0.2"):
+        answer = browser.ask("GET", "/", Host=name)
+        assert answer.status == 421, name
+        assert "crm.lead-changes" not in answer.text
+    for name in ("localhost:1", f"127.0.0.1:{browser.port}"):
+        assert browser.ask("GET", "/", Host=name).status == 200, name
+
+
+@pytest.mark.parametrize("cookie", ["", "leadstream-console-{port}=guess", "other=1", "leadstream-console-{port}=é"])
+def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(served: Served, cookie: str) -> None:
+    browser = served.browser()
+    browser.headers["Cookie"] = cookie.format(port=browser.port)
+    for method, path in (("GET", "/"), ("GET", "/letters/0-1"), ("GET", "/jobs/1"), ("POST", "/discard")):
+        answer = browser.ask(method, path, {} if method == "POST" else None)
+        assert answer.status == 403, path
+        assert "LEAD_NOT_FOUND" not in answer.text
+        assert "kafka-1" not in answer.text
+
+
+def test_an_odd_cookie_of_another_program_locks_nobody_out(browser: Browser) -> None:
+    browser.headers["Cookie"] = f'theirs={{"a": [1, 2]}}; é=1; x@y=";"; {browser.headers["Cookie"]}; last'
+    assert browser.ask("GET", "/").status == 200
+
+
+def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: Served) -> None:
+    link = served.link()
+    answer = served.browser().ask("GET", link)
+    assert answer.status == 200
+    assert re.fullmatch(
+        r"leadstream-console-\d+=[\w-]{43}; Path=/; HttpOnly; SameSite=Strict", answer.headers["Set-Cookie"]
+    )
+    again = served.browser().ask("GET", link)
+    assert again.status == 403
+    assert "Set-Cookie" not in again.headers
+    assert served.link() != link
+    served.browser().sign_in(served.link())
+    assert served.browser().ask("GET", "/?token=guess").status == 403
+
+
+def test_a_form_of_another_site_or_without_its_token_decides_nothing(browser: Browser) -> None:
+    form = {"reason": "OVERSIZED"}
+    token = browser.form_token()
+    assert browser.ask("POST", "/discard", form).status == 403
+    assert browser.ask("POST", "/discard", form | {"form_token": "guess"}).status == 403
+    for origin in ("http://evil.example", "null", f"http://localhost:{browser.port}"):
+        answer = browser.ask("POST", "/discard", form | {"form_token": token}, Origin=origin)
+        assert answer.status == 403, origin
+    assert browser.ask("GET", "/jobs/1").status == 404
+    own = f"http://127.0.0.1:{browser.port}"
+    assert browser.ask("POST", "/discard", form | {"form_token": token}, Origin=own).status == 303
+    assert browser.ask("GET", "/jobs/1").status == 200
+
+
+def test_a_page_that_may_load_or_be_framed_by_others_is_theirs(browser: Browser) -> None:
+    for path in ("/", "/letters/0-0", "/style.css", "/nowhere"):
+        headers = browser.ask("GET", path).headers
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none';")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "no-store")
+    assert "<script" not in browser.ask("GET", "/").text
+
+
+@pytest.mark.parametrize("size", [str(MOST_BYTES + 1), "-1", "a", "9" * 30])
+def test_a_form_without_an_end_is_not_waited_for(browser: Browser, size: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=10)
+    connection.putrequest("POST", "/discard", skip_host=True)
+    for name, value in (browser.headers | {"Content-Length": size}).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_what_others_wrote_into_a_letter_is_text_and_never_markup(browser: Browser, office: Office) -> None:
+    evil = "<script>alert(1)</script>\x1b[31m"
+    headers = [("kafka_dlt-exception-fqcn", evil.encode()), ("kafka_dlt-exception-message", evil.encode())]
+    first = office.all[0]
+    office.all[0] = letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode()), *headers])
+    assert office.all[0].id == first.id
+    for path in ("/", "/letters", "/letters/0-0"):
+        text = browser.ask("GET", path).text
+        assert "<script" not in text, path
+        assert "\x1b" not in text, path
+    assert "<script" not in browser.ask("GET", f"/?{urlencode({'lead': evil})}").text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [
+        (Transient("brokers", "Local: Broker transport failure"), 503),
+        (UserError("topic nowhere: `leadstream topics create` makes what is missing"), 404),
+    ],
+)
+def test_a_trouble_is_a_sentence_on_the_page(browser: Browser, office: Office, trouble: Exception, status: int) -> None:
+    office.trouble = trouble
+    answer = browser.ask("GET", "/")
+    assert answer.status == status
+    assert str(trouble) in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_a_bug_is_told_in_the_terminal_and_not_on_the_page(
+    browser: Browser, office: Office, capfd: pytest.CaptureFixture[str]
+) -> None:
+    office.trouble = ZeroDivisionError("a secret")
+    answer = browser.ask("GET", "/")
+    assert answer.status == 500
+    assert "a secret" not in answer.text
+    until(lambda: "ZeroDivisionError: a secret" in capfd.readouterr().err, "the trace")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("since", "yesterday", "since yesterday: write a time as"),
+        ("partition", "-1", "partition -1: write a whole number, 0 or more"),
+        ("limit", "0", "limit 0: write a whole number, 1 or more"),
+        ("offset", "²", "write a whole number"),
+    ],
+)
+def test_what_a_person_writes_wrong_is_one_sentence(browser: Browser, name: str, text: str, sentence: str) -> None:
+    answer = browser.ask("GET", f"/letters?{urlencode({name: text})}")
+    assert answer.status == 400
+    assert sentence in answer.text
+
+
+def test_a_letter_that_is_not_there_and_a_page_that_is_not_there_are_said_so(browser: Browser) -> None:
+    answer = browser.ask("GET", "/letters/0-999")
+    assert (answer.status, "there is no letter 0-999" in answer.text) == (404, True)
+    assert browser.ask("GET", "/../style.css").status == 404
+
+
+def test_the_next_page_begins_where_the_last_one_ended(browser: Browser) -> None:
+    seen: list[str] = []
+    path = "/letters"
+    while path:
+        text = browser.ask("GET", path).text
+        seen += re.findall(r'<th scope="row"><a href="/letters/([\d-]+)"', text)
+        found = re.findall(r'<a href="([^"]+)" rel="next">', text)
+        path = found[0].replace("&amp;", "&") if found else ""
+    assert seen == [f"0-{i}" for i in range(120)]
+
+
+def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(office: Office) -> None:
+    triage: Any = office
+    jobs = Jobs(triage, "anna")
+    office.may_go_on.clear()
+
+    def look() -> Any:
+        job = jobs.look(Kind.COUNT, {}, Filter())
+        assert job.done.wait(30)
+        return job
+
+    first, second = look(), look()
+    with pytest.raises(UserError, match="say why"):
+        jobs.decide(first, "  ")
+    going_on = jobs.decide(first, "a test")
+    with pytest.raises(UserError, match=f"job {going_on.number} decides just now"):
+        jobs.decide(second, "a test")
+    with pytest.raises(UserError, match="only what was shown can be decided"):
+        jobs.decide(going_on, "a test")
+    going_on.stop.set()
+    office.may_go_on.set()
+    assert going_on.done.wait(30)
+    assert going_on.tally.stopped
+    assert jobs.decide(second, "a test").done.wait(30)
+
+
+def test_a_console_that_ends_lets_the_transaction_at_hand_end(office: Office) -> None:
+    triage: Any = office
+    jobs = Jobs(triage, "anna")
+    shown = jobs.look(Kind.COUNT, {}, Filter())
+    assert shown.done.wait(30)
+    office.may_go_on.clear()
+    job = jobs.decide(shown, "a test")
+    closing = threading.Thread(target=jobs.close)
+    closing.start()
+    assert job.stop.wait(30)
+    assert closing.is_alive()
+    office.may_go_on.set()
+    closing.join(30)
+    assert job.over
+    assert job.tally.stopped
+
+
+def test_without_its_libraries_the_console_says_what_to_install(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    triage: Any = office
+    with pytest.raises(UserError, match=r"pip install 'leadstream\[triage\]'"):
+        Pages(triage, Jobs(triage, "anna"))
+
+
+def test_a_site_is_asked_for_nothing_before_the_gate() -> None:
+    class Deaf:
+        def get(self, *_: object) -> Answer:
+            raise AssertionError("asked")
+
+        post = get
+
+        def message(self, status: int, title: str, text: str, to: str | None = None) -> Answer:
+            return Answer(status, text.encode())
+
+    found = Served(Deaf())
+    try:
+        assert found.browser().ask("GET", "/").status == 403
+    finally:
+        found.console.stop()
+        found.thread.join()

@@ -1,0 +1,292 @@
+"""`leadstream dead-letters watch` on a screen of 80 by 24, over letters that need no broker."""
+
+import argparse
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Button, DataTable, Input, Static
+
+from commands.dead_letters.watch import watch
+from commands.dead_letters.watch.app import Watch
+from commands.main import main
+from consumer.triage.audit import Action
+from consumer.triage.filters import Filter
+from consumer.triage.office import Survey
+from consumer.triage.replay import Tally
+from leadstream.errors import Transient, UserError
+from tests.letters import letter
+from tests.unit.test_console import VALUE, Office
+
+Play = Callable[["Stage"], Coroutine[Any, Any, None]]
+
+
+class Recording(Office):
+    """What was asked for is kept; a replay waits until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Filter, dict[str, Any]]] = []
+
+    def forecast(self, survey: Survey, patch: object) -> Any:
+        self.calls.append(("forecast", survey.wanted, {"patch": patch}))
+        return super().forecast(survey, patch)
+
+    def replay(self, survey: Survey, *, tell: Any, stop: threading.Event, **said: Any) -> Tally:
+        self.calls.append(("replay", survey.wanted, said))
+        tally = Tally()
+        tally.decided[Action.REPLAYED] = survey.count
+        tell(tally)
+        assert self.may_go_on.wait(30)
+        tally.stopped = stop.is_set()
+        return tally
+
+    def discard(self, survey: Survey, *, tell: Any, stop: threading.Event, **said: Any) -> Tally:
+        self.calls.append(("discard", survey.wanted, said))
+        return super().discard(survey, tell=tell, stop=stop)
+
+    def asked(self, name: str) -> list[tuple[Filter, dict[str, Any]]]:
+        return [(wanted, said) for call, wanted, said in self.calls if call == name]
+
+
+class Stage:
+    """The app and the keys that are pressed."""
+
+    def __init__(self, pilot: Pilot[None], office: Recording) -> None:
+        self.pilot = pilot
+        self.app: Any = pilot.app
+        self.office = office
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def type(self, text: str) -> None:
+        await self.pilot.press(*("space" if char == " " else char for char in text))
+
+    async def until(self, holds: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < deadline, f"not seen: {what}, but {self.text()}"
+            await self.pilot.pause(0.01)
+
+    def text(self) -> str:
+        """What the screen shows, line by line."""
+        lines = self.app.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in strip) for strip in lines)
+
+    async def sees(self, words: str) -> None:
+        await self.until(lambda: words in self.text(), words)
+
+    def static(self, name: str) -> str:
+        return str(self.app.screen.query_one(f"#{name}", Static).render())
+
+    def button(self) -> Button:
+        found: Button = self.app.screen.query_one("#decide", Button)
+        return found
+
+
+def played(play: Play, office: Recording | None = None) -> Recording:
+    """Play a scene on a new app."""
+    office = office or Recording()
+    triage: Any = office
+
+    async def scene() -> None:
+        app = Watch(triage, Filter(), "anna")
+        async with app.run_test(size=(80, 24)) as pilot:
+            stage = Stage(pilot, office)
+            await stage.sees("open dead letter")
+            await play(stage)
+        app.finish()
+
+    asyncio.run(scene())
+    return office
+
+
+def test_the_causes_and_the_keys_fit_a_screen_of_80_by_24() -> None:
+    async def play(stage: Stage) -> None:
+        text = stage.text()
+        assert "120 open dead letters, 6 causes" in text
+        for group in stage.office.groups(Filter()):
+            assert group.fingerprint in text
+            assert group.reason in text
+        assert "the forest cannot answer for 117" in text
+        for key in ("l Letters", "e Example", "r Replay", "d Discard", "a All", "v Audit", "u Renew", "q Quit"):
+            await stage.sees(key)
+
+    played(play)
+
+
+def test_a_letter_is_three_keys_away_and_so_is_the_way_back() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.press("down", "enter")
+        await stage.sees("20 letters of")
+        await stage.press("down", "enter")
+        await stage.sees("headers")
+        assert "lead_11" in stage.text()
+        await stage.press("escape", "escape")
+        await stage.sees("6 causes")
+        assert stage.app.screen.query_one(DataTable).cursor_row == 1
+
+    played(play)
+
+
+def test_a_replay_that_was_not_rehearsed_must_not_be_a_key_away() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.press("r")
+        await stage.sees("Replay 20 letters")
+        assert stage.office.asked("replay") == []
+        await stage.press("escape")
+        await stage.sees("newest letter")
+        assert stage.office.asked("replay") == []
+        await stage.press("r")
+        await stage.sees("Replay 20 letters")
+        await stage.press("enter")
+        await stage.sees("20 letters sent back")
+
+    office = played(play)
+    first = office.groups(Filter())[0]
+    [(wanted, said)] = office.asked("replay")
+    assert wanted == Filter(fingerprint=first.fingerprint)
+    assert said == {"decided_by": "anna", "patch": {}, "because": None}
+
+
+def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.press("r")
+        await stage.sees("Replay 20 letters")
+        stage.app.screen.query_one("#mend", Input).focus()
+        await stage.type("lead.status=won")
+        assert stage.button().disabled
+        await stage.press("enter")
+        await stage.until(lambda: not stage.button().disabled, "it was rehearsed")
+        stage.app.screen.query_one("#because", Input).focus()
+        await stage.type("so it is")
+        await stage.press("enter", "enter")
+        await stage.sees("20 letters sent back")
+
+    office = played(play)
+    patch = {"lead": {"status": "won"}}
+    assert [said["patch"] for _, said in office.asked("forecast")] == [{}, patch]
+    assert [(said["patch"], said["because"]) for _, said in office.asked("replay")] == [(patch, "so it is")]
+
+
+def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.press("r")
+        await stage.sees("Replay 20 letters")
+        stage.app.screen.query_one("#mend", Input).focus()
+        await stage.type("status")
+        await stage.press("enter")
+        await stage.sees("write field=value")
+        assert stage.button().disabled
+
+    assert played(play).asked("replay") == []
+
+
+def test_nothing_is_given_up_without_a_reason() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.press("d")
+        await stage.sees("20 letters would be given up")
+        await stage.press("enter", "enter")
+        assert stage.button().disabled
+        stage.app.screen.query_one("#because", Input).focus()
+        await stage.press("space")
+        assert stage.button().disabled
+        await stage.type("a test")
+        await stage.press("enter", "enter")
+        await stage.sees("letter discarded")
+
+    office = played(play)
+    assert [said["because"] for _, said in office.asked("discard")] == ["a test"]
+
+
+def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:
+    async def play(stage: Stage) -> None:
+        stage.office.may_go_on.clear()
+        await stage.press("r")
+        await stage.sees("Replay 20 letters")
+        await stage.press("enter")
+        await stage.sees("deciding")
+        await stage.press("s")
+        await stage.sees("Stopping after the transaction at hand")
+        stage.office.may_go_on.set()
+        await stage.sees("Stopped: what was not decided is still open.")
+        await stage.press("enter")
+        await stage.sees("newest letter")
+
+    played(play)
+
+
+def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None:
+    office = Recording()
+    office.may_go_on.clear()
+    triage: Any = office
+
+    async def scene() -> Watch:
+        app = Watch(triage, Filter(), "anna")
+        async with app.run_test(size=(80, 24)) as pilot:
+            stage = Stage(pilot, office)
+            await stage.sees("open dead letter")
+            await stage.press("r")
+            await stage.sees("Replay 20 letters")
+            await stage.press("enter")
+            await stage.sees("deciding")
+            await stage.press("ctrl+c")
+        return app
+
+    app = asyncio.run(scene())
+    ending = threading.Thread(target=app.finish)
+    ending.start()
+    assert app.stop.wait(30)
+    assert ending.is_alive()
+    office.may_go_on.set()
+    ending.join(30)
+    assert not ending.is_alive()
+
+
+def test_brokers_that_go_away_are_a_sentence_and_the_view_stays() -> None:
+    async def play(stage: Stage) -> None:
+        stage.office.trouble = Transient("brokers", "Local: Broker transport failure")
+        await stage.press("u")
+        await stage.sees("brokers: Local: Broker transport failure")
+        stage.office.trouble = None
+        await stage.press("u")
+        await stage.sees("120 open dead letters, 6 causes")
+
+    played(play)
+
+
+def test_what_others_wrote_into_a_letter_is_text_and_no_markup() -> None:
+    office = Recording()
+    evil = "[bold]loud[/] [link=x]\x1b[31m"
+    office.all = [letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode())])]
+
+    async def play(stage: Stage) -> None:
+        await stage.press("l")
+        await stage.sees("[bold]loud[/] [link=x]\\x1b")
+        await stage.press("s")
+        await stage.sees("headers")
+        assert stage.text().count("[bold]loud[/] [link=x]\\x1b[31m") == 3
+
+    played(play, office)
+
+
+def test_without_a_terminal_it_says_which_verb_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    assert main(["dead-letters", "watch"]) == 1
+    assert "watch needs a terminal; `leadstream dead-letters groups`" in capsys.readouterr().err
+
+
+def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textual", None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with pytest.raises(UserError, match=r"pip install 'leadstream\[triage\]'"):
+        watch(argparse.Namespace(), None, None)
