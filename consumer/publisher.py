@@ -13,7 +13,7 @@ from consumer.batch import Batch
 from consumer.source import KafkaSource
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka import MOCK_CLUSTER, Record, config_error, produce, retrying
-from leadstream.permission import told
+from leadstream.permission import forbidden, told
 
 OPEN_SECONDS = 5.0
 # Commit and abort together, each with one more call, end within the time that a stopping process has.
@@ -51,6 +51,7 @@ class TransactionalPublisher:
         # Each process has one of its own; what can be granted is what they begin with.
         self._ids = str(config.get("transactional.id"))[: -len(str(uuid.UUID(int=0)))] + "*"
         self._undelivered: str | None = None
+        self._clients = {key: value for key, value in config.items() if not key.startswith("transaction")}
         self._config = config | {"delivery.report.only.error": True, "on_delivery": self._on_failure}
         self._producer = _producer(self._config)
         self._ready = False
@@ -99,7 +100,7 @@ class TransactionalPublisher:
             retrying(lambda: self._send_offsets(offsets, group), deadline, self._on_wait)
             retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline, self._on_wait)
         except KafkaException as error:
-            self._abort(error)
+            self._abort(error, outputs)
 
     def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:
         """In a thread of its own, for librdkafka may never come back from this call, whatever the timeout, once the
@@ -120,7 +121,7 @@ class TransactionalPublisher:
         except TimeoutError:
             raise Fenced("the client hangs since the group's coordinator went away") from None
 
-    def _abort(self, error: KafkaException) -> None:
+    def _abort(self, error: KafkaException, outputs: Iterable[Record]) -> None:
         """Undo the transaction where that is possible; where it is not, rejoining tells what became of it."""
         kafka_error: KafkaError = error.args[0]
         if kafka_error.fatal():
@@ -132,10 +133,19 @@ class TransactionalPublisher:
             raise Fenced(abort_error.args[0].str()) from error
         # A record that no broker took is named in its report, and only there.
         self._producer.poll(0)
-        denied = kafka_error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
-        why = told(kafka_error, "Read", self._source.group) if denied else kafka_error.str()
-        why = self._undelivered or why
+        why = self._undelivered or self._denied(kafka_error, outputs) or kafka_error.str()
         raise Transient("brokers", f"the transaction was aborted: {why}") from error
+
+    def _denied(self, error: KafkaError, outputs: Iterable[Record]) -> str | None:
+        """Which permission is missing, where it is one."""
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return told(error, "Read", self._source.group)
+        if error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return None
+        try:
+            return forbidden(self._clients, sorted({record[0] for record in outputs}), "Write")
+        except KafkaException:
+            return None
 
     def _on_failure(self, error: KafkaError, message: Message) -> None:
         if error.code() not in PURGED:

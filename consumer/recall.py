@@ -6,9 +6,9 @@ from itertools import islice
 import numpy as np
 
 from consumer.batch import Message
-from consumer.triage.reading import Cluster, Log
+from consumer.triage.reading import Cluster, Log, NoTopic
 from consumer.versions import VERSION, Versions
-from leadstream.errors import Poison, UserError
+from leadstream.errors import Poison, Transient, UserError
 from leadstream.settings import Settings
 from schemas.codec import Reader
 from schemas.columns import COMPILED, ColumnReader, in_columns
@@ -55,8 +55,10 @@ class Recall:
     def _read(self, log: Log, versions: Versions) -> None:
         try:
             partitions = log.partitions()
-        except UserError:
-            return  # there is no such topic: nothing was published
+        except NoTopic:
+            return  # nothing was published
+        except UserError as error:
+            raise Transient("brokers", str(error)) from error
         ends = Cluster(self._settings).ends(log.topic, partitions)
         share = TAIL // len(partitions)
         messages = log.read({p: max(self._next.get(p, 0), end - share, 0) for p, end in ends.items()}, ends)

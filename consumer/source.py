@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from consumer.batch import Batch, ClosedBy, Message, Partition, places_of
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
-from leadstream.permission import told, unreadable
+from leadstream.permission import forbidden, told
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
 # A few bytes of a request ask for a lead: with more of them in one batch, all changes would wait for its end.
@@ -198,7 +198,7 @@ class KafkaSource:
     def _ask_permission(self) -> bool:
         """False where every topic may be read. Raises Transient where one may not, or no broker answers."""
         try:
-            why = unreadable(self._config, self._topics)
+            why = forbidden(self._config, self._topics, "Read")
         except KafkaException as error:
             raise Transient("brokers", error.args[0].str()) from error
         if why is not None:

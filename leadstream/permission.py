@@ -35,10 +35,12 @@ def denied(client: Consumer | Producer, topics: Iterable[str], operation: str) -
     return None
 
 
-def unreadable(config: Mapping[str, Any], topics: Iterable[str]) -> str | None:
-    """The sentence for the first of these topics that this account may not read, as the brokers say. KafkaException.
+def forbidden(config: Mapping[str, Any], topics: Iterable[str], operation: str) -> str | None:
+    """The sentence for the first of these topics on which this account may not do that, Read or Write, as the brokers
+    say. Raises KafkaException.
 
-    The client tells of that once, and never that it is over.
+    The client tells of what may not be read once, and never that it is over; of a transaction it does not say which
+    topic may not be written.
     """
     admin = AdminClient({key: value for key, value in config.items() if key != "logger"}, logger=_silent)
     asked = admin.describe_topics(
@@ -49,11 +51,11 @@ def unreadable(config: Mapping[str, Any], topics: Iterable[str]) -> str | None:
             allowed = future.result().authorized_operations
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                return told(error.args[0], "Read", topic)
+                return told(error.args[0], operation, topic)
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 continue
             raise
         # Brokers before 2.3 do not say.
-        if allowed and AclOperation.READ not in allowed:
-            return f"this account needs the permission Read on topic {topic}"
+        if allowed and AclOperation[operation.upper()] not in allowed:
+            return f"this account needs the permission {operation} on topic {topic}"
     return None

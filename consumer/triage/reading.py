@@ -15,7 +15,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in its __all__
 
 from consumer.batch import Message
-from consumer.source import MENDS_ITSELF
+from consumer.source import MENDS_ITSELF, NO_TOPIC
 from leadstream.errors import Transient, UserError
 from leadstream.kafka import client_config, config_error, consumer_config
 from leadstream.log import client_logger
@@ -31,10 +31,14 @@ MOST = 2_000
 _NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
+class NoTopic(UserError):
+    """The topic is not there."""
+
+
 class Log:
     """One topic; `read` reads on from where the last one ended, or from where it is told to; `follow` waits for more.
 
-    Raises UserError where the topic is not there, and Transient where the brokers do not answer, or nothing comes for
+    Raises NoTopic where the topic is not there, and Transient where the brokers do not answer, or nothing comes for
     `quiet` seconds. `properties` are more of librdkafka's.
     """
 
@@ -74,9 +78,8 @@ class Log:
         if found.error is not None and found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise UserError(told(found.error, "Read", self.topic))
         if found.error is not None:
-            raise UserError(
-                f"topic {self.topic}: {found.error.str()}; `leadstream topics create` makes what is missing"
-            )
+            kind = NoTopic if found.error.code() in NO_TOPIC else UserError
+            raise kind(f"topic {self.topic}: {found.error.str()}; `leadstream topics create` makes what is missing")
         return sorted(found.partitions)
 
     def bounds(self, partition: int) -> tuple[int, int]:
