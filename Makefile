@@ -48,7 +48,7 @@ tools: ## the programs that check deploy/ and are not on PyPI, into .tools
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command 'make lock'
 lock: $(VENV)/.dev ## what the image installs, file by file, and its SBOM; after a dependency has changed
-	$(COMPILE) --extra fast --extra s3 --output-file deploy/requirements.txt pyproject.toml
+	$(COMPILE) --extra fast --extra otel --extra s3 --output-file deploy/requirements.txt pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
 		| $(COMPILE) --output-file deploy/requirements-build.txt -
 	$(BIN)/python -m deploy.sbom

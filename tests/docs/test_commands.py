@@ -48,15 +48,18 @@ RUN = {
 # What is no verb of ours, by how it begins; and the test that runs it, or why none does.
 OTHERS = {
     "curl": "docs/test_tutorial.py",
+    "docker compose": "tests/deploy/test_compose.py reads the file; without a Docker engine nothing is started",
     "kafka-configs.sh": "comes with a Kafka that is installed; the tests set the same through the admin client",
     "kcat": "integration/test_examples.py",
     "kill": "docs/test_tutorial.py",
+    "kubectl": "tests/deploy/test_kubernetes.py checks what it is given; no cluster is started",
     "make bench": "integration/test_benchmarks.py",
     "make demo": "integration/test_demo.py",
     "make faults": "faults/test_one_broker.py",
     "make fuzz": "faults/test_fuzz.py",
     "make test": "is this",
     "pip install": "the tests run in an environment where it is done",
+    "{ printf": "tests/deploy/test_kubernetes.py makes the same of the same files",
     "psql": "docs/test_tutorial.py",
     "python -m tests.faults": "faults/test_one_broker.py",
     "python examples/python/subscribe.py": "integration/test_examples.py",
