@@ -36,13 +36,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def doctor(arguments: argparse.Namespace) -> int:
     """Run every check, also after one has failed."""
     from leadstream.errors import SettingsError
-    from leadstream.log import configure
+    from leadstream.log import silence
     from leadstream.settings import load_settings
 
     if arguments.processes is not None and arguments.processes < 1:
         raise SettingsError(f"--processes {arguments.processes}: must be 1 or more")
     settings = load_settings()
-    configure(settings)
+    silence()  # what the clients say of a fault, a finding says in words
     findings = [finding for name, check in _checks(arguments) for finding in _found(name, check, settings)]
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))
