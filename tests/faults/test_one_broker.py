@@ -64,8 +64,10 @@ def refusing_database(ground: Ground) -> Iterator[None]:
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'leadstream'"
         )
-        yield
-        connection.execute("alter role current_user login")
+        try:
+            yield
+        finally:
+            connection.execute("alter role current_user login")
 
 
 TROUBLES: dict[str, tuple[str, Callable[[Ground], contextlib.AbstractContextManager[None]]]] = {
@@ -96,7 +98,8 @@ def test_trouble_is_named_while_it_lasts_and_makes_no_dead_letter_of_anything(
         with during(one_broker):
             stage.send([Output(stage.topics.lead_changes, b"framed", framed), stage.change("thin", lead=None)])
             until(lambda: held_by(process, dependency), f"{dependency} is named")
-            assert stage.committed(stage.topics.lead_changes) == 0
+            # The change that needs nothing may have come in a batch before.
+            assert stage.committed(stage.topics.lead_changes) < 2
         assert len(stage.read(stage.topics.lead_predictions, 2)) == 2
         process.until_ready()
         assert process.metric("unavailable", dependency=dependency) == 0

@@ -209,7 +209,12 @@ class Stage:
             extra: dict[str, Any] = {"headers": output.headers} if output.headers else {}
             if output.timestamp is not None:
                 extra["timestamp"] = output.timestamp
-            producer.produce(output.topic, value=output.value, key=output.key, **extra)
+            while True:
+                try:
+                    producer.produce(output.topic, value=output.value, key=output.key, **extra)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
             producer.poll(0)
         assert producer.flush(30) == 0
 

@@ -337,8 +337,10 @@ def history(leads: int, champion: float, challenger: float) -> list[Judged]:
 
 
 @pytest.fixture
-def two(store: str) -> ModelRegistry:
-    """A champion 1.0.0 and a challenger 1.1.0."""
+def two(store: str, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+    """A champion 1.0.0 and a challenger 1.1.0; brokers let in whoever asks."""
+    monkeypatch.setattr("leadstream.access.Access.__init__", lambda *_: None)
+    monkeypatch.setattr("leadstream.access.Access.check", lambda _: None)
     registry = ModelRegistry(store, TRUST)
     for seed, alias in ((1, "champion"), (2, "challenger")):
         registry.promote(registry.publish(trained(seed)), alias)
