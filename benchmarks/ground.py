@@ -12,7 +12,6 @@ absolute figures move with the machine, ratios of one run far less.
 """
 
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -32,6 +31,7 @@ from benchmarks.leads import Event, trained
 from benchmarks.plain import FITTED
 from benchmarks.process import Process
 from leadstream.errors import UserError
+from leadstream.log import SILENT
 from leadstream.topics import SINGLE_PARTITION, VARIABLES
 from local.broker import local_broker
 from local.process import Say, scratch
@@ -43,10 +43,6 @@ STALL_SECONDS = 60.0
 _OWN, _KAFKA = ("LEADSTREAM_", "MODEL_STORE", "SCHEMA_REGISTRY_URL", "DATABASE_URL"), "LEADSTREAM_KAFKA_"
 _MADE = ("rescore_requests", "lead_predictions", "dead_letters")
 _QUIET_SECONDS, _LOOK_SECONDS = 1.0, 0.01
-
-# librdkafka would write its own lines to standard error; what matters is raised.
-SILENT = logging.Logger("librdkafka")
-SILENT.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
-from benchmarks.ground import SILENT, Ground, Stage, open_ground
+from benchmarks.ground import Ground, Stage, open_ground
 from benchmarks.leads import events
 from benchmarks.process import Process
 from leadstream.errors import UserError
+from leadstream.log import SILENT
 
 LOADS = (0.1, 0.5)
 HEAVY = 0.8

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
 from benchmarks.figures import Row, Spread, arguments, finish, main_of, say
-from benchmarks.ground import SILENT
 from consumer.batch import Partition
 from consumer.source import KafkaSource
 from leadstream.errors import UserError
 from leadstream.kafka import consumer_config
+from leadstream.log import SILENT
 from leadstream.settings import load_settings
 from local.broker import local_broker
 

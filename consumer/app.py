@@ -65,7 +65,6 @@ def run(settings: Settings) -> None:
         status=status,
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
-        versions=versions,
         recall=recall,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )

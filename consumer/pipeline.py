@@ -58,7 +58,8 @@ class Challenge:
 
 class Pipeline:
     """Turns a batch into its outcome. It publishes nothing and commits nothing; the same batch gives the same outcome,
-    as long as nobody puts anything into `versions`, by which late changes are told; without them none is late.
+    as long as no outcome is `committed` and nobody else puts anything into `versions`, by which late changes are told;
+    without them none is late.
 
     Raises Transient where a dependency does not answer: then nothing has happened.
     """
@@ -88,6 +89,12 @@ class Pipeline:
         self._leads = leads
         self._versions = versions
         self._clock_ms = clock_ms
+
+    def committed(self, outcome: Outcome) -> None:
+        """What came of a batch is published: from now on its versions tell what comes late."""
+        if self._versions is not None:
+            for part in outcome.published:
+                self._versions.put(part.keys, part.versions)
 
     def process(self, batch: Batch) -> Outcome:
         """Decode, read what is missing, score, encode; every message ends in exactly one fate."""

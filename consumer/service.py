@@ -15,7 +15,6 @@ from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
 from consumer.source import Source
 from consumer.status import Status
-from consumer.versions import Versions
 from leadstream.errors import Transient
 from leadstream.log import Logger
 from models.drift import WINDOW
@@ -32,7 +31,7 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 class Service:
     """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again.
 
-    `versions` are those of the pipeline; before a batch `recall` fills in what others published of its leads.
+    Before a batch `recall` fills in what others published of its leads.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Service:
         status: Status,
         log: Logger,
         hash_id: Callable[[bytes | None], str | None],
-        versions: Versions | None = None,
         recall: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
@@ -60,7 +58,6 @@ class Service:
         self._status = status
         self._log = log
         self._hash_id = hash_id
-        self._versions = versions
         self._recall = recall
         self._clock = clock
         self._drift = DriftAlarm(metrics, status, log, on_drift, drift_window)
@@ -115,9 +112,7 @@ class Service:
             if outcome.shadowed:
                 self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
             raise
-        if self._versions is not None:
-            for part in outcome.published:
-                self._versions.put(part.keys, part.versions)
+        self._pipeline.committed(outcome)
         if outcome.challenger_error:
             self._challenger.withdraw(outcome.challenger_error)
         with self._metrics.lock:

@@ -126,8 +126,8 @@ class TracedPublisher:
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Tracing as OTEL_TRACES_EXPORTER and the SDK's own OTEL_... variables say; None where it is off."""
-    if settings.otel_traces_exporter is Traces.NONE or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    """Tracing as OTEL_TRACES_EXPORTER and the SDK's own OTEL_... variables say; None where the latter turn it off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     client_logger("opentelemetry", "traces.client")
     resource = Resource.create({"service.version": __version__})

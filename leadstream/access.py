@@ -4,7 +4,6 @@ The client tries again for ever, and of a certificate, or of a listener with ano
 wrong: then the address is looked at once more, for a sentence that names what it is.
 """
 
-import logging
 import os
 import re
 from contextlib import suppress
@@ -14,15 +13,13 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from leadstream.errors import SettingsError
 from leadstream.kafka import client_config, config_error
 from leadstream.listener import distrust, greets
+from leadstream.log import SILENT
 from leadstream.settings import KAFKA_PREFIX, Settings, variable_of
 
 # Each try has longer than the one before, for brokers that are far away; all of them together have 3 seconds.
 TRY_SECONDS = (0.1, 0.3, 0.6, 2.0)
 _WRAPPING = re.compile(r"^\S+/(?:bootstrap|\d+): |\s*\(after \d+ms in state \w+.*")
 _PROTOCOL = f"{KAFKA_PREFIX}SECURITY_PROTOCOL"
-
-_silent = logging.Logger("librdkafka")
-_silent.addHandler(logging.NullHandler())
 
 
 class Access:
@@ -34,7 +31,7 @@ class Access:
         self._settings = settings
         self._heard: list[KafkaError] = []
         try:
-            self._client = Producer({**client_config(settings), "error_cb": self._heard.append}, logger=_silent)
+            self._client = Producer({**client_config(settings), "error_cb": self._heard.append}, logger=SILENT)
         except KafkaException as error:
             raise config_error(error) from None
 

@@ -17,6 +17,10 @@ REPEAT_SECONDS = 30.0
 _NUMBERS = re.compile(r"\d+")
 _OTHER_KIND = "property and will be ignored by this"
 
+# For clients whose own lines would stand beside a sentence, or in a view, that says the same: what matters is raised.
+SILENT = logging.Logger("librdkafka")
+SILENT.addHandler(logging.NullHandler())
+
 
 def configure(settings: Settings) -> None:
     """Set up structlog for this process: JSON lines, or coloured columns on a terminal."""
@@ -41,7 +45,7 @@ def configure(settings: Settings) -> None:
 
 
 def silence() -> None:
-    """Write nothing: a view that has the whole terminal would be written over."""
+    """Write nothing: a view that has the whole terminal would be written over, and findings say it in words."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 

@@ -1,11 +1,12 @@
 """A permission that is missing at the brokers, in one sentence: which operation, on what."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]  # not in its __all__
+
+from leadstream.log import SILENT
 
 SECONDS = 5.0
 _KINDS = {
@@ -13,14 +14,12 @@ _KINDS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "group",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
 }
-_silent = logging.Logger("librdkafka")
-_silent.addHandler(logging.NullHandler())
 
 
 def told(error: KafkaError, operation: str, name: str) -> str:
     """The client's words; where a permission is missing, `operation` is the one that is needed, and `name` on what."""
     kind = _KINDS.get(error.code())
-    return f"this account needs the permission {operation} on {kind} {name}" if kind else error.str()
+    return _needed(operation, kind, name) if kind else error.str()
 
 
 def denied(client: Consumer | Producer, topics: Iterable[str], operation: str) -> str | None:
@@ -42,7 +41,7 @@ def forbidden(config: Mapping[str, Any], topics: Iterable[str], operation: str) 
     The client tells of what may not be read once, and never that it is over; of a transaction it does not say which
     topic may not be written.
     """
-    admin = AdminClient({key: value for key, value in config.items() if key != "logger"}, logger=_silent)
+    admin = AdminClient({key: value for key, value in config.items() if key != "logger"}, logger=SILENT)
     asked = admin.describe_topics(
         TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=SECONDS
     )
@@ -57,5 +56,9 @@ def forbidden(config: Mapping[str, Any], topics: Iterable[str], operation: str) 
             raise
         # Brokers before 2.3 do not say.
         if allowed and AclOperation[operation.upper()] not in allowed:
-            return f"this account needs the permission {operation} on topic {topic}"
+            return _needed(operation, "topic", topic)
     return None
+
+
+def _needed(operation: str, kind: str, name: str) -> str:
+    return f"this account needs the permission {operation} on {kind} {name}"

@@ -4,12 +4,11 @@ import time
 from dataclasses import dataclass
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from leadstream.errors import Transient
+from leadstream.postgres import connect
 from producer.migrate import migrations
 
-CONNECT_SECONDS = 3
 STATEMENT_MS = 10_000
 TRIGGERS = (
     ("people", "leadstream_person_changed"),
@@ -39,11 +38,9 @@ class Examined:
 
 def examine(database_url: str) -> Examined:
     """Look, and change nothing. Raises Transient where Postgres does not answer or does not let this role look."""
-    options = f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_MS}"
     try:
-        own = conninfo_to_dict(database_url).get("options") or ""
-        with psycopg.connect(
-            database_url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=f"{own} {options}".strip()
+        with connect(
+            database_url, statement_ms=STATEMENT_MS, options="-c default_transaction_read_only=on"
         ) as connection:
             before = time.time()
             [clock] = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone() or [before]

@@ -1,6 +1,5 @@
 """A Kafka producer for events that never loses one silently: every record is acknowledged, or a UserError says so."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,16 +9,13 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from leadstream.access import Access
 from leadstream.errors import UserError
 from leadstream.kafka import config_error, producer_config
+from leadstream.log import SILENT
 from leadstream.settings import Settings
 from schemas.codec import Writer
 from schemas.registry import Registry
 
 DELIVERY_TIMEOUT_MS = 30_000
 _CONNECT_SECONDS = 10.0
-
-# librdkafka would write its own lines to standard error; what matters arrives in delivery reports.
-_silent = logging.Logger("librdkafka")
-_silent.addHandler(logging.NullHandler())
 
 
 class EventPublisher:
@@ -93,7 +89,7 @@ def publishing(settings: Settings) -> Iterator[EventPublisher]:
     Access(settings).check()
     config = {"message.timeout.ms": DELIVERY_TIMEOUT_MS, **producer_config(settings)}
     try:
-        producer = Producer(config, logger=_silent)
+        producer = Producer(config, logger=SILENT)
     except KafkaException as error:
         raise config_error(error) from None
     try:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import Producer
 
-from consumer.batch import Message, Outcome, Output
+from consumer.batch import Message, Output
 from consumer.pipeline import Pipeline
 from consumer.publisher import TransactionalPublisher
 from consumer.source import KafkaSource
@@ -62,8 +62,7 @@ class MemoryWorld:
 
     def __init__(self, model: ModelSlot) -> None:
         self.settings = load_settings({}, None)
-        self._versions = Versions(64)
-        self._line = pipeline(model, versions=self._versions)
+        self._line = pipeline(model, versions=Versions(64))
         self._broker = MemoryBroker()
         self._source = MemorySource(self._broker, self.settings.group_id, [self.settings.topics.lead_changes])
         self._publisher = MemoryPublisher(self._broker, self._source)
@@ -87,7 +86,7 @@ class MemoryWorld:
             self.tick()
             outcome = self._line.process(found)
             self._publisher.commit(outcome.outputs, found)
-            _remember(self._versions, outcome)
+            self._line.committed(outcome)
             if most < ALL:
                 return
 
@@ -101,7 +100,6 @@ class Ground:
 
     stage: Stage
     settings: Settings
-    versions: Versions
     line: Pipeline
     source: KafkaSource
     publisher: TransactionalPublisher
@@ -118,8 +116,7 @@ def ground(bootstrap: str, folder: Path, model_store: str) -> Iterator[Ground]:
     stage.environment |= QUICK
     settings = load_settings(stage.environment, None)
     environment: dict[str, Any] = stage.environment
-    versions = Versions()
-    line = pipeline(ModelSlot(ModelRegistry(model_store, TRUST)), versions=versions, **environment)
+    line = pipeline(ModelSlot(ModelRegistry(model_store, TRUST)), versions=Versions(), **environment)
     changes = settings.topics.lead_changes
     source = KafkaSource(consumer_config(settings) | _QUIET, [changes], max_records=ALL, linger_ms=0)
     publisher = TransactionalPublisher(producer_config(settings, transactional=True) | _QUIET, source)
@@ -127,7 +124,7 @@ def ground(bootstrap: str, folder: Path, model_store: str) -> Iterator[Ground]:
     try:
         publisher.open()
         until(lambda: source.poll(0.1) or source.assigned(), "it has joined")
-        yield Ground(stage, settings, versions, line, source, publisher, producer)
+        yield Ground(stage, settings, line, source, publisher, producer)
     finally:
         publisher.close()
         source.close()
@@ -173,7 +170,7 @@ class KafkaWorld:
             if found is not None:
                 outcome = at.line.process(found)
                 at.publisher.commit(outcome.outputs, found)
-                _remember(at.versions, outcome)
+                at.line.committed(outcome)
                 at.consumed += len(found.messages)
             return found is not None
 
@@ -200,9 +197,3 @@ class _Disturbed(KafkaDesk):
         if settled.done:
             self._ground.changes += sum(each.output is not None for each in verdicts)
         return settled
-
-
-def _remember(versions: Versions, outcome: Outcome) -> None:
-    """What the service does after a commit."""
-    for part in outcome.published:
-        versions.put(part.keys, part.versions)

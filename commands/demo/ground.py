@@ -13,11 +13,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from commands.demo.traffic import QUIET
 from commands.demo.view import Screen
 from commands.topics import create_missing
 from leadstream.errors import UserError
 from leadstream.kafka import client_config
+from leadstream.log import SILENT
 from leadstream.settings import KAFKA_PREFIX, Settings, load_settings
 from leadstream.topics import VARIABLES
 from local.broker import Broker, local_broker
@@ -80,7 +80,7 @@ def _topics(screen: Screen, broker: Broker, settings: Settings) -> Iterator[None
     """The topics; on brokers that somebody else owns they go away afterwards."""
     names: list[str] = list(asdict(settings.topics).values())
     if broker.kind == "mock":
-        toucher = Producer({"bootstrap.servers": broker.bootstrap}, logger=QUIET)
+        toucher = Producer({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
         for name in names:  # the mock makes a topic when it is first asked about
             toucher.list_topics(name, timeout=10)
     else:
@@ -94,7 +94,7 @@ def _topics(screen: Screen, broker: Broker, settings: Settings) -> Iterator[None
 
 def _remove(screen: Screen, settings: Settings, topics: list[str]) -> None:
     """Remove topics and group; a group is busy until the session of a consumer that was killed has ended."""
-    admin = AdminClient(client_config(settings), logger=QUIET)
+    admin = AdminClient(client_config(settings), logger=SILENT)
     deadline = time.monotonic() + _GROUP_SECONDS
     waiting = {**admin.delete_topics(topics), **admin.delete_consumer_groups([settings.group_id])}
     while waiting:

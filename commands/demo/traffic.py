@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from commands.demo.books import Letter, Parcel, Place, Prediction, Seen, Sent
 from leadstream.errors import UserError
 from leadstream.kafka import consumer_config
+from leadstream.log import SILENT
 from leadstream.settings import Settings
 from producer.bad import BadRecord
 from producer.crm import connected, write_applications
@@ -34,10 +34,6 @@ _REQUEST_LEADS = 4
 _NOBODY = "unknown_to_the_crm"
 _READ_AT_ONCE = 1_000
 _END_SECONDS = 30.0
-
-# What goes wrong is raised; what librdkafka says beside that would break the view.
-QUIET = logging.Logger("librdkafka")
-QUIET.addHandler(logging.NullHandler())
 
 
 class Sender:
@@ -133,7 +129,7 @@ class Subscriber:
         }
         self._predictions, self._results = Reader("LeadPrediction"), Reader("RescoreResult")
         # The end of a partition is told even where its last records are transaction markers, which are no messages.
-        self._config: dict[str, Any] = consumer_config(settings) | {"enable.partition.eof": True, "logger": QUIET}
+        self._config: dict[str, Any] = consumer_config(settings) | {"enable.partition.eof": True, "logger": SILENT}
         self._to_the_end = threading.Event()
 
     def finish(self) -> None:

@@ -42,7 +42,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     if arguments.processes is not None and arguments.processes < 1:
         raise SettingsError(f"--processes {arguments.processes}: must be 1 or more")
     settings = load_settings()
-    silence()  # what the clients say of a fault, a finding says in words
+    silence()
     findings = [finding for name, check in _checks(arguments) for finding in _found(name, check, settings)]
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))

@@ -1,7 +1,6 @@
 """What a run stands on: Kafka, Postgres behind a proxy, a registry behind a proxy, a model store with two versions."""
 
 import contextlib
-import logging
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
+from leadstream.log import SILENT
 from leadstream.topics import CONFIGS
 from local.postgres import PostgresProcess, local_server
 from local.process import Say
@@ -26,7 +26,6 @@ from tests.trained import TRUST, promoted_store, trained
 
 CLOCK = Path(__file__).parent / "clock"
 SECOND_SEED = 3
-_SILENT = logging.Logger("librdkafka", logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def staged(ground: Ground, folder: Path, *, coalesce: bool, batch_max_records: i
         "LEADSTREAM_COALESCE": str(coalesce),
         "LEADSTREAM_BATCH_MAX_RECORDS": str(batch_max_records),
     }
-    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap}, logger=_SILENT)
+    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap}, logger=SILENT)
     wanted = [
         NewTopic(
             getattr(stage.topics, field),

@@ -65,8 +65,8 @@ def rehearse(
 
     def process(messages: list[FakeMessage]) -> Outcome:
         outcome = line.process(batch(*messages))
-        for part in outcome.published if remembers else ():
-            versions.put(part.keys, part.versions)
+        if remembers:
+            line.committed(outcome)
         return outcome
 
     return _consume(log, process, rng, coalesce, most)

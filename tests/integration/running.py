@@ -26,6 +26,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.batch import Message, Output
+from leadstream.kafka import produce
 from leadstream.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
 from local.process import Child
 from schemas.codec import Reader, Writer
@@ -205,17 +206,7 @@ class Stage:
                 "enable.idempotence": True,
             }
         )
-        for output in outputs:
-            extra: dict[str, Any] = {"headers": output.headers} if output.headers else {}
-            if output.timestamp is not None:
-                extra["timestamp"] = output.timestamp
-            while True:
-                try:
-                    producer.produce(output.topic, value=output.value, key=output.key, **extra)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            producer.poll(0)
+        produce(producer, outputs, time.monotonic() + 60)
         assert producer.flush(30) == 0
 
     def change(self, lead_id: str, state: dict[str, Any] | None = None, **facts: Any) -> Output:

@@ -94,13 +94,11 @@ def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessag
 
 
 def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True) -> list[Outcome]:
-    versions = Versions()
-    line = pipeline(slot, LEADS, versions=versions, LEADSTREAM_COALESCE=str(coalescing))
+    line = pipeline(slot, LEADS, versions=Versions(), LEADSTREAM_COALESCE=str(coalescing))
     found = []
     for part in filter(None, parts):
         found.append(line.process(batch(*part)))
-        for published in found[-1].published:
-            versions.put(published.keys, published.versions)
+        line.committed(found[-1])
     return found
 
 

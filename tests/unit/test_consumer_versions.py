@@ -66,8 +66,7 @@ class Consumer:
     def commit(self, *messages: FakeMessage) -> Outcome:
         outcome = self.line.process(batch(*messages))
         assert outcome.balances()
-        for part in outcome.published:
-            self.versions.put(part.keys, part.versions)
+        self.line.committed(outcome)
         return outcome
 
 
