@@ -38,13 +38,16 @@ class Generation(Protocol):
     def put(self, hashes: Ints, versions: Ints) -> None:
         """Set versions, none of them 0; of one hash the last stays."""
 
+    def clear(self) -> None:
+        """Forget all of them."""
+
 
 class Slots:
     """In one array, by machine code: 16 bytes a slot, two slots a lead."""
 
     def __init__(self, most: int) -> None:
-        self._count = 0
-        self._slots = np.zeros((1 << (2 * most - 1).bit_length(), 2), np.int64)
+        self._slots = np.empty((1 << (2 * most - 1).bit_length(), 2), np.int64)
+        self.clear()  # writes to all of it: the memory of a process must not grow as leads come
 
     @property
     def count(self) -> int:
@@ -55,6 +58,10 @@ class Slots:
 
     def put(self, hashes: Ints, versions: Ints) -> None:
         self._count += compiled.put(self._slots, hashes, versions)
+
+    def clear(self) -> None:
+        self._count = 0
+        self._slots.fill(0)
 
 
 class Dictionary:
@@ -75,15 +82,17 @@ class Dictionary:
     def put(self, hashes: Ints, versions: Ints) -> None:
         self._versions.update(zip(hashes.tolist(), versions.tolist(), strict=True))
 
+    def clear(self) -> None:
+        self._versions.clear()
+
 
 class Versions:
     """Remembers versions by the keys of leads; one of 0 is none, and is not remembered."""
 
     def __init__(self, most: int = MOST, kind: Callable[[int], Generation] | None = None) -> None:
         self._most = most
-        self._kind: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
-        self._young: Generation = self._kind(most)
-        self._old: Generation = self._kind(1)
+        make: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
+        self._young, self._old = make(most), make(most)
         self._hashed: tuple[Sequence[bytes], Ints] = (), np.empty(0, np.int64)
         self.newest([b""])  # compiles what a batch needs, or loads what was compiled: not while one waits
         self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -104,7 +113,8 @@ class Versions:
         for at in range(0, len(hashes), self._most):
             part = slice(at, at + self._most)
             if self._young.count + len(hashes[part]) > self._most:
-                self._young, self._old = self._kind(self._most), self._young
+                self._young, self._old = self._old, self._young
+                self._young.clear()
             self._young.put(hashes[part], versions[part])
 
     def _hashes(self, keys: Sequence[bytes]) -> Ints:
