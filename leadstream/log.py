@@ -39,7 +39,7 @@ def configure(settings: Settings) -> None:
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the one of now: who redirects it gets the rest
         cache_logger_on_first_use=False,
     )
 

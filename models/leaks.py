@@ -31,7 +31,8 @@ SURE = 0.97  # rate of the leads with (or without) one value, at least, by its 9
 BOTH_SIDES = 15.0  # odds against those of all leads, up by one value and down by another, by their 99 % bounds
 NEVER = 20.0  # the rate of all leads over that of a zone, by its 99 % bound
 SMALLEST = 0.02  # share of leads in a value or zone that counts for the last two
-LEFT_EARLIER = 0.25  # of what ROC-AUC has above 0.5
+STRONG = 0.1  # what ROC-AUC has above 0.5, at least, by its 99 % bound
+LEFT_EARLIER = 0.25  # of what it has above 0.5
 LEAST_PAIRS = 200
 _BINS = 20
 _MOST_VALUES = 64
@@ -166,9 +167,10 @@ def _vanishes(one: _Input, lead_ids: pd.Series, labels: Labels) -> str | None:
         return None
     now, then = _rates(one.codes[last], outcome), _rates(one.codes[previous], outcome)
     lost, error = auc_loss(now, then, outcome)
-    auc = float(roc_auc_score(outcome, now))
-    if lost <= 3 * error or auc < 0.6 or auc - lost - 0.5 > LEFT_EARLIER * (auc - 0.5):
+    power, power_error = auc_loss(now, np.zeros(len(now)), outcome)
+    if lost <= 3 * error or power - _Z * power_error < STRONG or power - lost > LEFT_EARLIER * power:
         return None
+    auc = 0.5 + power
     return f"its ROC-AUC of {auc:.2f} is {auc - lost:.2f} if read one step earlier"
 
 
