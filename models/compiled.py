@@ -1,8 +1,9 @@
 """The walk through the trees, compiled: one pass gives scores and contributions, to the bit what numpy gives.
 
 Only used where numba is installed (the extra `fast`); models/forest.py and models/explain.py are the same in numpy, and
-what tests compare this with. Blocks of rows go through one tree after another, a level at a time: the tree stays in the
-nearest cache, the rows of a block do not wait for each other, and each row's sums are added up tree by tree, in order.
+what tests compare this with. All rows go through one tree after another, in blocks, a level at a time: tree and block
+stay in the nearest cache, the rows of a block do not wait for each other, what a tree contributes is fetched once, and
+each row's sums are added up tree by tree, in order.
 All that is an index is unsigned (`U`): of a signed one the compiler must ask whether it counts from the end.
 """
 
@@ -17,7 +18,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Numbers = NDArray[np.uint32]
 
-_BLOCK = 128
+_BLOCK = 256
 U = np.uint64
 
 
@@ -89,22 +90,22 @@ def _walk(
 ) -> None:
     n, k = U(rows.shape[0]), U(rows.shape[1])
     explain = contributed.shape[0] > 0
-    node = np.empty(_BLOCK, dtype=np.uint32)
-    for start in range(U(0), n, U(_BLOCK)):
-        size = min(U(_BLOCK), n - start)
-        for tree in range(U(roots.shape[0])):
-            node[:size] = roots[tree]
+    node = np.empty(n, dtype=np.uint32)
+    for tree in range(U(roots.shape[0])):
+        node[:] = roots[tree]
+        for start in range(U(0), n, U(_BLOCK)):
+            stop = min(start + U(_BLOCK), n)
             for _ in range(depths[tree]):
-                for i in range(size):
+                for i in range(start, stop):
                     at = node[i]
-                    node[i] = left[at] + np.uint32(rows[start + i, feature[at]] > threshold[at])
-            for i in range(size):
-                total[start + i] += value[node[i]]
+                    node[i] = left[at] + np.uint32(rows[i, feature[at]] > threshold[at])
+            for i in range(start, stop):
+                total[i] += value[node[i]]
             if explain:
-                for i in range(size):
+                for i in range(start, stop):
                     leaf = row_of[node[i]]
                     for j in range(k):
-                        contributed[start + i, j] += table[leaf, j]
+                        contributed[i, j] += table[leaf, j]
 
 
 @compiled

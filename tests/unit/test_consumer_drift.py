@@ -90,8 +90,9 @@ def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str
 
 def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(model_store: str) -> None:
     world = Watched(model_store)
-    world.send(*like_training(0, 200, source="a new network"))
-    world.run()
+    for first in (0, 100):
+        world.send(*like_training(first, 100, source="a new network"))
+        world.go_on()
     assert world.metric("drift_windows_total") == 2
     assert world.metric("drift_alarm", feature="source") == 1
     assert world.metric("drift_unseen_share", feature="source") == 1
@@ -111,6 +112,16 @@ def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
     assert world.metric("drift_alarm", feature="source") == 0
     assert world.status.warnings() == {}
     assert len(world.told) == 1
+
+
+def test_what_comes_within_a_second_of_a_full_window_is_in_none(model_store: str) -> None:
+    world = Watched(model_store)
+    world.send(*like_training(0, 100), *like_training(100, 100, source="a new network"))
+    world.run()
+    world.send(*like_training(200, 100))
+    world.go_on()
+    assert world.metric("drift_windows_total") == 2
+    assert world.drifts() == []
 
 
 def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_comes_again(model_store: str) -> None:
