@@ -29,6 +29,7 @@ class DriftAlarm:
         status: Status,
         log: Logger,
         on_drift: OnDrift,
+        *,
         window: int = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -60,7 +60,7 @@ class Service:
         self._hash_id = hash_id
         self._recall = recall
         self._clock = clock
-        self._drift = DriftAlarm(metrics, status, log, on_drift, drift_window, clock)
+        self._drift = DriftAlarm(metrics, status, log, on_drift, window=drift_window, clock=clock)
         self._stop = threading.Event()
         self._backoff = FIRST_BACKOFF_SECONDS
         self._lag_told = 0.0
