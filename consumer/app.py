@@ -1,6 +1,7 @@
 """The composition root: builds the service from its settings, and runs it until it is stopped."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from consumer.dead_letters import Limit
@@ -75,11 +76,14 @@ def run(settings: Settings) -> None:
         exposed=metrics.expose,
         model=lambda: _present(slot, challenger, settings.challenger_share),
     )
+    clients = partial(
+        _clients, settings, recall, service, metrics=metrics, status=status, logger=logger, tracing=tracing
+    )
     sys.setswitchinterval(SWITCH_SECONDS)
     stop_on_signals(service, logger)
     try:
         # Before the first line of the log: a client that refuses its settings is one sentence.
-        source, publisher = _clients(settings, recall, metrics, status, logger, tracing=tracing)
+        source, publisher = clients()
         logger.info(
             "started",
             version=__version__,
@@ -88,7 +92,9 @@ def run(settings: Settings) -> None:
             http=f"http://{settings.http_host}:{endpoints.port}",
         )
         while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-            source, publisher = _clients(settings, recall, metrics, status, logger, tracing=tracing)
+            source, publisher = _clients(
+                settings, recall, service, metrics=metrics, status=status, logger=logger, tracing=tracing
+            )
     finally:
         endpoints.close()
         if leads:
@@ -136,10 +142,11 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
 def _clients(
     settings: Settings,
     recall: Recall,
+    service: Service,
+    *,
     metrics: Metrics,
     status: Status,
     logger: log.Logger,
-    *,
     tracing: "Tracing | None",
 ) -> tuple[KafkaSource, Publisher]:
     """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
@@ -161,6 +168,7 @@ def _clients(
         requests=settings.topics.rescore_requests,
         on_rebalance=on_rebalance,
         on_absent=status.absent,
+        before_leaving=service.wait,
     )
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
@@ -189,6 +197,7 @@ def _ends(
         metrics.rejoins.inc()
         logger.warning("rejoining", detail=str(fenced))
     finally:
+        service.wait()
         publisher.close()
         source.close()
         status.left()

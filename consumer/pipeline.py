@@ -58,7 +58,7 @@ class Challenge:
 
 class Pipeline:
     """Turns a batch into its outcome. It publishes nothing and commits nothing; the same batch gives the same outcome,
-    as long as no outcome is `committed` and nobody else puts anything into `versions`, by which late changes are told;
+    as long as no outcome is `begun` and nobody else puts anything into `versions`, by which late changes are told;
     without them none is late.
 
     Raises Transient where a dependency does not answer: then nothing has happened.
@@ -90,11 +90,16 @@ class Pipeline:
         self._versions = versions
         self._clock_ms = clock_ms
 
-    def committed(self, outcome: Outcome) -> None:
-        """What came of a batch is published: from now on its versions tell what comes late."""
+    def begun(self, outcome: Outcome) -> None:
+        """What came of a batch is being committed: from now on its versions tell what comes late."""
         if self._versions is not None:
             for part in outcome.published:
-                self._versions.put(part.keys, part.versions)
+                self._versions.begin(part.keys, part.versions)
+
+    def ended(self, *, committed: bool) -> None:
+        """The commit of what had begun has ended: it counts, or it never was."""
+        if self._versions is not None:
+            (self._versions.commit if committed else self._versions.abort)()
 
     def process(self, batch: Batch) -> Outcome:
         """Decode, read what is missing, score, encode; every message ends in exactly one fate."""

@@ -5,7 +5,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -24,8 +25,13 @@ ABORT_SECONDS = 5.0
 PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 
 
+# What ends a batch, in whichever thread, once. Transient: nothing of it counts, try again. Fenced: it may count, or
+# another owner does it.
+End = Callable[[], None]
+
+
 class Publisher(Protocol):
-    """Publishes what came of a batch and moves the group's offsets past it."""
+    """Publishes what came of a batch and moves the group's offsets past it: of one batch at a time."""
 
     def open(self) -> None:
         """Get ready; raises Transient while the brokers do not answer."""
@@ -33,8 +39,8 @@ class Publisher(Protocol):
     def lacks(self, topic: str) -> str | None:
         """Why nothing can be published to a topic, or None where it is there."""
 
-    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
-        """End a batch. Transient: nothing of it counts, try again. Fenced: it may count, or another owner does it."""
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+        """Hand over all that came of a batch; what comes back waits for the brokers and ends it. Raises like it."""
 
     def close(self) -> None:
         """Give up what was not committed."""
@@ -83,8 +89,8 @@ class TransactionalPublisher:
     def lacks(self, topic: str) -> str | None:
         return _lacks(self._producer, topic)
 
-    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
-        """End a batch:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+        """A batch in four steps, of which what comes back does the last two:
 
         1. Begin a transaction.
         2. Produce predictions, results and dead letters into it.
@@ -97,6 +103,12 @@ class TransactionalPublisher:
             self._producer.begin_transaction()
             produce(self._producer, outputs, deadline)
             offsets, group = self._source.offsets(batch), self._source.consumer.consumer_group_metadata()
+        except KafkaException as error:
+            self._abort(error, outputs)
+        return partial(self._commit, offsets, group, outputs, deadline)
+
+    def _commit(self, offsets: list[TopicPartition], group: object, outputs: Iterable[Record], deadline: float) -> None:
+        try:
             retrying(lambda: self._send_offsets(offsets, group), deadline, self._on_wait)
             retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline, self._on_wait)
         except KafkaException as error:
@@ -121,7 +133,7 @@ class TransactionalPublisher:
         except TimeoutError:
             raise Fenced("the client hangs since the group's coordinator went away") from None
 
-    def _abort(self, error: KafkaException, outputs: Iterable[Record]) -> None:
+    def _abort(self, error: KafkaException, outputs: Iterable[Record]) -> NoReturn:
         """Undo the transaction where that is possible; where it is not, rejoining tells what became of it."""
         kafka_error: KafkaError = error.args[0]
         if kafka_error.fatal():
@@ -176,8 +188,8 @@ class AcknowledgedPublisher:
     def lacks(self, topic: str) -> str | None:
         return _lacks(self._producer, topic)
 
-    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
-        """End a batch:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+        """A batch in three steps, of which what comes back does the last two:
 
         1. Produce predictions, results and dead letters.
         2. Wait until the brokers have acknowledged every one of them.
@@ -189,6 +201,9 @@ class AcknowledgedPublisher:
             produce(self._producer, outputs, deadline, on_delivery=self._on_delivery)
         except KafkaException as error:
             self._failure = error.args[0].str()
+        return partial(self._commit, batch, deadline)
+
+    def _commit(self, batch: Batch, deadline: float) -> None:
         while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
             self._on_wait(f"{undelivered} outputs are not acknowledged")
         if undelivered or self._failure is not None:

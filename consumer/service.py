@@ -1,13 +1,14 @@
-"""The loop: consume, process, publish, commit; one batch at a time, in one thread."""
+"""The loop: consume, process, publish; while one batch is committed in a thread beside it, the next is processed."""
 
 import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from consumer.batch import Batch, Fate, Outcome
+from consumer.batch import Batch, Fate, Outcome, Partition
 from consumer.dead_letters import Limit
 from consumer.drift import DriftAlarm, OnDrift
 from consumer.metrics import Metrics
@@ -15,6 +16,7 @@ from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
 from consumer.source import Source
 from consumer.status import Status
+from leadstream.background import Background, Run, Worker
 from leadstream.errors import Transient
 from leadstream.log import Logger
 from models.drift import WINDOW
@@ -28,10 +30,30 @@ LAG_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A batch that is being committed, and the seconds that the loop has spent on it so far."""
+
+    batch: Batch
+    outcome: Outcome
+    processing: float
+    publishing: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ended:
+    """A batch that was committed: the seconds that the loop spent on that, and when it ended, in seconds since 1970."""
+
+    begun: _Begun
+    committing: float
+    at: float
+
+
 class Service:
     """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again.
 
-    Before a batch `recall` fills in what others published of its leads.
+    Before a batch `recall` fills in what others published of its leads. `run_beside` does what ends a batch, in a
+    thread of its own unless told; the next batch may be processed meanwhile, and nothing of it leaves before that end.
     """
 
     def __init__(
@@ -49,6 +71,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
+        run_beside: Run | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
@@ -65,7 +88,12 @@ class Service:
         self._backoff = FIRST_BACKOFF_SECONDS
         self._lag_told = 0.0
         self._held: Transient | None = None
-        self._held_batch: Batch | None = None
+        self._owed: set[Partition] = set()
+        # Batches that were polled and do not count yet, the older one first: the second one while the first is ended.
+        self._polled: list[Batch] = []
+        self._begun: _Begun | None = None
+        self._end = Background[float]()
+        self._run_beside = run_beside or Worker("commits")
         self._model: Model | None = None
         self._troubles: dict[str, str | None] = {}
         # Its version and no more: a challenger that leaves is freed.
@@ -80,44 +108,107 @@ class Service:
         """Whether the loop was asked to end."""
         return self._stop.is_set()
 
+    def wait(self) -> None:
+        """Wait until nothing is being committed any more; what became of it the loop finds when it comes there."""
+        self._end.wait()
+
     def run(self, source: Source, publisher: Publisher) -> None:
         """Turn the loop. Returns when stopped; raises Fenced, DeadLetterLimit, or whatever a bug raises."""
+        self._forget()
         while not self._stop.is_set():
             self._status.beat()
-            batch = None
             try:
                 publisher.open()
                 model = self._load_model()
                 self._load_challenger(model, publisher)
-                batch = source.poll(POLL_SECONDS)
+                batch = source.poll(0 if self._begun else POLL_SECONDS)
                 self._tell_lag(source)
                 if batch is not None:
+                    self._polled.append(batch)
                     self._recall()
                     self._turn(batch, publisher)
-                if batch is not None or not self._owes(source):
+                elif self._begun:
+                    self._settle()
+                elif self._owed.isdisjoint(source.assigned()):
                     self._resumed()
             except Transient as trouble:
-                self._hold(source, batch, trouble)
+                self._hold(source, trouble)
+        try:
+            self._settle()
+        except Transient as trouble:
+            self._hold(source, trouble)
+
+    def _forget(self) -> None:
+        """A new membership: what was being committed in the one before, the topics tell."""
+        self._end, self._begun = Background(), None
+        self._polled.clear()
+        self._pipeline.ended(committed=False)
 
     def _turn(self, batch: Batch, publisher: Publisher) -> None:
-        """One batch, from its messages to its commit; nothing of it counts before the last line returns."""
+        """One batch, from its messages to the begin of its commit; nothing of it counts before that has ended."""
         started = self._clock()
         outcome = self._pipeline.process(batch)
-        self._limit.check(map(outcome.letters.get, range(len(batch.messages))))
-        processed = self._clock()
+        processing = self._clock() - started
+        before = self._joined()
         try:
-            publisher.commit(outcome.records, batch)
+            self._limit.check(map(outcome.letters.get, range(len(batch.messages))))
+            self._begin(batch, outcome, processing, publisher)
+        finally:
+            if before is not None:
+                self._count(before)
+
+    def _begin(self, batch: Batch, outcome: Outcome, processing: float, publisher: Publisher) -> None:
+        started = self._clock()
+        try:
+            end = publisher.begin(outcome.records, batch)
         except Transient as trouble:
-            # It may be the shadow topic alone that takes nothing: the next try is without the challenger.
-            if outcome.shadowed:
-                self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
+            self._suspect(outcome, trouble)
             raise
-        self._pipeline.committed(outcome)
         if outcome.challenger_error:
             self._challenger.withdraw(outcome.challenger_error)
+        self._pipeline.begun(outcome)
+        self._begun = _Begun(batch, outcome, processing, self._clock() - started)
+
+        def ended() -> float:
+            end()
+            return time.time()
+
+        self._end.start(ended, self._run_beside)
+
+    def _joined(self) -> _Ended | None:
+        """Wait for the end of the batch that is being committed, if there is one: only then it happened."""
+        if self._begun is None:
+            return None
+        begun, self._begun = self._begun, None
+        started = self._clock()
+        try:
+            ended_at = self._end.result()
+        except Transient as trouble:
+            self._pipeline.ended(committed=False)
+            self._suspect(begun.outcome, trouble)
+            raise
+        self._pipeline.ended(committed=True)
+        self._polled.remove(begun.batch)
+        return _Ended(begun, begun.publishing + self._clock() - started, ended_at)
+
+    def _settle(self) -> None:
+        """Wait for the batch that is being committed, if there is one, and count it."""
+        ended = self._joined()
+        if ended is not None:
+            self._count(ended)
+
+    def _count(self, ended: _Ended) -> None:
         with self._metrics.lock:
-            self._account(batch, outcome, processed - started, self._clock() - processed)
-        self._drift.see(outcome.scored)
+            self._account(ended)
+        outcome = ended.begun.outcome
+        if self._model and outcome.model_version == self._model.version:
+            self._drift.see(outcome.scored)
+        self._resumed()
+
+    def _suspect(self, outcome: Outcome, trouble: Transient) -> None:
+        """It may be the shadow topic alone that takes nothing: the next try is without the challenger."""
+        if outcome.shadowed:
+            self._challenger.suspend(f"a batch with its predictions was not committed ({trouble.detail})")
 
     def _load_model(self) -> Model:
         """The model for the next batch: between batches is the only time at which it changes."""
@@ -165,8 +256,12 @@ class Service:
             if model is not None:
                 self._metrics.model.labels(variant, model.version, model.sha256, model.name).set(1)
 
-    def _hold(self, source: Source, batch: Batch | None, trouble: Transient) -> None:
-        """Stand where the batch began, stay in the group, and wait a little longer each time."""
+    def _hold(self, source: Source, trouble: Transient) -> None:
+        """Stand where the oldest batch began that does not count, stay in the group, and wait longer each time."""
+        try:
+            self._settle()
+        except Transient as older:
+            trouble = older
         self._metrics.held.labels(trouble.dependency).inc()
         self._metrics.unavailable.labels(trouble.dependency).set(1)
         self._metrics.ready.set(0)
@@ -176,19 +271,16 @@ class Service:
         self._held = trouble
         wake = self._clock() + self._backoff * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret
         self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
-        if batch is not None:
-            self._held_batch = batch
+        for batch in reversed(self._polled):
+            self._owed |= batch.next.keys()
             source.rewind(batch)
+        self._polled.clear()
         while not self._stop.is_set() and (left := wake - self._clock()) > 0:
             self._status.beat()
             source.idle(min(left, POLL_SECONDS))
 
-    def _owes(self, source: Source) -> bool:
-        """Whether a batch is held that has not come back yet: an empty poll does not tell that its trouble is over."""
-        return self._held_batch is not None and not source.assigned().isdisjoint(self._held_batch.next)
-
     def _resumed(self) -> None:
-        self._held_batch = None
+        self._owed.clear()
         self._status.well()
         if self._held is not None:
             self._log.info("batch.resumed", dependency=self._held.dependency)
@@ -205,9 +297,9 @@ class Service:
         for (topic, partition), lag in source.lag().items():
             self._metrics.lag.labels(topic, str(partition)).set(lag)
 
-    def _account(self, batch: Batch, outcome: Outcome, processing: float, committing: float) -> None:
-        """Count a committed batch, and write its one log line."""
-        metrics = self._metrics
+    def _account(self, ended: _Ended) -> None:
+        """Count a batch, and write its one log line."""
+        metrics, batch, outcome = self._metrics, ended.begun.batch, ended.begun.outcome
         metrics.consumed.inc(outcome.consumed)
         for fate in Fate:
             metrics.changes.labels(fate.value).inc(outcome.fates[fate])
@@ -235,12 +327,12 @@ class Service:
         metrics.coverage.observe(np.array(outcome.coverage))
         for labels, count in outcome.challenged.items():
             metrics.challenger_predictions.labels(*labels).inc(count)
-        for step, seconds in {**outcome.seconds, "commit": committing}.items():
+        for step, seconds in {**outcome.seconds, "commit": ended.committing}.items():
             metrics.step_seconds.labels(step).observe(seconds)
         metrics.batches.labels(batch.closed_by.value).inc()
         metrics.batch_records.observe(len(batch.messages))
         sent_ms = [sent for kind, sent in (message.timestamp() for message in batch.messages) if kind]
-        metrics.latency.observe(np.maximum(0.0, time.time() - np.array(sent_ms) / 1000))
+        metrics.latency.observe(np.maximum(0.0, ended.at - np.array(sent_ms) / 1000))
         self._log.info(
             "batch",
             records=len(batch.messages),
@@ -249,8 +341,8 @@ class Service:
             **{fate.value: outcome.fates[fate] for fate in Fate},
             **({"late": outcome.late} if outcome.late else {}),
             requests=outcome.requests_answered + outcome.requests_dead_lettered,
-            process_ms=round(processing * 1000, 1),
-            commit_ms=round(committing * 1000, 1),
+            process_ms=round(ended.begun.processing * 1000, 1),
+            commit_ms=round(ended.committing * 1000, 1),
             model_version=outcome.model_version,
             **({"challenger_version": outcome.challenger_version} if outcome.challenger_version else {}),
         )

@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from consumer.batch import Batch, Outcome
-from consumer.publisher import Publisher
+from consumer.publisher import End, Publisher
 from leadstream import __version__
 from leadstream.errors import LeadstreamError
 from leadstream.kafka import Headers, Record
@@ -32,7 +32,7 @@ _NAMES = ("traceparent", "tracestate")
 
 
 class Tracing:
-    """Spans of one batch at a time, which end with its commit."""
+    """Spans of a batch, which end with its commit."""
 
     def __init__(self, tracer: Tracer, settings: Settings, close: Callable[[], None] = lambda: None) -> None:
         self._tracer = tracer
@@ -44,7 +44,7 @@ class Tracing:
 
     def carry(self, batch: Batch, outcome: Outcome, began_ms: int) -> Outcome:
         """The outcome, its records with the traces of their changes; the spans begin as of `began_ms` (UTC)."""
-        self.end("the batch was not committed")
+        _end(self.take(), "the batch was not committed")
         contexts = _contexts(batch)
         links = [
             Link(context, {"messaging.destination.partition.id": str(place[1]), "messaging.kafka.offset": offset})
@@ -100,13 +100,10 @@ class Tracing:
             return record  # its headers are those of the change as they were, with that trace among them
         return topic, key, value, [*(headers or []), *_headers(parent)], timestamp
 
-    def end(self, trouble: str | None = None) -> None:
-        """End the spans of the batch; `trouble` says why it does not count."""
-        for span in self._open:
-            if trouble is not None:
-                span.set_status(StatusCode.ERROR, trouble)
-            span.end()
-        self._open.clear()
+    def take(self) -> list[Span]:
+        """The spans of the batch that was carried last: the taker ends them."""
+        spans, self._open = self._open, []
+        return spans
 
 
 class TracedPublisher:
@@ -116,13 +113,23 @@ class TracedPublisher:
         self._publisher, self._tracing = publisher, tracing
         self.open, self.lacks, self.close = publisher.open, publisher.lacks, publisher.close
 
-    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+        spans = self._tracing.take()
         try:
-            self._publisher.commit(outputs, batch)
+            end = self._publisher.begin(outputs, batch)
         except LeadstreamError as error:
-            self._tracing.end(str(error))
+            _end(spans, str(error))
             raise
-        self._tracing.end()
+
+        def ended() -> None:
+            try:
+                end()
+            except LeadstreamError as error:
+                _end(spans, str(error))
+                raise
+            _end(spans)
+
+        return ended
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
@@ -139,6 +146,14 @@ def open_tracing(settings: Settings) -> Tracing | None:
     exporter = ConsoleSpanExporter() if settings.otel_traces_exporter is Traces.CONSOLE else OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return Tracing(provider.get_tracer("leadstream", __version__), settings, provider.shutdown)
+
+
+def _end(spans: list[Span], trouble: str | None = None) -> None:
+    """End the spans of a batch; `trouble` says why it does not count."""
+    for span in spans:
+        if trouble is not None:
+            span.set_status(StatusCode.ERROR, trouble)
+        span.end()
 
 
 def _contexts(batch: Batch) -> dict[int, Context]:

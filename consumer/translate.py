@@ -65,7 +65,7 @@ class Translator:
             if output is not None:
                 outputs.append(output)
         self._limit.check(letters)
-        publisher.commit(outputs, batch)
+        publisher.begin(outputs, batch)()
         self._watcher.translated(batch, fates, self._clock() - began)
 
     def _output(self, message: Message) -> Output | None:

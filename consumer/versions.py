@@ -1,9 +1,9 @@
 """The version at which each lead was published last, of as many leads as there is room for: what tells a late change.
 
 Two generations: the young one is written until it is full, then it is the old one, and what the old one had is
-forgotten. So at least the last MOST leads are remembered less those of one call, and at most twice as many. A lead is
-its key's hash of 64 bits, by Python with a secret of the process: of a million leads remembered, one lead in 10^13 is
-taken for another.
+forgotten. So at least the last MOST leads are remembered less those of one call, and at most twice as many. What is
+being committed has a generation of its own, which leaves no trace where the commit fails. A lead is its key's hash of
+64 bits, by Python with a secret of the process: of a million leads remembered, one lead in 10^13 is taken for another.
 """
 
 from collections.abc import Callable, Sequence
@@ -93,6 +93,8 @@ class Versions:
         self._most = most
         make: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
         self._young, self._old = make(most), make(most)
+        self._make = make
+        self._begun: list[tuple[Ints, Ints, Generation]] = []
         self._hashed: tuple[Sequence[bytes], Ints] = (), np.empty(0, np.int64)
         self.newest([b""])  # compiles what a batch needs, or loads what was compiled: not while one waits
         self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -101,15 +103,40 @@ class Versions:
         """The version of each lead, (n,); 0 where none is remembered."""
         hashes = self._hashes(keys)
         found = np.zeros(len(hashes), np.int64)
+        for _, _, begun in reversed(self._begun):
+            begun.look_up(hashes, found)
         self._young.look_up(hashes, found)
         self._old.look_up(hashes, found)
         return found
 
     def put(self, keys: Sequence[bytes], versions: Ints) -> None:
         """The leads are at these versions now; of one lead the last stays."""
+        self._put(*self._known(keys, versions))
+
+    def begin(self, keys: Sequence[bytes], versions: Ints) -> None:
+        """The same, until the commit that is under way has ended: it is told by `commit` or `abort`."""
+        hashes, versions = self._known(keys, versions)
+        if len(hashes):
+            generation = self._make(len(hashes))
+            generation.put(hashes, versions)
+            self._begun.append((hashes, versions, generation))
+
+    def commit(self) -> None:
+        """What has begun stays."""
+        for hashes, versions, _ in self._begun:
+            self._put(hashes, versions)
+        self._begun.clear()
+
+    def abort(self) -> None:
+        """What has begun never was."""
+        self._begun.clear()
+
+    def _known(self, keys: Sequence[bytes], versions: Ints) -> tuple[Ints, Ints]:
+        """The hashes of the leads whose versions are known, and these."""
         hashes, some = self._hashes(keys), versions > 0
-        if not some.all():
-            hashes, versions = hashes[some], versions[some]
+        return (hashes, versions) if some.all() else (hashes[some], versions[some])
+
+    def _put(self, hashes: Ints, versions: Ints) -> None:
         for at in range(0, len(hashes), self._most):
             part = slice(at, at + self._most)
             if self._young.count + len(hashes[part]) > self._most:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from leadstream.background import Background, Run, Worker, at_once
 from leadstream.errors import Transient, UserError
 from leadstream.settings import masked_url
-from models.background import Background, Run, Worker, at_once
 from models.registry import CHAMPION, Alias, ModelRegistry
 from models.scorer import Model
 from models.variants import CHALLENGER
@@ -74,7 +74,7 @@ class ModelSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
-        self._run = run or Worker()
+        self._run = run or Worker("models")
         self._background = Background[_Found]()
         self._lock = threading.Lock()
         self._model: Model | None = None
@@ -172,7 +172,7 @@ class ChallengerSlot:
         self._clock = clock
         self._clock_ms = clock_ms
         self._run: Run = at_once  # nothing flows yet at the first call
-        self._later = run or Worker()
+        self._later = run or Worker("models")
         self._background = Background[_Found]()
         self._judged: Alias | None = None
         self._look_at = clock()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from consumer.batch import Batch, ClosedBy, Message, Output, Partition
+from consumer.publisher import End
 from consumer.triage.audit import Decided, Decision, decision_in
 from consumer.triage.desk import Outlook, Settled
 from consumer.triage.judge import Verdict
@@ -112,7 +113,11 @@ class MemoryPublisher:
         """Every topic is there."""
         return None
 
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+        return lambda: self.commit(outputs, batch)
+
     def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
+        """The end of a batch: what a test overrides."""
         for record in outputs:
             self._broker.append(Output._make(record))
         for (topic, _), offset in batch.next.items():

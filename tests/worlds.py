@@ -86,7 +86,8 @@ class MemoryWorld:
             self.tick()
             outcome = self._line.process(found)
             self._publisher.commit(outcome.outputs, found)
-            self._line.committed(outcome)
+            self._line.begun(outcome)
+            self._line.ended(committed=True)
             if most < ALL:
                 return
 
@@ -169,8 +170,9 @@ class KafkaWorld:
             found = at.source.poll(0.5)
             if found is not None:
                 outcome = at.line.process(found)
-                at.publisher.commit(outcome.outputs, found)
-                at.line.committed(outcome)
+                at.publisher.begin(outcome.outputs, found)()
+                at.line.begun(outcome)
+                at.line.ended(committed=True)
                 at.consumed += len(found.messages)
             return found is not None
 

@@ -167,7 +167,7 @@ def test_outputs_that_are_visible_without_their_offsets_would_be_published_twice
     world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(5)])
     source, publisher = join()
     for batch in batches(source, 5):
-        publisher.commit([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)
+        publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)()
     source.close()
     world.send(Output(world.source_topic, b"lead", b"later"))
     second, _ = join()
@@ -196,7 +196,7 @@ def test_a_rewound_batch_that_comes_back_incomplete_would_lose_records(
     again = batches(source, 10)
     assert values(*again) == values(*found)
     for batch in again:
-        publisher.commit([], batch)
+        publisher.begin([], batch)()
 
 
 def test_a_client_that_closes_while_it_owns_partitions_may_freeze_the_process(world: World) -> None:
@@ -246,9 +246,9 @@ def test_a_dead_letter_that_differs_from_its_original_in_one_byte_cannot_be_repl
     batch = batches(source, 1)[0]
     original = batch.messages[0]
     _, timestamp = original.timestamp()
-    publisher.commit(
+    publisher.begin(
         [Output(world.target_topic, original.key(), original.value(), original.headers(), timestamp)], batch
-    )
+    )()
     letter = world.read(1)[0]
     assert (letter.key(), letter.value(), letter.headers()) == (b"\xffkey", b"\x00\xfe", headers)
     assert letter.timestamp()[1] == 1_234_567_890_123
@@ -261,7 +261,7 @@ def test_a_null_that_is_published_as_empty_bytes_would_not_erase_the_lead(
     source, publisher = join()
     for batch in batches(source, 2):
         assert set(values(batch)) <= {None, b""}
-        publisher.commit([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)
+        publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)()
     assert [message.value() for message in world.read(2)] == [None, b""]
 
 

@@ -66,7 +66,8 @@ def rehearse(
     def process(messages: list[FakeMessage]) -> Outcome:
         outcome = line.process(batch(*messages))
         if remembers:
-            line.committed(outcome)
+            line.begun(outcome)
+            line.ended(committed=True)
         return outcome
 
     return _consume(log, process, rng, coalesce, most)

@@ -98,7 +98,8 @@ def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bo
     found = []
     for part in filter(None, parts):
         found.append(line.process(batch(*part)))
-        line.committed(found[-1])
+        line.begun(found[-1])
+        line.ended(committed=True)
     return found
 
 

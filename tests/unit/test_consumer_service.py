@@ -1,5 +1,7 @@
 """The loop: what it commits, what it holds back, and when it ends."""
 
+import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,16 +9,19 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Output
+from consumer.batch import Batch, Outcome, Output
 from consumer.dead_letters import Limit
 from consumer.leads import Lead
 from consumer.metrics import Metrics
+from consumer.pipeline import Pipeline
+from consumer.publisher import End
 from consumer.service import Service
 from consumer.status import Status
+from consumer.versions import Versions
+from leadstream.background import Worker, at_once
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.kafka import Record
 from leadstream.log import id_hasher
-from models.background import at_once
 from models.registry import Alias, ModelRegistry
 from models.slot import ChallengerSlot, ModelSlot
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
@@ -73,7 +78,7 @@ class World:
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
             hash_id=id_hasher("key"),
             clock=lambda: self.now,
-            **self.further,
+            **{"run_beside": at_once, **self.further},
         )
         self.source = _Idling(self)
         self.publisher = MemoryPublisher(self.broker, self.source)
@@ -102,7 +107,7 @@ class _Idling(MemorySource):
 
     def poll(self, timeout: float) -> Batch | None:
         batch = super().poll(timeout)
-        if batch is None:
+        if batch is None and timeout:  # not while a commit is under way
             self.world.service.stop()
         return batch
 
@@ -199,6 +204,109 @@ def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice
     assert tries == [2, 2, 2]
     assert world.metric("changes_consumed_total") == 2
     assert len(world.broker.records[LETTERS]) == 1
+
+
+class Beside(MemoryPublisher):
+    """Ends batches in a thread; `before(n)` is called there before the n-th end, from 1 on."""
+
+    def __init__(self, world: World, before: Callable[[int], None]) -> None:
+        super().__init__(world.broker, world.source)
+        self.before = before
+        self.tries: list[int] = []
+
+    def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
+        self.tries.append(batch.offsets[0])
+        self.before(len(self.tries))
+        super().commit(outputs, batch)
+
+
+def overlapping(store: str, before: Callable[[int], None], **settings: Any) -> World:
+    world = World(store, further={"run_beside": Worker("commits")}, settings=settings)
+    world.publisher = Beside(world, before)
+    return world
+
+
+def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_after_its_end(
+    model_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processed = [threading.Event() for _ in range(4)]
+    begun: list[int] = []
+    ended: list[int] = []
+    process, begin = Pipeline.process, Beside.begin
+
+    def told(line: Pipeline, batch: Batch) -> Outcome:
+        outcome = process(line, batch)
+        processed[batch.offsets[0] // 10].set()
+        return outcome
+
+    def beginning(publisher: Beside, outputs: Iterable[Record], batch: Batch) -> End:
+        assert begun == ended, "one transaction at a time"
+        begun.append(batch.offsets[0])
+        return begin(publisher, outputs, batch)
+
+    def before(n: int) -> None:
+        assert n == 4 or processed[n].wait(10), "the next batch was not processed meanwhile"
+        ended.append(10 * n - 10)
+
+    monkeypatch.setattr(Pipeline, "process", told)
+    monkeypatch.setattr(Beside, "begin", beginning)
+    world = overlapping(model_store, before)
+    world.send(*[change(i, f"lead_{i}") for i in range(40)])
+    world.run()
+    assert ended == [0, 10, 20, 30]
+    assert world.committed() == world.metric("changes_consumed_total") == 40
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_commit_that_fails_takes_the_batch_along_that_was_processed_meanwhile_and_both_come_again(
+    model_store: str, fails: int
+) -> None:
+    def before(n: int) -> None:
+        if n == fails:
+            raise Transient("brokers", "the transaction was aborted")
+
+    world = overlapping(model_store, before)
+    world.send(*[change(i, f"lead_{i}") for i in range(30)])
+    world.run()
+    assert world.committed() == world.metric("changes_consumed_total") == 30
+    assert [record.key_ for record in world.broker.records[PREDICTIONS]] == [b"lead_%d" % i for i in range(30)]
+    assert isinstance(world.publisher, Beside)
+    assert world.publisher.tries == sorted([0, 10, 20, 10 * fails - 10])
+    assert world.log.events().count("batch.held") == world.log.events().count("batch.resumed") == 1
+
+
+def test_versions_of_a_commit_that_failed_make_nothing_late(model_store: str) -> None:
+    def before(n: int) -> None:
+        if n == 1:
+            raise Transient("brokers", "the transaction was aborted")
+
+    world = overlapping(model_store, before)
+    versions = Versions()
+    world.service._pipeline._versions = versions
+    world.send(*[change(i, lead_version=i + 1) for i in range(10)], change(10, lead_version=3))
+    world.run()
+    assert world.committed() == 11
+    [found] = world.broker.records[PREDICTIONS]
+    assert found.offset_ == 0
+    assert world.metric("late_changes_total") == 1
+    assert versions.newest([b"lead_1"]).tolist() == [10]
+
+
+def test_a_batch_that_stops_the_process_leaves_the_one_before_it_committed(model_store: str) -> None:
+    world = overlapping(model_store, lambda _: time.sleep(0.05))
+    world.service._limit = Limit(1, 3)
+    world.send(*[change(i, f"lead_{i}") for i in range(10)], *[raw(i, b"junk") for i in range(10, 15)])
+    with pytest.raises(DeadLetterLimit):
+        world.run()
+    assert world.committed() == world.metric("changes_consumed_total") == 10
+    assert LETTERS not in world.broker.records
+
+
+def test_a_process_that_is_stopped_waits_for_the_commit_under_way_and_counts_it(model_store: str) -> None:
+    world = overlapping(model_store, lambda _: world.service.stop())
+    world.send(change(0))
+    world.run()
+    assert world.committed() == world.metric("changes_consumed_total") == 1
 
 
 def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) -> None:

@@ -66,7 +66,8 @@ class Consumer:
     def commit(self, *messages: FakeMessage) -> Outcome:
         outcome = self.line.process(batch(*messages))
         assert outcome.balances()
-        self.line.committed(outcome)
+        self.line.begun(outcome)
+        self.line.ended(committed=True)
         return outcome
 
 

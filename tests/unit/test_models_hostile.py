@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import columns_of
+from leadstream.background import at_once
 from models import artifact
-from models.background import at_once
 from models.refused import Refused
 from models.registry import ModelRegistry
 from models.scorer import Model

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from features import columns_of
+from leadstream.background import Worker, at_once
 from leadstream.errors import Transient, UserError
-from models.background import Worker, at_once
 from models.refused import Refused
 from models.registry import Alias, ModelRegistry
 from models.scorer import Model
@@ -220,7 +220,7 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registr
         assert checked.wait(30)
         return verify(version)
 
-    worker = Worker()
+    worker = Worker("models")
     slot = ModelSlot(registry, clock=clock, run=worker)
     present = slot.get()
     registry.promote("1.1.0")

@@ -1,8 +1,8 @@
-"""One call at a time beside the batches, so that none of them waits for what a store or a check takes."""
+"""One call at a time beside the batches, so that none of them waits for what a store, a check or a commit takes."""
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -16,13 +16,14 @@ class Worker:
     Not a thread for each: their memory would come from one arena of malloc's after the other, and stay in all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._works: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def __call__(self, work: Callable[[], None]) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=_do_all, args=(self._works,), name="models", daemon=True)
+            self._thread = threading.Thread(target=_do_all, args=(self._works,), name=self._name, daemon=True)
             self._thread.start()
         self._works.put(work)
 
@@ -54,11 +55,20 @@ class Background(Generic[Found]):
         self._answer = answer
         run(lambda: _do(call, answer))
 
+    def wait(self) -> None:
+        """Wait until the call has ended, if there is one; its answer is still to be taken."""
+        if self._answer is not None:
+            wait([self._answer])
+
     def take(self) -> Found | None:
         """What the call returned, once; None while there is nothing. Raises what it raised."""
-        if self._answer is None or not self._answer.done():
-            return None
+        return self.result() if self._answer is not None and self._answer.done() else None
+
+    def result(self) -> Found:
+        """What the call returned, once, waited for. Raises what it raised, and ValueError where nothing was started."""
         answer, self._answer = self._answer, None
+        if answer is None:
+            raise ValueError("no call was started")
         return answer.result()
 
 
