@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leadstream.coded import Coded
 from leadstream.errors import Poison
 from leadstream.kafka import Headers, Record
 
@@ -43,30 +44,35 @@ class ClosedBy(StrEnum):
 class Batch:
     """Messages of this process's partitions in the order of their offsets, with the offsets that they span.
 
-    `places` and `offsets` say where each message comes from; `first` is where to seek back to, `next` what to commit:
-    the last offset of each partition plus one.
+    `places`, whose values are partitions, and `offsets` (n,) say where each message comes from; `first` is where to
+    seek back to, `next` what to commit: the last offset of each partition plus one.
     """
 
     messages: list[Message]
-    places: list[Partition]
-    offsets: list[int]
+    places: Coded
+    offsets: NDArray[np.int64]
     first: dict[Partition, int]
     next: dict[Partition, int]
     closed_by: ClosedBy
 
     @classmethod
-    def of(cls, messages: list[Message], closed_by: ClosedBy, places: list[Partition] | None = None) -> "Batch":
-        """The batch of these messages, its offsets read from them, and its places where they are not known."""
-        places = places_of(messages) if places is None else places
-        offsets = [message.offset() for message in messages]
-        first = dict(zip(reversed(places), reversed(offsets), strict=True))
-        last = dict(zip(places, offsets, strict=True))
-        return cls(messages, places, offsets, first, {place: at + 1 for place, at in last.items()}, closed_by)
-
-
-def places_of(messages: list[Message]) -> list[Partition]:
-    """The partition that each message comes from."""
-    return [(message.topic(), message.partition()) for message in messages]
+    def of(cls, messages: list[Message], closed_by: ClosedBy) -> "Batch":
+        """The batch of these messages, which say where they come from."""
+        numbers: dict[Partition, int] = {}
+        places = [numbers.setdefault((message.topic(), message.partition()), len(numbers)) for message in messages]
+        codes = np.array(places, np.intp)
+        offsets = np.array([message.offset() for message in messages], np.int64)
+        first, last = np.empty((2, len(numbers)), np.int64)
+        last[codes] = offsets  # of equal indices numpy leaves the value of the last
+        first[codes[::-1]] = offsets[::-1]
+        return cls(
+            messages,
+            Coded(codes, list(numbers)),
+            offsets,
+            dict(zip(numbers, first.tolist(), strict=True)),
+            dict(zip(numbers, (last + 1).tolist(), strict=True)),
+            closed_by,
+        )
 
 
 class Output(NamedTuple):

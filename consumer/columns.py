@@ -126,7 +126,7 @@ def read_changes(batch: Batch, reader: ColumnReader, topic: str) -> Changes:
         plain &= (texts.lengths > 0) & (texts.lengths <= MAX_ID_CHARACTERS)
     plain &= table.sizes <= MAX_CHANGE_BYTES
     if any(place[0] != topic for place in batch.first):
-        plain &= np.array([place[0] == topic for place in batch.places])
+        plain &= np.array([place[0] == topic for place in batch.places.values], np.bool_)[batch.places.codes]
     return Changes(np.flatnonzero(plain), keys, Coded(column["change_type"], symbols), table)
 
 

@@ -169,8 +169,8 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
     chosen: Any = slice(None) if all_rows else places  # a slice copies nothing
     points = scores.strongest.points[chosen]
     strongest = points != 0
-    asked = rows.index.tolist()
-    topics = [batch.places[index][0] for index in asked]
+    sources = batch.places.of(rows.index)
+    topics, partitions = zip(*batch.places.values, strict=True)
     return {
         "lead_id": Texts.made(rows.keys),
         "prediction": scores.prediction[chosen],
@@ -194,9 +194,9 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
         "lead_version": rows.lead_version,
         "coalesced_changes": rows.coalesced,
         "occurred_at": rows.occurred_at,
-        "source_topic": topics[0] if topics.count(topics[0]) == len(topics) else topics,
-        "source_partition": np.array([batch.places[index][1] for index in asked], np.int64),
-        "source_offset": np.array(batch.offsets, np.int64)[rows.index],
+        "source_topic": topics[0] if len(set(topics)) == 1 else Coded(sources.codes, topics),
+        "source_partition": np.array(partitions, np.int64)[sources.codes],
+        "source_offset": batch.offsets[rows.index],
     }
 
 

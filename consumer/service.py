@@ -331,7 +331,7 @@ class Service:
             metrics.step_seconds.labels(step).observe(seconds)
         metrics.batches.labels(batch.closed_by.value).inc()
         metrics.batch_records.observe(len(batch.messages))
-        sent_ms = [sent for kind, sent in (message.timestamp() for message in batch.messages) if kind]
+        sent_ms = [sent[1] for message in batch.messages if (sent := message.timestamp())[0]]
         metrics.latency.observe(np.maximum(0.0, ended.at - np.array(sent_ms) / 1000))
         self._log.info(
             "batch",

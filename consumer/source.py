@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import compress
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumer.batch import Batch, ClosedBy, Message, Partition, places_of
+from consumer.batch import Batch, ClosedBy, Message, Partition
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka import config_error
 from leadstream.permission import forbidden, told
@@ -86,7 +85,6 @@ class KafkaSource:
         self._before_leaving = before_leaving
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
-        self._places: list[Partition] = []
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
@@ -98,7 +96,7 @@ class KafkaSource:
         self.consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def poll(self, timeout: float) -> Batch | None:
-        self._collected, self._places, self._size = [], [], 0
+        self._collected, self._size = [], 0
         first = self.consumer.poll(timeout)
         if first is not None:
             self._collect([first])
@@ -107,7 +105,11 @@ class KafkaSource:
         if not self._collected:
             self._tell()
             return None
-        batch = Batch.of(self._collected, closed_by, self._places)
+        batch = Batch.of(self._collected, closed_by)
+        if not self._assigned.issuperset(batch.next):
+            batch = Batch.of(self._owned(batch.messages), closed_by)
+            if not batch.messages:
+                return None
         if any(topic == self._requests for topic, _ in batch.next):
             batch = self._few_requests(batch)
         self._positions |= batch.next
@@ -154,12 +156,8 @@ class KafkaSource:
             messages = [message for message in messages if message.error() is None]
         for error in errors:
             self._note(error)
-        places = places_of(messages)
-        if not self._assigned.issuperset(places):
-            messages, places = self._owned(messages, places)
         self._collected += messages
-        self._places += places
-        self._size += sum([len(message.value() or b"") for message in messages])
+        self._size += sum(map(len, messages))  # of their values
 
     def _note(self, error: KafkaError) -> None:
         """Keep what is to be told once everything that was consumed before has been handed out."""
@@ -301,13 +299,12 @@ class KafkaSource:
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
-        self._collected, self._places = self._owned(self._collected, self._places)
+        self._collected = self._owned(self._collected)
         self._on_rebalance(kind, len(partitions))
 
-    def _owned(self, messages: list[Any], places: list[Partition]) -> tuple[list[Any], list[Partition]]:
-        """The messages of partitions that are owned now, and their places."""
-        owned = [place in self._assigned for place in places]
-        return list(compress(messages, owned)), list(compress(places, owned))
+    def _owned(self, messages: list[Any]) -> list[Any]:
+        """The messages of partitions that are owned now."""
+        return [message for message in messages if (message.topic(), message.partition()) in self._assigned]
 
     @staticmethod
     def _unless_moved(call: Callable[[Any], object], argument: Any) -> None:

@@ -50,7 +50,7 @@ class Tracing:
             Link(context, {"messaging.destination.partition.id": str(place[1]), "messaging.kafka.offset": offset})
             for index, parent in contexts.items()
             if (context := _of(parent)).trace_flags.sampled
-            for place, offset in [(batch.places[index], batch.offsets[index])]
+            for place, offset in [(batch.places[index], int(batch.offsets[index]))]
         ]
         span = self._tracer.start_span(
             f"process {self._topic}",
