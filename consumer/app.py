@@ -18,6 +18,7 @@ from consumer.source import KafkaSource
 from consumer.status import Status
 from consumer.versions import Versions
 from leadstream import __version__, log
+from leadstream.background import Worker, at_once
 from leadstream.errors import Fenced, SettingsError
 from leadstream.kafka import consumer_config, producer_config
 from leadstream.settings import Delivery, Late, Settings, Traces, unknown_variables
@@ -37,6 +38,8 @@ SWITCH_SECONDS = 0.0005
 # Containers that are there more than at the last look for cycles among them. Two batches have some 20,000, which go by
 # themselves; with Python's own 700 they would be looked through ten times a batch.
 GARBAGE_FROM = 50_000
+# What the check of a version takes at most, but where a store does not answer: that is not waited for.
+CHECK_SECONDS = 2.0
 
 
 def run(settings: Settings) -> None:
@@ -48,7 +51,8 @@ def run(settings: Settings) -> None:
     metrics, status, tracing = Metrics(), Status(), _tracing(settings)
     metrics.loop_idle.set_function(status.idle)
     models = open_registry(settings)
-    slot, challenger = ModelSlot(models), ChallengerSlot(models)
+    beside = [Worker("models"), Worker("models")]
+    slot, challenger = (kind(models, run=each) for kind, each in zip((ModelSlot, ChallengerSlot), beside, strict=True))
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     leads = _postgres(settings.database_url) if settings.database_url else None
     versions = Versions() if settings.late is Late.COALESCE else None
@@ -71,6 +75,8 @@ def run(settings: Settings) -> None:
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
         recall=recall,
+        # At least once the consumer itself commits, and waits for ever for that if its group moves meanwhile.
+        run_beside=Worker("commits") if settings.delivery is Delivery.EXACTLY_ONCE else at_once,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
     endpoints = Endpoints(
@@ -80,9 +86,7 @@ def run(settings: Settings) -> None:
         exposed=metrics.expose,
         model=lambda: _present(slot, challenger, settings.challenger_share),
     )
-    clients = partial(
-        _clients, settings, recall, service, metrics=metrics, status=status, logger=logger, tracing=tracing
-    )
+    clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
     stop_on_signals(service, logger)
@@ -97,11 +101,11 @@ def run(settings: Settings) -> None:
             http=f"http://{settings.http_host}:{endpoints.port}",
         )
         while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-            source, publisher = _clients(
-                settings, recall, service, metrics=metrics, status=status, logger=logger, tracing=tracing
-            )
+            source, publisher = clients()
     finally:
         endpoints.close()
+        for worker in beside:
+            worker.close(CHECK_SECONDS)
         if leads:
             leads.close()
         if registry:
@@ -147,11 +151,10 @@ def codecs(settings: Settings, registry: Registry | None) -> Codecs:
 def _clients(
     settings: Settings,
     recall: Recall,
-    service: Service,
-    *,
     metrics: Metrics,
     status: Status,
     logger: log.Logger,
+    *,
     tracing: "Tracing | None",
 ) -> tuple[KafkaSource, Publisher]:
     """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
@@ -173,7 +176,6 @@ def _clients(
         requests=settings.topics.rescore_requests,
         on_rebalance=on_rebalance,
         on_absent=status.absent,
-        before_leaving=service.wait,
     )
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher

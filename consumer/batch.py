@@ -40,7 +40,7 @@ class ClosedBy(StrEnum):
     DRAIN = "drain"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Messages of this process's partitions in the order of their offsets, with the offsets that they span.
 

@@ -92,7 +92,12 @@ class Metrics(_Registered):
         self.dead_letters = self._counter("dead_letters", "Dead letters published.", "topic", "reason")
         self.batches = self._counter("batches", "Batches committed, by what closed them.", "closed_by")
         self.batch_records = self._histogram("batch_records", "Records in a batch.", _RECORDS)
-        self.step_seconds = self._histogram("step_seconds", "Seconds a batch spent in each step.", _SECONDS, "step")
+        self.step_seconds = self._histogram(
+            "step_seconds",
+            "Seconds that the loop spent on each step of a batch; a commit beside the next batch is in none.",
+            _SECONDS,
+            "step",
+        )
         self.latency = self._many(
             "change_latency_seconds", "Seconds from a record's Kafka timestamp to the commit of its outcome.", _SECONDS
         )

@@ -16,7 +16,7 @@ from consumer.pipeline import Pipeline
 from consumer.publisher import Publisher
 from consumer.source import Source
 from consumer.status import Status
-from leadstream.background import Background, Run, Worker
+from leadstream.background import Background, Run, at_once
 from leadstream.errors import Transient
 from leadstream.log import Logger
 from models.drift import WINDOW
@@ -52,8 +52,8 @@ class _Ended:
 class Service:
     """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again.
 
-    Before a batch `recall` fills in what others published of its leads. `run_beside` does what ends a batch, in a
-    thread of its own unless told; the next batch may be processed meanwhile, and nothing of it leaves before that end.
+    Before a batch `recall` fills in what others published of its leads. `run_beside` does what ends a batch; where that
+    is in another thread, the next batch is processed meanwhile, and nothing of it leaves before that end.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
-        run_beside: Run | None = None,
+        run_beside: Run = at_once,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
@@ -93,14 +93,14 @@ class Service:
         self._polled: list[Batch] = []
         self._begun: _Begun | None = None
         self._end = Background[float]()
-        self._run_beside = run_beside or Worker("commits")
+        self._run_beside = run_beside
         self._model: Model | None = None
         self._troubles: dict[str, str | None] = {}
         # Its version and no more: a challenger that leaves is freed.
         self._challenging: str | None = None
 
     def stop(self) -> None:
-        """End the loop once the batch at hand is committed."""
+        """End the loop once the batch at hand is committed; one that was processed beside a commit others do again."""
         self._stop.set()
 
     @property
@@ -151,6 +151,8 @@ class Service:
         processing = self._clock() - started
         before = self._joined()
         try:
+            if before is not None and self.stopping:
+                return  # whoever stops the process waits for one commit, not for two: this batch is the next owner's
             self._limit.check(map(outcome.letters.get, range(len(batch.messages))))
             self._begin(batch, outcome, processing, publisher)
         finally:
@@ -188,7 +190,7 @@ class Service:
             self._suspect(begun.outcome, trouble)
             raise
         self._pipeline.ended(committed=True)
-        self._polled.remove(begun.batch)
+        self._polled.pop(0)
         return _Ended(begun, begun.publishing + self._clock() - started, ended_at)
 
     def _settle(self) -> None:

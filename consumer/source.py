@@ -1,4 +1,4 @@
-"""Where batches come from: a member of a consumer group whose partitions move only while nothing is being committed."""
+"""Where batches come from: a member of a consumer group whose partitions move only while no batch is worked on."""
 
 import time
 from collections.abc import Callable
@@ -55,8 +55,8 @@ class Source(Protocol):
 
 class KafkaSource:
     """A group consumer. Rebalance callbacks run only inside `poll` and `idle`, so they meet no batch but the one
-    being collected, and take the messages of revoked and lost partitions out of it. Before partitions leave,
-    `before_leaving` waits for whatever is being committed.
+    being collected, and take the messages of revoked and lost partitions out of it. Of a batch that is being committed
+    meanwhile the brokers know by the group's generation whether it still may be.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class KafkaSource:
         requests: str | None = None,
         on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
         on_absent: Callable[[list[str]], None] = lambda _topics: None,
-        before_leaving: Callable[[], None] = lambda: None,
     ) -> None:
         try:
             self.consumer = Consumer(config | {"error_cb": self._on_error})
@@ -82,7 +81,6 @@ class KafkaSource:
         self._linger = linger_ms / 1000
         self._on_rebalance = on_rebalance
         self._on_absent = on_absent
-        self._before_leaving = before_leaving
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
         self._positions: dict[Partition, int] = {}
@@ -295,7 +293,6 @@ class KafkaSource:
         self._let_go("lost", partitions)
 
     def _let_go(self, kind: str, partitions: list[TopicPartition]) -> None:
-        self._before_leaving()
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}

@@ -31,7 +31,7 @@ class Access:
         self._settings = settings
         self._heard: list[KafkaError] = []
         try:
-            self._client = Producer({**client_config(settings), "error_cb": self._heard.append}, logger=SILENT)
+            self._client = self._listening(self._heard)
         except KafkaException as error:
             raise config_error(error) from None
 
@@ -42,12 +42,25 @@ class Access:
                 self._client.list_topics(timeout=seconds)
                 return
             self._client.poll(0)
-            if any(error.code() == KafkaError._ALL_BROKERS_DOWN for error in self._heard):
+            if _all_down(self._heard):
                 break
         else:
             return
         if (why := self._refusal()) is not None:
             raise SettingsError(why)
+
+    def _listening(self, heard: list[KafkaError]) -> Producer:
+        return Producer({**client_config(self._settings), "error_cb": heard.append}, logger=SILENT)
+
+    def _hangs_up(self) -> bool:
+        """Whether a new client is not let in either: it is where brokers have just come back."""
+        heard: list[KafkaError] = []
+        client = self._listening(heard)
+        with suppress(KafkaException):
+            client.list_topics(timeout=TRY_SECONDS[-1])
+            return False
+        client.poll(0)
+        return _all_down(heard)
 
     def _refusal(self) -> str | None:
         """Why every broker was given up, in one sentence; None where none of them can be reached."""
@@ -86,10 +99,20 @@ class Access:
         if greets(address, tls=not with_tls):
             speaks, wanted = ("no TLS", "PLAINTEXT or SASL_PLAINTEXT") if with_tls else ("TLS", "SSL or SASL_SSL")
             return f"{address} speaks {speaks}: set {_PROTOCOL} to {wanted}, or name another port"
-        if not protocol.startswith("sasl") and greets(address, tls=with_tls):
+        # Before a client and after it: brokers that come or go did not hang up on it.
+        if (
+            not protocol.startswith("sasl")
+            and greets(address, tls=with_tls)
+            and self._hangs_up()
+            and greets(address, tls=with_tls)
+        ):
             wanted = "SASL_SSL" if with_tls else "SASL_PLAINTEXT"
             return f"{address} hangs up on clients without SASL: set {_PROTOCOL} to {wanted}, or name another port"
         return None
+
+
+def _all_down(heard: list[KafkaError]) -> bool:
+    return any(error.code() == KafkaError._ALL_BROKERS_DOWN for error in heard)
 
 
 def _check_files(settings: Settings) -> None:

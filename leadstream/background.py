@@ -17,20 +17,25 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._works: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_do_all, args=(self._works,), name=name, daemon=True)
 
     def __call__(self, work: Callable[[], None]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=_do_all, args=(self._works,), name=self._name, daemon=True)
+        if not self._thread.is_alive():
             self._thread.start()
         self._works.put(work)
 
+    def close(self, seconds: float) -> None:
+        """Let it end what it was given, for so long: a thread that Python stops amid machine code may take all down."""
+        if self._thread.is_alive():
+            self._works.put(None)
+            self._thread.join(seconds)
 
-def _do_all(works: "SimpleQueue[Callable[[], None]]") -> None:
-    while True:
-        works.get()()  # without a name for it, which would keep a model that is out of service
+
+def _do_all(works: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while (work := works.get()) is not None:
+        work()
+        del work  # a name for it would keep a model that is out of service
 
 
 def at_once(work: Callable[[], None]) -> None:

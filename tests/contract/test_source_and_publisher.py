@@ -11,8 +11,9 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from consumer.batch import Batch, Message, Output
-from consumer.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from consumer.publisher import AcknowledgedPublisher, End, Publisher, TransactionalPublisher
 from consumer.source import KafkaSource, Source
+from leadstream.errors import Transient
 from leadstream.kafka import Headers, consumer_config, producer_config
 from leadstream.settings import load_settings
 from local.broker import Broker
@@ -280,6 +281,46 @@ def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backl
     assert source.lag()[world.source_topic, 0] == 0
     source.rewind(found[0])
     assert source.lag()[world.source_topic, 0] == 10 - found[0].first[world.source_topic, 0]
+
+
+def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_batch_comes_again(kafka: Broker) -> None:
+    name = uuid.uuid4().hex[:8]
+    world = KafkaWorld(kafka.bootstrap, True, f"in-{name}", f"out-{name}", f"group-{name}")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for future in admin.create_topics(
+        [NewTopic(world.source_topic, 2, 1), NewTopic(world.target_topic, 1, 1)]
+    ).values():
+        future.result()
+    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(5)])
+    members = [world.join()]
+    try:
+        (source, publisher), found = members[0], list[Batch]()
+
+        def begun(batch: Batch, publisher: Publisher) -> End:
+            return publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)
+
+        [batch] = batches(source, 5)
+        end = begun(batch, publisher)
+        members.append(world.join())
+        deadline = time.monotonic() + 30
+        while not members[1][0].assigned():
+            assert time.monotonic() < deadline, "the second member owns nothing"
+            assert source.poll(0.1) is None
+            assert members[1][0].poll(0.1) is None
+        with pytest.raises(Transient, match="generation"):
+            end()
+        source.rewind(batch)
+        while sum(len(again.messages) for again in found) < 5:
+            assert time.monotonic() < deadline, "the batch did not come again"
+            for member, its in members:
+                if (again := member.poll(0.1)) is not None:
+                    begun(again, its)()
+                    found.append(again)
+        assert sorted(m.value() or b"" for m in world.read(5)) == [b"%d" % i for i in range(5)]
+    finally:
+        for member, its in members:
+            its.close()
+            member.close()
 
 
 @pytest.mark.parametrize("transactional", [False, True])

@@ -33,6 +33,7 @@ class Member:
         self.jump(0)
         path = os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"), os.getcwd())))
         environment = self._stage.environment | {"PYTHONPATH": path, "FAULTS_CLOCK": str(self._clock)}
+        environment["PYTHONFAULTHANDLER"] = "1"  # a process that is aborted says where
         self._running = Running(environment, self._stage.folder / self._name())
 
     def until_ready(self) -> None:

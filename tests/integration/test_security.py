@@ -12,9 +12,14 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
 from consumer.batch import Output
+from leadstream.access import Access
+from leadstream.listener import greets
+from leadstream.settings import load_settings
 from leadstream.topics import Topics
+from local.broker import Broker
 from local.postgres import Postgres
 from tests.conftest import _ground
+from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import Crm
 from tests.integration.outboxes import outbox_crm
 from tests.integration.running import Running, Stage, until
@@ -102,6 +107,27 @@ def test_who_is_not_let_in_is_told_why_at_once(
     if settings[f"{P}SSL_CA_LOCATION"] == "STRANGER":
         settings[f"{P}SSL_CA_LOCATION"] = secured.strangers_authority()
     assert re.search(sentence, refused(outside, settings))
+
+
+def test_a_broker_that_comes_back_while_it_is_looked_at_must_not_be_taken_for_one_with_sasl(
+    kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = kafka.bootstrap.split(":")
+    with proxying() as loop:
+        broker = Proxy(loop, host, int(port))
+        broker.set("refuse")
+        found: list[bool] = []
+
+        def greets_at_last(address: str, *, tls: bool) -> bool:
+            broker.set("pass")
+            found.append(greets(address, tls=tls))
+            return found[-1]
+
+        monkeypatch.setattr("leadstream.access.greets", greets_at_last)
+        settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}, None)
+        Access(settings).check()
+        broker.close()
+    assert found == [False, True]
 
 
 def test_a_certificate_of_the_authority_lets_in_and_one_of_a_stranger_does_not(stage: Stage, secured: Secured) -> None:

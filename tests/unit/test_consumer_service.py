@@ -78,7 +78,7 @@ class World:
             log=self.log,  # type: ignore[arg-type]  # all that the service calls
             hash_id=id_hasher("key"),
             clock=lambda: self.now,
-            **{"run_beside": at_once, **self.further},
+            **self.further,
         )
         self.source = _Idling(self)
         self.publisher = MemoryPublisher(self.broker, self.source)
@@ -304,9 +304,10 @@ def test_a_batch_that_stops_the_process_leaves_the_one_before_it_committed(model
 
 def test_a_process_that_is_stopped_waits_for_the_commit_under_way_and_counts_it(model_store: str) -> None:
     world = overlapping(model_store, lambda _: world.service.stop())
-    world.send(change(0))
+    world.send(*[change(i, f"lead_{i}") for i in range(20)])
     world.run()
-    assert world.committed() == world.metric("changes_consumed_total") == 1
+    assert world.committed() == world.metric("changes_consumed_total") == 10
+    assert len(world.broker.records[PREDICTIONS]) == 10
 
 
 def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) -> None:
