@@ -51,8 +51,8 @@ def run(settings: Settings) -> None:
     metrics, status, tracing = Metrics(), Status(), _tracing(settings)
     metrics.loop_idle.set_function(status.idle)
     models = open_registry(settings)
-    beside = [Worker("models"), Worker("models")]
-    slot, challenger = (kind(models, run=each) for kind, each in zip((ModelSlot, ChallengerSlot), beside, strict=True))
+    beside = Worker("models"), Worker("models")
+    slot, challenger = ModelSlot(models, run=beside[0]), ChallengerSlot(models, run=beside[1])
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     leads = _postgres(settings.database_url) if settings.database_url else None
     versions = Versions() if settings.late is Late.COALESCE else None
