@@ -65,8 +65,16 @@ def ratios(ones: Iterable[float], others: Iterable[float]) -> Spread:
     return Spread.of(one / other for one, other in zip(ones, others, strict=True))
 
 
-def interleaved(contenders: Mapping[str, Callable[[], Result]], repeats: int, say: Say) -> dict[str, list[Result]]:
-    """Run A B C A B C …: what the machine does meanwhile meets all of them."""
+def interleaved(
+    contenders: Mapping[str, Callable[[], Result]], repeats: int, say: Say, *, warm: bool = False
+) -> dict[str, list[Result]]:
+    """Run A B C A B C …: what the machine does meanwhile meets all of them.
+
+    With `warm` the first runs once before, uncounted: a fresh broker is slow until it has compiled itself.
+    """
+    if warm:
+        say("warming up the broker")
+        next(iter(contenders.values()))()
     results: dict[str, list[Result]] = {name: [] for name in contenders}
     for turn in range(1, repeats + 1):
         for name, run in contenders.items():

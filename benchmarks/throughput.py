@@ -72,7 +72,7 @@ def compare(ground: Ground, count: int, repeats: int) -> dict[str, list[Run]]:
 
     contenders = {name: partial(run, reasons, None) for name, reasons in REASONS.items()}
     contenders |= {LOOPS[loop]: partial(run, None, loop) for loop in WORK}
-    return interleaved(contenders, repeats, say)
+    return interleaved(contenders, repeats, say, warm=True)
 
 
 def _process(stage: Stage, reasons: str | None, loop: str | None) -> AbstractContextManager[Process]:

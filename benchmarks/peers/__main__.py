@@ -110,7 +110,7 @@ def main() -> int:
         versions = installed()
         with open_ground("peers", say) as ground:
             bench = Bench(ground, told.events)
-            rates = interleaved({name: partial(bench.run, name) for name in LOOPS}, told.repeats, say)
+            rates = interleaved({name: partial(bench.run, name) for name in LOOPS}, told.repeats, say, warm=True)
         code = finish(
             f"Predictions a second, with the frameworks of others, {told.repeats} runs",
             told.json,
