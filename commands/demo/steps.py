@@ -300,8 +300,8 @@ def _program() -> str:
 def _keep(screen: Screen, consumer: Child) -> None:
     """Wait for Ctrl-C; raises StartError if the consumer ends before."""
     screen.console.print()
-    screen.say("Ctrl-C ends it and removes everything.")
     with contextlib.suppress(KeyboardInterrupt):
+        screen.say("Ctrl-C ends it and removes everything.")  # so from this line on
         while consumer.alive():
             time.sleep(_TICK_SECONDS)
         raise failed("The consumer ended", consumer.log)
