@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from consumer.batch import Batch, Fate, Outcome, Partition
+from consumer.batch import Batch, ClosedBy, Fate, Outcome, Partition
 from consumer.dead_letters import Limit
 from consumer.drift import DriftAlarm, OnDrift
 from consumer.metrics import Metrics
@@ -121,6 +121,9 @@ class Service:
                 publisher.open()
                 model = self._load_model()
                 self._load_challenger(model, publisher)
+                if self._begun and self._begun.batch.closed_by is not ClosedBy.SIZE:
+                    # Nothing is behind: what comes until the end of this commit goes into one batch, and not into two.
+                    self._settle()
                 batch = source.poll(0 if self._begun else POLL_SECONDS)
                 self._tell_lag(source)
                 if batch is not None:

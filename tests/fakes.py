@@ -80,7 +80,8 @@ class MemorySource:
             fresh = self._broker.records[topic][position : position + self._max_records - len(messages)]
             messages += fresh
             self._positions[topic] += len(fresh)
-        return Batch.of(messages, ClosedBy.DRAIN) if messages else None
+        closed_by = ClosedBy.SIZE if len(messages) == self._max_records else ClosedBy.DRAIN
+        return Batch.of(messages, closed_by) if messages else None
 
     def rewind(self, batch: Batch) -> None:
         for (topic, _), offset in batch.first.items():
