@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
 # some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
 SWITCH_SECONDS = 0.0005
-# Containers that are there more than at the last look for cycles among them. Those of two batches go by themselves; with
+# New containers from which on cycles are looked for. Those of two batches go by themselves: with
 # Python's own 700 they would be looked through ten times a batch. With 50,000, models out of service stay too long.
 GARBAGE_FROM = 25_000
 # What the check of a version takes at most, but where a store does not answer: that is not waited for.
