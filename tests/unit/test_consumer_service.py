@@ -258,6 +258,29 @@ def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_afte
     assert world.committed() == world.metric("changes_consumed_total") == 40
 
 
+@pytest.mark.parametrize(("sent", "polls"), [(9, 1), (10, 2)])
+def test_only_beside_the_commit_of_a_full_batch_is_more_polled(model_store: str, sent: int, polls: int) -> None:
+    polled: list[float] = []
+    until_end: list[int] = []
+
+    def before(_: int) -> None:
+        time.sleep(0.2)
+        until_end.append(len(polled))
+
+    world = overlapping(model_store, before)
+    poll = world.source.poll
+
+    def counted(timeout: float) -> Batch | None:
+        polled.append(timeout)
+        return poll(timeout)
+
+    world.source.poll = counted  # type: ignore[method-assign]
+    world.send(*[change(i, f"lead_{i}") for i in range(sent)])
+    world.run()
+    assert until_end == [polls]
+    assert world.committed() == sent
+
+
 @pytest.mark.parametrize("fails", [1, 2, 3])
 def test_a_commit_that_fails_takes_the_batch_along_that_was_processed_meanwhile_and_both_come_again(
     model_store: str, fails: int
