@@ -243,7 +243,9 @@ class _Reader:
         # Before numpy is asked for the room.
         if count * dtype.itemsize > self._size - self.stream.tell():
             raise ValueError("an array is larger than the file")
-        flat = np.frombuffer(self.stream.read(count * dtype.itemsize), dtype, count).copy()
+        # Copied by Python, not by numpy, which would let go of Python's lock for each of hundreds of arrays and take it
+        # again at once: a loop beside that waits for the lock gets it only from who holds it for SWITCH_SECONDS.
+        flat = np.frombuffer(bytearray(self.stream.read(count * dtype.itemsize)), dtype, count)
         return flat.reshape(shape, order="F" if state["order"] == "F" else "C")
 
     def _array_of_objects(self) -> Record:
