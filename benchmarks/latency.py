@@ -76,6 +76,9 @@ def main() -> int:
 
     def measure() -> int:
         with open_ground("latency", say) as ground:
+            say("warming the broker up")
+            quick_rate(ground)
+            say("measuring the throughput")
             rate = float(told.rate_of) or quick_rate(ground)
             say(f"loads are shares of {rate:,.0f} events a second")
             changes = ground.topic("changes")
@@ -105,7 +108,6 @@ def main() -> int:
 
 def quick_rate(ground: Ground, count: int = 100_000) -> float:
     """Events a second of one consumer on a preloaded topic, measured once."""
-    say("measuring the throughput")
     changes = ground.topic("changes")
     ground.preload(changes, events(count))
     stage = ground.stage(changes)

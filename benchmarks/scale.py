@@ -12,11 +12,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.request import urlopen
+
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
 from benchmarks.ground import Flow, Ground, open_ground
@@ -34,6 +37,9 @@ STREAM_PER_SECOND = 500.0
 SWAP_SECONDS = 30.0
 WARM_SWAPS = 10
 LOOK_SECONDS = 0.05
+WINDOW_SECONDS = 0.4  # in which a version is read, beside the batches, and taken
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,17 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """What swaps did: memory before, after the first ten and after all; seconds between two commits, at most."""
+    """What swaps did: memory before, after the first ten and after all; seconds between two batches, at most.
+
+    `beside` are those of each swap, while the model was read and taken; `apart` those of as long a time a little later.
+    """
 
     swaps: int
     before: int
     warm: int
     after: int
-    longest_pause: float
-    longest_without: float
+    beside: list[float]
+    apart: list[float]
 
 
 def main() -> int:
@@ -185,51 +194,35 @@ def swaps(ground: Ground, count: int) -> Swaps:
         page = f"{process.event('started')['http']}/model"
         time.sleep(max(0.0, begin - time.monotonic()) + 5)
         before = warm = process.resident()
-        without = _longest_pause(ground, stage.predictions, 10)
-        commits = _Commits(ground, stage.predictions)
         for number in range(1, count + 1):
             if number % 2:
                 registry.promote(second, force=True)
             else:
                 registry.rollback()
             _until_in_service(page, second if number % 2 else first, process, sender)
+            time.sleep(2 * WINDOW_SECONDS)  # in which nobody promotes
             if number == min(WARM_SWAPS, count):
                 warm = process.resident()
             if number % 20 == 0:
                 say(f"{number} of {count} swaps")
-        longest = commits.stop()
-        return Swaps(count, before, warm, process.resident(), longest, without)
+        after = process.resident()
+        swapped = [process.when(line) for line in process.events("model.loaded")][1:]
+        batches = np.array([process.when(line) for line in process.events("batch")])
+    beside = longest_pauses(batches, [(when - 0.75 * WINDOW_SECONDS, when + 0.25 * WINDOW_SECONDS) for when in swapped])
+    apart = longest_pauses(batches, [(when + 0.5 * WINDOW_SECONDS, when + 1.5 * WINDOW_SECONDS) for when in swapped])
+    return Swaps(count, before, warm, after, beside, apart)
 
 
-def _longest_pause(ground: Ground, topic: str, seconds: float) -> float:
-    commits = _Commits(ground, topic)
-    time.sleep(seconds)
-    return commits.stop()
+def longest_pauses(batches: Floats, windows: Iterable[tuple[float, float]]) -> list[float]:
+    """Of each window the longest time between two batches that ended one after the other and reach into it, in seconds.
 
-
-class _Commits:
-    """Watches in a thread when the committed end of a topic moves; `stop` tells the longest time that it did not."""
-
-    def __init__(self, ground: Ground, topic: str) -> None:
-        self._ground, self._topic = ground, topic
-        self._done = threading.Event()
-        self._longest = 0.0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> float:
-        """End, and return the longest pause in seconds."""
-        self._done.set()
-        self._thread.join()
-        return self._longest
-
-    def _watch(self) -> None:
-        ends, moved = self._ground.ends(self._topic), time.monotonic()
-        while not self._done.wait(0.005):
-            now_at, now = self._ground.ends(self._topic), time.monotonic()
-            self._longest = max(self._longest, now - moved)
-            if now_at != ends:
-                ends, moved = now_at, now
+    `batches` (n,) are when batches ended, in order.
+    """
+    found = []
+    for begin, end in windows:
+        first, last = np.searchsorted(batches, [begin, end])
+        found.append(float(np.diff(batches[max(0, first - 1) : last + 1]).max()))
+    return found
 
 
 def _until_in_service(page: str, version: str, *alive: Process) -> None:
@@ -254,7 +247,7 @@ def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped
     worked = [
         Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each)) for size, each in works.items()
     ]
-    stopped = max(0.0, swapped.longest_pause - swapped.longest_without)
+    stopped = max(0.0, max(swapped.beside) - max(swapped.apart))
     longest, [run] = max(works), works[max(works)]
     memory = [
         Row(f"backlog of {n:,}: memory, MB", Spread.of(r.most / 1e6 for r in each), ",.0f", most=MOST_BYTES / 1e6)
@@ -269,8 +262,8 @@ def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped
         Row("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f"),
         # The first swaps make room for a second model, which is there before the last one goes.
         Row("memory, after all / after the first ten", Spread.of([swapped.after / swapped.warm]), ".3f", most=FLAT),
-        Row("longest pause with swaps, ms", Spread.of([1000 * swapped.longest_pause])),
-        Row("longest pause without, ms", Spread.of([1000 * swapped.longest_without])),
+        Row("between two batches beside a swap, ms", Spread.of(1000 * pause for pause in swapped.beside), ",.1f"),
+        Row("the same apart from swaps, ms", Spread.of(1000 * pause for pause in swapped.apart), ",.1f"),
         Row("pause by a swap, full batches", Spread.of([stopped * run.per_second / BATCH]), ".1f", most=1),
     ]
     return scaled, worked, memory, swap

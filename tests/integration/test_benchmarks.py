@@ -13,6 +13,7 @@ from benchmarks.ground import open_ground
 from benchmarks.latency import Run
 from benchmarks.leads import events, trained
 from benchmarks.plain import PlainModel
+from benchmarks.scale import longest_pauses
 from features import columns_of
 from leadstream.errors import UserError
 from local.broker import Broker
@@ -124,3 +125,8 @@ def test_a_missed_bar_is_said() -> None:
     assert low.shown()[-1] == "≥ 2.5 MISSED"
     assert Row("x", Spread.of([1, 2, 3]), most=2.5).shown()[-1] == "≤ 2.5 met"
     assert Row("x", Spread.of([1])).met is None
+
+
+def test_a_pause_counts_in_every_window_that_it_reaches_into() -> None:
+    batches = np.array([0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0])
+    assert longest_pauses(batches, [(0.3, 0.6), (0.75, 0.95), (0.05, 0.3)]) == pytest.approx([0.5, 0.1, 0.5])
