@@ -1,6 +1,7 @@
 #!/bin/sh
 # The programs that check deploy/ and are not on PyPI, into .tools/bin; what is there is kept. Prometheus and promtool are
-# unpacked from Debian's package and not installed; the others are Go: Compose's own loader, and Grafana's own schema.
+# unpacked from Debian's package and not installed; the others are Go: Compose's own loader, Grafana's own schema, kustomize.
+# Into .tools/crds the operators' definitions of their resources, out of their sources.
 set -eu
 cd "$(dirname "$0")/.."
 bin=$PWD/.tools/bin
@@ -20,4 +21,17 @@ if [ ! -x "$bin/compose-load" ]; then
 fi
 if [ ! -x "$bin/dashboard-check" ]; then
     go build -C tests/deploy/dashboard -o "$bin/dashboard-check" .
+fi
+if [ ! -x "$bin/kustomize" ]; then
+    GOBIN=$bin go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+fi
+crds=$PWD/.tools/crds
+if [ ! -d "$crds" ]; then
+    mkdir "$crds.new"
+    sources=$(go mod download -json github.com/kedacore/keda/v2@v2.21.0 github.com/prometheus-operator/prometheus-operator@v0.85.0 \
+        | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    for name in keda.sh_scaledobjects monitoring.coreos.com_podmonitors; do
+        find $sources -name "$name.yaml" ! -path '*-full/*' -exec install -m 644 {} "$crds.new/" \;
+    done
+    mv "$crds.new" "$crds"
 fi

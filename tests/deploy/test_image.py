@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,7 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy import sbom
+from local.broker import Broker
 from tests.deploy.tools import DEPLOY, ROOT, said
+from tests.integration.running import Stage
 
 BUILD = DEPLOY / "requirements-build.txt"
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -89,3 +93,36 @@ def test_every_version_that_is_named_is_this_one() -> None:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "leadstream/__init__.py").read_text("utf-8"))
     assert version
     assert f"newTag: {version[1]}\n" in (DEPLOY / "kubernetes/kustomization.yaml").read_text("utf-8")
+
+
+@pytest.mark.broker
+def test_a_consumer_needs_no_rights_and_no_place_to_write_but_tmp_and_its_cache(
+    kafka: Broker, model_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine as the image has it, whatever it is built from: a read-only root, and no capability at all."""
+    places = {name: tmp_path / name for name in ("tmp", "cache")}
+    for place in places.values():
+        place.mkdir()
+    mounts = " && ".join(f"mount -t tmpfs leadstream {shlex.quote(str(place))}" for place in places.values())
+    inside = f"mount --make-rprivate / && mount -o remount,bind,ro / && {mounts} && cd {shlex.quote(str(ROOT))}"
+    bare = f'exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all {shlex.quote(sys.executable)} "$@"'
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nexec unshare --user --map-root-user --mount sh -ec {shlex.quote(f"{inside} && {bare}")} sh "$@"\n'
+    )
+    python.chmod(0o755)
+    if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody make a root of its own (user namespaces)")
+    refused = subprocess.run([python, "-c", "open('new', 'w')"], capture_output=True, text=True, check=False)
+    assert "Read-only file system" in refused.stderr
+
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with stage.running(
+        TMPDIR=str(places["tmp"]), NUMBA_CACHE_DIR=str(places["cache"]), PYTHONDONTWRITEBYTECODE="1"
+    ) as process:
+        stage.send(stage.changes("lead", 20))
+        assert len(stage.read(stage.topics.lead_predictions, 20)) == 20
+        status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+        assert process.stop() == 0

@@ -1,10 +1,11 @@
-"""The manifests: by Kubernetes' own schemas, and against what the consumer really does."""
+"""The manifests: by Kubernetes' own schemas and those of the operators, and against what the processes really do."""
 
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -13,11 +14,12 @@ from consumer.status import HEALTHY_SECONDS
 from leadstream.settings import load_settings
 from leadstream.stopping import SHUTDOWN_SECONDS
 from leadstream.topics import Topics
-from tests.deploy.tools import DEPLOY, ROOT
+from tests.deploy.tools import DEPLOY, ROOT, said, schema_of
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = ("1.30", "1.37")
-OTHERS = {"ScaledObject", "PodMonitor", "Kustomization"}
+OPERATORS = {"ScaledObject": "keda.sh_scaledobjects.yaml", "PodMonitor": "monitoring.coreos.com_podmonitors.yaml"}
+VERBS = ("consumer", "relay", "follow")  # what Deployments run, each a component of its own
 
 
 def manifests() -> list[dict[str, Any]]:
@@ -29,22 +31,69 @@ def of_kind(kind: str) -> dict[str, Any]:
     return found
 
 
+def deployment(component: str) -> dict[str, Any]:
+    [found] = [
+        one
+        for one in manifests()
+        if one["kind"] == "Deployment" and one["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
+    return found
+
+
 def configuration() -> dict[str, str]:
     """What becomes environment variables."""
     data: dict[str, str] = next(one for one in manifests() if one["kind"] == "ConfigMap")["data"]
     return data
 
 
-def pod() -> dict[str, Any]:
-    spec: dict[str, Any] = of_kind("Deployment")["spec"]["template"]["spec"]
+def pod(component: str) -> dict[str, Any]:
+    spec: dict[str, Any] = deployment(component)["spec"]["template"]["spec"]
     return spec
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_a_field_that_kubernetes_does_not_know_is_refused_or_silently_dropped(version: str) -> None:
     for manifest in manifests():
-        if manifest["kind"] not in OTHERS:
+        if manifest["kind"] not in {*OPERATORS, "Kustomization"}:
             kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def closed(schema: Any) -> Any:
+    """A schema of an operator, with each field that it does not list refused."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    known = {name: closed(each) for name, each in schema.items()}
+    if "properties" in known and not known.get("x-kubernetes-preserve-unknown-fields"):
+        known.setdefault("additionalProperties", False)
+    return known
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_a_field_that_an_operator_does_not_know_is_dropped_without_a_word(kind: str) -> None:
+    resource = of_kind(kind)
+    schema = closed(schema_of(OPERATORS[kind], resource["apiVersion"].split("/")[1]))
+    jsonschema.validate(resource, schema)
+    resource["spec"]["unheard"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="unheard"):
+        jsonschema.validate(resource, schema)
+
+
+def test_kustomize_makes_of_the_files_what_they_say() -> None:
+    made = list(yaml.safe_load_all(said("kustomize", "build", DEPLOY / "kubernetes")))
+    assert sorted((one["kind"], one["metadata"]["name"]) for one in made) == sorted(
+        (one["kind"], one["metadata"]["name"]) for one in manifests() if one["kind"] != "Kustomization"
+    )
+    images = [
+        container["image"]
+        for one in made
+        if one["kind"] == "Deployment"
+        for container in one["spec"]["template"]["spec"]["containers"]
+    ]
+    [asked] = of_kind("Kustomization")["images"]
+    assert images == [f"{asked['newName']}:{asked['newTag']}"] * len(VERBS)
+    assert {one["metadata"].get("namespace") for one in made if one["kind"] != "Namespace"} == {"leadstream"}
 
 
 def test_the_kustomization_has_every_file_and_no_other() -> None:
@@ -52,12 +101,14 @@ def test_the_kustomization_has_every_file_and_no_other() -> None:
     assert sorted(resources) == sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "kustomization.yaml")
 
 
-def test_a_process_that_is_killed_before_its_deadline_leaves_a_batch_to_do_again() -> None:
-    assert pod()["terminationGracePeriodSeconds"] >= SHUTDOWN_SECONDS + 10
+@pytest.mark.parametrize("component", VERBS)
+def test_a_process_that_is_killed_before_its_deadline_leaves_a_batch_to_do_again(component: str) -> None:
+    assert pod(component)["terminationGracePeriodSeconds"] >= SHUTDOWN_SECONDS + 10
 
 
-def test_probes_ask_what_is_served_and_give_a_start_its_time() -> None:
-    [container] = pod()["containers"]
+@pytest.mark.parametrize("component", VERBS)
+def test_probes_ask_what_is_served_and_give_a_start_its_time(component: str) -> None:
+    [container] = pod(component)["containers"]
     probes = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
     assert {name: probe["httpGet"]["path"] for name, probe in probes.items()} == {
         "startup": "/healthz",
@@ -69,9 +120,10 @@ def test_probes_ask_what_is_served_and_give_a_start_its_time() -> None:
     assert container["ports"][0]["containerPort"] == load_settings({}, env_file=None).http_port
 
 
-def test_the_pod_meets_the_restricted_profile_that_its_namespace_enforces() -> None:
+@pytest.mark.parametrize("component", VERBS)
+def test_the_pod_meets_the_restricted_profile_that_its_namespace_enforces(component: str) -> None:
     assert of_kind("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    security, [container] = pod()["securityContext"], pod()["containers"]
+    security, [container] = pod(component)["securityContext"], pod(component)["containers"]
     assert (security["runAsNonRoot"], security["seccompProfile"]["type"]) == (True, "RuntimeDefault")
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -83,8 +135,9 @@ def test_the_pod_meets_the_restricted_profile_that_its_namespace_enforces() -> N
 
 def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
     assert not [one for one in manifests() if one["kind"] == "Secret"]
-    [container] = pod()["containers"]
-    assert {"secretRef": {"name": "leadstream"}} in container["envFrom"]
+    for component in VERBS:
+        [container] = pod(component)["containers"]
+        assert {"secretRef": {"name": "leadstream"}} in container["envFrom"]
     given = configuration()
     assert not re.search(r"PASSWORD|SECRET|DATABASE_URL|HASH_KEY", " ".join(given))
     settings = load_settings(dict(given), env_file=None)
@@ -92,14 +145,28 @@ def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
 
 
 def test_what_scales_and_what_disrupts_mean_the_consumer() -> None:
-    deployment, budget, scaled = of_kind("Deployment"), of_kind("PodDisruptionBudget"), of_kind("ScaledObject")
-    labels = deployment["spec"]["selector"]["matchLabels"]
-    assert deployment["spec"]["template"]["metadata"]["labels"] == labels
-    for other in (budget["spec"], of_kind("PodMonitor")["spec"]):
-        assert other["selector"]["matchLabels"] == labels
-    assert "replicas" not in deployment["spec"]
-    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    consumer, budget, scaled = deployment("consumer"), of_kind("PodDisruptionBudget"), of_kind("ScaledObject")
+    assert budget["spec"]["selector"] == consumer["spec"]["selector"]
+    assert "replicas" not in consumer["spec"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == consumer["metadata"]["name"]
     assert scaled["spec"]["minReplicaCount"] > budget["spec"]["maxUnavailable"]
+
+
+@pytest.mark.parametrize("component", VERBS)
+def test_a_deployment_means_its_own_pods_and_the_monitor_all_of_them(component: str) -> None:
+    spec = deployment(component)["spec"]
+    labels = spec["selector"]["matchLabels"]
+    assert labels["app.kubernetes.io/component"] == component
+    assert spec["template"]["metadata"]["labels"] == labels
+    assert of_kind("PodMonitor")["spec"]["selector"]["matchLabels"].items() < labels.items()
+
+
+@pytest.mark.parametrize("component", [verb for verb in VERBS if verb != "consumer"])
+def test_beside_the_consumers_one_process_of_each_verb_runs(component: str) -> None:
+    spec = deployment(component)["spec"]
+    [container] = pod(component)["containers"]
+    assert container["args"] == [component]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
 
 def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_partitions() -> None:

@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -16,12 +18,24 @@ _PLACES = (ROOT / ".tools" / "bin", Path(sys.executable).parent, *map(Path, os.g
 def tool(name: str) -> str:
     """Where a program is. Without it the test is skipped; REQUIRE_TOOLS=1, as in continuous integration, fails it."""
     found = shutil.which(name, path=os.pathsep.join(map(str, _PLACES)))
-    if found is None:
-        reason = f"{name} is not here: `make tools` brings it"
-        if os.environ.get("REQUIRE_TOOLS") == "1":
-            pytest.fail(f"REQUIRE_TOOLS=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
-    return found
+    return found or _lacking(name)
+
+
+def schema_of(file: str, version: str) -> dict[str, Any]:
+    """The schema of an operator's resource, as its own definition (of `make tools`) has it; missing as a program is."""
+    path = ROOT / ".tools" / "crds" / file
+    if not path.exists():
+        _lacking(file)
+    versions = yaml.safe_load(path.read_text("utf-8"))["spec"]["versions"]
+    [schema] = [one["schema"]["openAPIV3Schema"] for one in versions if one["name"] == version]
+    return dict(schema)
+
+
+def _lacking(name: str) -> NoReturn:
+    reason = f"{name} is not here: `make tools` brings it"
+    if os.environ.get("REQUIRE_TOOLS") == "1":
+        pytest.fail(f"REQUIRE_TOOLS=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 def said(name: str, *arguments: str | Path, folder: Path = ROOT) -> str:
