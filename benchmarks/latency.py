@@ -76,10 +76,8 @@ def main() -> int:
 
     def measure() -> int:
         with open_ground("latency", say) as ground:
-            say("warming the broker up")
-            quick_rate(ground)
-            say("measuring the throughput")
-            rate = float(told.rate_of) or quick_rate(ground)
+            quick_rate(ground, "warming the broker up")
+            rate = float(told.rate_of) or quick_rate(ground, "measuring the throughput")
             say(f"loads are shares of {rate:,.0f} events a second")
             changes = ground.topic("changes")
             stage = ground.stage(changes)
@@ -106,8 +104,9 @@ def main() -> int:
     return main_of(measure)
 
 
-def quick_rate(ground: Ground, count: int = 100_000) -> float:
-    """Events a second of one consumer on a preloaded topic, measured once."""
+def quick_rate(ground: Ground, why: str, count: int = 100_000) -> float:
+    """Events a second of one consumer on a preloaded topic, measured once; `why` is shown."""
+    say(why)
     changes = ground.topic("changes")
     ground.preload(changes, events(count))
     stage = ground.stage(changes)

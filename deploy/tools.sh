@@ -27,9 +27,10 @@ if [ ! -x "$bin/kustomize" ]; then
 fi
 crds=$PWD/.tools/crds
 if [ ! -d "$crds" ]; then
-    mkdir "$crds.new"
-    sources=$(go mod download -json github.com/kedacore/keda/v2@v2.21.0 github.com/prometheus-operator/prometheus-operator@v0.85.0 \
-        | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    modules="github.com/kedacore/keda/v2@v2.21.0 github.com/prometheus-operator/prometheus-operator@v0.85.0"
+    go mod download $modules
+    sources=$(go mod download -json $modules | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    mkdir -p "$crds.new"
     for name in keda.sh_scaledobjects monitoring.coreos.com_podmonitors; do
         find $sources -name "$name.yaml" ! -path '*-full/*' -exec install -m 644 {} "$crds.new/" \;
     done
