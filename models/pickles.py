@@ -244,7 +244,7 @@ class _Reader:
         if count * dtype.itemsize > self._size - self.stream.tell():
             raise ValueError("an array is larger than the file")
         # Copied by Python, not by numpy, which would let go of Python's lock for each of hundreds of arrays and take it
-        # again at once: a loop beside that waits for the lock gets it only from who holds it for SWITCH_SECONDS.
+        # again at once: a thread that waits for the lock gets it only from one that holds it for a switch interval.
         flat = np.frombuffer(bytearray(self.stream.read(count * dtype.itemsize)), dtype, count)
         return flat.reshape(shape, order="F" if state["order"] == "F" else "C")
 
