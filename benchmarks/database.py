@@ -18,12 +18,12 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from benchmarks.environment import Ground, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
-from benchmarks.ground import Ground, open_ground
 from benchmarks.leads import Event, events, lead_id, repeated_changes
-from consumer.postgres import PostgresLeads
+from consumer.run.postgres import PostgresLeads
 from leadstream.errors import UserError
-from local.postgres import local_postgres
+from leadstream.local.postgres import local_postgres
 from producer.crm import connected, create_schema
 from schemas.codec import Reader
 
@@ -65,11 +65,19 @@ class Bench:
             raise UserError(f"{name}: {flow.leads:,} leads were predicted, not {count:,}")
         for message in self._ground.read(stage.predictions):
             record = self._reader.decode(message.value() or b"")
-            found = {field: content for field, content in record.items() if field not in FIELDS_OF_ITS_OWN}
+            found = {
+                field: content
+                for field, content in record.items()
+                if field not in FIELDS_OF_ITS_OWN
+            }
             if found != self._expected.setdefault(message.key() or b"", found):
-                raise UserError(f"{name}: another prediction for {record['lead_id']} than with the state in the event")
+                raise UserError(
+                    f"{name}: another prediction for {record['lead_id']} than with the state in the event"
+                )
         self._ground.remove(*stage.topics)
-        batches = sum(value for sample, value in metrics.items() if sample.startswith("batches_total"))
+        batches = sum(
+            value for sample, value in metrics.items() if sample.startswith("batches_total")
+        )
         return Run(
             flow.per_second,
             metrics["database_queries_total"] / batches,
@@ -89,14 +97,18 @@ def main() -> int:
 
     def measure() -> int:
         if told.events > told.leads:
-            raise UserError(f"--events {told.events}: at most one for each of the {told.leads} leads")
+            raise UserError(
+                f"--events {told.events}: at most one for each of the {told.leads} leads"
+            )
         with local_postgres(say) as postgres, open_ground("database", say) as ground:
             say(f"filling the table with {told.leads:,} leads")
             fill(postgres.url, told.leads)
             nodes, plan = plan_of(postgres.url, told.leads)
             say(f"preloading {told.events:,} events of each kind")
             bench = Bench(ground, postgres.url, told.leads, told.events)
-            runs = interleaved({name: partial(bench.run, name) for name in (FAT, THIN)}, told.repeats, say)
+            runs = interleaved(
+                {name: partial(bench.run, name) for name in (FAT, THIN)}, told.repeats, say
+            )
         code = finish(
             f"States from Postgres: {told.leads:,} leads, {told.events:,} events, {told.repeats} runs",
             told.json,
@@ -106,7 +118,9 @@ def main() -> int:
             runs=runs,
             plan=plan,
         )
-        print(f"Every prediction is the same either way. The plan of the query for {ASKED_AT_ONCE:,} leads:")
+        print(
+            f"Every prediction is the same either way. The plan of the query for {ASKED_AT_ONCE:,} leads:"
+        )
         print("\n".join(f"  {line}" for line in plan))
         return code
 
@@ -123,8 +137,16 @@ def rows(runs: Mapping[str, list[Run]], scans: list[str]) -> tuple[list[Row], ..
         [
             Row("queries a batch", Spread.of(run.queries_a_batch for run in thin), ".2f", most=1),
             Row("records a batch", Spread.of(run.records_a_batch for run in thin)),
-            Row("reading states, µs an event", Spread.of(1e6 * run.state_seconds for run in thin), ".1f"),
-            Row("scans without an index", Spread.of([sum("Index" not in scan for scan in scans)]), most=0),
+            Row(
+                "reading states, µs an event",
+                Spread.of(1e6 * run.state_seconds for run in thin),
+                ".1f",
+            ),
+            Row(
+                "scans without an index",
+                Spread.of([sum("Index" not in scan for scan in scans)]),
+                most=0,
+            ),
         ],
     )
 
@@ -133,7 +155,9 @@ def fill(url: str, leads: int) -> None:
     """Make the tables, with this many people of the events' states in them. Raises UserError where they exist."""
     with connected(url) as connection:
         if connection.execute("SELECT to_regclass('people')").fetchone() != (None,):
-            raise UserError("DATABASE_URL has a table people already: this benchmark makes its own in an empty one")
+            raise UserError(
+                "DATABASE_URL has a table people already: this benchmark makes its own in an empty one"
+            )
         create_schema(connection)
         changes = repeated_changes()
         connection.execute(
@@ -151,9 +175,9 @@ def fill(url: str, leads: int) -> None:
         # As many as a university has: tables of one page are read whole, whatever indexes there are.
         for table, count in (("programmes", 1_000), ("campuses", 500)):
             connection.execute(
-                sql.SQL("INSERT INTO {} SELECT 1000 + n, 'more ' || n FROM generate_series(1, {}) AS n").format(
-                    sql.Identifier(table), count
-                )
+                sql.SQL(
+                    "INSERT INTO {} SELECT 1000 + n, 'more ' || n FROM generate_series(1, {}) AS n"
+                ).format(sql.Identifier(table), count)
             )
         connection.execute("VACUUM ANALYZE people, programmes, campuses")
 
@@ -173,7 +197,10 @@ LEFT JOIN campuses AS c ON c.name = s.campus_name
 
 def plan_of(url: str, leads: int) -> tuple[list[str], list[str]]:
     """How Postgres carries out the consumer's own query for a full batch: its scans, and its plan without the ids."""
-    ids = [lead_id(number) for number in np.random.default_rng(5).choice(leads, min(leads, ASKED_AT_ONCE)).tolist()]
+    ids = [
+        lead_id(number)
+        for number in np.random.default_rng(5).choice(leads, min(leads, ASKED_AT_ONCE)).tolist()
+    ]
     with closing(PostgresLeads(url)) as reader, psycopg.connect(url) as connection:
         found = reader.fetch(ids)
         if len(found) != len(set(ids)) or reader._query is None:
@@ -194,7 +221,9 @@ def without_ids(line: str) -> str:
 def _of(numbers: list[int], leads: int, *, thin: bool) -> Iterator[Event]:
     """The events of these leads, in this order."""
     wanted = set(numbers)
-    found = {number: event for number, event in enumerate(events(leads, thin=thin)) if number in wanted}
+    found = {
+        number: event for number, event in enumerate(events(leads, thin=thin)) if number in wanted
+    }
     return map(found.__getitem__, numbers)
 
 

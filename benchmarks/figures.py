@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leadstream.errors import UserError
-from local.process import Say
+from leadstream.local.process import Say
 
 WIDTH = 80
 Result = TypeVar("Result")
@@ -54,7 +54,10 @@ class Row:
 
     def shown(self) -> tuple[str, ...]:
         """The cells of the line."""
-        cells = [format(value, self.form) for value in (self.value.median, self.value.low, self.value.high)]
+        cells = [
+            format(value, self.form)
+            for value in (self.value.median, self.value.low, self.value.high)
+        ]
         sign, bar = ("≥", self.least) if self.least is not None else ("≤", self.most)
         verdict = "" if bar is None else f"{sign} {bar:g} {'met' if self.met else 'MISSED'}"
         return (self.label, *cells, verdict)
@@ -107,7 +110,9 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures to this file")
     for name, (default, help_) in numbers.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{help_} ({default:,})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, help=f"{help_} ({default:,})"
+        )
     return parser.parse_args()
 
 
@@ -117,7 +122,10 @@ def finish(title: str, path: Path | None, *sections: Sequence[Row], **facts: Any
     rows = [{**asdict(row), "met": row.met} for section in sections for row in section]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"title": title, "rows": rows, **facts}, indent=2, default=asdict) + "\n", "utf-8")
+        path.write_text(
+            json.dumps({"title": title, "rows": rows, **facts}, indent=2, default=asdict) + "\n",
+            "utf-8",
+        )
     return int(any(row["met"] is False for row in rows))
 
 

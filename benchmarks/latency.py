@@ -18,8 +18,8 @@ import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
+from benchmarks.environment import Ground, Stage, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
-from benchmarks.ground import Ground, Stage, open_ground
 from benchmarks.leads import events
 from benchmarks.process import Process
 from leadstream.errors import UserError
@@ -57,7 +57,9 @@ class Run:
     def lag(self) -> tuple[float, float, float]:
         """Events due and not seen: means of the first fifth after the warm-up and of the last, and growth a second."""
         moments = np.arange(WARM_SECONDS, self.due[-1], 0.1)
-        lags = np.searchsorted(self.due, moments, side="right") - np.searchsorted(np.sort(self.seen), moments)
+        lags = np.searchsorted(self.due, moments, side="right") - np.searchsorted(
+            np.sort(self.seen), moments
+        )
         fifth = max(1, len(lags) // 5)
         growth = float(np.polyfit(moments, lags, 1)[0]) if len(lags) > 1 else 0.0
         return float(lags[:fifth].mean()), float(lags[-fifth:].mean()), growth
@@ -87,7 +89,9 @@ def main() -> int:
                 sender = _Sender(ground, stage, process, first=2_000)
                 loads = {"idle": partial(sender.run, IDLE_PER_SECOND, told.idle)}
                 for load in LOADS:
-                    loads[f"{load:.0%}"] = partial(sender.run, load * rate, int(load * rate * told.seconds))
+                    loads[f"{load:.0%}"] = partial(
+                        sender.run, load * rate, int(load * rate * told.seconds)
+                    )
                 runs = interleaved(loads, told.repeats, say)
                 say(f"80% for {told.minutes} minutes")
                 heavy = sender.run(HEAVY * rate, int(HEAVY * rate * told.minutes * 60))
@@ -98,7 +102,10 @@ def main() -> int:
             *rows(runs, heavy),
             throughput=rate,
             minutes=told.minutes,
-            counted={name: [len(run.latencies) for run in each] for name, each in {**runs, "80%": [heavy]}.items()},
+            counted={
+                name: [len(run.latencies) for run in each]
+                for name, each in {**runs, "80%": [heavy]}.items()
+            },
         )
 
     return main_of(measure)
@@ -119,7 +126,12 @@ def rows(runs: dict[str, list[Run]], heavy: Run) -> tuple[list[Row], ...]:
     bars = {("idle", "p50"): 10.0, ("idle", "p99"): 25.0, ("50%", "p99"): 100.0}
     sections = [
         [
-            Row(f"{load}: {name}, ms", Spread.of(run.at(share) for run in each), ",.1f", most=bars.get((load, name)))
+            Row(
+                f"{load}: {name}, ms",
+                Spread.of(run.at(share) for run in each),
+                ",.1f",
+                most=bars.get((load, name)),
+            )
             for name, share in PERCENTILES.items()
         ]
         for load, each in {**runs, "80%": [heavy]}.items()
@@ -128,7 +140,12 @@ def rows(runs: dict[str, list[Run]], heavy: Run) -> tuple[list[Row], ...]:
     lag = [
         Row("80%: lag at the begin, events", Spread.of([first])),
         Row("80%: lag at the end, events", Spread.of([last])),
-        Row("80%: growth of the lag / load", Spread.of([growth / heavy.per_second]), ".4f", most=0.005),
+        Row(
+            "80%: growth of the lag / load",
+            Spread.of([growth / heavy.per_second]),
+            ".4f",
+            most=0.005,
+        ),
     ]
     return *sections, lag
 
@@ -155,15 +172,25 @@ class _Sender:
         subscriber.assign([TopicPartition(self._stage.predictions, 0, OFFSET_END)])
         subscriber.poll(0.5)
         begin = time.monotonic() + READY_SECONDS
-        told = (self._stage.environ["LEADSTREAM_TOPIC_LEAD_CHANGES"], first, count, per_second, begin)
+        told = (
+            self._stage.environ["LEADSTREAM_TOPIC_LEAD_CHANGES"],
+            first,
+            count,
+            per_second,
+            begin,
+        )
         try:
             with self._stage.program("benchmarks.sender", *map(str, told)) as sender:
-                seen = self._see(subscriber, first, count, begin + count / per_second + LATE_SECONDS, sender)
+                seen = self._see(
+                    subscriber, first, count, begin + count / per_second + LATE_SECONDS, sender
+                )
         finally:
             subscriber.close()
         return Run(per_second, np.arange(count) / per_second, seen - begin)
 
-    def _see(self, subscriber: Consumer, first: int, count: int, deadline: float, sender: Process) -> Floats:
+    def _see(
+        self, subscriber: Consumer, first: int, count: int, deadline: float, sender: Process
+    ) -> Floats:
         """When the prediction of each event was seen (n,), by time.monotonic."""
         seen = array("d", bytes(8 * count))
         left, looked = count, time.monotonic()
@@ -183,7 +210,9 @@ class _Sender:
                 looked = now
                 self._consumer.must_live()
                 if left and now > deadline:
-                    raise UserError(f"{left:,} of {count:,} predictions were not seen in time; {sender.tail()}")
+                    raise UserError(
+                        f"{left:,} of {count:,} predictions were not seen in time; {sender.tail()}"
+                    )
         return np.frombuffer(seen, dtype=np.float64)
 
 

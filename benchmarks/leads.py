@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from models.train import Trained, TrainOptions, train
+from models.train.training import Trained, TrainOptions, train
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
 from schemas.codec import Writer
@@ -16,14 +16,21 @@ Event = tuple[bytes, bytes]  # key, value
 def trained(seed: int = 1) -> Trained:
     """A model of 1,500 simulated leads by the audited recipe: 100 trees over 20 features."""
     crm = SimulatedCrm(1, start=_START_MS, leads=1500)
-    changes = [change for change in crm.changes() if change.record and change.truth and not change.truth.applied]
+    changes = [
+        change
+        for change in crm.changes()
+        if change.record and change.truth and not change.truth.applied
+    ]
     table = training_frame(
         [change.lead_id for change in changes],
         [change.record["occurred_at"] for change in changes if change.record],
         [change.state or {} for change in changes],
         [bool(change.truth and change.truth.converts) for change in changes],
     )
-    return train(table, TrainOptions(created_at=_CREATED_MS, seed=seed, recipe="audited", calibrator="venn_abers"))
+    return train(
+        table,
+        TrainOptions(created_at=_CREATED_MS, seed=seed, recipe="audited", calibrator="venn_abers"),
+    )
 
 
 def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]:
@@ -47,7 +54,10 @@ def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]
 
 def repeated_changes() -> list[dict[str, Any]]:
     """The LeadChanged records of 2,000 simulated leads."""
-    return [dict(change.record or {}) for change in SimulatedCrm(2, start=_START_MS, leads=2000).changes()]
+    return [
+        dict(change.record or {})
+        for change in SimulatedCrm(2, start=_START_MS, leads=2000).changes()
+    ]
 
 
 def lead_id(number: int) -> str:

@@ -17,7 +17,7 @@ import fastavro
 from confluent_kafka import Consumer, Message, Producer
 
 from benchmarks.plain import PlainModel
-from leadstream.kafka import consumer_config, producer_config
+from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.settings import Settings, load_settings
 from schemas import catalogue
 
@@ -83,17 +83,27 @@ def straightforward(settings: Settings) -> Work:
 
     def work(messages: Sequence[Message]) -> list[Output]:
         predictions = model.predictions([_decode(message) for message in messages])
-        return [_encode(message, prediction) for message, prediction in zip(messages, predictions, strict=True)]
+        return [
+            _encode(message, prediction)
+            for message, prediction in zip(messages, predictions, strict=True)
+        ]
 
     return work
 
 
-WORK: dict[str, Callable[[Settings], Work]] = {"copy": copy, "floor": floor, "straightforward": straightforward}
+WORK: dict[str, Callable[[Settings], Work]] = {
+    "copy": copy,
+    "floor": floor,
+    "straightforward": straightforward,
+}
 
 
 def run(settings: Settings, work: Work) -> None:
     """Consume a batch, work on it, publish what came of it and its offsets in one transaction, for ever."""
-    consumer, producer = Consumer(consumer_config(settings)), Producer(producer_config(settings, transactional=True))
+    consumer, producer = (
+        Consumer(consumer_config(settings)),
+        Producer(producer_config(settings, transactional=True)),
+    )
     producer.init_transactions()
     consumer.subscribe([settings.topics.lead_changes])
     while True:
@@ -113,7 +123,9 @@ def run(settings: Settings, work: Work) -> None:
 
 
 def _decode(message: Message) -> dict[str, Any]:
-    event: Any = fastavro.schemaless_reader(io.BytesIO((message.value() or b"")[_HEADER:]), _READ, None)
+    event: Any = fastavro.schemaless_reader(
+        io.BytesIO((message.value() or b"")[_HEADER:]), _READ, None
+    )
     return dict(event)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.partitions [--partitions 100] [--most 16] [--json PATH]
 
-A real broker, the consumer's own source (`consumer/source.py`) and its client's settings; members are threads that read
+A real broker, the consumer's own source (`leadstream/kafka/source.py`) and its client's settings; members are threads that read
 an empty topic and score nothing: what is measured is the group. With the classic protocol (cooperative, sticky) and
 with KIP-848 (`LEADSTREAM_KAFKA_GROUP_PROTOCOL=consumer`), each with its defaults. Who owns what is looked at each 5 ms.
 """
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
 from benchmarks.figures import Row, Spread, arguments, finish, main_of, say
-from consumer.batch import Partition
-from consumer.source import KafkaSource
 from leadstream.errors import UserError
-from leadstream.kafka import consumer_config
+from leadstream.kafka.batch import Partition
+from leadstream.kafka.config import consumer_config
+from leadstream.kafka.source import KafkaSource
+from leadstream.local.broker import local_broker
 from leadstream.log import SILENT
 from leadstream.settings import load_settings
-from local.broker import local_broker
 
 PROTOCOLS = ("classic", "consumer")
 LOOK_SECONDS, SETTLE_SECONDS = 0.005, 90.0
@@ -68,7 +68,10 @@ class Group:
     """Members of one group, and who owns what."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int, protocol: str) -> None:
-        names = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "LEADSTREAM_GROUP_ID": f"bench-{uuid.uuid4().hex[:8]}"}
+        names = {
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
+            "LEADSTREAM_GROUP_ID": f"bench-{uuid.uuid4().hex[:8]}",
+        }
         settings = load_settings(names | {"LEADSTREAM_KAFKA_GROUP_PROTOCOL": protocol}, None)
         self._config = consumer_config(settings) | {"logger": SILENT}
         self._topic, self._partitions = topic, partitions
@@ -80,7 +83,9 @@ class Group:
 
     def owners(self) -> dict[Partition, int]:
         """The member that owns each partition."""
-        return {place: i for i, member in enumerate(self.members) for place in member.source.assigned()}
+        return {
+            place: i for i, member in enumerate(self.members) for place in member.source.assigned()
+        }
 
     def during(self, change: Callable[[], None]) -> Moved:
         """Change the members, and watch until all is shared out evenly again."""
@@ -98,7 +103,11 @@ class Group:
                 alone = max(alone, now - gone.pop(place))
             shares = Counter(owners.values())
             counts = [shares[i] for i in range(len(self.members))]
-            even = not changing.is_alive() and sum(counts) == self._partitions and max(counts) - min(counts) <= 1
+            even = (
+                not changing.is_alive()
+                and sum(counts) == self._partitions
+                and max(counts) - min(counts) <= 1
+            )
             since = (since or now) if even else None
             # It must stay so: on the way there it may be even for a moment.
             if since and now - since > 1.0:
@@ -150,7 +159,9 @@ def main() -> int:
     return main_of(measure)
 
 
-def measured(bootstrap: str, topic: str, partitions: int, protocol: str, members: int) -> dict[str, Moved]:
+def measured(
+    bootstrap: str, topic: str, partitions: int, protocol: str, members: int
+) -> dict[str, Moved]:
     """So many members at once, then one more, then one less."""
     group = Group(bootstrap, topic, partitions, protocol)
     try:
@@ -175,7 +186,10 @@ def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[Row]:
         "one leaves, s": (less.seconds, ".2f"),
         "then moved, of those": (less.moved, ",.0f"),
     }
-    return [Row(f"{protocol}, {members}: {name}", Spread.of([value]), form) for name, (value, form) in figures.items()]
+    return [
+        Row(f"{protocol}, {members}: {name}", Spread.of([value]), form)
+        for name, (value, form) in figures.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class PlainModel:
     @classmethod
     def open(cls, settings: Settings) -> "PlainModel":
         """The first model of the ground, as scikit-learn fitted it."""
-        store = Path(settings.need("MODEL_STORE", "benchmarks.ground sets it"))
+        store = Path(settings.need("MODEL_STORE", "benchmarks.environment sets it"))
         return cls(*joblib.load(store.with_name(FITTED)))
 
     def __init__(self, artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -81,7 +81,9 @@ class PlainModel:
             for i, event in enumerate(events)
         ]
 
-    def frame(self, leads: pd.DataFrame, as_of: np.ndarray[Any, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def frame(
+        self, leads: pd.DataFrame, as_of: np.ndarray[Any, Any]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The features (n, 31) as of these moments, ms UTC, and which inputs (n, 9) were present and valid."""
         known = pd.DataFrame({"created_at": leads["created_at"].notna()})
         f = pd.DataFrame(index=leads.index)
@@ -89,12 +91,16 @@ class PlainModel:
             if spec.kind == NUMBER:
                 values = pd.to_numeric(leads[spec.name])
                 known[spec.name] = values.between(spec.low, spec.high)
-                f[spec.name] = values.where(known[spec.name], self._features.distributions[spec.name].median)
+                f[spec.name] = values.where(
+                    known[spec.name], self._features.distributions[spec.name].median
+                )
                 f[f"{spec.name}_missing"] = (~known[spec.name]).astype(float)
             elif spec.kind == CATEGORY:
                 text = leads[spec.name].astype("string").str.strip().str.casefold()
                 known[spec.name] = text.notna() & (text != "")
-                codes = text.map(self._features.vocabularies[spec.name]).astype(float).fillna(UNKNOWN)
+                codes = (
+                    text.map(self._features.vocabularies[spec.name]).astype(float).fillna(UNKNOWN)
+                )
                 f[spec.name] = codes.where(known[spec.name], MISSING)
         f["campus_preference"] = f["campus_name"]
         created = pd.to_datetime(leads["created_at"], unit="ms", utc=True).dt
@@ -109,16 +115,31 @@ class PlainModel:
         year = created.year
         begins = pd.to_datetime(pd.DataFrame({"year": year, **first}), utc=True)
         before = created.normalize() < begins
-        begins = begins.where(~before, pd.to_datetime(pd.DataFrame({"year": year - 1, **first}), utc=True))
+        begins = begins.where(
+            ~before, pd.to_datetime(pd.DataFrame({"year": year - 1, **first}), utc=True)
+        )
         f["academic_week"] = (created.normalize() - begins).dt.days // 7 + 1
         f["is_application_season"] = created.month.isin(calendar.season_months).astype(float)
         days = np.maximum(as_of - leads["created_at"], 0) / _DAY_MS
-        score, engagement, touchpoints = f["lead_score"], f["engagement_score"], f["touchpoint_count"]
+        score, engagement, touchpoints = (
+            f["lead_score"],
+            f["engagement_score"],
+            f["touchpoint_count"],
+        )
         f["days_since_creation"], f["days_squared"] = days, days * days
-        f["score_squared"], f["score_cubed"], f["score_log"] = score * score, score * score * score, np.log1p(score)
-        f["engagement_squared"], f["touchpoint_log"] = engagement * engagement, np.log1p(touchpoints)
+        f["score_squared"], f["score_cubed"], f["score_log"] = (
+            score * score,
+            score * score * score,
+            np.log1p(score),
+        )
+        f["engagement_squared"], f["touchpoint_log"] = (
+            engagement * engagement,
+            np.log1p(touchpoints),
+        )
         for name, short in (("lead_score", "score"), ("engagement_score", "engagement")):
-            f[f"{short}_percentile"] = percentile(self._features.distributions[name], f[name].to_numpy())
+            f[f"{short}_percentile"] = percentile(
+                self._features.distributions[name], f[name].to_numpy()
+            )
         f["touchpoint_percentile"] = percentile(
             self._features.distributions["touchpoint_count"], touchpoints.to_numpy(dtype=float)
         )

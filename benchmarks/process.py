@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from leadstream.errors import UserError
-from local.process import Child
+from leadstream.local.process import Child
 
 
 class Process:

@@ -21,11 +21,12 @@ from rich.table import Table
 
 from features import specify
 from leadstream.errors import UserError
-from models import candidates, follow
-from models.evaluate import legacy_sigmoid, metrics
-from models.scorer import Model, Scores
-from models.table import checked, periods
-from models.train import TrainOptions, train
+from models.monitor import recent_calibration as follow
+from models.serve.scorer import Model, Scores
+from models.train import candidates
+from models.train.evaluate import legacy_sigmoid, metrics
+from models.train.table import checked, periods
+from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import LeadMapping, load_mapping
 from producer.simulator import Change, SimulatedCrm
@@ -81,11 +82,18 @@ def xeducation(path: Path) -> list[Row]:
     return rows
 
 
-def _trained(path: Path, mapping: LeadMapping, recipe: str) -> tuple[Scores, NDArray[np.bool_], str]:
+def _trained(
+    path: Path, mapping: LeadMapping, recipe: str
+) -> tuple[Scores, NDArray[np.bool_], str]:
     older, _ = read_table(path, mapping, oldest=0.8)
     newer, _ = read_table(path, mapping, newest=0.2)
     own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
-    model = _model(older, TrainOptions(horizon_days=None, specification=own, recipe=recipe, origins=mapping.origins()))
+    model = _model(
+        older,
+        TrainOptions(
+            horizon_days=None, specification=own, recipe=recipe, origins=mapping.origins()
+        ),
+    )
     return _scores(model, newer), newer["converted"].to_numpy(), model.manifest["recipe"]["name"]
 
 
@@ -93,7 +101,9 @@ def bank(path: Path) -> list[Row]:
     """The audited recipe in time, labels 500 rows late: grown again each fifth, and with trees never grown again."""
     table, numbers, categories = bank_table(path)
     table = checked(table, 1, 1)
-    clean = specify(numbers=tuple(name for name in numbers if name != "duration"), categories=categories)
+    clean = specify(
+        numbers=tuple(name for name in numbers if name != "duration"), categories=categories
+    )
     cut, grown = periods(table, 5)
     chain = [candidates.step("audited", grown[i - 1], cut[i], clean, 0) for i in range(1, 5)]
     again = candidates.together(chain)
@@ -116,7 +126,9 @@ def simulator(leads: int = 10_000) -> tuple[list[Row], Row]:
     crm = SimulatedCrm(3, start=SIMULATION_START, leads=leads)
     # After a year no lead arrives any more: a CRM that only grows old is no CRM to be judged by.
     until = SIMULATION_START + 365 * 86_400_000
-    changes = [change for change in crm.changes(until=until) if change.truth and not change.truth.applied]
+    changes = [
+        change for change in crm.changes(until=until) if change.truth and not change.truth.applied
+    ]
     cut = int(len(changes) * 0.8)
     older, newer = _frame(changes[:cut]), _frame(changes[cut:])
     model = _model(older, TrainOptions(horizon_days=30, recipe="best"))
@@ -124,9 +136,15 @@ def simulator(leads: int = 10_000) -> tuple[list[Row], Row]:
     truth = np.array([change.truth.probability for change in changes[cut:] if change.truth])
     labels = newer["converted"].to_numpy()
     rows = _rows(
-        "simulator", f"simulator, proposed {model.manifest['recipe']['name']}", scores.probability, scores.raw, labels
+        "simulator",
+        f"simulator, proposed {model.manifest['recipe']['name']}",
+        scores.probability,
+        scores.raw,
+        labels,
     )
-    for row, stated in zip(rows, (scores.probability, scores.raw, legacy_sigmoid(scores.raw)), strict=True):
+    for row, stated in zip(
+        rows, (scores.probability, scores.raw, legacy_sigmoid(scores.raw)), strict=True
+    ):
         row["ece"] = _distance(stated, truth)
         row["met"] = _met("simulator", row) if row["met"] is not None else None
     inside, width = _coverage(scores, labels), scores.high - scores.low
@@ -146,10 +164,14 @@ def _coverage(scores: Scores, labels: NDArray[np.bool_]) -> list[Row]:
     order = np.argsort(scores.probability, kind="stable")
     bins = []
     for part in np.array_split(order, 10):
-        low, high, rate = (float(values[part].mean()) for values in (scores.low, scores.high, labels))
+        low, high, rate = (
+            float(values[part].mean()) for values in (scores.low, scores.high, labels)
+        )
         drawn = (labels[part].sum() + 1) / (len(part) + 2)  # so that a rate of 0 has an error, too
         error = 2.576 * float(np.sqrt(drawn * (1 - drawn) / len(part)))
-        bins.append({"low": low, "rate": rate, "high": high, "inside": low - error <= rate <= high + error})
+        bins.append(
+            {"low": low, "rate": rate, "high": high, "inside": low - error <= rate <= high + error}
+        )
     return bins
 
 
@@ -166,7 +188,11 @@ def _model(table: pd.DataFrame, options: TrainOptions) -> Model:
 
 
 def _scores(model: Model, table: pd.DataFrame) -> Scores:
-    columns = {name: table[name].tolist() for name in table.columns if name not in ("lead_id", "as_of", "converted")}
+    columns = {
+        name: table[name].tolist()
+        for name in table.columns
+        if name not in ("lead_id", "as_of", "converted")
+    }
     return model.score(columns, table["as_of"].to_numpy())
 
 
@@ -180,9 +206,15 @@ def _frame(changes: Iterable[Change]) -> pd.DataFrame:
     )
 
 
-def _rows(data: str, name: str, probability: Floats, raw: Floats, labels: NDArray[np.bool_]) -> list[Row]:
+def _rows(
+    data: str, name: str, probability: Floats, raw: Floats, labels: NDArray[np.bool_]
+) -> list[Row]:
     rows = []
-    named = ((name, probability), ("  the raw score", raw), ("  by the audited formula", legacy_sigmoid(raw)))
+    named = (
+        (name, probability),
+        ("  the raw score", raw),
+        ("  by the audited formula", legacy_sigmoid(raw)),
+    )
     for what, stated in named:
         judged = metrics(stated, labels, 0.5)
         row: Row = {"name": what, **{key: judged[key] for key in COLUMNS}}
@@ -192,7 +224,9 @@ def _rows(data: str, name: str, probability: Floats, raw: Floats, labels: NDArra
 
 
 def _met(data: str, row: Row) -> bool:
-    return all(row[key] >= bar if key == "roc_auc" else row[key] <= bar for key, bar in BARS[data].items())
+    return all(
+        row[key] >= bar if key == "roc_auc" else row[key] <= bar for key, bar in BARS[data].items()
+    )
 
 
 def main() -> int:
@@ -204,7 +238,11 @@ def main() -> int:
     console = Console(highlight=False)
     try:
         simulated, facts = simulator()
-        rows = [*xeducation(arguments.data / XEDUCATION.name), *bank(arguments.data / BANK.name), *simulated]
+        rows = [
+            *xeducation(arguments.data / XEDUCATION.name),
+            *bank(arguments.data / BANK.name),
+            *simulated,
+        ]
     except UserError as error:
         console.print(str(error))
         return 1
@@ -220,7 +258,9 @@ def main() -> int:
         table.add_row(row["name"], *(f"{row[key]:.3f}" for key in COLUMNS), verdict)
     console.print(table)
     for data, bars in BARS.items():
-        console.print(f"bars, {data}: " + ", ".join(f"{COLUMNS[key]} {bar:g}" for key, bar in bars.items()))
+        console.print(
+            f"bars, {data}: " + ", ".join(f"{COLUMNS[key]} {bar:g}" for key, bar in bars.items())
+        )
     console.print("simulator, mean interval and realised rate by tenths of the stated probability:")
     for one in facts["bins"]:
         verdict = "within its sampling error" if one["inside"] else "outside"

@@ -23,8 +23,8 @@ from scipy.stats import rankdata
 
 from features import specify
 from leadstream.errors import UserError
-from models.scorer import Model
-from models.train import TrainOptions, train
+from models.serve.scorer import Model
+from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping
 from producer.simulator import SimulatedCrm
@@ -53,14 +53,24 @@ def xeducation(path: Path) -> dict[str, Any]:
     """Trained on the older four fifths of the X Education leads, explained on the newest fifth."""
     mapping = load_mapping(MAPPING)
     own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
-    options = TrainOptions(horizon_days=None, specification=own, origins=mapping.origins(), recipe="audited")
-    return compare(read_table(path, mapping, oldest=OLDER)[0], read_table(path, mapping, newest=NEWER)[0], options)
+    options = TrainOptions(
+        horizon_days=None, specification=own, origins=mapping.origins(), recipe="audited"
+    )
+    return compare(
+        read_table(path, mapping, oldest=OLDER)[0],
+        read_table(path, mapping, newest=NEWER)[0],
+        options,
+    )
 
 
 def simulator(leads: int = 6_000) -> dict[str, Any]:
     """The same on the changes of a simulated CRM, in the order of time."""
     crm = SimulatedCrm(3, start=SIMULATION_START, leads=leads)
-    changes = [change for change in crm.changes() if change.record and change.truth and not change.truth.applied]
+    changes = [
+        change
+        for change in crm.changes()
+        if change.record and change.truth and not change.truth.applied
+    ]
     table = training_frame(
         [change.lead_id for change in changes],
         [change.record["occurred_at"] for change in changes if change.record],
@@ -78,8 +88,14 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
     done = train(older, options)
     artifact = done.artifact
     model = Model(artifact, {**done.manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
-    shown = newer.iloc[np.linspace(0, len(newer) - 1, min(len(newer), MOST_EXPLAINED)).astype(np.intp)]
-    columns = {name: shown[name].tolist() for name in shown.columns if name not in ("lead_id", "as_of", "converted")}
+    shown = newer.iloc[
+        np.linspace(0, len(newer) - 1, min(len(newer), MOST_EXPLAINED)).astype(np.intp)
+    ]
+    columns = {
+        name: shown[name].tolist()
+        for name in shown.columns
+        if name not in ("lead_id", "as_of", "converted")
+    }
     as_of = shown["as_of"].to_numpy()
     scores = model.score(columns, as_of, reasons=len(model.features))
     ours = np.zeros((len(shown), len(model.features)))
@@ -87,15 +103,23 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
         for name, value in reasons:
             ours[row, model.features.index(name)] = value
     values = artifact["features"].transform(columns, as_of).values
-    rows = artifact["feature_selector"].transform(artifact["scaler"].transform(values)).astype(np.float32)
-    explainer = shap.TreeExplainer(artifact["model"], feature_perturbation="tree_path_dependent", model_output="raw")
+    rows = (
+        artifact["feature_selector"]
+        .transform(artifact["scaler"].transform(values))
+        .astype(np.float32)
+    )
+    explainer = shap.TreeExplainer(
+        artifact["model"], feature_perturbation="tree_path_dependent", model_output="raw"
+    )
     exact = explainer.shap_values(rows)[:, :, 1]
     return {
         "leads": len(shown),
         "features": len(model.features),
         **agreement(ours, exact),
         "error": float(np.abs(model.base + ours.sum(axis=1) - scores.raw).max()),
-        "error_shap": float(np.abs(explainer.expected_value[1] + exact.sum(axis=1) - scores.raw).max()),
+        "error_shap": float(
+            np.abs(explainer.expected_value[1] + exact.sum(axis=1) - scores.raw).max()
+        ),
     }
 
 

@@ -21,8 +21,8 @@ from urllib.request import urlopen
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.environment import Flow, Ground, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
-from benchmarks.ground import Flow, Ground, open_ground
 from benchmarks.leads import events
 from benchmarks.process import Process
 from leadstream.errors import UserError
@@ -80,7 +80,9 @@ def main() -> int:
     def measure() -> int:
         with open_ground("scale", say, models=2) as ground:
             group = processes(ground, told.events, told.repeats)
-            works = backlogs(ground, [*(size for size in BACKLOGS if size < told.most), told.most], told.repeats)
+            works = backlogs(
+                ground, [*(size for size in BACKLOGS if size < told.most), told.most], told.repeats
+            )
             swapped = swaps(ground, told.swaps)
         return finish(
             f"Scale, {told.repeats} runs of each",
@@ -112,7 +114,9 @@ def processes(ground: Ground, count: int, repeats: int) -> dict[str, list[float]
         ground.remove(*stage.topics)
         return rate
 
-    return interleaved({"one process": partial(run, 1), "two processes": partial(run, 2)}, repeats, say)
+    return interleaved(
+        {"one process": partial(run, 1), "two processes": partial(run, 2)}, repeats, say
+    )
 
 
 def _together(group: list[Process]) -> tuple[float, float]:
@@ -147,11 +151,18 @@ def _work_off(ground: Ground, changes: str, size: int) -> Backlog:
         process.end()
     _all_different(flow, size)
     ground.remove(*stage.topics)
-    early, late, ended = flow.when(min(EDGE, size)), flow.when(max(0, size - EDGE)), flow.first + flow.seconds
+    early, late, ended = (
+        flow.when(min(EDGE, size)),
+        flow.when(max(0, size - EDGE)),
+        flow.first + flow.seconds,
+    )
     return Backlog(
         flow.per_second,
         first=max(resident for moment, resident in memory if moment <= early),
-        last=max((resident for moment, resident in memory if late <= moment <= ended), default=memory[-1][1]),
+        last=max(
+            (resident for moment, resident in memory if late <= moment <= ended),
+            default=memory[-1][1],
+        ),
         most=max(resident for _, resident in memory),
     )
 
@@ -190,7 +201,10 @@ def swaps(ground: Ground, count: int) -> Swaps:
     begin = time.monotonic() + 10
     flowing = 10**9  # until it is ended
     told = (changes, 0, flowing, STREAM_PER_SECOND, begin)
-    with stage.leadstream() as process, stage.program("benchmarks.sender", *map(str, told)) as sender:
+    with (
+        stage.leadstream() as process,
+        stage.program("benchmarks.sender", *map(str, told)) as sender,
+    ):
         page = f"{process.event('started')['http']}/model"
         time.sleep(max(0.0, begin - time.monotonic()) + 5)
         before = warm = process.resident()
@@ -208,8 +222,12 @@ def swaps(ground: Ground, count: int) -> Swaps:
         after = process.resident()
         swapped = [process.when(line) for line in process.events("model.loaded")][1:]
         batches = np.array([process.when(line) for line in process.events("batch")])
-    beside = longest_pauses(batches, [(when - 0.75 * WINDOW_SECONDS, when + 0.25 * WINDOW_SECONDS) for when in swapped])
-    apart = longest_pauses(batches, [(when + 0.5 * WINDOW_SECONDS, when + 1.5 * WINDOW_SECONDS) for when in swapped])
+    beside = longest_pauses(
+        batches, [(when - 0.75 * WINDOW_SECONDS, when + 0.25 * WINDOW_SECONDS) for when in swapped]
+    )
+    apart = longest_pauses(
+        batches, [(when + 0.5 * WINDOW_SECONDS, when + 1.5 * WINDOW_SECONDS) for when in swapped]
+    )
     return Swaps(count, before, warm, after, beside, apart)
 
 
@@ -235,36 +253,66 @@ def _until_in_service(page: str, version: str, *alive: Process) -> None:
         for process in alive:
             process.must_live()
         if time.monotonic() > deadline:
-            raise UserError(f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {told['refused']}")
+            raise UserError(
+                f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {told['refused']}"
+            )
         time.sleep(LOOK_SECONDS)
 
 
-def rows(group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped: Swaps) -> tuple[list[Row], ...]:
+def rows(
+    group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped: Swaps
+) -> tuple[list[Row], ...]:
     """Rates and ratios, memory against its bars, and what swaps cost."""
     one, two = group.values()
     scaled = [Row(f"{name}, events/s", Spread.of(rates)) for name, rates in group.items()]
     scaled.append(Row("two processes / one", ratios(two, one), ".2f"))
     worked = [
-        Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each)) for size, each in works.items()
+        Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each))
+        for size, each in works.items()
     ]
     stopped = max(0.0, max(swapped.beside) - max(swapped.apart))
     longest, [run] = max(works), works[max(works)]
     memory = [
-        Row(f"backlog of {n:,}: memory, MB", Spread.of(r.most / 1e6 for r in each), ",.0f", most=MOST_BYTES / 1e6)
+        Row(
+            f"backlog of {n:,}: memory, MB",
+            Spread.of(r.most / 1e6 for r in each),
+            ",.0f",
+            most=MOST_BYTES / 1e6,
+        )
         for n, each in works.items()
     ]
     if longest >= 2 * EDGE:
-        memory.append(Row("memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT))
+        memory.append(
+            Row("memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT)
+        )
     swap = [
         Row("memory before the swaps, MB", Spread.of([swapped.before / 1e6])),
         Row(f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.of([swapped.warm / 1e6])),
         Row(f"after {swapped.swaps}, MB", Spread.of([swapped.after / 1e6])),
         Row("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f"),
         # The first swaps make room for a second model, which is there before the last one goes.
-        Row("memory, after all / after the first ten", Spread.of([swapped.after / swapped.warm]), ".3f", most=FLAT),
-        Row("between two batches beside a swap, ms", Spread.of(1000 * pause for pause in swapped.beside), ",.1f"),
-        Row("the same apart from swaps, ms", Spread.of(1000 * pause for pause in swapped.apart), ",.1f"),
-        Row("pause by a swap, full batches", Spread.of([stopped * run.per_second / BATCH]), ".1f", most=1),
+        Row(
+            "memory, after all / after the first ten",
+            Spread.of([swapped.after / swapped.warm]),
+            ".3f",
+            most=FLAT,
+        ),
+        Row(
+            "between two batches beside a swap, ms",
+            Spread.of(1000 * pause for pause in swapped.beside),
+            ",.1f",
+        ),
+        Row(
+            "the same apart from swaps, ms",
+            Spread.of(1000 * pause for pause in swapped.apart),
+            ",.1f",
+        ),
+        Row(
+            "pause by a swap, full batches",
+            Spread.of([stopped * run.per_second / BATCH]),
+            ".1f",
+            most=1,
+        ),
     ]
     return scaled, worked, memory, swap
 

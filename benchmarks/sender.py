@@ -11,7 +11,7 @@ import time
 from confluent_kafka import Producer
 
 from benchmarks.leads import events
-from leadstream.kafka import client_config
+from leadstream.kafka.config import client_config
 from leadstream.settings import load_settings
 
 TICK_SECONDS = 0.001
@@ -20,8 +20,15 @@ BUSY = 1_000.0  # events a second from which on a producer may wait a moment for
 
 def send(topic: str, first: int, count: int, per_second: float, begin: float) -> None:
     """Send each event once it is due; RuntimeError where the first is due already, or one is not acknowledged."""
-    linger = {"linger.ms": 2 if per_second >= BUSY else 0, "compression.type": "lz4" if per_second >= BUSY else "none"}
-    own = {"enable.idempotence": True, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
+    linger = {
+        "linger.ms": 2 if per_second >= BUSY else 0,
+        "compression.type": "lz4" if per_second >= BUSY else "none",
+    }
+    own = {
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "queue.buffering.max.messages": 1_000_000,
+    }
     producer = Producer({**client_config(load_settings(env_file=None)), **own, **linger})
     producer.list_topics(topic, timeout=10)
     coming = events(count, first)

@@ -8,8 +8,8 @@ the first transaction are in it. Exit code 1 where the bar is missed.
 
 import sys
 
+from benchmarks.environment import Ground, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
-from benchmarks.ground import Ground, open_ground
 from benchmarks.leads import events
 
 MOST_SECONDS = 3.0
@@ -26,10 +26,17 @@ def main() -> int:
             ground.preload(changes, events(1))
             runs = interleaved({"start": lambda: once(ground, changes)}, told.repeats, say)["start"]
         rows = [
-            Row(f"{name}, s", Spread.of(run[name] for run in runs), ".2f", most=MOST_SECONDS if i == 0 else None)
+            Row(
+                f"{name}, s",
+                Spread.of(run[name] for run in runs),
+                ".2f",
+                most=MOST_SECONDS if i == 0 else None,
+            )
             for i, name in enumerate(runs[0])
         ]
-        return finish(f"From the start of the process, {told.repeats} runs", told.json, rows, runs=runs)
+        return finish(
+            f"From the start of the process, {told.repeats} runs", told.json, rows, runs=runs
+        )
 
     return main_of(measure)
 

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
+from benchmarks.environment import Flow, Ground, Stage, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
-from benchmarks.ground import Flow, Ground, Stage, open_ground
 from benchmarks.leads import events
 from benchmarks.loops import WORK
 from benchmarks.process import Process
@@ -75,11 +75,24 @@ def compare(ground: Ground, count: int, repeats: int) -> dict[str, list[Run]]:
     return interleaved(contenders, repeats, say, warm=True)
 
 
-def _process(stage: Stage, reasons: str | None, loop: str | None) -> AbstractContextManager[Process]:
-    return stage.program("benchmarks.loops", loop) if loop else stage.leadstream(LEADSTREAM_REASONS=reasons or "0")
+def _process(
+    stage: Stage, reasons: str | None, loop: str | None
+) -> AbstractContextManager[Process]:
+    return (
+        stage.program("benchmarks.loops", loop)
+        if loop
+        else stage.leadstream(LEADSTREAM_REASONS=reasons or "0")
+    )
 
 
-def _run(ground: Ground, stage: Stage, started: AbstractContextManager[Process], count: int, *, consumer: bool) -> Run:
+def _run(
+    ground: Ground,
+    stage: Stage,
+    started: AbstractContextManager[Process],
+    count: int,
+    *,
+    consumer: bool,
+) -> Run:
     with started as process:
         flow = ground.watch(stage.predictions, count, process)
         resident = process.resident()
@@ -87,7 +100,11 @@ def _run(ground: Ground, stage: Stage, started: AbstractContextManager[Process],
         if consumer:
             metrics = process.metrics()
             mark = "step_seconds_sum"
-            steps = {name.split('"')[1]: value / count for name, value in metrics.items() if name.startswith(mark)}
+            steps = {
+                name.split('"')[1]: value / count
+                for name, value in metrics.items()
+                if name.startswith(mark)
+            }
             scored = metrics['changes_total{fate="scored"}']
             if scored != count:
                 raise UserError(f"{scored:,.0f} changes were scored, not {count:,}")
@@ -118,7 +135,10 @@ def _breakdown(name: str, runs: list[Run]) -> list[Row]:
     parts = {step: [run.steps[step] for run in runs] for step in runs[0].steps}
     parts["the rest"] = [1 / run.flow.per_second - sum(run.steps.values()) for run in runs]
     parts["all"] = [1 / run.flow.per_second for run in runs]
-    return [Row(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f") for part, each in parts.items()]
+    return [
+        Row(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f")
+        for part, each in parts.items()
+    ]
 
 
 def _facts(run: Run) -> dict[str, object]:

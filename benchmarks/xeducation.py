@@ -26,15 +26,15 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from leadstream.errors import UserError
-from leadstream.kafka import client_config
+from leadstream.kafka.config import client_config
+from leadstream.kafka.topics import VARIABLES, Topics
+from leadstream.local.broker import local_broker
+from leadstream.local.process import Child, scratch
 from leadstream.settings import load_settings
-from leadstream.topics import VARIABLES, Topics
-from local.broker import local_broker
-from local.process import Child, scratch
-from models.evaluate import expected_calibration_error
-from models.registry import open_registry
-from models.signing import make_key
-from models.train import TrainOptions, train
+from models.registry.signing import make_key
+from models.registry.versions import open_registry
+from models.train.evaluate import expected_calibration_error
+from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping
 from schemas.codec import Reader
@@ -51,12 +51,14 @@ REFERENCES = {
 }
 ANSWER_SECONDS = 120.0
 _OWN, _KAFKA = ("LEADSTREAM_", "SCHEMA_REGISTRY_URL", "DATABASE_URL"), "LEADSTREAM_KAFKA_"
-LEADSTREAM = (sys.executable, "-m", "commands.main")
+LEADSTREAM = (sys.executable, "-m", "leadstream.cli.main")
 
 
 def main() -> int:
     """Run the benchmark and print its table; returns the exit code."""
-    parser = argparse.ArgumentParser(description="The X Education leads, end to end on a real broker.")
+    parser = argparse.ArgumentParser(
+        description="The X Education leads, end to end on a real broker."
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="xeducation_leads.csv")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -82,7 +84,9 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
     older, refused = read_table(data, mapping, oldest=OLDER)
     newer, _ = read_table(data, mapping, newest=NEWER)
     if refused:
-        raise UserError(f"{data}: {len(refused)} rows were refused, the first in line {refused[0].line}")
+        raise UserError(
+            f"{data}: {len(refused)} rows were refused, the first in line {refused[0].line}"
+        )
     outcomes = dict(zip(newer["lead_id"], newer["converted"], strict=True))
     with scratch("xeducation") as folder, local_broker(say=say) as broker:
         if not broker.transactions:
@@ -94,7 +98,9 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
         registry = open_registry(load_settings(environ, env_file=None), signs=True)
         registry.promote(registry.publish(train(older, TrainOptions())))
         _leadstream(environ, folder, "topics", "create")
-        service = Child([*LEADSTREAM, "run"], folder, folder / "run.log", environ=environ, ending=signal.SIGTERM)
+        service = Child(
+            [*LEADSTREAM, "run"], folder, folder / "run.log", environ=environ, ending=signal.SIGTERM
+        )
         try:
             say(f"publishing the newest {len(newer):,} leads")
             began = time.monotonic()
@@ -114,18 +120,31 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _leadstream(environ: dict[str, str], folder: Path, *arguments: str) -> None:
     done = subprocess.run(
-        [*LEADSTREAM, *arguments], env=environ, cwd=folder, check=False, capture_output=True, text=True
+        [*LEADSTREAM, *arguments],
+        env=environ,
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
-        raise UserError(f"`leadstream {arguments[0]}` ended with exit code {done.returncode}: {done.stderr.strip()}")
+        raise UserError(
+            f"`leadstream {arguments[0]}` ended with exit code {done.returncode}: {done.stderr.strip()}"
+        )
 
 
 def _environ(bootstrap: str, store: Path) -> dict[str, str]:
     """Settings of a run of its own: on a given broker it shares no topic and no group with anybody."""
     own = uuid.uuid4().hex[:8]
-    topics = {variable: f"{getattr(Topics(), field)}.bench-{own}" for variable, field in VARIABLES.items()}
+    topics = {
+        variable: f"{getattr(Topics(), field)}.bench-{own}" for variable, field in VARIABLES.items()
+    }
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(_OWN) or name.startswith(_KAFKA)},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_OWN) or name.startswith(_KAFKA)
+        },
         **topics,
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "MODEL_STORE": str(store),
@@ -142,11 +161,15 @@ class _Subscriber:
         settings = load_settings(environ, env_file=None)
         self._reader = Reader("LeadPrediction")
         config = {"group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True}
-        self._consumer = Consumer({**client_config(settings), **config, "isolation.level": "read_committed"})
+        self._consumer = Consumer(
+            {**client_config(settings), **config, "isolation.level": "read_committed"}
+        )
         topic = settings.topics.lead_predictions
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         self._open = set(partitions)
-        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+        self._consumer.assign(
+            [TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions]
+        )
 
     def __enter__(self) -> "_Subscriber":
         return self
@@ -210,9 +233,14 @@ def _judge(answers: list[dict[str, Any]], outcomes: dict[str, bool]) -> dict[str
     labels = np.array([outcomes[i] for i in ids if i in outcomes], dtype=np.bool_)
     known = [answer for answer in answers if answer["lead_id"] in outcomes]
     if labels.all() or not labels.any():
-        raise UserError(f"only {len(known)} of {len(outcomes)} leads were answered: nothing can be judged")
+        raise UserError(
+            f"only {len(known)} of {len(outcomes)} leads were answered: nothing can be judged"
+        )
     rows = {}
-    for name, column in (("leadstream", "probability"), ("leadstream, before calibration", "raw_score")):
+    for name, column in (
+        ("leadstream", "probability"),
+        ("leadstream, before calibration", "raw_score"),
+    ):
         stated = np.array([answer[column] for answer in known], dtype=np.float64)
         figures = (
             float(roc_auc_score(labels, stated)),
@@ -226,7 +254,8 @@ def _judge(answers: list[dict[str, Any]], outcomes: dict[str, bool]) -> dict[str
         "leads": len(outcomes),
         "answers": len(ids),
         "exactly_once": once,
-        "rows": rows | {name: dict(zip(BARS, figures, strict=True)) for name, figures in REFERENCES.items()},
+        "rows": rows
+        | {name: dict(zip(BARS, figures, strict=True)) for name, figures in REFERENCES.items()},
         "passed": bars and once,
     }
 
@@ -242,7 +271,9 @@ def _print(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"every lead answered exactly once: {'yes' if result['exactly_once'] else 'no'}")
-    console.print(f"{result['answers']:,} answers, {result['seconds']} s from the start of the import to the last one")
+    console.print(
+        f"{result['answers']:,} answers, {result['seconds']} s from the start of the import to the last one"
+    )
     console.print("all bars met" if result["passed"] else "a bar was missed")
 
 

@@ -32,7 +32,9 @@ def _rate(metric: str, by: str = "") -> str:
 
 def _quantiles(metric: str, *shares: float) -> tuple[tuple[str, str], ...]:
     buckets = f"sum by (le) (rate({metric}_bucket[$__rate_interval]))"
-    return tuple((f"histogram_quantile({share:g}, {buckets})", f"p{share * 100:g}") for share in shares)
+    return tuple(
+        (f"histogram_quantile({share:g}, {buckets})", f"p{share * 100:g}") for share in shares
+    )
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -185,10 +187,18 @@ def document() -> dict[str, Any]:
             height = HEIGHT // 2 if panel.kind == "stat" else HEIGHT
             if x + panel.width > GRID:
                 x, y = 0, y + height
-            placed.append(_placed(len(placed) + 1, panel, {"h": height, "w": panel.width, "x": x, "y": y}))
+            placed.append(
+                _placed(len(placed) + 1, panel, {"h": height, "w": panel.width, "x": x, "y": y})
+            )
             x += panel.width
         y += height
-    variable = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus", "hide": 0}
+    variable = {
+        "name": "datasource",
+        "type": "datasource",
+        "query": "prometheus",
+        "label": "Prometheus",
+        "hide": 0,
+    }
     return {
         "uid": UID,
         "title": "Leadstream",
@@ -215,13 +225,24 @@ def _placed(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if panel.red_from is not None:
         steps.append({"color": "red", "value": panel.red_from})
-    custom = {"fillOpacity": 20 if panel.stacked else 0, "stacking": {"mode": "normal" if panel.stacked else "none"}}
-    defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+    custom = {
+        "fillOpacity": 20 if panel.stacked else 0,
+        "stacking": {"mode": "normal" if panel.stacked else "none"},
+    }
+    defaults: dict[str, Any] = {
+        "unit": panel.unit,
+        "thresholds": {"mode": "absolute", "steps": steps},
+    }
     if panel.kind == "timeseries":
         defaults |= {"custom": custom, "min": 0}
     options = {
         "timeseries": {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+            "legend": {
+                "displayMode": "list",
+                "placement": "bottom",
+                "showLegend": True,
+                "calcs": [],
+            },
             "tooltip": {"mode": "multi", "sort": "none"},
         },
         "stat": {
@@ -239,7 +260,13 @@ def _placed(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     }[panel.kind]
     at_once = {"format": "table", "instant": True} if panel.kind == "table" else {}
     targets = [
-        {"refId": chr(ord("A") + i), "datasource": DATASOURCE, "expr": query, "legendFormat": legend, **at_once}
+        {
+            "refId": chr(ord("A") + i),
+            "datasource": DATASOURCE,
+            "expr": query,
+            "legendFormat": legend,
+            **at_once,
+        }
         for i, (query, legend) in enumerate(panel.queries)
     ]
     return {

@@ -24,17 +24,24 @@ from urllib.parse import urlencode
 
 import yaml  # type: ignore[import-untyped]
 
-from commands.topics import create_missing
 from deploy.dashboard import ROWS, Panel, panels
 from deploy.picture import draw
+from leadstream.cli.topics import create_missing
+from leadstream.local.broker import local_broker
+from leadstream.local.postgres import PostgresProcess, local_server
+from leadstream.local.process import Child, await_ready, free_ports, scratch
 from leadstream.settings import Settings, load_settings
-from local.broker import local_broker
-from local.postgres import PostgresProcess, local_server
-from local.process import Child, await_ready, free_ports, scratch
-from models.registry import open_registry
-from models.signing import key_path, make_key
-from models.train import TrainOptions, train
-from producer.crm import connected, create_schema, fill, training_table, write_applications, write_changes
+from models.registry.signing import key_path, make_key
+from models.registry.versions import open_registry
+from models.train.training import TrainOptions, train
+from producer.crm import (
+    connected,
+    create_schema,
+    fill,
+    training_table,
+    write_applications,
+    write_changes,
+)
 from producer.live import bad_for, paced, send_changes
 from producer.migrate import migrate
 from producer.publish import publishing
@@ -42,7 +49,9 @@ from producer.simulator import DAY_MS, Application, Shares, SimulatedCrm
 
 PICTURE = Path(__file__).parents[1] / "docs" / "dashboard.png"
 HORIZON_DAYS = 30
-INTERVAL = "15s"  # what Grafana makes of $__rate_interval when it scrapes each second and looks at minutes
+INTERVAL = (
+    "15s"  # what Grafana makes of $__rate_interval when it scrapes each second and looks at minutes
+)
 _SHARES = Shares(late=0.01, repeated=0.01, thin=0.05, deleted=0.001, tombstone=0.001, loop=0.005)
 _OWN = ("KAFKA_", "LEADSTREAM_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MODEL_STORE")
 
@@ -56,7 +65,9 @@ class Series:
     values: list[float]
 
 
-Event = tuple[float, str | None, Callable[[], None]]  # when, in seconds of the load, what to say of it, and what to do
+Event = tuple[
+    float, str | None, Callable[[], None]
+]  # when, in seconds of the load, what to say of it, and what to do
 NOTHING = Series("nothing", [0.0], [0.0])
 
 
@@ -82,7 +93,9 @@ class Prometheus:
             [static] = job["static_configs"]
             names = [target.split(":")[0] for target in static["targets"]]
             static["targets"] = [
-                f"127.0.0.1:{port}" for name, port in targets.items() if any(name.startswith(known) for known in names)
+                f"127.0.0.1:{port}"
+                for name, port in targets.items()
+                if any(name.startswith(known) for known in names)
             ]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
         arguments: list[str | Path] = [
@@ -96,7 +109,12 @@ class Prometheus:
 
     def range(self, query: str, began: float, ended: float) -> list[Series]:
         """The series of a query between two moments (seconds since 1970), each second."""
-        words = {"query": query.replace("$__rate_interval", INTERVAL), "start": began, "end": ended, "step": 1}
+        words = {
+            "query": query.replace("$__rate_interval", INTERVAL),
+            "start": began,
+            "end": ended,
+            "step": 1,
+        }
         found = self._get(f"api/v1/query_range?{urlencode(words)}")["data"]["result"]
         return [_series(json.dumps(one["metric"]), one["values"], began) for one in found]
 
@@ -137,7 +155,9 @@ def look(load: Load, program: Path) -> dict[str, list[Series]]:
         for name in ("consumer", "relay", "follow"):
             start(name)
         _say(f"{load.changes:,} changes at {load.rate} a second")
-        events = _events(postgres, start, load.changes / load.rate) + _outcomes(postgres.url, crm, load, since, now)
+        events = _events(postgres, start, load.changes / load.rate) + _outcomes(
+            postgres.url, crm, load, since, now
+        )
         _send(settings, crm, load, since, now, sorted(events, key=lambda event: event[0]))
         time.sleep(5)  # the last readings
         return {panel.title: _shown(prometheus, panel, began, time.time()) for panel in panels()}
@@ -155,7 +175,10 @@ def _crm(settings: Settings, load: Load, now: int) -> tuple[SimulatedCrm, int]:
     models, table = open_registry(settings, signs=True), training_table(url, HORIZON_DAYS)
     for alias, recipe in (("champion", "audited"), ("challenger", "forest")):
         _say(f"training the {alias}")
-        models.promote(models.publish(train(table, TrainOptions(horizon_days=HORIZON_DAYS, recipe=recipe))), alias)
+        models.promote(
+            models.publish(train(table, TrainOptions(horizon_days=HORIZON_DAYS, recipe=recipe))),
+            alias,
+        )
     with connected(url) as conn:
         write_changes(conn, crm.changes(since, now))
     migrate(url)
@@ -170,8 +193,10 @@ def _starter(
     def start(name: str) -> None:
         verb = "run" if name.startswith("consumer") else name
         environment = {**theirs, **ours, "LEADSTREAM_HTTP_PORT": str(ports[name])}
-        command = [sys.executable, "-m", "commands.main", verb]
-        child = Child(command, folder, folder / f"{name}.log", environ=environment, ending=signal.SIGTERM)
+        command = [sys.executable, "-m", "leadstream.cli.main", verb]
+        child = Child(
+            command, folder, folder / f"{name}.log", environ=environment, ending=signal.SIGTERM
+        )
         stack.callback(child.end, signal.SIGTERM, 30)
         await_ready(name, child, lambda: _ready(ports[name]), seconds=60)
         _say(f"{name} is ready")
@@ -190,7 +215,11 @@ def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: fl
 
 def _outcomes(url: str, crm: SimulatedCrm, load: Load, since: int, now: int) -> list[Event]:
     """The applications of the days that the load has come to, every few seconds, but for when Postgres is away."""
-    seconds, events, written = load.changes / load.rate, list[Event](), since - HORIZON_DAYS * DAY_MS
+    seconds, events, written = (
+        load.changes / load.rate,
+        list[Event](),
+        since - HORIZON_DAYS * DAY_MS,
+    )
     for at in range(0, int(seconds), 5):
         if not seconds / 3 - 1 < at < seconds / 3 + 12:
             until = crm.moment(min(-1, load.rate * at - load.changes), until=now)
@@ -204,7 +233,9 @@ def _apply(url: str, applications: list[Application]) -> None:
         write_applications(conn, applications)
 
 
-def _send(settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: int, events: list[Event]) -> None:
+def _send(
+    settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: int, events: list[Event]
+) -> None:
     began = time.monotonic()
     with publishing(settings) as publisher:
 
@@ -219,8 +250,14 @@ def _send(settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: in
             for number, change in enumerate(crm.deliveries(_SHARES, since, now)):
                 if number % 500 == 0:
                     name = f"look-{number}"
-                    request = {"request_id": name, "lead_ids": [change.lead_id, "nobody"], "requested_by": None}
-                    publisher.send("RescoreRequest", settings.topics.rescore_requests, name, request)
+                    request = {
+                        "request_id": name,
+                        "lead_ids": [change.lead_id, "nobody"],
+                        "requested_by": None,
+                    }
+                    publisher.send(
+                        "RescoreRequest", settings.topics.rescore_requests, name, request
+                    )
                 yield change
 
         send_changes(
@@ -240,7 +277,9 @@ def _shown(prometheus: Prometheus, panel: Panel, began: float, ended: float) -> 
         found = [one for one in prometheus.range(query, began, ended) if one.values]
         if not found:
             _say(f"panel {panel.title!r}: nothing is found by {query}")
-        shown += [Series(_legend(legend, one.legend), one.seconds, one.values) for one in found] or [NOTHING]
+        shown += [
+            Series(_legend(legend, one.legend), one.seconds, one.values) for one in found
+        ] or [NOTHING]
     return shown
 
 
@@ -271,7 +310,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=20_000)
     parser.add_argument("--rate", type=int, default=160)
-    parser.add_argument("--prometheus", type=Path, default=Path(".tools/bin/prometheus"), metavar="PROGRAM")
+    parser.add_argument(
+        "--prometheus", type=Path, default=Path(".tools/bin/prometheus"), metavar="PROGRAM"
+    )
     given = parser.parse_args()
     shown = look(Load(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve())
     empty = [title for title, series in shown.items() if NOTHING in series]

@@ -33,14 +33,30 @@ _COLOURS = (
 _MOST_LEGENDS = 8
 
 
-def draw(rows: Mapping[str, Sequence[Panel]], shown: Mapping[str, "Sequence[Series]"], file: Path) -> None:
+def draw(
+    rows: Mapping[str, Sequence[Panel]], shown: Mapping[str, "Sequence[Series]"], file: Path
+) -> None:
     """One picture with each panel where Grafana has it, roughly as Grafana draws it."""
     lines = [line for title, row in rows.items() for line in _lines(title, row)]
-    heights = [0.22 if isinstance(line, str) else (0.6 if line[0].kind == "stat" else 1.5) for line in lines]
-    colours: dict[Any, Any] = {"axes.prop_cycle": cycler(color=_COLOURS), "text.color": _INK, "axes.labelcolor": _INK}
-    dark = colours | {"xtick.color": _GREY, "ytick.color": _GREY, "axes.edgecolor": "#34383e", "font.size": 7}
+    heights = [
+        0.22 if isinstance(line, str) else (0.6 if line[0].kind == "stat" else 1.5)
+        for line in lines
+    ]
+    colours: dict[Any, Any] = {
+        "axes.prop_cycle": cycler(color=_COLOURS),
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+    }
+    dark = colours | {
+        "xtick.color": _GREY,
+        "ytick.color": _GREY,
+        "axes.edgecolor": "#34383e",
+        "font.size": 7,
+    }
     with mpl.rc_context(dark):
-        figure = plt.figure(figsize=(15, 1.45 * sum(heights)), facecolor="#111217", layout="constrained")
+        figure = plt.figure(
+            figsize=(15, 1.45 * sum(heights)), facecolor="#111217", layout="constrained"
+        )
         grid = figure.add_gridspec(len(lines), GRID, height_ratios=heights)
         for i, line in enumerate(lines):
             if isinstance(line, str):
@@ -52,7 +68,9 @@ def draw(rows: Mapping[str, Sequence[Panel]], shown: Mapping[str, "Sequence[Seri
             for panel in line:
                 axes = figure.add_subplot(grid[i, x : x + panel.width], facecolor=_PAPER)
                 axes.set_title(panel.title, loc="left", fontsize=8, color=_INK)
-                {"stat": _stat, "table": _table, "timeseries": _curves}[panel.kind](axes, panel, shown[panel.title])
+                {"stat": _stat, "table": _table, "timeseries": _curves}[panel.kind](
+                    axes, panel, shown[panel.title]
+                )
                 x += panel.width
         figure.savefig(file, dpi=80)
         plt.close(figure)
@@ -78,7 +96,12 @@ def _curves(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
         at = sorted({second for one in shown for second in one.seconds})
         by_second = [dict(zip(one.seconds, one.values, strict=True)) for one in shown]
         labels = [one.legend for one in shown]
-        axes.stackplot(at, [[values.get(second, 0) for second in at] for values in by_second], labels=labels, alpha=0.7)
+        axes.stackplot(
+            at,
+            [[values.get(second, 0) for second in at] for values in by_second],
+            labels=labels,
+            alpha=0.7,
+        )
     else:
         for one in shown:
             axes.plot(one.seconds, one.values, label=one.legend, linewidth=1)
@@ -114,7 +137,9 @@ def _stat(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
 def _table(axes: Any, _panel: Panel, shown: "Sequence[Series]") -> None:
     axes.set(xticks=[], yticks=[])
     for i, one in enumerate(shown):
-        axes.text(0.03, 0.85 - 0.15 * i, f"{one.legend}   {one.values[-1]:g}", transform=axes.transAxes)
+        axes.text(
+            0.03, 0.85 - 0.15 * i, f"{one.legend}   {one.values[-1]:g}", transform=axes.transAxes
+        )
 
 
 def _text(value: float, unit: str) -> str:

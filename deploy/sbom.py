@@ -31,7 +31,11 @@ class Locked:
 
 def locked(file: Path = LOCK, python: str = PYTHON) -> list[Locked]:
     """What a lock installs on Linux with this Python."""
-    return list(_entries(file.read_text("utf-8"), {"python_full_version": f"{python}.0", "sys_platform": "linux"}))
+    return list(
+        _entries(
+            file.read_text("utf-8"), {"python_full_version": f"{python}.0", "sys_platform": "linux"}
+        )
+    )
 
 
 def _entries(text: str, machine: dict[str, str]) -> Iterator[Locked]:
@@ -42,12 +46,16 @@ def _entries(text: str, machine: dict[str, str]) -> Iterator[Locked]:
         if requirement.marker is None or requirement.marker.evaluate(machine):
             [pinned] = requirement.specifier
             needed_by = tuple(re.findall(r"^[ #]*([\w.-]+)", comment, re.MULTILINE))
-            yield Locked(requirement.name, pinned.version, tuple(h.strip() for h in hashes), needed_by)
+            yield Locked(
+                requirement.name, pinned.version, tuple(h.strip() for h in hashes), needed_by
+            )
 
 
 def write() -> str:
     """The bill of materials: every package with its version, and which needs which."""
-    root = Component(name="leadstream", version=__version__, type=ComponentType.APPLICATION, bom_ref="leadstream")
+    root = Component(
+        name="leadstream", version=__version__, type=ComponentType.APPLICATION, bom_ref="leadstream"
+    )
     bom = Bom()
     bom.metadata.component = root
     bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]  # the same lock gives the same bytes
@@ -61,7 +69,9 @@ def write() -> str:
     for package in packages:
         for whom in package.needed_by:
             bom.register_dependency(components[whom], [components[package.name]])
-    return make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"
+    return (
+        make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

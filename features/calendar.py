@@ -45,7 +45,9 @@ def calendar_of(settings: CalendarSettings) -> Calendar:
 def local_time(calendar: Calendar, moments: Moments) -> Moments:
     """Local time in ms since 1970-01-01T00:00 local, for moments of 1970 to 9999 in ms UTC."""
     folded = moments - np.maximum(0, (moments - _FOLD_FROM) // _CYCLE) * _CYCLE
-    local: Moments = moments + calendar.offsets[np.searchsorted(calendar.starts, folded, side="right") - 1]
+    local: Moments = (
+        moments + calendar.offsets[np.searchsorted(calendar.starts, folded, side="right") - 1]
+    )
     return local
 
 
@@ -53,17 +55,24 @@ def calendar_fields(calendar: Calendar, moments: Moments) -> dict[str, Floats]:
     """The calendar's features of moments (n,) in ms UTC, each float64 (n,)."""
     local = local_time(calendar, moments)
     day = local // DAY
-    months = day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)  # since January 1970
+    months = (
+        day.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    )  # since January 1970
     month = months % 12
     settings = calendar.settings
-    this_year, last_year = _first_day(settings, months - month), _first_day(settings, months - month - 12)
+    this_year, last_year = (
+        _first_day(settings, months - month),
+        _first_day(settings, months - month - 12),
+    )
     season = np.zeros(12)
     season[np.array(settings.season_months, dtype=np.int64) - 1] = 1.0
     return {
         "created_month": (month + 1).astype(np.float64),
         "created_day_of_week": ((day + 3) % 7).astype(np.float64),  # 1970-01-01 was a Thursday
         "created_hour": (local // HOUR % 24).astype(np.float64),
-        "academic_week": ((day - np.where(day >= this_year, this_year, last_year)) // 7 + 1).astype(np.float64),
+        "academic_week": ((day - np.where(day >= this_year, this_year, last_year)) // 7 + 1).astype(
+            np.float64
+        ),
         "is_application_season": season[month],
     }
 

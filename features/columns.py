@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.spec import LONGEST_CATEGORY
-from leadstream.coded import Coded
+from leadstream.dictionary import DictionaryColumn
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Floats: TypeAlias = NDArray[np.float64]
@@ -42,7 +42,11 @@ def columns_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
         rows = list(map(_row, states))
     except KeyError:
         rows = [tuple(map(state.get, STATE_FIELDS)) for state in states]
-    return dict(zip(STATE_FIELDS, zip(*rows, strict=True) if rows else [()] * len(STATE_FIELDS), strict=True))
+    return dict(
+        zip(
+            STATE_FIELDS, zip(*rows, strict=True) if rows else [()] * len(STATE_FIELDS), strict=True
+        )
+    )
 
 
 def column(columns: Columns, name: str, n: int) -> Sequence[Any]:
@@ -87,7 +91,7 @@ def _number(value: object) -> float:
 
 def as_codes(values: Sequence[Any], vocabulary: Mapping[str, int]) -> Floats:
     """Categories as codes (n,): MISSING, UNKNOWN or the vocabulary's; only distinct values are looked at one by one."""
-    if isinstance(values, Coded):
+    if isinstance(values, DictionaryColumn):
         known = np.array([_code(value, vocabulary) for value in values.values], dtype=np.float64)
         return known[values.codes]
     values = _hashable(values)

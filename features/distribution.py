@@ -36,7 +36,10 @@ def distribution_of(values: Floats, fallback: float) -> Distribution:
         kept = np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], GRID_POINTS))
         kept = np.unique(np.append(kept[:-1], len(distinct) - 1))
         distinct, ranks = distinct[kept], ranks[kept]
-    low, high = np.quantile(values, USUAL[0], method="lower"), np.quantile(values, USUAL[1], method="higher")
+    low, high = (
+        np.quantile(values, USUAL[0], method="lower"),
+        np.quantile(values, USUAL[1], method="higher"),
+    )
     return Distribution(float(np.median(values)), float(low), float(high), distinct, ranks)
 
 

@@ -20,7 +20,9 @@ def own_fields(document: Mapping[str, Any]) -> tuple[FeatureSpec, ...]:
     """
     rows = document.get("feature")
     if set(document) != {"feature"} or not isinstance(rows, list):
-        raise SettingsError("a feature specification is a list of tables [[feature]], and nothing else")
+        raise SettingsError(
+            "a feature specification is a list of tables [[feature]], and nothing else"
+        )
     return tuple(_spec(row, f"feature {position}") for position, row in enumerate(rows, start=1))
 
 
@@ -32,19 +34,32 @@ def _spec(row: Any, where: str) -> FeatureSpec:
     if keys is None:
         raise SettingsError(f"{where} ({name}): type must be number or category")
     if unknown := sorted(set(row) - keys):
-        raise SettingsError(f"{where} ({name}): {unknown[0]} is not known here; there are {', '.join(sorted(keys))}")
+        raise SettingsError(
+            f"{where} ({name}): {unknown[0]} is not known here; there are {', '.join(sorted(keys))}"
+        )
     description = str(row.get("description", "own field"))
     if row["type"] == "category":
         if row.get("imputation", "missing") != "missing":
             raise SettingsError(f'{where} ({name}): imputation of a category is "missing"')
-        return FeatureSpec(f"categories.{name}", CATEGORY, 1, LONGEST_CATEGORY, "missing", description)
+        return FeatureSpec(
+            f"categories.{name}", CATEGORY, 1, LONGEST_CATEGORY, "missing", description
+        )
     limits = row.get("range", [-LARGEST_NUMBER, LARGEST_NUMBER])
-    if not isinstance(limits, list) or len(limits) != 2 or not all(map(_is_number, limits)) or limits[0] >= limits[1]:
-        raise SettingsError(f"{where} ({name}): range must be [low, high], within 1e15 of zero, and low below high")
+    if (
+        not isinstance(limits, list)
+        or len(limits) != 2
+        or not all(map(_is_number, limits))
+        or limits[0] >= limits[1]
+    ):
+        raise SettingsError(
+            f"{where} ({name}): range must be [low, high], within 1e15 of zero, and low below high"
+        )
     low, high = map(float, limits)
     imputation = row.get("imputation", MEDIAN)
     if imputation != MEDIAN and not (_is_number(imputation) and low <= imputation <= high):
-        raise SettingsError(f'{where} ({name}): imputation must be "{MEDIAN}" or a number in its range')
+        raise SettingsError(
+            f'{where} ({name}): imputation must be "{MEDIAN}" or a number in its range'
+        )
     text = MEDIAN if imputation == MEDIAN else repr(float(imputation))
     return FeatureSpec(f"numbers.{name}", NUMBER, low, high, text, description)
 

@@ -68,25 +68,49 @@ class CalendarSettings:
             date(2023, self.academic_year_month, self.academic_year_day)  # 2023 has no 29 February
         except ValueError as error:
             start = f"month {self.academic_year_month}, day {self.academic_year_day}"
-            raise SettingsError(f"the academic year cannot start on {start}; use a day that every year has") from error
+            raise SettingsError(
+                f"the academic year cannot start on {start}; use a day that every year has"
+            ) from error
         if not set(self.season_months) <= set(range(1, 13)):
-            raise SettingsError(f"the season's months are numbers from 1 to 12, not {self.season_months}")
+            raise SettingsError(
+                f"the season's months are numbers from 1 to 12, not {self.season_months}"
+            )
         object.__setattr__(self, "season_months", tuple(sorted(set(self.season_months))))
 
 
 # What LeadState carries. Nothing here is known only after an application, and nothing is an answer of a model.
 INPUTS = (
-    FeatureSpec("created_at", MOMENT, 0, LAST_MOMENT, "refused", "when the lead was created; the row fails without it"),
-    FeatureSpec("lead_score", NUMBER, 0, LARGEST_NUMBER, "median", "the CRM's own score, on its own scale"),
-    FeatureSpec("engagement_score", NUMBER, 0, 100, "median", "how engaged the lead is, in per cent"),
+    FeatureSpec(
+        "created_at",
+        MOMENT,
+        0,
+        LAST_MOMENT,
+        "refused",
+        "when the lead was created; the row fails without it",
+    ),
+    FeatureSpec(
+        "lead_score", NUMBER, 0, LARGEST_NUMBER, "median", "the CRM's own score, on its own scale"
+    ),
+    FeatureSpec(
+        "engagement_score", NUMBER, 0, 100, "median", "how engaged the lead is, in per cent"
+    ),
     FeatureSpec("touchpoint_count", NUMBER, 0, 1e6, "median", "contacts with the lead so far"),
     FeatureSpec(
-        "lifecycle_state", CATEGORY, 1, LONGEST_CATEGORY, "missing", "where the lead stands in the CRM's cycle"
+        "lifecycle_state",
+        CATEGORY,
+        1,
+        LONGEST_CATEGORY,
+        "missing",
+        "where the lead stands in the CRM's cycle",
     ),
     FeatureSpec("status", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the CRM's status of the lead"),
     FeatureSpec("source", CATEGORY, 1, LONGEST_CATEGORY, "missing", "where the enquiry came from"),
-    FeatureSpec("programme_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the programme enquired about"),
-    FeatureSpec("campus_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the campus enquired about"),
+    FeatureSpec(
+        "programme_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the programme enquired about"
+    ),
+    FeatureSpec(
+        "campus_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the campus enquired about"
+    ),
 )
 
 # Output -> formula, in matrix order. The text is part of the hash: a changed formula is another specification.
@@ -140,11 +164,16 @@ class Specification:
     def to_json(self) -> str:
         """Canonical JSON (sorted keys, no spaces, ASCII) of all that decides a value; descriptions do not."""
         facts = {
-            "inputs": [[s.name, s.kind, float(s.low), float(s.high), s.imputation] for s in self.inputs],
+            "inputs": [
+                [s.name, s.kind, float(s.low), float(s.high), s.imputation] for s in self.inputs
+            ],
             "outputs": [[name, FORMULAS.get(name, "the field itself")] for name in self.outputs],
             "calendar": {
                 "time_zone": self.calendar.time_zone,
-                "academic_year_start": [self.calendar.academic_year_month, self.calendar.academic_year_day],
+                "academic_year_start": [
+                    self.calendar.academic_year_month,
+                    self.calendar.academic_year_day,
+                ],
                 "season_months": list(self.calendar.season_months),
             },
         }
@@ -170,14 +199,28 @@ def specify(
     """
     for name in (*numbers, *categories, *(spec.name.partition(".")[2] for spec in own)):
         if not name or len(name) > LONGEST_CATEGORY or not name.isprintable():
-            raise SettingsError(f"{name!r} cannot name a field: use 1 to {LONGEST_CATEGORY} printable characters")
+            raise SettingsError(
+                f"{name!r} cannot name a field: use 1 to {LONGEST_CATEGORY} printable characters"
+            )
         if name.strip().casefold() in FORBIDDEN:
-            raise SettingsError(f"{name!r} cannot be an input: it is an outcome, a prediction or personal")
+            raise SettingsError(
+                f"{name!r} cannot be an input: it is an outcome, a prediction or personal"
+            )
     if unknown := set(optional) - set(OPTIONAL):
-        raise SettingsError(f"not an optional feature: {', '.join(sorted(unknown))}; there are {', '.join(OPTIONAL)}")
+        raise SettingsError(
+            f"not an optional feature: {', '.join(sorted(unknown))}; there are {', '.join(OPTIONAL)}"
+        )
     own = (
-        *(FeatureSpec(f"numbers.{n}", NUMBER, -LARGEST_NUMBER, LARGEST_NUMBER, MEDIAN, "own field") for n in numbers),
-        *(FeatureSpec(f"categories.{n}", CATEGORY, 1, LONGEST_CATEGORY, "missing", "own field") for n in categories),
+        *(
+            FeatureSpec(
+                f"numbers.{n}", NUMBER, -LARGEST_NUMBER, LARGEST_NUMBER, MEDIAN, "own field"
+            )
+            for n in numbers
+        ),
+        *(
+            FeatureSpec(f"categories.{n}", CATEGORY, 1, LONGEST_CATEGORY, "missing", "own field")
+            for n in categories
+        ),
         *own,
     )
     outputs = (

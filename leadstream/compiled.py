@@ -12,5 +12,7 @@ def compiled(function: Kernel) -> Kernel:
     """The same function, compiled when it is first called for its types of arguments, and kept on disk from then on."""
     try:
         return cast(Kernel, njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # there is no folder that the machine code could be kept in: compiled anew at each start
+    except (
+        RuntimeError
+    ):  # there is no folder that the machine code could be kept in: compiled anew at each start
         return cast(Kernel, njit(nogil=True)(function))

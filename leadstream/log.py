@@ -38,8 +38,12 @@ def configure(settings: Settings) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the one of now: who redirects it gets the rest
+        wrapper_class=structlog.make_filtering_bound_logger(
+            getattr(logging, settings.log_level.upper())
+        ),
+        logger_factory=lambda *_: structlog.PrintLogger(
+            sys.stderr
+        ),  # the one of now: who redirects it gets the rest
         cache_logger_on_first_use=False,
     )
 
@@ -60,7 +64,11 @@ def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:
     secret = hashlib.sha256(key.encode() if key else secrets.token_bytes(32)).digest()
 
     def hash_id(lead_id: bytes | None) -> str | None:
-        return None if lead_id is None else hashlib.blake2b(lead_id, key=secret, digest_size=8).hexdigest()
+        return (
+            None
+            if lead_id is None
+            else hashlib.blake2b(lead_id, key=secret, digest_size=8).hexdigest()
+        )
 
     return hash_id
 

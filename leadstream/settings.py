@@ -15,18 +15,26 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leadstream.errors import SettingsError
-from leadstream.topics import VARIABLES, Topics
+from leadstream.kafka.topics import VARIABLES, Topics
 
 KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
 # Read by the embedded ground and the tests, not by the service.
-_READ_ELSEWHERE = {"LEADSTREAM_LOCAL_BROKER", "LEADSTREAM_REQUIRE_BROKER", "LEADSTREAM_REQUIRE_BROWSER"}
+_READ_ELSEWHERE = {
+    "LEADSTREAM_LOCAL_BROKER",
+    "LEADSTREAM_REQUIRE_BROKER",
+    "LEADSTREAM_REQUIRE_BROWSER",
+}
 _MASK = "********"
 # What is masked whole, by a word in its name; a mistyped property is shown under the name that it was given.
-_SECRET = re.compile(r"passw|passphrase|secret|token|credential|hash_key|pem|oauthbearer_config|jaas", re.IGNORECASE)
+_SECRET = re.compile(
+    r"passw|passphrase|secret|token|credential|hash_key|pem|oauthbearer_config|jaas", re.IGNORECASE
+)
 # A URL's user and password, up to its last @: a password may hold any character, @ and / among them.
 _USER = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
 # Connection strings and queries have theirs as key=value, be it quoted or not.
-_PAIR = re.compile(r"(\w*(?:passw|secret|token|key)\w*\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE)
+_PAIR = re.compile(
+    r"(\w*(?:passw|secret|token|key)\w*\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE
+)
 _ADDRESSES = re.compile(r",(?=\s*[\w+.-]+://)")
 
 # librdkafka properties that would break delivery, each with the mend; where one value is safe, it may be given.
@@ -105,7 +113,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kafka_bootstrap_servers: str | None = Field(
-        default=None, alias="KAFKA_BOOTSTRAP_SERVERS", description="Kafka brokers as host:port, separated by commas."
+        default=None,
+        alias="KAFKA_BOOTSTRAP_SERVERS",
+        description="Kafka brokers as host:port, separated by commas.",
     )
     schema_registry_url: str | None = Field(
         default=None,
@@ -143,7 +153,10 @@ class Settings(BaseModel):
         description="Whether a model without a signature may serve: allow or refuse.",
     )
     group_id: str = Field(
-        default="leadstream", alias="LEADSTREAM_GROUP_ID", min_length=1, description="The consumer group."
+        default="leadstream",
+        alias="LEADSTREAM_GROUP_ID",
+        min_length=1,
+        description="The consumer group.",
     )
     delivery: Delivery = Field(
         default=Delivery.EXACTLY_ONCE,
@@ -207,7 +220,9 @@ class Settings(BaseModel):
         description="Stop when more than this many records in a row are dead letters; 0 = never.",
     )
     http_host: str = Field(
-        default="127.0.0.1", alias="LEADSTREAM_HTTP_HOST", description="Address of the HTTP endpoints."
+        default="127.0.0.1",
+        alias="LEADSTREAM_HTTP_HOST",
+        description="Address of the HTTP endpoints.",
     )
     http_port: int = Field(
         default=8080,
@@ -240,7 +255,9 @@ class Settings(BaseModel):
         description="Training: the months of the application season, carried in the model.",
     )
     log_level: LogLevel = Field(
-        default=LogLevel.INFO, alias="LEADSTREAM_LOG_LEVEL", description="debug, info, warning or error."
+        default=LogLevel.INFO,
+        alias="LEADSTREAM_LOG_LEVEL",
+        description="debug, info, warning or error.",
     )
     log_format: LogFormat = Field(
         default=LogFormat.AUTO,
@@ -254,10 +271,13 @@ class Settings(BaseModel):
         "needs the extra otel.",
     )
     topics: Topics = Field(
-        default=Topics(), description="Topic names, each renamed by its LEADSTREAM_TOPIC_... variable."
+        default=Topics(),
+        description="Topic names, each renamed by its LEADSTREAM_TOPIC_... variable.",
     )
     kafka: dict[str, str] = Field(
-        default={}, repr=False, description="Any librdkafka property, from LEADSTREAM_KAFKA_... variables."
+        default={},
+        repr=False,
+        description="Any librdkafka property, from LEADSTREAM_KAFKA_... variables.",
     )
 
     def need(self, variable: str, purpose: str) -> str:
@@ -268,7 +288,9 @@ class Settings(BaseModel):
         raise SettingsError(f"{variable} is not set: {purpose}")
 
 
-def load_settings(environment: dict[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+def load_settings(
+    environment: dict[str, str] | None = None, env_file: Path | None = Path(".env")
+) -> Settings:
     """Settings from the environment over a `.env` file; SettingsError in one sentence where one is wrong."""
     values = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file else {}
     values |= os.environ if environment is None else environment
@@ -284,7 +306,9 @@ def load_settings(environment: dict[str, str] | None = None, env_file: Path | No
     names = [getattr(topics, field.name) for field in fields(Topics)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise SettingsError(f"two topics are named {twice}: give each LEADSTREAM_TOPIC_... variable a name of its own")
+        raise SettingsError(
+            f"two topics are named {twice}: give each LEADSTREAM_TOPIC_... variable a name of its own"
+        )
     known = {field.alias: field.alias for field in Settings.model_fields.values() if field.alias}
     given: dict[str, Any] = {name: values[name] for name in known if name in values}
     try:
@@ -297,7 +321,9 @@ def load_settings(environment: dict[str, str] | None = None, env_file: Path | No
 
 def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
     """One sentence for each LEADSTREAM_ variable that no part of Leadstream reads: most likely a typing mistake."""
-    known = [field.alias for field in Settings.model_fields.values() if field.alias] + list(VARIABLES)
+    known = [field.alias for field in Settings.model_fields.values() if field.alias] + list(
+        VARIABLES
+    )
     sentences = []
     for name in sorted(os.environ if environment is None else environment):
         if (
@@ -306,7 +332,9 @@ def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
             and name not in {*known, *_READ_ELSEWHERE}
         ):
             near = difflib.get_close_matches(name, known, n=1)
-            sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+            sentences.append(
+                f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
+            )
     return sentences
 
 

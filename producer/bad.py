@@ -141,11 +141,15 @@ def _out_of_years(occurred_at: int) -> Callable[[_Bench], Sent]:
 
 
 def _unknown_lead(change_type: str) -> Callable[[_Bench], Sent]:
-    return lambda bench: bench.sent(lead_id=bench.name("nobody"), change_type=change_type, lead=None)
+    return lambda bench: bench.sent(
+        lead_id=bench.name("nobody"), change_type=change_type, lead=None
+    )
 
 
 def _long_request_id(bench: _Bench) -> Sent:
-    return None, json.dumps({"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [bench.name("bad")]}).encode()
+    return None, json.dumps(
+        {"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [bench.name("bad")]}
+    ).encode()
 
 
 def _request(value: bytes | None) -> Callable[[_Bench], Sent]:
@@ -154,7 +158,9 @@ def _request(value: bytes | None) -> Callable[[_Bench], Sent]:
 
 def _cut_request(bench: _Bench) -> Sent:
     request_id = bench.name("request")
-    value = bench.encode_request({"request_id": request_id, "lead_ids": [bench.name("bad")], "requested_by": None})
+    value = bench.encode_request(
+        {"request_id": request_id, "lead_ids": [bench.name("bad")], "requested_by": None}
+    )
     return request_id.encode(), value[:-3]
 
 
@@ -170,7 +176,9 @@ def _half_pairs(bench: _Bench) -> Sent:
 
 
 def _padded(bench: _Bench) -> Sent:
-    return bench.sent({"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(bench.rng.integers(1, 1000)))}})
+    return bench.sent(
+        {"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(bench.rng.integers(1, 1000)))}}
+    )
 
 
 def _large_junk(bench: _Bench) -> Sent:
@@ -190,9 +198,17 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "JSON", lambda bench: _text(bench, json.dumps(bench.event()).encode())),
         ("lead_changes", "an empty value", lambda bench: _text(bench, b"")),
         ("lead_changes", "a line of CSV", lambda bench: _text(bench, b"4711,new,12.5\n")),
-        ("lead_changes", "an Avro container file", lambda bench: _text(bench, b"Obj\x01" + bench.rng.bytes(40))),
+        (
+            "lead_changes",
+            "an Avro container file",
+            lambda bench: _text(bench, b"Obj\x01" + bench.rng.bytes(40)),
+        ),
         ("lead_changes", "XML", lambda bench: _text(bench, b"<lead id='1'/>")),
-        ("rescore_requests", "a request that is neither Avro nor JSON", _request(b"lead_1, lead_2")),
+        (
+            "rescore_requests",
+            "a request that is neither Avro nor JSON",
+            _request(b"lead_1, lead_2"),
+        ),
     ),
     Reason.UNKNOWN_SCHEMA: (
         ("lead_changes", "a fingerprint of no known schema", _unknown_fingerprint),
@@ -213,15 +229,27 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "neither key nor value", lambda _: (None, None)),
         ("lead_changes", "an empty lead id", _facts(lead_id="")),
         ("lead_changes", "an empty event id", _facts(event_id="")),
-        ("lead_changes", "a lead id that is too long", _facts(lead_id="x" * (MAX_ID_CHARACTERS + 1))),
-        ("lead_changes", "an event id that is too long", _facts(event_id="x" * (MAX_ID_CHARACTERS + 1))),
+        (
+            "lead_changes",
+            "a lead id that is too long",
+            _facts(lead_id="x" * (MAX_ID_CHARACTERS + 1)),
+        ),
+        (
+            "lead_changes",
+            "an event id that is too long",
+            _facts(event_id="x" * (MAX_ID_CHARACTERS + 1)),
+        ),
         ("lead_changes", "created after it changed", _later_created),
         ("lead_changes", "a change before 1970", _out_of_years(-1)),
         ("lead_changes", "a change after 9999", _out_of_years(YEAR_10000_MS)),
     ),
     Reason.INVALID_REQUEST: (
         ("rescore_requests", "an id instead of a list", _request(b'{"lead_ids": "lead_1"}')),
-        ("rescore_requests", "an object instead of a list", _request(b'{"lead_ids": {"id": "lead_1"}}')),
+        (
+            "rescore_requests",
+            "an object instead of a list",
+            _request(b'{"lead_ids": {"id": "lead_1"}}'),
+        ),
         ("rescore_requests", "another key", _request(b'{"ids": ["lead_1"]}')),
         ("rescore_requests", "JSON cut short", _request(b'["lead_1", "lea')),
         ("rescore_requests", "no value", _request(None)),
@@ -252,7 +280,9 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
 }
 
 
-def bad_records(seed: int, *, now: int, encode_event: Encode, encode_request: Encode) -> Iterator[BadRecord]:
+def bad_records(
+    seed: int, *, now: int, encode_event: Encode, encode_request: Encode
+) -> Iterator[BadRecord]:
     """Bad records without end: the reasons in turn, and for each reason its builders in turn.
 
     `now` (ms UTC) is when they claim to have occurred; the encoders are those of LeadChanged and RescoreRequest.

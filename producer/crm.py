@@ -39,7 +39,19 @@ _FIRST_NAMES = (
     "Mia",
     "Noor",
 )
-_LAST_NAMES = ("Adeyemi", "Berg", "Costa", "Dimov", "Evans", "Fischer", "Garcia", "Haddad", "Ito", "Jansen", "Kumar")
+_LAST_NAMES = (
+    "Adeyemi",
+    "Berg",
+    "Costa",
+    "Dimov",
+    "Evans",
+    "Fischer",
+    "Garcia",
+    "Haddad",
+    "Ito",
+    "Jansen",
+    "Kumar",
+)
 
 _PEOPLE = (
     "id, first_name, last_name, email, phone, lead_score, lifecycle_state, status, created_at, engagement_score, "
@@ -65,18 +77,24 @@ def connected(database_url: str) -> Iterator[Connection]:
     try:
         conn = psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
-        raise UserError(f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}") from None
+        raise UserError(
+            f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}"
+        ) from None
     try:
         with conn:
             yield conn
     except psycopg.OperationalError as error:
-        raise UserError(f"DATABASE_URL: Postgres went away: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(
+            f"DATABASE_URL: Postgres went away: {str(error).strip().splitlines()[0]}"
+        ) from None
     except (
         psycopg.errors.UndefinedTable,
         psycopg.errors.UndefinedColumn,
         psycopg.errors.InsufficientPrivilege,
     ) as error:
-        raise UserError(f"DATABASE_URL: not a CRM that can be used here: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"DATABASE_URL: not a CRM that can be used here: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def create_schema(conn: Connection) -> None:
@@ -219,7 +237,10 @@ def _history_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
 def _person_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
     lead_id, state = record["lead_id"], record["lead"]
     number = zlib.crc32(lead_id.encode())
-    first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number // 64 % len(_LAST_NAMES)]
+    first, last = (
+        _FIRST_NAMES[number % len(_FIRST_NAMES)],
+        _LAST_NAMES[number // 64 % len(_LAST_NAMES)],
+    )
     return (
         lead_id,
         first,

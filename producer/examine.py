@@ -43,14 +43,24 @@ def examine(database_url: str) -> Examined:
             database_url, statement_ms=STATEMENT_MS, options="-c default_transaction_read_only=on"
         ) as connection:
             before = time.time()
-            [clock] = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone() or [before]
+            [clock] = connection.execute(
+                "select extract(epoch from clock_timestamp())::float8"
+            ).fetchone() or [before]
             ahead = clock - (before + time.time()) / 2
             [outbox, log] = connection.execute(_TABLES).fetchone() or [None, None]
             if outbox is None or log is None:
                 return Examined(ahead, [], [], [], None)
-            names = [name for (name,) in connection.execute("select name from leadstream_migrations order by number")]
+            names = [
+                name
+                for (name,) in connection.execute(
+                    "select name from leadstream_migrations order by number"
+                )
+            ]
             firing = set(connection.execute(_FIRING).fetchall())
-            there = {table for (table,) in connection.execute(_THERE, ([table for table, _ in TRIGGERS],))}
+            there = {
+                table
+                for (table,) in connection.execute(_THERE, ([table for table, _ in TRIGGERS],))
+            }
             row = connection.execute(_LAST).fetchone()
     except psycopg.Error as error:
         text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
@@ -64,7 +74,9 @@ def examine(database_url: str) -> Examined:
     )
 
 
-_TABLES = "select to_regclass('leadstream_outbox')::text, to_regclass('leadstream_migrations')::text"
+_TABLES = (
+    "select to_regclass('leadstream_outbox')::text, to_regclass('leadstream_migrations')::text"
+)
 # D is disabled, R fires in replicas only.
 _FIRING = """
 select tgrelid::regclass::text, tgname::text from pg_trigger

@@ -6,7 +6,7 @@ from typing import Any
 from leadstream.errors import Poison
 from producer.bad import MAX_CHANGE_BYTES
 from producer.outbox import Row
-from schemas.rows import changed_at, milliseconds, moment, state_of, whole
+from schemas.crm_rows import changed_at, milliseconds, moment, state_of, whole
 
 
 def outcome_of(row: Row) -> dict[str, Any]:
@@ -26,7 +26,9 @@ def change_of(row: Row, *, state: bool = True) -> dict[str, Any]:
         "event_id": row.event_id,
         "lead_id": row.lead_id,
         "change_type": row.change_type,
-        "occurred_at": changed_at(milliseconds(row.occurred_at), lead["created_at"] if lead else None),
+        "occurred_at": changed_at(
+            milliseconds(row.occurred_at), lead["created_at"] if lead else None
+        ),
         "lead_version": version if whole(version, 2**63) else 0,
         "origin": row.origin,
         "lead": lead if state else None,

@@ -40,7 +40,9 @@ class Problem:
     what: str
 
 
-def read_rows(path: Path, mapping: LeadMapping, *, parquet: bool = False) -> Iterator[Row | Problem]:
+def read_rows(
+    path: Path, mapping: LeadMapping, *, parquet: bool = False
+) -> Iterator[Row | Problem]:
     """The rows of a CSV (or Parquet) file in its order, each parsed or refused; those that `rows.only` leaves out not.
 
     Raises SettingsError where the file lacks a column of the mapping, UserError where it cannot be read at all.
@@ -63,7 +65,11 @@ def read_rows(path: Path, mapping: LeadMapping, *, parquet: bool = False) -> Ite
 def _csv_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str] | str]]:
     """Each record's first line with its mapped cells by column, or with what is wrong with it."""
     # A signature at the start (Excel writes one) is no part of the first column's name.
-    encoding = "utf-8-sig" if mapping.encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else mapping.encoding
+    encoding = (
+        "utf-8-sig"
+        if mapping.encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+        else mapping.encoding
+    )
     try:
         # Bytes that are no text become surrogates, which only their own row suffers for.
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
@@ -71,12 +77,18 @@ def _csv_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except LookupError:
-        raise SettingsError(f"{mapping.name}: file.encoding: {mapping.encoding!r} is not known") from None
+        raise SettingsError(
+            f"{mapping.name}: file.encoding: {mapping.encoding!r} is not known"
+        ) from None
     except UnicodeError:
-        raise UserError(f"{path}: is not {mapping.encoding}; set file.encoding in {mapping.name}") from None
+        raise UserError(
+            f"{path}: is not {mapping.encoding}; set file.encoding in {mapping.name}"
+        ) from None
 
 
-def _csv_cells(file: TextIO, path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str] | str]]:
+def _csv_cells(
+    file: TextIO, path: Path, mapping: LeadMapping
+) -> Iterator[tuple[int, dict[str, str] | str]]:
     reader = csv.reader(file, delimiter=mapping.delimiter)
     header = [name.strip() for name in next(reader, [])]
     at = positions(header, path, mapping)
@@ -111,11 +123,17 @@ def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> Row | Pro
         created_at = values["created_at"]
         if created_at is None:
             return Problem(line, f"{mapping.fields['created_at'].column}: is missing")
-        occurred_at = _required(mapping.occurred_at, cells, line) if mapping.occurred_at else created_at
+        occurred_at = (
+            _required(mapping.occurred_at, cells, line) if mapping.occurred_at else created_at
+        )
         if created_at > occurred_at:  # type: ignore[operator]  # both are times
             return Problem(line, "was created after it changed")
         own = {
-            kind: {name: value for name, field in fields.items() if (value := _read(field, cells, line)) is not None}
+            kind: {
+                name: value
+                for name, field in fields.items()
+                if (value := _read(field, cells, line)) is not None
+            }
             for kind, fields in (("numbers", mapping.numbers), ("categories", mapping.categories))
         }
         converted, decided_at = _outcome(cells, line, mapping, int(occurred_at))
@@ -126,7 +144,9 @@ def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> Row | Pro
     return Row(line, str(lead_id), int(occurred_at), version, state, converted, decided_at)
 
 
-def _outcome(cells: Mapping[str, str], line: int, mapping: LeadMapping, occurred_at: int) -> tuple[bool | None, int]:
+def _outcome(
+    cells: Mapping[str, str], line: int, mapping: LeadMapping, occurred_at: int
+) -> tuple[bool | None, int]:
     outcome = mapping.outcome
     if outcome is None:
         return None, occurred_at
@@ -157,7 +177,11 @@ def _required(field: Field, cells: Mapping[str, str], line: int) -> Value:
 
 
 def select(
-    rows: Sequence[Row], *, oldest: float | None = None, newest: float | None = None, limit: int | None = None
+    rows: Sequence[Row],
+    *,
+    oldest: float | None = None,
+    newest: float | None = None,
+    limit: int | None = None,
 ) -> list[Row]:
     """The rows in the order of time: the oldest or newest share of them, and of these at most the first `limit`.
 
@@ -210,10 +234,14 @@ def read_table(
     Shares are taken before rows without an outcome are left out. SettingsError if the mapping has no outcome.
     """
     if mapping.outcome is None:
-        raise SettingsError(f"{mapping.name}: outcome: is missing: training needs the column that holds it")
+        raise SettingsError(
+            f"{mapping.name}: outcome: is missing: training needs the column that holds it"
+        )
     results = list(read_rows(path, mapping, parquet=parquet))
     problems = [result for result in results if isinstance(result, Problem)]
-    chosen = select([r for r in results if isinstance(r, Row)], oldest=oldest, newest=newest, limit=limit)
+    chosen = select(
+        [r for r in results if isinstance(r, Row)], oldest=oldest, newest=newest, limit=limit
+    )
     rows = [row for row in chosen if row.converted is not None]
     table = training_frame(
         [row.lead_id for row in rows],

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from leadstream.topics import Topics
+from leadstream.kafka.topics import Topics
 from producer.bad import BadRecord, bad_records
 from producer.crm import Connection, write_changes
 from producer.publish import EventPublisher
@@ -34,7 +34,9 @@ def bad_for(publisher: EventPublisher, topics: Topics, seed: int, now: int) -> I
         seed,
         now=now,
         encode_event=lambda record: publisher.encode("LeadChanged", topics.lead_changes, record),
-        encode_request=lambda record: publisher.encode("RescoreRequest", topics.rescore_requests, record),
+        encode_request=lambda record: publisher.encode(
+            "RescoreRequest", topics.rescore_requests, record
+        ),
     )
 
 

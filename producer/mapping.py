@@ -21,7 +21,17 @@ _WHOLE = {"touchpoint_count", "lead_version"}
 _MOMENTS = {"created_at", "occurred_at", "decided_at"}
 _TEXTS = {"lifecycle_state", "status", "source", "programme_name", "campus_name"}
 _FIELDS = _NUMBERS | _WHOLE | _MOMENTS | _TEXTS | {"lead_id"}
-_OPTIONS = {"column", "constant", "missing", "values", "scale", "format", "time_zone", "base", "step_ms"}
+_OPTIONS = {
+    "column",
+    "constant",
+    "missing",
+    "values",
+    "scale",
+    "format",
+    "time_zone",
+    "base",
+    "step_ms",
+}
 _FILE = {"delimiter", "encoding", "decimal", "thousands", "missing", "time_zone"}
 # Columns that hold who somebody is: never read, whatever a mapping says.
 _PERSONAL = frozenset(
@@ -117,7 +127,12 @@ class LeadMapping:
 
     def columns(self) -> dict[str, str]:
         """Every column that is read, with the key of the mapping that names it."""
-        fields = [self.lead_id, *self.fields.values(), *self.numbers.values(), *self.categories.values()]
+        fields = [
+            self.lead_id,
+            *self.fields.values(),
+            *self.numbers.values(),
+            *self.categories.values(),
+        ]
         if self.occurred_at:
             fields.append(self.occurred_at)
         columns = dict.fromkeys(self.only, "rows.only")
@@ -131,7 +146,11 @@ class LeadMapping:
         """The column of every input of a model, by the input's name there (own fields: `numbers.X`, `categories.X`)."""
         own = {f"numbers.{name}": field for name, field in self.numbers.items()}
         own |= {f"categories.{name}": field for name, field in self.categories.items()}
-        return {name: field.column for name, field in {**self.fields, **own}.items() if field.column is not None}
+        return {
+            name: field.column
+            for name, field in {**self.fields, **own}.items()
+            if field.column is not None
+        }
 
 
 def positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
@@ -194,8 +213,12 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     own = {}
     for kind in ("numbers", "categories"):
         specs = _table(lead, kind, f"lead.{kind}")
-        own[kind] = {name: reader.field(f"lead.{kind}.{name}", spec) for name, spec in specs.items()}
-    fields = {key: reader.field(f"lead.{key}", spec) for key, spec in lead.items() if key not in own}
+        own[kind] = {
+            name: reader.field(f"lead.{kind}.{name}", spec) for name, spec in specs.items()
+        }
+    fields = {
+        key: reader.field(f"lead.{key}", spec) for key, spec in lead.items() if key not in own
+    }
     only = _table(rows, "only", "rows.only")
     return LeadMapping(
         name=name,
@@ -208,7 +231,9 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         fields=fields,
         numbers=own["numbers"],
         categories=own["categories"],
-        outcome=_outcome(_table(table, "outcome", "outcome"), reader) if "outcome" in table else None,
+        outcome=_outcome(_table(table, "outcome", "outcome"), reader)
+        if "outcome" in table
+        else None,
     )
 
 
@@ -218,7 +243,9 @@ def _outcome(table: Mapping[str, Any], reader: "_Reader") -> Outcome:
     true, false = _texts(table, "outcome.true"), _texts(table, "outcome.false")
     if not true or not false or true & false:
         raise _Wrong("outcome.true", "true and false must each list values, and none in common")
-    decided_at = reader.field("outcome.decided_at", table["decided_at"]) if "decided_at" in table else None
+    decided_at = (
+        reader.field("outcome.decided_at", table["decided_at"]) if "decided_at" in table else None
+    )
     return Outcome(column, true, false, reader.missing, decided_at)
 
 
@@ -242,7 +269,9 @@ class _Reader:
             raise _Wrong(key, "needs a column, a constant or a base")
         column = _text(options, f"{key}.column", None) if "column" in options else None
         if column is not None and re.sub(r"[\W_\d]+", "", column).lower() in _PERSONAL:
-            raise _Wrong(key, f"the column {column!r} looks like personal data, which is never read")
+            raise _Wrong(
+                key, f"the column {column!r} looks like personal data, which is never read"
+            )
         values = options.get("values", {})
         if not isinstance(values, dict):
             raise _Wrong(f"{key}.values", "must be a table of old = new")
@@ -286,7 +315,9 @@ class _Reader:
         if "base" in options:
             step = _number(options, f"{key}.step_ms", 1.0)
             try:
-                base = _milliseconds(datetime.fromisoformat(_text(options, f"{key}.base", None)), zone)
+                base = _milliseconds(
+                    datetime.fromisoformat(_text(options, f"{key}.base", None)), zone
+                )
             except ValueError:
                 raise _Wrong(f"{key}.base", "is not an ISO 8601 time") from None
             return lambda text: _in_years(base + round(self.number(text) * step))
@@ -301,7 +332,9 @@ class _Reader:
             case "iso":
                 return lambda text: _in_years(_parsed(datetime.fromisoformat, text, zone))
             case _:
-                return lambda text: _in_years(_parsed(lambda t: datetime.strptime(t, form), text, zone))  # noqa: DTZ007
+                # _parsed gives it its zone
+                read = lambda text: datetime.strptime(text, form)  # noqa: DTZ007, E731
+                return lambda text: _in_years(_parsed(read, text, zone))
 
 
 def _parsed(parse: Callable[[str], datetime], text: str, zone: ZoneInfo) -> int:
@@ -349,7 +382,10 @@ def _impersonal(text: str) -> str:
 def _known(table: Mapping[str, Any], key: str, names: set[str]) -> None:
     for name in table:
         if name not in names:
-            raise _Wrong(f"{key}.{name}".lstrip("."), f"is not known here; there are {', '.join(sorted(names))}")
+            raise _Wrong(
+                f"{key}.{name}".lstrip("."),
+                f"is not known here; there are {', '.join(sorted(names))}",
+            )
 
 
 def _table(table: Mapping[str, Any], name: str, key: str) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
     for path in sorted(folder.glob("*.sql")):
         content = path.read_bytes()
         number = int(path.name.partition("_")[0])
-        found.append(Migration(number, path.name, content.decode(), hashlib.sha256(content).hexdigest()))
+        found.append(
+            Migration(number, path.name, content.decode(), hashlib.sha256(content).hexdigest())
+        )
     return found
 
 
@@ -64,9 +66,13 @@ def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) 
         connection.execute("select pg_advisory_xact_lock(%s)", (_ONE_AT_A_TIME,))
         schema, notes = _look(connection)
         # The functions keep this path; temporary tables come last in it, so that nobody can put theirs in the way.
-        connection.execute(sql.SQL("set local search_path = {}, pg_temp").format(sql.Identifier(schema)))
+        connection.execute(
+            sql.SQL("set local search_path = {}, pg_temp").format(sql.Identifier(schema))
+        )
         connection.execute(_VERSIONS)
-        done = connection.execute("select number, name, sha256 from leadstream_migrations order by number").fetchall()
+        done = connection.execute(
+            "select number, name, sha256 from leadstream_migrations order by number"
+        ).fetchall()
         _compare(done, known)
         applied = []
         for migration in known:
@@ -102,16 +108,24 @@ group by c.relname, n.nspname
 
 def _look(connection: Connection) -> tuple[str, list[str]]:
     """The schema of people, and what will not work in this CRM as it is."""
-    tables = {table: (schema, set(columns)) for table, schema, columns in connection.execute(_COLUMNS)}
+    tables = {
+        table: (schema, set(columns)) for table, schema, columns in connection.execute(_COLUMNS)
+    }
     if "people" not in tables:
-        raise UserError("DATABASE_URL: no table people on its search path: name the CRM's database (and schema)")
+        raise UserError(
+            "DATABASE_URL: no table people on its search path: name the CRM's database (and schema)"
+        )
     schema, columns = tables["people"]
     if lacking := {"id", "created_at"} - columns:
-        raise UserError(f"DATABASE_URL: the table people has no column {', '.join(sorted(lacking))}")
+        raise UserError(
+            f"DATABASE_URL: the table people has no column {', '.join(sorted(lacking))}"
+        )
     if "applications" not in tables:
         return schema, ["there is no table applications: no outcomes will be sent"]
     if lacking := {"person_id", "submitted_at"} - tables["applications"][1]:
-        return schema, [f"applications has no column {', '.join(sorted(lacking))}: no outcomes will be sent"]
+        return schema, [
+            f"applications has no column {', '.join(sorted(lacking))}: no outcomes will be sent"
+        ]
     return schema, []
 
 
@@ -119,7 +133,9 @@ def _compare(done: list[tuple[int, str, str]], known: list[Migration]) -> None:
     by_number = {migration.number: migration for migration in known}
     for number, name, sha256 in done:
         if number not in by_number:
-            raise UserError(f"the database has {name}, which this Leadstream does not know: install a newer one")
+            raise UserError(
+                f"the database has {name}, which this Leadstream does not know: install a newer one"
+            )
         if by_number[number].sha256 != sha256:
             raise UserError(
                 f"{by_number[number].name} was changed after it was applied here as {name}: "
@@ -130,7 +146,9 @@ def _compare(done: list[tuple[int, str, str]], known: list[Migration]) -> None:
 @contextmanager
 def _connected(database_url: str) -> Iterator[Connection]:
     try:
-        with psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True) as connection:
+        with psycopg.connect(
+            check_url(database_url), connect_timeout=10, autocommit=True
+        ) as connection:
             yield connection
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(
@@ -147,4 +165,6 @@ def _connected(database_url: str) -> Iterator[Connection]:
         ) from None
     except psycopg.Error as error:
         what = error.diag.message_primary or str(error).splitlines()[0]
-        raise UserError(f"DATABASE_URL: the migrations do not fit this database, nothing was changed: {what}") from None
+        raise UserError(
+            f"DATABASE_URL: the migrations do not fit this database, nothing was changed: {what}"
+        ) from None

@@ -62,11 +62,15 @@ class Outbox:
                 keepalives_count=3,
             )
             connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
-            sequence = connection.execute("select pg_get_serial_sequence('leadstream_outbox', 'position')").fetchone()
-            self._last = sql.SQL("select case when is_called then last_value else 0 end from {}").format(
-                sql.SQL(_trusted(sequence))
+            sequence = connection.execute(
+                "select pg_get_serial_sequence('leadstream_outbox', 'position')"
+            ).fetchone()
+            self._last = sql.SQL(
+                "select case when is_called then last_value else 0 end from {}"
+            ).format(sql.SQL(_trusted(sequence)))
+            self._rows = _reading(
+                {(table, column) for table, column in connection.execute(_COLUMNS)}
             )
-            self._rows = _reading({(table, column) for table, column in connection.execute(_COLUMNS)})
         self._final = self._barrier = 0
         self._writers = frozenset()
         return True
@@ -75,7 +79,9 @@ class Outbox:
         """Whether this is the outbox that was published up to this row. Raises UserError where it is not."""
         with self._failures() as connection:
             [last] = connection.execute(self._last).fetchone() or [0]
-            found = connection.execute("select event_id::text from leadstream_outbox where position = %s", (position,))
+            found = connection.execute(
+                "select event_id::text from leadstream_outbox where position = %s", (position,)
+            )
             row = found.fetchone()
         if last < position or (event_id is not None and (row is None or row[0] != event_id)):
             raise UserError(
@@ -90,7 +96,9 @@ class Outbox:
             self._look(connection)
             if self._final <= position:
                 return []
-            return [Row(*row) for row in connection.execute(self._rows, (position, self._final, limit))]
+            return [
+                Row(*row) for row in connection.execute(self._rows, (position, self._final, limit))
+            ]
 
     def pending(self, position: int) -> int:
         """How many positions were drawn after this one, as of the last look: some may never be rows."""
@@ -139,7 +147,11 @@ class Outbox:
         """The connection, and what its errors mean."""
         try:
             yield self._connection  # type: ignore[misc]  # connect() comes before everything else
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction):
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.UndefinedFunction,
+        ):
             self.close()
             raise UserError(
                 "DATABASE_URL: there is no outbox in this database; `leadstream db migrate` adds it"

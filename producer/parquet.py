@@ -19,10 +19,15 @@ from producer.mapping import LeadMapping, positions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-INSTALL = "Parquet is read by pyarrow, which is not installed here: pip install 'leadstream[parquet]'"
+INSTALL = (
+    "Parquet is read by pyarrow, which is not installed here: pip install 'leadstream[parquet]'"
+)
 BATCH_ROWS = 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999  # microseconds: the years 1 to 9999
+_FIRST, _LAST = (
+    -62_135_596_800_000_000,
+    253_402_300_799_999_999,
+)  # microseconds: the years 1 to 9999
 _NO_TIME = "outside the years 1 to 9999"
 
 
@@ -54,13 +59,18 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
                 texts[column] = to_texts
             line = 2
             for batch in table.iter_batches(BATCH_ROWS, columns=list(columns.values())):
-                cells = {column: texts[column](batch.column(name)) for column, name in columns.items()}
+                cells = {
+                    column: texts[column](batch.column(name)) for column, name in columns.items()
+                }
                 for row in zip(*cells.values(), strict=True):
                     yield line, dict(zip(cells, row, strict=True))
                     line += 1
     except (pa.ArrowException, OSError) as error:
         # Arrow raises OSError for damaged pages, too, and its messages may have many lines.
-        why = getattr(error, "strerror", None) or f"is not Parquet that can be read ({' '.join(str(error).split())})"
+        why = (
+            getattr(error, "strerror", None)
+            or f"is not Parquet that can be read ({' '.join(str(error).split())})"
+        )
         raise UserError(f"{path}: {why}") from None
 
 
@@ -74,7 +84,9 @@ def read_header(path: Path) -> list[str]:
     try:
         return [name.strip() for name in parquet.read_schema(path).names]
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or 'is not Parquet that can be read'}") from None
+        raise UserError(
+            f"{path}: {getattr(error, 'strerror', None) or 'is not Parquet that can be read'}"
+        ) from None
 
 
 def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str]] | None":
@@ -87,20 +99,26 @@ def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str
         return inner and (lambda array: inner(array.dictionary_decode()))
     if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
         # Bytes that are no text become surrogates, which only their own row suffers for.
-        return lambda array: _texts(array.cast(pa.large_binary()), lambda raw: raw.decode(errors="surrogateescape"))
+        return lambda array: _texts(
+            array.cast(pa.large_binary()), lambda raw: raw.decode(errors="surrogateescape")
+        )
     if is_.is_boolean(kind):
         return lambda array: _texts(array, lambda value: "true" if value else "false")
     if is_.is_integer(kind):
         return lambda array: _texts(array, str)
     if is_.is_floating(kind):
         numbers: Any = {16: np.float16, 32: np.float32, 64: np.float64}[kind.bit_width]
-        return lambda array: _texts(array, lambda value: _float(numbers(value)).replace(".", decimal))
+        return lambda array: _texts(
+            array, lambda value: _float(numbers(value)).replace(".", decimal)
+        )
     if is_.is_decimal(kind):
         return lambda array: _texts(array, lambda value: format(value, "f").replace(".", decimal))
     if is_.is_timestamp(kind):
         scale = pa.timestamp("us", kind.tz)
         zone = "+00:00" if kind.tz else ""
-        return lambda array: _texts(array.cast(scale, safe=False).cast(pa.int64()), lambda at: _moment(at, zone))
+        return lambda array: _texts(
+            array.cast(scale, safe=False).cast(pa.int64()), lambda at: _moment(at, zone)
+        )
     if is_.is_date(kind):
         return lambda array: _texts(array.cast(pa.date32()).cast(pa.int32()), _day)
     return (lambda array: [""] * len(array)) if is_.is_null(kind) else None
@@ -119,7 +137,9 @@ def _float(value: "np.floating[Any]") -> str:
 def _moment(microseconds: int, zone: str) -> str:
     if not _FIRST <= microseconds <= _LAST:
         return _NO_TIME
-    return f"{(_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None).isoformat()}{zone}"
+    return (
+        f"{(_EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None).isoformat()}{zone}"
+    )
 
 
 def _day(days: int) -> str:

@@ -13,9 +13,9 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in its __all__
 
 from leadstream.errors import Transient, UserError
-from leadstream.kafka import client_config
+from leadstream.kafka.config import client_config
+from leadstream.kafka.permission import told
 from leadstream.log import client_logger
-from leadstream.permission import told
 from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
@@ -36,12 +36,17 @@ class Position:
         return json.dumps(asdict(self)).encode()
 
 
-def read_position(settings: Settings, key: str, stopped: Callable[[], bool] = lambda: False) -> Position | None:
+def read_position(
+    settings: Settings, key: str, stopped: Callable[[], bool] = lambda: False
+) -> Position | None:
     """The newest committed position under a key, None where there is none. Raises Transient, UserError.
 
     All that was begun before is waited for: a transaction of a neighbour may hide a position for a while.
     """
-    topic, client = settings.topics.relay_positions, {**client_config(settings), "logger": client_logger()}
+    topic, client = (
+        settings.topics.relay_positions,
+        {**client_config(settings), "logger": client_logger()},
+    )
     try:
         ends = _ends(AdminClient(client), topic)
         consumer = Consumer(
@@ -70,20 +75,31 @@ def _ends(admin: AdminClient, topic: str) -> list[TopicPartition]:
     if there.error is not None and there.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         raise Transient("brokers", told(there.error, "Read", topic))
     if there.error is not None:
-        raise Transient("brokers", f"no topic {topic}; `leadstream topics create` makes what is missing")
+        raise Transient(
+            "brokers", f"no topic {topic}; `leadstream topics create` makes what is missing"
+        )
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     places = {TopicPartition(topic, number): latest for number in there.partitions}
-    asked = admin.list_offsets(places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ASK_SECONDS)
-    return [TopicPartition(topic, place.partition, future.result().offset) for place, future in asked.items()]
+    asked = admin.list_offsets(
+        places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ASK_SECONDS
+    )
+    return [
+        TopicPartition(topic, place.partition, future.result().offset)
+        for place, future in asked.items()
+    ]
 
 
-def _newest(consumer: Consumer, end: TopicPartition, key: str, stopped: Callable[[], bool]) -> Position | None:
+def _newest(
+    consumer: Consumer, end: TopicPartition, key: str, stopped: Callable[[], bool]
+) -> Position | None:
     """Look back from the end, further each time, until the key is found or the beginning is reached."""
     first, _ = consumer.get_watermark_offsets(end, timeout=ASK_SECONDS)
     look = FIRST_LOOK
     while first < end.offset:
         start = max(first, end.offset - look)
-        found = _last(consumer, TopicPartition(end.topic, end.partition, start), end.offset, key, stopped)
+        found = _last(
+            consumer, TopicPartition(end.topic, end.partition, start), end.offset, key, stopped
+        )
         if found is not None or start == first:
             return found
         look *= 16
@@ -116,4 +132,6 @@ def _decode(value: bytes | None, topic: str) -> Position | None:
         fields: Any = json.loads(value)
         return Position(int(fields["position"]), fields["event_id"], fields["relay"])
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{topic} holds a record that is no position: it belongs to `leadstream relay` alone") from None
+        raise UserError(
+            f"{topic} holds a record that is no position: it belongs to `leadstream relay` alone"
+        ) from None

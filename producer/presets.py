@@ -25,21 +25,34 @@ def load_preset(name: str, path: Path, *, parquet: bool = False) -> tuple[LeadMa
     Raises SettingsError where a required column is not there, UserError where the file cannot be read.
     """
     table = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
-    header = {column.casefold(): column for column in (read_header(path) if parquet else _csv_header(path))}
+    header = {
+        column.casefold(): column
+        for column in (read_header(path) if parquet else _csv_header(path))
+    }
     lead, absent = dict(table["lead"]), list[str]()
     for required in _REQUIRED:
         if _there(lead[required], header) is None:
             columns = " or ".join(_columns(lead[required]))
-            raise SettingsError(f"--preset {name}: {path.name} has no column {columns}, which is the {required}")
+            raise SettingsError(
+                f"--preset {name}: {path.name} has no column {columns}, which is the {required}"
+            )
     own_specs = {kind: lead.pop(kind, {}) for kind in ("numbers", "categories")}
     fields = _present(lead, header, absent, "")
     own = {kind: _present(specs, header, absent, f"{kind}.") for kind, specs in own_specs.items()}
     listed = table.get("rows", {}).get("only", {})
-    only = {header[name.casefold()]: values for name, values in listed.items() if name.casefold() in header}
-    return parse_mapping(f"--preset {name}", {**table, "rows": {"only": only}, "lead": {**fields, **own}}), absent
+    only = {
+        header[name.casefold()]: values
+        for name, values in listed.items()
+        if name.casefold() in header
+    }
+    return parse_mapping(
+        f"--preset {name}", {**table, "rows": {"only": only}, "lead": {**fields, **own}}
+    ), absent
 
 
-def _present(fields: Mapping[str, Any], header: Mapping[str, str], absent: list[str], prefix: str) -> dict[str, str]:
+def _present(
+    fields: Mapping[str, Any], header: Mapping[str, str], absent: list[str], prefix: str
+) -> dict[str, str]:
     present = {}
     for field, columns in fields.items():
         if (found := _there(columns, header)) is None:
@@ -50,7 +63,10 @@ def _present(fields: Mapping[str, Any], header: Mapping[str, str], absent: list[
 
 
 def _there(columns: str | Sequence[str], header: Mapping[str, str]) -> str | None:
-    return next((header[column.casefold()] for column in _columns(columns) if column.casefold() in header), None)
+    return next(
+        (header[column.casefold()] for column in _columns(columns) if column.casefold() in header),
+        None,
+    )
 
 
 def _columns(columns: str | Sequence[str]) -> Sequence[str]:

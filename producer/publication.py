@@ -9,9 +9,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Report
 
 from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka import MOCK_CLUSTER, config_error, produce, producer_config, retrying
+from leadstream.kafka.config import MOCK_CLUSTER, config_error, produce, producer_config, retrying
+from leadstream.kafka.permission import denied, told
 from leadstream.log import client_logger
-from leadstream.permission import denied, told
 from leadstream.settings import Settings
 from producer.positions import Position
 
@@ -43,7 +43,11 @@ class Publication:
         self._undelivered: str | None = None
         try:
             self._producer = Producer(
-                {**config, "transactional.id": transactional_id(settings), "logger": client_logger()}
+                {
+                    **config,
+                    "transactional.id": transactional_id(settings),
+                    "logger": client_logger(),
+                }
             )
         except KafkaException as error:
             raise config_error(error) from None
@@ -57,7 +61,10 @@ class Publication:
             self._producer.init_transactions(OPEN_SECONDS)
         except KafkaException as error:
             kafka_error: KafkaError = error.args[0]
-            if kafka_error.code() in (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION):
+            if kafka_error.code() in (
+                KafkaError._UNSUPPORTED_FEATURE,
+                KafkaError.UNSUPPORTED_VERSION,
+            ):
                 raise UserError(
                     f"this broker has no transactions ({kafka_error.str()}): the relay needs them"
                 ) from None
@@ -79,7 +86,9 @@ class Publication:
         try:
             self._producer.begin_transaction()
             place = Message(self._topics.relay_positions, self._key, position.encode())
-            records = ((each.topic, each.key, each.value, None, None) for each in (*messages, place))
+            records = (
+                (each.topic, each.key, each.value, None, None) for each in (*messages, place)
+            )
             produce(self._producer, records, deadline)
             retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
@@ -99,23 +108,35 @@ class Publication:
                 "this broker has no transactions (it is librdkafka's mock cluster), and the relay needs them: "
                 "use a real Kafka"
             )
-        wanted = (self._topics.lead_changes, self._topics.lead_outcomes, self._topics.relay_positions)
+        wanted = (
+            self._topics.lead_changes,
+            self._topics.lead_outcomes,
+            self._topics.relay_positions,
+        )
         if absent := [topic for topic in wanted if topic not in cluster.topics]:
             if (why := denied(self._producer, absent, "Write")) is not None:
                 raise Transient("brokers", why)
-            raise Transient("brokers", f"no {', '.join(absent)}; `leadstream topics create` makes what is missing")
+            raise Transient(
+                "brokers",
+                f"no {', '.join(absent)}; `leadstream topics create` makes what is missing",
+            )
 
     def _abort(self, error: KafkaException) -> None:
         kafka_error: KafkaError = error.args[0]
         if kafka_error.fatal():
             raise Fenced(kafka_error.str()) from error
         try:
-            retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), time.monotonic() + ABORT_SECONDS)
+            retrying(
+                lambda: self._producer.abort_transaction(CALL_SECONDS),
+                time.monotonic() + ABORT_SECONDS,
+            )
         except KafkaException as abort_error:
             raise Fenced(abort_error.args[0].str()) from error
         # A record that no broker took is named in its report, and only there.
         self._producer.poll(0)
-        raise Transient("brokers", f"the transaction was aborted: {self._undelivered or kafka_error.str()}") from error
+        raise Transient(
+            "brokers", f"the transaction was aborted: {self._undelivered or kafka_error.str()}"
+        ) from error
 
     def _on_failure(self, error: KafkaError, message: Report) -> None:
         if error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):

@@ -6,9 +6,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from leadstream.access import Access
 from leadstream.errors import UserError
-from leadstream.kafka import config_error, producer_config
+from leadstream.kafka.access import Access
+from leadstream.kafka.config import config_error, producer_config
 from leadstream.log import SILENT
 from leadstream.settings import Settings
 from schemas.codec import Writer
@@ -37,7 +37,9 @@ class EventPublisher:
 
     def send(self, name: str, topic: str, key: str, record: Mapping[str, Any] | None) -> None:
         """Encode and send one record; None is a tombstone."""
-        self.send_bytes(topic, key.encode(), None if record is None else self.encode(name, topic, record))
+        self.send_bytes(
+            topic, key.encode(), None if record is None else self.encode(name, topic, record)
+        )
 
     def send_bytes(
         self,
@@ -80,7 +82,9 @@ class EventPublisher:
 
     def _check(self) -> None:
         if self._failed:
-            raise UserError(f"{self._failed} records were not delivered ({self.delivered} were): {self._first_failure}")
+            raise UserError(
+                f"{self._failed} records were not delivered ({self.delivered} were): {self._first_failure}"
+            )
 
 
 @contextmanager
@@ -96,7 +100,9 @@ def publishing(settings: Settings) -> Iterator[EventPublisher]:
         producer.list_topics(timeout=_CONNECT_SECONDS)
     except KafkaException as error:
         servers = config["bootstrap.servers"]
-        raise UserError(f"KAFKA_BOOTSTRAP_SERVERS: {servers} does not answer: {_sentence(error.args[0])}") from None
+        raise UserError(
+            f"KAFKA_BOOTSTRAP_SERVERS: {servers} does not answer: {_sentence(error.args[0])}"
+        ) from None
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
     publisher = EventPublisher(producer, registry)
     try:

@@ -91,7 +91,9 @@ class Relay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if settings.delivery is not Delivery.EXACTLY_ONCE:
-            raise SettingsError("LEADSTREAM_DELIVERY=at-least-once: the relay always uses transactions; unset it")
+            raise SettingsError(
+                "LEADSTREAM_DELIVERY=at-least-once: the relay always uses transactions; unset it"
+            )
         self._settings = settings
         self._options = options
         self._outbox = outbox
@@ -122,7 +124,9 @@ class Relay:
                     idle = not self._turn()
                     self._resumed()
                     if idle:
-                        self._outbox.wait(UNSETTLED_SECONDS if self._outbox.unsettled else POLL_SECONDS)
+                        self._outbox.wait(
+                            UNSETTLED_SECONDS if self._outbox.unsettled else POLL_SECONDS
+                        )
                 except Fenced as fenced:
                     # By another relay, or by a broker that waited too long for us: the committed position tells.
                     self._close()
@@ -186,7 +190,9 @@ class Relay:
             after = self._options.after
             if after is not None and not self._claimed:
                 found = Position(after, None, self._id)
-            self._position = Position(found.position, found.event_id, self._id) if found else self._position
+            self._position = (
+                Position(found.position, found.event_id, self._id) if found else self._position
+            )
             self._outbox.check(self._position.position, self._position.event_id)
             publication.commit([], self._position)
         except BaseException:

@@ -14,7 +14,9 @@ REQUEST_BYTES = 500_000
 
 def read_ids(lines: Iterable[str]) -> Iterator[str]:
     """One id a line; blank lines and lines that start with # are skipped, and an id that comes again."""
-    return unique(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    return unique(
+        line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
+    )
 
 
 def unique(lead_ids: Iterable[str]) -> Iterator[str]:

@@ -42,14 +42,22 @@ PROGRAMMES = {
     "Design": (0.1, -0.2),
     "Law": (0.08, 0.2),
 }
-CAMPUSES = {"North": (0.35, 0.1), "South": (0.25, -0.1), "City": (0.25, 0.2), "Online": (0.15, -0.3)}
+CAMPUSES = {
+    "North": (0.35, 0.1),
+    "South": (0.25, -0.1),
+    "City": (0.25, 0.2),
+    "Online": (0.15, -0.3),
+}
 LIFECYCLE = ("subscriber", "lead", "marketing_qualified", "sales_qualified", "opportunity")
 STATUSES = ("new", "contacted", "in_conversation", "nurturing", "unresponsive")
 
 # Intensity of arrivals by month (January first), weekday (Monday first) and hour of the day, UTC.
 _BY_MONTH = np.array([1.8, 1.5, 1.1, 0.8, 0.8, 0.7, 0.7, 1.3, 1.6, 1.1, 0.8, 0.5])
 _BY_WEEKDAY = np.array([1.2, 1.2, 1.1, 1.0, 0.9, 0.6, 0.7])
-_BY_HOUR = np.array([2, 1, 1, 1, 1, 2, 4, 6, 9, 11, 12, 12, 11, 11, 11, 11, 10, 10, 11, 12, 11, 9, 6, 4], dtype=float)
+_BY_HOUR = np.array(
+    [2, 1, 1, 1, 1, 2, 4, 6, 9, 11, 12, 12, 11, 11, 11, 11, 10, 10, 11, 12, 11, 9, 6, 4],
+    dtype=float,
+)
 _SEASON_MONTHS = (0, 1, 7, 8)
 _BURST_SHARE = 0.12
 _MISSING = {  # shares of leads
@@ -151,7 +159,13 @@ class SimulatedCrm:
     """
 
     def __init__(
-        self, seed: int, *, start: int, leads: int = 20_000, days: float = 365.0, horizon_days: float = 30.0
+        self,
+        seed: int,
+        *,
+        start: int,
+        leads: int = 20_000,
+        days: float = 365.0,
+        horizon_days: float = 30.0,
     ) -> None:
         self.seed = seed
         self.horizon_days = horizon_days
@@ -172,7 +186,9 @@ class SimulatedCrm:
         applies = rng.random(leads) < propensity
         delay_days = WINDOW_DAYS * (1.0 - (1.0 - rng.random(leads)) ** (1 / 3))
         never = np.iinfo(np.int64).max
-        self._applied_at = np.where(applies, created + np.ceil(delay_days * DAY_MS).astype(np.int64), never)
+        self._applied_at = np.where(
+            applies, created + np.ceil(delay_days * DAY_MS).astype(np.int64), never
+        )
         self._enquiry = {
             "source": np.array(list(SOURCES), dtype=object)[source],
             "programme_name": np.array(list(PROGRAMMES), dtype=object)[programme],
@@ -189,36 +205,57 @@ class SimulatedCrm:
             at = int(self._applied_at[lead])
             for again in range(1 + int(rng.random() < 0.2)):
                 at += again * int(rng.integers(1, 30 * DAY_MS))
-                source, programme, campus = (options[rng.integers(len(options))] for options in names)
-                applications.append(Application(self._lead_ids[lead], at, source, programme, campus))
-        return sorted(applications, key=lambda application: (application.submitted_at, application.lead_id))
+                source, programme, campus = (
+                    options[rng.integers(len(options))] for options in names
+                )
+                applications.append(
+                    Application(self._lead_ids[lead], at, source, programme, campus)
+                )
+        return sorted(
+            applications, key=lambda application: (application.submitted_at, application.lead_id)
+        )
 
-    def _touch(self, rng: np.random.Generator, created: Integers, intent: Floats, propensity: Floats) -> None:
+    def _touch(
+        self, rng: np.random.Generator, created: Integers, intent: Floats, propensity: Floats
+    ) -> None:
         """Every change of every lead, as columns in the order of time; change 0 of a lead is its arrival."""
         changes = 1 + rng.poisson(np.minimum(2.0 * np.exp(0.35 * intent), 12.0))
         lead = np.repeat(np.arange(len(created)), changes)
         first = np.cumsum(changes) - changes
         number = np.arange(len(lead)) - first[lead]
-        waits = np.where(number == 0, 0, 1 + (rng.exponential(8.0, len(lead)) * DAY_MS).astype(np.int64))
+        waits = np.where(
+            number == 0, 0, 1 + (rng.exponential(8.0, len(lead)) * DAY_MS).astype(np.int64)
+        )
         elapsed = np.cumsum(waits)
         occurred = created[lead] + elapsed - elapsed[first[lead]]
         # Three views of the same hidden intent, each with noise of its lead and noise of the moment.
         trait = intent[lead]
-        view = [trait + rng.normal(0, 0.6, len(created))[lead] + rng.normal(0, 0.25, len(lead)) for _ in range(3)]
+        view = [
+            trait + rng.normal(0, 0.6, len(created))[lead] + rng.normal(0, 0.25, len(lead))
+            for _ in range(3)
+        ]
         touchpoints = number + _cumulate(rng.poisson(np.exp(0.4 + 0.45 * view[0])), first, lead)
         score = np.round(np.clip(42 + 15 * view[1] + 4 * np.log1p(touchpoints), 0, 100), 1)
         engagement = np.round(np.clip(38 + 17 * view[2] + 2 * number, 0, 100), 1)
-        stage = np.clip((score + 4 * touchpoints - 35) // 15 + (number > 0), 0, len(LIFECYCLE) - 1).astype(np.int64)
-        offset = lead * len(LIFECYCLE)  # a lead never falls back: a running maximum inside each lead
+        stage = np.clip(
+            (score + 4 * touchpoints - 35) // 15 + (number > 0), 0, len(LIFECYCLE) - 1
+        ).astype(np.int64)
+        offset = lead * len(
+            LIFECYCLE
+        )  # a lead never falls back: a running maximum inside each lead
         stage = np.maximum.accumulate(stage + offset) - offset
         chance = rng.random(len(lead)) + 0.12 * trait
-        status = np.where(number == 0, 0, np.select([chance > 0.9, chance > 0.5, chance > 0.2], [2, 1, 3], 4))
+        status = np.where(
+            number == 0, 0, np.select([chance > 0.9, chance > 0.5, chance > 0.2], [2, 1, 3], 4)
+        )
 
         order = np.lexsort((number, lead, occurred))
         self._lead, self._occurred, self._version = lead[order], occurred[order], number[order] + 1
         age = (self._occurred - created[self._lead]) / DAY_MS
         p, reached = propensity[self._lead], delay_distribution(age)
-        self._probability = p * (delay_distribution(age + self.horizon_days) - reached) / (1.0 - p * reached)
+        self._probability = (
+            p * (delay_distribution(age + self.horizon_days) - reached) / (1.0 - p * reached)
+        )
         self._event_ids = rng.integers(0, 2**64, size=(len(lead), 2), dtype=np.uint64)
         columns = {
             "lead_score": score[order],
@@ -230,7 +267,9 @@ class SimulatedCrm:
         }
         self._columns: dict[str, list[Any]] = {"created_at": created[self._lead].tolist()}
         for name, values in columns.items():
-            unknown = rng.random(len(created)) < _MISSING[name]  # a field that a CRM lacks, it lacks for good
+            unknown = (
+                rng.random(len(created)) < _MISSING[name]
+            )  # a field that a CRM lacks, it lacks for good
             column = values.astype(object)
             column[unknown[self._lead]] = None
             self._columns[name] = column.tolist()
@@ -245,12 +284,19 @@ class SimulatedCrm:
 
     def _window(self, since: int | None, until: int | None) -> range:
         low = 0 if since is None else int(np.searchsorted(self._occurred, since, side="left"))
-        high = len(self._occurred) if until is None else int(np.searchsorted(self._occurred, until, side="left"))
+        high = (
+            len(self._occurred)
+            if until is None
+            else int(np.searchsorted(self._occurred, until, side="left"))
+        )
         return range(low, max(low, high))
 
     def _change(self, i: int) -> Change:
         lead, occurred, version = int(self._lead[i]), int(self._occurred[i]), int(self._version[i])
-        state = {name: values[i] for name, values in self._columns.items()} | {"numbers": {}, "categories": {}}
+        state = {name: values[i] for name, values in self._columns.items()} | {
+            "numbers": {},
+            "categories": {},
+        }
         applied_at = int(self._applied_at[lead])
         record = {
             "event_id": f"{self._event_ids[i, 0]:016x}{self._event_ids[i, 1]:016x}",
@@ -281,14 +327,19 @@ class SimulatedCrm:
             and (until is None or application.submitted_at < until)
         ]
 
-    def deliveries(self, shares: Shares, since: int | None = None, until: int | None = None) -> Iterator[Change]:
+    def deliveries(
+        self, shares: Shares, since: int | None = None, until: int | None = None
+    ) -> Iterator[Change]:
         """The same changes as a real CRM delivers them: some late, thin or repeated, with erasures and loops between.
 
         Whatever an erased lead has to say comes before its erasure.
         """
         rng = np.random.default_rng([self.seed, 1])
         window = self._window(since, until)
-        last = {int(lead): i for i, lead in zip(window, self._lead[window.start : window.stop], strict=True)}
+        last = {
+            int(lead): i
+            for i, lead in zip(window, self._lead[window.start : window.stop], strict=True)
+        }
         erasures = (shares.deleted + shares.tombstone) * len(window)
         erased = {lead for lead in last if rng.random() * len(last) < erasures}
         waiting: list[tuple[int, int, Change]] = []
@@ -311,7 +362,11 @@ class SimulatedCrm:
             if lead in held:
                 yield held.pop(lead)
             if again < shares.repeated and lead not in erased:
-                delivery = (i + int(rng.integers(1, 200)), next(ticket), replace(change, kind=Kind.REPEATED))
+                delivery = (
+                    i + int(rng.integers(1, 200)),
+                    next(ticket),
+                    replace(change, kind=Kind.REPEATED),
+                )
                 heapq.heappush(waiting, delivery)
             if loop < shares.loop:
                 written_back = _record(change) | {
@@ -321,14 +376,20 @@ class SimulatedCrm:
                 }
                 yield Change(change.lead_id, written_back, change.state, None, Kind.LOOP)
             if lead in erased and i == last[lead]:
-                yield self._erasure(rng, change, tombstone=rng.random() * erasures < shares.tombstone * len(window))
+                yield self._erasure(
+                    rng, change, tombstone=rng.random() * erasures < shares.tombstone * len(window)
+                )
         yield from (delivery for _, _, delivery in sorted(waiting))
 
     def _erasure(self, rng: np.random.Generator, change: Change, *, tombstone: bool) -> Change:
         if tombstone:
             return Change(change.lead_id, None, None, None, Kind.TOMBSTONE)
         record = _record(change)
-        facts = {"event_id": _hex_id(rng), "change_type": "DELETED", "lead_version": record["lead_version"] + 1}
+        facts = {
+            "event_id": _hex_id(rng),
+            "change_type": "DELETED",
+            "lead_version": record["lead_version"] + 1,
+        }
         return Change(change.lead_id, record | facts | {"lead": None}, None, None, Kind.DELETED)
 
 
@@ -359,11 +420,15 @@ def _cumulate(steps: Integers, first: Integers, lead: Integers) -> Integers:
     return total - (total - steps)[first[lead]]
 
 
-def _arrivals(rng: np.random.Generator, start: int, leads: int, days: float) -> tuple[Integers, npt.NDArray[np.bool_]]:
+def _arrivals(
+    rng: np.random.Generator, start: int, leads: int, days: float
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
     """When leads arrive (ms UTC, ascending), and which of them come in the burst of a campaign."""
     hours = start + HOUR_MS * np.arange(max(1, int(days * 24)), dtype=np.int64)
     since_monday = (hours // HOUR_MS - 96) // 24 % 7  # 1970-01-05, hour 96, was a Monday
-    intensity = _BY_MONTH[_month(hours)] * _BY_WEEKDAY[since_monday] * _BY_HOUR[hours // HOUR_MS % 24]
+    intensity = (
+        _BY_MONTH[_month(hours)] * _BY_WEEKDAY[since_monday] * _BY_HOUR[hours // HOUR_MS % 24]
+    )
     hour = rng.choice(hours, size=leads, p=intensity / intensity.sum())
     burst = rng.random(leads) < _BURST_SHARE
     campaigns = rng.choice(hours, size=1 + int(days / 15), p=intensity / intensity.sum())

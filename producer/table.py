@@ -22,7 +22,10 @@ STATE_FIELDS = (
 
 
 def training_frame(
-    lead_ids: Sequence[str], as_of: Sequence[int], states: Sequence[Mapping[str, Any]], converted: Sequence[bool]
+    lead_ids: Sequence[str],
+    as_of: Sequence[int],
+    states: Sequence[Mapping[str, Any]],
+    converted: Sequence[bool],
 ) -> "pd.DataFrame":
     """A table with lead_id, as_of (int64, ms UTC), the LeadState fields as events carry them, and converted (bool).
 
@@ -30,7 +33,10 @@ def training_frame(
     """
     import pandas as pd  # noqa: PLC0415  # only training needs it
 
-    columns: dict[str, Any] = {"lead_id": pd.Series(lead_ids, dtype=object), "as_of": pd.Series(as_of, dtype="int64")}
+    columns: dict[str, Any] = {
+        "lead_id": pd.Series(lead_ids, dtype=object),
+        "as_of": pd.Series(as_of, dtype="int64"),
+    }
     for name in STATE_FIELDS:
         kind = "int64" if name == "created_at" else object
         columns[name] = pd.Series([state.get(name) for state in states], dtype=kind)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leadstream import __version__
-from leadstream.topics import CONFIGS, Topics
+from leadstream.kafka.topics import CONFIGS, Topics
 from schemas import catalogue
 
 FILE = Path(__file__).parent / "asyncapi.yaml"
@@ -25,19 +25,35 @@ class Channel:
 
 CHANNELS = {
     "lead_changes": Channel(
-        "receive", "LeadChanged", "the lead's id", "Each change of a lead is scored; a null value erases the lead."
+        "receive",
+        "LeadChanged",
+        "the lead's id",
+        "Each change of a lead is scored; a null value erases the lead.",
     ),
-    "rescore_requests": Channel("receive", "RescoreRequest", "the request's id, or none", "Leads to score again."),
+    "rescore_requests": Channel(
+        "receive", "RescoreRequest", "the request's id, or none", "Leads to score again."
+    ),
     "lead_outcomes": Channel("receive", "LeadOutcome", "the lead's id", "What became of a lead."),
     "lead_predictions": Channel(
-        "send", "LeadPrediction", "the lead's id", "The current score of each lead; a null value erases the lead."
+        "send",
+        "LeadPrediction",
+        "the lead's id",
+        "The current score of each lead; a null value erases the lead.",
     ),
-    "rescore_results": Channel("send", "RescoreResult", "the request's id", "The answer to each rescore request."),
+    "rescore_results": Channel(
+        "send", "RescoreResult", "the request's id", "The answer to each rescore request."
+    ),
     "dead_letter_audit": Channel(
-        "send", "TriageDecision", "the letter, as partition-offset", "What became of each dead letter."
+        "send",
+        "TriageDecision",
+        "the letter, as partition-offset",
+        "What became of each dead letter.",
     ),
     "shadow_predictions": Channel(
-        "send", "LeadPrediction", "the lead's id", "What a challenger would have said; not for subscribers."
+        "send",
+        "LeadPrediction",
+        "the lead's id",
+        "What a challenger would have said; not for subscribers.",
     ),
     "retrain_requests": Channel(
         "send", "RetrainRequested", "model_version:trigger", "A training is asked for, and why."
@@ -58,7 +74,10 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/vnd.apache.avro",
-        "channels": {names[field]: _channel(field, names[field], channel) for field, channel in CHANNELS.items()},
+        "channels": {
+            names[field]: _channel(field, names[field], channel)
+            for field, channel in CHANNELS.items()
+        },
         "operations": {
             _camel(channel.action, field): {
                 "action": channel.action,
@@ -87,7 +106,9 @@ def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
         "address": name,
         "description": f"{channel.summary} The key is {channel.key}, in UTF-8.",
         "messages": {channel.record: {"$ref": f"#/components/messages/{channel.record}"}},
-        "bindings": {"kafka": {"topic": name, "topicConfiguration": config, "bindingVersion": "0.5.0"}},
+        "bindings": {
+            "kafka": {"topic": name, "topicConfiguration": config, "bindingVersion": "0.5.0"}
+        },
     }
 
 

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fastavro import parse_schema
-from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
+from fastavro.schema import (
+    SchemaParseException,
+    UnknownType,
+    fingerprint,
+    to_parsing_canonical_form,
+)
 
 from leadstream.errors import UserError
 
@@ -31,9 +36,14 @@ def present(record: str, folder: Path = FOLDER) -> Any:
 @cache
 def released(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     """Every released schema by version (oldest first) and record, as JSON data."""
-    versions = sorted((folder / "released").iterdir(), key=lambda path: [int(part) for part in path.name.split(".")])
+    versions = sorted(
+        (folder / "released").iterdir(),
+        key=lambda path: [int(part) for part in path.name.split(".")],
+    )
     return {
-        path.name: {record: _load(path / name) for record, name in FILES.items() if (path / name).exists()}
+        path.name: {
+            record: _load(path / name) for record, name in FILES.items() if (path / name).exists()
+        }
         for path in versions
     }
 
@@ -55,5 +65,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"The schema file {path.name} is missing.") from None
     except (ValueError, TypeError, KeyError, SchemaParseException, UnknownType) as error:
-        raise UserError(f"{path.parent.name}/{path.name} is not a valid Avro schema: {error}") from None
+        raise UserError(
+            f"{path.parent.name}/{path.name} is not a valid Avro schema: {error}"
+        ) from None
     return schema

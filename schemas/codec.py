@@ -18,8 +18,8 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason
 from schemas import catalogue
-from schemas.fit import Misfit, fitting, lone_surrogate
-from schemas.guard import Unbounded, guarded
+from schemas.limits import Unbounded, guarded
+from schemas.validation import Misfit, fitting, lone_surrogate
 
 if TYPE_CHECKING:
     from schemas.registry import Registry
@@ -58,9 +58,7 @@ class Reader:
         try:
             record = body.read(stream)
         except (EOFError, IndexError):
-            detail = (
-                f"The body ends too early, or a number in it is wrong (seen at byte {stream.tell()} of {len(value)})."
-            )
+            detail = f"The body ends too early, or a number in it is wrong (seen at byte {stream.tell()} of {len(value)})."
         except KeyError:
             detail = f"The schema has no enum symbol of that number (before byte {stream.tell()})."
         except UnicodeDecodeError:
@@ -96,7 +94,9 @@ class Reader:
                 if name
                 else f"belongs to no known version of {self._record}"
             )
-            raise _poison(Reason.UNKNOWN_SCHEMA, f"The schema fingerprint {mark[::-1].hex()} {what}.")
+            raise _poison(
+                Reason.UNKNOWN_SCHEMA, f"The schema fingerprint {mark[::-1].hex()} {what}."
+            )
         raise _poison(Reason.UNKNOWN_FRAMING, _describe(value))
 
     def _from_registry(self, header: bytes) -> "_Body":
@@ -107,13 +107,21 @@ class Reader:
         schema = self._registry.schema(number)
         name = schema.get("name", "") if isinstance(schema, dict) else ""
         if str(name).rpartition(".")[2] != self._record:
-            raise _poison(Reason.UNKNOWN_SCHEMA, f"Schema id {number} is not a schema of {self._record}.")
+            raise _poison(
+                Reason.UNKNOWN_SCHEMA, f"Schema id {number} is not a schema of {self._record}."
+            )
         try:
             body = _body(schema, self._record)
-        except (SchemaParseException, UnknownType, Unbounded, LookupError, TypeError, ValueError, RecursionError):
-            detail = (
-                f"The registry's schema id {number} cannot be used: it is not valid Avro, or its values have no bounds."
-            )
+        except (
+            SchemaParseException,
+            UnknownType,
+            Unbounded,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ):
+            detail = f"The registry's schema id {number} cannot be used: it is not valid Avro, or its values have no bounds."
             raise _poison(Reason.DECODE_FAILED, detail) from None
         self._bodies[header] = body
         return body
@@ -122,7 +130,9 @@ class Reader:
 class Writer:
     """Encodes one record by its present schema: Confluent framing where a registry is given, else single object."""
 
-    def __init__(self, record: str, registry: "Registry | None" = None, topic: str | None = None) -> None:
+    def __init__(
+        self, record: str, registry: "Registry | None" = None, topic: str | None = None
+    ) -> None:
         if registry is not None and topic is None:
             raise ValueError("a registry needs the topic: it is part of the subject's name")
         self._record = record
@@ -130,7 +140,11 @@ class Writer:
         self._topic = topic
         self.schema = _present(record)
         self._check = fitting(catalogue.present(record))
-        self._header = None if registry else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.present(record))
+        self._header = (
+            None
+            if registry
+            else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.present(record))
+        )
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
         """The framed bytes of `record` (plain Python values; fields with a default may be left out).
@@ -144,7 +158,9 @@ class Writer:
             self._check(record)
             schemaless_writer(stream, self.schema, record)
         except Misfit as misfit:
-            raise Poison(Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {misfit}.") from None
+            raise Poison(
+                Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {misfit}."
+            ) from None
         except UnicodeEncodeError:
             detail = f"{self._record} cannot be written: {lone_surrogate(record)}."
             raise Poison(Reason.ENCODE_FAILED, "encode", detail) from None
@@ -199,7 +215,10 @@ def _present(record: str) -> Any:
 @cache
 def _known_writers() -> dict[bytes, tuple[str, Any]]:
     """Every writer schema that needs no registry, present and released, by fingerprint: (record, schema)."""
-    versions = [*catalogue.released().values(), {record: catalogue.present(record) for record in catalogue.FILES}]
+    versions = [
+        *catalogue.released().values(),
+        {record: catalogue.present(record) for record in catalogue.FILES},
+    ]
     return {
         catalogue.fingerprint_bytes(schema): (record, schema)
         for version in versions
@@ -209,7 +228,11 @@ def _known_writers() -> dict[bytes, tuple[str, Any]]:
 
 def _without_logical_types(schema: Any) -> Any:
     if isinstance(schema, dict):
-        return {key: _without_logical_types(part) for key, part in schema.items() if key != "logicalType"}
+        return {
+            key: _without_logical_types(part)
+            for key, part in schema.items()
+            if key != "logicalType"
+        }
     return [_without_logical_types(part) for part in schema] if isinstance(schema, list) else schema
 
 

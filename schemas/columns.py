@@ -15,7 +15,7 @@ import numpy as np
 from fastavro import parse_schema, schemaless_writer
 from numpy.typing import NDArray
 
-from leadstream.coded import Coded
+from leadstream.dictionary import DictionaryColumn
 from schemas.codec import Reader, Writer
 
 try:
@@ -61,9 +61,9 @@ class Texts:
     def __len__(self) -> int:
         return len(self.begins)
 
-    def of(self, rows: NDArray[np.intp]) -> "Texts":
+    def take(self, indices: NDArray[np.intp]) -> "Texts":
         """The column of these rows."""
-        return Texts(self.data, self.begins[rows], self.lengths[rows])
+        return Texts(self.data, self.begins[indices], self.lengths[indices])
 
     def raw(self) -> list[bytes]:
         """Each row's bytes; of a null none."""
@@ -72,15 +72,21 @@ class Texts:
 
     def same(self, other: "Texts") -> Flags:
         """In which rows both are equal."""
-        mine, others = (self.data, self.begins, self.lengths), (other.data, other.begins, other.lengths)
+        mine, others = (
+            (self.data, self.begins, self.lengths),
+            (other.data, other.begins, other.lengths),
+        )
         return compiled.same_bytes(*mine, *others)
 
-    def coded(self) -> Coded:
+    def dictionary_encode(self) -> DictionaryColumn:
         """The same column by its distinct values, null as None."""
         codes, rows = compiled.distinct(self.data, self.begins, self.lengths, _SEED)
-        raw = self.of(rows)
-        values = [text.decode() if length >= 0 else None for text, length in zip(raw.raw(), raw.lengths, strict=True)]
-        return Coded(codes, values)
+        raw = self.take(rows)
+        values = [
+            text.decode() if length >= 0 else None
+            for text, length in zip(raw.raw(), raw.lengths, strict=True)
+        ]
+        return DictionaryColumn(codes, values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,9 +97,9 @@ class Maps:
     begins: Ints
     of_texts: bool
 
-    def of(self, rows: NDArray[np.intp]) -> "Maps":
+    def take(self, indices: NDArray[np.intp]) -> "Maps":
         """The column of these rows."""
-        return Maps(self.data, self.begins[rows], self.of_texts)
+        return Maps(self.data, self.begins[indices], self.of_texts)
 
     def values(self, key: str) -> Floats | Texts:
         """What each map has under a key: a double, else NaN; or a text, else null."""
@@ -148,7 +154,7 @@ class ColumnReader:
         for column in self.read([b""]).columns.values():
             if isinstance(column, Texts):
                 column.same(column)
-                column.coded()
+                column.dictionary_encode()
             elif isinstance(column, Maps):
                 column.values("")
 
@@ -161,12 +167,16 @@ class ColumnReader:
         ends = np.cumsum(lengths)
         bodies = np.full(n, -1, np.int64)
         for header in self._reader.plain_headers():
-            compiled.starts_with(data, ends - lengths, ends, np.frombuffer(header, np.uint8), bodies)
+            compiled.starts_with(
+                data, ends - lengths, ends, np.frombuffer(header, np.uint8), bodies
+            )
         ints = np.zeros((self._counts["ints"], n), np.int64)
         floats = np.full((self._counts["bits"], n), np.nan)
         begins = np.full((self._counts["spans"], n), -1, np.int64)
         sizes = begins.copy()
-        read = compiled.read_rows(data, bodies, ends, self._program, ints, floats.view(np.uint64), begins, sizes)
+        read = compiled.read_rows(
+            data, bodies, ends, self._program, ints, floats.view(np.uint64), begins, sizes
+        )
         columns: dict[str, Any] = {}
         for path, (kind, place, optional) in self._fields.items():
             match kind:
@@ -179,15 +189,25 @@ class ColumnReader:
                 case compiled.BOOLEAN | compiled.OPTIONAL:
                     columns[path] = ints[place].astype(np.bool_)
                 case _ if optional:
-                    columns[path] = np.where(ints[place - 1] > 0, ints[place].astype(np.float64), np.nan)
+                    columns[path] = np.where(
+                        ints[place - 1] > 0, ints[place].astype(np.float64), np.nan
+                    )
                 case _:
                     columns[path] = ints[place]
         return Table(read, lengths, columns)
 
-    def _plan(self, schema: Any, named: Mapping[str, Any], path: str, *, optional: bool = False) -> None:
+    def _plan(
+        self, schema: Any, named: Mapping[str, Any], path: str, *, optional: bool = False
+    ) -> None:
         """The steps that read a value of this schema, and where its columns will be."""
         schema = _defined(schema, named)
-        kind = "union" if isinstance(schema, list) else schema["type"] if isinstance(schema, dict) else schema
+        kind = (
+            "union"
+            if isinstance(schema, list)
+            else schema["type"]
+            if isinstance(schema, dict)
+            else schema
+        )
         match kind:
             case "record":
                 for field in schema["fields"]:
@@ -208,7 +228,11 @@ class ColumnReader:
                 self.symbols[path] = list(schema["symbols"])
                 self._step(compiled.ENUM, "ints", path, len(schema["symbols"]))
             case "map" if schema["values"] in ("double", "string"):
-                of = compiled.MAP_OF_TEXTS if schema["values"] == "string" else compiled.MAP_OF_DOUBLES
+                of = (
+                    compiled.MAP_OF_TEXTS
+                    if schema["values"] == "string"
+                    else compiled.MAP_OF_DOUBLES
+                )
                 self._step(of, "spans", path)
             case "array":
                 self._array(schema["items"], named, path)
@@ -218,7 +242,9 @@ class ColumnReader:
     def _array(self, items: Any, named: Mapping[str, Any], path: str) -> None:
         """Arrays are read only to get past them. One of pairs of a text and a double is encoded as a map of doubles."""
         schema = _defined(items, named)
-        fields = [field["type"] for field in schema["fields"]] if isinstance(schema, dict) else schema
+        fields = (
+            [field["type"] for field in schema["fields"]] if isinstance(schema, dict) else schema
+        )
         match fields:
             case "string":
                 kind = compiled.ARRAY_OF_TEXTS
@@ -235,9 +261,14 @@ class ColumnReader:
         self._step(compiled.OPTIONAL, "ints", path)
         self._plan(schema[1 - null], named, path, optional=True)
         skipped = len(self._steps) - at - 1
-        self._steps[at] = (*self._steps[at][:2], skipped | (compiled.NULL_FIRST if null == 0 else 0))
+        self._steps[at] = (
+            *self._steps[at][:2],
+            skipped | (compiled.NULL_FIRST if null == 0 else 0),
+        )
 
-    def _step(self, kind: int, pool: str, path: str, more: int = 0, *, optional: bool = False) -> None:
+    def _step(
+        self, kind: int, pool: str, path: str, more: int = 0, *, optional: bool = False
+    ) -> None:
         place = self._counts[pool]
         self._counts[pool] += 1
         self._steps.append((kind, place, more))
@@ -247,7 +278,7 @@ class ColumnReader:
 class ColumnWriter:
     """Encodes records of one kind from columns, in the framing of a writer.
 
-    A column is one value for all rows, an array of float64, int64 or bool, Texts, a Coded of any values, a list of
+    A column is one value for all rows, an array of float64, int64 or bool, Texts, a DictionaryColumn of any values, a list of
     texts, or Items.
     """
 
@@ -270,7 +301,14 @@ class ColumnWriter:
         pools.constant(self._writer.header(), n)
         try:
             self._record(self._schema, columns, n, pools)
-        except (AttributeError, OverflowError, TypeError, UnicodeEncodeError, ValueError, KeyError) as error:
+        except (
+            AttributeError,
+            OverflowError,
+            TypeError,
+            UnicodeEncodeError,
+            ValueError,
+            KeyError,
+        ) as error:
             raise NotColumns(str(error)) from error
         return pools.written(n)
 
@@ -288,10 +326,17 @@ class ColumnWriter:
             case Items() if kind == "array":
                 pools.items(column.counts, n)
                 before = len(pools.steps)
-                self._record(_defined(schema["items"], self._named), column.columns, int(column.counts.sum()), pools)
+                self._record(
+                    _defined(schema["items"], self._named),
+                    column.columns,
+                    int(column.counts.sum()),
+                    pools,
+                )
                 pools.steps[before - 1][2] = len(pools.steps) - before
-            case Coded():
-                pools.choice([self._constant(schema, value) for value in column.values], column.codes, n)
+            case DictionaryColumn():
+                pools.choice(
+                    [self._constant(schema, value) for value in column.values], column.codes, n
+                )
             case np.ndarray():
                 pools.numbers(kind, column, n)
             case Texts() if kind == "string":
@@ -336,11 +381,19 @@ class _Pools:
 
     def choice(self, choices: Sequence[bytes], codes: NDArray[np.intp], n: int) -> None:
         """In each row the bytes that its code chooses."""
-        if codes.shape != (n,) or (n and not 0 <= int(codes.min()) <= int(codes.max()) < len(choices)):
+        if codes.shape != (n,) or (
+            n and not 0 <= int(codes.min()) <= int(codes.max()) < len(choices)
+        ):
             raise NotColumns("a code chooses nothing")
         texts = Texts.made(choices)
         self._room += n * max(map(len, choices), default=0)
-        self.steps.append([compiled.CHOICE, self._add("ints", self._ints, codes.astype(np.int64)), self._spans(texts)])
+        self.steps.append(
+            [
+                compiled.CHOICE,
+                self._add("ints", self._ints, codes.astype(np.int64)),
+                self._spans(texts),
+            ]
+        )
 
     def texts(self, column: Texts, n: int) -> None:
         """A string field."""
@@ -359,11 +412,19 @@ class _Pools:
                 place = self._add("floats", self._floats, column.astype(np.float64))
                 self.steps.append([compiled.DOUBLE, place, 0])
             case "boolean", "b":
-                self.steps.append([compiled.BOOLEAN, self._add("ints", self._ints, column.astype(np.int64)), 0])
+                self.steps.append(
+                    [compiled.BOOLEAN, self._add("ints", self._ints, column.astype(np.int64)), 0]
+                )
             case (("long" | "int"), "i"):
-                if kind == "int" and n and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+                if (
+                    kind == "int"
+                    and n
+                    and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31
+                ):
                     raise NotColumns("a number does not fit 32 bits")
-                self.steps.append([compiled.LONG, self._add("ints", self._ints, column.astype(np.int64)), 0])
+                self.steps.append(
+                    [compiled.LONG, self._add("ints", self._ints, column.astype(np.int64)), 0]
+                )
             case _:
                 raise NotColumns(f"a column of {column.dtype} is no {kind}")
 
@@ -372,7 +433,9 @@ class _Pools:
         if counts.shape != (n,) or (n and int(counts.min()) < 0):
             raise NotColumns("an array has no number of items")
         self._room += 11 * n
-        self.steps.append([compiled.ITEMS, self._add("ints", self._ints, counts.astype(np.int64)), 0])
+        self.steps.append(
+            [compiled.ITEMS, self._add("ints", self._ints, counts.astype(np.int64)), 0]
+        )
 
     def written(self, n: int) -> list[bytes]:
         """The bytes of each of n rows."""
@@ -380,7 +443,9 @@ class _Pools:
         ints, floats = _joined(self._ints, np.int64), _joined(self._floats, np.float64)
         spans = _joined(self._begins, np.int64), _joined(self._lengths, np.int64)
         steps = np.array(self.steps, np.uint64)
-        compiled.write_rows(steps, ints, floats.view(np.uint64), _joined(self._data, np.uint8), *spans, out, ends)
+        compiled.write_rows(
+            steps, ints, floats.view(np.uint64), _joined(self._data, np.uint8), *spans, out, ends
+        )
         stops = ends.tolist()
         whole = out[: stops[-1] if stops else 0].tobytes()
         return [whole[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
@@ -415,13 +480,15 @@ def _values(column: Any, n: int) -> Sequence[Any]:
         case Items(counts=counts, columns=inner):
             items = records(inner, int(counts.sum()))
             ends = np.cumsum(counts).tolist()
-            return [items[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
+            return [
+                items[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)
+            ]
         case np.ndarray():
             values: list[Any] = column.tolist()
             return values
         case Texts():
             return [text.decode() for text in column.raw()]
-        case Coded() | list():
+        case DictionaryColumn() | list():
             return column
     return [column] * n
 

@@ -114,7 +114,14 @@ def _bits(data: Bytes, at: int) -> np.uint64:
 
 @compiled
 def read_rows(
-    data: Bytes, starts: Ints, ends: Ints, steps: Ints, ints: Ints, bits: Bits, begins: Ints, lengths: Ints
+    data: Bytes,
+    starts: Ints,
+    ends: Ints,
+    steps: Ints,
+    ints: Ints,
+    bits: Bits,
+    begins: Ints,
+    lengths: Ints,
 ) -> NDArray[np.bool_]:
     """Which rows were read, (n,): the body data[starts[i]:ends[i]] of each, whose start is not -1.
 
@@ -139,7 +146,13 @@ def read_rows(
                 begins[place, row], lengths[place, row] = begin, at - begin
             elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS or kind == ARRAY_OF_TEXTS:
                 begin = at
-                at = _items(data, at, end, 2 if kind == MAP_OF_TEXTS else 1, 1 if kind == MAP_OF_DOUBLES else 0)
+                at = _items(
+                    data,
+                    at,
+                    end,
+                    2 if kind == MAP_OF_TEXTS else 1,
+                    1 if kind == MAP_OF_DOUBLES else 0,
+                )
                 begins[place, row], lengths[place, row] = begin, at - begin
             elif kind == BOOLEAN:
                 if at >= end or data[U(at)] > 1:
@@ -191,12 +204,16 @@ def starts_with(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints
 
 
 @compiled
-def same_bytes(a: Bytes, a_at: Ints, a_size: Ints, b: Bytes, b_at: Ints, b_size: Ints) -> NDArray[np.bool_]:
+def same_bytes(
+    a: Bytes, a_at: Ints, a_size: Ints, b: Bytes, b_at: Ints, b_size: Ints
+) -> NDArray[np.bool_]:
     """For each row whether two slices are the same bytes."""
     found = np.zeros(a_at.shape[0], np.bool_)
     for row in range(U(a_at.shape[0])):
         size = a_size[row]
-        found[row] = size == b_size[row] and (size < 1 or _same(a, U(a_at[row]), b, U(b_at[row]), U(size)))
+        found[row] = size == b_size[row] and (
+            size < 1 or _same(a, U(a_at[row]), b, U(b_at[row]), U(size))
+        )
     return found
 
 
@@ -239,7 +256,9 @@ def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple
 
 
 @compiled
-def look_up(data: Bytes, begins: Ints, key: Bytes, of_texts: bool, found: Ints, lengths: Ints) -> None:
+def look_up(
+    data: Bytes, begins: Ints, key: Bytes, of_texts: bool, found: Ints, lengths: Ints
+) -> None:
     """Where the value of `key` in each row's map begins (-1 where it has none), and how long a text is.
 
     The maps were read by `read_rows`; of a key that comes twice the last value counts, as in a dict.
@@ -286,7 +305,9 @@ def _put_long(out: Bytes, at: np.uint64, value: int) -> np.uint64:
 
 
 @compiled
-def _put_bytes(out: Bytes, at: np.uint64, data: Bytes, begin: np.uint64, length: np.uint64) -> np.uint64:
+def _put_bytes(
+    out: Bytes, at: np.uint64, data: Bytes, begin: np.uint64, length: np.uint64
+) -> np.uint64:
     for i in range(length):
         out[at + i] = data[begin + i]
     return at + length
@@ -294,7 +315,14 @@ def _put_bytes(out: Bytes, at: np.uint64, data: Bytes, begin: np.uint64, length:
 
 @compiled
 def write_rows(
-    steps: Bits, ints: Ints, bits: Bits, data: Bytes, begins: Ints, lengths: Ints, out: Bytes, ends: Ints
+    steps: Bits,
+    ints: Ints,
+    bits: Bits,
+    data: Bytes,
+    begins: Ints,
+    lengths: Ints,
+    out: Bytes,
+    ends: Ints,
 ) -> None:
     """n records one after another into `out`, and where each ends into `ends` (n,).
 
@@ -302,7 +330,9 @@ def write_rows(
     items alike: functions that are handed all these arrays cost more than what they do.
     """
     at, count = U(0), U(steps.shape[0])
-    written = np.zeros(steps.shape[0], np.uint64)  # items of each array so far, which follow each other over all rows
+    written = np.zeros(
+        steps.shape[0], np.uint64
+    )  # items of each array so far, which follow each other over all rows
     for row in range(U(ends.shape[0])):
         step, item = U(0), U(row)
         inside, first, last, stop = False, U(0), U(0), U(0)

@@ -66,9 +66,15 @@ def compare_releases(folder: Path = catalogue.FOLDER) -> list[Comparison]:
 
 def compare(record: str, version: str, present: Any, old: Any) -> Comparison:
     """The schema `old`, released as `version`, against `present`, at the level of `record`."""
-    broken = [f"{record} can no longer read what {version} wrote: {text}." for text in breaks(present, old)]
+    broken = [
+        f"{record} can no longer read what {version} wrote: {text}."
+        for text in breaks(present, old)
+    ]
     if LEVELS[record] is Level.FULL_TRANSITIVE:
-        broken += [f"{record} {version} cannot read what is written now: {text}." for text in breaks(old, present)]
+        broken += [
+            f"{record} {version} cannot read what is written now: {text}."
+            for text in breaks(old, present)
+        ]
     same_bytes = catalogue.canonical(old) == catalogue.canonical(present)
     return Comparison(record, version, LEVELS[record], old != present, same_bytes, tuple(broken))
 
@@ -81,7 +87,9 @@ def breaks(reader: Any, writer: Any) -> list[str]:
     reader_names: dict[str, Any] = {}
     writer_names: dict[str, Any] = {}
     pair = _Pair(reader_names, writer_names, set())
-    return list(pair.breaks(parse_schema(reader, reader_names), parse_schema(writer, writer_names), ""))
+    return list(
+        pair.breaks(parse_schema(reader, reader_names), parse_schema(writer, writer_names), "")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +107,26 @@ class _Pair:
         elif isinstance(reader, list):
             if not any(self._fits(branch, writer, path) for branch in reader):
                 # The branch of the same kind is the one that was meant: its breaks say more than that no branch fits.
-                alike = [part for part in reader if _kind(_defined(part, self.reader_names)) == _kind(writer)]
+                alike = [
+                    part
+                    for part in reader
+                    if _kind(_defined(part, self.reader_names)) == _kind(writer)
+                ]
                 if alike:
                     yield from self.breaks(alike[0], writer, path)
                 else:
                     yield f"{_at(path)} does not take {_name(writer)}"
         elif _kind(reader) == _kind(writer) and _logical(reader) == _logical(writer):
             yield from self._same_kind(reader, writer, path)
-        elif (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(writer):
+        elif (_kind(writer), _kind(reader)) not in _PROMOTIONS or _logical(reader) != _logical(
+            writer
+        ):
             yield f"{_at(path)} is {_name(reader)} to the reader, but {_name(writer)} to the writer"
 
     def _fits(self, reader: Any, writer: Any, path: str) -> bool:
-        return not list(_Pair(self.reader_names, self.writer_names, set(self.seen)).breaks(reader, writer, path))
+        return not list(
+            _Pair(self.reader_names, self.writer_names, set(self.seen)).breaks(reader, writer, path)
+        )
 
     def _same_kind(self, reader: Any, writer: Any, path: str) -> Iterator[str]:
         kind = _kind(reader)
@@ -169,9 +185,10 @@ def _short(name: str) -> str:
 def _same_name(reader: Any, writer: Any) -> bool:
     """Whether the unqualified names are equal, as the specification has it, or the writer's is one of the aliases."""
     aliases = reader.get("aliases", ())
-    return _short(reader["name"]) == _short(writer["name"]) or not {writer["name"], _short(writer["name"])}.isdisjoint(
-        aliases
-    )
+    return _short(reader["name"]) == _short(writer["name"]) or not {
+        writer["name"],
+        _short(writer["name"]),
+    }.isdisjoint(aliases)
 
 
 def _at(path: str) -> str:

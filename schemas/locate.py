@@ -35,7 +35,11 @@ def first_failure(value: bytes, start: int, schema: Any) -> Failure | None:
     except _Stop as stop:
         return Failure(stop.offset, walk.field or "the record", stop.why)
     if walk.at < len(value):
-        return Failure(walk.at, "after the last field", f"the record ends, and bytes follow: {len(value) - walk.at}")
+        return Failure(
+            walk.at,
+            "after the last field",
+            f"the record ends, and bytes follow: {len(value) - walk.at}",
+        )
     return None
 
 

@@ -27,7 +27,9 @@ class Registry:
     Each raises Transient("registry", ...) while the registry is unreachable, overloaded or refuses the credentials.
     """
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         # Imported here because it brings an HTTP client, which nobody without a registry should wait for.
         from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415
 
@@ -63,7 +65,9 @@ class Registry:
         try:
             self._schemas[number] = json.loads(found.schema_str)
         except (ValueError, RecursionError):
-            raise Poison(Reason.DECODE_FAILED, "decode", f"Schema id {number} is not valid JSON.") from None
+            raise Poison(
+                Reason.DECODE_FAILED, "decode", f"Schema id {number} is not valid JSON."
+            ) from None
         return self._schemas[number]
 
     def schema_id(self, subject: str, schema: Any) -> int:
@@ -74,7 +78,9 @@ class Registry:
             # Asked first: an account that may not register can still write by a schema that someone else registered.
             known = self._ask(partial(self._client.lookup_schema, subject, avro), subject)
             number = (
-                known.schema_id if known else self._ask(partial(self._client.register_schema, subject, avro), subject)
+                known.schema_id
+                if known
+                else self._ask(partial(self._client.register_schema, subject, avro), subject)
             )
             if number is None:
                 raise UserError(f"The schema registry cannot register a schema of {subject}.")
@@ -121,11 +127,14 @@ class Registry:
         except http.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Transient(
-                    "registry", f"its certificate cannot be trusted ({error}); name its authority in SSL_CERT_FILE"
+                    "registry",
+                    f"its certificate cannot be trusted ({error}); name its authority in SSL_CERT_FILE",
                 ) from None
             raise Transient("registry", f"it cannot be reached ({error})") from None
         except ValueError:
-            raise Transient("registry", "the answer is not JSON; check SCHEMA_REGISTRY_URL") from None
+            raise Transient(
+                "registry", "the answer is not JSON; check SCHEMA_REGISTRY_URL"
+            ) from None
 
 
 def _without_user(url: str) -> tuple[str, str | None]:
@@ -153,9 +162,13 @@ def _refusal(status: int) -> str:
     if status in (401, 403):
         return f"it refuses the credentials (HTTP {status}); check the user and password in SCHEMA_REGISTRY_URL"
     if status == 404:
-        return "no registry answers at this address (HTTP 404); check the path in SCHEMA_REGISTRY_URL"
+        return (
+            "no registry answers at this address (HTTP 404); check the path in SCHEMA_REGISTRY_URL"
+        )
     return f"it answers with an error (HTTP {status})"
 
 
 def _unknown(number: int) -> Poison:
-    return Poison(Reason.UNKNOWN_SCHEMA, "decode", f"The schema registry has no schema with id {number}.")
+    return Poison(
+        Reason.UNKNOWN_SCHEMA, "decode", f"The schema registry has no schema with id {number}."
+    )

@@ -26,11 +26,17 @@ FLAGS = (
 def absent() -> str | None:
     """Why there is no browser, or None. Both are Debian's packages chromium and chromium-driver."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"{' and '.join(missing)} cannot be found: apt-get install chromium chromium-driver" if missing else None
+    return (
+        f"{' and '.join(missing)} cannot be found: apt-get install chromium chromium-driver"
+        if missing
+        else None
+    )
 
 
 @contextmanager
-def chromium(width: int = 1280, height: int = 900, *, dark: bool = False, scripts: bool = False) -> Iterator[WebDriver]:
+def chromium(
+    width: int = 1280, height: int = 900, *, dark: bool = False, scripts: bool = False
+) -> Iterator[WebDriver]:
     """A browser with a profile of its own; pages get no JavaScript unless asked for."""
     browser, driver = (shutil.which(program) or program for program in PROGRAMS)
     options = webdriver.ChromeOptions()
@@ -41,7 +47,9 @@ def chromium(width: int = 1280, height: int = 900, *, dark: bool = False, script
         if dark:
             options.add_argument("--blink-settings=preferredColorScheme=0")
         if not scripts:
-            options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+            options.add_experimental_option(
+                "prefs", {"profile.managed_default_content_settings.javascript": 2}
+            )
         found = webdriver.Chrome(options, Service(driver))
         try:
             found.set_page_load_timeout(60)

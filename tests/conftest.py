@@ -16,14 +16,18 @@ from uuid import uuid4
 import pytest
 
 from leadstream.errors import UserError
-from local.broker import Broker, local_broker
-from local.kafka import KafkaProcess, local_kafka
-from local.postgres import Postgres, PostgresProcess, local_postgres, local_server
-from local.process import Say
-from tests.trained import promoted_store
+from leadstream.local.broker import Broker, local_broker
+from leadstream.local.kafka import KafkaProcess, local_kafka
+from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres, local_server
+from leadstream.local.process import Say
+from tests.trained_models import promoted_store
 
 Ground = TypeVar("Ground")
-S3_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 def _unavailable(reason: str) -> NoReturn:
@@ -41,7 +45,9 @@ def _ground(start: Callable[[Say], AbstractContextManager[Ground]]) -> Iterator[
         except UserError as error:
             _unavailable(str(error))
         if isinstance(ground, Broker) and ground.kind == "mock":
-            _unavailable("no real broker: " + (" | ".join(lines[:-1]) or "LEADSTREAM_LOCAL_BROKER=mock"))
+            _unavailable(
+                "no real broker: " + (" | ".join(lines[:-1]) or "LEADSTREAM_LOCAL_BROKER=mock")
+            )
         yield ground
 
 

@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.batch import Batch, ClosedBy, Message, Output, Partition
-from consumer.publisher import End
-from consumer.triage.audit import Decided, Decision, decision_in
-from consumer.triage.desk import Outlook, Settled
-from consumer.triage.judge import Verdict
-from consumer.triage.scores import Scores
+from consumer.dead_letters.audit import Decided, Decision, decision_in
+from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.executor import Outlook, Settled
+from consumer.dead_letters.planner import Verdict
 from leadstream.errors import Fenced
-from leadstream.kafka import Headers, Record
-from leadstream.topics import Topics
+from leadstream.kafka.batch import Batch, ClosedBy, Message, Output, Partition
+from leadstream.kafka.config import Headers, Record
+from leadstream.kafka.publisher import End
+from leadstream.kafka.topics import Topics
 from schemas.codec import Reader, Writer
 
 
@@ -62,13 +62,19 @@ class MemoryBroker:
     def append(self, output: Output) -> None:
         log = self.records[output.topic]
         timestamp = self.now if output.timestamp is None else output.timestamp
-        log.append(FakeMessage(output.topic, 0, len(log), output.key, output.value, output.headers, timestamp))
+        log.append(
+            FakeMessage(
+                output.topic, 0, len(log), output.key, output.value, output.headers, timestamp
+            )
+        )
 
 
 class MemorySource:
     """The only member of its group, so it owns every partition."""
 
-    def __init__(self, broker: MemoryBroker, group: str, topics: list[str], max_records: int = 2000) -> None:
+    def __init__(
+        self, broker: MemoryBroker, group: str, topics: list[str], max_records: int = 2000
+    ) -> None:
         self._broker = broker
         self.group = group
         self._max_records = max_records
@@ -77,11 +83,13 @@ class MemorySource:
     def poll(self, timeout: float) -> Batch | None:
         messages: list[Message] = []
         for topic, position in self._positions.items():
-            fresh = self._broker.records[topic][position : position + self._max_records - len(messages)]
+            fresh = self._broker.records[topic][
+                position : position + self._max_records - len(messages)
+            ]
             messages += fresh
             self._positions[topic] += len(fresh)
         closed_by = ClosedBy.SIZE if len(messages) == self._max_records else ClosedBy.DRAIN
-        return Batch.of(messages, closed_by) if messages else None
+        return Batch.from_messages(messages, closed_by) if messages else None
 
     def rewind(self, batch: Batch) -> None:
         for (topic, _), offset in batch.first.items():
@@ -94,7 +102,10 @@ class MemorySource:
         return frozenset((topic, 0) for topic in self._positions)
 
     def lag(self) -> dict[Partition, int]:
-        return {(topic, 0): len(self._broker.records[topic]) - position for topic, position in self._positions.items()}
+        return {
+            (topic, 0): len(self._broker.records[topic]) - position
+            for topic, position in self._positions.items()
+        }
 
     def close(self) -> None:
         self._positions = {}
@@ -132,7 +143,11 @@ class MemoryDesk:
     """Decides letters in one step. `arrives` is called before each record: what it appends stands before that one."""
 
     def __init__(
-        self, broker: MemoryBroker, group: str, topics: Topics, arrives: Callable[[], None] = lambda: None
+        self,
+        broker: MemoryBroker,
+        group: str,
+        topics: Topics,
+        arrives: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker = broker
         self._group = group
@@ -146,7 +161,9 @@ class MemoryDesk:
     def take(self) -> None:
         self._broker.desk = self
         for message in self._broker.records[self._topics.dead_letter_audit]:
-            self.decided.add(decision_in(message, Reader("TriageDecision")), 0, message.value() or b"")
+            self.decided.add(
+                decision_in(message, Reader("TriageDecision")), 0, message.value() or b""
+            )
 
     def watch(self, leads: Collection[bytes]) -> None:
         self.scores, self._read = Scores(leads, self._predictions), 0
@@ -167,7 +184,9 @@ class MemoryDesk:
         changes = self._broker.records[self._topics.lead_changes]
         start, crossed = len(changes), set()
         mixed = changes[start:]
-        for each in sorted((each for each in verdicts if each.output), key=lambda each: each.version):
+        for each in sorted(
+            (each for each in verdicts if each.output), key=lambda each: each.version
+        ):
             before = len(changes)
             self._arrives()
             mixed += changes[before:]
@@ -176,13 +195,17 @@ class MemoryDesk:
                 if any(message.key() == each.letter.key for message in changes[self._seen :]):
                     crossed.add(each.letter.id)
                 message = FakeMessage(each.output.topic, 0, 0, each.output.key, each.output.value)
-                timestamp = self._broker.now if each.output.timestamp is None else each.output.timestamp
+                timestamp = (
+                    self._broker.now if each.output.timestamp is None else each.output.timestamp
+                )
                 mixed.append(replace(message, headers_=each.output.headers, timestamp_=timestamp))
         if self._broker.desk is not self:
             raise Fenced("somebody else took the desk")
         if crossed:
             return Settled(frozenset(crossed))
-        changes[start:] = [replace(message, offset_=start + place) for place, message in enumerate(mixed)]
+        changes[start:] = [
+            replace(message, offset_=start + place) for place, message in enumerate(mixed)
+        ]
         for each in verdicts:
             if each.output and each.output.topic != self._topics.lead_changes:
                 self._broker.append(each.output)

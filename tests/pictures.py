@@ -15,26 +15,31 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from commands.dead_letters.watch.app import Watch
-from consumer.batch import Output
-from consumer.dead_letters import dead_letter
-from consumer.triage.filters import Filter
-from consumer.triage.office import Triage
+from consumer.dead_letters.selection import Filter
+from consumer.dead_letters.service import Triage
+from leadstream.cli.dead_letters.watch.app import Watch
 from leadstream.errors import Poison, Reason
+from leadstream.kafka.batch import Output
+from leadstream.kafka.dead_letter import dead_letter
+from leadstream.kafka.topics import Topics, variable
+from leadstream.local.kafka import local_kafka
 from leadstream.settings import load_settings
-from leadstream.topics import Topics, variable
-from local.kafka import local_kafka
 from schemas.codec import Writer
 from tests.browser import chromium
 from tests.fakes import FakeMessage
 from tests.integration.running import Stage, until
-from tests.trained import promoted_store
+from tests.trained_models import promoted_store
 from tests.unit.pipelines import event
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 CHANGE = Writer("LeadChanged")
 CAUSES = (
-    (4000, Reason.LEAD_NOT_FOUND, "state", "the change carries no state and Postgres has no such lead"),
+    (
+        4000,
+        Reason.LEAD_NOT_FOUND,
+        "state",
+        "the change carries no state and Postgres has no such lead",
+    ),
     (2500, Reason.INVALID_EVENT, "validate", "created_at is {i} ms after occurred_at"),
     (1500, Reason.DECODE_FAILED, "decode", "A text is not valid UTF-8 (it ends before byte {i})."),
     (1200, Reason.UNKNOWN_FRAMING, "decode", "The value begins with 7b and is in neither framing."),
@@ -53,7 +58,15 @@ def letters(stage: Stage) -> Iterator[Output]:
             lead = f"lead_{100_000 + number}"
             yield dead_letter(
                 stage.topics.dead_letters,
-                FakeMessage(stage.topics.lead_changes, number % 6, number, lead.encode(), value(lead, reason), [], now),
+                FakeMessage(
+                    stage.topics.lead_changes,
+                    number % 6,
+                    number,
+                    lead.encode(),
+                    value(lead, reason),
+                    [],
+                    now,
+                ),
                 Poison(reason, stage_, words.format(i=1000 + i)),
                 failed_at=now - 2_000 + number // 5,
                 group_id="leadstream",
@@ -75,7 +88,9 @@ def ground() -> Iterator[Stage]:
         folder = Path(name)
         stage = Stage.on(node.bootstrap, folder, promoted_store(folder / "models"), create=False)
         stage.topics = Topics()  # the broker is ours, so topics may have their own names
-        stage.environment |= {variable(each.name): getattr(stage.topics, each.name) for each in fields(Topics)}
+        stage.environment |= {
+            variable(each.name): getattr(stage.topics, each.name) for each in fields(Topics)
+        }
         stage.create_topics(6)
         stage.send(letters(stage))
         first = 100_001 + CAUSES[0][0]
@@ -92,7 +107,9 @@ def console(stage: Stage) -> Iterator[Callable[[], str]]:
     with stage.running("console", "--port", "0", "--by", "anna") as process:
 
         def link() -> str:
-            return str(until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[-1])
+            return str(
+                until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[-1]
+            )
 
         yield link
 
@@ -138,7 +155,10 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     until(over, "the rehearsal")
     browser.find_element(By.NAME, "because").send_keys("the CRM has committed by now")
     press("Replay ")
-    until(lambda: browser.find_elements(By.CSS_SELECTOR, "progress[value]:not([value='0'])"), "it goes on")
+    until(
+        lambda: browser.find_elements(By.CSS_SELECTOR, "progress[value]:not([value='0'])"),
+        "it goes on",
+    )
     picture(browser, "replay", folder)
     press("Stop after")
     until(over, "it stops")
@@ -169,7 +189,9 @@ def narrow(browser: WebDriver, link: str, folder: Path) -> None:
         "rehearsal": "jobs/1",
         "audit": "audit",
     }
-    for name, page in (pages | {"discard": "jobs/4", "stopped": "jobs/3", "error": "letters?since=x"}).items():
+    for name, page in (
+        pages | {"discard": "jobs/4", "stopped": "jobs/3", "error": "letters?since=x"}
+    ).items():
         browser.get(home + page)
         picture(browser, f"narrow-{name}", folder, width=400)
 
@@ -186,7 +208,12 @@ async def watched(stage: Stage) -> str:
 
 def main(folder: Path | None) -> None:
     """All pictures into a folder; without one those of the docs."""
-    with tempfile.TemporaryDirectory() as name, ground() as stage, console(stage) as link, chromium() as browser:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ground() as stage,
+        console(stage) as link,
+        chromium() as browser,
+    ):
         made = folder or Path(name)
         drawing = made / "watch.svg"
         drawing.write_text(asyncio.run(watched(stage)))

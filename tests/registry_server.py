@@ -18,11 +18,17 @@ class RegistryState:
 
     url: str = ""
     schemas: list[str] = field(default_factory=list)  # id 1 first
-    subjects: dict[str, list[int]] = field(default_factory=dict)  # versions as schema ids, oldest first
+    subjects: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # versions as schema ids, oldest first
     levels: dict[str, str] = field(default_factory=dict)
-    requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Authorization
+    requests: list[tuple[str, str, str | None]] = field(
+        default_factory=list
+    )  # method, path, Authorization
     failure: int | None = None
-    answer: bytes | None = None  # sent with status 200 or `failure` in place of what the registry would say
+    answer: bytes | None = (
+        None  # sent with status 200 or `failure` in place of what the registry would say
+    )
     refuse: set[str] = field(default_factory=set)  # subjects whose registrations are incompatible
     hold: threading.Event | None = None  # every request waits until it is set
 
@@ -35,7 +41,9 @@ def registry_server(tls: ssl.SSLContext | None = None) -> Iterator[RegistryState
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     state.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -64,7 +72,9 @@ _NO_SCHEMA = _RegistryError(404, 40403, "Schema not found")
 class _Handler(BaseHTTPRequestHandler):
     state: ClassVar[RegistryState]
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave in one packet: apart they cost 40 ms of delayed acknowledgement
+    wbufsize = (
+        -1
+    )  # head and body leave in one packet: apart they cost 40 ms of delayed acknowledgement
 
     def _handle(self) -> None:
         state = self.state
@@ -117,7 +127,12 @@ def _answer(state: RegistryState, method: str, path: str, body: dict[str, Any]) 
             if body["schema"] not in ids:
                 raise _NO_SCHEMA
             found = ids[body["schema"]]
-            return {"subject": subject, "version": versions.index(found) + 1, "id": found, "schema": body["schema"]}
+            return {
+                "subject": subject,
+                "version": versions.index(found) + 1,
+                "id": found,
+                "schema": body["schema"],
+            }
         case "POST", ["compatibility", "subjects", subject, "versions", "latest"]:
             _versions(state, subject)
             return {"is_compatible": subject not in state.refuse}
@@ -126,7 +141,9 @@ def _answer(state: RegistryState, method: str, path: str, body: dict[str, Any]) 
             return {"compatibility": body["compatibility"]}
         case "GET", ["config", subject]:
             if subject not in state.levels:
-                raise _RegistryError(404, 40408, "Subject does not have subject-level compatibility configured")
+                raise _RegistryError(
+                    404, 40408, "Subject does not have subject-level compatibility configured"
+                )
             return {"compatibilityLevel": state.levels[subject]}
     raise _RegistryError(404, 404, "HTTP 404 Not Found")
 
@@ -143,12 +160,19 @@ def _version(state: RegistryState, subject: str, version: str) -> dict[str, Any]
     if not 0 < number <= len(versions):
         raise _NO_VERSION
     schema_id = versions[number - 1]
-    return {"subject": subject, "version": number, "id": schema_id, "schema": state.schemas[schema_id - 1]}
+    return {
+        "subject": subject,
+        "version": number,
+        "id": schema_id,
+        "schema": state.schemas[schema_id - 1],
+    }
 
 
 def _register(state: RegistryState, subject: str, schema: str) -> dict[str, int]:
     if subject in state.refuse:
-        raise _RegistryError(409, 409, "Schema being registered is incompatible with an earlier schema")
+        raise _RegistryError(
+            409, 409, "Schema being registered is incompatible with an earlier schema"
+        )
     if schema not in state.schemas:
         state.schemas.append(schema)
     number = state.schemas.index(schema) + 1

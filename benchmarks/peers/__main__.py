@@ -17,8 +17,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import ROOT, Ground, open_ground
 from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
-from benchmarks.ground import ROOT, Ground, open_ground
 from benchmarks.leads import events
 from leadstream.errors import UserError
 from schemas.codec import Reader
@@ -44,13 +44,17 @@ class Loop:
 
 OURS, REASONS = "leadstream, no reasons", "leadstream, 3 reasons"
 LOOPS = {
-    OURS: Loop(("commands.main", "run"), "exactly once"),
-    REASONS: Loop(("commands.main", "run"), "exactly once", reasons=3),
+    OURS: Loop(("leadstream.cli.main", "run"), "exactly once"),
+    REASONS: Loop(("leadstream.cli.main", "run"), "exactly once", reasons=3),
     "Bytewax, batches": Loop(
         ("bytewax.run", "benchmarks.peers.bytewax_flow:flow('batches')"), "at least once", None, 4
     ),
-    "FastStream, batches": Loop(("benchmarks.peers.faststream_app", "batches"), "at most once", FEWER, 10),
-    "Bytewax, rows": Loop(("bytewax.run", "benchmarks.peers.bytewax_flow:flow('rows')"), "at least once", FEWEST),
+    "FastStream, batches": Loop(
+        ("benchmarks.peers.faststream_app", "batches"), "at most once", FEWER, 10
+    ),
+    "Bytewax, rows": Loop(
+        ("bytewax.run", "benchmarks.peers.bytewax_flow:flow('rows')"), "at least once", FEWEST
+    ),
     "FastStream, rows": Loop(("benchmarks.peers.faststream_app", "rows"), "at most once", FEWEST),
     "Quix Streams, rows": Loop(("benchmarks.peers.quix",), "exactly once", FEWEST, 500),
 }
@@ -72,7 +76,11 @@ class Bench:
         """Run a loop over its events: how many a second. Raises UserError where a prediction is missing or differs."""
         loop, count = LOOPS[name], self.counts[name]
         stage = self._ground.stage(self._topics[count])
-        path = stage.environ["PYTHONPATH"] if name in (OURS, REASONS) else os.pathsep.join([str(FOLDER), str(ROOT)])
+        path = (
+            stage.environ["PYTHONPATH"]
+            if name in (OURS, REASONS)
+            else os.pathsep.join([str(FOLDER), str(ROOT)])
+        )
         settings = {"LEADSTREAM_REASONS": str(loop.reasons), "PYTHONPATH": path}
         with stage.program(*loop.arguments, **settings) as process:
             flow = self._ground.watch(stage.predictions, count, process)
@@ -87,7 +95,9 @@ class Bench:
         """The first run of Leadstream says what is expected; both records are decoded and compared field by field."""
         if name == OURS:
             value = self._expected.setdefault(key, value)
-        found, expected = (self._comparable(one, LOOPS[name].reasons) for one in (value, self._expected[key]))
+        found, expected = (
+            self._comparable(one, LOOPS[name].reasons) for one in (value, self._expected[key])
+        )
         if found != expected:
             fields = [field for field, content in expected.items() if found[field] != content]
             raise UserError(f"{name} predicts otherwise for {key.decode()}: {', '.join(fields)}")
@@ -110,14 +120,19 @@ def main() -> int:
         versions = installed()
         with open_ground("peers", say) as ground:
             bench = Bench(ground, told.events)
-            rates = interleaved({name: partial(bench.run, name) for name in LOOPS}, told.repeats, say, warm=True)
+            rates = interleaved(
+                {name: partial(bench.run, name) for name in LOOPS}, told.repeats, say, warm=True
+            )
         code = finish(
             f"Predictions a second, with the frameworks of others, {told.repeats} runs",
             told.json,
             *rows(rates),
             rates=rates,
             versions=versions,
-            loops={name: {"events": bench.counts[name], "delivery": loop.delivery} for name, loop in LOOPS.items()},
+            loops={
+                name: {"events": bench.counts[name], "delivery": loop.delivery}
+                for name, loop in LOOPS.items()
+            },
         )
         print("Every prediction of theirs equals Leadstream's. Events of a run, and delivery:")
         for name, loop in LOOPS.items():
@@ -149,7 +164,9 @@ def installed() -> dict[str, str]:
     """The versions of the peers. Raises UserError where they are not installed."""
     found = {one.metadata["Name"]: one.version for one in distributions(path=[str(FOLDER)])}
     if missing := [name for name in PACKAGES if name not in found]:
-        raise UserError(f"{', '.join(missing)}: not installed in {FOLDER}; `make bench-peers` installs the peers")
+        raise UserError(
+            f"{', '.join(missing)}: not installed in {FOLDER}; `make bench-peers` installs the peers"
+        )
     return {name: found[name] for name in PACKAGES}
 
 

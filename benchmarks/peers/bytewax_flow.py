@@ -23,17 +23,26 @@ def flow(form: str) -> Dataflow:
     batches = form == "batches"
 
     def score_batch(messages: list[KafkaSourceMessage]) -> list[KafkaSinkMessage]:
-        return [KafkaSinkMessage(key, value) for key, value in scorer.score([_arrived(one) for one in messages])]
+        return [
+            KafkaSinkMessage(key, value)
+            for key, value in scorer.score([_arrived(one) for one in messages])
+        ]
 
     def score_row(message: KafkaSourceMessage) -> KafkaSinkMessage:
         return KafkaSinkMessage(*scorer.score([_arrived(message)])[0])
 
     dataflow = Dataflow("peers")
     source = KafkaSource(
-        brokers, [settings.topics.lead_changes], batch_size=EVENTS_A_BATCH if batches else ROWS_A_BATCH
+        brokers,
+        [settings.topics.lead_changes],
+        batch_size=EVENTS_A_BATCH if batches else ROWS_A_BATCH,
     )
     changes = op.input("changes", dataflow, source)
-    predictions = op.flat_map_batch("score", changes, score_batch) if batches else op.map("score", changes, score_row)
+    predictions = (
+        op.flat_map_batch("score", changes, score_batch)
+        if batches
+        else op.map("score", changes, score_row)
+    )
     op.output("predictions", predictions, KafkaSink(brokers, settings.topics.lead_predictions))
     return dataflow
 

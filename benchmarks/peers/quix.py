@@ -33,7 +33,9 @@ def main() -> None:
 
     def score(value: bytes) -> bytes:
         place = message_context()
-        [(_, prediction)] = scorer.score([Arrived(value, place.topic, place.partition, place.offset)])
+        [(_, prediction)] = scorer.score(
+            [Arrived(value, place.topic, place.partition, place.offset)]
+        )
         return prediction
 
     # The key of a message, the lead's id, stays with it.

@@ -15,13 +15,15 @@ import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from benchmarks.plain import FITTED
-from consumer.predictions import prediction_id
+from consumer.scoring.predictions import prediction_id
 from features import columns_of
 from leadstream.settings import Settings
-from models.scorer import GRADES
+from models.serve.scorer import GRADES
 from schemas import catalogue
 
-FRAME = b"\xc3\x01"  # Avro's single-object encoding, followed by the schema's fingerprint of 8 bytes
+FRAME = (
+    b"\xc3\x01"  # Avro's single-object encoding, followed by the schema's fingerprint of 8 bytes
+)
 FRAME_BYTES = 10
 
 
@@ -39,10 +41,12 @@ class Scorer:
     """The first model of the ground, as scikit-learn fitted it, and the two schemas."""
 
     def __init__(self, settings: Settings) -> None:
-        store = Path(settings.need("MODEL_STORE", "benchmarks.ground sets it"))
+        store = Path(settings.need("MODEL_STORE", "benchmarks.environment sets it"))
         artifact, self._manifest = joblib.load(store.with_name(FITTED))
         self._features, self._calibrator = artifact["features"], artifact["calibrator"]
-        self._scaler, self._selector, self._forest = (artifact[key] for key in ("scaler", "feature_selector", "model"))
+        self._scaler, self._selector, self._forest = (
+            artifact[key] for key in ("scaler", "feature_selector", "model")
+        )
         self._threshold = float(artifact["threshold"])
         self._cuts = [artifact["grades"][grade] for grade in ("C", "B", "A")]
         self._reader = parse_schema(_plain(catalogue.present("LeadChanged")))
@@ -51,21 +55,38 @@ class Scorer:
 
     def score(self, arrived: Sequence[Arrived]) -> list[tuple[bytes, bytes]]:
         """Key and value of the prediction for each event, in their order; all of them scored together."""
-        events: list[Any] = [schemaless_reader(BytesIO(one.value[FRAME_BYTES:]), self._reader, None) for one in arrived]
+        events: list[Any] = [
+            schemaless_reader(BytesIO(one.value[FRAME_BYTES:]), self._reader, None)
+            for one in arrived
+        ]
         as_of = np.array([event["occurred_at"] for event in events], dtype=np.int64)
         matrix = self._features.transform(columns_of([event["lead"] for event in events]), as_of)
         inputs = self._selector.transform(self._scaler.transform(matrix.values))
         raw = self._forest.predict_proba(inputs)[:, 1]
         probability, low, high = self._calibrator.interval(raw, matrix.missing)
-        confidence = np.clip((1.0 - (high - low)) * matrix.coverage * (1.0 - matrix.unusual), 0.0, 1.0)
+        confidence = np.clip(
+            (1.0 - (high - low)) * matrix.coverage * (1.0 - matrix.unusual), 0.0, 1.0
+        )
         grades = np.searchsorted(self._cuts, probability, side="right").tolist()
         numbers = zip(
-            *(column.tolist() for column in (raw, probability, low, high, confidence, matrix.coverage)), strict=True
+            *(
+                column.tolist()
+                for column in (raw, probability, low, high, confidence, matrix.coverage)
+            ),
+            strict=True,
         )
-        return [self._prediction(*row) for row in zip(events, arrived, numbers, grades, matrix.imputed, strict=True)]
+        return [
+            self._prediction(*row)
+            for row in zip(events, arrived, numbers, grades, matrix.imputed, strict=True)
+        ]
 
     def _prediction(
-        self, event: Any, one: Arrived, numbers: tuple[float, ...], grade: int, imputed: tuple[str, ...]
+        self,
+        event: Any,
+        one: Arrived,
+        numbers: tuple[float, ...],
+        grade: int,
+        imputed: tuple[str, ...],
     ) -> tuple[bytes, bytes]:
         raw, probability, low, high, confidence, coverage = numbers
         sha256 = self._manifest["artifact"]["sha256"]

@@ -14,7 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from commands.main import parser
+from leadstream.cli.main import parser
 from schemas import catalogue
 from schemas.evolution import LEVELS
 
@@ -26,9 +26,17 @@ _LANGUAGES = {".avsc": "json", ".mjs": "js"}
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
-    linked = {target for file in files.documentation_pages() for target in _OUTSIDE.findall(file.content_string)}
+    linked = {
+        target
+        for file in files.documentation_pages()
+        for target in _OUTSIDE.findall(file.content_string)
+    }
     pages = {"commands.md": commands(), "schemas.md": schemas()}
-    pages |= {_place(path): source(path) for target in sorted(linked) for path in _with_inner(ROOT / target)}
+    pages |= {
+        _place(path): source(path)
+        for target in sorted(linked)
+        for path in _with_inner(ROOT / target)
+    }
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
     return files
@@ -52,7 +60,9 @@ def commands() -> str:
 
 def verbs(words: str, at: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Every verb that does something, by its words."""
-    inner: Any = [action for action in at._actions if isinstance(action, argparse._SubParsersAction)]
+    inner: Any = [
+        action for action in at._actions if isinstance(action, argparse._SubParsersAction)
+    ]
     for action in inner:
         for name, sub in action.choices.items():
             yield from verbs(f"{words} {name}", sub)
@@ -68,8 +78,13 @@ def schemas() -> str:
     ]
     for name in catalogue.FILES:
         record = catalogue.present(name)
-        parts.append(f"## {name}\n\n{record['doc']}\n\nIt evolves {LEVELS[name]}.\n\n{_fields(record)}")
-        parts += [f"### {inner['name']}\n\n{inner.get('doc', '')}\n\n{_fields(inner)}" for inner in _records(record)]
+        parts.append(
+            f"## {name}\n\n{record['doc']}\n\nIt evolves {LEVELS[name]}.\n\n{_fields(record)}"
+        )
+        parts += [
+            f"### {inner['name']}\n\n{inner.get('doc', '')}\n\n{_fields(inner)}"
+            for inner in _records(record)
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,7 +139,8 @@ def source(path: Path) -> str:
     name = path.relative_to(ROOT).as_posix()
     if path.is_dir():
         inner = "\n".join(
-            f"- [{each.name}]({each.name}{'/index.md' if each.is_dir() else '.md'})" for each in _inner(path)
+            f"- [{each.name}]({each.name}{'/index.md' if each.is_dir() else '.md'})"
+            for each in _inner(path)
         )
         return f"# {name}/\n\n{inner}\n"
     language = _LANGUAGES.get(path.suffix, path.suffix.removeprefix("."))
@@ -141,7 +157,8 @@ def _inner(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if (path.is_dir() and path.name != "__pycache__") or path.suffix in {".avsc", ".sql", ".yaml"}
+        if (path.is_dir() and path.name != "__pycache__")
+        or path.suffix in {".avsc", ".sql", ".yaml"}
     )
 
 

@@ -32,7 +32,9 @@ by_id = {}
 
 def decode(value: bytes) -> dict:
     """One prediction, in either framing."""
-    if value[:2] == b"\xc3\x01":  # Avro single object: the fingerprint of the writer's schema, 8 bytes
+    if (
+        value[:2] == b"\xc3\x01"
+    ):  # Avro single object: the fingerprint of the writer's schema, 8 bytes
         writer_schema, body = by_fingerprint[value[2:10]], value[10:]
     elif value[:1] == b"\x00":  # Confluent: the id of the writer's schema in the registry, 4 bytes
         number, body = int.from_bytes(value[1:5], "big"), value[5:]
@@ -71,7 +73,13 @@ def main(once: bool) -> None:
             print(message.key().decode(), "erased", sep="\t")
         else:
             prediction = decode(message.value())
-            print(prediction["lead_id"], f"{prediction['probability']:.3f}", prediction["grade"], sep="\t", flush=True)
+            print(
+                prediction["lead_id"],
+                f"{prediction['probability']:.3f}",
+                prediction["grade"],
+                sep="\t",
+                flush=True,
+            )
     consumer.close()
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import SettingsError, Transient
-from models.registry import ModelRegistry
-from models.store import Store
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
 from tests.conftest import S3_ENVIRONMENT
-from tests.trained import TRUST, trained, write_key
+from tests.trained_models import TRUST, trained, write_key
 
 ROOT = Path(__file__).parents[2]
 PLAIN = {"Content-Type": "application/octet-stream"}
@@ -25,7 +25,9 @@ ERROR = "<Error><Code>{}</Code><Message>told so</Message></Error>"
 
 
 @contextmanager
-def answering(status: int, body: str, length: int | None = None) -> Iterator[tuple[str, list[dict[str, str]]]]:
+def answering(
+    status: int, body: str, length: int | None = None
+) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """The URL of a server that answers everything alike, and the headers that it was sent."""
     seen: list[dict[str, str]] = []
 
@@ -80,7 +82,9 @@ def test_a_put_without_its_condition_on_the_wire_would_write_over_another_publis
     assert [headers.get("if-none-match") for headers in seen] == ["*", None]
 
 
-@pytest.mark.parametrize(("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")]
+)
 def test_a_version_that_another_is_writing_is_taken_however_the_store_says_so(
     store_at: Callable[[str], Store], status: int, code: str
 ) -> None:
@@ -111,7 +115,9 @@ def test_an_answer_that_is_none_is_transient_and_no_empty_store(
         if status != 200:
             asked += [lambda: store.create("a", b""), lambda: store.replace("a", b"")]
         for ask in asked:
-            with pytest.raises(Transient, match=r"model store: s3://bucket-.* does not answer") as raised:
+            with pytest.raises(
+                Transient, match=r"model store: s3://bucket-.* does not answer"
+            ) as raised:
                 ask()
             assert "\n" not in str(raised.value)
 
@@ -119,10 +125,14 @@ def test_an_answer_that_is_none_is_transient_and_no_empty_store(
 def test_a_store_that_takes_connections_and_says_nothing_cannot_hold_the_consumer_up(
     store_at: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.store.SECONDS", 1.0)
+    monkeypatch.setattr("models.registry.store.SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = store_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        for ask in (lambda: store.read("a", 1), lambda: store.create("a", b"x"), lambda: store.replace("a", b"x")):
+        for ask in (
+            lambda: store.read("a", 1),
+            lambda: store.create("a", b"x"),
+            lambda: store.replace("a", b"x"),
+        ):
             began = time.monotonic()
             with pytest.raises(Transient, match=r"does not answer \(not in time\)"):
                 ask()
@@ -134,7 +144,9 @@ def test_what_another_client_writes_is_seen_at_once(bucket: str, s3: str) -> Non
     assert store.names("versions") == []
     key = bucket.removeprefix("s3://")
     for name in ("1.0.0", "1.1.0"):
-        put = urllib.request.Request(f"{s3}/{key}/versions/{name}/manifest.json", b"{}", PLAIN, method="PUT")
+        put = urllib.request.Request(
+            f"{s3}/{key}/versions/{name}/manifest.json", b"{}", PLAIN, method="PUT"
+        )
         urllib.request.urlopen(put).close()
         assert name in store.names("versions")
     assert store.names("versions/1.0.0") == ["manifest.json"]
@@ -170,16 +182,20 @@ def test_a_reader_never_sees_half_an_alias(bucket: str) -> None:
     assert seen <= set(texts)
 
 
-def test_without_s3fs_the_setting_is_named_and_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_s3fs_the_setting_is_named_and_how_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(SettingsError, match=r"MODEL_STORE=s3://b/m: .*pip install 'leadstream\[s3\]'"):
+    with pytest.raises(
+        SettingsError, match=r"MODEL_STORE=s3://b/m: .*pip install 'leadstream\[s3\]'"
+    ):
         Store("s3://b/m")
 
 
 def leadstream(folder: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "commands.main", *words],
+        [sys.executable, "-m", "leadstream.cli.main", *words],
         capture_output=True,
         text=True,
         timeout=60,
@@ -211,10 +227,15 @@ def test_the_verbs_work_on_s3_as_on_a_folder(bucket: str, s3: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "environment",
-    [{"AWS_ENDPOINT_URL": "http://127.0.0.1:9", **S3_ENVIRONMENT}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}],
+    [
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", **S3_ENVIRONMENT},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+    ],
     ids=["unreachable", "without credentials"],
 )
-def test_a_store_that_cannot_be_asked_is_one_sentence(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_store_that_cannot_be_asked_is_one_sentence(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     done = leadstream(tmp_path, "models", "list", MODEL_STORE="s3://nowhere/models", **environment)
     assert done.returncode == 1
     assert done.stderr.startswith("leadstream: model store: s3://nowhere/models does not answer (")

@@ -10,13 +10,13 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from consumer.batch import Batch, Message, Output
-from consumer.publisher import AcknowledgedPublisher, End, Publisher, TransactionalPublisher
-from consumer.source import KafkaSource, Source
 from leadstream.errors import Transient
-from leadstream.kafka import Headers, consumer_config, producer_config
+from leadstream.kafka.batch import Batch, Message, Output
+from leadstream.kafka.config import Headers, consumer_config, producer_config
+from leadstream.kafka.publisher import AcknowledgedPublisher, End, Publisher, TransactionalPublisher
+from leadstream.kafka.source import KafkaSource, Source
+from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
-from local.broker import Broker
 from tests.fakes import MemoryBroker, MemoryPublisher, MemorySource
 
 Member = tuple[Source, Publisher]
@@ -60,13 +60,22 @@ class KafkaWorld:
 
     def _settings(self) -> dict[str, str]:
         # Longer than the mock cluster waits for members (3 s), and else as short as can be.
-        quick = {"LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "5000", "LEADSTREAM_KAFKA_HEARTBEAT_INTERVAL_MS": "300"}
-        return {**quick, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap, "LEADSTREAM_GROUP_ID": self.group}
+        quick = {
+            "LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "5000",
+            "LEADSTREAM_KAFKA_HEARTBEAT_INTERVAL_MS": "300",
+        }
+        return {
+            **quick,
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "LEADSTREAM_GROUP_ID": self.group,
+        }
 
     def send(self, *outputs: Output) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True})
         for output in outputs:
-            extra: dict[str, Any] = {} if output.timestamp is None else {"timestamp": output.timestamp}
+            extra: dict[str, Any] = (
+                {} if output.timestamp is None else {"timestamp": output.timestamp}
+            )
             if output.headers:
                 extra["headers"] = output.headers
             producer.produce(output.topic, value=output.value, key=output.key, partition=0, **extra)
@@ -74,7 +83,9 @@ class KafkaWorld:
 
     def join(self) -> Member:
         settings = load_settings(self._settings(), None)
-        source = KafkaSource(consumer_config(settings), [self.source_topic], max_records=2000, linger_ms=20)
+        source = KafkaSource(
+            consumer_config(settings), [self.source_topic], max_records=2000, linger_ms=20
+        )
         publisher: Publisher = (
             TransactionalPublisher(producer_config(settings, transactional=True), source)
             if self.transactional
@@ -110,7 +121,11 @@ def world(request: pytest.FixtureRequest) -> World:
     name = uuid.uuid4().hex[:8]
     broker: Broker = request.getfixturevalue("mock_broker" if request.param == "mock" else "kafka")
     kafka = KafkaWorld(
-        broker.bootstrap, request.param.endswith("exactly-once"), f"in-{name}", f"out-{name}", f"group-{name}"
+        broker.bootstrap,
+        request.param.endswith("exactly-once"),
+        f"in-{name}",
+        f"out-{name}",
+        f"group-{name}",
     )
     if request.param != "mock":
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
@@ -168,7 +183,9 @@ def test_outputs_that_are_visible_without_their_offsets_would_be_published_twice
     world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(5)])
     source, publisher = join()
     for batch in batches(source, 5):
-        publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)()
+        publisher.begin(
+            [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+        )()
     source.close()
     world.send(Output(world.source_topic, b"lead", b"later"))
     second, _ = join()
@@ -176,7 +193,9 @@ def test_outputs_that_are_visible_without_their_offsets_would_be_published_twice
     assert [message.value() for message in world.read(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_a_batch_that_nobody_committed_is_not_lost_with_the_process(world: World, join: Callable[[], Member]) -> None:
+def test_a_batch_that_nobody_committed_is_not_lost_with_the_process(
+    world: World, join: Callable[[], Member]
+) -> None:
     world.send(Output(world.source_topic, b"lead", b"first"))
     source, _ = join()
     assert values(*batches(source, 1)) == [b"first"]
@@ -227,7 +246,9 @@ class _Closing:
         self._client.close()
 
 
-def test_idling_that_consumes_would_skip_what_came_meanwhile(world: World, join: Callable[[], Member]) -> None:
+def test_idling_that_consumes_would_skip_what_came_meanwhile(
+    world: World, join: Callable[[], Member]
+) -> None:
     world.send(Output(world.source_topic, b"lead", b"first"))
     source, _ = join()
     first = batches(source, 1)[0]
@@ -248,7 +269,12 @@ def test_a_dead_letter_that_differs_from_its_original_in_one_byte_cannot_be_repl
     original = batch.messages[0]
     _, timestamp = original.timestamp()
     publisher.begin(
-        [Output(world.target_topic, original.key(), original.value(), original.headers(), timestamp)], batch
+        [
+            Output(
+                world.target_topic, original.key(), original.value(), original.headers(), timestamp
+            )
+        ],
+        batch,
     )()
     letter = world.read(1)[0]
     assert (letter.key(), letter.value(), letter.headers()) == (b"\xffkey", b"\x00\xfe", headers)
@@ -262,13 +288,17 @@ def test_a_null_that_is_published_as_empty_bytes_would_not_erase_the_lead(
     source, publisher = join()
     for batch in batches(source, 2):
         assert set(values(batch)) <= {None, b""}
-        publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)()
+        publisher.begin(
+            [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+        )()
     assert [message.value() for message in world.read(2)] == [None, b""]
 
 
 def test_a_topic_that_is_there_lacks_nothing(world: World, join: Callable[[], Member]) -> None:
     _, publisher = join()
-    world.send(Output(world.target_topic, None, b"makes the topic where topics appear on first use"))
+    world.send(
+        Output(world.target_topic, None, b"makes the topic where topics appear on first use")
+    )
     assert publisher.lacks(world.target_topic) is None
 
 
@@ -283,7 +313,9 @@ def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backl
     assert source.lag()[world.source_topic, 0] == 10 - found[0].first[world.source_topic, 0]
 
 
-def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_batch_comes_again(kafka: Broker) -> None:
+def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_batch_comes_again(
+    kafka: Broker,
+) -> None:
     name = uuid.uuid4().hex[:8]
     world = KafkaWorld(kafka.bootstrap, True, f"in-{name}", f"out-{name}", f"group-{name}")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
@@ -297,7 +329,9 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
         (source, publisher), found = members[0], list[Batch]()
 
         def begun(batch: Batch, publisher: Publisher) -> End:
-            return publisher.begin([Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch)
+            return publisher.begin(
+                [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+            )
 
         [batch] = batches(source, 5)
         end = begun(batch, publisher)
@@ -324,9 +358,13 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
 
 
 @pytest.mark.parametrize("transactional", [False, True])
-def test_a_topic_that_is_not_there_is_a_sentence_and_no_wait(kafka: Broker, transactional: bool) -> None:
+def test_a_topic_that_is_not_there_is_a_sentence_and_no_wait(
+    kafka: Broker, transactional: bool
+) -> None:
     name = uuid.uuid4().hex[:8]
-    source, publisher = KafkaWorld(kafka.bootstrap, transactional, f"in-{name}", f"out-{name}", f"group-{name}").join()
+    source, publisher = KafkaWorld(
+        kafka.bootstrap, transactional, f"in-{name}", f"out-{name}", f"group-{name}"
+    ).join()
     started = time.monotonic()
     assert f"topic out-{name}: " in (publisher.lacks(f"out-{name}") or "")
     assert "leadstream topics create" in (publisher.lacks(f"out-{name}") or "")

@@ -11,16 +11,16 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from consumer.batch import Message, Output
-from consumer.triage.audit import Action, decision_in, verify
-from consumer.triage.desk import Desk, KafkaDesk, Settled
-from consumer.triage.judge import Judge, Verdict
-from consumer.triage.letters import Letter, LetterId
-from consumer.triage.scores import Scores
+from consumer.dead_letters.audit import Action, decision_in, verify
+from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.executor import Desk, KafkaDesk, Settled
+from consumer.dead_letters.letters import Letter, LetterId
+from consumer.dead_letters.planner import Judge, Verdict
 from leadstream.errors import Fenced
+from leadstream.kafka.batch import Message, Output
+from leadstream.kafka.topics import CONFIGS, Topics
+from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
-from leadstream.topics import CONFIGS, Topics
-from local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.fakes import MemoryBroker, MemoryDesk
 from tests.integration.running import Stage
@@ -75,7 +75,10 @@ class KafkaWorld:
         self.stage.send(outputs)
 
     def consume(self) -> None:
-        group = {"bootstrap.servers": self.stage.bootstrap, "group.id": self.stage.environment["LEADSTREAM_GROUP_ID"]}
+        group = {
+            "bootstrap.servers": self.stage.bootstrap,
+            "group.id": self.stage.environment["LEADSTREAM_GROUP_ID"],
+        }
         consumer = Consumer(group)
         place = TopicPartition(self.topics.lead_changes, 0)
         end = consumer.get_watermark_offsets(place, timeout=10)[1]
@@ -97,9 +100,15 @@ def kafka_world(kafka: Broker, folder: Path) -> KafkaWorld:
     """With the topics that a desk knows, and no others: making them all takes a second."""
     stage = Stage.on(kafka.bootstrap, folder, "", create=False)
     topics = stage.topics
-    names = (topics.lead_changes, topics.dead_letters, topics.dead_letter_audit, topics.lead_predictions)
+    names = (
+        topics.lead_changes,
+        topics.dead_letters,
+        topics.dead_letter_audit,
+        topics.lead_predictions,
+    )
     wanted = [
-        NewTopic(name, 1, 1, config=CONFIGS["dead_letters"] if name == topics.dead_letters else {}) for name in names
+        NewTopic(name, 1, 1, config=CONFIGS["dead_letters"] if name == topics.dead_letters else {})
+        for name in names
     ]
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.create_topics(wanted).values():
@@ -122,13 +131,21 @@ def desk(world: World) -> Iterator[Callable[[], Desk]]:
 
 
 def change(world: World, lead: str, version: int) -> Output:
-    return Output(world.topics.lead_changes, lead.encode(), CHANGE.encode(event(lead, lead_version=version)))
+    return Output(
+        world.topics.lead_changes, lead.encode(), CHANGE.encode(event(lead, lead_version=version))
+    )
 
 
 def _letter(i: int, lead: str, version: int, topics: Topics) -> Output:
     value, now = CHANGE.encode(event(lead, lead_version=version)), time.time_ns() // 1_000_000
     return letter_output(
-        i, lead.encode(), value, origin=topics.lead_changes, topic=topics.dead_letters, sent_at=now, failed_at=now
+        i,
+        lead.encode(),
+        value,
+        origin=topics.lead_changes,
+        topic=topics.dead_letters,
+        sent_at=now,
+        failed_at=now,
     )
 
 
@@ -152,7 +169,9 @@ def replays(world: World, found: list[Letter]) -> list[Verdict]:
 def sent_back(world: World, count: int) -> list[bytes | None]:
     """The keys of the replayed records that consumers can see."""
     messages = world.visible(world.topics.lead_changes, count)
-    return [message.key() for message in messages if ("dlq.replays", b"1") in (message.headers() or [])]
+    return [
+        message.key() for message in messages if ("dlq.replays", b"1") in (message.headers() or [])
+    ]
 
 
 def decisions(world: World, count: int) -> dict[LetterId, Action]:
@@ -175,12 +194,20 @@ def test_a_decision_without_its_record_or_a_record_without_its_decision_is_half_
     assert one.settle([*replays(world, found[:2]), discarded]).done
     assert sent_back(world, 2) == [b"a", b"b"]
     ids = [each.id for each in found]
-    assert decisions(world, 3) == dict(zip(ids, (Action.REPLAYED, Action.REPLAYED, Action.DISCARDED), strict=True))
+    assert decisions(world, 3) == dict(
+        zip(ids, (Action.REPLAYED, Action.REPLAYED, Action.DISCARDED), strict=True)
+    )
     another = desk()
-    assert [another.decided.get(each) for each in ids] == [Action.REPLAYED, Action.REPLAYED, Action.DISCARDED]
+    assert [another.decided.get(each) for each in ids] == [
+        Action.REPLAYED,
+        Action.REPLAYED,
+        Action.DISCARDED,
+    ]
 
 
-def test_a_desk_that_somebody_else_took_decides_nothing_more(world: World, desk: Callable[[], Desk]) -> None:
+def test_a_desk_that_somebody_else_took_decides_nothing_more(
+    world: World, desk: Callable[[], Desk]
+) -> None:
     found = letters(world, "a", "b")
     first, second = desk(), desk()
     for each in (first, second):
@@ -199,7 +226,9 @@ def test_a_desk_that_somebody_else_took_decides_nothing_more(world: World, desk:
     assert set(decisions(world, 2)) == {found[0].id, found[1].id}
 
 
-def test_a_letter_decided_twice_by_one_desk_is_a_bug_and_not_a_record(world: World, desk: Callable[[], Desk]) -> None:
+def test_a_letter_decided_twice_by_one_desk_is_a_bug_and_not_a_record(
+    world: World, desk: Callable[[], Desk]
+) -> None:
     found = letters(world, "a")
     one = desk()
     one.look(MANY)
@@ -225,7 +254,9 @@ def test_a_change_that_came_in_before_a_replayed_one_of_its_lead_would_be_set_ba
     assert list(decisions(world, 1)) == [found[1].id]
 
 
-def test_a_change_waits_until_the_consumers_have_committed_past_it(world: World, desk: Callable[[], Desk]) -> None:
+def test_a_change_waits_until_the_consumers_have_committed_past_it(
+    world: World, desk: Callable[[], Desk]
+) -> None:
     one = desk()
     world.send(change(world, "a", 6), change(world, "b", 1))
     outlook = one.look(MANY)
@@ -254,7 +285,9 @@ def test_scores_are_those_of_the_last_look_and_only_of_the_leads_that_are_watche
     assert one.scores.supersedes(b"lead", 0, None) == "the lead was erased since"
 
 
-def test_of_one_leads_letters_the_newest_must_come_last(world: World, desk: Callable[[], Desk]) -> None:
+def test_of_one_leads_letters_the_newest_must_come_last(
+    world: World, desk: Callable[[], Desk]
+) -> None:
     topics = world.topics
     for i, version in enumerate((6, 5)):
         world.send(_letter(i, "a", version, topics))
@@ -262,22 +295,33 @@ def test_of_one_leads_letters_the_newest_must_come_last(world: World, desk: Call
     one = desk()
     one.look(MANY)
     assert one.settle(replays(world, found)).done
-    sent = [CHANGE_READER.decode(message.value() or b"") for message in world.visible(topics.lead_changes, 2)]
+    sent = [
+        CHANGE_READER.decode(message.value() or b"")
+        for message in world.visible(topics.lead_changes, 2)
+    ]
     assert [record["lead_version"] for record in sent] == [5, 6]
 
 
 @pytest.mark.broker
-def test_a_record_that_no_broker_takes_holds_back_only_itself(kafka: Broker, tmp_path: Path) -> None:
+def test_a_record_that_no_broker_takes_holds_back_only_itself(
+    kafka: Broker, tmp_path: Path
+) -> None:
     world = kafka_world(kafka, tmp_path)
     stage = world.stage
     big = random.Random(1).randbytes(1_048_500)
     topics = stage.topics
     # Idempotent, or a first request that has to be sent again would come after the second.
     producer = Producer(
-        {"bootstrap.servers": stage.bootstrap, "message.max.bytes": 2_000_000, "enable.idempotence": True}
+        {
+            "bootstrap.servers": stage.bootstrap,
+            "message.max.bytes": 2_000_000,
+            "enable.idempotence": True,
+        }
     )
     for i, value in enumerate((big, b"small")):
-        one = letter_output(i, b"a%d" % i, value, origin=topics.lead_changes, topic=topics.dead_letters)
+        one = letter_output(
+            i, b"a%d" % i, value, origin=topics.lead_changes, topic=topics.dead_letters
+        )
         producer.produce(one.topic, one.value, one.key, headers=dict(one.headers or []))
     assert producer.flush(30) == 0
     found = [Letter.of(message) for message in world.visible(topics.dead_letters, 2)]

@@ -7,9 +7,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from leadstream import __version__
+from leadstream.local import kafka
+from leadstream.process.signals import SHUTDOWN_SECONDS
 from leadstream.settings import load_settings
-from leadstream.stopping import SHUTDOWN_SECONDS
-from local import kafka
 from tests.deploy.tools import DEPLOY, ROOT, said
 
 FILE = ROOT / "docker-compose.yml"
@@ -25,10 +25,19 @@ def compose() -> dict[str, Any]:
 
 def test_compose_itself_takes_the_file() -> None:
     loaded = yaml.safe_load(said("compose-load", FILE))
-    assert set(loaded["services"]) == {"kafka", "postgres", "registry", *OURS, "prometheus", "grafana"}
+    assert set(loaded["services"]) == {
+        "kafka",
+        "postgres",
+        "registry",
+        *OURS,
+        "prometheus",
+        "grafana",
+    }
 
 
-def test_every_image_is_pinned_and_kafka_is_the_one_that_the_tests_run(compose: dict[str, Any]) -> None:
+def test_every_image_is_pinned_and_kafka_is_the_one_that_the_tests_run(
+    compose: dict[str, Any],
+) -> None:
     for service in compose["services"].values():
         _, _, tag = service["image"].partition(":")
         assert tag
@@ -36,7 +45,9 @@ def test_every_image_is_pinned_and_kafka_is_the_one_that_the_tests_run(compose: 
     assert compose["services"]["kafka"]["image"] == f"apache/kafka:{kafka.VERSION}"
 
 
-def test_every_process_of_ours_is_of_this_version_without_rights_and_with_time_to_stop(compose: dict[str, Any]) -> None:
+def test_every_process_of_ours_is_of_this_version_without_rights_and_with_time_to_stop(
+    compose: dict[str, Any],
+) -> None:
     for name in OURS:
         service = compose["services"][name]
         assert service["image"] == f"leadstream:{__version__}"
@@ -61,8 +72,15 @@ def test_only_what_makes_models_can_write_or_sign_them(compose: dict[str, Any]) 
 
 
 def test_prometheus_asks_services_that_are_there(compose: dict[str, Any]) -> None:
-    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
-    targets = [target for job in scraped for static in job["static_configs"] for target in static["targets"]]
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))[
+        "scrape_configs"
+    ]
+    targets = [
+        target
+        for job in scraped
+        for static in job["static_configs"]
+        for target in static["targets"]
+    ]
     assert set(targets) == {f"{name}:8080" for name in OURS[1:]}
 
 
@@ -106,7 +124,11 @@ def test_every_service_has_a_health_check_and_waits_only_for_what_says_when_it_i
 
 
 def test_named_volumes_are_declared(compose: dict[str, Any]) -> None:
-    used = {volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", ())}
+    used = {
+        volume.split(":")[0]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", ())
+    }
     assert {name for name in used if re.match(r"\w", name)} == set(compose["volumes"])
 
 
@@ -119,11 +141,20 @@ def test_transactions_work_on_the_single_node_and_both_sides_are_told_an_address
         assert environment[f"KAFKA_{topic}_REPLICATION_FACTOR"] == "1"
     for topic in ("TRANSACTION_STATE_LOG", "SHARE_COORDINATOR_STATE_TOPIC"):
         assert environment[f"KAFKA_{topic}_MIN_ISR"] == "1"
-    advertised = dict(entry.split("://") for entry in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    advertised = dict(
+        entry.split("://") for entry in environment["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    )
     listeners = dict(entry.split("://") for entry in environment["KAFKA_LISTENERS"].split(","))
-    protocols = dict(entry.split(":") for entry in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
-    assert set(listeners) == set(protocols) == {*advertised, environment["KAFKA_CONTROLLER_LISTENER_NAMES"]}
+    protocols = dict(
+        entry.split(":") for entry in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")
+    )
+    assert (
+        set(listeners)
+        == set(protocols)
+        == {*advertised, environment["KAFKA_CONTROLLER_LISTENER_NAMES"]}
+    )
     assert kafka_service["ports"] == [f"{advertised['HOST']}{listeners['HOST']}"]
     assert (
-        compose["services"]["registry"]["environment"]["APICURIO_KAFKASQL_BOOTSTRAP_SERVERS"] == advertised["NETWORK"]
+        compose["services"]["registry"]["environment"]["APICURIO_KAFKASQL_BOOTSTRAP_SERVERS"]
+        == advertised["NETWORK"]
     )

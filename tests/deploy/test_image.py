@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy import sbom
-from local.broker import Broker
+from leadstream.local.broker import Broker
 from tests.deploy.tools import DEPLOY, ROOT, said
 from tests.integration.running import Stage
 
@@ -27,7 +27,9 @@ PYTHONS = (sbom.PYTHON, "{}.{}".format(*sys.version_info))
 
 
 def versions(file: Path, python: str = sbom.PYTHON) -> dict[str, str]:
-    return {canonicalize_name(package.name): package.version for package in sbom.locked(file, python)}
+    return {
+        canonicalize_name(package.name): package.version for package in sbom.locked(file, python)
+    }
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -45,14 +47,21 @@ def test_a_lock_without_a_hash_installs_whatever_is_served(file: Path) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_a_dependency_that_is_not_in_the_lock_or_outside_of_its_range_breaks_the_image(python: str) -> None:
+def test_a_dependency_that_is_not_in_the_lock_or_outside_of_its_range_breaks_the_image(
+    python: str,
+) -> None:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
     found = versions(sbom.LOCK, python)
-    for line in [*project["dependencies"], *(line for extra in IN_THE_IMAGE for line in extras[extra])]:
+    for line in [
+        *project["dependencies"],
+        *(line for extra in IN_THE_IMAGE for line in extras[extra]),
+    ]:
         wanted = Requirement(line)
         version = found[canonicalize_name(wanted.name)]
-        assert wanted.specifier.contains(version), f"{line}, but {version} is locked: run `make lock`"
+        assert wanted.specifier.contains(version), (
+            f"{line}, but {version} is locked: run `make lock`"
+        )
 
 
 def test_the_image_can_build_the_wheel_without_an_index() -> None:
@@ -72,9 +81,16 @@ def test_a_bill_of_materials_that_is_behind_the_lock_names_what_is_not_there() -
     assert listed == versions(sbom.LOCK)
 
 
-def test_the_bill_of_materials_is_valid_cyclonedx_and_everything_in_it_is_needed_by_something() -> None:
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom.FILE.read_text("utf-8")) is None
-    dependencies = {one["ref"]: set(one.get("dependsOn", ())) for one in json.loads(sbom.write())["dependencies"]}
+def test_the_bill_of_materials_is_valid_cyclonedx_and_everything_in_it_is_needed_by_something() -> (
+    None
+):
+    assert (
+        JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom.FILE.read_text("utf-8")) is None
+    )
+    dependencies = {
+        one["ref"]: set(one.get("dependsOn", ()))
+        for one in json.loads(sbom.write())["dependencies"]
+    }
     reached, new = set(), {"leadstream"}
     while new:
         reached |= new
@@ -90,9 +106,13 @@ def test_the_image_runs_without_root_and_says_when_it_is_well() -> None:
 
 
 def test_every_version_that_is_named_is_this_one() -> None:
-    version = re.search(r'__version__ = "(.+)"', (ROOT / "leadstream/__init__.py").read_text("utf-8"))
+    version = re.search(
+        r'__version__ = "(.+)"', (ROOT / "leadstream/__init__.py").read_text("utf-8")
+    )
     assert version
-    assert f"newTag: {version[1]}\n" in (DEPLOY / "kubernetes/kustomization.yaml").read_text("utf-8")
+    assert f"newTag: {version[1]}\n" in (DEPLOY / "kubernetes/kustomization.yaml").read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.broker
@@ -103,7 +123,9 @@ def test_a_consumer_needs_no_rights_and_no_place_to_write_but_tmp_and_its_cache(
     places = {name: tmp_path / name for name in ("tmp", "cache")}
     for place in places.values():
         place.mkdir()
-    mounts = " && ".join(f"mount -t tmpfs leadstream {shlex.quote(str(place))}" for place in places.values())
+    mounts = " && ".join(
+        f"mount -t tmpfs leadstream {shlex.quote(str(place))}" for place in places.values()
+    )
     inside = f"mount --make-rprivate / && mount -o remount,bind,ro / && {mounts} && cd {shlex.quote(str(ROOT))}"
     bare = f'exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all {shlex.quote(sys.executable)} "$@"'
     python = tmp_path / "python"
@@ -113,7 +135,9 @@ def test_a_consumer_needs_no_rights_and_no_place_to_write_but_tmp_and_its_cache(
     python.chmod(0o755)
     if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make a root of its own (user namespaces)")
-    refused = subprocess.run([python, "-c", "open('new', 'w')"], capture_output=True, text=True, check=False)
+    refused = subprocess.run(
+        [python, "-c", "open('new', 'w')"], capture_output=True, text=True, check=False
+    )
     assert "Read-only file system" in refused.stderr
 
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)

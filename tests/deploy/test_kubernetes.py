@@ -10,20 +10,27 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from consumer.status import HEALTHY_SECONDS
+from leadstream.kafka.topics import Topics
+from leadstream.process.signals import SHUTDOWN_SECONDS
+from leadstream.process.status import HEALTHY_SECONDS
 from leadstream.settings import load_settings
-from leadstream.stopping import SHUTDOWN_SECONDS
-from leadstream.topics import Topics
 from tests.deploy.tools import DEPLOY, ROOT, said, schema_of
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = ("1.30", "1.37")
-OPERATORS = {"ScaledObject": "keda.sh_scaledobjects.yaml", "PodMonitor": "monitoring.coreos.com_podmonitors.yaml"}
+OPERATORS = {
+    "ScaledObject": "keda.sh_scaledobjects.yaml",
+    "PodMonitor": "monitoring.coreos.com_podmonitors.yaml",
+}
 VERBS = ("consumer", "relay", "follow")  # what Deployments run, each a component of its own
 
 
 def manifests() -> list[dict[str, Any]]:
-    return [one for file in sorted(FOLDER.glob("*.yaml")) for one in yaml.safe_load_all(file.read_text("utf-8"))]
+    return [
+        one
+        for file in sorted(FOLDER.glob("*.yaml"))
+        for one in yaml.safe_load_all(file.read_text("utf-8"))
+    ]
 
 
 def of_kind(kind: str) -> dict[str, Any]:
@@ -35,7 +42,8 @@ def deployment(component: str) -> dict[str, Any]:
     [found] = [
         one
         for one in manifests()
-        if one["kind"] == "Deployment" and one["metadata"]["labels"]["app.kubernetes.io/component"] == component
+        if one["kind"] == "Deployment"
+        and one["metadata"]["labels"]["app.kubernetes.io/component"] == component
     ]
     return found
 
@@ -83,7 +91,9 @@ def test_a_field_that_an_operator_does_not_know_is_dropped_without_a_word(kind: 
 def test_kustomize_makes_of_the_files_what_they_say() -> None:
     made = list(yaml.safe_load_all(said("kustomize", "build", DEPLOY / "kubernetes")))
     assert sorted((one["kind"], one["metadata"]["name"]) for one in made) == sorted(
-        (one["kind"], one["metadata"]["name"]) for one in manifests() if one["kind"] != "Kustomization"
+        (one["kind"], one["metadata"]["name"])
+        for one in manifests()
+        if one["kind"] != "Kustomization"
     )
     images = [
         container["image"]
@@ -93,16 +103,22 @@ def test_kustomize_makes_of_the_files_what_they_say() -> None:
     ]
     [asked] = of_kind("Kustomization")["images"]
     assert images == [f"{asked['newName']}:{asked['newTag']}"] * len(VERBS)
-    assert {one["metadata"].get("namespace") for one in made if one["kind"] != "Namespace"} == {"leadstream"}
+    assert {one["metadata"].get("namespace") for one in made if one["kind"] != "Namespace"} == {
+        "leadstream"
+    }
 
 
 def test_the_kustomization_has_every_file_and_no_other() -> None:
     resources = of_kind("Kustomization")["resources"]
-    assert sorted(resources) == sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "kustomization.yaml")
+    assert sorted(resources) == sorted(
+        f.name for f in FOLDER.glob("*.yaml") if f.name != "kustomization.yaml"
+    )
 
 
 @pytest.mark.parametrize("component", VERBS)
-def test_a_process_that_is_killed_before_its_deadline_leaves_a_batch_to_do_again(component: str) -> None:
+def test_a_process_that_is_killed_before_its_deadline_leaves_a_batch_to_do_again(
+    component: str,
+) -> None:
     assert pod(component)["terminationGracePeriodSeconds"] >= SHUTDOWN_SECONDS + 10
 
 
@@ -115,22 +131,35 @@ def test_probes_ask_what_is_served_and_give_a_start_its_time(component: str) -> 
         "liveness": "/healthz",
         "readiness": "/readyz",
     }
-    assert all(probe["httpGet"]["port"] == container["ports"][0]["name"] for probe in probes.values())
-    assert probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"] >= HEALTHY_SECONDS
+    assert all(
+        probe["httpGet"]["port"] == container["ports"][0]["name"] for probe in probes.values()
+    )
+    assert (
+        probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
+        >= HEALTHY_SECONDS
+    )
     assert container["ports"][0]["containerPort"] == load_settings({}, env_file=None).http_port
 
 
 @pytest.mark.parametrize("component", VERBS)
 def test_the_pod_meets_the_restricted_profile_that_its_namespace_enforces(component: str) -> None:
-    assert of_kind("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert (
+        of_kind("Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        == "restricted"
+    )
     security, [container] = pod(component)["securityContext"], pod(component)["containers"]
-    assert (security["runAsNonRoot"], security["seccompProfile"]["type"]) == (True, "RuntimeDefault")
+    assert (security["runAsNonRoot"], security["seccompProfile"]["type"]) == (
+        True,
+        "RuntimeDefault",
+    )
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert f"USER {security['runAsUser']}:{security['runAsGroup']}" in (ROOT / "Dockerfile").read_text("utf-8")
+    assert f"USER {security['runAsUser']}:{security['runAsGroup']}" in (
+        ROOT / "Dockerfile"
+    ).read_text("utf-8")
 
 
 def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
@@ -145,7 +174,11 @@ def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
 
 
 def test_what_scales_and_what_disrupts_mean_the_consumer() -> None:
-    consumer, budget, scaled = deployment("consumer"), of_kind("PodDisruptionBudget"), of_kind("ScaledObject")
+    consumer, budget, scaled = (
+        deployment("consumer"),
+        of_kind("PodDisruptionBudget"),
+        of_kind("ScaledObject"),
+    )
     assert budget["spec"]["selector"] == consumer["spec"]["selector"]
     assert "replicas" not in consumer["spec"]
     assert scaled["spec"]["scaleTargetRef"]["name"] == consumer["metadata"]["name"]
@@ -169,7 +202,9 @@ def test_beside_the_consumers_one_process_of_each_verb_runs(component: str) -> N
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
 
-def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_partitions() -> None:
+def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_partitions() -> (
+    None
+):
     default = load_settings({}, env_file=None)
     [trigger] = of_kind("ScaledObject")["spec"]["triggers"]
     given = configuration()
@@ -185,7 +220,12 @@ def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_
 def test_the_command_of_the_docs_makes_a_resource_of_the_alerts(tmp_path: Path) -> None:
     operations = (ROOT / "docs/operations.md").read_text("utf-8")
     [command] = re.findall(r"^\$ (\{ printf .* \}) \| kubectl", operations, re.MULTILINE)
-    made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    made = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
     resource = yaml.safe_load(made)
-    assert (resource["apiVersion"], resource["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert (resource["apiVersion"], resource["kind"]) == (
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+    )
     assert resource["spec"] == yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text("utf-8"))

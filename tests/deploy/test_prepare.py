@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from local.broker import Broker
-from local.postgres import PostgresProcess
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import PostgresProcess
 from tests.deploy.tools import DEPLOY, ROOT
 from tests.integration.running import Stage
 from tests.registry_server import RegistryState, registry_server
@@ -31,7 +31,7 @@ def test_it_leaves_a_consumer_all_that_it_needs_and_a_second_time_changes_nothin
     programs = tmp_path / "bin"
     programs.mkdir()
     command = programs / "leadstream"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m commands.main "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m leadstream.cli.main "$@"\n')
     command.chmod(0o755)
     (tmp_path / "models").mkdir()
     (tmp_path / "keys").mkdir()
@@ -41,9 +41,15 @@ def test_it_leaves_a_consumer_all_that_it_needs_and_a_second_time_changes_nothin
         "LEADSTREAM_MODEL_SIGNING_KEY": str(tmp_path / "keys" / "key.pem"),
         "LEADSTREAM_MODEL_VERIFY_KEYS": str(tmp_path / "models" / "key.pem.pub"),
     }
-    bare = {"PATH": f"{programs}{os.pathsep}{os.defpath}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    bare = {
+        "PATH": f"{programs}{os.pathsep}{os.defpath}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
     with psycopg.connect(fresh_postgres.url, autocommit=True) as connection:
-        connection.execute((ROOT / "producer" / "crm.sql").read_bytes())  # as Postgres' image does at its first start
+        connection.execute(
+            (ROOT / "producer" / "crm.sql").read_bytes()
+        )  # as Postgres' image does at its first start
     said = []
     for _ in range(2):
         done = subprocess.run(

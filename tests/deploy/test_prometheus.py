@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from consumer.metrics import FollowMetrics, Metrics, RelayMetrics, SinkMetrics, TranslateMetrics
 from deploy.dashboard import FILE, document, panels, write
+from leadstream.process.metrics import (
+    FollowMetrics,
+    Metrics,
+    RelayMetrics,
+    SinkMetrics,
+    TranslateMetrics,
+)
 from tests.deploy.tools import DEPLOY, ROOT, said, tool
 
 PROMETHEUS = DEPLOY / "prometheus"
@@ -52,7 +58,9 @@ def test_an_alert_fires_when_it_should_and_not_before() -> None:
 @pytest.mark.parametrize("name", alerts())
 def test_an_alert_that_was_never_made_to_fire_may_be_unable_to(name: str) -> None:
     cases = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text("utf-8"))["tests"]
-    looks = [look for case in cases for look in case["alert_rule_test"] if look["alertname"] == name]
+    looks = [
+        look for case in cases for look in case["alert_rule_test"] if look["alertname"] == name
+    ]
     assert any(look["exp_alerts"] for look in looks), "no test makes it fire"
     if "for" in alerts()[name] and name != "LeadstreamMiscalibrated":
         assert any(not look["exp_alerts"] for look in looks), "no test has it wait"
@@ -73,14 +81,18 @@ def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
 
 @pytest.mark.parametrize("query", [*queries(), *(rule["expr"] for rule in alerts().values())])
 def test_a_metric_that_nobody_exports_leaves_a_panel_empty_and_an_alert_silent(query: str) -> None:
-    names = set(re.findall(r"\b(?:leadstream_\w+|up)\b(?=[\[{\s)]|$)", query.replace('"leadstream', '"')))
+    names = set(
+        re.findall(r"\b(?:leadstream_\w+|up)\b(?=[\[{\s)]|$)", query.replace('"leadstream', '"'))
+    )
     assert names, query
     assert names <= set(exported()), query
 
 
 @pytest.mark.parametrize("query", queries())
 def test_a_label_that_a_metric_does_not_have_folds_all_its_series_into_one(query: str) -> None:
-    labels = {"instance", "le"}.union(*(labels for name, labels in exported().items() if name in query))
+    labels = {"instance", "le"}.union(
+        *(labels for name, labels in exported().items() if name in query)
+    )
     for group in re.findall(r"\b(?:by|on) \(([\w, ]*)\)", query):
         assert set(filter(None, group.split(", "))) <= labels, query
 
@@ -90,16 +102,24 @@ def test_grafanas_own_schema_takes_the_dashboard() -> None:
 
 
 def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
-    rules = [{"record": f"panel:{i}", "expr": query.replace(INTERVAL, "1m")} for i, query in enumerate(queries())]
+    rules = [
+        {"record": f"panel:{i}", "expr": query.replace(INTERVAL, "1m")}
+        for i, query in enumerate(queries())
+    ]
     file = tmp_path / "panels.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     said("promtool", "check", "rules", file)
 
 
-@pytest.mark.parametrize("kind", [Metrics, FollowMetrics, RelayMetrics, SinkMetrics, TranslateMetrics])
+@pytest.mark.parametrize(
+    "kind", [Metrics, FollowMetrics, RelayMetrics, SinkMetrics, TranslateMetrics]
+)
 def test_metrics_are_named_as_prometheus_wants_them(kind: type[Any]) -> None:
     checked = subprocess.run(
-        [tool("promtool"), "check", "metrics"], input=kind().expose(), capture_output=True, check=False
+        [tool("promtool"), "check", "metrics"],
+        input=kind().expose(),
+        capture_output=True,
+        check=False,
     )
     assert (checked.returncode, checked.stderr.decode()) == (0, "")
 
@@ -127,16 +147,26 @@ def test_no_two_panels_lie_upon_each_other_and_none_leaves_the_grid() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in document()["panels"]:
         place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
 
 
 def test_the_provisioned_files_are_where_compose_mounts_them() -> None:
-    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["grafana"]
-    mounts = dict(volume.rsplit(":", 1)[0].split(":") for volume in grafana["volumes"] if volume.endswith(":ro"))
-    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/leadstream.yml").read_text("utf-8"))
+    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"][
+        "grafana"
+    ]
+    mounts = dict(
+        volume.rsplit(":", 1)[0].split(":")
+        for volume in grafana["volumes"]
+        if volume.endswith(":ro")
+    )
+    provider = yaml.safe_load(
+        (DEPLOY / "grafana/provisioning/dashboards/leadstream.yml").read_text("utf-8")
+    )
     assert provider["providers"][0]["options"]["path"] == mounts["./deploy/grafana/dashboards"]
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{mounts['./deploy/grafana/dashboards']}/{FILE.name}"

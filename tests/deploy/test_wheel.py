@@ -13,18 +13,24 @@ import pytest
 from leadstream import __version__
 from tests.deploy.tools import DEPLOY, ROOT, said
 
-ROOMS = ("commands", "consumer", "features", "leadstream", "local", "models", "producer", "schemas")
+ROOMS = ("consumer", "features", "leadstream", "models", "producer", "schemas")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from what .dockerignore lets through, as the image builds it."""
     source = tmp_path_factory.mktemp("source")
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
+    kept = [
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if line.startswith("!")
+    ]
     for name in kept:
         (source / name).parent.mkdir(exist_ok=True)
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, source / name)
     said("uv", "build", "--quiet", "--wheel", "--out-dir", source / "dist", source)
@@ -42,10 +48,12 @@ def test_a_file_that_a_verb_reads_is_in_the_wheel_and_nothing_else_is(wheel: Pat
         if path.is_file() and path.parent.name != "__pycache__"
     }
     assert inside == needed
-    assert {"schemas/lead_changed.avsc", "models/report.html", "producer/crm.sql"} <= inside
+    assert {"schemas/lead_changed.avsc", "models/train/report.html", "producer/crm.sql"} <= inside
 
 
-@pytest.mark.timeout(600)  # half a gigabyte is unpacked: half a minute on a machine with nothing else to do
+@pytest.mark.timeout(
+    600
+)  # half a gigabyte is unpacked: half a minute on a machine with nothing else to do
 def test_pip_install_of_the_wheel_gives_a_working_command(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     pip = [str(tmp_path / "venv/bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -58,12 +66,16 @@ def test_what_the_image_installs_is_enough_for_the_wheel(wheel: Path, tmp_path: 
     python = tmp_path / "venv/bin/python"
     said("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     install = ["pip", "install", "--quiet", "--python", python]
-    said("uv", *map(str, install), "--require-hashes", "--no-deps", "-r", DEPLOY / "requirements.txt")
+    said(
+        "uv", *map(str, install), "--require-hashes", "--no-deps", "-r", DEPLOY / "requirements.txt"
+    )
     said("uv", *map(str, install), "--offline", "--no-deps", wheel)
     said("uv", "pip", "check", "--quiet", "--python", python)
     works(tmp_path / "venv", tmp_path)
-    kernels = "import models.compiled, schemas.compiled, s3fs"
-    subprocess.run([python, "-c", kernels], check=True, cwd=tmp_path, env={"NUMBA_CACHE_DIR": str(tmp_path)})
+    kernels = "import models.serve.compiled, schemas.compiled, s3fs"
+    subprocess.run(
+        [python, "-c", kernels], check=True, cwd=tmp_path, env={"NUMBA_CACHE_DIR": str(tmp_path)}
+    )
 
 
 def works(venv: Path, folder: Path) -> None:

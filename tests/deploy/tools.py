@@ -40,6 +40,8 @@ def _lacking(name: str) -> NoReturn:
 
 def said(name: str, *arguments: str | Path, folder: Path = ROOT) -> str:
     """What a program printed that must end well."""
-    ran = subprocess.run([tool(name), *arguments], capture_output=True, text=True, check=False, cwd=folder)
+    ran = subprocess.run(
+        [tool(name), *arguments], capture_output=True, text=True, check=False, cwd=folder
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from consumer.batch import Fate, Outcome
-from consumer.decode import MAX_CHANGE_BYTES
-from consumer.leads import Lead
-from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from consumer.scoring.decode import MAX_CHANGE_BYTES
+from consumer.scoring.leads import Lead
+from consumer.scoring.result import BatchResult, Disposition
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ModelSlot
 from tests.fakes import FakeMessage
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 from tests.unit.pipelines import (
     CHANGES,
     NOW_MS,
@@ -63,24 +63,34 @@ INPUTS: dict[str, Callable[[], FakeMessage]] = {
     "a key that is not the lead id": lambda: raw(0, _value(change(0)), b"lead_2"),
     "a key that is not UTF-8": lambda: raw(0, _value(change(0)), b"\xff\xfe"),
     "created_at after occurred_at": lambda: change(0, state={"created_at": NOW_MS + 1}),
-    "occurred_at before 1970 or after 9999": lambda: change(0, occurred_at=-1, state={"created_at": -2}),
+    "occurred_at before 1970 or after 9999": lambda: change(
+        0, occurred_at=-1, state={"created_at": -2}
+    ),
     "created_at before 1970": lambda: change(0, state={"created_at": -1}),
     "a lead score of 1e14": lambda: change(0, state={"lead_score": 1e14}),
     "an unknown enum symbol": _unknown_symbol,
     "a truncated value": lambda: raw(0, _value(change(0))[:-3]),
     "trailing bytes": lambda: raw(0, _value(change(0)) + b"\x00"),
-    "text that is not UTF-8": lambda: raw(0, _value(change(0, state={"source": "MARK"})).replace(b"MARK", b"\xff" * 4)),
+    "text that is not UTF-8": lambda: raw(
+        0, _value(change(0, state={"source": "MARK"})).replace(b"MARK", b"\xff" * 4)
+    ),
     "JSON on the changes topic": lambda: raw(0, json.dumps(event()).encode()),
     "an empty value": lambda: raw(0, b""),
     "a foreign framing": lambda: raw(0, b"Obj\x01" + _value(change(0))),
-    "an unknown schema fingerprint": lambda: raw(0, b"\xc3\x01" + b"\x07" * 8 + _value(change(0))[10:]),
-    "a schema id without a registry": lambda: raw(0, b"\x00\x00\x00\x00\x07" + _value(change(0))[10:]),
+    "an unknown schema fingerprint": lambda: raw(
+        0, b"\xc3\x01" + b"\x07" * 8 + _value(change(0))[10:]
+    ),
+    "a schema id without a registry": lambda: raw(
+        0, b"\x00\x00\x00\x00\x07" + _value(change(0))[10:]
+    ),
     "a change of more than 262,144 bytes": lambda: raw(0, b"\xc3\x01".ljust(MAX_CHANGE_BYTES + 1)),
     "a change without state of an unknown lead": lambda: change(0, "nobody", lead=None),
     "a request that is not one of the three forms": lambda: request(0, {"ids": ["lead_1"]}),
     "a request of 10,001 ids": lambda: request(0, ["lead_1"] * 10_001),
     "a request with a null value": lambda: raw(0, None, topic=REQUESTS),
-    "a request whose id is no Unicode text": lambda: request(0, {"request_id": "\ud800", "lead_ids": ["lead_1"]}),
+    "a request whose id is no Unicode text": lambda: request(
+        0, {"request_id": "\ud800", "lead_ids": ["lead_1"]}
+    ),
     "a request with a bad id among good ones": lambda: request(0, ["lead_1", "nobody"]),
     "a null value": lambda: raw(0, None),
     "a change that Leadstream caused": lambda: change(0, origin="leadstream"),
@@ -93,13 +103,13 @@ def table() -> dict[str, str]:
     return {row[1].strip(): row[2].strip() for row in rows[2:]}
 
 
-def end_of(outcome: Outcome) -> str:
+def end_of(outcome: BatchResult) -> str:
     """What the table calls this outcome."""
     if reasons(outcome):
         return reasons(outcome)[0]
     if results(outcome):
         return "answered"
-    if outcome.fates[Fate.SCORED]:
+    if outcome.fates[Disposition.SCORED]:
         [prediction] = predictions(outcome)
         return "predicted, imputed" if prediction["imputed"] else "predicted"
     return next(iter(outcome.fates)).value

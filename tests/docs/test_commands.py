@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.main import parser
+from leadstream.cli.main import parser
 from tests.docs.test_reference import PAGES, ROOT, verbs
 
 TESTS = ROOT / "tests"
@@ -73,7 +73,10 @@ def shown() -> Iterator[tuple[Path, str]]:
         text = page.read_text()
         blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
         lines = [
-            each.strip()[2:] for block in blocks for each in block.replace("\\\n", " ").splitlines() if "$ " in each[:5]
+            each.strip()[2:]
+            for block in blocks
+            for each in block.replace("\\\n", " ").splitlines()
+            if "$ " in each[:5]
         ]
         lines += re.findall(r"^    ((?:leadstream|make) .*)$", text, re.MULTILINE)
         for line in lines:
@@ -88,11 +91,17 @@ COMMANDS = list(dict.fromkeys(shown()))
 
 def verb(command: str) -> str:
     words = command.removeprefix("leadstream ")
-    return max((known for known in verbs() if f"{words} ".startswith(f"{known} ")), key=len, default="")
+    return max(
+        (known for known in verbs() if f"{words} ".startswith(f"{known} ")), key=len, default=""
+    )
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page.stem}: {text[:60]}" for page, text in COMMANDS])
-def test_a_command_that_cannot_be_given_as_it_stands_fails_its_reader(page: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "command"), COMMANDS, ids=[f"{page.stem}: {text[:60]}" for page, text in COMMANDS]
+)
+def test_a_command_that_cannot_be_given_as_it_stands_fails_its_reader(
+    page: Path, command: str
+) -> None:
     if not command.startswith("leadstream "):
         assert any(command.startswith(begin) for begin in OTHERS), command
         return
@@ -107,7 +116,9 @@ def test_a_command_that_cannot_be_given_as_it_stands_fails_its_reader(page: Path
 
 def test_what_is_listed_is_shown_and_run_where_the_list_says() -> None:
     texts = [command for _, command in COMMANDS]
-    assert {verb(command) for command in texts if command.startswith("leadstream ")} | {"config"} == set(RUN)
+    assert {verb(command) for command in texts if command.startswith("leadstream ")} | {
+        "config"
+    } == set(RUN)
     for begin, where in OTHERS.items():
         assert any(command.startswith(begin) for command in texts), begin
         assert not where.endswith(".py") or (TESTS / where).exists(), where

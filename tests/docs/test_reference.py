@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 from prometheus_client import Metric
 
-from commands.main import parser
-from consumer.metrics import FollowMetrics, Metrics, RelayMetrics, SinkMetrics, TranslateMetrics
+from leadstream.cli.main import parser
 from leadstream.errors import Reason
+from leadstream.kafka.topics import CONFIGS, VARIABLES, Topics
+from leadstream.process.metrics import (
+    FollowMetrics,
+    Metrics,
+    RelayMetrics,
+    SinkMetrics,
+    TranslateMetrics,
+)
 from leadstream.settings import Settings
-from leadstream.topics import CONFIGS, VARIABLES, Topics
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
@@ -26,7 +32,9 @@ def rows(heading: str) -> dict[str, list[str]]:
     """The table under a heading of the reference: its rows by their first cell, without back-ticks."""
     section = REFERENCE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if line[:1] == "|"
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in section.splitlines()
+        if line[:1] == "|"
     ]
     return {row[0].strip("`"): row[1:] for row in cells[2:]}
 
@@ -36,7 +44,9 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
     found: dict[str, argparse.ArgumentParser] = {}
 
     def walk(words: str, at: argparse.ArgumentParser) -> None:
-        inner: Any = [action for action in at._actions if isinstance(action, argparse._SubParsersAction)]
+        inner: Any = [
+            action for action in at._actions if isinstance(action, argparse._SubParsersAction)
+        ]
         for action in inner:
             for name, sub in action.choices.items():
                 walk(f"{words} {name}".strip(), sub)
@@ -64,7 +74,10 @@ def test_a_verb_without_an_example_leaves_its_reader_guessing(words: str) -> Non
 
 def test_every_setting_is_in_the_reference_with_its_default_and_meaning() -> None:
     expected = {
-        field.alias: [f"`{_shown(field.default)}`" if field.default is not None else "", field.description]
+        field.alias: [
+            f"`{_shown(field.default)}`" if field.default is not None else "",
+            field.description,
+        ]
         for field in Settings.model_fields.values()
         if field.alias
     }
@@ -74,7 +87,10 @@ def test_every_setting_is_in_the_reference_with_its_default_and_meaning() -> Non
 def test_every_topic_is_in_the_reference_with_its_variable_and_settings() -> None:
     default = Topics()
     expected = {
-        getattr(default, field): [f"`{variable}`", ", ".join(f"{k}={v}" for k, v in CONFIGS[field].items())]
+        getattr(default, field): [
+            f"`{variable}`",
+            ", ".join(f"{k}={v}" for k, v in CONFIGS[field].items()),
+        ]
         for variable, field in VARIABLES.items()
     }
     assert rows("Topics") == expected
@@ -82,7 +98,8 @@ def test_every_topic_is_in_the_reference_with_its_variable_and_settings() -> Non
 
 def test_every_metric_is_in_the_reference_with_its_sentence() -> None:
     assert {name: row[-1] for name, row in rows("Metrics").items()} == {
-        metric.name + ("_total" if metric.type == "counter" else ""): metric.documentation for metric in metrics()
+        metric.name + ("_total" if metric.type == "counter" else ""): metric.documentation
+        for metric in metrics()
     }
 
 
@@ -99,7 +116,9 @@ def test_a_link_to_a_page_that_does_not_exist_leads_nowhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_in_the_docs_that_does_not_exist_fails_its_reader(page: Path) -> None:
     known = verbs()
-    for command in re.findall(r"^(?:\$ )?leadstream ([a-z][a-z -]*)", page.read_text(), re.MULTILINE):
+    for command in re.findall(
+        r"^(?:\$ )?leadstream ([a-z][a-z -]*)", page.read_text(), re.MULTILINE
+    ):
         assert any(command.startswith(words) for words in known), command
 
 
@@ -111,7 +130,7 @@ def test_every_make_target_in_the_docs_exists() -> None:
 
 def test_config_prints_every_setting_as_one_json_object(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "commands.main", "config", "--json"],
+        [sys.executable, "-m", "leadstream.cli.main", "config", "--json"],
         capture_output=True,
         text=True,
         check=True,

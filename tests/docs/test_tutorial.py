@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from local.broker import Broker
-from local.postgres import Postgres
-from local.process import Child, free_ports
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import Postgres
+from leadstream.local.process import Child, free_ports
 from tests.docs.test_reference import ROOT
 from tests.integration.outboxes import schema_of_its_own
 from tests.integration.running import Stage
@@ -48,7 +48,12 @@ with psycopg.connect(url, autocommit=True) as connection:
 def commands() -> list[str]:
     """Every command of the page, in order."""
     blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [
+        line.removeprefix("$ ")
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -65,23 +70,43 @@ def test_whoever_follows_the_tutorial_has_scores_that_follow_changes(
     with schema_of_its_own(postgres.url) as (url, _):
         text = "\n".join(line for line in commands() if not line.startswith(tuple(NOT_RUN)))
         text = text.replace("localhost:9092", kafka.bootstrap)
-        text = text.replace("postgresql://leadstream:leadstream@localhost:5432/leadstream", f"'{url}'")
+        text = text.replace(
+            "postgresql://leadstream:leadstream@localhost:5432/leadstream", f"'{url}'"
+        )
         for port, free in ports.items():
             text = text.replace(port, free)
-        lines = ["set -euo pipefail", f"export LEADSTREAM_HTTP_PORT={ports['8080']}", *text.splitlines(), "wait"]
-        program(tmp_path / "bin", "leadstream", f'#!/bin/sh\nexec {sys.executable} -m commands.main "$@"\n')
+        lines = [
+            "set -euo pipefail",
+            f"export LEADSTREAM_HTTP_PORT={ports['8080']}",
+            *text.splitlines(),
+            "wait",
+        ]
+        program(
+            tmp_path / "bin",
+            "leadstream",
+            f'#!/bin/sh\nexec {sys.executable} -m leadstream.cli.main "$@"\n',
+        )
         program(tmp_path / "bin", "psql", PSQL.format(python=sys.executable, folder=str(tmp_path)))
         (tmp_path / "script").write_text("\n".join(lines) + "\n")
-        own = {name: value for name, value in stage.environment.items() if "TOPIC" in name or "GROUP" in name}
+        own = {
+            name: value
+            for name, value in stage.environment.items()
+            if "TOPIC" in name or "GROUP" in name
+        }
         path = {"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
         bash = shutil.which("bash") or "/bin/bash"
         child = Child(
-            [bash, "-x", "script"], tmp_path, tmp_path / "log", environ={**own, **path, "HOME": str(tmp_path)}
+            [bash, "-x", "script"],
+            tmp_path,
+            tmp_path / "log",
+            environ={**own, **path, "HOME": str(tmp_path)},
         )
         code = child.wait(300)
         log = (tmp_path / "log").read_text()
         assert code == 0, log[-4000:]
-    [before, after] = re.findall(r"^row \[\('lead_1_17', ([\d.]+), '[A-D]', (\d+)\)\]$", log, re.MULTILINE)
+    [before, after] = re.findall(
+        r"^row \[\('lead_1_17', ([\d.]+), '[A-D]', (\d+)\)\]$", log, re.MULTILINE
+    )
     assert (int(after[1]), after[0] != before[0]) == (int(before[1]) + 1, True)
     assert '"ready": true' in log
     assert "open dead letters" in log
@@ -91,4 +116,6 @@ def test_whoever_follows_the_tutorial_has_scores_that_follow_changes(
 def test_the_tutorial_says_of_no_command_that_it_is_run_which_is_not() -> None:
     left_out = [line for line in commands() if line.startswith(tuple(NOT_RUN))]
     assert len(left_out) == len(NOT_RUN)
-    assert all(not where.startswith("tests/") or (ROOT / where).exists() for where in NOT_RUN.values())
+    assert all(
+        not where.startswith("tests/") or (ROOT / where).exists() for where in NOT_RUN.values()
+    )

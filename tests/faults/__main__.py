@@ -14,14 +14,24 @@ from pathlib import Path
 from rich.console import Console
 
 from leadstream.errors import UserError
-from local.kafka import fetched_jars, java
+from leadstream.local.kafka import fetched_jars, java
 from tests.faults.checker import Violation, violations
-from tests.faults.ground import fault_ground
+from tests.faults.environment import fault_ground
 from tests.faults.history import load
 from tests.faults.run import HISTORY, Ran, run
 from tests.faults.schedule import schedule
 
-COLUMNS = ("done", "seed", "brokers", "faults", "changes", "letters", "commits", "fenced", "violations")
+COLUMNS = (
+    "done",
+    "seed",
+    "brokers",
+    "faults",
+    "changes",
+    "letters",
+    "commits",
+    "fenced",
+    "violations",
+)
 SHOWN = 5
 
 
@@ -33,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = violations(load(options.check))
         _tell(console, found)
         return int(bool(found))
-    seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.schedules)
+    seeds = (
+        [options.seed]
+        if options.seed is not None
+        else range(options.first, options.first + options.schedules)
+    )
     try:
         java()
         fetched_jars(console.print)
@@ -47,14 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ran = _one(seed, options, console)
         done.append(ran)
         row = (f"{len(done)}/{len(seeds)}", *_row(ran))
-        console.print("".join(f"{value:>{_width(name)}}" for name, value in zip(COLUMNS, row, strict=True)))
+        console.print(
+            "".join(f"{value:>{_width(name)}}" for name, value in zip(COLUMNS, row, strict=True))
+        )
         if ran.violations:
             _tell(console, ran.violations)
             console.print(f"  replay: {_replay(ran)}\n  kept:   {ran.folder}")
         _write(options.json, done, time.monotonic() - began)
     _sum(console, done)
     wrong = sum(len(ran.violations) for ran in done)
-    console.print(f"{wrong} violations, {(time.monotonic() - began) / 60:.0f} minutes; {options.json}")
+    console.print(
+        f"{wrong} violations, {(time.monotonic() - began) / 60:.0f} minutes; {options.json}"
+    )
     return int(wrong > 0)
 
 
@@ -74,7 +92,9 @@ def _one(seed: int, options: argparse.Namespace, console: Console) -> Ran:
     folder = options.folder / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with console.status(f"seed {seed}: {len(plan.faults)} faults in {plan.seconds:g} s on {brokers} broker(s)"):
+    with console.status(
+        f"seed {seed}: {len(plan.faults)} faults in {plan.seconds:g} s on {brokers} broker(s)"
+    ):
         ran = Ran(plan, folder)
         try:
             with fault_ground(brokers, folder, lambda _: None) as ground:
@@ -92,12 +112,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="replay this schedule alone")
     parser.add_argument("--schedules", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--first", type=int, default=1, help="the first seed of many (default 1)")
-    parser.add_argument("--seconds", type=float, default=60, help="how long faults go on in each (default 60)")
-    parser.add_argument("--brokers", type=int, choices=(1, 3), help="instead of one for even and three for odd seeds")
-    parser.add_argument("--keep", action="store_true", help="keep the folder of a good schedule, too")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "leadstream-faults")
-    parser.add_argument("--json", type=Path, default=Path("faults.json"), help="where the results go")
-    parser.add_argument("--check", type=Path, metavar="HISTORY", help=f"check a kept {HISTORY} again, and do nothing")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="how long faults go on in each (default 60)"
+    )
+    parser.add_argument(
+        "--brokers",
+        type=int,
+        choices=(1, 3),
+        help="instead of one for even and three for odd seeds",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folder of a good schedule, too"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "leadstream-faults"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("faults.json"), help="where the results go"
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="HISTORY",
+        help=f"check a kept {HISTORY} again, and do nothing",
+    )
     return parser.parse_args(arguments)
 
 
@@ -105,7 +143,14 @@ def _row(ran: Ran) -> tuple[int | str, ...]:
     figures = ran.figures
     told = [figures.get(name, 0) for name in ("changes", "letters", "transactions")]
     fenced = figures.get("rejoins", 0) + figures.get("lost assignments", 0)
-    return (ran.schedule.seed, ran.schedule.brokers, ran.faults.total(), *told, fenced, len(ran.violations))
+    return (
+        ran.schedule.seed,
+        ran.schedule.brokers,
+        ran.faults.total(),
+        *told,
+        fenced,
+        len(ran.violations),
+    )
 
 
 def _width(name: str) -> int:

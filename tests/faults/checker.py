@@ -57,9 +57,13 @@ def _offsets(history: History) -> Iterator[Violation]:
     counts = Counter(sent.record.place for sent in history.sent)
     committed = {span.place: span.after for span in history.committed}
     for place in counts.keys() | committed.keys() | stands.keys():
-        end = 1 + max((sent.record.offset for sent in history.sent if sent.record.place == place), default=-1)
+        end = 1 + max(
+            (sent.record.offset for sent in history.sent if sent.record.place == place), default=-1
+        )
         if counts[place] != end:
-            yield Violation("offsets", f"{place.shown()} has {counts[place]} records up to offset {end}")
+            yield Violation(
+                "offsets", f"{place.shown()} has {counts[place]} records up to offset {end}"
+            )
         if not end == stands[place] == committed.get(place, 0):
             reached = f"the transactions reach {stands[place]}, the group {committed.get(place, 0)}"
             yield Violation("offsets", f"{place.shown()} ends at {end}; {reached}")
@@ -73,9 +77,17 @@ def _fates(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
     results = by_transaction(history.results)
     for number, due in wanted.items():
         found = Counter(
-            [("prediction", output.source) for output in predictions[number] if output.record.value is not None]
+            [
+                ("prediction", output.source)
+                for output in predictions[number]
+                if output.record.value is not None
+            ]
             + [("letter", output.source) for output in letters[number]]
-            + [("erasure", output.lead) for output in predictions[number] if output.record.value is None]
+            + [
+                ("erasure", output.lead)
+                for output in predictions[number]
+                if output.record.value is None
+            ]
             + [("result", output.lead) for output in results[number]]
         )
         for what, count in (due.outputs - found).items():
@@ -92,9 +104,14 @@ def _as_sent(output: Output, sent: Sent, covered: int) -> Iterator[Violation]:
     leads = truth.leads or (truth.lead,)
     fits = output.version >= truth.version if truth.thin else output.version == truth.version
     if output.lead not in leads or output.record.key != output.lead.encode() or not fits:
-        yield Violation("fates", f"{output.record.at()} is not about version {truth.version} of {' or '.join(leads)}")
+        yield Violation(
+            "fates",
+            f"{output.record.at()} is not about version {truth.version} of {' or '.join(leads)}",
+        )
     if output.coalesced != covered:
-        yield Violation("fates", f"{output.record.at()} covers {output.coalesced} changes, not {covered}")
+        yield Violation(
+            "fates", f"{output.record.at()} covers {output.coalesced} changes, not {covered}"
+        )
 
 
 def _letters(history: History) -> Iterator[Violation]:
@@ -107,17 +124,31 @@ def _letters(history: History) -> Iterator[Violation]:
         record, original = letter.record, sent.record
         if sent.truth.kind is not Kind.POISON or letter.reason != sent.truth.reason:
             meant = sent.truth.reason or sent.truth.kind.value
-            yield Violation("letters", f"{record.at()} says {letter.reason} of {original.at()}, which is {meant}")
+            yield Violation(
+                "letters",
+                f"{record.at()} says {letter.reason} of {original.at()}, which is {meant}",
+            )
         kept = record.headers[: len(original.headers)]
         added = record.headers[len(original.headers) :]
-        if (record.key, record.value, record.timestamp) != (original.key, original.value, original.timestamp):
+        if (record.key, record.value, record.timestamp) != (
+            original.key,
+            original.value,
+            original.timestamp,
+        ):
             yield Violation("letters", f"{record.at()} is not {original.at()} byte for byte")
         if kept != original.headers or not all(name.startswith(OWN_HEADERS) for name, _ in added):
-            yield Violation("letters", f"{record.at()} does not have the headers of {original.at()}, and then its own")
+            yield Violation(
+                "letters",
+                f"{record.at()} does not have the headers of {original.at()}, and then its own",
+            )
 
 
 def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
-    erased = {(number, lead): deque(found) for number, due in wanted.items() for lead, found in due.erased.items()}
+    erased = {
+        (number, lead): deque(found)
+        for number, due in wanted.items()
+        for lead, found in due.erased.items()
+    }
     highest: dict[str, int] = defaultdict(int)
     for output in sorted(history.predictions, key=lambda output: output.record.offset):
         if output.record.value is None:
@@ -151,17 +182,27 @@ def _visible(history: History) -> Iterator[Violation]:
         if any(count != append.committed for count in found):
             state = "committed" if append.committed else "aborted or open"
             where = f"{append.place.shown()} {append.first} to {append.last}"
-            yield Violation("visible", f"{where} is {state}, and a subscriber sees {sum(found)} of its records")
+            yield Violation(
+                "visible", f"{where} is {state}, and a subscriber sees {sum(found)} of its records"
+            )
     for place, left in seen.items():
         for offset in left:
-            yield Violation("visible", f"{place.shown()} shows offset {offset}, which its log does not have")
+            yield Violation(
+                "visible", f"{place.shown()} shows offset {offset}, which its log does not have"
+            )
     if history.unfinished:
         yield Violation("visible", f"{history.unfinished} transactions were left open")
 
 
 def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
-    models = {output.transaction: output.model for output in (*history.predictions, *history.letters) if output.model}
-    lines = Counter((line.counts(), line.model) for process in history.processes for line in process.lines)
+    models = {
+        output.transaction: output.model
+        for output in (*history.predictions, *history.letters)
+        if output.model
+    }
+    lines = Counter(
+        (line.counts(), line.model) for process in history.processes for line in process.lines
+    )
     without: list[tuple[int, ...]] = []
     # Transactions that name their model first: the others take any line with their numbers.
     for number in sorted(wanted, key=lambda number: number not in models):
@@ -177,19 +218,32 @@ def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
             without.append(counts)
     for (counts, model), left in lines.items():
         if left:
-            yield Violation("books", f"{left} log lines say {_said(counts)} with model {model}; no transaction does")
-    excused = sum((process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes)
+            yield Violation(
+                "books",
+                f"{left} log lines say {_said(counts)} with model {model}; no transaction does",
+            )
+    excused = sum(
+        (process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes
+    )
     if len(without) > excused:
         told = "; ".join(map(_said, without[:5]))
-        yield Violation("books", f"{len(without)} transactions have no log line, {excused} could be excused: {told}")
+        yield Violation(
+            "books",
+            f"{len(without)} transactions have no log line, {excused} could be excused: {told}",
+        )
     for process in history.processes:
         if process.metrics is not None:
             written = {fate: sum(getattr(line, fate) for line in process.lines) for fate in FATES}
             if written != process.metrics:
-                yield Violation("books", f"{process.name} counts {process.metrics} and has written {written}")
+                yield Violation(
+                    "books", f"{process.name} counts {process.metrics} and has written {written}"
+                )
         for line in process.lines:
             if line.consumed != sum(getattr(line, fate) for fate in FATES):
-                yield Violation("books", f"{process.name} wrote a line that does not balance: {_said(line.counts())}")
+                yield Violation(
+                    "books",
+                    f"{process.name} wrote a line that does not balance: {_said(line.counts())}",
+                )
 
 
 def _said(counts: tuple[int, ...]) -> str:
@@ -200,7 +254,12 @@ def _said(counts: tuple[int, ...]) -> str:
 def _processes(processes: Iterable[Process]) -> Iterator[Violation]:
     for process in processes:
         well = {0} if process.started else {0, -signal.SIGTERM}
-        if process.ending is Ending.DIED or (process.ending is Ending.STOPPED and process.exit_code not in well):
-            yield Violation("processes", f"{process.name} {process.ending.value} with exit code {process.exit_code}")
+        if process.ending is Ending.DIED or (
+            process.ending is Ending.STOPPED and process.exit_code not in well
+        ):
+            yield Violation(
+                "processes",
+                f"{process.name} {process.ending.value} with exit code {process.exit_code}",
+            )
         for line in process.said:
             yield Violation("processes", f"{process.name} said: {line}")

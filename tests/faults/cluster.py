@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.kafka import KafkaProcess, cluster_id, fetched_jars, java
-from local.process import Say, free_ports, scratch
+from leadstream.local.kafka import KafkaProcess, cluster_id, fetched_jars, java
+from leadstream.local.process import Say, free_ports, scratch
 
 _NODE = """\
 node.id={node}
@@ -57,7 +57,9 @@ def kafka_cluster(count: int, say: Say) -> Iterator[Cluster]:
                 program,
                 ports=(ports[2 * node], ports[2 * node + 1]),
                 cluster=cluster,
-                properties=_NODE.format(node=node + 1, voters=voters, replication=count, in_sync=in_sync),
+                properties=_NODE.format(
+                    node=node + 1, voters=voters, replication=count, in_sync=in_sync
+                ),
             )
             for node, folder in enumerate(folders)
         ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import _ground
-from tests.faults.ground import Ground, fault_ground
+from tests.faults.environment import Ground, fault_ground
 
 
 @pytest.fixture(scope="session")

@@ -18,17 +18,18 @@ from typing import Any, Protocol, cast
 
 from rich.progress import Progress
 
-from consumer.batch import Batch, Outcome, Output
-from consumer.leads import Lead
-from consumer.pipeline import Codecs, Pipeline
+from consumer.scoring.leads import Lead
+from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.result import BatchResult
 from leadstream.errors import Reason
+from leadstream.kafka.batch import Batch, Output
 from leadstream.settings import load_settings
-from models.registry import ModelRegistry
-from models.slot import ChallengerSlot, ModelSlot
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.payloads import Payload, Shelf, payloads
-from tests.trained import TRUST, promoted_store
+from tests.trained_models import TRUST, promoted_store
 from tests.unit.pipelines import NOW_MS, REQUESTS, STATE, FakeLeads
 from tests.unit.pipelines import batch as batch_of
 
@@ -52,16 +53,20 @@ class Fault(AssertionError):
 class Line(Protocol):
     """What makes an outcome of a batch."""
 
-    def process(self, batch: Batch) -> Outcome: ...
+    def process(self, batch: Batch) -> BatchResult: ...
 
 
-def fuzzed(store: str, seed: int, count: int, advance: Callable[[int], object] = lambda _: None) -> Counter[str]:
+def fuzzed(
+    store: str, seed: int, count: int, advance: Callable[[int], object] = lambda _: None
+) -> Counter[str]:
     """How the payloads ended: fates and reasons. Raises Fault for the first batch that was not borne."""
     line = fuzz_pipeline(store)
     ends: Counter[str] = Counter()
     stream = itertools.islice(payloads(seed), count)
     for at in itertools.count(step=BATCH):
-        messages = [_message(at + i, payload) for i, payload in enumerate(itertools.islice(stream, BATCH))]
+        messages = [
+            _message(at + i, payload) for i, payload in enumerate(itertools.islice(stream, BATCH))
+        ]
         if not messages:
             return ends
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
@@ -79,14 +84,16 @@ def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
             raise Fault(f"{letter.reason} is no reason for {_shown(messages[i])}")
     good = [message for i, message in enumerate(messages) if i not in outcome.letters]
     if good and len(good) < len(messages) and _answers(line, good) != _kept(outcome):
-        raise Fault(f"neighbours of dead letters changed; the first record is {_shown(messages[0])}")
+        raise Fault(
+            f"neighbours of dead letters changed; the first record is {_shown(messages[0])}"
+        )
     ends = Counter({fate.value: count for fate, count in outcome.fates.items()})
     ends["answered"] = outcome.requests_answered
     del ends["dead_lettered"]
     return ends + Counter(letter.reason.value for letter in outcome.letters.values())
 
 
-def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
+def _processed(line: Line, messages: Sequence[FakeMessage]) -> BatchResult:
     try:
         outcome = line.process(batch_of(*messages))
     except Exception as error:
@@ -96,7 +103,9 @@ def _processed(line: Line, messages: Sequence[FakeMessage]) -> Outcome:
         for half in (messages[:middle], messages[middle:]):
             _processed(line, half)
         raise Fault(f"{error!r}, but only in one batch from {_shown(messages[0])} on") from error
-    if not outcome.balances() or outcome.consumed != sum(message.topic_ != REQUESTS for message in messages):
+    if not outcome.balances() or outcome.consumed != sum(
+        message.topic_ != REQUESTS for message in messages
+    ):
         raise Fault(f"the books do not balance from {_shown(messages[0])} on")
     return outcome
 
@@ -105,7 +114,7 @@ def _answers(line: Line, messages: Sequence[FakeMessage]) -> list[Output]:
     return _kept(_processed(line, messages))
 
 
-def _kept(outcome: Outcome) -> list[Output]:
+def _kept(outcome: BatchResult) -> list[Output]:
     return [output for output in outcome.outputs if not output.topic.endswith(".dlq")]
 
 
@@ -122,7 +131,9 @@ def fuzz_pipeline(store: str) -> Pipeline:
     )
     leads = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": float(i)}, i) for i in range(20)})
     settings = load_settings({}, None)
-    return Pipeline(settings, ModelSlot(models), ChallengerSlot(models), codecs, leads, clock_ms=lambda: NOW_MS)
+    return Pipeline(
+        settings, ModelSlot(models), ChallengerSlot(models), codecs, leads, clock_ms=lambda: NOW_MS
+    )
 
 
 def _message(offset: int, payload: Payload) -> FakeMessage:
@@ -157,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     for end, count in ends.most_common():
         print(f"{count:>10,} {end}")
-    print(f"{ends.total():>10,} payloads in {time.monotonic() - began:.0f} s, every one with its end")
+    print(
+        f"{ends.total():>10,} payloads in {time.monotonic() - began:.0f} s, every one with its end"
+    )
     return 0
 
 

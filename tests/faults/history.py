@@ -147,7 +147,12 @@ class Line:
 
     def counts(self) -> tuple[int, ...]:
         """Its numbers: records, consumed, the fates, requests."""
-        return (self.records, self.consumed, *(getattr(self, fate) for fate in FATES), self.requests)
+        return (
+            self.records,
+            self.consumed,
+            *(getattr(self, fate) for fate in FATES),
+            self.requests,
+        )
 
 
 @dataclass(frozen=True, slots=True)

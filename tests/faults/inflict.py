@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
-from models.registry import ModelRegistry
-from tests.faults.ground import Ground
+from models.registry.versions import ModelRegistry
+from tests.faults.environment import Ground
 from tests.faults.members import Member, together
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.schedule import Fault
 from tests.integration.running import Stage
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 
 JUMP_SECONDS = 3600
 SLOW_SECONDS = 0.4
@@ -125,7 +125,9 @@ class Inflicter:
 
     def _promote(self) -> None:
         present = self._models.resolve()
-        self._models.promote(next(version for version in self._models.versions() if version != present))
+        self._models.promote(
+            next(version for version in self._models.versions() if version != present)
+        )
 
     def _roll_back(self) -> None:
         present = self._models.alias()
@@ -145,7 +147,7 @@ class Inflicter:
                 "sh",
                 sys.executable,
                 "-m",
-                "commands.main",
+                "leadstream.cli.main",
                 "models",
                 "promote",
                 other,
@@ -157,11 +159,17 @@ class Inflicter:
             timeout=120,
         )
         if ran.returncode != 1 or "Traceback" in ran.stderr or self._models.alias() != before:
-            raise AssertionError(f"promoting on a full disk ended with {ran.returncode}: {ran.stderr or ran.stdout}")
+            raise AssertionError(
+                f"promoting on a full disk ended with {ran.returncode}: {ran.stderr or ran.stdout}"
+            )
 
     def _writer(self) -> dict[str, str]:
         own = ("MODEL_STORE", "LEADSTREAM_MODEL_VERIFY_KEYS")
-        return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **{name: self._stage.environment[name] for name in own}}
+        return {
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **{name: self._stage.environment[name] for name in own},
+        }
 
 
 @contextlib.contextmanager

@@ -37,7 +37,12 @@ class Expected:
     def counts(self) -> tuple[int, ...]:
         """The same numbers in the same order as `Line.counts` of its log line."""
         changes = self.fates.total()
-        return (changes + self.requests, changes, *(self.fates[fate] for fate in FATES), self.requests)
+        return (
+            changes + self.requests,
+            changes,
+            *(self.fates[fate] for fate in FATES),
+            self.requests,
+        )
 
 
 def by_transaction(outputs: Iterable[Output]) -> dict[int | None, list[Output]]:
@@ -84,7 +89,11 @@ def expected(history: History) -> dict[int, Expected]:
         for lead, ended in due.erased.items():
             published[lead] = max(published[lead], *ended)
         for output in predictions[number]:
-            if output.source and output.source in due.scored and output.source[0].topic != history.requests_topic:
+            if (
+                output.source
+                and output.source in due.scored
+                and output.source[0].topic != history.requests_topic
+            ):
                 published[output.lead] = max(published[output.lead], output.version)
     return found
 
@@ -189,4 +198,8 @@ def _is_late(sent: Sent, published: int) -> bool:
 def shown(what: tuple[str, Any]) -> str:
     """An output in words."""
     kind, about = what
-    return f"{kind} of {about[0].shown()}-{about[1]}" if isinstance(about, tuple) else f"{kind} of {about}"
+    return (
+        f"{kind} of {about[0].shown()}-{about[1]}"
+        if isinstance(about, tuple)
+        else f"{kind} of {about}"
+    )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.faults.ground import CLOCK
+from tests.faults.environment import CLOCK
 from tests.faults.history import FATES, Ending, Process
 from tests.faults.reading import line
 from tests.integration.running import Running, Stage
@@ -31,8 +31,13 @@ class Member:
     def start(self) -> None:
         """A new process; its clock is right again."""
         self.jump(0)
-        path = os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"), os.getcwd())))
-        environment = self._stage.environment | {"PYTHONPATH": path, "FAULTS_CLOCK": str(self._clock)}
+        path = os.pathsep.join(
+            filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"), os.getcwd()))
+        )
+        environment = self._stage.environment | {
+            "PYTHONPATH": path,
+            "FAULTS_CLOCK": str(self._clock),
+        }
         environment["PYTHONFAULTHANDLER"] = "1"  # a process that is aborted says where
         self._running = Running(environment, self._stage.folder / self._name())
 
@@ -86,8 +91,12 @@ class Member:
                 metrics=self._metrics,
             )
         )
-        self.seen["lost assignments"] += sum(event["kind"] == "lost" for event in running.events("rebalance"))
-        self.seen += Counter(f"held for {event['dependency']}" for event in running.events("batch.held"))
+        self.seen["lost assignments"] += sum(
+            event["kind"] == "lost" for event in running.events("rebalance")
+        )
+        self.seen += Counter(
+            f"held for {event['dependency']}" for event in running.events("batch.held")
+        )
         self._running = self._metrics = None
 
     def _signal(self, sign: signal.Signals) -> None:

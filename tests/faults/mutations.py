@@ -19,7 +19,9 @@ def _with(history: History, **fields: Any) -> History:
     return replace(history, **fields)
 
 
-def _edit(history: History, chance: random.Random, field: str, change: Callable[[Any], Any]) -> History:
+def _edit(
+    history: History, chance: random.Random, field: str, change: Callable[[Any], Any]
+) -> History:
     """`change` one entry of a field, whichever it can be done to."""
     items = getattr(history, field)
     for i in chance.sample(range(len(items)), len(items)):
@@ -39,10 +41,19 @@ def lost_without_a_trace(history: History, chance: random.Random) -> History:
     """Neither in the topic nor in its log: as if it had never been produced."""
     gone: Output = chance.choice(getattr(history, chance.choice(OUTPUTS)))
     append = next(a for a in history.appended if _holds(a, gone.record))
-    before, after = replace(append, last=gone.record.offset - 1), replace(append, first=gone.record.offset + 1)
+    before, after = (
+        replace(append, last=gone.record.offset - 1),
+        replace(append, first=gone.record.offset + 1),
+    )
     left = [a for a in (before, after) if a.first <= a.last]
-    fields = {field: tuple(o for o in getattr(history, field) if o is not gone) for field in OUTPUTS}
-    return _with(history, **fields, appended=_replaced(history.appended, history.appended.index(append), *left))
+    fields = {
+        field: tuple(o for o in getattr(history, field) if o is not gone) for field in OUTPUTS
+    }
+    return _with(
+        history,
+        **fields,
+        appended=_replaced(history.appended, history.appended.index(append), *left),
+    )
 
 
 def repeated(history: History, chance: random.Random) -> History:
@@ -54,25 +65,42 @@ def repeated(history: History, chance: random.Random) -> History:
     append = replace(history.appended[0], place=place, first=offset, last=offset)
     number = chance.choice(history.transactions).number
     copy = replace(again, record=replace(again.record, offset=offset), transaction=number)
-    return _with(history, **{field: (*getattr(history, field), copy)}, appended=(*history.appended, append))
+    return _with(
+        history, **{field: (*getattr(history, field), copy)}, appended=(*history.appended, append)
+    )
 
 
 def reordered(history: History, chance: random.Random) -> History:
     """Two predictions of one lead, of different versions, change places."""
-    told = [o for o in history.predictions if o.record.value is not None and o.lead.startswith("lead_")]
+    told = [
+        o for o in history.predictions if o.record.value is not None and o.lead.startswith("lead_")
+    ]
     chance.shuffle(told)
     for first in told:
         for second in told:
             between = range(first.record.offset, second.record.offset)
             erased = any(
-                o.lead == first.lead and o.record.offset in between for o in history.predictions if not o.source
+                o.lead == first.lead and o.record.offset in between
+                for o in history.predictions
+                if not o.source
             )
-            if first.lead == second.lead and 0 < first.version < second.version and between and not erased:
+            if (
+                first.lead == second.lead
+                and 0 < first.version < second.version
+                and between
+                and not erased
+            ):
                 swapped = {
-                    first: replace(first, record=replace(first.record, offset=second.record.offset)),
-                    second: replace(second, record=replace(second.record, offset=first.record.offset)),
+                    first: replace(
+                        first, record=replace(first.record, offset=second.record.offset)
+                    ),
+                    second: replace(
+                        second, record=replace(second.record, offset=first.record.offset)
+                    ),
                 }
-                return replace(history, predictions=tuple(swapped.get(o, o) for o in history.predictions))
+                return replace(
+                    history, predictions=tuple(swapped.get(o, o) for o in history.predictions)
+                )
     raise AssertionError("no lead has two predictions")
 
 
@@ -88,8 +116,14 @@ def scored_though_late(history: History, chance: random.Random) -> History:
     """A change that was covered by a newer one that was there before it has a prediction all the same."""
     late = [sent for sent in _covered_alone(history) if sent.truth.kind is Kind.CHANGE]
     sent = chance.choice(late)
-    number = next(t.number for t in history.transactions if any(_spans(span, sent.record) for span in t.spans))
-    [like, *_] = [o for o in history.predictions if o.lead == sent.truth.lead and o.version > sent.truth.version]
+    number = next(
+        t.number for t in history.transactions if any(_spans(span, sent.record) for span in t.spans)
+    )
+    [like, *_] = [
+        o
+        for o in history.predictions
+        if o.lead == sent.truth.lead and o.version > sent.truth.version
+    ]
     place = like.record.place
     offset = 2 + max(append.last for append in history.appended if append.place == place)
     brought = replace(
@@ -101,16 +135,24 @@ def scored_though_late(history: History, chance: random.Random) -> History:
         source=(sent.record.place, sent.record.offset),
     )
     append = replace(history.appended[0], place=place, first=offset, last=offset)
-    fields = {"predictions": (*history.predictions, brought), "appended": (*history.appended, append)}
+    fields = {
+        "predictions": (*history.predictions, brought),
+        "appended": (*history.appended, append),
+    }
     return _fate_moved(history, _with(history, **fields), number, "coalesced", "scored")
 
 
 def called_late(history: History, chance: random.Random) -> History:
     """A good change that nothing newer covers has no prediction, and the books say that it was coalesced."""
-    gone = chance.choice([o for o in history.predictions if o.source and not o.coalesced and o.version > 1])
+    gone = chance.choice(
+        [o for o in history.predictions if o.source and not o.coalesced and o.version > 1]
+    )
     assert gone.transaction is not None
     append = next(a for a in history.appended if _holds(a, gone.record))
-    before, after = replace(append, last=gone.record.offset - 1), replace(append, first=gone.record.offset + 1)
+    before, after = (
+        replace(append, last=gone.record.offset - 1),
+        replace(append, first=gone.record.offset + 1),
+    )
     left = [a for a in (before, after) if a.first <= a.last]
     fields = {
         "predictions": tuple(o for o in history.predictions if o is not gone),
@@ -120,7 +162,9 @@ def called_late(history: History, chance: random.Random) -> History:
 
 
 def of_no_transaction(history: History, chance: random.Random) -> History:
-    return _edit(history, chance, chance.choice(OUTPUTS), lambda output: replace(output, transaction=None))
+    return _edit(
+        history, chance, chance.choice(OUTPUTS), lambda output: replace(output, transaction=None)
+    )
 
 
 def of_another_record(history: History, chance: random.Random) -> History:
@@ -149,14 +193,24 @@ def another_count(history: History, chance: random.Random) -> History:
 
 
 def another_lead(history: History, chance: random.Random) -> History:
-    return _edit(history, chance, "predictions", lambda output: replace(output, lead=f"{output.lead}0"))
+    return _edit(
+        history, chance, "predictions", lambda output: replace(output, lead=f"{output.lead}0")
+    )
 
 
 def another_model(history: History, chance: random.Random) -> History:
-    alone = {t.number for t in history.transactions if sum(o.transaction == t.number for o in history.predictions) < 2}
+    alone = {
+        t.number
+        for t in history.transactions
+        if sum(o.transaction == t.number for o in history.predictions) < 2
+    }
 
     def other(output: Output) -> Output:
-        return replace(output, model="9.9.9") if output.model and output.transaction not in alone else output
+        return (
+            replace(output, model="9.9.9")
+            if output.model and output.transaction not in alone
+            else output
+        )
 
     return _edit(history, chance, "predictions", other)
 
@@ -171,7 +225,9 @@ def a_letter_changed(history: History, chance: random.Random) -> History:
     def changed(output: Output) -> Output:
         record = output.record
         i = chance.randrange(2)
-        match chance.choice(("key", "value", "timestamp", "header", "header's name", "header lost", "reason")):
+        match chance.choice(
+            ("key", "value", "timestamp", "header", "header's name", "header lost", "reason")
+        ):
             case "key":
                 record = replace(record, key=flipped(record.key))
             case "value":
@@ -180,7 +236,9 @@ def a_letter_changed(history: History, chance: random.Random) -> History:
                 record = replace(record, timestamp=record.timestamp + 1)
             case "header":
                 name, value = record.headers[i]
-                record = replace(record, headers=_replaced(record.headers, i, (name, flipped(value))))
+                record = replace(
+                    record, headers=_replaced(record.headers, i, (name, flipped(value)))
+                )
             case "header's name":
                 name, value = record.headers[i]
                 record = replace(record, headers=_replaced(record.headers, i, (name + "x", value)))
@@ -206,7 +264,10 @@ def good_called_poison(history: History, chance: random.Random) -> History:
 
 
 def a_transaction_lost(history: History, chance: random.Random) -> History:
-    return replace(history, transactions=_replaced(history.transactions, chance.randrange(len(history.transactions))))
+    return replace(
+        history,
+        transactions=_replaced(history.transactions, chance.randrange(len(history.transactions))),
+    )
 
 
 def a_transaction_twice(history: History, chance: random.Random) -> History:
@@ -244,7 +305,9 @@ def committed_but_unseen(history: History, chance: random.Random) -> History:
 
 
 def in_no_log(history: History, chance: random.Random) -> History:
-    return replace(history, appended=_replaced(history.appended, chance.randrange(len(history.appended))))
+    return replace(
+        history, appended=_replaced(history.appended, chance.randrange(len(history.appended)))
+    )
 
 
 def left_open(history: History, _chance: random.Random) -> History:
@@ -255,7 +318,9 @@ def a_line_lost(history: History, chance: random.Random) -> History:
     """One more than the kill excuses."""
 
     def shorter(process: Any) -> Any:
-        return replace(process, lines=_replaced(process.lines, chance.randrange(len(process.lines))))
+        return replace(
+            process, lines=_replaced(process.lines, chance.randrange(len(process.lines)))
+        )
 
     return _edit(history, chance, "processes", shorter)
 
@@ -276,9 +341,15 @@ def another_line(history: History, chance: random.Random) -> History:
 
     def wrong(process: Any) -> Any:
         i = chance.randrange(len(process.lines))
-        field = chance.choice(("records", "consumed", "scored", "coalesced", "dead_lettered", "erased", "ignored"))
+        field = chance.choice(
+            ("records", "consumed", "scored", "coalesced", "dead_lettered", "erased", "ignored")
+        )
         line = replace(process.lines[i], **{field: getattr(process.lines[i], field) + 1})
-        return process if line.counts() in unwritten else replace(process, lines=_replaced(process.lines, i, line))
+        return (
+            process
+            if line.counts() in unwritten
+            else replace(process, lines=_replaced(process.lines, i, line))
+        )
 
     return _edit(history, chance, "processes", wrong)
 
@@ -286,7 +357,9 @@ def another_line(history: History, chance: random.Random) -> History:
 def another_model_in_a_line(history: History, chance: random.Random) -> History:
     def wrong(process: Any) -> Any:
         i = chance.randrange(len(process.lines))
-        return replace(process, lines=_replaced(process.lines, i, replace(process.lines[i], model="9.9.9")))
+        return replace(
+            process, lines=_replaced(process.lines, i, replace(process.lines[i], model="9.9.9"))
+        )
 
     return _edit(history, chance, "processes", wrong)
 
@@ -303,15 +376,24 @@ def other_metrics(history: History, chance: random.Random) -> History:
 
 
 def a_process_that_dies(history: History, chance: random.Random) -> History:
-    return _edit(history, chance, "processes", lambda p: replace(p, ending=Ending.DIED, exit_code=1))
+    return _edit(
+        history, chance, "processes", lambda p: replace(p, ending=Ending.DIED, exit_code=1)
+    )
 
 
 def a_process_that_stops_badly(history: History, chance: random.Random) -> History:
-    return _edit(history, chance, "processes", lambda p: replace(p, exit_code=1) if p.exit_code == 0 else p)
+    return _edit(
+        history, chance, "processes", lambda p: replace(p, exit_code=1) if p.exit_code == 0 else p
+    )
 
 
 def a_stack_trace(history: History, chance: random.Random) -> History:
-    return _edit(history, chance, "processes", lambda p: replace(p, said=("Traceback (most recent call last):",)))
+    return _edit(
+        history,
+        chance,
+        "processes",
+        lambda p: replace(p, said=("Traceback (most recent call last):",)),
+    )
 
 
 def _holds(append: Append, record: Record) -> bool:
@@ -344,7 +426,9 @@ def _fate_moved(good: History, history: History, number: int, fewer: str, more: 
     for i, process in enumerate(history.processes):
         for j, line in enumerate(process.lines):
             if line.counts() == counts:
-                moved = replace(line, **{fewer: getattr(line, fewer) - 1, more: getattr(line, more) + 1})
+                moved = replace(
+                    line, **{fewer: getattr(line, fewer) - 1, more: getattr(line, more) + 1}
+                )
                 told = replace(process, lines=_replaced(process.lines, j, moved))
                 return _with(history, processes=_replaced(history.processes, i, told))
     return history
@@ -364,5 +448,7 @@ def _unwritten(history: History) -> set[tuple[int, ...]]:
 MUTATIONS: dict[str, Mutation] = {
     name.replace("_", " "): function
     for name, function in list(globals().items())
-    if callable(function) and not name.startswith("_") and getattr(function, "__module__", "") == __name__
+    if callable(function)
+    and not name.startswith("_")
+    and getattr(function, "__module__", "") == __name__
 }

@@ -23,9 +23,49 @@ from schemas.codec import Writer
 from tests.unit.pipelines import CHANGES, NOW_MS, REQUESTS, STATE
 
 _SINGLE = b"\xc3\x01"
-_EDGES = (0, 1, -1, 63, -64, 2**31 - 1, -(2**31), 2**53, 2**62, -(2**62), 2**63 - 1, -(2**63), 253_402_300_800_000)
-_FLOATS = (0.0, -0.0, 1.0, 55.5, 100.0, 1e14, 1e15, -1.0, 1e-320, 1.7e308, float("inf"), float("-inf"), float("nan"))
-_TEXTS = ("", "lead", "web", "Zürich", "\N{PILE OF POO}", "\0", "a" * 300, "\u202e", "x" * 5000, "None", "\ufeff")
+_EDGES = (
+    0,
+    1,
+    -1,
+    63,
+    -64,
+    2**31 - 1,
+    -(2**31),
+    2**53,
+    2**62,
+    -(2**62),
+    2**63 - 1,
+    -(2**63),
+    253_402_300_800_000,
+)
+_FLOATS = (
+    0.0,
+    -0.0,
+    1.0,
+    55.5,
+    100.0,
+    1e14,
+    1e15,
+    -1.0,
+    1e-320,
+    1.7e308,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+)
+_TEXTS = (
+    "",
+    "lead",
+    "web",
+    "Zürich",
+    "\N{PILE OF POO}",
+    "\0",
+    "a" * 300,
+    "\u202e",
+    "x" * 5000,
+    "None",
+    "\ufeff",
+)
 _BYTES = (0x00, 0x01, 0x02, 0x7F, 0x80, 0x81, 0xC3, 0xFE, 0xFF)
 _UNKNOWN_ID = 999
 
@@ -43,11 +83,20 @@ class Shelf:
     """A registry without a network: the present schema of changes, an older and a newer one, and one of outcomes."""
 
     def __init__(self) -> None:
-        self.schemas = {1: _present(), 2: _older(), 3: _newer(), 4: catalogue.present("LeadOutcome")}
+        self.schemas = {
+            1: _present(),
+            2: _older(),
+            3: _newer(),
+            4: catalogue.present("LeadOutcome"),
+        }
 
     def schema(self, number: int) -> Any:
         if number not in self.schemas:
-            raise Poison(Reason.UNKNOWN_SCHEMA, "decode", f"The schema registry has no schema with id {number}.")
+            raise Poison(
+                Reason.UNKNOWN_SCHEMA,
+                "decode",
+                f"The schema registry has no schema with id {number}.",
+            )
         return self.schemas[number]
 
 
@@ -86,9 +135,13 @@ def _present() -> Any:
 def _older() -> Any:
     """Before there were versions, origins and the CRM's own fields."""
     schema = copy.deepcopy(_present())
-    schema["fields"] = [field for field in schema["fields"] if field["name"] not in {"lead_version", "origin"}]
+    schema["fields"] = [
+        field for field in schema["fields"] if field["name"] not in {"lead_version", "origin"}
+    ]
     state = schema["fields"][-1]["type"][1]
-    state["fields"] = [field for field in state["fields"] if field["name"] not in {"numbers", "categories"}]
+    state["fields"] = [
+        field for field in state["fields"] if field["name"] not in {"numbers", "categories"}
+    ]
     return schema
 
 
@@ -97,7 +150,9 @@ def _newer() -> Any:
     """With fields that nobody here knows, and a kind of change that has no meaning yet."""
     schema = copy.deepcopy(_present())
     schema["fields"].insert(2, {"name": "tenant", "type": ["null", "string"], "default": None})
-    schema["fields"].append({"name": "trail", "type": {"type": "array", "items": "long"}, "default": []})
+    schema["fields"].append(
+        {"name": "trail", "type": {"type": "array", "items": "long"}, "default": []}
+    )
     change_type = next(field for field in schema["fields"] if field["name"] == "change_type")
     change_type["type"]["symbols"] = [*change_type["type"]["symbols"], "MERGED"]
     return schema
@@ -128,8 +183,13 @@ def _event(rng: np.random.Generator, lead_id: str, i: int, number: int) -> dict[
         "created_at": pick(NOW_MS - int(rng.integers(1, 10**10)), _EDGES),
         "lead_score": pick(float(rng.integers(0, 100)), (*_FLOATS, None)),
         "engagement_score": pick(float(rng.integers(0, 100)), (*_FLOATS, None)),
-        "touchpoint_count": pick(int(rng.integers(0, 30)), (None, -1, 2**31 - 1, -(2**31), 10**6 + 1)),
-        **{name: pick("referral", (*_TEXTS, None)) for name in ("source", "status", "programme_name")},
+        "touchpoint_count": pick(
+            int(rng.integers(0, 30)), (None, -1, 2**31 - 1, -(2**31), 10**6 + 1)
+        ),
+        **{
+            name: pick("referral", (*_TEXTS, None))
+            for name in ("source", "status", "programme_name")
+        },
         "numbers": pick({}, ({"budget": 1.0}, {"": float("nan"), "a": 1e308})),
         "categories": pick({}, ({"note": "x" * 2000}, {"a": "", "": "b"})),
     }
@@ -161,7 +221,9 @@ def _request(rng: np.random.Generator, i: int) -> Payload:
 
 
 def _of_bad(bad: Any) -> Payload:
-    return Payload({"lead_changes": CHANGES, "rescore_requests": REQUESTS}[bad.topic], bad.key, bad.value)
+    return Payload(
+        {"lead_changes": CHANGES, "rescore_requests": REQUESTS}[bad.topic], bad.key, bad.value
+    )
 
 
 def _noise(rng: np.random.Generator) -> Payload:
@@ -229,9 +291,13 @@ def _mutated(rng: np.random.Generator, payload: Payload, other: Payload) -> Payl
         end = min(len(value), at + int(rng.integers(1, 9)))
         match rng.integers(8):
             case 0 if at < len(value):
-                value = value[:at] + bytes([value[at] ^ 1 << int(rng.integers(8))]) + value[at + 1 :]
+                value = (
+                    value[:at] + bytes([value[at] ^ 1 << int(rng.integers(8))]) + value[at + 1 :]
+                )
             case 1:
-                value = value[:at] + bytes([_BYTES[int(rng.integers(len(_BYTES)))]]) + value[at + 1 :]
+                value = (
+                    value[:at] + bytes([_BYTES[int(rng.integers(len(_BYTES)))]]) + value[at + 1 :]
+                )
             case 2:
                 value = value[:at] + rng.bytes(int(rng.integers(1, 9))) + value[at:]
             case 3:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from consumer.batch import Message
+from leadstream.kafka.batch import Message
 from schemas.codec import Reader
 from tests.faults.history import Line, Output, Place, Record
 
@@ -12,7 +12,9 @@ def record_of(message: Message) -> Record:
     """A consumed or made-up message as a record."""
     place = Place(message.topic(), message.partition())
     headers = tuple(message.headers() or ())
-    return Record(place, message.offset(), message.key(), message.value(), headers, message.timestamp()[1])
+    return Record(
+        place, message.offset(), message.key(), message.value(), headers, message.timestamp()[1]
+    )
 
 
 def prediction(record: Record, transaction: int | None, reader: Reader) -> Output:

@@ -8,7 +8,18 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 
 from schemas.codec import Reader
-from tests.faults.history import Append, History, Kind, Output, Place, Process, Record, Sent, Span, Transaction
+from tests.faults.history import (
+    Append,
+    History,
+    Kind,
+    Output,
+    Place,
+    Process,
+    Record,
+    Sent,
+    Span,
+    Transaction,
+)
 from tests.faults.reading import readings, record_of
 from tests.faults.segments import LogBatch, log_batches, offset_commit
 from tests.faults.traffic import truth_of
@@ -20,7 +31,12 @@ _NO_PRODUCER = -1
 
 
 def record(
-    stage: Stage, data: Sequence[Path], processes: Sequence[Process], reader: Reader, *, coalesce: bool
+    stage: Stage,
+    data: Sequence[Path],
+    processes: Sequence[Process],
+    reader: Reader,
+    *,
+    coalesce: bool,
 ) -> History:
     """The history of a run that is over; `data` are the folders of the brokers' logs, which must agree, and `reader`
     reads its predictions.
@@ -29,7 +45,9 @@ def record(
     inputs = {stage.topics.lead_changes, stage.topics.rescore_requests}
     sent = [_sent(r) for topic in sorted(inputs) for r in _read(stage, topic)]
     group = stage.environment["LEADSTREAM_GROUP_ID"]
-    transactions, unfinished = _transactions(_agreed(data, Place(_OFFSETS_TOPIC, 0), values=True), group)
+    transactions, unfinished = _transactions(
+        _agreed(data, Place(_OFFSETS_TOPIC, 0), values=True), group
+    )
     owners = _Owners(transactions, sent)
     outputs: dict[str, list[Output]] = {}
     appended: list[Append] = []
@@ -53,7 +71,9 @@ def record(
         results=tuple(outputs["rescore_results"]),
         transactions=tuple(transactions),
         appended=tuple(appended),
-        committed=tuple(Span(place, 0, after) for place, (_, after) in group_offsets(stage).items()),
+        committed=tuple(
+            Span(place, 0, after) for place, (_, after) in group_offsets(stage).items()
+        ),
         processes=tuple(processes),
         unfinished=unfinished,
     )
@@ -70,7 +90,10 @@ def _sent(record: Record) -> Sent:
 
 def _places(data: Path, topic: str) -> list[Place]:
     return sorted(
-        (Place(topic, int(folder.name.rpartition("-")[2])) for folder in data.glob(f"{topic}-[0-9]*")),
+        (
+            Place(topic, int(folder.name.rpartition("-")[2]))
+            for folder in data.glob(f"{topic}-[0-9]*")
+        ),
         key=lambda place: place.partition,
     )
 
@@ -80,7 +103,11 @@ def _agreed(data: Sequence[Path], place: Place, *, values: bool = False) -> list
 
     def read() -> list[list[LogBatch]]:
         folder = f"{place.topic}-{place.partition}"
-        logs = [list(log_batches(each / folder, read_records=values)) for each in data if (each / folder).is_dir()]
+        logs = [
+            list(log_batches(each / folder, read_records=values))
+            for each in data
+            if (each / folder).is_dir()
+        ]
         return logs if logs and all(log == logs[0] for log in logs) else []
 
     logs: list[list[LogBatch]] = until(read, f"the brokers agree on {place.shown()}", 60)
@@ -105,7 +132,11 @@ def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction
                 commit(batch.producer, offsets)
             continue
         commits = filter(None, (offset_commit(key, value) for key, value in batch.records))
-        own = {Place(each.topic, each.partition): each.offset for each in commits if each.group == group}
+        own = {
+            Place(each.topic, each.partition): each.offset
+            for each in commits
+            if each.group == group
+        }
         if not batch.transactional and own:
             commit(_NO_PRODUCER, own)
         elif own:
@@ -156,7 +187,12 @@ def _assigned(
             continue
         ended = pending.pop(batch.producer, [])
         appends += [Append(place, each.first, each.last, batch.commits) for each in ended]
-        own = [at.pop(offset) for each in ended for offset in range(each.first, each.last + 1) if offset in at]
+        own = [
+            at.pop(offset)
+            for each in ended
+            for offset in range(each.first, each.last + 1)
+            if offset in at
+        ]
         if not own:
             continue
         fitting = {
@@ -168,14 +204,21 @@ def _assigned(
         if number is not None:
             last[batch.producer] = number
         found += [replace(output, transaction=number) for output in own]
-    appends += [Append(place, each.first, each.last, committed=False) for left in pending.values() for each in left]
+    appends += [
+        Append(place, each.first, each.last, committed=False)
+        for left in pending.values()
+        for each in left
+    ]
     return [*found, *at.values()], appends, len(pending)
 
 
 def group_offsets(stage: Stage) -> dict[Place, tuple[int, int]]:
     """Of each consumed partition its end, and where the group stands by what it has committed."""
     # Of the group by name, without joining it.
-    config = {"bootstrap.servers": stage.bootstrap, "group.id": stage.environment["LEADSTREAM_GROUP_ID"]}
+    config = {
+        "bootstrap.servers": stage.bootstrap,
+        "group.id": stage.environment["LEADSTREAM_GROUP_ID"],
+    }
     consumer = Consumer(config)
     try:
         places = [

@@ -7,16 +7,37 @@ from zlib import crc32
 
 import numpy as np
 
-from consumer.batch import Outcome
-from consumer.leads import Lead
-from consumer.versions import Versions
-from models.slot import ModelSlot
+from consumer.scoring.leads import Lead
+from consumer.scoring.result import BatchResult
+from consumer.scoring.versions import Versions
+from models.serve.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
-from tests.faults.history import Append, Ending, History, Line, Output, Place, Process, Sent, Span, Transaction
+from tests.faults.history import (
+    Append,
+    Ending,
+    History,
+    Line,
+    Output,
+    Place,
+    Process,
+    Sent,
+    Span,
+    Transaction,
+)
 from tests.faults.reading import readings, record_of
 from tests.faults.traffic import LEADS, Traffic, truth_of
-from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, PREDICTIONS, REQUESTS, RESULTS, STATE, FakeLeads, batch
+from tests.unit.pipelines import (
+    CHANGES,
+    LETTERS,
+    NOW_MS,
+    PREDICTIONS,
+    REQUESTS,
+    RESULTS,
+    STATE,
+    FakeLeads,
+    batch,
+)
 from tests.unit.pipelines import pipeline as made
 
 PARTITIONS = 2
@@ -39,7 +60,9 @@ def rehearse(
     A batch has up to `most` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
     """
     rng = np.random.default_rng([seed, 9])
-    traffic = Traffic(seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, leads=leads)
+    traffic = Traffic(
+        seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, leads=leads
+    )
     rows = {row.lead_id: row for row in traffic.people()}
     log: dict[Place, list[FakeMessage]] = defaultdict(list)
     for shipment in itertools.islice(traffic.shipments(), records):
@@ -59,11 +82,16 @@ def rehearse(
         )
         if shipment.row and shipment.row.version > rows[shipment.row.lead_id].version:
             rows[shipment.row.lead_id] = shipment.row
-    crm = FakeLeads({row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version) for row in rows.values()})
+    crm = FakeLeads(
+        {
+            row.lead_id: Lead(STATE | {"lead_score": row.lead_score}, row.version)
+            for row in rows.values()
+        }
+    )
     versions = Versions()
     line = made(slot, crm, versions=versions, LEADSTREAM_COALESCE=str(coalesce))
 
-    def process(messages: list[FakeMessage]) -> Outcome:
+    def process(messages: list[FakeMessage]) -> BatchResult:
         outcome = line.process(batch(*messages))
         if remembers:
             line.begun(outcome)
@@ -75,7 +103,7 @@ def rehearse(
 
 def _consume(
     log: dict[Place, list[FakeMessage]],
-    process: Callable[[list[FakeMessage]], Outcome],
+    process: Callable[[list[FakeMessage]], BatchResult],
     rng: np.random.Generator,
     coalesce: bool,
     most: int,
@@ -97,27 +125,37 @@ def _consume(
             continue
         number = len(transactions)
         transactions.append(Transaction(number, number % 2, tuple(spans)))
-        outcome = process([message for span in spans for message in log[span.place][span.first : span.after]])
+        outcome = process(
+            [message for span in spans for message in log[span.place][span.first : span.after]]
+        )
         written: dict[Place, list[FakeMessage]] = defaultdict(list)
         for out in outcome.outputs:
             place = Place(out.topic, crc32(out.key or b"") % PARTITIONS)
             offset = ends[place] + len(written[place])
             headers, timestamp = list(out.headers or []), out.timestamp or NOW_MS
             written[place].append(
-                FakeMessage(out.topic, place.partition, offset, out.key, out.value, headers, timestamp)
+                FakeMessage(
+                    out.topic, place.partition, offset, out.key, out.value, headers, timestamp
+                )
             )
         for place, messages in written.items():
             kind = _READ[place.topic]
             outputs[kind] += [_READINGS[kind](record_of(message), number) for message in messages]
-            appended.append(Append(place, ends[place], ends[place] + len(messages) - 1, committed=True))
-            ends[place] += len(messages) + 1  # the marker that ends a transaction has an offset, too
+            appended.append(
+                Append(place, ends[place], ends[place] + len(messages) - 1, committed=True)
+            )
+            ends[place] += (
+                len(messages) + 1
+            )  # the marker that ends a transaction has an offset, too
         lines[number % 2].append(_line(outcome))
     killed = lines[1][:-1]
     return History(
         coalesce=coalesce,
         requests_topic=REQUESTS,
         sent=tuple(
-            Sent(record_of(m), truth_of(tuple(m.headers() or ()))) for messages in log.values() for m in messages
+            Sent(record_of(m), truth_of(tuple(m.headers() or ())))
+            for messages in log.values()
+            for m in messages
         ),
         predictions=tuple(outputs["lead_predictions"]),
         letters=tuple(outputs["dead_letters"]),
@@ -132,10 +170,14 @@ def _consume(
     )
 
 
-def _line(outcome: Outcome) -> Line:
+def _line(outcome: BatchResult) -> Line:
     requests = outcome.requests_answered + outcome.requests_dead_lettered
     fates = {fate.value: count for fate, count in outcome.fates.items()}
     none = dict.fromkeys(("scored", "coalesced", "dead_lettered", "erased", "ignored"), 0)
     return Line(
-        outcome.consumed + requests, outcome.consumed, **none | fates, requests=requests, model=outcome.model_version
+        outcome.consumed + requests,
+        outcome.consumed,
+        **none | fates,
+        requests=requests,
+        model=outcome.model_version,
     )

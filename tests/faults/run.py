@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from leadstream.topics import Topics
-from local.process import Child
+from leadstream.kafka.topics import Topics
+from leadstream.local.process import Child
 from schemas.codec import Reader
 from schemas.registry import Registry
 from tests.faults.checker import Violation, violations
-from tests.faults.ground import Ground, in_schema, staged
+from tests.faults.environment import Ground, in_schema, staged
 from tests.faults.history import History, save
 from tests.faults.inflict import Inflicter
 from tests.faults.members import Member, together
@@ -116,7 +116,10 @@ def _sending(ground: Ground, stage: Stage, plan: Schedule) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.faults.sender", json.dumps(told)]
     child = Child(command, folder, folder / "log", environ={**os.environ, "PYTHONPATH": path})
     try:
-        until(lambda: not child.alive() or (folder / "log").read_text().startswith("sending"), "the CRM sends")
+        until(
+            lambda: not child.alive() or (folder / "log").read_text().startswith("sending"),
+            "the CRM sends",
+        )
         yield
         if not child.alive():
             raise AssertionError(f"the CRM of the run ended: {child.tail()}")

@@ -66,7 +66,11 @@ def schedule(seed: int, seconds: float, brokers: int) -> Schedule:
 
 def _lanes(brokers: int) -> list[_Lane]:
     alone = ("kill", "term", "freeze", "clock")
-    of_brokers = ("broker restart", "broker kill", "broker loss") if brokers > 1 else ("broker restart", "broker kill")
+    of_brokers = (
+        ("broker restart", "broker kill", "broker loss")
+        if brokers > 1
+        else ("broker restart", "broker kill")
+    )
     return [
         *(_Lane("consumer", alone, (0.5, 4.0), (4.0, 12.0), target=i) for i in range(CONSUMERS)),
         _Lane("scale", ("scale",), (4.0, 8.0), (15.0, 40.0)),

@@ -47,7 +47,9 @@ def log_batches(folder: Path, *, read_records: bool = False) -> Iterator[LogBatc
         data = segment.read_bytes()
         at = 0
         while at + _HEADER.size <= len(data):
-            first, length, _, magic, _, attributes, delta, _, _, producer, _, _, count = _HEADER.unpack_from(data, at)
+            first, length, _, magic, _, attributes, delta, _, _, producer, _, _, count = (
+                _HEADER.unpack_from(data, at)
+            )
             end = at + _LENGTH_AT + length
             if magic != 2 or end > len(data):
                 break  # being written
@@ -66,7 +68,9 @@ def offset_commit(key: bytes | None, value: bytes | None) -> OffsetCommit | None
         return None
     group, at = _text(key, 2)
     topic, at = _text(key, at)
-    return OffsetCommit(group, topic, struct.unpack_from(">i", key, at)[0], struct.unpack_from(">q", value, 2)[0])
+    return OffsetCommit(
+        group, topic, struct.unpack_from(">i", key, at)[0], struct.unpack_from(">q", value, 2)[0]
+    )
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:

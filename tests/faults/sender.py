@@ -45,7 +45,9 @@ class Crm:
             if self._connection is None:
                 self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=2)
             with self._connection.cursor() as cursor:
-                cursor.executemany(_UPSERT, [(row.lead_id, row.lead_score, row.version) for row in rows])
+                cursor.executemany(
+                    _UPSERT, [(row.lead_id, row.lead_score, row.version) for row in rows]
+                )
         except psycopg.OperationalError:
             self._connection, self._asked_at = None, time.monotonic() + 0.5
             return False
@@ -87,7 +89,9 @@ class Sender:
         topic = self._topics[shipment.topic]
         while True:
             try:
-                self._producer.produce(topic, shipment.value, shipment.key, headers=list(shipment.headers))
+                self._producer.produce(
+                    topic, shipment.value, shipment.key, headers=list(shipment.headers)
+                )
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ModelSlot
 from tests.faults.__main__ import main
 from tests.faults.checker import violations
 from tests.faults.history import History, Kind, load, save
 from tests.faults.mutations import MUTATIONS
 from tests.faults.rehearsal import rehearse
 from tests.faults.traffic import LEADS
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
     assert violations(history) == []
     assert {sent.truth.kind for sent in history.sent} == set(Kind)
     # So few that each batch has every lead many times, changed and erased in turn.
-    assert violations(rehearse(slot, seed, records=1500, coalesce=coalesce, leads=8, most=300)) == []
+    assert (
+        violations(rehearse(slot, seed, records=1500, coalesce=coalesce, leads=8, most=300)) == []
+    )
 
 
 @pytest.mark.parametrize("wrong", MUTATIONS)
@@ -50,7 +52,9 @@ def test_a_wrong_that_is_done_to_a_good_history_must_be_found(good: History, wro
 def test_a_consumer_that_forgets_versions_is_seen_to_bring_back_older_predictions(
     slot: ModelSlot, leads: int, coalesce: bool
 ) -> None:
-    found = violations(rehearse(slot, seed=1, records=1500, coalesce=coalesce, leads=leads, remembers=False))
+    found = violations(
+        rehearse(slot, seed=1, records=1500, coalesce=coalesce, leads=leads, remembers=False)
+    )
     assert {violation.rule for violation in found} == {"order", "fates", "books"}
     assert any("goes back to version" in violation.what for violation in found)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from consumer import pipeline
-from consumer.batch import Batch, Fate, Message, Outcome
+from consumer.scoring import pipeline
+from consumer.scoring.result import BatchResult, Disposition
 from leadstream.errors import Reason
-from models.scorer import Model
+from leadstream.kafka.batch import Batch, Message
+from models.serve.scorer import Model
 from producer.bad import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
@@ -24,23 +25,39 @@ KINDS = sum(map(len, BUILDERS.values()))
 SIZES = (3, 40)
 
 
-def test_a_payload_that_breaks_the_process_or_has_no_reason_would_stop_every_consumer(model_store: str) -> None:
+def test_a_payload_that_breaks_the_process_or_has_no_reason_would_stop_every_consumer(
+    model_store: str,
+) -> None:
     ends = fuzzed(model_store, seed=1, count=3000)
     assert ends.total() == 3000
-    assert ends.keys() == {*map(str, Reason), "scored", "coalesced", "erased", "ignored", "answered"}
+    assert ends.keys() == {
+        *map(str, Reason),
+        "scored",
+        "coalesced",
+        "erased",
+        "ignored",
+        "answered",
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(model_store: str, size: int) -> None:
+def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(
+    model_store: str, size: int
+) -> None:
     line = fuzz_pipeline(model_store)
     bad = bad_records(
-        3, now=NOW_MS, encode_event=Writer("LeadChanged").encode, encode_request=Writer("RescoreRequest").encode
+        3,
+        now=NOW_MS,
+        encode_event=Writer("LeadChanged").encode,
+        encode_request=Writer("RescoreRequest").encode,
     )
     kinds: dict[str, BadRecord] = {}
     while len(kinds) < KINDS:
         kinds |= {record.what: record for record in islice(bad, 10)}
     for i, record in enumerate(kinds.values()):
-        good = [change(offset, f"lead_{offset}", {"lead_score": offset * 2.0}) for offset in range(size)]
+        good = [
+            change(offset, f"lead_{offset}", {"lead_score": offset * 2.0}) for offset in range(size)
+        ]
         good.append(avro_request(size, "request", ["lead_1", "nobody"]))
         alone = line.process(batch(*good)).outputs
         # Every place for small batches; for large ones the first, the last, and one between them.
@@ -60,10 +77,17 @@ def test_bad_records_must_cost_as_much_as_they_are_and_not_the_batch_again(
     """Of every reason, and on top of a stack half as high as the batch: what is read, scored and written is counted."""
     line = fuzz_pipeline(model_store)
     encode, request = Writer("LeadChanged").encode, Writer("RescoreRequest").encode
-    bad = list(islice(bad_records(3, now=NOW_MS, encode_event=encode, encode_request=request), 3 * KINDS))
-    messages: list[Message] = [change(i, f"lead_{i if i % 2 else 'one'}", {"lead_score": 2.0}) for i in range(size)]
+    bad = list(
+        islice(bad_records(3, now=NOW_MS, encode_event=encode, encode_request=request), 3 * KINDS)
+    )
+    messages: list[Message] = [
+        change(i, f"lead_{i if i % 2 else 'one'}", {"lead_score": 2.0}) for i in range(size)
+    ]
     messages += [change(size + i, "lead_one", {"lead_score": 1e14}) for i in range(10)]
-    messages += [FakeMessage(TOPICS[one.topic], 0, 9_000 + i, one.key, one.value) for i, one in enumerate(bad)]
+    messages += [
+        FakeMessage(TOPICS[one.topic], 0, 9_000 + i, one.key, one.value)
+        for i, one in enumerate(bad)
+    ]
     line.process(batch(*messages))
     work = Counter[str]()
     for what, owner, name in (
@@ -73,7 +97,7 @@ def test_bad_records_must_cost_as_much_as_they_are_and_not_the_batch_again(
     ):
         monkeypatch.setattr(owner, name, _counted(getattr(owner, name), work, what))
     outcome = line.process(batch(*messages))
-    k = outcome.fates[Fate.DEAD_LETTERED] + outcome.requests_dead_lettered
+    k = outcome.fates[Disposition.DEAD_LETTERED] + outcome.requests_dead_lettered
     assert k == len(bad) + 10
     assert work["read"] <= k
     assert work["scored"] <= size // 2 + k
@@ -97,13 +121,15 @@ class Broken:
         self._line = fuzz_pipeline(model_store)
         self._wrong = wrong
 
-    def process(self, batch: Batch) -> Outcome:
+    def process(self, batch: Batch) -> BatchResult:
         bad = any(message.key() == b"bad" for message in batch.messages)
         if bad and self._wrong == "raises":
             raise ZeroDivisionError
         outcome = self._line.process(batch)
         if bad and self._wrong == "touches":
-            return replace(outcome, records=[output._replace(value=b"other") for output in outcome.outputs])
+            return replace(
+                outcome, records=[output._replace(value=b"other") for output in outcome.outputs]
+            )
         if bad and self._wrong == "forgets":
             return replace(outcome, fates=outcome.fates - Counter(list(outcome.fates)[:1]))
         return outcome
@@ -111,10 +137,21 @@ class Broken:
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [("raises", "ZeroDivisionError.*payload 2 .*b'bad'"), ("touches", "neighbours"), ("forgets", "books")],
+    [
+        ("raises", "ZeroDivisionError.*payload 2 .*b'bad'"),
+        ("touches", "neighbours"),
+        ("forgets", "books"),
+    ],
 )
-def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(model_store: str, wrong: str, told: str) -> None:
-    messages = [change(0, "a"), change(1, "b"), FakeMessage(CHANGES, 0, 2, b"bad", b"junk"), change(3, "c")]
+def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(
+    model_store: str, wrong: str, told: str
+) -> None:
+    messages = [
+        change(0, "a"),
+        change(1, "b"),
+        FakeMessage(CHANGES, 0, 2, b"bad", b"junk"),
+        change(3, "c"),
+    ]
     assert borne(fuzz_pipeline(model_store), messages) == {"scored": 3, "UNKNOWN_FRAMING": 1}
     with pytest.raises(Fault, match=told):
         borne(Broken(model_store, wrong), messages)

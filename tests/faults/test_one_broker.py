@@ -11,10 +11,10 @@ from urllib.request import Request, urlopen
 import psycopg
 import pytest
 
-from consumer.batch import Output
+from leadstream.kafka.batch import Output
 from schemas.codec import Writer
 from schemas.registry import Registry
-from tests.faults.ground import Ground, staged
+from tests.faults.environment import Ground, staged
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.run import run
 from tests.faults.schedule import schedule
@@ -79,7 +79,10 @@ TROUBLES: dict[str, tuple[str, Callable[[Ground], contextlib.AbstractContextMana
 
 def held_by(process: Running, dependency: str) -> bool:
     """Whether /readyz and the metrics say that a dependency, and nothing else, holds the process back."""
-    told = process.missing().keys() == {dependency} and process.metric("unavailable", dependency=dependency) == 1
+    told = (
+        process.missing().keys() == {dependency}
+        and process.metric("unavailable", dependency=dependency) == 1
+    )
     return told and process.metric("held_batches_total", dependency=dependency) >= 1
 
 
@@ -92,11 +95,18 @@ def test_trouble_is_named_while_it_lasts_and_makes_no_dead_letter_of_anything(
     registry = Registry(one_broker.registry.url)
     framed = Writer("LeadChanged", registry, stage.topics.lead_changes).encode(event("framed"))
     with psycopg.connect(stage.environment["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute("insert into people (id, created_at) values ('thin', now() - interval '3000 days')")
+        connection.execute(
+            "insert into people (id, created_at) values ('thin', now() - interval '3000 days')"
+        )
     with stage.running() as process:
         process.until_ready()
         with during(one_broker):
-            stage.send([Output(stage.topics.lead_changes, b"framed", framed), stage.change("thin", lead=None)])
+            stage.send(
+                [
+                    Output(stage.topics.lead_changes, b"framed", framed),
+                    stage.change("thin", lead=None),
+                ]
+            )
             until(lambda: held_by(process, dependency), f"{dependency} is named")
             # The change that needs nothing may have come in a batch before.
             assert stage.committed(stage.topics.lead_changes) < 2

@@ -14,14 +14,19 @@ def test_a_seed_that_gave_another_schedule_would_replay_nothing() -> None:
 
 @pytest.mark.parametrize("brokers", [1, 3])
 def test_a_kind_of_fault_that_no_schedule_has_would_never_be_proved(brokers: int) -> None:
-    kinds = Counter(fault.kind for seed in range(10) for fault in schedule(seed, 60, brokers).faults)
+    kinds = Counter(
+        fault.kind for seed in range(10) for fault in schedule(seed, 60, brokers).faults
+    )
     assert len(kinds) == 17 if brokers == 3 else 16
     assert min(kinds.values()) >= 3
 
 
 def test_two_brokers_of_three_must_not_be_away_at_once_for_then_there_is_no_quorum() -> None:
     for seed in range(50):
-        away = sorted((f for f in schedule(seed, 60, 3).faults if f.lane == "brokers"), key=lambda fault: fault.at)
+        away = sorted(
+            (f for f in schedule(seed, 60, 3).faults if f.lane == "brokers"),
+            key=lambda fault: fault.at,
+        )
         assert all(one.at + one.lasts < next_.at for one, next_ in pairwise(away))
 
 

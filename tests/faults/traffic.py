@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.decode import LOOP_ORIGIN
+from consumer.scoring.decode import LOOP_ORIGIN
 from leadstream.errors import Reason
 from producer.bad import Encode, Topic, bad_records
 from tests.faults.history import Headers, Kind, Truth
@@ -50,12 +50,20 @@ class Traffic:
     """
 
     def __init__(
-        self, seed: int, encode_event: Encode, encode_request: Encode, *, now: int, leads: int = LEADS
+        self,
+        seed: int,
+        encode_event: Encode,
+        encode_request: Encode,
+        *,
+        now: int,
+        leads: int = LEADS,
     ) -> None:
         self._rng = np.random.default_rng([seed, 5])
         self._encode_request = encode_request
         self.encode_change = encode_event
-        self._bad = bad_records(seed, now=now, encode_event=encode_event, encode_request=encode_request)
+        self._bad = bad_records(
+            seed, now=now, encode_event=encode_event, encode_request=encode_request
+        )
         self._versions = dict.fromkeys(range(leads), 0)
         self._held: list[tuple[int, Shipment]] = []
         self._count = 0
@@ -63,7 +71,9 @@ class Traffic:
 
     def people(self) -> list[Row]:
         """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
-        known = [f"asked_{i}" for i in range(ASKED)] + [_name(i) for i in self._versions if _thin(i)]
+        known = [f"asked_{i}" for i in range(ASKED)] + [
+            _name(i) for i in self._versions if _thin(i)
+        ]
         return [Row(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
 
     def shipments(self) -> Iterator[Shipment]:
@@ -102,7 +112,10 @@ class Traffic:
         return Shipment(bad.topic, bad.key, bad.value, self._headers(truth))
 
     def _request(self) -> Shipment:
-        asked = [f"asked_{i}" for i in sorted(self._rng.choice(ASKED, int(self._rng.integers(1, 5)), replace=False))]
+        asked = [
+            f"asked_{i}"
+            for i in sorted(self._rng.choice(ASKED, int(self._rng.integers(1, 5)), replace=False))
+        ]
         request_id = f"request_{self._rng.bytes(8).hex()}"
         record = {"request_id": request_id, "lead_ids": asked, "requested_by": None}
         avro = self._rng.random() < 0.5
@@ -117,9 +130,13 @@ class Traffic:
                 truth = Truth(Kind.ERASURE, _name(i))
                 return Shipment("lead_changes", truth.lead.encode(), None, self._headers(truth))
             case 1:
-                return self._sent(i, Truth(Kind.ERASURE, _name(i), self._newer(i)), change_type="DELETED")
+                return self._sent(
+                    i, Truth(Kind.ERASURE, _name(i), self._newer(i)), change_type="DELETED"
+                )
             case 2:
-                return self._sent(i, Truth(Kind.IGNORED, _name(i), self._versions[i]), origin=LOOP_ORIGIN)
+                return self._sent(
+                    i, Truth(Kind.IGNORED, _name(i), self._versions[i]), origin=LOOP_ORIGIN
+                )
             case _:
                 reason = Reason.SCORING_FAILED.value
                 truth = Truth(Kind.POISON, _name(i), self._newer(i), reason=reason, late=True)
@@ -128,7 +145,9 @@ class Traffic:
     def _change(self, i: int) -> Shipment:
         return self._sent(i, Truth(Kind.CHANGE, _name(i), self._newer(i), thin=_thin(i)))
 
-    def _sent(self, i: int, truth: Truth, lead_score: float | None = None, **facts: Any) -> Shipment:
+    def _sent(
+        self, i: int, truth: Truth, lead_score: float | None = None, **facts: Any
+    ) -> Shipment:
         score = float(self._rng.integers(0, 100)) if lead_score is None else lead_score
         state = {
             "created_at": self.now - BEFORE_MS - i,
@@ -157,7 +176,11 @@ class Traffic:
     def _headers(self, truth: Truth) -> Headers:
         told = json.dumps(asdict(truth)).encode()
         odd = ("trace", self._rng.bytes(4) if self._rng.random() < 0.9 else None)
-        return ((TRUTH, told), odd, ("trace", b"")) if self._rng.random() < 0.5 else (odd, (TRUTH, told))
+        return (
+            ((TRUTH, told), odd, ("trace", b""))
+            if self._rng.random() < 0.5
+            else (odd, (TRUTH, told))
+        )
 
 
 def truth_of(headers: Headers) -> Truth:

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from local.broker import Broker
-from local.postgres import Postgres
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import Postgres
 from producer.crm import create_schema
 from tests.integration.running import Running, Stage
 from tests.unit.pipelines import STATE
@@ -24,7 +24,9 @@ class Crm:
 
     def add(self, *lead_ids: str, **columns: Any) -> None:
         """People with the state of tests/unit/pipelines.py, but for these columns."""
-        state = {name: STATE[name] for name in ("lead_score", "engagement_score", "touchpoint_count")}
+        state = {
+            name: STATE[name] for name in ("lead_score", "engagement_score", "touchpoint_count")
+        }
         state |= {name: STATE[name] for name in ("lifecycle_state", "status", "source")} | columns
         names = ", ".join(state)
         marks = ", ".join(["%s"] * len(state))
@@ -56,7 +58,9 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(kafka: Broker, crm: Crm, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    kafka: Broker, crm: Crm, model_store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("served"), model_store)
     stage.environment["DATABASE_URL"] = crm.url
     with stage.running() as process:

@@ -26,7 +26,11 @@ class OutboxCrm:
         names = "".join(f", {name}" for name in columns)
         marks = ", %s" * len(columns)
         for lead_id in lead_ids:
-            self.do(f"insert into people (id, created_at{names}) values (%s, now(){marks})", lead_id, *columns.values())
+            self.do(
+                f"insert into people (id, created_at{names}) values (%s, now(){marks})",
+                lead_id,
+                *columns.values(),
+            )
 
     def score(self, lead_id: str, score: float) -> None:
         self.do("update people set lead_score = %s where id = %s", score, lead_id)

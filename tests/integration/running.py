@@ -25,10 +25,10 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.batch import Message, Output
-from leadstream.kafka import produce
-from leadstream.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
-from local.process import Child
+from leadstream.kafka.batch import Message, Output
+from leadstream.kafka.config import produce
+from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
+from leadstream.local.process import Child
 from schemas.codec import Reader, Writer
 from tests.unit.pipelines import event
 
@@ -58,8 +58,10 @@ class Running:
 
     def __init__(self, environment: dict[str, str], folder: Path, *arguments: str) -> None:
         folder.mkdir()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
-        command = [sys.executable, "-m", "commands.main", *(arguments or ["run"])]
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)
+        }
+        command = [sys.executable, "-m", "leadstream.cli.main", *(arguments or ["run"])]
         self._log = folder / "log"
         self._child = Child(command, folder, self._log, environ=clean | environment)
 
@@ -121,13 +123,20 @@ class Running:
     def books(self) -> dict[str, int]:
         """The accounting as one reading of /metrics has it, which must balance."""
         metrics = self._metrics()
-        books = {fate: int(metrics.get(("leadstream_changes_total", (("fate", fate),)), 0)) for fate in FATES}
+        books = {
+            fate: int(metrics.get(("leadstream_changes_total", (("fate", fate),)), 0))
+            for fate in FATES
+        }
         assert sum(books.values()) == metrics["leadstream_changes_consumed_total", ()], books
         return books
 
     def _metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         families = text_string_to_metric_families(self.get("/metrics")[1].decode())
-        return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+        return {
+            (s.name, tuple(sorted(s.labels.items()))): s.value
+            for family in families
+            for s in family.samples
+        }
 
     def signal(self, sign: signal.Signals) -> None:
         os.kill(self.pid, sign)
@@ -155,7 +164,15 @@ class Stage:
     environment: dict[str, str]
 
     @classmethod
-    def on(cls, bootstrap: str, folder: Path, model_store: str, *, partitions: int = 2, create: bool = True) -> "Stage":
+    def on(
+        cls,
+        bootstrap: str,
+        folder: Path,
+        model_store: str,
+        *,
+        partitions: int = 2,
+        create: bool = True,
+    ) -> "Stage":
         name = uuid.uuid4().hex[:8]
         topics = Topics(**{field.name: f"{field.default!s}.{name}" for field in fields(Topics)})
         environment = {
@@ -174,12 +191,21 @@ class Stage:
     def create_topics(self, partitions: int) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         wanted = [
-            NewTopic(getattr(self.topics, field), 1 if field in SINGLE_PARTITION else partitions, 1, config=config)
+            NewTopic(
+                getattr(self.topics, field),
+                1 if field in SINGLE_PARTITION else partitions,
+                1,
+                config=config,
+            )
             for field, config in CONFIGS.items()
         ]
         for future in admin.create_topics(wanted).values():
             future.result(30)
-        for topic in (self.topics.lead_changes, self.topics.rescore_requests, self.topics.lead_predictions):
+        for topic in (
+            self.topics.lead_changes,
+            self.topics.rescore_requests,
+            self.topics.lead_predictions,
+        ):
             self.read(topic, 0)
 
     def ask_for_topics(self) -> None:
@@ -211,7 +237,11 @@ class Stage:
 
     def change(self, lead_id: str, state: dict[str, Any] | None = None, **facts: Any) -> Output:
         """A change of a lead; with lead=None a thin one."""
-        return Output(self.topics.lead_changes, lead_id.encode(), _CHANGE.encode(event(lead_id, state, **facts)))
+        return Output(
+            self.topics.lead_changes,
+            lead_id.encode(),
+            _CHANGE.encode(event(lead_id, state, **facts)),
+        )
 
     def changes(self, prefix: str, count: int) -> list[Output]:
         """One change each of `count` leads."""
@@ -221,22 +251,39 @@ class Stage:
         record = {"request_id": request_id, "lead_ids": lead_ids, "requested_by": None}
         return Output(self.topics.rescore_requests, request_id.encode(), _REQUEST.encode(record))
 
-    def read(self, topic: str, count: int, *, committed: bool = True, seconds: float = 60) -> list[Message]:
+    def read(
+        self, topic: str, count: int, *, committed: bool = True, seconds: float = 60
+    ) -> list[Message]:
         """Everything in a topic, from the moment when it has at least `count` records."""
         isolation = "read_committed" if committed else "read_uncommitted"
-        config = {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": isolation}
+        config = {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": uuid.uuid4().hex,
+            "isolation.level": isolation,
+        }
         consumer = Consumer(
-            {**config, "enable.partition.eof": True, "enable.auto.commit": False, "fetch.wait.max.ms": 50}
+            {
+                **config,
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 50,
+            }
         )
         # A broker may answer for a moment as if a topic just made were none.
-        partitions = until(lambda: consumer.list_topics(topic, timeout=30).topics[topic].partitions, topic)
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        partitions = until(
+            lambda: consumer.list_topics(topic, timeout=30).topics[topic].partitions, topic
+        )
+        consumer.assign(
+            [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions]
+        )
         messages: list[Any] = []
         unread = set(partitions)
         deadline = time.monotonic() + seconds
         try:
             while unread or len(messages) < count:
-                assert time.monotonic() < deadline, f"{len(messages)} records in {topic}, not {count}"
+                assert time.monotonic() < deadline, (
+                    f"{len(messages)} records in {topic}, not {count}"
+                )
                 for message in consumer.consume(1000, 0.05):
                     error = message.error()
                     if error is None:
@@ -252,7 +299,9 @@ class Stage:
         """Return as soon as something is written to a topic, committed or not."""
         # A reader of committed data is told of a transaction's records only once it is over.
         isolation = {"isolation.level": "read_uncommitted"}
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex, **isolation})
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": uuid.uuid4().hex, **isolation}
+        )
         partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
         places = [TopicPartition(topic, partition) for partition in partitions]
 
@@ -263,14 +312,22 @@ class Stage:
         until(lambda: written() > before, f"something new in {topic}", seconds)
         consumer.close()
 
-    def predictions(self, count: int, *, committed: bool = True, seconds: float = 60) -> list[dict[str, Any]]:
+    def predictions(
+        self, count: int, *, committed: bool = True, seconds: float = 60
+    ) -> list[dict[str, Any]]:
         """The predictions, once there are `count` records in their topic; nulls are left out."""
-        records = self.read(self.topics.lead_predictions, count, committed=committed, seconds=seconds)
-        return [_PREDICTION.decode(value) for record in records if (value := record.value()) is not None]
+        records = self.read(
+            self.topics.lead_predictions, count, committed=committed, seconds=seconds
+        )
+        return [
+            _PREDICTION.decode(value) for record in records if (value := record.value()) is not None
+        ]
 
     def results(self, count: int) -> list[dict[str, Any]]:
         records = self.read(self.topics.rescore_results, count)
-        return [_RESULT.decode(value) for record in records if (value := record.value()) is not None]
+        return [
+            _RESULT.decode(value) for record in records if (value := record.value()) is not None
+        ]
 
     def letters(self, count: int) -> list[Message]:
         return self.read(self.topics.dead_letters, count)
@@ -286,4 +343,6 @@ class Stage:
 
 def headers_of(letter: Message) -> dict[str, str]:
     """The headers of a dead letter as text."""
-    return {name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers() or []}
+    return {
+        name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers() or []
+    }

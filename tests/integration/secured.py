@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from local.kafka import KafkaProcess, fetched_jars, java
-from local.process import Say, free_ports, scratch
+from leadstream.local.kafka import KafkaProcess, fetched_jars, java
+from leadstream.local.process import Say, free_ports, scratch
 
 HOST = "127.0.0.1"
 # Every listener of the broker, and whose certificate it shows.
@@ -94,15 +94,22 @@ class Secured:
         _write(folder / "expired.pem", self._authority.issue_cert(HOST, not_after=past))
         port, controller, *others = free_ports(2 + len(_LISTENERS))
         self.ports = dict(zip(_LISTENERS, others, strict=True))
-        listeners = [f"PLAINTEXT://{HOST}:{port}", *(f"{name}://{HOST}:{p}" for name, p in self.ports.items())]
+        listeners = [
+            f"PLAINTEXT://{HOST}:{port}",
+            *(f"{name}://{HOST}:{p}" for name, p in self.ports.items()),
+        ]
         properties = _PROPERTIES.format(
             listeners=",".join([*listeners, f"CONTROLLER://{HOST}:{controller}"]),
             advertised=",".join(listeners),
             folder=folder,
         )
         for name, certificate in _LISTENERS.items():
-            properties += f"listener.name.{name.lower()}.ssl.keystore.location={folder}/{certificate}.pem\n"
-        self.node = KafkaProcess(folder, jars, program, ports=(port, controller), properties=properties)
+            properties += (
+                f"listener.name.{name.lower()}.ssl.keystore.location={folder}/{certificate}.pem\n"
+            )
+        self.node = KafkaProcess(
+            folder, jars, program, ports=(port, controller), properties=properties
+        )
 
     def address(self, listener: str) -> str:
         """Where a listener is."""
@@ -153,7 +160,9 @@ class Secured:
     def grant(self, account: Account, *grants: Grant) -> None:
         """Let an account do these things, too."""
         admin = self._admin()
-        for added in admin.create_acls([grant.binding(account.principal) for grant in grants]).values():
+        for added in admin.create_acls(
+            [grant.binding(account.principal) for grant in grants]
+        ).values():
             added.result(30)
 
     def _admin(self) -> AdminClient:

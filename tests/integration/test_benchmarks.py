@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from benchmarks import throughput
+from benchmarks.environment import open_ground
 from benchmarks.figures import Row, Spread
-from benchmarks.ground import open_ground
 from benchmarks.latency import Run
 from benchmarks.leads import events, trained
 from benchmarks.plain import PlainModel
 from benchmarks.scale import longest_pauses
 from features import columns_of
 from leadstream.errors import UserError
-from local.broker import Broker
-from models.scorer import Model
+from leadstream.local.broker import Broker
+from models.serve.scorer import Model
 from schemas.codec import Reader
 
 COUNT = 6_000
@@ -25,12 +25,17 @@ COUNT = 6_000
 
 @pytest.mark.broker
 def test_throughput_counts_every_event_of_every_contender(
-    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kafka: Broker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = tmp_path / "throughput.json"
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     # A rate needs two commits of a full batch.
-    monkeypatch.setattr(sys, "argv", f"throughput --events {COUNT} --repeats 1 --json {path}".split())
+    monkeypatch.setattr(
+        sys, "argv", f"throughput --events {COUNT} --repeats 1 --json {path}".split()
+    )
     throughput.main()
     result = json.loads(path.read_text("utf-8"))
     names = {*throughput.REASONS, *throughput.LOOPS.values()}
@@ -68,7 +73,10 @@ def test_a_benchmark_in_which_events_are_missing_is_an_error_and_no_result(
 
 def test_a_benchmark_on_the_mock_would_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEADSTREAM_LOCAL_BROKER", "mock")
-    with pytest.raises(UserError, match="a broker with transactions"), open_ground("test", say=lambda _: None):
+    with (
+        pytest.raises(UserError, match="a broker with transactions"),
+        open_ground("test", say=lambda _: None),
+    ):
         pass
 
 
@@ -78,7 +86,9 @@ def test_the_straightforward_loop_that_says_something_else_would_be_no_compariso
     reader = Reader("LeadChanged")
     changes = [reader.decode(value) for _, value in events(COUNT)]
     as_of = np.array([change["occurred_at"] for change in changes])
-    service = Model(done.artifact, manifest).score(columns_of([change["lead"] for change in changes]), as_of)
+    service = Model(done.artifact, manifest).score(
+        columns_of([change["lead"] for change in changes]), as_of
+    )
     plain = PlainModel(done.artifact, manifest).predictions(changes)
     for name, column in (
         ("raw_score", service.raw),
@@ -97,7 +107,9 @@ def test_events_are_of_different_leads_and_of_the_size_that_is_said() -> None:
     reader = Reader("LeadChanged")
     found = list(events(5_000, first=7))
     assert len({key for key, _ in found}) == 5_000
-    assert {key.decode() for key, _ in found} == {reader.decode(value)["lead_id"] for _, value in found}
+    assert {key.decode() for key, _ in found} == {
+        reader.decode(value)["lead_id"] for _, value in found
+    }
     assert all(reader.decode(value)["lead"] is None for _, value in events(10, thin=True))
     assert all(112 <= len(value) <= 183 for _, value in found)
 
@@ -129,4 +141,6 @@ def test_a_missed_bar_is_said() -> None:
 
 def test_a_pause_counts_in_every_window_that_it_reaches_into() -> None:
     batches = np.array([0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0])
-    assert longest_pauses(batches, [(0.3, 0.6), (0.75, 0.95), (0.05, 0.3)]) == pytest.approx([0.5, 0.1, 0.5])
+    assert longest_pauses(batches, [(0.3, 0.6), (0.75, 0.95), (0.05, 0.3)]) == pytest.approx(
+        [0.5, 0.1, 0.5]
+    )

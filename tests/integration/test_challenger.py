@@ -13,18 +13,18 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ResourceType,
 )
 
-from commands.topics import find_differences
-from consumer.batch import Output
+from leadstream.cli.topics import find_differences
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
-from local.broker import Broker
-from models.ledger import DAY_MS
-from models.registry import ModelRegistry
-from models.store import Store
-from models.variants import challenged
+from leadstream.variants import challenged
+from models.monitor.ledger import DAY_MS
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
 from schemas.codec import Reader
 from tests.integration.running import Running, Stage, until
 from tests.integration.test_follow import HORIZON_DAYS, START, outcome
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 
 pytestmark = pytest.mark.broker
 
@@ -68,7 +68,11 @@ def test_in_the_shadow_every_lead_has_one_prediction_of_each_and_the_alias_is_fo
         registry.promote("1.2.0", "challenger")
         process.event("challenger.loaded", version="1.2.0")
         model = json.loads(process.get("/model")[1])
-        assert (model["version"], model["challenger"]["version"], model["challenger"]["share"]) == ("1.0.0", "1.2.0", 0)
+        assert (model["version"], model["challenger"]["version"], model["challenger"]["share"]) == (
+            "1.0.0",
+            "1.2.0",
+            0,
+        )
         stage_.send(stage_.changes("second", 200))
         stage_.send([Output(stage_.topics.lead_changes, b"first_0", None)])
         shadows(stage_, 401)
@@ -90,10 +94,22 @@ def test_in_the_shadow_every_lead_has_one_prediction_of_each_and_the_alias_is_fo
         for prefix, version in (("first", "1.1.0"), ("second", "1.2.0"))
         for i in range(200)
     )
-    same = {p["lead_id"]: (p["event_id"], p["source_partition"], p["source_offset"], p["scored_at"]) for p in ours}
+    same = {
+        p["lead_id"]: (p["event_id"], p["source_partition"], p["source_offset"], p["scored_at"])
+        for p in ours
+    }
     for p in theirs:
-        assert same[p["lead_id"]] == (p["event_id"], p["source_partition"], p["source_offset"], p["scored_at"])
-    nulls = [record.key() for record in stage_.read(stage_.topics.shadow_predictions, 401) if record.value() is None]
+        assert same[p["lead_id"]] == (
+            p["event_id"],
+            p["source_partition"],
+            p["source_offset"],
+            p["scored_at"],
+        )
+    nulls = [
+        record.key()
+        for record in stage_.read(stage_.topics.shadow_predictions, 401)
+        if record.value() is None
+    ]
     assert nulls == [b"first_0"]
 
 
@@ -111,18 +127,24 @@ def test_in_a_split_a_lead_keeps_its_variant_over_changes_processes_and_restarts
         stage_.predictions(500)
         assert sum(process.books()["scored"] for process in (first, second)) == 500
         assert first.stop() == second.stop() == 0
-    stage_.send([stage_.change(f"lead_{i}", event_id=f"again {i}", lead_version=2) for i in range(500)])
+    stage_.send(
+        [stage_.change(f"lead_{i}", event_id=f"again {i}", lead_version=2) for i in range(500)]
+    )
     with stage_.running(**share) as again:
         found = stage_.predictions(1_000)
         assert again.stop() == 0
     assert len(found) == 1_000
     expected = {
-        f"lead_{i}": ("challenger", "1.1.0") if challenged(f"lead_{i}", 0.3) else ("champion", "1.0.0")
+        f"lead_{i}": ("challenger", "1.1.0")
+        if challenged(f"lead_{i}", 0.3)
+        else ("champion", "1.0.0")
         for i in range(500)
     }
     assert 100 < sum(variant == "challenger" for variant, _ in expected.values()) < 200
     for prediction in found:
-        assert (prediction["variant"], prediction["model_version"]) == expected[prediction["lead_id"]]
+        assert (prediction["variant"], prediction["model_version"]) == expected[
+            prediction["lead_id"]
+        ]
     assert stage_.read(stage_.topics.shadow_predictions, 0) == []
 
 
@@ -131,11 +153,15 @@ def test_a_tampered_challenger_is_a_warning_and_leaves_the_champion_s_stream_unt
 ) -> None:
     registry.promote("1.1.0", "challenger")
     artifact = Store(registry.url).read("versions/1.1.0/model.joblib", 2**26) or b""
-    Store(registry.url).replace("versions/1.1.0/model.joblib", artifact[:-1] + bytes([artifact[-1] ^ 1]))
+    Store(registry.url).replace(
+        "versions/1.1.0/model.joblib", artifact[:-1] + bytes([artifact[-1] ^ 1])
+    )
     stage_ = stage(kafka, tmp_path, registry)
     with stage_.running() as process:
         process.until_ready()
-        assert warnings(process)["challenger"].startswith("model version 1.1.0: its artifact has sha256")
+        assert warnings(process)["challenger"].startswith(
+            "model version 1.1.0: its artifact has sha256"
+        )
         stage_.send(stage_.changes("lead", 100))
         found = stage_.predictions(100)
         assert {(p["variant"], p["model_version"]) for p in found} == {("champion", "1.0.0")}
@@ -179,7 +205,9 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
     def changes(prefix: str, first_day: float) -> list[Output]:
         return [
             stage_.change(
-                f"{prefix}_{i}", {"lead_score": i % 100.0}, occurred_at=START + round((first_day + i / 10) * DAY_MS)
+                f"{prefix}_{i}",
+                {"lead_score": i % 100.0},
+                occurred_at=START + round((first_day + i / 10) * DAY_MS),
             )
             for i in range(400)
         ]
@@ -194,12 +222,21 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
     days = {lead: (p["occurred_at"] - START) / DAY_MS for lead, p in ours.items()}
     converted = {lead: int(lead.split("_")[1]) % 3 == 0 for lead in ours}
     stage_.send([outcome(stage_, "long ago", True, -1)])
-    stage_.send(outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(theirs) if converted[lead])
+    stage_.send(
+        outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(theirs) if converted[lead]
+    )
     assert compared(stage_)["n"] == 0, "conversions are known, and nothing else yet"
-    stage_.send(outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(ours) if converted[lead])
+    stage_.send(
+        outcome(stage_, lead, True, days[lead] + 5) for lead in sorted(ours) if converted[lead]
+    )
     stage_.send([outcome(stage_, "yesterday", False, HORIZON_DAYS + 130)])
     found = compared(stage_)
-    assert (found["champion"], found["challenger"], found["mode"], found["n"]) == ("1.0.0", "1.1.0", "shadow", 400)
+    assert (found["champion"], found["challenger"], found["mode"], found["n"]) == (
+        "1.0.0",
+        "1.1.0",
+        "shadow",
+        400,
+    )
     for side, said in (("champion", ours), ("challenger", theirs)):
         brier = sum((said[lead]["probability"] - converted[lead]) ** 2 for lead in theirs) / 400
         assert found["figures"][side]["brier"] == pytest.approx(brier)
@@ -222,7 +259,9 @@ def test_a_shadow_that_is_kept_until_it_can_be_compared_is_no_fault_of_the_topic
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
 
     def keep(topic: str, milliseconds: str) -> None:
-        entry = ConfigEntry("retention.ms", milliseconds, incremental_operation=AlterConfigOpType.SET)
+        entry = ConfigEntry(
+            "retention.ms", milliseconds, incremental_operation=AlterConfigOpType.SET
+        )
         asked = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
         for future in admin.incremental_alter_configs([asked]).values():
             future.result(30)
@@ -231,7 +270,15 @@ def test_a_shadow_that_is_kept_until_it_can_be_compared_is_no_fault_of_the_topic
         keep(stage_.topics.shadow_predictions, longer)
         until(lambda: not find_differences(load_settings()), "longer is no fault")
     keep(stage_.topics.shadow_predictions, "60000")
-    until(lambda: [d.what for d in find_differences(load_settings())] == ["retention.ms"], "shorter is")
+    until(
+        lambda: [d.what for d in find_differences(load_settings())] == ["retention.ms"],
+        "shorter is",
+    )
     keep(stage_.topics.shadow_predictions, "604800000")
     keep(stage_.topics.lead_changes, "7776000000")
-    until(lambda: [d.topic for d in find_differences(load_settings())] == [stage_.topics.lead_changes], "only there")
+    until(
+        lambda: (
+            [d.topic for d in find_differences(load_settings())] == [stage_.topics.lead_changes]
+        ),
+        "only there",
+    )

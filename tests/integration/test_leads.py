@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-import consumer.postgres
+import consumer.run.postgres
 import leadstream.postgres
-from consumer.postgres import PostgresLeads
+from consumer.run.postgres import PostgresLeads
 from leadstream.errors import SettingsError, Transient
-from local.postgres import Postgres
+from leadstream.local.postgres import Postgres
 from producer.crm import create_schema
 from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import Crm
@@ -56,7 +56,9 @@ def new_id() -> str:
     return f"lead-{uuid.uuid4().hex}"
 
 
-def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(crm: Crm, leads: PostgresLeads) -> None:
+def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
+    crm: Crm, leads: PostgresLeads
+) -> None:
     lead, other, unknown = new_id(), new_id(), new_id()
     crm.add(lead, other, source="enquiry", programme_id=1, campus_id=1, lead_version=7)
     for source in ("first", "second", "third"):
@@ -72,11 +74,17 @@ def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
     )
     [(programme, campus)] = names.fetchall()
     state = found[lead].state
-    assert (state["source"], state["programme_name"], state["campus_name"]) == ("enquiry", programme, campus)
+    assert (state["source"], state["programme_name"], state["campus_name"]) == (
+        "enquiry",
+        programme,
+        campus,
+    )
     assert found[lead].version == 7
 
 
-def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(crm: Crm, postgres: Postgres) -> None:
+def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(
+    crm: Crm, postgres: Postgres
+) -> None:
     """Were any of them named in the query, Postgres would refuse it."""
     lead, role = new_id(), f"reader_{uuid.uuid4().hex[:8]}"
     crm.add(lead, first_name="Zaphod")
@@ -93,7 +101,10 @@ def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(crm:
         crm.connection.execute(f"grant select ({allowed}) on people to {role}")
         url = psycopg.conninfo.make_conninfo(crm.url, user=role, password="secret")
         assert fetched(url, lead)[lead]["lead_score"] == 55.0
-        with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with (
+            psycopg.connect(url) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
             connection.execute("select email from people")
     finally:
         crm.connection.execute(f"drop owned by {role}")
@@ -111,8 +122,12 @@ def test_a_query_that_could_write_must_be_refused_by_the_session(bare: Crm) -> N
         fetched(bare.url, "a")
 
 
-def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no_error(bare: Crm) -> None:
-    bare.connection.execute("create table people (id varchar(40) primary key, created_at date, status text)")
+def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no_error(
+    bare: Crm,
+) -> None:
+    bare.connection.execute(
+        "create table people (id varchar(40) primary key, created_at date, status text)"
+    )
     bare.connection.execute("insert into people values ('a', '1999-12-31', 'new')")
     assert fetched(bare.url, "a", "b") == {
         "a": {
@@ -162,13 +177,17 @@ def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare:
 def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
     bare: Crm, kind: str, good: str, malformed: list[str]
 ) -> None:
-    bare.connection.execute(f"create table people (id {kind} primary key, created_at timestamptz default now())")
+    bare.connection.execute(
+        f"create table people (id {kind} primary key, created_at timestamptz default now())"
+    )
     bare.connection.execute("insert into people (id) values (%s)", (good,))
     assert list(fetched(bare.url, *malformed, good, *malformed)) == [good]
     assert fetched(bare.url, *malformed) == {}
 
 
-def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_choked_on(bare: Crm) -> None:
+def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_choked_on(
+    bare: Crm,
+) -> None:
     bare.connection.execute(
         "create table people (id text, created_at timestamptz, lead_score double precision,"
         " engagement_score numeric, touchpoint_count double precision)"
@@ -184,22 +203,30 @@ def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_cho
     assert found["old"]["created_at"] < -200_000_000_000_000
     assert found["far"]["created_at"] > 9_000_000_000_000_000
     for lead in ("nan", "inf", "null"):
-        assert [found[lead][name] for name in ("lead_score", "engagement_score", "touchpoint_count")] == [None] * 3
+        assert [
+            found[lead][name] for name in ("lead_score", "engagement_score", "touchpoint_count")
+        ] == [None] * 3
     assert (found["old"]["engagement_score"], found["old"]["touchpoint_count"]) == (1e300, 2.5)
 
 
-def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch_for_ever(bare: Crm) -> None:
+def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch_for_ever(
+    bare: Crm,
+) -> None:
     bare.connection.execute(
         "create table people (id text, created_at timestamptz, lead_score numeric, engagement_score text)"
     )
-    bare.connection.execute("insert into people values ('huge', now(), 1e400, 'high'), ('good', now(), 7, '50')")
+    bare.connection.execute(
+        "insert into people values ('huge', now(), 1e400, 'high'), ('good', now(), 7, '50')"
+    )
     found = fetched(bare.url, "huge", "good")
     assert (found["huge"]["lead_score"], found["good"]["lead_score"]) == (None, 7.0)
     assert found["huge"]["engagement_score"] is found["good"]["engagement_score"] is None
 
 
-def test_a_query_that_takes_too_long_is_given_up_and_tried_again(bare: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer.postgres, "STATEMENT_MS", 200)
+def test_a_query_that_takes_too_long_is_given_up_and_tried_again(
+    bare: Crm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer.run.postgres, "STATEMENT_MS", 200)
     bare.connection.execute("create table people (id text primary key, created_at timestamptz)")
     bare.connection.execute("insert into people values ('a', now())")
     leads = PostgresLeads(bare.url)
@@ -217,14 +244,19 @@ def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowl
     crm: Crm, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It never gets to its own time-out, and TCP sees nothing wrong."""
-    monkeypatch.setattr(consumer.postgres, "STATEMENT_MS", 300)
+    monkeypatch.setattr(consumer.run.postgres, "STATEMENT_MS", 300)
     monkeypatch.setattr(leadstream.postgres, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(leadstream.postgres, "CONNECT_SECONDS", 2)
     lead = new_id()
     crm.add(lead)
     info = psycopg.conninfo.conninfo_to_dict(postgres.url)
-    with proxying() as loop, closing(Proxy(loop, str(info["host"]), int(info["port"] or 0))) as proxy:
-        leads = PostgresLeads(psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=proxy.port))
+    with (
+        proxying() as loop,
+        closing(Proxy(loop, str(info["host"]), int(info["port"] or 0))) as proxy,
+    ):
+        leads = PostgresLeads(
+            psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=proxy.port)
+        )
         with closing(leads):
             assert list(leads.fetch([lead])) == [lead]
             proxy.set("stall")
@@ -236,7 +268,9 @@ def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowl
             assert list(leads.fetch([lead])) == [lead]
 
 
-def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(crm: Crm, leads: PostgresLeads) -> None:
+def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(
+    crm: Crm, leads: PostgresLeads
+) -> None:
     lead = new_id()
     crm.add(lead)
     ours = "select pid from pg_stat_activity where application_name = 'leadstream'"
@@ -256,12 +290,16 @@ def test_what_the_database_says_must_not_give_away_the_password(crm: Crm) -> Non
     assert "secret" not in str(refused.value)
 
 
-def test_an_address_that_cannot_be_read_is_a_wrong_setting_and_not_a_database_that_is_down() -> None:
+def test_an_address_that_cannot_be_read_is_a_wrong_setting_and_not_a_database_that_is_down() -> (
+    None
+):
     with pytest.raises(SettingsError, match="DATABASE_URL cannot be read"):
         PostgresLeads("postgres//user:secret@host")
 
 
-def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_table(bare: Crm) -> None:
+def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_table(
+    bare: Crm,
+) -> None:
     connection = bare.connection
     create_schema(connection)
     connection.execute(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from consumer.batch import Message, Output
 from leadstream.errors import Reason
-from leadstream.kafka import Headers
-from local.broker import Broker
+from leadstream.kafka.batch import Message, Output
+from leadstream.kafka.config import Headers
+from leadstream.local.broker import Broker
 from producer.bad import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.integration.running import Stage, headers_of
@@ -23,7 +23,10 @@ GOOD = 40
 
 def every_bad_record(seed: int) -> list[BadRecord]:
     """One record of every builder."""
-    writers = {"encode_event": Writer("LeadChanged").encode, "encode_request": Writer("RescoreRequest").encode}
+    writers = {
+        "encode_event": Writer("LeadChanged").encode,
+        "encode_request": Writer("RescoreRequest").encode,
+    }
     wanted = {what for builders in BUILDERS.values() for _, what, _ in builders}
     found: dict[str, BadRecord] = {}
     for record in bad_records(seed, now=NOW_MS, **writers):
@@ -60,7 +63,13 @@ def post(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFacto
                 records[number] = record
                 topic = getattr(stage.topics, record.topic)
                 outputs.append(
-                    Output(topic, record.key, record.value, headers(number), 1_234_567_890_123 + len(records))
+                    Output(
+                        topic,
+                        record.key,
+                        record.value,
+                        headers(number),
+                        1_234_567_890_123 + len(records),
+                    )
                 )
         good = stage.changes(life, GOOD)
         mixed = [o for pair in itertools.zip_longest(outputs, good) for o in pair if o is not None]
@@ -97,7 +106,9 @@ def headers(number: str) -> Headers:
     ]
 
 
-def test_every_bad_record_is_one_letter_with_its_reason_and_its_neighbours_are_predicted(post: Post) -> None:
+def test_every_bad_record_is_one_letter_with_its_reason_and_its_neighbours_are_predicted(
+    post: Post,
+) -> None:
     assert post.letters.keys() == post.originals.keys() == post.records.keys()
     wrong = {
         number: reason
@@ -116,14 +127,20 @@ def test_a_letter_that_differs_from_its_original_by_a_byte_cannot_be_replayed(po
         original = post.originals[number]
         assert (letter.key(), letter.value()) == (original.key(), original.value()), number
         assert letter.timestamp() == original.timestamp(), number
-        own = [(name, value) for name, value in letter.headers() or [] if not name.startswith(("dlq.", "__connect."))]
+        own = [
+            (name, value)
+            for name, value in letter.headers() or []
+            if not name.startswith(("dlq.", "__connect."))
+        ]
         assert own == headers(number)[:5], number
 
 
 def test_a_letter_must_say_where_it_came_from_and_what_went_wrong_exactly_once(post: Post) -> None:
     for number, letter in post.letters.items():
         original, facts = post.originals[number], headers_of(letter)
-        names = [name for name, _ in letter.headers() or [] if name.startswith(("dlq.", "__connect."))]
+        names = [
+            name for name, _ in letter.headers() or [] if name.startswith(("dlq.", "__connect."))
+        ]
         assert sorted(names) == sorted(
             [
                 "__connect.errors.topic",
@@ -149,8 +166,12 @@ def test_a_letter_must_say_where_it_came_from_and_what_went_wrong_exactly_once(p
         assert facts["dlq.consumer_group"].startswith("group-")
 
 
-def test_a_cause_must_have_the_same_fingerprint_after_a_restart_and_in_another_record(post: Post) -> None:
-    prints = {number: headers_of(letter)["dlq.fingerprint"] for number, letter in post.letters.items()}
+def test_a_cause_must_have_the_same_fingerprint_after_a_restart_and_in_another_record(
+    post: Post,
+) -> None:
+    prints = {
+        number: headers_of(letter)["dlq.fingerprint"] for number, letter in post.letters.items()
+    }
     causes = {record.what for record in post.records.values()}
     for what in causes:
         assert prints[f"first 1 {what}"] == prints[f"second 1 {what}"], what
@@ -164,12 +185,16 @@ def test_the_first_bad_record_of_a_quiet_topic_is_a_letter_and_too_many_in_a_row
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
     junk = Output(stage.topics.lead_changes, b"lead", b"junk")
-    with stage.running(LEADSTREAM_DEAD_LETTER_MAX_RATIO="0.01", LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE="5") as process:
+    with stage.running(
+        LEADSTREAM_DEAD_LETTER_MAX_RATIO="0.01", LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE="5"
+    ) as process:
         stage.send([junk])
         assert len(stage.letters(1)) == 1
         stage.send([stage.change("good")])
         assert len(stage.predictions(1)) == 1
-        producer = Producer({"bootstrap.servers": stage.bootstrap, "transactional.id": tmp_path.name})
+        producer = Producer(
+            {"bootstrap.servers": stage.bootstrap, "transactional.id": tmp_path.name}
+        )
         producer.init_transactions(30)
         producer.begin_transaction()
         for output in [stage.change("beside"), *[junk] * 6]:
@@ -189,10 +214,15 @@ def test_a_share_of_dead_letters_over_the_limit_ends_the_process_before_anything
     kafka: Broker, model_store: str, tmp_path: Path
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
-    stage.send([*stage.changes("good", 30), *[Output(stage.topics.lead_changes, b"lead", b"junk")] * 40])
+    stage.send(
+        [*stage.changes("good", 30), *[Output(stage.topics.lead_changes, b"lead", b"junk")] * 40]
+    )
     with stage.running(LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE="0") as process:
         assert process.exit_code() == 3
     [sentence] = process.sentences()
-    assert "40 of the last 70 records are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_RATIO=0.5" in sentence
+    assert (
+        "40 of the last 70 records are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_RATIO=0.5"
+        in sentence
+    )
     assert stage.committed(stage.topics.lead_changes) == 0
     assert stage.letters(0) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from local.broker import Broker
+from leadstream.local.broker import Broker
 from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import Crm
 from tests.integration.running import Stage, headers_of, until
@@ -71,9 +71,14 @@ def test_large_messages_a_full_queue_and_a_slow_database_cost_time_and_no_change
             *stage.changes("small", 2000),
         ]
     )
-    expected = Counter([*thin, *(f"large_{n}" for n in range(60)), *(f"small_{n}" for n in range(2000))])
+    expected = Counter(
+        [*thin, *(f"large_{n}" for n in range(60)), *(f"small_{n}" for n in range(2000))]
+    )
     server = psycopg.conninfo.conninfo_to_dict(crm.url)
-    with proxying() as loop, closing(Proxy(loop, str(server["host"]), int(server["port"] or 0))) as database:
+    with (
+        proxying() as loop,
+        closing(Proxy(loop, str(server["host"]), int(server["port"] or 0))) as database,
+    ):
         database.set("slow", 0.05)
         url = psycopg.conninfo.make_conninfo(crm.url, host="127.0.0.1", port=database.port)
         full = {"LEADSTREAM_KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": "20"}

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from commands.main import main
+from leadstream.cli.main import main
 from leadstream.errors import Transient, UserError
-from local.postgres import Own, Postgres, local_server
+from leadstream.local.postgres import Own, Postgres, local_server
 from producer.crm import create_schema
 from producer.migrate import FOLDER, migrate
 from producer.outbox import Outbox
@@ -53,7 +53,9 @@ def leads(outbox: Outbox, after: int = 0) -> list[tuple[int, str]]:
     return [(row.position, row.lead_id) for row in outbox.rows(after, 100)]
 
 
-def test_a_row_waits_for_the_transaction_that_drew_the_position_before_it(crm: OutboxCrm, outbox: Outbox) -> None:
+def test_a_row_waits_for_the_transaction_that_drew_the_position_before_it(
+    crm: OutboxCrm, outbox: Outbox
+) -> None:
     crm.add("slow", "quick")
     assert leads(outbox) == [(1, "slow"), (2, "quick")]
     with psycopg.connect(crm.url) as slow:
@@ -79,7 +81,9 @@ def test_a_transaction_that_is_rolled_back_holds_nothing_up(crm: OutboxCrm, outb
     assert leads(outbox) == [(1, "ada"), (3, "ben")]
 
 
-def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(crm: OutboxCrm, outbox: Outbox) -> None:
+def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(
+    crm: OutboxCrm, outbox: Outbox
+) -> None:
     crm.add("ada", "ben")
     [_, last] = outbox.rows(0, 100)
     crm.do("truncate leadstream_outbox restart identity")
@@ -91,7 +95,9 @@ def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(cr
         outbox.check(last.position, last.event_id)
 
 
-def test_a_long_transaction_that_does_not_touch_leads_holds_nothing_up(crm: OutboxCrm, outbox: Outbox) -> None:
+def test_a_long_transaction_that_does_not_touch_leads_holds_nothing_up(
+    crm: OutboxCrm, outbox: Outbox
+) -> None:
     with psycopg.connect(crm.url) as report:
         report.execute("create table report as select 1 as one")
         crm.add("ada")
@@ -114,7 +120,9 @@ def test_changes_of_a_lead_keep_their_order_though_the_later_transaction_is_the_
         assert scores == [1, 2]
 
 
-def test_a_transaction_prepared_for_two_phase_commit_is_still_waited_for(crm: OutboxCrm, outbox: Outbox) -> None:
+def test_a_transaction_prepared_for_two_phase_commit_is_still_waited_for(
+    crm: OutboxCrm, outbox: Outbox
+) -> None:
     crm.add("ada", "ben")
     with psycopg.connect(crm.url) as other:
         other.execute("update people set lead_score = 1 where id = 'ada'")
@@ -150,11 +158,21 @@ def test_a_crm_with_the_audited_columns_alone_or_with_others_is_served(server: s
         with contextlib.closing(Outbox(url)) as outbox:
             outbox.connect()
             first, second = outbox.rows(0, 100)
-        assert (first.lead_id, first.facts["status"], first.facts["lead_score"]) == ("7", "new", 1.5)
-        assert (second.facts["status"], second.facts["source"], second.facts["lead_score"]) == (None, "web", "NaN")
+        assert (first.lead_id, first.facts["status"], first.facts["lead_score"]) == (
+            "7",
+            "new",
+            1.5,
+        )
+        assert (second.facts["status"], second.facts["source"], second.facts["lead_score"]) == (
+            None,
+            "web",
+            "NaN",
+        )
 
 
-def test_an_application_is_an_outcome_when_it_is_submitted_and_only_then(crm: OutboxCrm, outbox: Outbox) -> None:
+def test_an_application_is_an_outcome_when_it_is_submitted_and_only_then(
+    crm: OutboxCrm, outbox: Outbox
+) -> None:
     crm.add("ada")
     crm.do("alter table applications alter submitted_at drop not null")
     crm.do("insert into applications (person_id) values ('ada')")
@@ -163,7 +181,9 @@ def test_an_application_is_an_outcome_when_it_is_submitted_and_only_then(crm: Ou
     assert [row.record for row in outbox.rows(0, 100)] == ["LeadChanged", "LeadOutcome"]
 
 
-def test_a_writer_of_the_crm_needs_no_right_on_the_outbox_and_cannot_put_a_table_in_its_way(crm: OutboxCrm) -> None:
+def test_a_writer_of_the_crm_needs_no_right_on_the_outbox_and_cannot_put_a_table_in_its_way(
+    crm: OutboxCrm,
+) -> None:
     role = f"writer_{crm.url[-8:]}"
     schema = crm.connection.execute("select current_schema()").fetchone()
     assert schema
@@ -184,10 +204,14 @@ def test_a_writer_of_the_crm_needs_no_right_on_the_outbox_and_cannot_put_a_table
 
 
 def migrated(crm: OutboxCrm) -> list[Any]:
-    return crm.connection.execute("select number, name from leadstream_migrations order by number").fetchall()
+    return crm.connection.execute(
+        "select number, name from leadstream_migrations order by number"
+    ).fetchall()
 
 
-def test_a_migration_is_applied_once_and_an_edited_one_is_refused(postgres: Postgres, tmp_path: Path) -> None:
+def test_a_migration_is_applied_once_and_an_edited_one_is_refused(
+    postgres: Postgres, tmp_path: Path
+) -> None:
     folder = tmp_path / "migrations"
     shutil.copytree(FOLDER, folder)
     with schema_of_its_own(postgres.url) as (url, connection):
@@ -215,7 +239,9 @@ def test_a_migration_is_applied_once_and_an_edited_one_is_refused(postgres: Post
         (folder / "0008_good.sql").write_text("create table good (id bigint);")
         with pytest.raises(UserError, match=r"0008_good.sql was changed after it was applied"):
             migrate(url, folder=folder)
-        with pytest.raises(UserError, match=r"has 0008_good.sql, which this Leadstream does not know"):
+        with pytest.raises(
+            UserError, match=r"has 0008_good.sql, which this Leadstream does not know"
+        ):
             migrate(url)
 
 
@@ -241,4 +267,6 @@ def test_a_busy_crm_is_not_held_up_by_a_migration(postgres: Postgres) -> None:
             busy.execute("insert into people (id, created_at) values ('ada', now())")
             with pytest.raises(UserError, match="in use for over 3s: nothing was changed"):
                 migrate(url)
-        assert connection.execute("select to_regclass('leadstream_migrations')").fetchone() == (None,)
+        assert connection.execute("select to_regclass('leadstream_migrations')").fetchone() == (
+            None,
+        )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.trained import write_key
+from tests.trained_models import write_key
 from tests.unit.test_models_commands import MAPPING
 from tests.unit.test_models_train import leads
 
@@ -23,7 +23,9 @@ def folder(tmp_path: Path) -> Path:
     table = leads(1500)[["lead_id", "created_at", "as_of", "lead_score", "source", "converted"]]
     table.to_csv(tmp_path / "leads.csv", index=False)
     parquet.write_table(
-        pa.Table.from_pandas(table, preserve_index=False), tmp_path / "leads.parquet", row_group_size=400
+        pa.Table.from_pandas(table, preserve_index=False),
+        tmp_path / "leads.parquet",
+        row_group_size=400,
     )
     (tmp_path / "map.toml").write_text(
         MAPPING.replace('"True"', '"True", "true"').replace('"False"', '"False", "false"')
@@ -34,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 def leadstream(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "commands.main", *words],
+        [sys.executable, "-m", "leadstream.cli.main", *words],
         capture_output=True,
         text=True,
         timeout=120,
@@ -55,7 +57,9 @@ def test_the_same_leads_in_another_file_format_must_not_be_another_model(folder:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["refused"] == []
     sums = {
-        json.loads((folder / "models" / "versions" / version / "manifest.json").read_text())["artifact"]["sha256"]
+        json.loads((folder / "models" / "versions" / version / "manifest.json").read_text())[
+            "artifact"
+        ]["sha256"]
         for version in ("1.0.0", "1.1.0")
     }
     assert len(sums) == 1
@@ -63,7 +67,9 @@ def test_the_same_leads_in_another_file_format_must_not_be_another_model(folder:
 
 def test_the_same_leads_in_another_file_format_must_not_be_other_events(folder: Path) -> None:
     def said(file: str) -> Any:
-        done = leadstream(folder, "import", file, "--mapping", "map.toml", "--dry-run", "--outcomes", "--json")
+        done = leadstream(
+            folder, "import", file, "--mapping", "map.toml", "--dry-run", "--outcomes", "--json"
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Output
+from leadstream.kafka.batch import Output
 from schemas.codec import Reader
 from tests.integration.conftest import Served
 from tests.integration.running import FATES, until
@@ -40,15 +40,31 @@ def predictions(served: Served, *lead_ids: str, count: int) -> list[dict[str, An
     return [record for _, record in outputs(served, *lead_ids, count=count) if record is not None]
 
 
-def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carried_it(served: Served) -> None:
+def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carried_it(
+    served: Served,
+) -> None:
     fat, thin = new_id(), new_id()
-    served.crm.connection.execute("insert into programmes values (901, 'MBA') on conflict do nothing")
-    served.crm.connection.execute("insert into campuses values (901, 'Berlin') on conflict do nothing")
+    served.crm.connection.execute(
+        "insert into programmes values (901, 'MBA') on conflict do nothing"
+    )
+    served.crm.connection.execute(
+        "insert into campuses values (901, 'Berlin') on conflict do nothing"
+    )
     served.crm.add(thin, programme_id=901, campus_id=901, lead_version=9)
     served.stage.send([served.stage.change(fat), served.stage.change(thin, lead=None)])
     ours = {record["lead_id"]: record for record in predictions(served, fat, thin, count=2)}
-    own = ("prediction_id", "lead_id", "event_id", "scored_at", "source_partition", "source_offset", "lead_version")
-    assert {k: v for k, v in ours[fat].items() if k not in own} == {k: v for k, v in ours[thin].items() if k not in own}
+    own = (
+        "prediction_id",
+        "lead_id",
+        "event_id",
+        "scored_at",
+        "source_partition",
+        "source_offset",
+        "lead_version",
+    )
+    assert {k: v for k, v in ours[fat].items() if k not in own} == {
+        k: v for k, v in ours[thin].items() if k not in own
+    }
     assert ours[thin]["lead_version"] == 9
     assert ours[fat]["feature_coverage"] == 1.0
     assert ours[fat]["source_topic"] == served.stage.topics.lead_changes
@@ -68,11 +84,17 @@ def test_an_erased_lead_must_leave_a_null_in_the_table_of_scores(served: Served)
     assert last == {null: None, deleted: None}
 
 
-def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_all_are_counted(served: Served) -> None:
+def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_all_are_counted(
+    served: Served,
+) -> None:
     lead = new_id()
     before = served.process.books()
-    served.stage.send([served.stage.change(lead, event_id=f"{lead} {i}", lead_version=i) for i in range(1, 9)])
-    until(lambda: sum(served.process.books().values()) == sum(before.values()) + 8, "all are counted")
+    served.stage.send(
+        [served.stage.change(lead, event_id=f"{lead} {i}", lead_version=i) for i in range(1, 9)]
+    )
+    until(
+        lambda: sum(served.process.books().values()) == sum(before.values()) + 8, "all are counted"
+    )
     ours = predictions(served, lead, count=served.process.books()["scored"] - before["scored"])
     assert ours[-1]["lead_version"] == 8
     assert sum(1 + record["coalesced_changes"] for record in ours) == 8
@@ -99,26 +121,35 @@ def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: Serve
         served.stage.change(f"{lead}-2", lead=None),
     ]
     served.stage.send(mixture)
-    until(lambda: sum(served.process.books().values()) == sum(before.values()) + len(mixture), "all are consumed")
+    until(
+        lambda: sum(served.process.books().values()) == sum(before.values()) + len(mixture),
+        "all are consumed",
+    )
     after = served.process.books()
     gained = {fate: after[fate] - before[fate] for fate in FATES}
     assert gained["scored"] + gained["coalesced"] == 50
     assert (gained["dead_lettered"], gained["erased"], gained["ignored"]) == (2, 1, 1)
-    assert served.process.metric("dead_letters_total", topic=junk.topic, reason="UNKNOWN_FRAMING") >= 1
+    assert (
+        served.process.metric("dead_letters_total", topic=junk.topic, reason="UNKNOWN_FRAMING") >= 1
+    )
 
 
 @pytest.mark.parametrize(
     "unusable",
     [float("nan"), float("inf"), float("-inf"), -1.0, 1e16],
 )
-def test_a_number_that_cannot_be_used_is_named_and_the_lead_still_predicted(served: Served, unusable: float) -> None:
+def test_a_number_that_cannot_be_used_is_named_and_the_lead_still_predicted(
+    served: Served, unusable: float
+) -> None:
     lead = new_id()
     served.stage.send([served.stage.change(lead, {"lead_score": unusable})])
     [record] = predictions(served, lead, count=1)
     assert record["imputed"] == ["lead_score"]
 
 
-def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_predictions(served: Served) -> None:
+def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_predictions(
+    served: Served,
+) -> None:
     leads, unknown = [new_id() for _ in range(4)], new_id()
     served.crm.add(*leads)
     asked = [leads[1], unknown, leads[0], leads[1]]
@@ -128,7 +159,11 @@ def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_p
         [
             served.stage.request(names[0], asked),
             Output(topic, names[1].encode(), json.dumps(asked).encode()),
-            Output(topic, None, json.dumps({"request_id": names[2], "lead_ids": [*asked, 5, ""]}).encode()),
+            Output(
+                topic,
+                None,
+                json.dumps({"request_id": names[2], "lead_ids": [*asked, 5, ""]}).encode(),
+            ),
         ]
     )
     ours = predictions(served, *leads, count=6)
@@ -146,10 +181,14 @@ def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_p
         assert {p["change_type"] for p in ours if p["event_id"] == name} == {"RESCORE"}
 
 
-def test_no_lead_id_and_no_personal_data_ever_stands_in_the_log_or_the_metrics(served: Served) -> None:
+def test_no_lead_id_and_no_personal_data_ever_stands_in_the_log_or_the_metrics(
+    served: Served,
+) -> None:
     lead = new_id()
     served.crm.add(lead, first_name="Zaphod", email="zaphod@example.com", phone="+1 202 555 0199")
-    served.stage.send([served.stage.change(lead, lead=None), served.stage.change(lead, {"created_at": -1})])
+    served.stage.send(
+        [served.stage.change(lead, lead=None), served.stage.change(lead, {"created_at": -1})]
+    )
     predictions(served, lead, count=1)
     told = "\n".join(served.process.said()) + served.process.get("/metrics")[1].decode()
     for secret in (lead, "Zaphod", "zaphod@example.com", "555 0199", STATE["programme_name"]):

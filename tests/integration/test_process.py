@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local.broker import Broker
+from leadstream.local.broker import Broker
 from tests.integration.running import Stage, until
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def leadstream(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """A verb, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "commands.main", *words],
+        [sys.executable, "-m", "leadstream.cli.main", *words],
         capture_output=True,
         text=True,
         timeout=60,
@@ -33,9 +33,15 @@ def leadstream(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedP
     [
         ({"MODEL_STORE": "models"}, "KAFKA_BOOTSTRAP_SERVERS is not set"),
         ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:1"}, "MODEL_STORE is not set"),
-        ({"LEADSTREAM_BATCH_MAX_RECORDS": "many"}, "LEADSTREAM_BATCH_MAX_RECORDS=many: must be a whole number"),
+        (
+            {"LEADSTREAM_BATCH_MAX_RECORDS": "many"},
+            "LEADSTREAM_BATCH_MAX_RECORDS=many: must be a whole number",
+        ),
         ({"LEADSTREAM_DELIVERY": "maybe-once"}, "LEADSTREAM_DELIVERY=maybe-once: must be"),
-        ({"LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "true"}, "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT is refused"),
+        (
+            {"LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "true"},
+            "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT is refused",
+        ),
         (
             {
                 "KAFKA_BOOTSTRAP_SERVERS": "localhost:1",
@@ -54,7 +60,15 @@ def leadstream(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedP
             "DATABASE_URL cannot be read: write postgresql://",
         ),
     ],
-    ids=["no brokers", "no store", "no number", "no delivery", "refused", "unknown property", "no address"],
+    ids=[
+        "no brokers",
+        "no store",
+        "no number",
+        "no delivery",
+        "refused",
+        "unknown property",
+        "no address",
+    ],
 )
 def test_a_wrong_setting_is_exit_code_2_and_one_line_that_names_it(
     tmp_path: Path, settings: dict[str, str], named: str
@@ -67,7 +81,9 @@ def test_a_wrong_setting_is_exit_code_2_and_one_line_that_names_it(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("words", [("walk",), ("run", "--fast"), (), ("topics",), ("dead-letters", "show", "seven")])
+@pytest.mark.parametrize(
+    "words", [("walk",), ("run", "--fast"), (), ("topics",), ("dead-letters", "show", "seven")]
+)
 def test_wrong_usage_is_exit_code_2_and_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = leadstream(*words, cwd=tmp_path, KAFKA_BOOTSTRAP_SERVERS="localhost:1")
     assert done.returncode == 2
@@ -108,10 +124,10 @@ def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
     stage.send(stage.changes("lead", 3))
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import consumer.pipeline\n"
+        "import consumer.scoring.pipeline\n"
         "def broken(*_):\n"
         "    raise KeyError('a bug')\n"
-        "consumer.pipeline.Pipeline._encoded = broken\n"
+        "consumer.scoring.pipeline.Pipeline._encoded = broken\n"
     )
     with stage.running(PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
         assert process.exit_code() == 1
@@ -135,12 +151,23 @@ sys.meta_path.insert(0, Slow())
 
 
 @pytest.mark.parametrize(
-    "words", [("run",), ("relay",), ("sink",), ("translate", "--format", "debezium", "--from", "foreign"), ("follow",)]
+    "words",
+    [
+        ("run",),
+        ("relay",),
+        ("sink",),
+        ("translate", "--format", "debezium", "--from", "foreign"),
+        ("follow",),
+    ],
 )
-def test_a_stop_while_the_modules_load_is_no_failure(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_stop_while_the_modules_load_is_no_failure(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(_SLOW_MODULES)
     stage = Stage.on("127.0.0.1:1", tmp_path, "models", create=False)
-    with stage.running(*words, PYTHONPATH=f"{tmp_path}:{ROOT}", DATABASE_URL="postgresql://db/crm") as process:
+    with stage.running(
+        *words, PYTHONPATH=f"{tmp_path}:{ROOT}", DATABASE_URL="postgresql://db/crm"
+    ) as process:
         until(lambda: process.said() == ["loading"], "it loads its modules")
         process.signal(signal.SIGTERM)
         assert process.exit_code() == 0
@@ -162,9 +189,15 @@ def test_brokers_that_do_not_answer_are_waited_for_by_name_and_a_stop_still_ends
         assert process.sentences() == []
 
 
-def test_a_second_signal_ends_a_process_at_once_that_waits_for_a_broker(tmp_path: Path, model_store: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never says a word
-        stage = Stage.on(f"127.0.0.1:{silent.getsockname()[1]}", tmp_path, model_store, create=False)
+def test_a_second_signal_ends_a_process_at_once_that_waits_for_a_broker(
+    tmp_path: Path, model_store: str
+) -> None:
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as silent:  # it takes connections, and never says a word
+        stage = Stage.on(
+            f"127.0.0.1:{silent.getsockname()[1]}", tmp_path, model_store, create=False
+        )
         with stage.running() as process:
             process.event("started")
             process.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A real schema registry (local/registry.py), as writers and readers of several versions meet it.
+"""A real schema registry (leadstream/local/registry.py), as writers and readers of several versions meet it.
 
 It takes some twenty seconds to start, so there is one test, which starts it twice.
 """
@@ -14,14 +14,14 @@ import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from leadstream.errors import Poison, Reason, Transient, UserError
-from local.broker import Broker
-from local.registry import RegistryProcess
+from leadstream.local.broker import Broker
+from leadstream.local.registry import RegistryProcess
 from schemas import catalogue
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 from tests.conftest import _unavailable
 from tests.integration.running import Stage
-from tests.subscribed import prediction
+from tests.subscriber import prediction
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -67,8 +67,13 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
         with pytest.raises(UserError, match="refuses the schema"):
             registry.schema_id(subject, broken)
         reader = Reader("LeadPrediction", registry)
-        assert (reader.decode(framed)["lead_id"], reader.decode(by_newer)["lead_id"]) == ("ada", "ben")
-        assert catalogue.canonical(registry.schema(int.from_bytes(framed[1:5], "big"))) == catalogue.canonical(present)
+        assert (reader.decode(framed)["lead_id"], reader.decode(by_newer)["lead_id"]) == (
+            "ada",
+            "ben",
+        )
+        assert catalogue.canonical(
+            registry.schema(int.from_bytes(framed[1:5], "big"))
+        ) == catalogue.canonical(present)
         # And a reader of tomorrow, of what is written today.
         by_today = parse_schema(registry.schema(int.from_bytes(framed[1:5], "big")))
         read: Any = schemaless_reader(BytesIO(framed[5:]), by_today, parse_schema(newer))
@@ -85,4 +90,6 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
     apicurio.start()
     with closing(Registry(apicurio.url)) as registry:
         assert Reader("LeadPrediction", registry).decode(by_newer)["lead_id"] == "ben"
-        assert Writer("LeadPrediction", registry, topic).encode(prediction("ada")) == framed, "the same id as before"
+        assert Writer("LeadPrediction", registry, topic).encode(prediction("ada")) == framed, (
+            "the same id as before"
+        )

@@ -5,15 +5,16 @@ import random
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from local.broker import Broker
-from local.kafka import KafkaProcess
-from local.postgres import Postgres, PostgresProcess
+from leadstream.local.broker import Broker
+from leadstream.local.kafka import KafkaProcess
+from leadstream.local.postgres import Postgres, PostgresProcess
 from producer.crm import create_schema
 from producer.migrate import migrate
 from schemas.codec import Reader
@@ -48,7 +49,9 @@ def changes(stage: Stage, count: int) -> list[dict[str, Any]]:
     messages = stage.read(stage.topics.lead_changes, count)
     messages.sort(key=lambda message: (message.partition() or 0, message.offset() or 0))
     decoded = [_CHANGE.decode(message.value() or b"") for message in messages]
-    assert [message.key() for message in messages] == [change["lead_id"].encode() for change in decoded]
+    assert [message.key() for message in messages] == [
+        change["lead_id"].encode() for change in decoded
+    ]
     return decoded
 
 
@@ -69,22 +72,43 @@ def assert_as_the_outbox(stage: Stage, crm: OutboxCrm) -> None:
 
 @pytest.mark.broker
 @pytest.mark.postgres
-def test_what_the_crm_does_is_published_with_its_state_as_it_was_at_that_moment(stage: Stage, crm: OutboxCrm) -> None:
+def test_what_the_crm_does_is_published_with_its_state_as_it_was_at_that_moment(
+    stage: Stage, crm: OutboxCrm
+) -> None:
     crm.do("insert into programmes values (77, 'Marine Biology')")
     with relaying(stage) as process:
-        crm.add("ada", lead_score=10, status="new", programme_id=77, lead_version=1, email="ada@example.com")
+        crm.add(
+            "ada",
+            lead_score=10,
+            status="new",
+            programme_id=77,
+            lead_version=1,
+            email="ada@example.com",
+        )
         crm.do("update people set lead_score = 20, lead_version = 2 where id = 'ada'")
-        crm.do("update people set first_name = 'Ada', email = null, conversion_probability = 0.9 where id = 'ada'")
+        crm.do(
+            "update people set first_name = 'Ada', email = null, conversion_probability = 0.9 where id = 'ada'"
+        )
         crm.do("update people set status = status, lead_score = lead_score where id = 'ada'")
-        crm.do("insert into applications (person_id, submitted_at) values ('ada', '2026-01-02 03:04:05.678+00')")
+        crm.do(
+            "insert into applications (person_id, submitted_at) values ('ada', '2026-01-02 03:04:05.678+00')"
+        )
         crm.do("delete from people where id = 'ada'")
         created, updated, deleted = changes(stage, 3)
         [outcome] = stage.read(stage.topics.lead_outcomes, 1)
         assert process.stop() == 0
-    assert [created["change_type"], updated["change_type"], deleted["change_type"]] == ["CREATED", "UPDATED", "DELETED"]
-    assert created["lead"]["lead_score"] == 10, "the state of that moment, not of the moment of reading"
+    assert [created["change_type"], updated["change_type"], deleted["change_type"]] == [
+        "CREATED",
+        "UPDATED",
+        "DELETED",
+    ]
+    assert created["lead"]["lead_score"] == 10, (
+        "the state of that moment, not of the moment of reading"
+    )
     assert updated["lead"] | {"created_at": 0} == {
-        **dict.fromkeys(("engagement_score", "touchpoint_count", "lifecycle_state", "source", "campus_name")),
+        **dict.fromkeys(
+            ("engagement_score", "touchpoint_count", "lifecycle_state", "source", "campus_name")
+        ),
         "created_at": 0,
         "lead_score": 20,
         "status": "new",
@@ -118,7 +142,9 @@ def test_kills_at_any_moment_under_concurrent_writers_lose_double_and_disorder_n
             while not stop.is_set():
                 # Locked in one order, two writers never wait for each other.
                 for lead_id in sorted(rng.sample(leads, rng.randint(1, 4))):
-                    connection.execute("update people set lead_score = %s where id = %s", (rng.random(), lead_id))
+                    connection.execute(
+                        "update people set lead_score = %s where id = %s", (rng.random(), lead_id)
+                    )
                 # Open for a while with its positions drawn, as others commit theirs.
                 stop.wait(rng.random() * 0.03)
                 if rng.random() < 0.1:
@@ -135,7 +161,8 @@ def test_kills_at_any_moment_under_concurrent_writers_lose_double_and_disorder_n
             with stage.running("relay", **QUICK) as process:
                 process.event("relay.opened")
                 batches = rng.randint(0, 30)
-                until(lambda p=process, n=batches: len(p.events("batch")) >= n, f"{batches} batches")  # type: ignore[misc]
+                read = partial(process.events, "batch")
+                until(lambda r=read, n=batches: len(r()) >= n, f"{batches} batches")  # type: ignore[misc]
                 process.kill()
     finally:
         stop.set()
@@ -201,7 +228,9 @@ def test_postgres_and_brokers_that_go_away_are_waited_for(
 
 @pytest.mark.broker
 @pytest.mark.postgres
-def test_after_a_restore_no_new_row_is_skipped_and_old_ones_are_trimmed(stage: Stage, crm: OutboxCrm) -> None:
+def test_after_a_restore_no_new_row_is_skipped_and_old_ones_are_trimmed(
+    stage: Stage, crm: OutboxCrm
+) -> None:
     crm.add("ada", "ben", "cleo")
     with relaying(stage) as process:
         assert len(changes(stage, 3)) == 3
@@ -212,9 +241,13 @@ def test_after_a_restore_no_new_row_is_skipped_and_old_ones_are_trimmed(stage: S
     crm.score("ada", 50)
     with stage.running("relay") as process:
         assert process.exit_code() == 1
-        assert "does not have the row that was published last (position 3)" in process.sentences()[-1]
+        assert (
+            "does not have the row that was published last (position 3)" in process.sentences()[-1]
+        )
     crm.add("dora")
-    crm.do("update leadstream_outbox set occurred_at = now() - interval '8 days' where lead_id <> 'ben'")
+    crm.do(
+        "update leadstream_outbox set occurred_at = now() - interval '8 days' where lead_id <> 'ben'"
+    )
     with relaying(stage, "--after", "2", "--no-state") as process:
         published = changes(stage, 5)
         assert [change["lead_id"] for change in published].count("ada") == 2
@@ -227,7 +260,9 @@ def test_after_a_restore_no_new_row_is_skipped_and_old_ones_are_trimmed(stage: S
 
 @pytest.mark.broker
 @pytest.mark.postgres
-def test_marked_changes_and_rows_that_cannot_be_written_all_get_through(stage: Stage, crm: OutboxCrm) -> None:
+def test_marked_changes_and_rows_that_cannot_be_written_all_get_through(
+    stage: Stage, crm: OutboxCrm
+) -> None:
     crm.add("marked")
     with crm.connection.transaction():
         crm.do("set local leadstream.origin = 'leadstream'")
@@ -244,7 +279,11 @@ def test_marked_changes_and_rows_that_cannot_be_written_all_get_through(stage: S
     assert [change["origin"] for change in told["marked"]] == ["crm", "leadstream", "crm"]
     assert told["long"][0]["lead"] is None
     state = told["early"][0]["lead"]
-    assert (state["lead_score"], state["engagement_score"], state["touchpoint_count"]) == (None, None, 3)
+    assert (state["lead_score"], state["engagement_score"], state["touchpoint_count"]) == (
+        None,
+        None,
+        3,
+    )
     assert told["early"][1]["lead"] is None, "no time of creation is no state"
     assert told["marked"][2]["change_type"] == "DELETED"
     assert told["renamed"][0]["change_type"] == "CREATED"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.trained import promoted_store
+from tests.trained_models import promoted_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_report_that_only_opens_where_it_was_made_cannot_be_mailed(tmp_path: Path) -> None:
     store = promoted_store(tmp_path / "models")
     done = subprocess.run(
-        [sys.executable, "-m", "commands.main", "models", "report", "champion", "--json"],
+        [sys.executable, "-m", "leadstream.cli.main", "models", "report", "champion", "--json"],
         capture_output=True,
         text=True,
         timeout=120,

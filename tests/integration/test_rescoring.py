@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from consumer.answers import answering
-from consumer.batch import Message, Output
-from consumer.decode import MAX_REQUEST_LEADS
-from consumer.replies import SLICE
-from consumer.source import KafkaSource
-from leadstream.kafka import consumer_config
+from consumer.request_replies import answering
+from consumer.scoring.decode import MAX_REQUEST_LEADS
+from consumer.scoring.requests import SLICE
+from leadstream.kafka.batch import Message, Output
+from leadstream.kafka.config import consumer_config
+from leadstream.kafka.source import KafkaSource
 from leadstream.settings import load_settings
 from schemas.codec import Reader, Writer
 from tests.integration.conftest import Served
@@ -32,7 +32,9 @@ NEAR = 0.02
 
 def examples(kind: str) -> list[tuple[str, str]]:
     """The blocks of this kind on the page, each with what its marker says of it."""
-    return [(about, block) for found, about, block in EXAMPLE.findall(PAGE.read_text()) if found == kind]
+    return [
+        (about, block) for found, about, block in EXAMPLE.findall(PAGE.read_text()) if found == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,11 @@ def ours(served: Served, topic: str, name: str, *ids: str) -> list[dict[str, Any
     """The records of these requests."""
     field = "request_id" if name == "RescoreResult" else "event_id"
     reader = Reader(name)
-    records = [reader.decode(value) for m in served.stage.read(topic, 0) if (value := m.value()) is not None]
+    records = [
+        reader.decode(value)
+        for m in served.stage.read(topic, 0)
+        if (value := m.value()) is not None
+    ]
     return [record for record in records if record[field] in ids]
 
 
@@ -62,7 +68,10 @@ def answers(served: Served, *ids: str) -> dict[str, dict[str, Any]]:
     results = until(
         lambda: (
             found
-            if len(found := ours(served, served.stage.topics.rescore_results, "RescoreResult", *ids)) >= len(ids)
+            if len(
+                found := ours(served, served.stage.topics.rescore_results, "RescoreResult", *ids)
+            )
+            >= len(ids)
             else []
         ),
         f"answers to {ids}",
@@ -76,7 +85,8 @@ def near(answer: dict[str, Any]) -> dict[str, Any]:
     numbers = ("probability", "confidence")
     return answer | {
         "predictions": [
-            score | {name: pytest.approx(score[name], abs=NEAR) for name in numbers} for score in answer["predictions"]
+            score | {name: pytest.approx(score[name], abs=NEAR) for name in numbers}
+            for score in answer["predictions"]
         ]
     }
 
@@ -87,13 +97,18 @@ def shown(answer: dict[str, Any]) -> str:
     text = re.sub(r"\d\.\d+", lambda number: f"{float(number[0]):.3f}", text)
     return (
         re.sub(
-            r"\{\n {6}(.*?)\n {4}\}", lambda entry: "{" + re.sub(r"\n +", " ", entry[1]) + "}", text, flags=re.DOTALL
+            r"\{\n {6}(.*?)\n {4}\}",
+            lambda entry: "{" + re.sub(r"\n +", " ", entry[1]) + "}",
+            text,
+            flags=re.DOTALL,
         )
         + "\n"
     )
 
 
-def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds_on_it(example: Served) -> None:
+def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds_on_it(
+    example: Served,
+) -> None:
     topic, writer = example.stage.topics.rescore_requests, Writer("RescoreRequest")
     sent = []
     for about, block in examples("request"):
@@ -105,7 +120,9 @@ def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds
     expected = {name: json.loads(block) for name, block in examples("answer")}
     found = answers(example, *expected)
     page = "\n".join(map(shown, found.values()))
-    assert found == {name: near(answer) for name, answer in expected.items()}, f"the page should have:\n{page}"
+    assert found == {name: near(answer) for name, answer in expected.items()}, (
+        f"the page should have:\n{page}"
+    )
     predictions = ours(example, example.stage.topics.lead_predictions, "LeadPrediction", *expected)
     published = {(p["event_id"], p["lead_id"]): p["probability"] for p in predictions}
     assert len(published) == len(predictions)
@@ -130,25 +147,42 @@ def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(example: Se
     done = leadstream(example, *arguments)
     said = done.said()
     assert max(map(len, said)) <= 80
-    assert [masked(line) for line in said] == [masked(line) for line in expected if line], "\n".join(said)
+    assert [masked(line) for line in said] == [masked(line) for line in expected if line], (
+        "\n".join(said)
+    )
     assert done.exit_code() == 0
 
 
 def masked(line: str) -> str:
     """A line of the table without what differs from run to run: the request's id, numbers, and the ends of cells."""
-    return " ".join(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[01]\.\d+", "#", line).split())
+    return " ".join(
+        re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[01]\.\d+", "#", line).split()
+    )
 
 
-def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was_aborted_never(served: Served) -> None:
+def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was_aborted_never(
+    served: Served,
+) -> None:
     topic, name = served.stage.topics.rescore_results, uuid.uuid4().hex
     written = Writer("RescoreResult")
-    nothing = {"request_id": name, "predictions": [], "total_processed": 0, "successful_predictions": 0, "errors": []}
+    nothing = {
+        "request_id": name,
+        "predictions": [],
+        "total_processed": 0,
+        "successful_predictions": 0,
+        "errors": [],
+    }
     with answering(load_settings(served.stage.environment, None)) as answers:
         producer = Producer({"bootstrap.servers": served.stage.bootstrap, "transactional.id": name})
         producer.init_transactions(30)
-        for model, end in (("aborted", producer.abort_transaction), ("committed", producer.commit_transaction)):
+        for model, end in (
+            ("aborted", producer.abort_transaction),
+            ("committed", producer.commit_transaction),
+        ):
             producer.begin_transaction()
-            producer.produce(topic, written.encode(nothing | {"model_used": model}), name, partition=0)
+            producer.produce(
+                topic, written.encode(nothing | {"model_used": model}), name, partition=0
+            )
             producer.flush(30)
             end(30)
         assert [answer["model_used"] for answer in answers.of([name], 60)] == ["committed"]
@@ -163,10 +197,15 @@ def test_who_waits_in_vain_is_told_so_in_one_sentence(served: Served) -> None:
     done = leadstream(served, "rescore", "lead", "--wait", "--timeout", "1", **swapped)
     assert done.exit_code() == 1
     [sentence] = done.said()
-    assert re.match(r"leadstream: no answer to request \S{36} within 1 s: see that `leadstream run` is up", sentence)
+    assert re.match(
+        r"leadstream: no answer to request \S{36} within 1 s: see that `leadstream run` is up",
+        sentence,
+    )
 
 
-def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(served: Served, tmp_path: Path) -> None:
+def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(
+    served: Served, tmp_path: Path
+) -> None:
     known = [str(uuid.uuid4()) for _ in range(5000)]
     unknown = [str(uuid.uuid4()) for _ in range(MAX_REQUEST_LEADS - len(known))]
     served.crm.add(*known)
@@ -187,12 +226,15 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(served: S
     assert served.process.metric("database_queries_total") - queries == MAX_REQUEST_LEADS / SLICE
 
     name = uuid.uuid4().hex
-    served.stage.send([served.stage.request(name, [*asked, "one more"]), served.stage.request(f"{name} 2", [])])
+    served.stage.send(
+        [served.stage.request(name, [*asked, "one more"]), served.stage.request(f"{name} 2", [])]
+    )
     answers(served, f"{name} 2")
     [letter] = [headers_of(m) for m in served.stage.letters(1) if m.key() == name.encode()]
     assert letter["dlq.reason"] == "INVALID_REQUEST"
     assert (
-        letter["__connect.errors.exception.message"] == "the request has 10001 ids; at most 10000 are answered together"
+        letter["__connect.errors.exception.message"]
+        == "the request has 10001 ids; at most 10000 are answered together"
     )
 
 
@@ -209,10 +251,14 @@ def test_who_waits_for_more_leads_than_a_request_can_name_gets_the_answers_to_al
     assert [result["total_processed"] for result in said["results"]] == [MAX_REQUEST_LEADS, 1]
 
 
-def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor_hold_changes(served: Served) -> None:
+def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor_hold_changes(
+    served: Served,
+) -> None:
     stage = served.stage
     name = uuid.uuid4().hex
-    requests = [stage.request(f"{name} {i}", [f"{name} {n:010}" for n in range(900)]) for i in range(4)]
+    requests = [
+        stage.request(f"{name} {i}", [f"{name} {n:010}" for n in range(900)]) for i in range(4)
+    ]
     changes = stage.changes(name, 30)
     topics = [stage.topics.lead_changes, stage.topics.rescore_requests]
     settings = load_settings(stage.environment | {"LEADSTREAM_GROUP_ID": name}, None)
@@ -235,10 +281,15 @@ def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor
 
     until(polled, "all are there")
     source.close()
-    keys = {topic: [[m.key() for m in batch if m.topic() == topic] for batch in batches] for topic in topics}
+    keys = {
+        topic: [[m.key() for m in batch if m.topic() == topic] for batch in batches]
+        for topic in topics
+    }
     asked, changed = (list(itertools.chain(*keys[topic])) for topic in reversed(topics))
     assert max(map(len, keys[topics[1]])) == 1
     assert asked == [request.key for request in requests]
     assert set(changed) == {change.key for change in changes}
     assert len(changed) == len(changes)
-    assert sorted(answers(served, *(f"{name} {i}" for i in range(4)))) == [f"{name} {i}" for i in range(4)]
+    assert sorted(answers(served, *(f"{name} {i}" for i in range(4)))) == [
+        f"{name} {i}" for i in range(4)
+    ]

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from consumer.batch import Output
-from leadstream.access import Access
-from leadstream.listener import greets
+from leadstream.kafka.access import Access
+from leadstream.kafka.batch import Output
+from leadstream.kafka.listener import greets
+from leadstream.kafka.topics import Topics
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import Postgres
 from leadstream.settings import load_settings
-from leadstream.topics import Topics
-from local.broker import Broker
-from local.postgres import Postgres
 from tests.conftest import _ground
 from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import Crm
@@ -27,7 +27,9 @@ from tests.integration.secured import Account, Grant, Secured, secured_broker
 
 pytestmark = pytest.mark.broker
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-NEEDS = re.compile(r"this account needs the permission (\w+) on (topic|group|transactional id) (\S+)$")
+NEEDS = re.compile(
+    r"this account needs the permission (\w+) on (topic|group|transactional id) (\S+)$"
+)
 P = "LEADSTREAM_KAFKA_"
 MAPPING = """
 [lead]
@@ -99,11 +101,18 @@ def refused(stage: Stage, settings: dict[str, str], *words: str) -> str:
     ],
 )  # fmt: skip
 def test_who_is_not_let_in_is_told_why_at_once(
-    outside: Stage, secured: Secured, user: Account, changed: dict[str, str], listener: str | None, sentence: str
+    outside: Stage,
+    secured: Secured,
+    user: Account,
+    changed: dict[str, str],
+    listener: str | None,
+    sentence: str,
 ) -> None:
     settings = user.settings | changed
     address = secured.address(listener) if listener else settings["KAFKA_BOOTSTRAP_SERVERS"]
-    settings["KAFKA_BOOTSTRAP_SERVERS"] = address.replace("127.0.0.1", settings.pop("host", "127.0.0.1"))
+    settings["KAFKA_BOOTSTRAP_SERVERS"] = address.replace(
+        "127.0.0.1", settings.pop("host", "127.0.0.1")
+    )
     if settings[f"{P}SSL_CA_LOCATION"] == "STRANGER":
         settings[f"{P}SSL_CA_LOCATION"] = secured.strangers_authority()
     assert re.search(sentence, refused(outside, settings))
@@ -123,14 +132,16 @@ def test_a_broker_that_comes_back_while_it_is_looked_at_must_not_be_taken_for_on
             found.append(greets(address, tls=tls))
             return found[-1]
 
-        monkeypatch.setattr("leadstream.access.greets", greets_at_last)
+        monkeypatch.setattr("leadstream.kafka.access.greets", greets_at_last)
         settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}, None)
         Access(settings).check()
         broker.close()
     assert found == [False, True]
 
 
-def test_a_certificate_of_the_authority_lets_in_and_one_of_a_stranger_does_not(stage: Stage, secured: Secured) -> None:
+def test_a_certificate_of_the_authority_lets_in_and_one_of_a_stranger_does_not(
+    stage: Stage, secured: Secured
+) -> None:
     said = refused(stage, secured.bearer(secured.stranger).settings, "topics", "check")
     assert "refuse this client's certificate" in said
     account = secured.bearer()
@@ -141,11 +152,22 @@ def test_a_certificate_of_the_authority_lets_in_and_one_of_a_stranger_does_not(s
 
 @pytest.mark.parametrize(
     "words",
-    [("relay",), ("doctor",), ("topics", "create"), ("rescore", "a", "--wait"), ("dead-letters", "list")],
+    [
+        ("relay",),
+        ("doctor",),
+        ("topics", "create"),
+        ("rescore", "a", "--wait"),
+        ("dead-letters", "list"),
+    ],
     ids=" ".join,
 )
-def test_every_verb_says_so_where_it_is_not_let_in(outside: Stage, user: Account, words: tuple[str, ...]) -> None:
-    settings = user.settings | {f"{P}SASL_PASSWORD": "hunter2 wrong", "DATABASE_URL": "postgresql://x:1/y"}
+def test_every_verb_says_so_where_it_is_not_let_in(
+    outside: Stage, user: Account, words: tuple[str, ...]
+) -> None:
+    settings = user.settings | {
+        f"{P}SASL_PASSWORD": "hunter2 wrong",
+        "DATABASE_URL": "postgresql://x:1/y",
+    }
     with outside.running(*words, **settings) as process:
         assert process.exit_code() == (1 if words == ("doctor",) else 2)
         said = [line for line in process.said() if "credentials" in line]
@@ -157,7 +179,10 @@ def test_no_secret_comes_out_however_much_is_told(stage: Stage, secured: Secured
     account = secured.user()
     secret = account.settings[f"{P}SASL_PASSWORD"]
     loud = {"LEADSTREAM_LOG_LEVEL": "debug"}
-    urls = {"DATABASE_URL": f"host=x password='{secret}'", "SCHEMA_REGISTRY_URL": f"http://a:{secret}@127.0.0.1:1"}
+    urls = {
+        "DATABASE_URL": f"host=x password='{secret}'",
+        "SCHEMA_REGISTRY_URL": f"http://a:{secret}@127.0.0.1:1",
+    }
     secured.grant(account, *granted("run", stage))
     stage.send([stage.change("lead")])
     with stage.running(**account.settings | loud | urls) as process:
@@ -203,21 +228,34 @@ def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them
     """From none at all: what it asks for by name is granted, and nothing else, until everything is done."""
     lead = uuid.uuid4().hex
     crm.add(lead)
-    stage.send([stage.change("full"), stage.change(lead, lead=None), stage.request("request", [lead])])
+    stage.send(
+        [stage.change("full"), stage.change(lead, lead=None), stage.request("request", [lead])]
+    )
     stage.send([Output(stage.topics.lead_changes, b"bad", b"junk")])
     listed, given = granted("run", stage), list[Grant]()
     account = secured.user()
     quick = {f"{P}TOPIC_METADATA_REFRESH_INTERVAL_MS": "500"}
-    with reading_role(crm) as url, stage.running(**account.settings | quick, DATABASE_URL=url) as process:
+    with (
+        reading_role(crm) as url,
+        stage.running(**account.settings | quick, DATABASE_URL=url) as process,
+    ):
         process.event("started")
-        while (needed := until(lambda: need(process, given), "it asks for a permission, or is done")) != "done":
+        while (
+            needed := until(lambda: need(process, given), "it asks for a permission, or is done")
+        ) != "done":
             assert needed in listed, needed
             given.append(needed)
             secured.grant(account, needed)
         assert len(stage.predictions(3)) == 3
         assert len(stage.letters(1)) == 1
         assert len(stage.results(1)) == 1
-        assert process.books() == {"scored": 2, "dead_lettered": 1, "coalesced": 0, "erased": 0, "ignored": 0}
+        assert process.books() == {
+            "scored": 2,
+            "dead_lettered": 1,
+            "coalesced": 0,
+            "erased": 0,
+            "ignored": 0,
+        }
         assert process.stop() == 0
         assert process.sentences() == []
     # The others are for a challenger and for drift.
@@ -227,7 +265,10 @@ def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them
 
 def need(process: Running, given: list[Grant]) -> Grant | str | None:
     """The permission that it waits for; None where it has not told yet, "done" once everything is processed."""
-    if process.metric("changes_consumed_total") == 3 and process.metric("requests_total", fate="answered") == 1:
+    if (
+        process.metric("changes_consumed_total") == 3
+        and process.metric("requests_total", fate="answered") == 1
+    ):
         return "done"
     told = NEEDS.search(process.missing().get("brokers", ""))
     grant = told and Grant(told[2].replace(" ", "_").upper(), told[1].upper(), told[3])
@@ -254,7 +295,9 @@ def reading_role(crm: Crm) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def busy(secured: Secured, tmp_path_factory: pytest.TempPathFactory, model_store: str) -> Iterator[Stage]:
+def busy(
+    secured: Secured, tmp_path_factory: pytest.TempPathFactory, model_store: str
+) -> Iterator[Stage]:
     """A stage with a consumer of the administrator's, an open letter, a prediction and its outcome."""
     stage = Stage.on(secured.node.bootstrap, tmp_path_factory.mktemp("busy"), model_store)
     admin = AdminClient({"bootstrap.servers": stage.bootstrap})

@@ -7,13 +7,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from consumer.batch import Output
-from local.broker import Broker
-from local.postgres import Postgres
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
+from leadstream.local.postgres import Postgres
 from schemas.codec import Writer
 from tests.integration.outboxes import OutboxCrm, outbox_crm
 from tests.integration.running import QUICK, Stage, until
-from tests.subscribed import prediction
+from tests.subscriber import prediction
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres]
 _WRITER = Writer("LeadPrediction")
@@ -21,7 +21,9 @@ _WRITER = Writer("LeadPrediction")
 
 def scores(crm: OutboxCrm) -> dict[str, tuple[int, float]]:
     """Version and probability of each lead."""
-    rows = crm.connection.execute("select lead_id, lead_version, probability from lead_scores").fetchall()
+    rows = crm.connection.execute(
+        "select lead_id, lead_version, probability from lead_scores"
+    ).fetchall()
     return {lead_id: (version, probability) for lead_id, version, probability in rows}
 
 
@@ -31,7 +33,11 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
     stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
 
     def scored(lead_id: str, version: int, probability: float, at: int) -> Output:
-        record = prediction(lead_id) | {"lead_version": version, "probability": probability, "scored_at": at}
+        record = prediction(lead_id) | {
+            "lead_version": version,
+            "probability": probability,
+            "scored_at": at,
+        }
         return Output(stage.topics.lead_predictions, lead_id.encode(), _WRITER.encode(record))
 
     with outbox_crm(postgres.url) as crm:
@@ -64,24 +70,36 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
             process.event("record.skipped", reason="UNKNOWN_FRAMING")
             until(lambda: process.metric("sink_records_total", fate="erased") == 1, "it is counted")
             process.kill()
-        rows = crm.connection.execute("select origin, facts ->> 'status' from leadstream_outbox where lead_id = 'ada'")
+        rows = crm.connection.execute(
+            "select origin, facts ->> 'status' from leadstream_outbox where lead_id = 'ada'"
+        )
         assert rows.fetchall() == [("crm", None), ("leadstream", "hot")]
         # Everything again, as after a crash before the offsets were committed.
         with stage.running("sink", **QUICK, LEADSTREAM_GROUP_ID="again") as process:
-            until(lambda: sum(line["records"] for line in process.events("batch")) == 9, "all was read again")
+            until(
+                lambda: sum(line["records"] for line in process.events("batch")) == 9,
+                "all was read again",
+            )
             assert scores(crm) == expected
             assert process.stop() == 0
 
 
-def test_a_batch_that_is_killed_anywhere_comes_again(kafka: Broker, postgres: Postgres, tmp_path: Path) -> None:
+def test_a_batch_that_is_killed_anywhere_comes_again(
+    kafka: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
     rng, newest = random.Random(3), dict[str, tuple[int, float]]()
     outputs: list[Any] = []
     for number in range(4000):
         lead_id = f"lead_{rng.randrange(200)}"
         newest[lead_id] = (number + 1, rng.random())
-        record = prediction(lead_id) | {"lead_version": number + 1, "probability": newest[lead_id][1]}
-        outputs.append(Output(stage.topics.lead_predictions, lead_id.encode(), _WRITER.encode(record)))
+        record = prediction(lead_id) | {
+            "lead_version": number + 1,
+            "probability": newest[lead_id][1],
+        }
+        outputs.append(
+            Output(stage.topics.lead_predictions, lead_id.encode(), _WRITER.encode(record))
+        )
     stage.send(outputs)
     with outbox_crm(postgres.url) as crm:
         stage.environment["DATABASE_URL"] = crm.url

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from local.broker import Broker
-from models.registry import ModelRegistry
+from leadstream.local.broker import Broker
+from models.registry.versions import ModelRegistry
 from tests.conftest import S3_ENVIRONMENT
 from tests.integration.running import Stage
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 
 pytestmark = pytest.mark.broker
 
@@ -36,7 +36,11 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].lstrip("/").partition("/")[2]  # without the bucket
         file = self.server.folder / path
-        status, body = (206, file.read_bytes()) if file.is_file() else (404, b"<Error><Code>NoSuchKey</Code></Error>")
+        status, body = (
+            (206, file.read_bytes())
+            if file.is_file()
+            else (404, b"<Error><Code>NoSuchKey</Code></Error>")
+        )
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Range", f"bytes 0-{len(body) - 1}/{len(body)}")
@@ -69,7 +73,9 @@ def test_a_version_that_takes_long_to_read_does_not_stop_the_stream_which_the_pr
     tmp_path: Path, kafka: Broker, store: SlowStore
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, str(tmp_path / "models"))
-    with stage.running(MODEL_STORE="s3://bucket", AWS_ENDPOINT_URL=store.url, **S3_ENVIRONMENT) as process:
+    with stage.running(
+        MODEL_STORE="s3://bucket", AWS_ENDPOINT_URL=store.url, **S3_ENVIRONMENT
+    ) as process:
         process.event("model.loaded", version="1.0.0")
         alias = {"version": "1.1.0", "previous": ["1.0.0"], "moved_at": 1}
         (tmp_path / "models/aliases/champion.json").write_text(json.dumps(alias))
@@ -80,7 +86,9 @@ def test_a_version_that_takes_long_to_read_does_not_stop_the_stream_which_the_pr
         store.let_go.set()
         process.event("model.loaded", version="1.1.0")
         stage.send(stage.changes("after", 10))
-        last = [p["model_version"] for p in stage.predictions(110) if p["lead_id"].startswith("after")]
+        last = [
+            p["model_version"] for p in stage.predictions(110) if p["lead_id"].startswith("after")
+        ]
         assert last == ["1.1.0"] * 10
 
 

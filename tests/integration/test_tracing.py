@@ -19,9 +19,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from consumer.batch import Message, Output
-from local.broker import Broker
-from local.process import free_ports
+from leadstream.kafka.batch import Message, Output
+from leadstream.local.broker import Broker
+from leadstream.local.process import free_ports
 from tests.integration.running import Running, Stage, until
 
 pytestmark = pytest.mark.broker
@@ -44,9 +44,13 @@ class _Handler(BaseHTTPRequestHandler):
     collector: ClassVar[Collector]
 
     def do_POST(self) -> None:
-        request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        request = ExportTraceServiceRequest.FromString(
+            self.rfile.read(int(self.headers["Content-Length"]))
+        )
         for resource in request.resource_spans:
-            attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
+            attributes = {
+                each.key: each.value.string_value for each in resource.resource.attributes
+            }
             self.collector.services.add(attributes["service.name"])
             self.collector.spans += [span for scope in resource.scope_spans for span in scope.spans]
         self.send_response(200)
@@ -59,7 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def collecting() -> Iterator[Collector]:
     collector = Collector()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"collector": collector}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (_Handler,), {"collector": collector})
+    )
     collector.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -79,7 +85,9 @@ def traces(messages: list[Message]) -> dict[bytes | None, list[str]]:
     """The trace ids that records carry, by key."""
     return {
         message.key(): [
-            (value or b"").decode().split("-")[1] for name, value in message.headers() or [] if name == "traceparent"
+            (value or b"").decode().split("-")[1]
+            for name, value in message.headers() or []
+            if name == "traceparent"
         ]
         for message in messages
     }
@@ -121,7 +129,9 @@ def test_the_trace_of_a_change_goes_on_in_its_prediction_and_its_letter(
     assert found == {b"sampled": [SAMPLED], b"unsampled": [UNSAMPLED], b"plain": [], b"junk": []}
     assert traces([result]) == {b"asked": [ASKED]}
     # A letter has the headers of its change as they were, so its trace is that one.
-    assert [header for header in letter.headers() or [] if header[0] == "traceparent"] == [parent(POISONED)]
+    assert [header for header in letter.headers() or [] if header[0] == "traceparent"] == [
+        parent(POISONED)
+    ]
     assert collector.services == {"leadstream"}
 
     [created] = collector.named(f"create {stage.topics.lead_predictions}")
@@ -131,9 +141,15 @@ def test_the_trace_of_a_change_goes_on_in_its_prediction_and_its_letter(
     assert carried["tracestate"] == b"crm=1"
     [buried] = collector.named(f"create {stage.topics.dead_letters}")
     assert buried.trace_id.hex() == POISONED
-    assert {each.key: each.value.string_value for each in buried.attributes}["error.type"] == "UNKNOWN_FRAMING"
+    assert {each.key: each.value.string_value for each in buried.attributes}[
+        "error.type"
+    ] == "UNKNOWN_FRAMING"
     batches = collector.named(f"process {stage.topics.lead_changes}")
-    assert {link.trace_id.hex() for batch in batches for link in batch.links} == {SAMPLED, POISONED, ASKED}
+    assert {link.trace_id.hex() for batch in batches for link in batch.links} == {
+        SAMPLED,
+        POISONED,
+        ASKED,
+    }
     assert created.links[0].span_id in {batch.span_id for batch in batches}
     assert "sampled" not in str(collector.spans), "lead ids are in no span"
 
@@ -144,7 +160,9 @@ def test_a_batch_that_is_not_committed_says_so_and_its_next_try_is_another_span(
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
     # The topic takes nothing: each transaction is aborted.
     least = ConfigEntry("max.message.bytes", "10", incremental_operation=AlterConfigOpType.SET)
-    topic = ConfigResource(ResourceType.TOPIC, stage.topics.lead_predictions, incremental_configs=[least])
+    topic = ConfigResource(
+        ResourceType.TOPIC, stage.topics.lead_predictions, incremental_configs=[least]
+    )
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.incremental_alter_configs([topic]).values():
         future.result(30)
@@ -168,8 +186,13 @@ def test_without_traces_nothing_is_carried_and_with_a_dead_collector_nothing_wai
         assert set(map(len, traces(stage.read(stage.topics.lead_predictions, 4)).values())) == {0}
         assert process.stop() == 0
     [port] = free_ports(1)
-    settings = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-    with stage.running(**settings, OTEL_BSP_SCHEDULE_DELAY="50", OTEL_EXPORTER_OTLP_TIMEOUT="1") as process:
+    settings = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+    }
+    with stage.running(
+        **settings, OTEL_BSP_SCHEDULE_DELAY="50", OTEL_EXPORTER_OTLP_TIMEOUT="1"
+    ) as process:
         stage.send([traced(stage, "late", parent(SAMPLED))])
         assert traces(stage.read(stage.topics.lead_predictions, 5))[b"late"] == [SAMPLED]
         process.event("traces.client")
@@ -189,7 +212,9 @@ def test_traces_without_the_extra_or_of_a_kind_that_is_none_are_one_sentence(
     stage = Stage.on(kafka.bootstrap, tmp_path / "stage", model_store, create=False)
     stage.folder.mkdir()
     with stage.running(OTEL_TRACES_EXPORTER="jaeger") as process:
-        assert refused(process) == ["leadstream: OTEL_TRACES_EXPORTER=jaeger: must be 'none', 'otlp' or 'console'"]
+        assert refused(process) == [
+            "leadstream: OTEL_TRACES_EXPORTER=jaeger: must be 'none', 'otlp' or 'console'"
+        ]
     # As where it is not installed: Python finds nothing of this name.
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "sitecustomize.py").write_text(
@@ -198,4 +223,6 @@ def test_traces_without_the_extra_or_of_a_kind_that_is_none_are_one_sentence(
     path = ":".join([str(tmp_path / "without"), *(entry for entry in sys.path if entry)])
     with stage.running(OTEL_TRACES_EXPORTER="otlp", PYTHONPATH=path) as process:
         [line] = refused(process)
-        assert line.startswith("leadstream: OTEL_TRACES_EXPORTER=otlp needs the extra otel: `pip install '.[otel]'`")
+        assert line.startswith(
+            "leadstream: OTEL_TRACES_EXPORTER=otlp needs the extra otel: `pip install '.[otel]'`"
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from consumer.batch import Output
-from local.broker import Broker
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
 from schemas.codec import Reader
 from tests.integration.running import QUICK, Stage
 from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, told
@@ -35,14 +35,21 @@ def _foreign(stage: Stage) -> str:
 def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stage: Stage) -> None:
     sent = [(m["key"].encode(), m["value"] and m["value"].encode()) for m in MESSAGES["schema"]]
     stage.send(Output(_foreign(stage), key, value) for key, value in [*sent, (b"junk", b"junk")])
-    with stage.running("translate", "--from", _foreign(stage), "--format", "debezium", **QUICK) as process:
+    with stage.running(
+        "translate", "--from", _foreign(stage), "--format", "debezium", **QUICK
+    ) as process:
         messages = stage.read(stage.topics.lead_changes, 6)
         [letter] = stage.letters(1)
-        fates = {fate: process.metric("translate_records_total", fate=fate) for fate in ("translated", "unchanged")}
+        fates = {
+            fate: process.metric("translate_records_total", fate=fate)
+            for fate in ("translated", "unchanged")
+        }
         assert process.stop() == 0
     changes = [_CHANGE.decode(message.value() or b"") for message in messages]
     assert Counter(map(told, changes)) == Counter([*DONE, ("ada", "DELETED", None, None, 0)])
-    assert all(m.key() == change["lead_id"].encode() for m, change in zip(messages, changes, strict=True))
+    assert all(
+        m.key() == change["lead_id"].encode() for m, change in zip(messages, changes, strict=True)
+    )
     assert dict(letter.headers() or [])["dlq.reason"] == b"DECODE_FAILED"
     assert (letter.key(), letter.value()) == (b"junk", b"junk")
     assert fates == {"translated": 6, "unchanged": 1}
@@ -57,7 +64,9 @@ def test_a_translator_that_is_killed_translates_each_event_once(stage: Stage) ->
         Output(
             _foreign(stage),
             None,
-            json.dumps(attributes | {"id": each, "data": ROW | {"id": f"lead_{rng.randrange(50)}"}}).encode(),
+            json.dumps(
+                attributes | {"id": each, "data": ROW | {"id": f"lead_{rng.randrange(50)}"}}
+            ).encode(),
             list(content),
         )
         for each in ids
@@ -70,5 +79,7 @@ def test_a_translator_that_is_killed_translates_each_event_once(stage: Stage) ->
         messages = stage.read(stage.topics.lead_changes, len(ids))
         assert process.stop() == 0
     changes = [_CHANGE.decode(message.value() or b"") for message in messages]
-    assert Counter(change["event_id"] for change in changes) == Counter(f"/crm#{each}" for each in ids)
+    assert Counter(change["event_id"] for change in changes) == Counter(
+        f"/crm#{each}" for each in ids
+    )
     assert stage.letters(0) == []

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from commands.main import main
-from consumer.batch import Message, Output
-from consumer.triage.audit import Decision, decision_in
-from consumer.triage.letters import LetterId
+from consumer.dead_letters.audit import Decision, decision_in
+from consumer.dead_letters.letters import LetterId
+from leadstream.cli.main import main
 from leadstream.errors import Reason
-from local.broker import Broker
+from leadstream.kafka.batch import Message, Output
+from leadstream.local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.integration.conftest import Served
 from tests.integration.running import Running, Stage, headers_of, until
@@ -33,7 +33,11 @@ from tests.registry_server import registry_server
 from tests.unit.pipelines import event
 
 pytestmark = pytest.mark.broker
-CHANGE, PREDICTION, DECISION = Writer("LeadChanged"), Reader("LeadPrediction"), Reader("TriageDecision")
+CHANGE, PREDICTION, DECISION = (
+    Writer("LeadChanged"),
+    Reader("LeadPrediction"),
+    Reader("TriageDecision"),
+)
 
 
 def leadstream(stage: Stage, *words: str, code: int = 0, **settings: str) -> str:
@@ -57,10 +61,17 @@ def told(stage: Stage, *words: str) -> Any:
 
 def written(stage: Stage, topic: str) -> int:
     """Records and transaction markers in a topic, committed or not."""
-    config = {"bootstrap.servers": stage.bootstrap, "group.id": "x", "isolation.level": "read_uncommitted"}
+    config = {
+        "bootstrap.servers": stage.bootstrap,
+        "group.id": "x",
+        "isolation.level": "read_uncommitted",
+    }
     consumer = Consumer(config)
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-    ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1] for partition in partitions]
+    ends = [
+        consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1]
+        for partition in partitions
+    ]
     consumer.close()
     return sum(ends)
 
@@ -68,7 +79,11 @@ def written(stage: Stage, topic: str) -> int:
 def decisions(stage: Stage, count: int) -> dict[LetterId, Decision]:
     """What was decided, of which the chain must hold and no letter come twice."""
     messages = stage.read(stage.topics.dead_letter_audit, count)
-    found = {decision.letter: decision for message in messages if (decision := decision_in(message, DECISION))}
+    found = {
+        decision.letter: decision
+        for message in messages
+        if (decision := decision_in(message, DECISION))
+    }
     assert len(found) == len(messages) == count
     verdict = told(stage, "audit", "verify")
     assert verdict["breaks"] == []
@@ -83,7 +98,9 @@ class History:
         self.stage = stage
         self.letters = letters
         chance = random.Random(seed)
-        changes = [(f"lead_{i % (letters // 2)}", 1 + 2 * (i // (letters // 2))) for i in range(letters)]
+        changes = [
+            (f"lead_{i % (letters // 2)}", 1 + 2 * (i // (letters // 2))) for i in range(letters)
+        ]
         self.newest = dict(sorted(changes))
         topics, now = stage.topics, time.time_ns() // 1_000_000
         self._letters = [
@@ -111,7 +128,9 @@ class History:
         count = round(len(self.live) * share) or len(self.live)
         some, self.live = self.live[:count], self.live[count:]
         topic = self.stage.topics.lead_changes
-        self.stage.send([Output(topic, lead.encode(), self._value(lead, version)) for lead, version in some])
+        self.stage.send(
+            [Output(topic, lead.encode(), self._value(lead, version)) for lead, version in some]
+        )
 
     @contextmanager
     def coming_in(self) -> Iterator[None]:
@@ -135,7 +154,9 @@ class History:
         found = decisions(self.stage, self.letters)
         actions = Counter(decision.action.value for decision in found.values())
         changes = self.stage.read(self.stage.topics.lead_changes, 0)
-        sent = Counter(number for message in changes if (number := headers_of(message).get("number")))
+        sent = Counter(
+            number for message in changes if (number := headers_of(message).get("number"))
+        )
         assert max(sent.values()) == 1
         assert len(sent) == actions["REPLAYED"]
         assert {headers_of(m)["dlq.replays"] for m in changes if "number" in headers_of(m)} == {"1"}
@@ -145,7 +166,10 @@ class History:
             scored = [PREDICTION.decode(message.value() or b"") for message in records]
             return {record["lead_id"]: record["lead_version"] for record in scored}
 
-        until(lambda: self.stage.committed(self.stage.topics.lead_changes) >= len(changes), "all is consumed")
+        until(
+            lambda: self.stage.committed(self.stage.topics.lead_changes) >= len(changes),
+            "all is consumed",
+        )
         assert table() == self.newest
         return actions
 
@@ -177,7 +201,10 @@ def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=2)
     history = History(stage, 800, seed=1)
     history.send_letters()
-    audit, words = stage.topics.dead_letter_audit, ("dead-letters", "replay", "--yes", "--rate", "400")
+    audit, words = (
+        stage.topics.dead_letter_audit,
+        ("dead-letters", "replay", "--yes", "--rate", "400"),
+    )
     with stage.running() as consumer:
         with stage.running(*words) as one:
             until(lambda: written(stage, audit) > 0, "it has begun")
@@ -239,7 +266,9 @@ def test_ten_thousand_letters_of_six_causes_are_six_groups(many: Stage) -> None:
     assert all(len(line) <= 80 for line in said.splitlines())
 
 
-def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes(many: Stage) -> None:
+def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes(
+    many: Stage,
+) -> None:
     print_ = told(many, "groups")[0]["fingerprint"]
     said = leadstream(many, "replay", "--fingerprint", print_)
     assert "Nothing was done, for it is more than 100 letters: add --yes." in said
@@ -250,11 +279,15 @@ def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes
     [forecast] = said["groups"]
     assert said["dry_run"] is True
     assert (forecast["count"], forecast["passes"]) == (50, 50)
-    assert written(many, many.topics.dead_letter_audit) == written(many, many.topics.lead_changes) == 0
+    assert (
+        written(many, many.topics.dead_letter_audit) == written(many, many.topics.lead_changes) == 0
+    )
 
 
 def test_an_export_has_every_letter_and_a_manifest(many: Stage, tmp_path: Path) -> None:
-    manifest = told(many, "export", str(tmp_path / "letters"), "--reason", "oversized", "--limit", "20")
+    manifest = told(
+        many, "export", str(tmp_path / "letters"), "--reason", "oversized", "--limit", "20"
+    )
     assert manifest["letters"] == 20
     assert len(list((tmp_path / "letters" / "values").iterdir())) == 20
     assert "is there already" in leadstream(many, "export", str(tmp_path), code=1)
@@ -303,27 +336,39 @@ def test_a_letter_without_state_is_scored_from_the_present_state_once_the_lead_i
 
 
 @pytest.mark.postgres
-def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reason(served: Served, lead: str) -> None:
+def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reason(
+    served: Served, lead: str
+) -> None:
     stage = served.stage
     value = CHANGE.encode(event(lead, {"status": "MARK"})).replace(b"MARK", b"MA\xffK")
     stage.send([Output(stage.topics.lead_changes, lead.encode(), value)])
     id_ = letter_of(stage, lead)
     at = value.index(b"MA\xffK") + 2
     shown = told(stage, "show", id_)
-    assert shown["failure"] == {"offset": at, "field": "lead.status", "why": "the text is not UTF-8"}
+    assert shown["failure"] == {
+        "offset": at,
+        "field": "lead.status",
+        "why": "the text is not UTF-8",
+    }
     said = leadstream(stage, "show", id_)
     assert f"fails at byte {at}, in lead.status: the text is not UTF-8" in said
     assert "[ff]" in said
     assert all(len(line) <= 80 for line in said.splitlines())
-    assert "the following arguments are required: --because" in leadstream(stage, "discard", "--lead", lead, code=2)
-    assert "--because is empty" in leadstream(stage, "discard", "--lead", lead, "--because", " ", code=2)
+    assert "the following arguments are required: --because" in leadstream(
+        stage, "discard", "--lead", lead, code=2
+    )
+    assert "--because is empty" in leadstream(
+        stage, "discard", "--lead", lead, "--because", " ", code=2
+    )
     words = ("discard", "--lead", lead, "--because", "the CRM was mended", "--by", "anna")
     assert leadstream(stage, *words) == "1 letter discarded\n"
     decided = told(stage, "show", id_)["decided"]
     assert (decided["action"], decided["decided_by"]) == ("DISCARDED", "anna")
     assert decided["because"] == "the CRM was mended"
     assert told(stage, "list", "--lead", lead) == []
-    assert [each["decided"] for each in told(stage, "list", "--lead", lead, "--all")] == ["DISCARDED"]
+    assert [each["decided"] for each in told(stage, "list", "--lead", lead, "--all")] == [
+        "DISCARDED"
+    ]
 
 
 @pytest.mark.postgres
@@ -335,7 +380,9 @@ def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_i
     stage.send([Output(stage.topics.lead_changes, lead.encode(), value)])
     id_ = letter_of(stage, lead)
     assert leadstream(stage, "replay", "--lead", lead, "--set", "lead.status=won", "--dry-run")
-    assert "cannot be mended so" in leadstream(stage, "replay", "--lead", lead, "--set", "origin=3", code=1)
+    assert "cannot be mended so" in leadstream(
+        stage, "replay", "--lead", lead, "--set", "origin=3", code=1
+    )
     mend = f"lead.created_at={event()['occurred_at']}"
     assert leadstream(stage, "replay", "--lead", lead, "--set", mend) == "1 letter sent back\n"
     prediction_of(stage, lead)
@@ -377,10 +424,16 @@ def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_
             ("kafka_dlt-exception-fqcn", b"com.example.UnknownLeadException"),
             ("kafka_dlt-exception-message", b"lead 4711 is unknown"),
         ]
-        stage.send([Output(stage.topics.dead_letters, lead.encode(), CHANGE.encode(event(lead)), headers)])
+        stage.send(
+            [Output(stage.topics.dead_letters, lead.encode(), CHANGE.encode(event(lead)), headers)]
+        )
     until(lambda: len(told(stage, "list", "--lead", lead)) == 2, "two letters")
     [group] = told(stage, "groups", "--lead", lead)
-    assert (group["reason"], group["writer"], group["count"]) == ("UnknownLeadException", "Spring Kafka", 2)
+    assert (group["reason"], group["writer"], group["count"]) == (
+        "UnknownLeadException",
+        "Spring Kafka",
+        2,
+    )
     said = leadstream(stage, "replay", "--lead", lead, code=1)
     assert "1 letter sent back" in said
     assert "1 letter left open: it came from orders, which is not read here" in said
@@ -396,22 +449,34 @@ def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_
         (("replay", "--patch", "nowhere.json"), "--patch nowhere.json: No such file or directory"),
     ],
 )
-def test_what_a_person_writes_wrong_is_one_sentence(many: Stage, words: tuple[str, ...], sentence: str) -> None:
+def test_what_a_person_writes_wrong_is_one_sentence(
+    many: Stage, words: tuple[str, ...], sentence: str
+) -> None:
     said = leadstream(many, *words, code=2)
     assert sentence in said
     assert len(said.splitlines()) == 1
 
 
-def test_a_letter_that_is_not_there_and_a_topic_that_is_not_there_are_one_sentence(many: Stage) -> None:
+def test_a_letter_that_is_not_there_and_a_topic_that_is_not_there_are_one_sentence(
+    many: Stage,
+) -> None:
     assert "there is no letter 7-1 in" in leadstream(many, "show", "7-1", code=1)
     said = leadstream(many, "groups", code=1, LEADSTREAM_TOPIC_LEAD_CHANGES_DLQ_AUDIT="nowhere")
     assert "`leadstream topics create` makes what is missing" in said
 
 
-def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(kafka: Broker, tmp_path: Path) -> None:
+def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(
+    kafka: Broker, tmp_path: Path
+) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, "", partitions=1)
     topics, now = stage.topics, time.time_ns() // 1_000_000
-    stage.send([letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters, sent_at=now)])
+    stage.send(
+        [
+            letter_output(
+                0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters, sent_at=now
+            )
+        ]
+    )
     with registry_server() as state:
         stage.environment["SCHEMA_REGISTRY_URL"] = state.url
         assert leadstream(stage, "discard", "--because", "a test") == "1 letter discarded\n"
@@ -428,7 +493,9 @@ def test_on_a_broker_without_transactions_letters_can_be_looked_at_and_not_decid
     stage = Stage.on(mock_broker.bootstrap, tmp_path, "", create=False)
     stage.ask_for_topics()
     topics = stage.topics
-    stage.send([letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters)])
+    stage.send(
+        [letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters)]
+    )
     assert [group["count"] for group in told(stage, "groups")] == [1]
     said = leadstream(stage, "discard", "--because", "a test", code=1)
     assert "this broker has no transactions" in said

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from consumer.triage.audit import Action, decision_in
-from local.broker import Broker
+from consumer.dead_letters.audit import Action, decision_in
+from leadstream.local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.integration.running import Stage
 from tests.letters import letter_output
@@ -70,7 +70,7 @@ def terminal(environment: dict[str, str], *words: str) -> Iterator[Terminal]:
     """A `leadstream` process on a terminal of 80 by 24."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    arguments = [sys.executable, "-m", "commands.main", *words]
+    arguments = [sys.executable, "-m", "leadstream.cli.main", *words]
     told = {**os.environ, **environment, "TERM": "xterm-256color"}
     pid = os.posix_spawn(
         sys.executable,
@@ -95,11 +95,21 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=2)
     topics, now = stage.topics, time.time_ns() // 1_000_000
-    facts: Any = {"origin": topics.lead_changes, "topic": topics.dead_letters, "sent_at": now, "failed_at": now}
+    facts: Any = {
+        "origin": topics.lead_changes,
+        "topic": topics.dead_letters,
+        "sent_at": now,
+        "failed_at": now,
+    }
     write = Writer("LeadChanged").encode
     # Nine letters that could not be decoded, and three of leads that were not found.
     causes = [0] * 9 + [1] * 3
-    stage.send([letter_output(i * 6 + cause, b"lead", write(event("lead")), **facts) for i, cause in enumerate(causes)])
+    stage.send(
+        [
+            letter_output(i * 6 + cause, b"lead", write(event("lead")), **facts)
+            for i, cause in enumerate(causes)
+        ]
+    )
     with terminal(stage.environment, "dead-letters", "watch", "--by", "anna") as screen:
         screen.sees("12 open dead letters, 2 causes")
         screen.press("r")
@@ -118,7 +128,9 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
         screen.sees("no open dead letters match")
         screen.press("q")
         assert screen.ends() == 0
-    found = [decision_in(m, Reader("TriageDecision")) for m in stage.read(topics.dead_letter_audit, 12)]
+    found = [
+        decision_in(m, Reader("TriageDecision")) for m in stage.read(topics.dead_letter_audit, 12)
+    ]
     assert {(each.action, each.because, each.decided_by) for each in found} == {
         (Action.REPLAYED, None, "anna"),
         (Action.DISCARDED, "the CRM was mended", "anna"),
@@ -126,7 +138,9 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
     assert len(stage.read(topics.lead_changes, 9)) == 9
 
 
-def test_brokers_that_never_answered_are_a_sentence_and_leaving_does_not_wait_for_them(tmp_path: Path) -> None:
+def test_brokers_that_never_answered_are_a_sentence_and_leaving_does_not_wait_for_them(
+    tmp_path: Path,
+) -> None:
     stage = Stage.on("127.0.0.1:1", tmp_path, "", create=False)
     with terminal(stage.environment, "dead-letters", "watch") as screen:
         screen.sees("Reading the letters")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.batch import Outcome
-from consumer.leads import Lead
-from consumer.versions import Versions
-from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from consumer.scoring.leads import Lead
+from consumer.scoring.result import BatchResult
+from consumer.scoring.versions import Versions
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ModelSlot
 from tests.fakes import FakeMessage
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 from tests.unit.pipelines import (
     LETTERS,
     NOW_MS,
@@ -50,7 +50,9 @@ kinds = st.one_of(
     st.tuples(st.just("null"), lead_ids),
     st.tuples(st.just("loop"), lead_ids),
     st.tuples(st.just("junk"), st.binary(max_size=40)),
-    st.tuples(st.just("request"), st.lists(lead_ids | st.integers() | st.text(max_size=3), max_size=5)),
+    st.tuples(
+        st.just("request"), st.lists(lead_ids | st.integers() | st.text(max_size=3), max_size=5)
+    ),
 )
 
 
@@ -67,11 +69,15 @@ def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
             case "fat":
                 built.append(change(offset, facts[0], facts[1], lead_version=offset + 1))
             case "versioned":
-                built.append(change(offset, facts[0], lead_version=facts[1], event_id="e" * facts[2]))
+                built.append(
+                    change(offset, facts[0], lead_version=facts[1], event_id="e" * facts[2])
+                )
             case "thin":
                 built.append(change(offset, facts[0], lead=None, lead_version=offset + 1))
             case "deleted":
-                built.append(change(offset, facts[0], change_type="DELETED", lead_version=offset + 1))
+                built.append(
+                    change(offset, facts[0], change_type="DELETED", lead_version=offset + 1)
+                )
             case "deleted at":
                 built.append(change(offset, facts[0], change_type="DELETED", lead_version=facts[1]))
             case "null":
@@ -93,7 +99,9 @@ def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessag
     yield rest
 
 
-def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True) -> list[Outcome]:
+def outcomes(
+    slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True
+) -> list[BatchResult]:
     line = pipeline(slot, LEADS, versions=Versions(), LEADSTREAM_COALESCE=str(coalescing))
     found = []
     for part in filter(None, parts):
@@ -103,17 +111,21 @@ def outcomes(slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bo
     return found
 
 
-def table(found: list[Outcome]) -> dict[bytes | None, dict[str, Any] | None]:
+def table(found: list[BatchResult]) -> dict[bytes | None, dict[str, Any] | None]:
     """What a subscriber of the compacted topic ends up with, but for how many changes were coalesced."""
     last: dict[bytes | None, dict[str, Any] | None] = {}
     for outcome in found:
         answers = iter(predictions(outcome))
         for output in on(outcome, PREDICTIONS):
-            last[output.key] = None if output.value is None else next(answers) | {"coalesced_changes": 0}
+            last[output.key] = (
+                None if output.value is None else next(answers) | {"coalesced_changes": 0}
+            )
     return last
 
 
-common = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+common = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @common
@@ -123,8 +135,12 @@ def test_a_change_that_has_no_fate_or_two_would_unbalance_the_books(
 ) -> None:
     found = outcomes(slot, split(messages(drawn), sizes), coalescing)
     assert all(outcome.balances() for outcome in found)
-    assert sum(outcome.consumed for outcome in found) == sum(kind != "request" for kind, *_ in drawn)
-    assert sum(o.requests_answered + o.requests_dead_lettered for o in found) == sum(k == "request" for k, *_ in drawn)
+    assert sum(outcome.consumed for outcome in found) == sum(
+        kind != "request" for kind, *_ in drawn
+    )
+    assert sum(o.requests_answered + o.requests_dead_lettered for o in found) == sum(
+        k == "request" for k, *_ in drawn
+    )
     for outcome in found:
         assert len(outcome.letters) == len(on(outcome, LETTERS))
 
@@ -185,7 +201,8 @@ def test_without_coalescing_every_output_is_the_same_bytes_in_any_batches(
 @common
 @given(
     drawn=st.lists(
-        kinds | st.tuples(st.just("versioned"), lead_ids, st.integers(-1, 4), st.integers(0, 300)), max_size=25
+        kinds | st.tuples(st.just("versioned"), lead_ids, st.integers(-1, 4), st.integers(0, 300)),
+        max_size=25,
     ),
     coalescing=st.booleans(),
 )
@@ -196,17 +213,25 @@ def test_a_batch_in_columns_comes_to_the_same_as_one_message_by_message(
     found = {}
     for way, many in sizes.items():
         monkeypatch.setattr("schemas.columns.MANY", many)
-        found[way] = [facts(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)]
+        found[way] = [
+            facts(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)
+        ]
     assert found["in columns"] == found["one by one"]
 
 
-def facts(outcome: Outcome) -> dict[str, Any]:
+def facts(outcome: BatchResult) -> dict[str, Any]:
     """All that came of a batch, without what only says in which order it was worked on."""
     return {
         "outputs": outcome.outputs,
         "fates": outcome.fates,
-        "letters": {index: (letter.reason, letter.detail) for index, letter in outcome.letters.items()},
-        "requests": (outcome.requests_answered, outcome.requests_dead_lettered, outcome.request_leads),
+        "letters": {
+            index: (letter.reason, letter.detail) for index, letter in outcome.letters.items()
+        },
+        "requests": (
+            outcome.requests_answered,
+            outcome.requests_dead_lettered,
+            outcome.request_leads,
+        ),
         "leads": (outcome.leads_asked, outcome.leads_found),
         "imputed": outcome.imputed,
         "coverage": sorted(outcome.coverage),

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.batch import Outcome
-from models.registry import ModelRegistry
-from models.slot import ChallengerSlot, ModelSlot
-from models.variants import challenged
+from consumer.scoring.result import BatchResult
+from leadstream.variants import challenged
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ChallengerSlot, ModelSlot
 from tests.property.test_consumer_batches import LEADS, SPLITS, common, kinds, messages, split
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import PREDICTIONS, SHADOW, batch, on, pipeline, predictions
 
 
@@ -34,7 +34,7 @@ def outcomes(
     alone: bool,
     share: str = "0",
     coalescing: bool = True,
-) -> list[Outcome]:
+) -> list[BatchResult]:
     champion, rival = slots
     line = pipeline(
         champion,
@@ -49,7 +49,10 @@ def outcomes(
 @common
 @given(drawn=st.lists(kinds, max_size=25), sizes=SPLITS, coalescing=st.booleans())
 def test_a_challenger_in_the_shadow_that_changes_one_byte_outside_of_it_harms_the_champion(
-    slots: tuple[ModelSlot, ChallengerSlot], drawn: list[tuple[Any, ...]], sizes: list[int], coalescing: bool
+    slots: tuple[ModelSlot, ChallengerSlot],
+    drawn: list[tuple[Any, ...]],
+    sizes: list[int],
+    coalescing: bool,
 ) -> None:
     without = outcomes(slots, drawn, sizes, alone=True, coalescing=coalescing)
     with_ = outcomes(slots, drawn, sizes, alone=False, coalescing=coalescing)
@@ -61,13 +64,18 @@ def test_a_challenger_in_the_shadow_that_changes_one_byte_outside_of_it_harms_th
             one.imputed,
             one.coverage,
         )
-        assert [output.key for output in on(other, SHADOW)] == [output.key for output in on(other, PREDICTIONS)]
+        assert [output.key for output in on(other, SHADOW)] == [
+            output.key for output in on(other, PREDICTIONS)
+        ]
 
 
 @common
 @given(drawn=st.lists(kinds, max_size=25), sizes=SPLITS, share=st.floats(0.01, 1))
 def test_in_a_split_a_lead_that_changes_its_variant_tells_nothing_of_either(
-    slots: tuple[ModelSlot, ChallengerSlot], drawn: list[tuple[Any, ...]], sizes: list[int], share: float
+    slots: tuple[ModelSlot, ChallengerSlot],
+    drawn: list[tuple[Any, ...]],
+    sizes: list[int],
+    share: float,
 ) -> None:
     without = outcomes(slots, drawn, sizes, alone=True)
     found = outcomes(slots, drawn, sizes, alone=False, share=str(share))

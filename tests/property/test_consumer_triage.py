@@ -8,23 +8,27 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from consumer.batch import Output
-from consumer.pipeline import Pipeline
-from consumer.triage.audit import Action, decision_in, verify
-from consumer.triage.judge import Judge
-from consumer.triage.letters import Letter
-from consumer.triage.replay import Run, Tally, discard, replay
-from local.broker import Broker
-from models.registry import ModelRegistry
-from models.slot import ModelSlot
+from consumer.dead_letters.audit import Action, decision_in, verify
+from consumer.dead_letters.letters import Letter
+from consumer.dead_letters.planner import Judge
+from consumer.dead_letters.replay import Run, Tally, discard, replay
+from consumer.scoring.pipeline import Pipeline
+from leadstream.kafka.batch import Output
+from leadstream.local.broker import Broker
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import MemoryBroker
+from tests.harness import Ground, KafkaWorld, MemoryWorld, World, ground
 from tests.letters import letter_output
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, event, pipeline
-from tests.worlds import Ground, KafkaWorld, MemoryWorld, World, ground
 
-CHANGE, PREDICTION, DECISION = Writer("LeadChanged"), Reader("LeadPrediction"), Reader("TriageDecision")
+CHANGE, PREDICTION, DECISION = (
+    Writer("LeadChanged"),
+    Reader("LeadPrediction"),
+    Reader("TriageDecision"),
+)
 LEADS = ("a", "b", "c")
 
 leads = st.sampled_from(LEADS)
@@ -53,7 +57,9 @@ def forgetful(model: ModelSlot) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def real(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def real(
+    kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ground]:
     with ground(kafka.bootstrap, tmp_path_factory.mktemp("triage"), model_store) as found:
         yield found
 
@@ -77,8 +83,16 @@ class Crm:
         self.world.tick()
         lead += self.world.mark
         version = self._number if self._versions else 0
-        facts = {"lead_version": version, "occurred_at": NOW_MS + self._number, "event_id": f"event {self._number}"}
-        value = None if erases else CHANGE.encode(event(lead, {"lead_score": float(self._number % 100)}, **facts))
+        facts = {
+            "lead_version": version,
+            "occurred_at": NOW_MS + self._number,
+            "event_id": f"event {self._number}",
+        }
+        value = (
+            None
+            if erases
+            else CHANGE.encode(event(lead, {"lead_score": float(self._number % 100)}, **facts))
+        )
         self.history[self._number] = (lead, value)
         return lead.encode(), value
 
@@ -92,13 +106,18 @@ class Crm:
         now = self.world.tick()
         origin, topic = self.topics.lead_changes, self.topics.dead_letters
         self.world.append(
-            letter_output(self._number, key, value, origin=origin, topic=topic, sent_at=now, failed_at=now)
+            letter_output(
+                self._number, key, value, origin=origin, topic=topic, sent_at=now, failed_at=now
+            )
         )
 
     def letters(self) -> list[Letter]:
         """In the order in which they failed; a letter's origin has the number of its change as the offset."""
         found = [Letter.of(message) for message in self.world.records(self.topics.dead_letters)]
-        return sorted((each for each in found if self._mine(each.key)), key=lambda each: each.facts.offset or 0)
+        return sorted(
+            (each for each in found if self._mine(each.key)),
+            key=lambda each: each.facts.offset or 0,
+        )
 
     def replay(self, most: int) -> Tally:
         """An operator with a desk of his own; while it works and while it waits, the world goes on."""
@@ -106,7 +125,9 @@ class Crm:
         desk.take()
         found = [each for each in self.letters() if desk.decided.get(each.id) is None][:most]
         desk.watch({each.key for each in found if each.key})
-        run = Run(desk, stop=threading.Event(), rate=10**9, pause=lambda _seconds: self.world.consume())
+        run = Run(
+            desk, stop=threading.Event(), rate=10**9, pause=lambda _seconds: self.world.consume()
+        )
         tally = replay(run, found, Judge(self.world.settings, None))
         desk.close()
         return tally
@@ -114,7 +135,9 @@ class Crm:
     def discard(self, place: int) -> None:
         desk = self.world.desk(lambda: None)
         desk.take()
-        found = [each for each in self.letters()[place : place + 1] if desk.decided.get(each.id) is None]
+        found = [
+            each for each in self.letters()[place : place + 1] if desk.decided.get(each.id) is None
+        ]
         for each in found:
             del self.history[each.facts.offset or 0]
         discard(Run(desk), found, "a test")
@@ -131,14 +154,20 @@ class Crm:
 
     def table(self) -> dict[bytes | None, dict[str, Any] | None]:
         records = self.world.records(self.topics.lead_predictions)
-        return _table((message.key(), message.value()) for message in records if self._mine(message.key()))
+        return _table(
+            (message.key(), message.value()) for message in records if self._mine(message.key())
+        )
 
     def in_order(self, line: Pipeline) -> dict[bytes | None, dict[str, Any] | None]:
         """The table of the kept history, each change in a batch of its own."""
         broker = MemoryBroker()
         for _, (lead, value) in sorted(self.history.items()):
             broker.append(Output(CHANGES, lead.encode(), value))
-        outputs = [output for message in broker.records[CHANGES] for output in line.process(batch(message)).outputs]
+        outputs = [
+            output
+            for message in broker.records[CHANGES]
+            for output in line.process(batch(message)).outputs
+        ]
         return _table((each.key, each.value) for each in outputs if each.topic == PREDICTIONS)
 
     def check_audit(self) -> None:
@@ -146,7 +175,11 @@ class Crm:
         audit = self.world.records(self.topics.dead_letter_audit)
         assert verify(audit, DECISION).breaks == []
         mine = {each.id for each in self.letters()}
-        found = [decision for message in audit if (decision := decision_in(message, DECISION)).letter in mine]
+        found = [
+            decision
+            for message in audit
+            if (decision := decision_in(message, DECISION)).letter in mine
+        ]
         assert len(found) == len(mine)
         changes = self.world.records(self.topics.lead_changes)
         sent = [message for message in changes if message.headers() and self._mine(message.key())]
@@ -161,7 +194,13 @@ def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
     found: dict[bytes | None, dict[str, Any] | None] = {}
     for key, value in records:
         found[key] = None if value is None else PREDICTION.decode(value)
-        for name in ("source_topic", "source_offset", "source_partition", "coalesced_changes", "scored_at"):
+        for name in (
+            "source_topic",
+            "source_offset",
+            "source_partition",
+            "coalesced_changes",
+            "scored_at",
+        ):
             (found[key] or {}).pop(name, None)
     return found
 
@@ -192,14 +231,22 @@ def interleave(crm: Crm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> N
 @settings(max_examples=150, deadline=None, suppress_health_check=_no_fixtures)
 @given(drawn=st.lists(steps, max_size=25), versions=st.booleans(), happens=happenings)
 def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
-    model: ModelSlot, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    model: ModelSlot,
+    forgetful: Pipeline,
+    drawn: list[tuple[str, Any]],
+    versions: bool,
+    happens: list[str | None],
 ) -> None:
     interleave(Crm(MemoryWorld(model), versions, happens), forgetful, drawn)
 
 
 # On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
 _few = settings(
-    max_examples=8, derandomize=True, deadline=None, phases=(Phase.generate,), suppress_health_check=_no_fixtures
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    phases=(Phase.generate,),
+    suppress_health_check=_no_fixtures,
 )
 _many = settings(_few, max_examples=60)
 _long = st.lists(steps, min_size=12, max_size=25)
@@ -209,7 +256,11 @@ _long = st.lists(steps, min_size=12, max_size=25)
 @_few
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
-    real: Ground, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    real: Ground,
+    forgetful: Pipeline,
+    drawn: list[tuple[str, Any]],
+    versions: bool,
+    happens: list[str | None],
 ) -> None:
     interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)
 
@@ -220,6 +271,10 @@ def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
 @_many
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_one_among_many_either(
-    real: Ground, forgetful: Pipeline, drawn: list[tuple[str, Any]], versions: bool, happens: list[str | None]
+    real: Ground,
+    forgetful: Pipeline,
+    drawn: list[tuple[str, Any]],
+    versions: bool,
+    happens: list[str | None],
 ) -> None:
     interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from features import MISSING, UNKNOWN, CalendarSettings, FittedFeatures, columns_of, specify
 from features.spec import CATEGORY, LAST_MOMENT, NUMBER
 
-SPECIFICATION = specify(CalendarSettings("Europe/Warsaw"), numbers=("visits", "a.b"), categories=("country",))
+SPECIFICATION = specify(
+    CalendarSettings("Europe/Warsaw"), numbers=("visits", "a.b"), categories=("country",)
+)
 
 moments = st.one_of(
     st.integers(1_500_000_000_000, 1_900_000_000_000),
@@ -28,11 +30,15 @@ numbers = st.one_of(
     st.integers(0, 1000),
     st.floats(),
     st.integers(),
-    st.sampled_from([math.nan, math.inf, -0.0, 5e-324, 1e15, 1e308, 10**400, "7", "", True, b"\xff"]),
+    st.sampled_from(
+        [math.nan, math.inf, -0.0, 5e-324, 1e15, 1e308, 10**400, "7", "", True, b"\xff"]
+    ),
 )
 texts = st.one_of(
     st.none(),
-    st.sampled_from(["", " ", "new", "New", " open", "x" * 256, "x" * 257, "\0", "new\0", "\ud800", "ß", "SS"]),
+    st.sampled_from(
+        ["", " ", "new", "New", " open", "x" * 256, "x" * 257, "\0", "new\0", "\ud800", "ß", "SS"]
+    ),
     st.text(alphabet=st.characters(), max_size=12),
     st.floats(),
     st.lists(st.integers(), max_size=1),
@@ -48,11 +54,18 @@ states = st.fixed_dictionaries(
         "source": texts,
         "programme_name": texts,
         "campus_name": texts,
-        "numbers": st.one_of(st.none(), st.dictionaries(st.sampled_from(["visits", "a.b", "c"]), numbers)),
-        "categories": st.one_of(st.none(), st.dictionaries(st.sampled_from(["country", "city"]), texts)),
+        "numbers": st.one_of(
+            st.none(), st.dictionaries(st.sampled_from(["visits", "a.b", "c"]), numbers)
+        ),
+        "categories": st.one_of(
+            st.none(), st.dictionaries(st.sampled_from(["country", "city"]), texts)
+        ),
     },
 )
-leads = st.tuples(states, st.one_of(st.integers(1_500_000_000_000, 1_900_000_000_000), st.integers(0, LAST_MOMENT)))
+leads = st.tuples(
+    states,
+    st.one_of(st.integers(1_500_000_000_000, 1_900_000_000_000), st.integers(0, LAST_MOMENT)),
+)
 Leads = list[tuple[dict[str, Any], int]]
 
 
@@ -70,7 +83,9 @@ def _training() -> FittedFeatures:
         }
         for _ in range(3000)
     ]
-    return FittedFeatures.fit(columns_of(rows), np.full(len(rows), 1_800_000_000_000), SPECIFICATION)
+    return FittedFeatures.fit(
+        columns_of(rows), np.full(len(rows), 1_800_000_000_000), SPECIFICATION
+    )
 
 
 FITTED = _training()
@@ -96,7 +111,9 @@ def outcome(batch: Leads, fitted: FittedFeatures = FITTED) -> list[tuple[object,
 
 @patient
 @given(st.lists(leads, min_size=1, max_size=12), st.data())
-def test_a_leads_row_has_the_same_bits_in_any_batch_and_any_order(batch: Leads, data: st.DataObject) -> None:
+def test_a_leads_row_has_the_same_bits_in_any_batch_and_any_order(
+    batch: Leads, data: st.DataObject
+) -> None:
     """A batch of other rows takes other paths: vector or scalar loops, a fast conversion or a careful one."""
     together = outcome(batch)
     order = data.draw(st.permutations(range(len(batch))))
@@ -136,7 +153,9 @@ def test_imputed_flags_codes_and_coverage_tell_the_same_story(batch: Leads) -> N
         assert all(row[name] == FITTED.distributions[name].median for name in matrix.imputed[i])
         codes = [row[output.get(spec.name, spec.name)] for spec in SPECIFICATION.of_kind(CATEGORY)]
         absent = len(matrix.imputed[i]) + codes.count(MISSING)
-        assert matrix.coverage[i] == (len(SPECIFICATION.inputs) - absent) / len(SPECIFICATION.inputs)
+        assert matrix.coverage[i] == (len(SPECIFICATION.inputs) - absent) / len(
+            SPECIFICATION.inputs
+        )
         assert matrix.unusual[i] * len(SPECIFICATION.inputs) >= codes.count(UNKNOWN)
 
 
@@ -146,7 +165,9 @@ def test_imputed_flags_codes_and_coverage_tell_the_same_story(batch: Leads) -> N
     st.integers(0, 8),
     st.sampled_from([None, -1, math.nan, 10**400]),
 )
-def test_a_failed_row_does_not_touch_its_neighbours(batch: Leads, at: int, created_at: object) -> None:
+def test_a_failed_row_does_not_touch_its_neighbours(
+    batch: Leads, at: int, created_at: object
+) -> None:
     at = min(at, len(batch))
     with_failure = outcome([*batch[:at], ({"created_at": created_at}, 0), *batch[at:]])
     assert with_failure[at][-1] is not None
@@ -161,12 +182,16 @@ def test_the_fitted_features_give_the_same_bits_after_pickling(batch: Leads) -> 
 
 @settings(patient, max_examples=30)
 @given(st.lists(leads, min_size=1, max_size=30), st.randoms(use_true_random=False))
-def test_the_order_of_training_rows_does_not_change_what_is_learnt(batch: Leads, random: Random) -> None:
+def test_the_order_of_training_rows_does_not_change_what_is_learnt(
+    batch: Leads, random: Random
+) -> None:
     sound: Leads = [*batch, ({"created_at": 0}, 0)]
     shuffled = random.sample(sound, len(sound))
     probe: Leads = [*batch, ({"created_at": 5, "lead_score": 3, "status": "new"}, 9)]
     one, other = (
-        FittedFeatures.fit(columns_of([s for s, _ in rows]), np.array([t for _, t in rows]), SPECIFICATION)
+        FittedFeatures.fit(
+            columns_of([s for s, _ in rows]), np.array([t for _, t in rows]), SPECIFICATION
+        )
         for rows in (sound, shuffled)
     )
     assert outcome(probe, one) == outcome(probe, other)
@@ -184,5 +209,7 @@ def test_the_bits_do_not_depend_on_where_in_a_long_batch_a_row_stands(n: int, st
     }
     as_of = np.full(n + start, 1_750_000_000_000)
     whole = FITTED.transform(columns, as_of).values[start:]
-    part = FITTED.transform({name: values[start:] for name, values in columns.items()}, as_of[start:]).values
+    part = FITTED.transform(
+        {name: values[start:] for name, values in columns.items()}, as_of[start:]
+    ).values
     assert whole.tobytes() == part.tobytes()

@@ -4,18 +4,22 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from features import columns_of
-from models.explain import strongest
-from models.scorer import Model
-from models.venn_abers import VennAbers
-from tests.trained import START_MS, trained
+from models.serve.explain import strongest
+from models.serve.scorer import Model
+from models.serve.venn_abers import VennAbers
+from tests.trained_models import START_MS, trained
 
-MODEL = Model(trained().artifact, {**trained().manifest, "version": "1.0.0", "artifact": {"sha256": "00"}})
+MODEL = Model(
+    trained().artifact, {**trained().manifest, "version": "1.0.0", "artifact": {"sha256": "00"}}
+)
 
 points = st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=2, max_size=40).filter(
     lambda drawn: len({label for _, label in drawn}) == 2
 )
 numbers = st.one_of(st.none(), st.floats(), st.floats(0, 200), st.integers(0, 10**15))
-texts = st.one_of(st.none(), st.text(max_size=300), st.sampled_from(["website", "Lead", "new", "MBA"]))
+texts = st.one_of(
+    st.none(), st.text(max_size=300), st.sampled_from(["website", "Lead", "new", "MBA"])
+)
 states = st.fixed_dictionaries(
     {
         "created_at": st.one_of(
@@ -31,11 +35,15 @@ states = st.fixed_dictionaries(
         "campus_name": texts,
     }
 )
-batches = st.lists(st.tuples(states, st.integers(START_MS, START_MS + 10**10)), min_size=1, max_size=12)
+batches = st.lists(
+    st.tuples(states, st.integers(START_MS, START_MS + 10**10)), min_size=1, max_size=12
+)
 
 
 @given(points, st.integers(-1, 26))
-def test_venn_abers_is_two_isotonic_fits_whatever_the_ties(drawn: list[tuple[int, bool]], asked: int) -> None:
+def test_venn_abers_is_two_isotonic_fits_whatever_the_ties(
+    drawn: list[tuple[int, bool]], asked: int
+) -> None:
     scores = np.array([score for score, _ in drawn], dtype=np.float64)
     labels = np.array([label for _, label in drawn])
     score = asked / 2
@@ -49,7 +57,9 @@ def test_venn_abers_is_two_isotonic_fits_whatever_the_ties(drawn: list[tuple[int
 def test_a_higher_score_is_never_a_lower_probability(drawn: list[tuple[int, bool]]) -> None:
     scores = np.array([score for score, _ in drawn], dtype=np.float64)
     asked = np.arange(-1, 14, 0.5)
-    probability, low, high = VennAbers.fit(scores, np.array([label for _, label in drawn])).interval(asked)
+    probability, low, high = VennAbers.fit(
+        scores, np.array([label for _, label in drawn])
+    ).interval(asked)
     for values in (probability, low, high):
         assert (np.diff(values) >= 0).all()
     assert (low <= probability).all()
@@ -59,7 +69,9 @@ def test_a_higher_score_is_never_a_lower_probability(drawn: list[tuple[int, bool
 
 @settings(deadline=None, max_examples=60)
 @given(batches)
-def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(batch: list[tuple[dict[str, object], int]]) -> None:
+def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(
+    batch: list[tuple[dict[str, object], int]],
+) -> None:
     as_of = np.array([moment for _, moment in batch])
     together = MODEL.score(columns_of([state for state, _ in batch]), as_of, 30)
     for i, (state, moment) in enumerate(batch):
@@ -71,13 +83,26 @@ def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(batch: list[tupl
         for name in ("raw", "probability", "low", "high", "confidence", "coverage"):
             assert getattr(alone, name).tobytes() == getattr(together, name)[i : i + 1].tobytes()
         assert (alone.reasons[0], alone.imputed[0]) == (together.reasons[i], together.imputed[i])
-        assert abs(MODEL.base + sum(points for _, points in alone.reasons[0]) - alone.raw[0]) < 1e-12
+        assert (
+            abs(MODEL.base + sum(points for _, points in alone.reasons[0]) - alone.raw[0]) < 1e-12
+        )
         assert 0 <= alone.low[0] <= alone.probability[0] <= alone.high[0] <= 1
         assert 0 <= alone.confidence[0] <= 1
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.1, -0.1, 0.2, -0.3]), min_size=4, max_size=4), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 0.1, -0.1, 0.2, -0.3]), min_size=4, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_equal_strengths_keep_the_order_of_the_features(rows: list[list[float]]) -> None:
-    for row, reasons in zip(rows, strongest(np.array(rows), 4).named(("a", "b", "c", "d")), strict=True):
-        expected = sorted(((name, x) for name, x in zip("abcd", row, strict=True) if x), key=lambda item: -abs(item[1]))
+    for row, reasons in zip(
+        rows, strongest(np.array(rows), 4).named(("a", "b", "c", "d")), strict=True
+    ):
+        expected = sorted(
+            ((name, x) for name, x in zip("abcd", row, strict=True) if x),
+            key=lambda item: -abs(item[1]),
+        )
         assert list(reasons) == expected

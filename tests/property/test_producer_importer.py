@@ -27,17 +27,27 @@ where = "where"
 """
 WRITER, READER = Writer("LeadChanged"), Reader("LeadChanged")
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-CELLS = st.tuples(TEXT, st.one_of(TEXT, st.datetimes().map(str)), st.one_of(TEXT, st.floats().map(str)), TEXT, TEXT)
+CELLS = st.tuples(
+    TEXT,
+    st.one_of(TEXT, st.datetimes().map(str)),
+    st.one_of(TEXT, st.floats().map(str)),
+    TEXT,
+    TEXT,
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(CELLS, max_size=15))
-def test_every_row_is_read_or_refused_and_what_is_read_can_be_written(table: list[tuple[str, ...]]) -> None:
+def test_every_row_is_read_or_refused_and_what_is_read_can_be_written(
+    table: list[tuple[str, ...]],
+) -> None:
     with TemporaryDirectory() as folder:
         path, mapping = Path(folder) / "leads.csv", Path(folder) / "m.toml"
         mapping.write_text(MAPPING)
         with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("id", "created", "score", "status", "where"), *table])
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows(
+                [("id", "created", "score", "status", "where"), *table]
+            )
         results = list(read_rows(path, load_mapping(mapping)))
     assert len(results) == len(table)
     for result, cells in zip(results, table, strict=True):

@@ -47,13 +47,16 @@ def values(schema: Any) -> st.SearchStrategy[Any]:
         case "map":
             return st.dictionaries(TEXT, values(schema["values"]), max_size=4)
         case "record":
-            return st.fixed_dictionaries({field["name"]: values(field["type"]) for field in schema["fields"]})
+            return st.fixed_dictionaries(
+                {field["name"]: values(field["type"]) for field in schema["fields"]}
+            )
     raise AssertionError(kind)
 
 
 RECORDS = {name: values(catalogue.present(name)) for name in catalogue.FILES}
 SECOND = {
-    name: avro.schema.parse(json.dumps(_without_logical_types(catalogue.present(name)))) for name in catalogue.FILES
+    name: avro.schema.parse(json.dumps(_without_logical_types(catalogue.present(name))))
+    for name in catalogue.FILES
 }
 
 
@@ -98,30 +101,39 @@ def test_what_is_written_is_what_is_read_in_both_framings(name: str, data: st.Da
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_a_second_implementation_writes_and_reads_the_same_bytes(name: str, data: st.DataObject) -> None:
+def test_a_second_implementation_writes_and_reads_the_same_bytes(
+    name: str, data: st.DataObject
+) -> None:
     record = data.draw(RECORDS[name])
     value = WRITERS[name].encode(record)
     stream = BytesIO()
     avro.io.DatumWriter(SECOND[name]).write(record, avro.io.BinaryEncoder(stream))
     assert stream.getvalue() == value[10:]
-    assert avro.io.DatumReader(SECOND[name]).read(avro.io.BinaryDecoder(BytesIO(value[10:]))) == record
+    assert (
+        avro.io.DatumReader(SECOND[name]).read(avro.io.BinaryDecoder(BytesIO(value[10:]))) == record
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(name: str, data: st.DataObject) -> None:
+def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(
+    name: str, data: st.DataObject
+) -> None:
     value = bytearray(WRITERS[name].encode(data.draw(RECORDS[name])))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(10, len(value)))
         value[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=12))
     end = end_of(lambda: READERS[name].decode(bytes(value)))
     fields = {field["name"] for field in catalogue.present(name)["fields"]}
-    assert end == (Reason.DECODE_FAILED, "decode") or (isinstance(end, dict) and end.keys() == fields)
+    assert end == (Reason.DECODE_FAILED, "decode") or (
+        isinstance(end, dict) and end.keys() == fields
+    )
 
 
 @given(
-    value=st.binary(max_size=60), head=st.sampled_from([b"", b"\x00", b"\x00\x00\x00\x00\x01", b"\xc3", b"\xc3\x01"])
+    value=st.binary(max_size=60),
+    head=st.sampled_from([b"", b"\x00", b"\x00\x00\x00\x00\x01", b"\xc3", b"\xc3\x01"]),
 )
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_end_in_a_record_or_one_of_three_reasons(head: bytes, value: bytes) -> None:
@@ -132,8 +144,12 @@ def test_any_bytes_end_in_a_record_or_one_of_three_reasons(head: bytes, value: b
 
 
 ANYTHING = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(max_size=3)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(max_size=3)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=4,
 )
 
@@ -141,7 +157,9 @@ ANYTHING = st.recursive(
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_a_record_with_anything_in_a_field_is_refused_or_comes_back_equal(name: str, data: st.DataObject) -> None:
+def test_a_record_with_anything_in_a_field_is_refused_or_comes_back_equal(
+    name: str, data: st.DataObject
+) -> None:
     record = data.draw(RECORDS[name])
     field = data.draw(st.sampled_from(sorted(record)))
     record[field] = data.draw(ANYTHING)

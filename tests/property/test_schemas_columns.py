@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leadstream.coded import Coded
+from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison
 from schemas.codec import Reader, Writer
-from schemas.columns import ColumnReader, ColumnWriter, Items, Maps, NotColumns, Table, Texts, records
+from schemas.columns import (
+    ColumnReader,
+    ColumnWriter,
+    Items,
+    Maps,
+    NotColumns,
+    Table,
+    Texts,
+    records,
+)
 
 WRITER = Writer("LeadPrediction")
 COLUMNS, READER = ColumnWriter(WRITER), Reader("LeadPrediction")
@@ -32,8 +41,10 @@ def column(draw: st.DrawFn, of: st.SearchStrategy[Any], n: int) -> list[Any]:
 def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
     """Columns of n predictions."""
 
-    def choice(of: Sequence[Any], count: int) -> Coded:
-        return Coded(np.array(column(draw, st.integers(0, len(of) - 1), count), np.intp), of)
+    def choice(of: Sequence[Any], count: int) -> DictionaryColumn:
+        return DictionaryColumn(
+            np.array(column(draw, st.integers(0, len(of) - 1), count), np.intp), of
+        )
 
     reasons = np.array(column(draw, st.integers(0, 70 if n == 1 else 3), n), np.int64)
     total = int(reasons.sum())
@@ -44,14 +55,22 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
         "prediction": np.array(column(draw, st.booleans(), n), np.bool_),
         **{
             name: np.array(column(draw, doubles, n), np.float64)
-            for name in ("probability", "probability_low", "probability_high", "confidence", "raw_score")
+            for name in (
+                "probability",
+                "probability_low",
+                "probability_high",
+                "confidence",
+                "raw_score",
+            )
         },
         "grade": choice("ABCD", n),
         "threshold": draw(doubles),
         "reasons": Items(reasons, {"feature": choice(draw(names), total), "contribution": points}),
         "feature_coverage": np.array(column(draw, doubles, n), np.float64),
         "imputed": choice(draw(st.lists(names, min_size=1, max_size=3)), n),
-        **{name: draw(texts) for name in ("model_used", "model_version", "model_sha256", "variant")},
+        **{
+            name: draw(texts) for name in ("model_used", "model_version", "model_sha256", "variant")
+        },
         "event_id": Texts.made([text.encode() for text in column(draw, texts, n)]),
         "change_type": choice(CHANGES, n),
         "lead_version": np.array(column(draw, longs, n), np.int64),
@@ -66,7 +85,9 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
 
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 7).flatmap(lambda n: st.tuples(st.just(n), columns(n))))
-def test_columns_are_written_as_their_records_are_one_by_one(drawn: tuple[int, dict[str, Any]]) -> None:
+def test_columns_are_written_as_their_records_are_one_by_one(
+    drawn: tuple[int, dict[str, Any]],
+) -> None:
     n, given_ = drawn
     found = records(given_, n)
     assert len(found) == n
@@ -75,20 +96,38 @@ def test_columns_are_written_as_their_records_are_one_by_one(drawn: tuple[int, d
 
 def plain(**other: Any) -> dict[str, Any]:
     """Three predictions, but for these columns."""
-    numbers = ("probability", "probability_low", "probability_high", "confidence", "raw_score", "feature_coverage")
-    whole = ("lead_version", "coalesced_changes", "occurred_at", "source_partition", "source_offset")
+    numbers = (
+        "probability",
+        "probability_low",
+        "probability_high",
+        "confidence",
+        "raw_score",
+        "feature_coverage",
+    )
+    whole = (
+        "lead_version",
+        "coalesced_changes",
+        "occurred_at",
+        "source_partition",
+        "source_offset",
+    )
     none = np.zeros(3, np.int64)
     return {
-        **{name: ["a", "b", "c"] for name in ("prediction_id", "lead_id", "event_id", "source_topic")},
+        **{
+            name: ["a", "b", "c"]
+            for name in ("prediction_id", "lead_id", "event_id", "source_topic")
+        },
         **dict.fromkeys(("model_used", "model_version", "model_sha256", "variant"), "m"),
         **{name: np.zeros(3) for name in numbers},
         **dict.fromkeys(whole, none),
         "prediction": np.zeros(3, np.bool_),
-        "grade": Coded(np.array([0, 1, 3]), "ABCD"),
+        "grade": DictionaryColumn(np.array([0, 1, 3]), "ABCD"),
         "threshold": 0.5,
-        "reasons": Items(none, {"feature": Coded(none[:0], []), "contribution": np.empty(0)}),
-        "imputed": Coded(none, [[]]),
-        "change_type": Coded(none, ["UPDATED"]),
+        "reasons": Items(
+            none, {"feature": DictionaryColumn(none[:0], []), "contribution": np.empty(0)}
+        ),
+        "imputed": DictionaryColumn(none, [[]]),
+        "change_type": DictionaryColumn(none, ["UPDATED"]),
         "scored_at": 1,
         **other,
     }
@@ -107,17 +146,25 @@ def test_what_is_written_can_be_read() -> None:
         {"lead_id": ["a", "b"]},
         {"lead_id": ["a", None, "c"]},
         {"lead_id": Texts(np.zeros(3, np.uint8), np.zeros(3, np.int64), np.array([1, -1, 1]))},
-        {"grade": Coded(np.zeros(3, np.int64), "E")},
-        {"grade": Coded(np.array([0, 4, 0]), "ABCD")},
-        {"grade": Coded(np.array([0, -1, 0]), "ABCD")},
+        {"grade": DictionaryColumn(np.zeros(3, np.int64), "E")},
+        {"grade": DictionaryColumn(np.array([0, 4, 0]), "ABCD")},
+        {"grade": DictionaryColumn(np.array([0, -1, 0]), "ABCD")},
         {
             "reasons": Items(
-                np.array([-1, 1, 0]), {"feature": Coded(np.empty(0, np.int64), []), "contribution": np.empty(0)}
+                np.array([-1, 1, 0]),
+                {
+                    "feature": DictionaryColumn(np.empty(0, np.int64), []),
+                    "contribution": np.empty(0),
+                },
             )
         },
         {
             "reasons": Items(
-                np.array([0, 1, 0]), {"feature": Coded(np.empty(0, np.int64), []), "contribution": np.empty(0)}
+                np.array([0, 1, 0]),
+                {
+                    "feature": DictionaryColumn(np.empty(0, np.int64), []),
+                    "contribution": np.empty(0),
+                },
             )
         },
         {"probability": np.zeros(2)},
@@ -129,7 +176,9 @@ def test_what_is_written_can_be_read() -> None:
     ],
     ids=repr,
 )
-def test_columns_that_do_not_fit_are_refused_whole_and_never_written_wrong(other: dict[str, Any]) -> None:
+def test_columns_that_do_not_fit_are_refused_whole_and_never_written_wrong(
+    other: dict[str, Any],
+) -> None:
     with pytest.raises(NotColumns):
         COLUMNS.encode(plain(**other), 3)
 
@@ -151,7 +200,9 @@ states = st.fixed_dictionaries(
         "created_at": longs,
         **dict.fromkeys(("lead_score", "engagement_score"), optional_doubles),
         "touchpoint_count": st.none() | ints,
-        **dict.fromkeys(("lifecycle_state", "status", "source", "programme_name", "campus_name"), optional_texts),
+        **dict.fromkeys(
+            ("lifecycle_state", "status", "source", "programme_name", "campus_name"), optional_texts
+        ),
         "numbers": st.dictionaries(st.sampled_from("abé") | texts, doubles, max_size=3),
         "categories": st.dictionaries(st.sampled_from("abé") | texts, texts, max_size=3),
     }
@@ -174,22 +225,32 @@ def row_of(table: Table, row: int) -> dict[str, Any]:
         if isinstance(values, Maps):
             asked = {key: values.values(key) for key in ("a", "b", "é")}
             found[field] = {
-                key: of.coded()[row] if isinstance(of, Texts) else None if np.isnan(of[row]) else of[row]
+                key: of.dictionary_encode()[row]
+                if isinstance(of, Texts)
+                else None
+                if np.isnan(of[row])
+                else of[row]
                 for key, of in asked.items()
             }
         elif isinstance(values, Texts):
-            found[field] = values.coded()[row]
+            found[field] = values.dictionary_encode()[row]
         elif path == "change_type":
             found[field] = CHANGE_COLUMNS.symbols[path][values[row]]
         else:
-            found[field] = None if values.dtype == np.float64 and np.isnan(values[row]) else values[row]
+            found[field] = (
+                None if values.dtype == np.float64 and np.isnan(values[row]) else values[row]
+            )
     return found
 
 
 def plain_of(record: dict[str, Any]) -> dict[str, Any]:
     """A decoded record in the same form: a NaN is no number, and a state that is absent has no fields."""
     lead = record["lead"]
-    absent = dict.fromkeys(CHANGE_COLUMNS_OF_STATE) | {"created_at": 0, "numbers": {}, "categories": {}}
+    absent = dict.fromkeys(CHANGE_COLUMNS_OF_STATE) | {
+        "created_at": 0,
+        "numbers": {},
+        "categories": {},
+    }
     flat = record | (absent if lead is None else lead) | {"lead": lead is not None}
     for field in ("numbers", "categories"):
         flat[field] = {key: flat[field].get(key) for key in ("a", "b", "é")}
@@ -211,7 +272,9 @@ CHANGE_COLUMNS_OF_STATE = (
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(changes, max_size=6))
-def test_what_the_writer_writes_is_read_in_columns_as_it_is_one_by_one(records_: list[dict[str, Any]]) -> None:
+def test_what_the_writer_writes_is_read_in_columns_as_it_is_one_by_one(
+    records_: list[dict[str, Any]],
+) -> None:
     values = [CHANGE_WRITER.encode(record) for record in records_]
     table = CHANGE_COLUMNS.read(values)
     assert table.read.all()
@@ -228,12 +291,18 @@ def changed(value: bytes, at: int, by: bytes, without: int) -> bytes:
 @given(
     st.lists(
         st.builds(
-            changed, changes.map(CHANGE_WRITER.encode), st.integers(0, 10**6), st.binary(max_size=9), st.integers(0, 9)
+            changed,
+            changes.map(CHANGE_WRITER.encode),
+            st.integers(0, 10**6),
+            st.binary(max_size=9),
+            st.integers(0, 9),
         ),
         max_size=6,
     )
 )
-def test_of_damaged_values_none_is_read_in_columns_but_as_the_codec_reads_it(values: list[bytes]) -> None:
+def test_of_damaged_values_none_is_read_in_columns_but_as_the_codec_reads_it(
+    values: list[bytes],
+) -> None:
     table = CHANGE_COLUMNS.read(values)
     for row in np.flatnonzero(table.read).tolist():
         assert row_of(table, row) == plain_of(CHANGE_READER.decode(values[row]))
@@ -265,7 +334,10 @@ def test_a_text_that_python_refuses_is_never_read(text: bytes) -> None:
         "lead": None,
     }
     value = CHANGE_WRITER.encode(record)
-    assert CHANGE_COLUMNS.read([value, value.replace(b"\x01" * len(text), text)]).read.tolist() == [True, False]
+    assert CHANGE_COLUMNS.read([value, value.replace(b"\x01" * len(text), text)]).read.tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_numbers_of_more_than_64_bits_and_lengths_beyond_the_value_are_left_to_the_codec() -> None:
@@ -281,14 +353,18 @@ def test_numbers_of_more_than_64_bits_and_lengths_beyond_the_value_are_left_to_t
         b"\x01",
     ):
         assert not CHANGE_COLUMNS.read([head + first + body[1:]]).read.any()
-    assert CHANGE_COLUMNS.read([head + b"\x80\x80\x00" + body[1:]]).read.all()  # a longer zero is a zero
+    assert CHANGE_COLUMNS.read(
+        [head + b"\x80\x80\x00" + body[1:]]
+    ).read.all()  # a longer zero is a zero
 
 
 def test_a_null_and_a_value_of_another_schema_are_left_to_the_codec() -> None:
     value = CHANGE_WRITER.encode(
         {"event_id": "e", "lead_id": "l", "change_type": "UPDATED", "occurred_at": 0, "lead": None}
     )
-    assert CHANGE_COLUMNS.read([None, value, b"", b"\x00" + value[1:], value[:10]]).read.tolist() == [
+    assert CHANGE_COLUMNS.read(
+        [None, value, b"", b"\x00" + value[1:], value[:10]]
+    ).read.tolist() == [
         False,
         True,
     ] + 3 * [False]
@@ -296,4 +372,4 @@ def test_a_null_and_a_value_of_another_schema_are_left_to_the_codec() -> None:
 
 def test_distinct_texts_are_told_apart_also_where_their_number_is_that_of_the_rows() -> None:
     texts_ = [str(i % 700) for i in range(3000)]
-    assert Texts.made([text.encode() for text in texts_]).coded() == texts_
+    assert Texts.made([text.encode() for text in texts_]).dictionary_encode() == texts_

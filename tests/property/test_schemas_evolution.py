@@ -31,7 +31,11 @@ DEFAULTS: dict[str, Any] = {**SAMPLES, "bytes": "a"}
 def types(draw: st.DrawFn) -> Any:
     """A type of depth two at most; names are few, so that two drawn schemas often speak of the same thing."""
     primitive = st.sampled_from(PRIMITIVES)
-    match draw(st.sampled_from(["primitive", "primitive", "array", "map", "union", "enum", "fixed", "record"])):
+    match draw(
+        st.sampled_from(
+            ["primitive", "primitive", "array", "map", "union", "enum", "fixed", "record"]
+        )
+    ):
         case "array":
             return {"type": "array", "items": draw(primitive)}
         case "map":
@@ -45,7 +49,11 @@ def types(draw: st.DrawFn) -> Any:
         case "fixed":
             return {"type": "fixed", "name": "NAME", "size": draw(st.integers(1, 2))}
         case "record":
-            return {"type": "record", "name": "NAME", "fields": [{"name": "x", "type": draw(primitive)}]}
+            return {
+                "type": "record",
+                "name": "NAME",
+                "fields": [{"name": "x", "type": draw(primitive)}],
+            }
     return draw(primitive)
 
 
@@ -85,8 +93,12 @@ def sample(kind: Any) -> Any:
 @settings(max_examples=150, deadline=None)
 def test_the_rules_agree_with_a_second_implementation(reader: Any, writer: Any) -> None:
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
-    other = checker.get_compatibility(avro.schema.parse(json.dumps(reader)), avro.schema.parse(json.dumps(writer)))
-    assert (breaks(reader, writer) == []) == (other.compatibility is SchemaCompatibilityType.compatible)
+    other = checker.get_compatibility(
+        avro.schema.parse(json.dumps(reader)), avro.schema.parse(json.dumps(writer))
+    )
+    assert (breaks(reader, writer) == []) == (
+        other.compatibility is SchemaCompatibilityType.compatible
+    )
 
 
 @given(reader=records(), writer=records())

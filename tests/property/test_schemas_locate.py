@@ -35,7 +35,9 @@ def test_a_fault_that_only_one_of_reader_and_search_sees_would_send_its_reader_t
         "nothing": value,
         "cut": value[:at],
         "more": value + b"\x00",
-        "byte": value[: at - 1] + data.draw(st.binary(min_size=1, max_size=1)) + value[at:] if at > 10 else value,
+        "byte": value[: at - 1] + data.draw(st.binary(min_size=1, max_size=1)) + value[at:]
+        if at > 10
+        else value,
         "insert": value[:at] + data.draw(st.binary(min_size=1, max_size=4)) + value[at:],
     }[change]
     failure = first_failure(broken, *READER.layout(broken))

@@ -4,17 +4,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from consumer.batch import Batch, ClosedBy, Message, Outcome, Output
-from consumer.leads import Lead
-from consumer.pipeline import Codecs, Pipeline
-from consumer.versions import Versions
+from consumer.scoring.leads import Lead
+from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.result import BatchResult
+from consumer.scoring.versions import Versions
 from leadstream.errors import Transient
+from leadstream.kafka.batch import Batch, ClosedBy, Message, Output
 from leadstream.settings import load_settings
-from models.registry import ModelRegistry
-from models.slot import ChallengerSlot, ModelSlot
+from models.registry.versions import ModelRegistry
+from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 
 NOW_MS = 1_750_000_000_000
 CHANGES = "crm.lead-changes"
@@ -55,7 +56,9 @@ class FakeLeads:
         self.queries.append(list(lead_ids))
         if self.leads is None:
             raise Transient("postgres", "connection refused")
-        return {lead_id: self.leads[lead_id] for lead_id in self.queries[-1] if lead_id in self.leads}
+        return {
+            lead_id: self.leads[lead_id] for lead_id in self.queries[-1] if lead_id in self.leads
+        }
 
     def close(self) -> None:
         """Nothing to close."""
@@ -72,13 +75,23 @@ def pipeline(
     slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model, TRUST))
     challenger = challenger or ChallengerSlot(ModelRegistry(str(model), TRUST))
     readers = Reader("LeadChanged"), Reader("RescoreRequest")
-    codecs = Codecs(*readers, Writer("LeadPrediction"), Writer("RescoreResult"), Writer("LeadPrediction"))
+    codecs = Codecs(
+        *readers, Writer("LeadPrediction"), Writer("RescoreResult"), Writer("LeadPrediction")
+    )
     return Pipeline(
-        load_settings(settings, None), slot, challenger, codecs, leads, versions=versions, clock_ms=clock_ms
+        load_settings(settings, None),
+        slot,
+        challenger,
+        codecs,
+        leads,
+        versions=versions,
+        clock_ms=clock_ms,
     )
 
 
-def event(lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+def event(
+    lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any
+) -> dict[str, Any]:
     return {
         "event_id": f"event of {lead_id}",
         "lead_id": lead_id,
@@ -91,12 +104,16 @@ def event(lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts:
     }
 
 
-def change(offset: int, lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any) -> FakeMessage:
+def change(
+    offset: int, lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any
+) -> FakeMessage:
     record = event(lead_id, state, **({"event_id": f"event {offset}"} | facts))
     return FakeMessage(CHANGES, 0, offset, lead_id.encode(), _CHANGE.encode(record))
 
 
-def raw(offset: int, value: bytes | None, key: bytes | None = b"lead_1", topic: str = CHANGES) -> FakeMessage:
+def raw(
+    offset: int, value: bytes | None, key: bytes | None = b"lead_1", topic: str = CHANGES
+) -> FakeMessage:
     return FakeMessage(topic, 0, offset, key, value)
 
 
@@ -110,20 +127,26 @@ def avro_request(offset: int, request_id: str, lead_ids: list[str]) -> FakeMessa
 
 
 def batch(*messages: Message) -> Batch:
-    return Batch.of(list(messages), ClosedBy.DRAIN)
+    return Batch.from_messages(list(messages), ClosedBy.DRAIN)
 
 
-def on(outcome: Outcome, topic: str) -> list[Output]:
+def on(outcome: BatchResult, topic: str) -> list[Output]:
     return [output for output in outcome.outputs if output.topic == topic]
 
 
-def predictions(outcome: Outcome, topic: str = PREDICTIONS) -> list[dict[str, Any]]:
-    return [_PREDICTION.decode(output.value) for output in on(outcome, topic) if output.value is not None]
+def predictions(outcome: BatchResult, topic: str = PREDICTIONS) -> list[dict[str, Any]]:
+    return [
+        _PREDICTION.decode(output.value)
+        for output in on(outcome, topic)
+        if output.value is not None
+    ]
 
 
-def results(outcome: Outcome) -> list[dict[str, Any]]:
-    return [_RESULT.decode(output.value) for output in on(outcome, RESULTS) if output.value is not None]
+def results(outcome: BatchResult) -> list[dict[str, Any]]:
+    return [
+        _RESULT.decode(output.value) for output in on(outcome, RESULTS) if output.value is not None
+    ]
 
 
-def reasons(outcome: Outcome) -> list[str]:
+def reasons(outcome: BatchResult) -> list[str]:
     return [dict(output.headers or [])["dlq.reason"].decode() for output in on(outcome, LETTERS)]  # type: ignore[union-attr]

@@ -13,7 +13,9 @@ OURS = np.array([[0.5, -0.4, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4]])
 
 def test_the_same_contributions_agree_in_everything() -> None:
     found = reasons.agreement(OURS, OURS * 2)
-    assert found == pytest.approx({"same_first": 1, "overlap": 1, "same_three": 1, "correlation": 1})
+    assert found == pytest.approx(
+        {"same_first": 1, "overlap": 1, "same_three": 1, "correlation": 1}
+    )
 
 
 def test_strength_and_not_sign_decides_which_reasons_are_the_same() -> None:

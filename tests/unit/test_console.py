@@ -10,17 +10,17 @@ from urllib.parse import urlencode
 
 import pytest
 
-from commands.console.jobs import Jobs, Kind
-from commands.console.pages import Pages
-from commands.console.server import MOST_BYTES, Answer, Console
-from consumer.triage.anatomy import Anatomy, anatomy
-from consumer.triage.audit import Action, Decided, Decision, Verdict
-from consumer.triage.filters import Filter
-from consumer.triage.forecast import Forecast
-from consumer.triage.groups import Group, group
-from consumer.triage.letters import Letter, LetterId
-from consumer.triage.office import Survey
-from consumer.triage.replay import Tally
+from consumer.dead_letters.audit import Action, Decided, Decision, Verdict
+from consumer.dead_letters.dry_run_summary import Forecast
+from consumer.dead_letters.groups import Group, group
+from consumer.dead_letters.inspection import Anatomy, anatomy
+from consumer.dead_letters.letters import Letter, LetterId
+from consumer.dead_letters.replay import Tally
+from consumer.dead_letters.selection import Filter
+from consumer.dead_letters.service import Survey
+from leadstream.cli.console.jobs import Jobs, Kind
+from leadstream.cli.console.pages import Pages
+from leadstream.cli.console.server import MOST_BYTES, Answer, Console
 from leadstream.errors import Transient, UserError
 from leadstream.settings import load_settings
 from schemas.codec import Writer
@@ -90,7 +90,9 @@ class Browser:
         self.port = port
         self.headers = {"Host": f"127.0.0.1:{port}"}
 
-    def ask(self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str) -> Any:
+    def ask(
+        self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str
+    ) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         body = None if form is None else urlencode(form)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -146,8 +148,17 @@ def browser(served: Served) -> Browser:
     return found
 
 
-def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(served: Served, browser: Browser) -> None:
-    for name in ("evil.example", f"evil.example:{browser.port}", "127.0.0.1.evil.example", "", "[::1", "127.0.0.2"):
+def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(
+    served: Served, browser: Browser
+) -> None:
+    for name in (
+        "evil.example",
+        f"evil.example:{browser.port}",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1",
+        "127.0.0.2",
+    ):
         answer = browser.ask("GET", "/", Host=name)
         assert answer.status == 421, name
         assert "crm.lead-changes" not in answer.text
@@ -155,11 +166,18 @@ def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(served: Ser
         assert browser.ask("GET", "/", Host=name).status == 200, name
 
 
-@pytest.mark.parametrize("cookie", ["", "leadstream-console-{port}=guess", "other=1", "leadstream-console-{port}=é"])
+@pytest.mark.parametrize(
+    "cookie", ["", "leadstream-console-{port}=guess", "other=1", "leadstream-console-{port}=é"]
+)
 def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(served: Served, cookie: str) -> None:
     browser = served.browser()
     browser.headers["Cookie"] = cookie.format(port=browser.port)
-    for method, path in (("GET", "/"), ("GET", "/letters/0-1"), ("GET", "/jobs/1"), ("POST", "/discard")):
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/letters/0-1"),
+        ("GET", "/jobs/1"),
+        ("POST", "/discard"),
+    ):
         answer = browser.ask(method, path, {} if method == "POST" else None)
         assert answer.status == 403, path
         assert "LEAD_NOT_FOUND" not in answer.text
@@ -167,7 +185,9 @@ def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(served: Served, c
 
 
 def test_an_odd_cookie_of_another_program_locks_nobody_out(browser: Browser) -> None:
-    browser.headers["Cookie"] = f'theirs={{"a": [1, 2]}}; é=1; x@y=";"; {browser.headers["Cookie"]}; last'
+    browser.headers["Cookie"] = (
+        f'theirs={{"a": [1, 2]}}; é=1; x@y=";"; {browser.headers["Cookie"]}; last'
+    )
     assert browser.ask("GET", "/").status == 200
 
 
@@ -176,7 +196,8 @@ def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: Ser
     answer = served.browser().ask("GET", link)
     assert answer.status == 200
     assert re.fullmatch(
-        r"leadstream-console-\d+=[\w-]{43}; Path=/; HttpOnly; SameSite=Strict", answer.headers["Set-Cookie"]
+        r"leadstream-console-\d+=[\w-]{43}; Path=/; HttpOnly; SameSite=Strict",
+        answer.headers["Set-Cookie"],
     )
     again = served.browser().ask("GET", link)
     assert again.status == 403
@@ -207,7 +228,10 @@ def test_a_page_that_may_load_or_be_framed_by_others_is_theirs(browser: Browser)
         assert policy.startswith("default-src 'none';")
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
-        assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "no-store")
+        assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == (
+            "nosniff",
+            "no-store",
+        )
     assert "<script" not in browser.ask("GET", "/").text
 
 
@@ -222,9 +246,14 @@ def test_a_form_without_an_end_is_not_waited_for(browser: Browser, size: str) ->
     connection.close()
 
 
-def test_what_others_wrote_into_a_letter_is_text_and_never_markup(browser: Browser, office: Office) -> None:
+def test_what_others_wrote_into_a_letter_is_text_and_never_markup(
+    browser: Browser, office: Office
+) -> None:
     evil = "<script>alert(1)</script>\x1b[31m"
-    headers = [("kafka_dlt-exception-fqcn", evil.encode()), ("kafka_dlt-exception-message", evil.encode())]
+    headers = [
+        ("kafka_dlt-exception-fqcn", evil.encode()),
+        ("kafka_dlt-exception-message", evil.encode()),
+    ]
     first = office.all[0]
     office.all[0] = letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode()), *headers])
     assert office.all[0].id == first.id
@@ -242,7 +271,9 @@ def test_what_others_wrote_into_a_letter_is_text_and_never_markup(browser: Brows
         (UserError("topic nowhere: `leadstream topics create` makes what is missing"), 404),
     ],
 )
-def test_a_trouble_is_a_sentence_on_the_page(browser: Browser, office: Office, trouble: Exception, status: int) -> None:
+def test_a_trouble_is_a_sentence_on_the_page(
+    browser: Browser, office: Office, trouble: Exception, status: int
+) -> None:
     office.trouble = trouble
     answer = browser.ask("GET", "/")
     assert answer.status == status
@@ -269,13 +300,17 @@ def test_a_bug_is_told_in_the_terminal_and_not_on_the_page(
         ("offset", "²", "write a whole number"),
     ],
 )
-def test_what_a_person_writes_wrong_is_one_sentence(browser: Browser, name: str, text: str, sentence: str) -> None:
+def test_what_a_person_writes_wrong_is_one_sentence(
+    browser: Browser, name: str, text: str, sentence: str
+) -> None:
     answer = browser.ask("GET", f"/letters?{urlencode({name: text})}")
     assert answer.status == 400
     assert sentence in answer.text
 
 
-def test_a_letter_that_is_not_there_and_a_page_that_is_not_there_are_said_so(browser: Browser) -> None:
+def test_a_letter_that_is_not_there_and_a_page_that_is_not_there_are_said_so(
+    browser: Browser,
+) -> None:
     answer = browser.ask("GET", "/letters/0-999")
     assert (answer.status, "there is no letter 0-999" in answer.text) == (404, True)
     assert browser.ask("GET", "/../style.css").status == 404

@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Fate, Output
-from consumer.leads import Lead
-from consumer.predictions import Predictions, prediction_id
+from consumer.scoring.leads import Lead
+from consumer.scoring.predictions import Predictions, prediction_id
+from consumer.scoring.result import Disposition
 from leadstream.errors import Poison, Reason, Transient
-from models.registry import ModelRegistry
-from models.scorer import Model, Scores
-from models.slot import RETRY_SECONDS, ChallengerSlot
-from models.store import Store
-from models.variants import challenged
+from leadstream.kafka.batch import Output
+from leadstream.variants import challenged
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
+from models.serve.scorer import Model, Scores
+from models.serve.slot import RETRY_SECONDS, ChallengerSlot
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.fakes import MemoryPublisher
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import (
     LETTERS,
     NOW_MS,
@@ -54,7 +55,10 @@ class FailsFor(Model):
         scores = super().score(columns, as_of, reasons)
         scored = columns["lead_score"]
         poison = Poison(Reason.SCORING_FAILED, "score", "no tree for 13")
-        return replace(scores, failed={i: poison for i, value in enumerate(scored) if value == self.score_that_fails})
+        return replace(
+            scores,
+            failed={i: poison for i, value in enumerate(scored) if value == self.score_that_fails},
+        )
 
 
 class Breaks(Model):
@@ -106,13 +110,25 @@ def test_in_the_shadow_the_challenger_scores_every_lead_and_the_champion_s_bytes
     assert main(both.outputs) == alone.outputs
     assert (both.fates, both.imputed, both.coverage) == (alone.fates, alone.imputed, alone.coverage)
     ours, shadows = predictions(both), predictions(both, SHADOW)
-    assert [p["lead_id"] for p in shadows] == [output.key.decode() for output in on(both, SHADOW)] == LEADS  # type: ignore[union-attr]
+    assert [p["lead_id"] for p in shadows] == LEADS
+    assert [output.key for output in on(both, SHADOW)] == [lead.encode() for lead in LEADS]
     assert {(p["variant"], p["model_version"]) for p in ours} == {("champion", "1.0.0")}
     assert {(p["variant"], p["model_version"]) for p in shadows} == {("challenger", "1.1.0")}
-    same = ("event_id", "lead_version", "occurred_at", "scored_at", "source_offset", "coalesced_changes")
-    assert [[p[name] for name in same] for p in ours] == [[p[name] for name in same] for p in shadows]
+    same = (
+        "event_id",
+        "lead_version",
+        "occurred_at",
+        "scored_at",
+        "source_offset",
+        "coalesced_changes",
+    )
+    assert [[p[name] for name in same] for p in ours] == [
+        [p[name] for name in same] for p in shadows
+    ]
     for p in shadows:
-        assert p["prediction_id"] == prediction_id(p["event_id"], p["lead_id"], p["model_sha256"], "challenger")
+        assert p["prediction_id"] == prediction_id(
+            p["event_id"], p["lead_id"], p["model_sha256"], "challenger"
+        )
     assert any(a["probability"] != b["probability"] for a, b in zip(ours, shadows, strict=True))
     assert (both.challenger_version, both.challenged) == ("1.1.0", {("shadow", "scored"): 30})
     assert (alone.challenger_version, alone.challenged) == (None, {})
@@ -132,18 +148,24 @@ def test_a_challenger_gives_in_the_shadow_what_it_would_give_as_the_champion(
     ]
 
 
-def test_a_row_that_fails_in_the_challenger_costs_its_shadow_alone(store: str, rival: ChallengerSlot) -> None:
+def test_a_row_that_fails_in_the_challenger_costs_its_shadow_alone(
+    store: str, rival: ChallengerSlot
+) -> None:
     alone = pipeline(store).process(batch(*changes()))
     both = pipeline(store, challenger=as_(FailsFor, rival)).process(batch(*changes()))
     assert main(both.outputs) == alone.outputs
-    assert [p["lead_id"] for p in predictions(both, SHADOW)] == [lead for lead in LEADS if lead != "lead_13"]
+    assert [p["lead_id"] for p in predictions(both, SHADOW)] == [
+        lead for lead in LEADS if lead != "lead_13"
+    ]
     assert both.challenged == {("shadow", "scored"): 29, ("shadow", "failed"): 1}
 
 
 def test_a_row_that_fails_in_the_champion_has_no_shadow_and_its_letter_names_the_champion(
     store: str, rival: ChallengerSlot
 ) -> None:
-    outcome = pipeline(store, challenger=rival).process(batch(change(0), change(1, "far", {"lead_score": 1e14})))
+    outcome = pipeline(store, challenger=rival).process(
+        batch(change(0), change(1, "far", {"lead_score": 1e14}))
+    )
     assert reasons(outcome) == ["SCORING_FAILED"]
     assert dict(on(outcome, LETTERS)[0].headers or [])["dlq.model_version"] == b"1.0.0"
     assert [p["lead_id"] for p in predictions(outcome, SHADOW)] == ["lead_1"]
@@ -156,15 +178,22 @@ def test_a_bug_that_only_the_challenger_has_must_not_end_the_process(
 ) -> None:
     alone = pipeline(store).process(batch(*changes()))
     broken = as_(Breaks, rival)
-    both = pipeline(store, challenger=broken, LEADSTREAM_CHALLENGER_SHARE=share).process(batch(*changes()))
+    both = pipeline(store, challenger=broken, LEADSTREAM_CHALLENGER_SHARE=share).process(
+        batch(*changes())
+    )
     assert both.outputs == alone.outputs
-    assert both.challenger_error == "version 1.1.0 cannot score (IndexError('list index out of range'))"
+    assert (
+        both.challenger_error
+        == "version 1.1.0 cannot score (IndexError('list index out of range'))"
+    )
     assert both.challenger_version is None
     wanted = LEADS if share == "0" else [lead for lead in LEADS if challenged(lead, float(share))]
     assert both.challenged == {("shadow" if share == "0" else "split", "failed"): len(wanted)}
 
 
-def test_a_split_gives_each_lead_one_answer_by_the_model_that_its_id_says(store: str, rival: ChallengerSlot) -> None:
+def test_a_split_gives_each_lead_one_answer_by_the_model_that_its_id_says(
+    store: str, rival: ChallengerSlot
+) -> None:
     outcome = pipeline(store, challenger=rival, **SPLIT).process(batch(*changes()))
     assert on(outcome, SHADOW) == []
     assert [p["lead_id"] for p in predictions(outcome)] == LEADS
@@ -174,26 +203,30 @@ def test_a_split_gives_each_lead_one_answer_by_the_model_that_its_id_says(store:
     for prediction in predictions(outcome):
         version = "1.1.0" if prediction["lead_id"] in theirs else "1.0.0"
         assert prediction["model_version"] == version
-    assert outcome.fates == Counter({Fate.SCORED: 30})
+    assert outcome.fates == Counter({Disposition.SCORED: 30})
     assert outcome.challenged == {("split", "scored"): len(theirs)}
     assert len(outcome.coverage) == 30
     assert "split" in outcome.seconds
 
 
-def test_the_champion_s_share_of_a_split_is_the_same_bytes_as_without_one(store: str, rival: ChallengerSlot) -> None:
+def test_the_champion_s_share_of_a_split_is_the_same_bytes_as_without_one(
+    store: str, rival: ChallengerSlot
+) -> None:
     alone = {output.key: output for output in pipeline(store).process(batch(*changes())).outputs}
     for output in pipeline(store, challenger=rival, **SPLIT).process(batch(*changes())).outputs:
         assert output.key is not None
         assert (output == alone[output.key]) is not challenged(output.key.decode(), float(SHARE))
 
 
-def test_in_a_split_a_row_that_fails_in_the_challenger_is_the_champion_s(store: str, rival: ChallengerSlot) -> None:
+def test_in_a_split_a_row_that_fails_in_the_challenger_is_the_champion_s(
+    store: str, rival: ChallengerSlot
+) -> None:
     lead = next(lead for lead in LEADS if challenged(lead, float(SHARE)))
     bad = change(0, lead, {"lead_score": 13.0})
     [alone] = pipeline(store).process(batch(bad)).outputs
     outcome = pipeline(store, challenger=as_(FailsFor, rival), **SPLIT).process(batch(bad))
     assert outcome.outputs == [alone]
-    assert outcome.fates == Counter({Fate.SCORED: 1})
+    assert outcome.fates == Counter({Disposition.SCORED: 1})
     assert outcome.challenged == {("split", "failed"): 1}
 
 
@@ -202,10 +235,12 @@ def test_a_row_that_fails_in_both_is_one_dead_letter(store: str, rival: Challeng
         batch(change(0, state={"lead_score": 1e14}))
     )
     assert reasons(outcome) == ["SCORING_FAILED"]
-    assert outcome.fates == Counter({Fate.DEAD_LETTERED: 1})
+    assert outcome.fates == Counter({Disposition.DEAD_LETTERED: 1})
 
 
-def test_a_request_has_its_answer_and_the_shadow_its_predictions(store: str, rival: ChallengerSlot) -> None:
+def test_a_request_has_its_answer_and_the_shadow_its_predictions(
+    store: str, rival: ChallengerSlot
+) -> None:
     leads = FakeLeads({"a": Lead(STATE, 1), "b": Lead(STATE | {"lead_score": 13.0}, 1)})
     ask = batch(request(0, {"request_id": "r", "lead_ids": ["a", "b", "nobody"]}))
     alone = pipeline(store, leads).process(ask)
@@ -215,17 +250,23 @@ def test_a_request_has_its_answer_and_the_shadow_its_predictions(store: str, riv
     assert [p["event_id"] for p in predictions(both, SHADOW)] == ["r"]
 
 
-def test_a_request_of_a_split_tells_the_probability_that_was_published(store: str, rival: ChallengerSlot) -> None:
+def test_a_request_of_a_split_tells_the_probability_that_was_published(
+    store: str, rival: ChallengerSlot
+) -> None:
     leads = FakeLeads({lead: Lead(STATE, 1) for lead in LEADS})
     outcome = pipeline(store, leads, challenger=rival, **SPLIT).process(batch(request(0, LEADS)))
     [result] = results(outcome)
     published = {p["lead_id"]: p for p in predictions(outcome)}
     assert {p["variant"] for p in published.values()} == {"champion", "challenger"}
-    assert [p["probability"] for p in result["predictions"]] == [published[lead]["probability"] for lead in LEADS]
+    assert [p["probability"] for p in result["predictions"]] == [
+        published[lead]["probability"] for lead in LEADS
+    ]
     assert result["model_used"] == "random_forest"
 
 
-def test_a_request_that_cannot_be_answered_leaves_nothing_in_the_shadow(store: str, rival: ChallengerSlot) -> None:
+def test_a_request_that_cannot_be_answered_leaves_nothing_in_the_shadow(
+    store: str, rival: ChallengerSlot
+) -> None:
     leads = FakeLeads({"lead_1": Lead(STATE, 1)})
     outcome = pipeline(store, leads, challenger=rival).process(
         batch(request(0, {"request_id": "\ud800", "lead_ids": ["lead_1"]}))
@@ -253,7 +294,9 @@ def test_an_erased_lead_is_erased_in_the_shadow_too_but_only_where_there_is_one(
     ]
 
 
-def test_a_challenger_that_has_just_become_the_champion_is_none(store: str, rival: ChallengerSlot) -> None:
+def test_a_challenger_that_has_just_become_the_champion_is_none(
+    store: str, rival: ChallengerSlot
+) -> None:
     own = ChallengerSlot(ModelRegistry(store, TRUST))
     own.loaded = ModelRegistry(store, TRUST).verify("1.0.0")
     outcome = pipeline(store, challenger=own).process(batch(*changes()))
@@ -261,7 +304,9 @@ def test_a_challenger_that_has_just_become_the_champion_is_none(store: str, riva
     assert outcome.challenger_version is None
 
 
-def test_a_registry_that_does_not_know_the_shadow_topic_must_stop_the_challenger_and_not_the_batch(store: str) -> None:
+def test_a_registry_that_does_not_know_the_shadow_topic_must_stop_the_challenger_and_not_the_batch(
+    store: str,
+) -> None:
     line = pipeline(store)
     closed = Writer("LeadPrediction", Registry("http://127.0.0.1:9"), SHADOW)
     line._codecs = replace(line._codecs, shadow=closed)
@@ -271,7 +316,9 @@ def test_a_registry_that_does_not_know_the_shadow_topic_must_stop_the_challenger
     assert pipeline(store, **SPLIT).obstacle(lambda topic: f"no {topic}") is None
 
 
-def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(store: str, rival: ChallengerSlot) -> None:
+def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(
+    store: str, rival: ChallengerSlot
+) -> None:
     class Marking(Writer):
         def header(self) -> bytes:
             return b"shadow's " + super().header()
@@ -306,7 +353,9 @@ def versions(world: World) -> list[tuple[str, str | None]]:
     ]
 
 
-def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(tmp_path: Path) -> None:
+def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
+    tmp_path: Path,
+) -> None:
     registry = ModelRegistry(promoted_store(tmp_path), TRUST)
     registry.publish(trained(2))
     registry.publish(trained(3))
@@ -352,20 +401,26 @@ def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(tmp
     assert len(world.broker.records[SHADOW]) == 3
 
 
-def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on(tmp_path: Path) -> None:
+def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on(
+    tmp_path: Path,
+) -> None:
     url = challenged_store(tmp_path)
     Store(url).replace("versions/1.1.0/model.joblib", b"tampered with")
     world = World(url)
     rounds(world, lambda: None, lambda: None)
     assert versions(world) == [("1.0.0", None)] * 2
-    assert world.status.warnings()["challenger"].startswith("model version 1.1.0: its artifact has size")
+    assert world.status.warnings()["challenger"].startswith(
+        "model version 1.1.0: its artifact has size"
+    )
     assert "challenger" not in world.status.missing()
     assert world.metric("model_loads_total", variant="challenger", result="refused") == 1
     rounds(world, lambda: ModelRegistry(url, TRUST).retire("challenger"))
     assert world.status.warnings() == {}
 
 
-def test_a_challenger_that_breaks_leaves_after_the_batch_which_the_champion_has_scored(tmp_path: Path) -> None:
+def test_a_challenger_that_breaks_leaves_after_the_batch_which_the_champion_has_scored(
+    tmp_path: Path,
+) -> None:
     world = World(challenged_store(tmp_path))
     rounds(world, lambda: None, lambda: as_(Breaks, world.challenger), lambda: None)
     assert versions(world) == [("1.0.0", "1.1.0"), ("1.0.0", None), ("1.0.0", None)]
@@ -449,4 +504,6 @@ def test_the_moment_of_a_change_is_the_moment_that_both_models_are_asked_about(
     store: str, rival: ChallengerSlot
 ) -> None:
     outcome = pipeline(store, challenger=rival).process(batch(change(0, occurred_at=NOW_MS - 5)))
-    assert [p["occurred_at"] for p in predictions(outcome) + predictions(outcome, SHADOW)] == [NOW_MS - 5] * 2
+    assert [p["occurred_at"] for p in predictions(outcome) + predictions(outcome, SHADOW)] == [
+        NOW_MS - 5
+    ] * 2

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 
 from features import specify
-from models.registry import ModelRegistry
-from models.train import TrainOptions, train
+from models.registry.versions import ModelRegistry
+from models.train.training import TrainOptions, train
 from producer.table import training_frame
-from tests.trained import CREATED_MS, START_MS, TRUST
+from tests.trained_models import CREATED_MS, START_MS, TRUST
 from tests.unit.pipelines import NOW_MS, batch, change, pipeline, predictions
 
 DAY = 86_400_000
 OWN: list[dict[str, Any]] = [
     {"numbers": {"visits": 3.0}, "categories": {"plan": "gold"}},
     {"numbers": {"visits": float("nan")}, "categories": {"plan": " GOLD "}},
-    {"numbers": {"visit": 1.0, "visits": 9.5, "visits2": 2.0}, "categories": {"pla": "x", "plan": "", "plané": "y"}},
+    {
+        "numbers": {"visit": 1.0, "visits": 9.5, "visits2": 2.0},
+        "categories": {"pla": "x", "plan": "", "plané": "y"},
+    },
     {"numbers": {}, "categories": {"plan": "never seen"}},
     {"numbers": {"visits": -1e20}, "categories": {}},
     {},
@@ -40,7 +43,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
         for i, moment in enumerate(as_of)
     ]
     own = specify(numbers=("visits",), categories=("plan",))
-    options = TrainOptions(created_at=CREATED_MS, specification=own, recipe="audited", calibrator="venn_abers")
+    options = TrainOptions(
+        created_at=CREATED_MS, specification=own, recipe="audited", calibrator="venn_abers"
+    )
     table = training_frame([f"lead_{i}" for i in range(1500)], as_of, states, converts.tolist())
     folder: Path = tmp_path_factory.mktemp("own") / "models"
     registry = ModelRegistry(str(folder), TRUST)
@@ -48,7 +53,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_own_fields_in_columns_are_those_of_the_maps(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_fields_in_columns_are_those_of_the_maps(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = [change(i, f"lead_{i}", own, occurred_at=NOW_MS) for i, own in enumerate(OWN)]
     found: list[list[dict[str, Any]]] = []
     for many in (1, len(OWN) + 1):

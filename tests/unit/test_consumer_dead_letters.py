@@ -2,20 +2,24 @@
 
 import pytest
 
-from consumer.dead_letters import Limit, dead_letter, fingerprint
 from leadstream.errors import DeadLetterLimit, Poison, Reason
-from leadstream.kafka import Headers
+from leadstream.kafka.config import Headers
+from leadstream.kafka.dead_letter import Limit, dead_letter, fingerprint
 from tests.fakes import FakeMessage
 
 
 def letter_of(message: FakeMessage, poison: Poison) -> dict[str, bytes | None]:
-    letter = dead_letter("dlq", message, poison, failed_at=1_700_000_000_001, group_id="group", model_version="1.2.0")
+    letter = dead_letter(
+        "dlq", message, poison, failed_at=1_700_000_000_001, group_id="group", model_version="1.2.0"
+    )
     assert (letter.key, letter.value) == (message.key_, message.value_)
     assert letter.timestamp == message.timestamp_
     return dict(letter.headers or [])
 
 
-def poison(detail: str = "the value ends at byte 7", reason: Reason = Reason.DECODE_FAILED) -> Poison:
+def poison(
+    detail: str = "the value ends at byte 7", reason: Reason = Reason.DECODE_FAILED
+) -> Poison:
     return Poison(reason, "decode", detail)
 
 
@@ -41,19 +45,29 @@ def test_a_letter_without_these_facts_cannot_be_triaged() -> None:
 
 
 def test_a_letter_that_failed_before_must_not_pile_up_headers_nor_forget_its_replays() -> None:
-    errors: Headers = [("dlq.reason", b"OLD"), ("dlq.replays", b"2"), ("__connect.errors.stage", b"OLD")]
+    errors: Headers = [
+        ("dlq.reason", b"OLD"),
+        ("dlq.replays", b"2"),
+        ("__connect.errors.stage", b"OLD"),
+    ]
     before: Headers = [("trace", b"\x00"), *errors]
     message = FakeMessage(headers_=before)
     letter = dead_letter("dlq", message, poison(), failed_at=0, group_id="g", model_version="1.0.0")
     names = [name for name, _ in letter.headers or []]
     assert len(names) == len(set(names)) == 13
     headers = dict(letter.headers or [])
-    assert (headers["trace"], headers["dlq.reason"], headers["dlq.replays"]) == (b"\x00", b"DECODE_FAILED", b"2")
+    assert (headers["trace"], headers["dlq.reason"], headers["dlq.replays"]) == (
+        b"\x00",
+        b"DECODE_FAILED",
+        b"2",
+    )
 
 
 @pytest.mark.parametrize("value", [b"many", b"", None, b"-1", b"9" * 5000])
 def test_a_replay_count_that_is_no_number_must_not_stop_the_process(value: bytes | None) -> None:
-    assert letter_of(FakeMessage(headers_=[("dlq.replays", value)]), poison())["dlq.replays"] == b"0"
+    assert (
+        letter_of(FakeMessage(headers_=[("dlq.replays", value)]), poison())["dlq.replays"] == b"0"
+    )
 
 
 def test_a_message_without_end_is_cut_at_a_thousand_characters() -> None:
@@ -62,13 +76,19 @@ def test_a_message_without_end_is_cut_at_a_thousand_characters() -> None:
 
 
 def test_a_record_without_timestamp_must_not_get_one_from_1970() -> None:
-    letter = dead_letter("dlq", FakeMessage(timestamp_=None), poison(), failed_at=0, group_id="g", model_version="1")
+    letter = dead_letter(
+        "dlq", FakeMessage(timestamp_=None), poison(), failed_at=0, group_id="g", model_version="1"
+    )
     assert letter.timestamp is None
 
 
 def test_letters_of_one_cause_must_share_a_fingerprint_whatever_varies_in_their_text() -> None:
-    assert fingerprint(poison("'abc' ends at byte 7")) == fingerprint(poison("'xyz' ends at byte 1234"))
-    assert fingerprint(poison("no schema c301ab00ff")) == fingerprint(poison("no schema 77aa00bb11"))
+    assert fingerprint(poison("'abc' ends at byte 7")) == fingerprint(
+        poison("'xyz' ends at byte 1234")
+    )
+    assert fingerprint(poison("no schema c301ab00ff")) == fingerprint(
+        poison("no schema 77aa00bb11")
+    )
     assert fingerprint(poison("the key is empty")) != fingerprint(poison("the key is not UTF-8"))
     assert fingerprint(poison()) != fingerprint(poison(reason=Reason.INVALID_EVENT))
 
@@ -88,7 +108,9 @@ def test_more_bad_records_in_a_row_than_allowed_stop_the_process_even_over_batch
     limit = Limit(1, 5)
     limit.check([BAD] * 3)
     limit.check([BAD] * 2)
-    with pytest.raises(DeadLetterLimit, match=r"6 records in a row .* LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5"):
+    with pytest.raises(
+        DeadLetterLimit, match=r"6 records in a row .* LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5"
+    ):
         limit.check([BAD])
 
 

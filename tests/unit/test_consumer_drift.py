@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch
-from consumer.leads import Lead
+from consumer.scoring.leads import Lead
 from leadstream.errors import Transient
-from leadstream.kafka import Record
-from models.registry import ModelRegistry
-from models.scorer import Model
+from leadstream.kafka.batch import Batch
+from leadstream.kafka.config import Record
+from models.registry.versions import ModelRegistry
+from models.serve.scorer import Model
 from tests.fakes import FakeMessage, MemoryPublisher
-from tests.trained import TRUST, promoted_store, trained
+from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import STATE, FakeLeads, avro_request, batch, change, pipeline, raw
 from tests.unit.test_consumer_service import World
 
@@ -29,7 +29,9 @@ class Watched(World):
         super().__post_init__()
 
     def heard(self, model: Model, sentence: str) -> None:
-        assert self.metrics.lock.acquire(blocking=False), "a hook must not hold up those who read the metrics"
+        assert self.metrics.lock.acquire(blocking=False), (
+            "a hook must not hold up those who read the metrics"
+        )
         self.metrics.lock.release()
         self.told.append((model.version, sentence))
 
@@ -39,7 +41,11 @@ class Watched(World):
         self.run()
 
     def drifts(self) -> list[tuple[str, str]]:
-        return [(event, facts["feature"]) for event, facts in self.log.lines if event in ("drift.alarm", "drift.over")]
+        return [
+            (event, facts["feature"])
+            for event, facts in self.log.lines
+            if event in ("drift.alarm", "drift.over")
+        ]
 
 
 def like_training(first: int, count: int, **state: Any) -> list[FakeMessage]:
@@ -48,7 +54,8 @@ def like_training(first: int, count: int, **state: Any) -> list[FakeMessage]:
     messages = []
     for i in range(first, first + count):
         lead = {
-            name: _drawn(one, (i * step) % 100 / 100) for step, (name, one) in zip(PRIMES, known.items(), strict=True)
+            name: _drawn(one, (i * step) % 100 / 100)
+            for step, (name, one) in zip(PRIMES, known.items(), strict=True)
         }
         messages.append(change(i, f"lead_{i}", lead | state))
     return messages
@@ -62,7 +69,10 @@ def _drawn(known: dict[str, Any], at: float) -> Any:
     at -= known["missing"]
     if at < 0:
         return None
-    values = [*known.get("values", ()), *(int(edge) if edge == int(edge) else edge for edge in known.get("edges", ()))]
+    values = [
+        *known.get("values", ()),
+        *(int(edge) if edge == int(edge) else edge for edge in known.get("edges", ())),
+    ]
     if "edges" in known:
         values.append(values[-1] + 1)
     for value, share in zip(values, known["shares"], strict=True):
@@ -80,7 +90,9 @@ def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str
     for feature in trained().manifest["drift"]["inputs"]:
         assert world.metric("drift_alarm", feature=feature) == 0
         assert (world.metric("drift_psi", feature=feature) or 1) < 0.2, feature
-    assert world.metric("drift_missing_share", feature="campus_name") == pytest.approx(0.12, abs=0.03)
+    assert world.metric("drift_missing_share", feature="campus_name") == pytest.approx(
+        0.12, abs=0.03
+    )
     assert world.metric("drift_unseen_share", feature="source") == 0
     assert world.metric("drift_unseen_share", feature="lead_score") is None
     assert world.metric("drift_psi", feature="probability") is not None
@@ -88,7 +100,9 @@ def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str
     assert (world.drifts(), world.told, world.status.warnings()) == ([], [], {})
 
 
-def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(model_store: str) -> None:
+def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
+    model_store: str,
+) -> None:
     world = Watched(model_store)
     for first in (0, 100):
         world.send(*like_training(first, 100, source="a new network"))
@@ -101,7 +115,9 @@ def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
     [facts] = [facts for event, facts in world.log.lines if event == "drift.alarm"]
     assert facts["psi"] > 0.2 > 0.001 > facts["p_value"]
     warning = world.status.warnings()["drift"]
-    assert warning.startswith("the last 100 changes of 100 leads are not like the training of 1.0.0: source (PSI ")
+    assert warning.startswith(
+        "the last 100 changes of 100 leads are not like the training of 1.0.0: source (PSI "
+    )
     assert world.status.missing().keys() == {"assignment"}
     [(version, sentence)] = world.told
     assert (version, sentence.split(":")[0]) == ("1.0.0", warning.split(":")[0])
@@ -124,7 +140,9 @@ def test_what_comes_within_a_second_of_a_full_window_is_in_none(model_store: str
     assert world.drifts() == []
 
 
-def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_comes_again(model_store: str) -> None:
+def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_comes_again(
+    model_store: str,
+) -> None:
     world = Watched(model_store)
     world.send(*like_training(0, 90))
     tries: list[int] = []
@@ -142,7 +160,9 @@ def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_c
     assert len(world.service._drift._watch._changes) == 90  # type: ignore[union-attr]
 
 
-def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_back(tmp_path: Path) -> None:
+def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_back(
+    tmp_path: Path,
+) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
     world = Watched(store)
@@ -162,7 +182,9 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
     assert [version for version, _ in world.told] == ["1.0.0", "1.1.0"]
 
 
-@pytest.mark.parametrize("part", [None, {}, [], {"inputs": "none"}, {**trained().manifest["drift"], "rows": 10**400}])
+@pytest.mark.parametrize(
+    "part", [None, {}, [], {"inputs": "none"}, {**trained().manifest["drift"], "rows": 10**400}]
+)
 def test_a_model_without_a_usable_reference_serves_unwatched_and_the_log_says_so_once(
     part: Any, tmp_path: Path
 ) -> None:
@@ -179,17 +201,27 @@ def test_a_model_without_a_usable_reference_serves_unwatched_and_the_log_says_so
     assert world.log.events().count("drift.unwatched") == 1
 
 
-def test_a_manifest_from_before_independent_rows_were_counted_is_still_watched(tmp_path: Path) -> None:
-    part = {name: value for name, value in trained().manifest["drift"].items() if name != "independent_rows"}
+def test_a_manifest_from_before_independent_rows_were_counted_is_still_watched(
+    tmp_path: Path,
+) -> None:
+    part = {
+        name: value
+        for name, value in trained().manifest["drift"].items()
+        if name != "independent_rows"
+    }
     registry = ModelRegistry(str(tmp_path), TRUST)
-    registry.promote(registry.publish(replace(trained(), manifest={**trained().manifest, "drift": part})))
+    registry.promote(
+        registry.publish(replace(trained(), manifest={**trained().manifest, "drift": part}))
+    )
     world = Watched(str(tmp_path))
     world.send(*like_training(0, 100))
     world.run()
     assert world.metric("drift_windows_total") == 1
 
 
-def test_only_changes_that_were_scored_and_that_no_operator_chose_are_watched(model_store: str) -> None:
+def test_only_changes_that_were_scored_and_that_no_operator_chose_are_watched(
+    model_store: str,
+) -> None:
     leads = FakeLeads({"asked for": Lead(STATE, 1)})
     outcome = pipeline(model_store, leads).process(
         batch(

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 from structlog.testing import CapturingLogger
 
-from consumer.batch import Message
-from consumer.follow import Intake, horizons, in_order
-from consumer.metrics import FollowMetrics
-from consumer.retrain import RetrainRequests
-from consumer.status import Status
-from consumer.watch import Options, Recalibrate, Watch
+from consumer.outcomes.monitor import Options, Recalibrate, Watch
+from consumer.outcomes.reader import Intake, horizons, in_order
+from consumer.retrain_requests import RetrainRequests
 from leadstream.errors import Poison, Transient, UserError
+from leadstream.kafka.batch import Message
+from leadstream.kafka.topics import Topics
+from leadstream.process.metrics import FollowMetrics
+from leadstream.process.status import Status
 from leadstream.settings import load_settings
-from leadstream.topics import Topics
-from models.ledger import DAY_MS, Judged
-from models.live import Live
-from models.recalibrate import Recalibrated
-from models.registry import ModelRegistry
-from models.retrain import InService, Trigger, Triggers
+from models.monitor.ledger import DAY_MS, Judged
+from models.monitor.live import Live
+from models.monitor.recalibrate import Recalibrated
+from models.monitor.triggers import InService, Trigger, Triggers
+from models.registry.versions import ModelRegistry
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
-from tests.trained import TRUST
+from tests.trained_models import TRUST
 
 NOW = 1_780_000_000_000
 TOPICS = Topics()
@@ -59,11 +59,19 @@ _PREDICTION, _OUTCOME = Writer("LeadPrediction"), Writer("LeadOutcome")
 
 
 def prediction(lead_id: str, occurred_at: int = NOW - 100 * DAY_MS, **facts: Any) -> FakeMessage:
-    record = PREDICTION_RECORD | {"lead_id": lead_id, "event_id": f"event of {lead_id}", "occurred_at": occurred_at}
-    return FakeMessage(TOPICS.lead_predictions, key_=lead_id.encode(), value_=_PREDICTION.encode(record | facts))
+    record = PREDICTION_RECORD | {
+        "lead_id": lead_id,
+        "event_id": f"event of {lead_id}",
+        "occurred_at": occurred_at,
+    }
+    return FakeMessage(
+        TOPICS.lead_predictions, key_=lead_id.encode(), value_=_PREDICTION.encode(record | facts)
+    )
 
 
-def outcome(lead_id: str, decided_at: int = NOW - 99 * DAY_MS, converted: bool = True) -> FakeMessage:
+def outcome(
+    lead_id: str, decided_at: int = NOW - 99 * DAY_MS, converted: bool = True
+) -> FakeMessage:
     record = {"lead_id": lead_id, "converted": converted, "decided_at": decided_at}
     return FakeMessage(TOPICS.lead_outcomes, key_=lead_id.encode(), value_=_OUTCOME.encode(record))
 
@@ -84,9 +92,20 @@ def intake(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> In
         prediction("a", probability=float("nan")),
         prediction("a", raw_score=float("inf")),
     ],
-    ids=["junk", "key", "prediction ahead", "outcome ahead", "before 1970", "above 1", "NaN", "infinite"],
+    ids=[
+        "junk",
+        "key",
+        "prediction ahead",
+        "outcome ahead",
+        "before 1970",
+        "above 1",
+        "NaN",
+        "infinite",
+    ],
 )
-def test_a_record_that_would_spoil_the_figures_is_refused_and_changes_nothing(message: FakeMessage) -> None:
+def test_a_record_that_would_spoil_the_figures_is_refused_and_changes_nothing(
+    message: FakeMessage,
+) -> None:
     one = intake()
     with pytest.raises(Poison):
         one.take(message)
@@ -110,11 +129,19 @@ def test_judged_predictions_come_in_the_order_of_their_labels_however_they_were_
     one = intake()
     judged = [
         x
-        for m in (prediction("b", NOW - 90 * DAY_MS), prediction("a"), outcome("a"), outcome("b", NOW - 80 * DAY_MS))
+        for m in (
+            prediction("b", NOW - 90 * DAY_MS),
+            prediction("a"),
+            outcome("a"),
+            outcome("b", NOW - 80 * DAY_MS),
+        )
         for x in one.take(m)
     ]
     judged += one.take(outcome("z", NOW))
-    assert [x.made.lead_id for x in in_order(judged[::-1], lambda _version: 60.0, set())] == ["a", "b"]
+    assert [x.made.lead_id for x in in_order(judged[::-1], lambda _version: 60.0, set())] == [
+        "a",
+        "b",
+    ]
     assert in_order(judged, lambda _version: 60.0, {"a", "b"}) == []
 
 
@@ -125,7 +152,10 @@ class FakeTail:
     """
 
     def __init__(
-        self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset(), busy: str = ""
+        self,
+        *batches: Sequence[Message] | Exception,
+        known: frozenset[str] = frozenset(),
+        busy: str = "",
     ) -> None:
         self.batches = list(batches)
         self.stop: Callable[[], None] = lambda: None
@@ -150,7 +180,9 @@ class FakeRequests:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[Trigger, str], bool]] = []
 
-    def request(self, service: InService, due: Mapping[Trigger, str], *, publish: bool = True) -> None:
+    def request(
+        self, service: InService, due: Mapping[Trigger, str], *, publish: bool = True
+    ) -> None:
         self.asked.append((service.version, dict(due), publish))
 
 
@@ -189,7 +221,10 @@ class Stage:
         return self.seconds
 
     def run(
-        self, *batches: Sequence[Message] | Exception, known: frozenset[str] = frozenset(), busy: str = ""
+        self,
+        *batches: Sequence[Message] | Exception,
+        known: frozenset[str] = frozenset(),
+        busy: str = "",
     ) -> "Stage":
         tail = FakeTail(*batches, known=known, busy=busy)
         tail.stop = self.watch.stop
@@ -206,8 +241,12 @@ class Stage:
 DECIDED = [prediction("a"), outcome("a"), outcome("z", NOW)]
 
 
-def test_a_record_that_cannot_be_read_is_counted_and_its_neighbours_are_judged(model_store: str) -> None:
-    stage = Stage(model_store).run([DECIDED[0], FakeMessage(TOPICS.lead_outcomes, value_=b"junk"), *DECIDED[1:]], [])
+def test_a_record_that_cannot_be_read_is_counted_and_its_neighbours_are_judged(
+    model_store: str,
+) -> None:
+    stage = Stage(model_store).run(
+        [DECIDED[0], FakeMessage(TOPICS.lead_outcomes, value_=b"junk"), *DECIDED[1:]], []
+    )
     assert stage.metric("records_skipped_total", reason="UNKNOWN_FRAMING") == 1
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == 1
     assert stage.metric("outcomes_read_total") == 2
@@ -215,7 +254,9 @@ def test_a_record_that_cannot_be_read_is_counted_and_its_neighbours_are_judged(m
     assert skipped["topic"] == TOPICS.lead_outcomes
 
 
-def test_a_store_that_does_not_answer_holds_the_record_and_it_is_taken_once_it_does(model_store: str) -> None:
+def test_a_store_that_does_not_answer_holds_the_record_and_it_is_taken_once_it_does(
+    model_store: str,
+) -> None:
     answers: list[float | None] = [None, None]
 
     def horizon(_version: str) -> float:
@@ -242,7 +283,9 @@ def test_an_erased_lead_leaves_the_live_figures(model_store: str) -> None:
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") is None
 
 
-def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_just_come(model_store: str) -> None:
+def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_just_come(
+    model_store: str,
+) -> None:
     """The partition that holds a lead's outcome may be read just after the one that holds a newer lead's."""
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
     stage = Stage(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [])
@@ -250,7 +293,9 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
     assert (champion["judged"], champion["base_rate"]) == (2, 0.5)
 
 
-@pytest.mark.parametrize(("busy", "judged"), [(TOPICS.lead_predictions, 2), (TOPICS.lead_outcomes, 1)])
+@pytest.mark.parametrize(
+    ("busy", "judged"), [(TOPICS.lead_predictions, 2), (TOPICS.lead_outcomes, 1)]
+)
 def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being_judged(
     model_store: str, busy: str, judged: int
 ) -> None:
@@ -260,17 +305,21 @@ def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == judged
 
 
-@pytest.mark.parametrize(("wanted", "promote"), [(Recalibrate.PROPOSE, False), (Recalibrate.PROMOTE, True)])
+@pytest.mark.parametrize(
+    ("wanted", "promote"), [(Recalibrate.PROPOSE, False), (Recalibrate.PROMOTE, True)]
+)
 def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     model_store: str, monkeypatch: pytest.MonkeyPatch, wanted: Recalibrate, promote: bool
 ) -> None:
     called: list[tuple[list[Judged], bool, int]] = []
 
-    def hook(_registry: object, judged: list[Judged], *, promote: bool, now_ms: int) -> Recalibrated:
+    def hook(
+        _registry: object, judged: list[Judged], *, promote: bool, now_ms: int
+    ) -> Recalibrated:
         called.append((judged, promote, now_ms))
         return Recalibrated("1.0.1", 0.5, promote, [])
 
-    monkeypatch.setattr("models.recalibrate.follow_outcomes", hook)
+    monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
     others = [
         prediction("a", model_version="0.9.0", event_id="2"),
         prediction("a", variant="challenger", event_id="3"),
@@ -281,11 +330,15 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     found = [(one.made.model_version, one.made.variant) for one in judged]
     assert found == [("1.0.1", "champion"), ("1.0.0", "champion")]
     assert (promoted, now_ms) == (promote, NOW)
-    assert stage.events("recalibrated") == [{"version": "1.0.1", "shift": 0.5, "promoted": promote, "objections": []}]
+    assert stage.events("recalibrated") == [
+        {"version": "1.0.1", "shift": 0.5, "promoted": promote, "objections": []}
+    ]
 
 
 def test_never_means_never(model_store: str) -> None:
-    Stage(model_store).run(DECIDED, [])  # the hook is not called: there would be a patch, or an error
+    Stage(model_store).run(
+        DECIDED, []
+    )  # the hook is not called: there would be a patch, or an error
 
 
 def test_a_hook_that_needs_a_person_says_so_and_the_figures_go_on(
@@ -294,15 +347,19 @@ def test_a_hook_that_needs_a_person_says_so_and_the_figures_go_on(
     def hook(*_: object, **__: object) -> None:
         raise UserError("there is no key to sign with")
 
-    monkeypatch.setattr("models.recalibrate.follow_outcomes", hook)
+    monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
     stage = Stage(model_store, Options(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(DECIDED, [])
     assert stage.status.warnings()["recalibration"] == "there is no key to sign with"
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == 1
 
 
-def test_evaluations_come_after_so_many_newly_judged_and_once_at_the_start(model_store: str) -> None:
+def test_evaluations_come_after_so_many_newly_judged_and_once_at_the_start(
+    model_store: str,
+) -> None:
     batches = [[prediction(str(i)), outcome(str(i))] for i in range(6)]
-    stage = Stage(model_store, Options(every=3, triggers=Triggers(0, 0))).run([outcome("z", NOW)], *batches, [])
+    stage = Stage(model_store, Options(every=3, triggers=Triggers(0, 0))).run(
+        [outcome("z", NOW)], *batches, []
+    )
     assert [line["newly_judged"] for line in stage.events("evaluation")] == [0, 3, 3]
 
 
@@ -318,7 +375,9 @@ def test_only_outcomes_since_the_champion_was_made_ask_for_a_training(model_stor
     before = [prediction("a", created - 90 * DAY_MS), outcome("a", created - 1)]
     after = [prediction("b", created - 90 * DAY_MS), outcome("b", created + 1)]
     for records, wanted in ((before, set()), (after, {Trigger.OUTCOMES})):
-        stage = Stage(model_store, Options(every=1, triggers=Triggers(0, 1))).run([*records, outcome("z", NOW)], [])
+        stage = Stage(model_store, Options(every=1, triggers=Triggers(0, 1))).run(
+            [*records, outcome("z", NOW)], []
+        )
         assert set(stage.requests.asked[-1][1]) == wanted
 
 
@@ -332,8 +391,10 @@ def test_without_the_topic_of_requests_it_says_so_and_asks_in_the_log(model_stor
     assert stage.status.warnings() == {}
 
 
-def test_a_request_that_is_not_acknowledged_is_told_once_and_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.retrain.DELIVERY_SECONDS", 0.1)
+def test_a_request_that_is_not_acknowledged_is_told_once_and_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumer.retrain_requests.DELIVERY_SECONDS", 0.1)
     log, metrics = CapturingLogger(), FollowMetrics()
     requests = RetrainRequests(
         load_settings({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, None),
@@ -346,5 +407,8 @@ def test_a_request_that_is_not_acknowledged_is_told_once_and_sent_again(monkeypa
         with pytest.raises(Transient, match="not acknowledged"):
             requests.request(InService("1.0.0", "ab", None, None), {Trigger.AGE: "old"})
     assert len(log.calls) == 1
-    assert metrics.registry.get_sample_value("leadstream_retrain_requested_total", {"trigger": "AGE"}) == 1
+    assert (
+        metrics.registry.get_sample_value("leadstream_retrain_requested_total", {"trigger": "AGE"})
+        == 1
+    )
     requests.close()

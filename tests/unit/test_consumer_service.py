@@ -9,25 +9,36 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Batch, Outcome, Output
-from consumer.dead_letters import Limit
-from consumer.leads import Lead
-from consumer.metrics import Metrics
-from consumer.pipeline import Pipeline
-from consumer.publisher import End
-from consumer.service import Service
-from consumer.status import Status
-from consumer.versions import Versions
+from consumer.run.loop import Service
+from consumer.scoring.leads import Lead
+from consumer.scoring.pipeline import Pipeline
+from consumer.scoring.result import BatchResult
+from consumer.scoring.versions import Versions
 from leadstream.background import Worker, at_once
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
-from leadstream.kafka import Record
+from leadstream.kafka.batch import Batch, Output
+from leadstream.kafka.config import Record
+from leadstream.kafka.dead_letter import Limit
+from leadstream.kafka.publisher import End
 from leadstream.log import id_hasher
-from models.registry import Alias, ModelRegistry
-from models.slot import ChallengerSlot, ModelSlot
+from leadstream.process.metrics import Metrics
+from leadstream.process.status import Status
+from models.registry.versions import Alias, ModelRegistry
+from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
-from tests.trained import TRUST, promoted_store, trained
-from tests.unit.pipelines import CHANGES, LETTERS, PREDICTIONS, REQUESTS, STATE, FakeLeads, change, pipeline, raw
+from tests.trained_models import TRUST, promoted_store, trained
+from tests.unit.pipelines import (
+    CHANGES,
+    LETTERS,
+    PREDICTIONS,
+    REQUESTS,
+    STATE,
+    FakeLeads,
+    change,
+    pipeline,
+    raw,
+)
 
 
 class Log:
@@ -131,20 +142,28 @@ def test_everything_that_is_sent_is_committed_and_counted(model_store: str) -> N
     assert world.log.events() == ["model.loaded", "batch", "batch", "batch"]
 
 
-def test_a_dead_database_holds_the_offsets_and_everything_comes_through_when_it_is_back(model_store: str) -> None:
+def test_a_dead_database_holds_the_offsets_and_everything_comes_through_when_it_is_back(
+    model_store: str,
+) -> None:
     leads = FakeLeads(None)
     world = World(model_store, leads)
     world.send(change(0), change(1, lead=None))
     held: list[Any] = []
 
     def mend() -> None:
-        held.append((world.committed(), dict(world.broker.records), world.status.missing()["postgres"]))
+        held.append(
+            (world.committed(), dict(world.broker.records), world.status.missing()["postgres"])
+        )
         if world.now > 1003:
             leads.leads = {"lead_1": Lead(STATE, 1)}
 
     world.meanwhile = mend
     world.run()
-    assert held[0] == (0, {CHANGES: world.broker.records[CHANGES], REQUESTS: []}, "connection refused")
+    assert held[0] == (
+        0,
+        {CHANGES: world.broker.records[CHANGES], REQUESTS: []},
+        "connection refused",
+    )
     assert world.committed() == 2
     assert LETTERS not in world.broker.records
     assert "postgres" not in world.status.missing()
@@ -188,7 +207,9 @@ def test_too_many_dead_letters_stop_the_loop_and_commit_nothing(model_store: str
     assert world.metric("changes_consumed_total") == 0
 
 
-def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice(model_store: str) -> None:
+def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice(
+    model_store: str,
+) -> None:
     world = World(model_store)
     world.send(change(0), raw(1, b"junk"))
     tries: list[int] = []
@@ -235,7 +256,7 @@ def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_afte
     ended: list[int] = []
     process, begin = Pipeline.process, Beside.begin
 
-    def told(line: Pipeline, batch: Batch) -> Outcome:
+    def told(line: Pipeline, batch: Batch) -> BatchResult:
         outcome = process(line, batch)
         processed[batch.offsets[0] // 10].set()
         return outcome
@@ -259,7 +280,9 @@ def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_afte
 
 
 @pytest.mark.parametrize(("sent", "polls"), [(9, 1), (10, 2)])
-def test_only_beside_the_commit_of_a_full_batch_is_more_polled(model_store: str, sent: int, polls: int) -> None:
+def test_only_beside_the_commit_of_a_full_batch_is_more_polled(
+    model_store: str, sent: int, polls: int
+) -> None:
     polled: list[float] = []
     until_end: list[int] = []
 
@@ -293,7 +316,9 @@ def test_a_commit_that_fails_takes_the_batch_along_that_was_processed_meanwhile_
     world.send(*[change(i, f"lead_{i}") for i in range(30)])
     world.run()
     assert world.committed() == world.metric("changes_consumed_total") == 30
-    assert [record.key_ for record in world.broker.records[PREDICTIONS]] == [b"lead_%d" % i for i in range(30)]
+    assert [record.key_ for record in world.broker.records[PREDICTIONS]] == [
+        b"lead_%d" % i for i in range(30)
+    ]
     assert isinstance(world.publisher, Beside)
     assert world.publisher.tries == sorted([0, 10, 20, 10 * fails - 10])
     assert world.log.events().count("batch.held") == world.log.events().count("batch.resumed") == 1
@@ -302,7 +327,9 @@ def test_a_commit_that_fails_takes_the_batch_along_that_was_processed_meanwhile_
 def test_versions_of_a_commit_that_failed_make_nothing_late(model_store: str) -> None:
     def before(n: int) -> None:
         if n == 1:
-            world.source._max_records = 5  # so the older changes of the batch come again without the newest
+            world.source._max_records = (
+                5  # so the older changes of the batch come again without the newest
+            )
             raise Transient("brokers", "the transaction was aborted")
 
     world = overlapping(model_store, before)
@@ -312,7 +339,8 @@ def test_versions_of_a_commit_that_failed_make_nothing_late(model_store: str) ->
     world.run()
     assert world.committed() == 11
     assert [
-        Reader("LeadPrediction").decode(r.value_ or b"")["lead_version"] for r in world.broker.records[PREDICTIONS]
+        Reader("LeadPrediction").decode(r.value_ or b"")["lead_version"]
+        for r in world.broker.records[PREDICTIONS]
     ] == [
         5,
         10,
@@ -321,17 +349,23 @@ def test_versions_of_a_commit_that_failed_make_nothing_late(model_store: str) ->
     assert versions.newest([b"lead_1"]).tolist() == [10]
 
 
-def test_a_batch_that_stops_the_process_leaves_the_one_before_it_committed(model_store: str) -> None:
+def test_a_batch_that_stops_the_process_leaves_the_one_before_it_committed(
+    model_store: str,
+) -> None:
     world = overlapping(model_store, lambda _: time.sleep(0.05))
     world.service._limit = Limit(1, 3)
-    world.send(*[change(i, f"lead_{i}") for i in range(10)], *[raw(i, b"junk") for i in range(10, 15)])
+    world.send(
+        *[change(i, f"lead_{i}") for i in range(10)], *[raw(i, b"junk") for i in range(10, 15)]
+    )
     with pytest.raises(DeadLetterLimit):
         world.run()
     assert world.committed() == world.metric("changes_consumed_total") == 10
     assert LETTERS not in world.broker.records
 
 
-def test_a_process_that_is_stopped_waits_for_the_commit_under_way_and_counts_it(model_store: str) -> None:
+def test_a_process_that_is_stopped_waits_for_the_commit_under_way_and_counts_it(
+    model_store: str,
+) -> None:
     world = overlapping(model_store, lambda _: world.service.stop())
     world.send(*[change(i, f"lead_{i}") for i in range(20)])
     world.run()
@@ -363,14 +397,16 @@ def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
         raise KeyError("a bug")
 
     world.slot.get()
-    monkeypatch.setattr("models.scorer.Model.score", broken)
+    monkeypatch.setattr("models.serve.scorer.Model.score", broken)
     with pytest.raises(KeyError):
         world.run()
     assert world.committed() == 0
     assert LETTERS not in world.broker.records
 
 
-def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(tmp_path: Path) -> None:
+def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(
+    tmp_path: Path,
+) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
     world = World(store)
@@ -407,7 +443,10 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
     assert world.committed() == 2
     assert "model" in world.status.warnings()
     assert world.metric("model_loads_total", variant="champion", result="refused") == 1
-    assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == ["1.0.0", "1.0.0"]
+    assert [facts["model_version"] for event, facts in world.log.lines if event == "batch"] == [
+        "1.0.0",
+        "1.0.0",
+    ]
 
 
 def test_a_store_that_goes_away_is_a_warning_until_it_answers_and_stops_nothing(
@@ -439,7 +478,11 @@ def test_a_lead_id_must_not_be_readable_in_the_log(model_store: str) -> None:
     world.run()
     [(event, facts), (_, without_key)] = world.log.details
     assert (event, facts["reason"], facts["offset"]) == ("dead_letter", "UNKNOWN_FRAMING", 1)
-    assert facts["lead"] == id_hasher("key")(b"jane.doe@example.org") != id_hasher("other")(b"jane.doe@example.org")
+    assert (
+        facts["lead"]
+        == id_hasher("key")(b"jane.doe@example.org")
+        != id_hasher("other")(b"jane.doe@example.org")
+    )
     assert without_key["lead"] is None
     assert "jane" not in str(world.log.lines + world.log.details)
     assert "lead_1" not in str(world.log.lines + world.log.details)

@@ -7,12 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.batch import Fate, Outcome
-from consumer.leads import Lead
-from consumer.pipeline import Pipeline
-from consumer.versions import Dictionary, Generation, Slots, Versions
+from consumer.scoring.leads import Lead
+from consumer.scoring.pipeline import Pipeline
+from consumer.scoring.result import BatchResult, Disposition
+from consumer.scoring.versions import Dictionary, Generation, Slots, Versions
 from tests.fakes import FakeMessage
-from tests.unit.pipelines import PREDICTIONS, STATE, FakeLeads, batch, change, on, pipeline, predictions, raw, reasons
+from tests.unit.pipelines import (
+    PREDICTIONS,
+    STATE,
+    FakeLeads,
+    batch,
+    change,
+    on,
+    pipeline,
+    predictions,
+    raw,
+    reasons,
+)
 
 KINDS = [pytest.param(Slots, id="slots"), pytest.param(Dictionary, id="dictionary")]
 Kind = Callable[[int], Generation]
@@ -37,7 +48,9 @@ def test_the_last_leads_are_remembered_and_memory_has_an_end(kind: Kind) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_leads_at_once_than_there_is_room_for_push_each_other_out_and_nothing_hangs(kind: Kind) -> None:
+def test_more_leads_at_once_than_there_is_room_for_push_each_other_out_and_nothing_hangs(
+    kind: Kind,
+) -> None:
     versions = Versions(4, kind)
     put(versions, dict.fromkeys(range(50), 7))
     assert versions.newest(keys(*range(46, 50))).tolist() == [7, 7, 7, 7]
@@ -45,13 +58,18 @@ def test_more_leads_at_once_than_there_is_room_for_push_each_other_out_and_nothi
 
 @settings(deadline=None)
 @given(
-    st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(-1, 5)), max_size=12), max_size=12), st.integers(1, 12)
+    st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(-1, 5)), max_size=12), max_size=12),
+    st.integers(1, 12),
 )
-def test_machine_code_and_dictionary_remember_the_same(puts: list[list[tuple[int, int]]], most: int) -> None:
+def test_machine_code_and_dictionary_remember_the_same(
+    puts: list[list[tuple[int, int]]], most: int
+) -> None:
     ways = [Versions(most, Slots), Versions(most, Dictionary)]
     for pairs in puts:
         for versions in ways:
-            versions.put(keys(*(number for number, _ in pairs)), np.array([v for _, v in pairs], np.int64))
+            versions.put(
+                keys(*(number for number, _ in pairs)), np.array([v for _, v in pairs], np.int64)
+            )
         found = [versions.newest(keys(*range(13))).tolist() for versions in ways]
         assert found[0] == found[1]
 
@@ -61,9 +79,11 @@ class Consumer:
 
     def __init__(self, store: str, leads: FakeLeads | None = None, coalescing: bool = True) -> None:
         self.versions = Versions()
-        self.line: Pipeline = pipeline(store, leads, versions=self.versions, LEADSTREAM_COALESCE=str(coalescing))
+        self.line: Pipeline = pipeline(
+            store, leads, versions=self.versions, LEADSTREAM_COALESCE=str(coalescing)
+        )
 
-    def commit(self, *messages: FakeMessage) -> Outcome:
+    def commit(self, *messages: FakeMessage) -> BatchResult:
         outcome = self.line.process(batch(*messages))
         assert outcome.balances()
         self.line.begun(outcome)
@@ -86,11 +106,17 @@ def test_an_older_change_in_a_later_batch_must_not_take_the_place_of_a_newer_pre
     consumer.commit(change(0, lead_version=6))
     late = consumer.commit(change(1, lead_version=5), change(2, "lead_2", lead_version=1))
     assert [prediction["lead_id"] for prediction in predictions(late)] == ["lead_2"]
-    assert (late.fates[Fate.COALESCED], late.fates[Fate.SCORED], late.late) == (1, 1, 1)
+    assert (late.fates[Disposition.COALESCED], late.fates[Disposition.SCORED], late.late) == (
+        1,
+        1,
+        1,
+    )
 
 
 @pytest.mark.usefixtures("many")
-def test_an_equal_version_and_one_that_is_none_are_scored_for_a_rescore_has_the_old_one(model_store: str) -> None:
+def test_an_equal_version_and_one_that_is_none_are_scored_for_a_rescore_has_the_old_one(
+    model_store: str,
+) -> None:
     consumer = Consumer(model_store)
     consumer.commit(change(0, lead_version=6))
     assert len(predictions(consumer.commit(change(1, lead_version=6)))) == 1
@@ -106,13 +132,20 @@ def test_a_batch_that_was_not_committed_leaves_nothing_to_be_late_against(model_
 
 
 @pytest.mark.usefixtures("many")
-def test_what_is_below_a_bad_change_must_not_come_back_where_it_is_late_itself(model_store: str) -> None:
+def test_what_is_below_a_bad_change_must_not_come_back_where_it_is_late_itself(
+    model_store: str,
+) -> None:
     consumer = Consumer(model_store)
     consumer.commit(change(0, lead_version=6))
-    outcome = consumer.commit(change(1, lead_version=5), change(2, state={"lead_score": 1e14}, lead_version=7))
+    outcome = consumer.commit(
+        change(1, lead_version=5), change(2, state={"lead_score": 1e14}, lead_version=7)
+    )
     assert reasons(outcome) == ["SCORING_FAILED"]
     assert predictions(outcome) == []
-    assert (outcome.fates[Fate.COALESCED], outcome.fates[Fate.DEAD_LETTERED]) == (1, 1)
+    assert (outcome.fates[Disposition.COALESCED], outcome.fates[Disposition.DEAD_LETTERED]) == (
+        1,
+        1,
+    )
 
 
 @pytest.mark.usefixtures("many")
@@ -142,26 +175,40 @@ def test_a_deletion_that_comes_late_must_not_erase_a_lead_that_lives(model_store
     consumer.commit(change(0, lead_version=6))
     outcome = consumer.commit(change(1, change_type="DELETED", lead_version=5))
     assert on(outcome, PREDICTIONS) == []
-    assert (outcome.fates[Fate.COALESCED], outcome.late) == (1, 1)
+    assert (outcome.fates[Disposition.COALESCED], outcome.late) == (1, 1)
 
 
 @pytest.mark.usefixtures("many")
 def test_a_state_that_is_read_now_is_as_new_as_the_database_says(model_store: str) -> None:
     leads = FakeLeads({"lead_1": Lead(STATE, 8)})
     consumer = Consumer(model_store, leads)
-    assert predictions(consumer.commit(change(0, lead=None, lead_version=5)))[0]["lead_version"] == 8
+    assert (
+        predictions(consumer.commit(change(0, lead=None, lead_version=5)))[0]["lead_version"] == 8
+    )
     assert len(predictions(consumer.commit(change(1, lead=None, lead_version=6)))) == 1
-    assert predictions(consumer.commit(change(2, lead_version=7))) == [], "the state of version 8 was scored"
+    assert predictions(consumer.commit(change(2, lead_version=7))) == [], (
+        "the state of version 8 was scored"
+    )
     leads.leads = {"lead_1": Lead(STATE, 4)}
-    assert predictions(consumer.commit(change(3, lead=None, lead_version=6))) == [], "a replica that lags"
+    assert predictions(consumer.commit(change(3, lead=None, lead_version=6))) == [], (
+        "a replica that lags"
+    )
 
 
 @pytest.mark.usefixtures("many")
-def test_without_coalescing_a_late_change_within_the_batch_is_late_as_well(model_store: str) -> None:
+def test_without_coalescing_a_late_change_within_the_batch_is_late_as_well(
+    model_store: str,
+) -> None:
     consumer = Consumer(model_store, coalescing=False)
     versions = [2, 4, 3, 4, 5]
-    outcome = consumer.commit(*(change(i, lead_version=version) for i, version in enumerate(versions)))
+    outcome = consumer.commit(
+        *(change(i, lead_version=version) for i, version in enumerate(versions))
+    )
     assert [prediction["lead_version"] for prediction in predictions(outcome)] == [2, 4, 4, 5]
     assert outcome.late == 1
-    bad = consumer.commit(change(5, state={"lead_score": 1e14}, lead_version=9), change(6, lead_version=8))
-    assert [prediction["lead_version"] for prediction in predictions(bad)] == [8], "nothing newer was published"
+    bad = consumer.commit(
+        change(5, state={"lead_score": 1e14}, lead_version=9), change(6, lead_version=8)
+    )
+    assert [prediction["lead_version"] for prediction in predictions(bad)] == [8], (
+        "nothing newer was published"
+    )

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commands.demo import view
-from commands.demo.books import (
+from leadstream.cli.demo import display as view
+from leadstream.cli.demo.accounting import (
     Counted,
     Letter,
     Parcel,
@@ -40,7 +40,10 @@ def world() -> tuple[dict[Place, Sent], Seen, Counted]:
         Parcel(REQUESTS, b"r1", b'["a", "x"]', asks=2),
         Parcel(REQUESTS, b"r2", b"{", reason=Reason.INVALID_REQUEST),
     ]
-    sent = {(parcel.topic, 0, offset): Sent(parcel, float(offset)) for offset, parcel in enumerate(parcels)}
+    sent = {
+        (parcel.topic, 0, offset): Sent(parcel, float(offset))
+        for offset, parcel in enumerate(parcels)
+    }
     seen = Seen(
         predictions=[
             Prediction((CHANGES, 0, 1), "a", 0.25, 1.5),
@@ -87,7 +90,9 @@ def test_books_that_balance_have_no_problem() -> None:
         ({"reasons": {}}, "dead letters counted and dead letters read differ: 0 and 2"),
     ],
 )
-def test_a_count_of_the_consumer_that_is_wrong_is_told(change: dict[str, Any], sentence: str) -> None:
+def test_a_count_of_the_consumer_that_is_wrong_is_told(
+    change: dict[str, Any], sentence: str
+) -> None:
     sent, seen, counted = world()
     assert sentence in found(sent, seen, replace(counted, **change))
 
@@ -121,14 +126,19 @@ def test_the_wrong_lead_being_erased_is_told_though_the_sum_is_right() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"place": (CHANGES, 0, 0)}, "1 bad records have no dead letter. 1 dead letters are of good records"),
+        (
+            {"place": (CHANGES, 0, 0)},
+            "1 bad records have no dead letter. 1 dead letters are of good records",
+        ),
         ({"place": (REQUESTS, 0, 8)}, "1 records have more than one dead letter"),
         ({"value": b"{} "}, "1 dead letters are not the original byte for byte"),
         ({"key": b""}, "1 dead letters are not the original byte for byte"),
         ({"reason": "DECODE_FAILED"}, "1 dead letters have another reason"),
     ],
 )
-def test_a_dead_letter_that_is_not_the_bad_record_is_told(change: dict[str, Any], sentence: str) -> None:
+def test_a_dead_letter_that_is_not_the_bad_record_is_told(
+    change: dict[str, Any], sentence: str
+) -> None:
     sent, seen, counted = world()
     seen.letters[0] = replace(seen.letters[0], **change)
     assert sentence in found(sent, seen, counted)
@@ -142,7 +152,9 @@ def test_a_dead_letter_that_is_not_the_bad_record_is_told(change: dict[str, Any]
         ([{**result("r1"), "errors": []}], "1 results do not name every lead"),
     ],
 )
-def test_a_request_without_its_one_whole_answer_is_told(results: list[dict[str, Any]], sentence: str) -> None:
+def test_a_request_without_its_one_whole_answer_is_told(
+    results: list[dict[str, Any]], sentence: str
+) -> None:
     sent, seen, counted = world()
     seen.results[:] = results
     assert sentence in found(sent, seen, counted)
@@ -152,13 +164,19 @@ def test_latency_counts_changes_only_and_calibration_each_event_of_undecided_lea
     sent, seen, _ = world()
     assert latencies(sent, seen.predictions, CHANGES).tolist() == [0.5, 0.25, 1.0]
     facts = calibration(sent, seen.predictions)
-    assert (facts.predicted.tolist(), facts.true.tolist(), facts.applied.tolist()) == ([0.25], [0.2], [True])
+    assert (facts.predicted.tolist(), facts.true.tolist(), facts.applied.tolist()) == (
+        [0.25],
+        [0.2],
+        [True],
+    )
     assert list(facts.tenths()) == [(1, 0.25, 0.2, 1.0)]
 
 
 def test_every_table_fits_80_columns_with_large_numbers_and_with_none() -> None:
     sent, seen, counted = world()
-    large = Counted(12_345_678, dict.fromkeys(counted.fates, 1_234_567), {"answered": 1_000}, counted.reasons)
+    large = Counted(
+        12_345_678, dict.fromkeys(counted.fates, 1_234_567), {"answered": 1_000}, counted.reasons
+    )
     for books, numbers in ((seen, large), (Seen(), Counted())):
         console = Console(width=80, record=True, quiet=True)
         facts = calibration(sent, books.predictions)

@@ -58,7 +58,9 @@ def test_the_hour_is_right_on_both_sides_of_a_change_of_the_clocks(moment: str, 
         ("9999-12-31T23:59:59.999", (9, 1), 18),
     ],
 )
-def test_the_academic_week_starts_anew_on_its_first_day(moment: str, start: tuple[int, int], week: int) -> None:
+def test_the_academic_week_starts_anew_on_its_first_day(
+    moment: str, start: tuple[int, int], week: int
+) -> None:
     settings = CalendarSettings(academic_year_month=start[0], academic_year_day=start[1])
     assert fields(moment, settings)["academic_week"] == week
 
@@ -67,7 +69,9 @@ def test_a_season_over_the_turn_of_the_year_and_an_empty_one() -> None:
     winter = CalendarSettings(season_months=(12, 1))
     months = [f"2025-{month:02}-15T12:00:00" for month in range(1, 13)]
     assert [fields(m, winter)["is_application_season"] for m in months] == [1, *[0] * 10, 1]
-    assert not any(fields(m, CalendarSettings(season_months=()))["is_application_season"] for m in months)
+    assert not any(
+        fields(m, CalendarSettings(season_months=()))["is_application_season"] for m in months
+    )
 
 
 # Half hours (Lord Howe), a jump over a whole day (Apia, Kwajalein), odd seconds (Monrovia), Ramadan (Casablanca).

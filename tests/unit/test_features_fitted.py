@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features import MISSING, STATE_FIELDS, UNKNOWN, CalendarSettings, FittedFeatures, columns_of, specify
+from features import (
+    MISSING,
+    STATE_FIELDS,
+    UNKNOWN,
+    CalendarSettings,
+    FittedFeatures,
+    columns_of,
+    specify,
+)
 from features.columns import as_numbers
 from features.distribution import GRID_POINTS, distribution_of, percentile
 from features.fitted import FeatureMatrix
@@ -107,7 +115,9 @@ def test_every_formula_gives_what_the_hand_gives() -> None:
     ("engagement", "level"),
     [(None, MISSING), (0, 2), (49.999, 2), (50, 3), (79.999, 3), (80, 4), (100, 4), (101, MISSING)],
 )
-def test_an_absent_engagement_is_missing_and_not_low(engagement: float | None, level: float) -> None:
+def test_an_absent_engagement_is_missing_and_not_low(
+    engagement: float | None, level: float
+) -> None:
     assert row(engagement_score=engagement)["engagement_level"] == level
 
 
@@ -134,8 +144,12 @@ def test_an_absent_engagement_is_missing_and_not_low(engagement: float | None, l
 )
 def test_a_number_that_is_none_becomes_the_training_median_and_says_so(value: object) -> None:
     """A score over 1e15 or as text is as absent as NULL, also when only one value of the column is odd."""
-    matrix = transform({"created_at": CREATED, "lead_score": value}, {"created_at": CREATED, "lead_score": 30.0})
-    scores = matrix.values[:, [matrix.names.index(n) for n in ("lead_score", "score_percentile", "lead_score_missing")]]
+    matrix = transform(
+        {"created_at": CREATED, "lead_score": value}, {"created_at": CREATED, "lead_score": 30.0}
+    )
+    scores = matrix.values[
+        :, [matrix.names.index(n) for n in ("lead_score", "score_percentile", "lead_score_missing")]
+    ]
     assert scores.tolist() == [[25.0, 0.5, 1.0], [30.0, 0.625, 0.0]]
     assert matrix.imputed == [
         ("lead_score", "engagement_score", "touchpoint_count", "numbers.visits"),
@@ -156,10 +170,14 @@ def test_numbers_beyond_float64_do_not_disturb_their_neighbours() -> None:
 @pytest.mark.parametrize("value", [None, "", "  \t", math.nan, 3, b"new", ["new"], {}])
 def test_a_category_that_is_not_text_is_missing(value: object) -> None:
     assert row(lifecycle_state=value, categories={"country": value})["lifecycle_state"] == MISSING
-    assert row(lifecycle_state=value, categories={"country": value})["categories.country"] == MISSING
+    assert (
+        row(lifecycle_state=value, categories={"country": value})["categories.country"] == MISSING
+    )
 
 
-@pytest.mark.parametrize("value", ["never seen", "new" + "\0", "new" * 100, " " * 300, "\ud800", "x" * 1_000_000])
+@pytest.mark.parametrize(
+    "value", ["never seen", "new" + "\0", "new" * 100, " " * 300, "\ud800", "x" * 1_000_000]
+)
 def test_a_category_that_training_never_saw_is_unknown_and_not_missing(value: str) -> None:
     assert row(lifecycle_state=value)["lifecycle_state"] == UNKNOWN
 
@@ -170,7 +188,10 @@ def test_case_and_outer_white_space_do_not_make_another_category(value: str) -> 
 
 
 def test_case_is_folded_as_unicode_has_it_and_not_only_for_english() -> None:
-    states = [{"created_at": CREATED, "campus_name": name} for name in ("Großstraße", "GROSSSTRASSE", "Σίσυφος")]
+    states = [
+        {"created_at": CREATED, "campus_name": name}
+        for name in ("Großstraße", "GROSSSTRASSE", "Σίσυφος")
+    ]
     fitted = FittedFeatures.fit(columns_of(states), np.full(3, CREATED), specify())
     assert fitted.vocabularies["campus_name"] == {"grossstrasse": 2, "σίσυφοσ": 3}
 
@@ -184,7 +205,9 @@ def test_the_vocabulary_is_bounded_and_keeps_the_most_frequent() -> None:
     assert list(vocabulary.values()) == list(range(2, 66))
 
 
-def test_a_category_that_hardly_anybody_has_is_unknown_and_not_a_number_that_trees_learn_by_heart() -> None:
+def test_a_category_that_hardly_anybody_has_is_unknown_and_not_a_number_that_trees_learn_by_heart() -> (
+    None
+):
     names = ["often"] * 2000 + ["enough"] * 20 + ["rare"] * 19
     states = [{"created_at": CREATED, "source": name} for name in names]
     fitted = FittedFeatures.fit(columns_of(states), np.full(len(states), CREATED), specify())
@@ -194,13 +217,20 @@ def test_a_category_that_hardly_anybody_has_is_unknown_and_not_a_number_that_tre
     assert made.values[:, made.names.index("source")].tolist() == [1.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("created_at", [None, math.nan, -1, 253_402_300_800_000, 10**30, -(10**400), "2025", math.inf])
+@pytest.mark.parametrize(
+    "created_at", [None, math.nan, -1, 253_402_300_800_000, 10**30, -(10**400), "2025", math.inf]
+)
 def test_a_row_without_a_usable_created_at_fails_alone(created_at: object) -> None:
     good = {"created_at": CREATED, "lead_score": 12.0}
     matrix = transform(good, {**good, "created_at": created_at}, good)
     assert set(matrix.failed) == {1}
-    absent = created_at is None or created_at == "2025" or created_at != created_at  # the last is NaN
-    assert matrix.failed[1] == f"created_at is {'missing' if absent else 'outside the years 1970 to 9999'}"
+    absent = (
+        created_at is None or created_at == "2025" or created_at != created_at
+    )  # the last is NaN
+    assert (
+        matrix.failed[1]
+        == f"created_at is {'missing' if absent else 'outside the years 1970 to 9999'}"
+    )
     assert not matrix.values[1].any()
     assert (matrix.coverage[1], matrix.unusual[1], matrix.imputed[1]) == (0.0, 0.0, ())
     assert matrix.values[[0, 2]].tobytes() == transform(good, good).values.tobytes()
@@ -219,13 +249,26 @@ def test_the_first_and_last_moment_are_valid_and_a_lead_from_the_future_has_age_
 
 
 def test_coverage_counts_the_inputs_that_are_present_and_valid() -> None:
-    full = {"lead_score": 20, "engagement_score": 40, "touchpoint_count": 1, "lifecycle_state": "new", "status": "open"}
+    full = {
+        "lead_score": 20,
+        "engagement_score": 40,
+        "touchpoint_count": 1,
+        "lifecycle_state": "new",
+        "status": "open",
+    }
     full |= {"source": "web", "programme_name": "x", "campus_name": "y"}
     own = {"numbers": {"visits": -20.0}, "categories": {"country": "PL"}}
     matrix = transform(
         {"created_at": CREATED},
         {"created_at": CREATED, **full, **own},
-        {"created_at": CREATED, **full, "lead_score": math.nan, "source": "", "numbers": None, "categories": {}},
+        {
+            "created_at": CREATED,
+            **full,
+            "lead_score": math.nan,
+            "source": "",
+            "numbers": None,
+            "categories": {},
+        },
     )
     assert matrix.coverage.tolist() == [1 / 11, 1.0, 7 / 11]
 
@@ -235,7 +278,10 @@ def test_unusual_is_the_share_of_present_inputs_that_training_did_not_see() -> N
         {"created_at": CREATED, "lead_score": 10.0, "status": "open"},
         {"created_at": CREATED, "lead_score": 9.0, "status": "closed"},  # too low, never seen
         {"created_at": CREATED, "lead_score": math.nan, "status": None},  # absent is not unusual
-        {"created_at": CREATED - 9 * DAY, "campus_name": "North"},  # too old, and no campus was ever seen
+        {
+            "created_at": CREATED - 9 * DAY,
+            "campus_name": "North",
+        },  # too old, and no campus was ever seen
     )
     assert matrix.unusual.tolist() == [0.0, 2 / 3, 0.0, 1.0]
 
@@ -244,7 +290,9 @@ def test_a_percentile_does_not_depend_on_the_batch_but_on_training() -> None:
     """The audited pipeline ranked inside the request: a lead alone always came out in the middle."""
     scores = [5.0, 10.0, 12.0, 15.0, 40.0, 41.0]
     expected = [0.0, 0.125, 0.175, 0.25, 0.875, 1.0]
-    assert [row(lead_score=s)["score_percentile"] for s in scores] == pytest.approx(expected, rel=1e-12)
+    assert [row(lead_score=s)["score_percentile"] for s in scores] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_a_distribution_of_many_values_is_bounded_and_close_to_the_mid_rank() -> None:
@@ -254,7 +302,11 @@ def test_a_distribution_of_many_values_is_bounded_and_close_to_the_mid_rank() ->
     assert len(kept.grid) <= GRID_POINTS
     assert (kept.grid[0], kept.grid[-1]) == (values.min(), values.max())
     ordered = np.sort(values)
-    exact = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2 / len(values)
+    exact = (
+        (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right"))
+        / 2
+        / len(values)
+    )
     assert np.abs(percentile(kept, values) - exact).max() < 0.001
 
 
@@ -269,8 +321,12 @@ def test_values_that_differ_by_the_least_possible_do_not_divide_by_zero() -> Non
 
 
 def test_an_input_that_training_never_had_is_constant_and_unusual_when_it_comes() -> None:
-    fitted = FittedFeatures.fit({"created_at": [CREATED]}, np.array([CREATED]), specify(numbers=("n",)))
-    matrix = fitted.transform({"created_at": [CREATED] * 2, "lead_score": [None, 3.0]}, np.full(2, CREATED))
+    fitted = FittedFeatures.fit(
+        {"created_at": [CREATED]}, np.array([CREATED]), specify(numbers=("n",))
+    )
+    matrix = fitted.transform(
+        {"created_at": [CREATED] * 2, "lead_score": [None, 3.0]}, np.full(2, CREATED)
+    )
     columns = [matrix.names.index(name) for name in ("lead_score", "score_percentile", "numbers.n")]
     assert matrix.values[:, columns].tolist() == [[0.0, 0.5, 0.0], [3.0, 0.5, 0.0]]
     assert matrix.unusual.tolist() == [0.0, 0.5]
@@ -297,7 +353,9 @@ def test_columns_of_different_lengths_are_refused() -> None:
 
 
 def test_a_state_without_a_field_has_none_in_its_column() -> None:
-    columns = columns_of([{"created_at": 1, "numbers": {"a": 1.0}, "email": "never read"}, {"status": "open"}])
+    columns = columns_of(
+        [{"created_at": 1, "numbers": {"a": 1.0}, "email": "never read"}, {"status": "open"}]
+    )
     assert tuple(columns) == STATE_FIELDS
     assert columns["created_at"] == (1, None)
     assert columns["status"] == (None, "open")
@@ -308,7 +366,10 @@ def test_a_field_that_the_specification_does_not_name_changes_nothing() -> None:
     state = {"created_at": CREATED, "lead_score": 12.0, "numbers": {"visits": 3.0}}
     extra = {"conversion_probability": 0.99, "application_source": "x", "applications": [1]}
     numbers = {"visits": 3.0, "conversion_probability": 0.99}
-    assert transform(state).values.tobytes() == transform({**state, **extra, "numbers": numbers}).values.tobytes()
+    assert (
+        transform(state).values.tobytes()
+        == transform({**state, **extra, "numbers": numbers}).values.tobytes()
+    )
 
 
 def test_the_largest_valid_inputs_are_finite() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features import FORMULAS, STATE_FIELDS, CalendarSettings, Columns, FittedFeatures, own_fields, specify
+from features import (
+    FORMULAS,
+    STATE_FIELDS,
+    CalendarSettings,
+    Columns,
+    FittedFeatures,
+    own_fields,
+    specify,
+)
 from features.spec import CATEGORY, FORBIDDEN, MOMENT, OPTIONAL, FeatureSpec
 from leadstream.errors import SettingsError
 
@@ -57,11 +65,17 @@ def test_no_input_comes_from_outside_the_lead_state() -> None:
     specification = specify(numbers=("visits",), categories=("country",))
     fields = {spec.name.partition(".")[0] for spec in specification.inputs}
     assert fields == set(STATE_FIELDS)
-    assert not [name for name in specification.outputs if "application_source" in name or "conversion" in name]
+    assert not [
+        name
+        for name in specification.outputs
+        if "application_source" in name or "conversion" in name
+    ]
 
 
 @pytest.mark.parametrize("name", [*FORBIDDEN, " Conversion_Probability "])
-def test_an_outcome_a_prediction_or_personal_data_is_refused_as_a_field_of_ones_own(name: str) -> None:
+def test_an_outcome_a_prediction_or_personal_data_is_refused_as_a_field_of_ones_own(
+    name: str,
+) -> None:
     with pytest.raises(SettingsError, match="cannot be an input"):
         specify(numbers=(name,))
     with pytest.raises(SettingsError, match="cannot be an input"):
@@ -87,7 +101,9 @@ def test_optional_features_can_be_left_out_and_no_others() -> None:
         specify(optional=("score_log",))
 
 
-@pytest.mark.parametrize("zone", ["", "America", "../etc", "/etc/passwd", "Nowhere/Town", "\0", "\ud800", "x" * 300])
+@pytest.mark.parametrize(
+    "zone", ["", "America", "../etc", "/etc/passwd", "Nowhere/Town", "\0", "\ud800", "x" * 300]
+)
 def test_an_unknown_time_zone_is_a_wrong_setting_and_not_a_crash(zone: str) -> None:
     with pytest.raises(SettingsError, match="time zone"):
         CalendarSettings(zone)
@@ -105,11 +121,16 @@ def test_a_month_of_the_season_must_exist() -> None:
 
 
 def test_the_order_of_the_seasons_months_does_not_change_the_hash() -> None:
-    one, other = CalendarSettings(season_months=(1, 12)), CalendarSettings(season_months=(12, 1, 12))
+    one, other = (
+        CalendarSettings(season_months=(1, 12)),
+        CalendarSettings(season_months=(12, 1, 12)),
+    )
     assert specify(one).hash == specify(other).hash
 
 
-def test_the_hash_changes_with_everything_that_decides_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hash_changes_with_everything_that_decides_a_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     base = specify()
     first: FeatureSpec = base.inputs[1]
     hashes = {
@@ -132,9 +153,13 @@ def test_the_hash_changes_with_everything_that_decides_a_value(monkeypatch: pyte
 def test_the_hash_survives_pickling_and_a_description_does_not_change_it() -> None:
     base = specify(numbers=("x",))
     assert pickle.loads(pickle.dumps(base)) == base
-    reworded = replace(base, inputs=(replace(base.inputs[0], description="other words"), *base.inputs[1:]))
+    reworded = replace(
+        base, inputs=(replace(base.inputs[0], description="other words"), *base.inputs[1:])
+    )
     assert reworded.hash == base.hash
-    assert base.to_json() == json.dumps(json.loads(base.to_json()), sort_keys=True, separators=(",", ":"))
+    assert base.to_json() == json.dumps(
+        json.loads(base.to_json()), sort_keys=True, separators=(",", ":")
+    )
 
 
 def _rows(heading: str) -> list[list[str]]:
@@ -151,7 +176,9 @@ def _range(spec: FeatureSpec) -> str:
 
 
 def test_the_page_lists_every_input_as_the_code_has_it() -> None:
-    assert _rows("Inputs") == [[s.name, s.kind, _range(s), s.imputation, s.description] for s in specify().inputs]
+    assert _rows("Inputs") == [
+        [s.name, s.kind, _range(s), s.imputation, s.description] for s in specify().inputs
+    ]
 
 
 def test_the_page_lists_every_output_with_its_formula_in_the_order_of_the_matrix() -> None:
@@ -161,7 +188,10 @@ def test_the_page_lists_every_output_with_its_formula_in_the_order_of_the_matrix
 def test_the_page_lists_the_calendar_with_its_defaults_and_the_refused_names() -> None:
     settings = CalendarSettings()
     defaults = {name: getattr(settings, name) for name in settings.__slots__}
-    shown = {name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in defaults.items()}
+    shown = {
+        name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v)
+        for name, v in defaults.items()
+    }
     assert {name: value for name, value, _ in _rows("Calendar")} == shown
     assert set(FORBIDDEN) <= set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
 
@@ -178,7 +208,11 @@ def test_a_specification_file_gives_own_fields_their_range_and_what_stands_in_fo
         type = "category"
     """)
     specification = specify(own=own_fields(document))
-    assert specification.outputs[-3:] == ("numbers.visits", "categories.country", "numbers.visits_missing")
+    assert specification.outputs[-3:] == (
+        "numbers.visits",
+        "categories.country",
+        "numbers.visits_missing",
+    )
     columns: Columns = {"created_at": [0, 0, 0], "numbers": [{"visits": 50}, {"visits": 101}, {}]}
     matrix = FittedFeatures.fit(columns, np.zeros(3, dtype=np.int64), specification).transform(
         columns, np.zeros(3, dtype=np.int64)
@@ -199,8 +233,14 @@ def test_a_specification_file_gives_own_fields_their_range_and_what_stands_in_fo
         ("[[feature]]\nname = 'x'\ntype = 'category'\nrange = [0, 1]", "range is not known"),
         ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [1, 1]", "low below high"),
         ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [0, nan]", "low below high"),
-        ("[[feature]]\nname = 'x'\ntype = 'number'\nrange = [0, 1]\nimputation = 2", "a number in its range"),
-        ("[[feature]]\nname = 'x'\ntype = 'category'\nimputation = 'x'", "imputation of a category"),
+        (
+            "[[feature]]\nname = 'x'\ntype = 'number'\nrange = [0, 1]\nimputation = 2",
+            "a number in its range",
+        ),
+        (
+            "[[feature]]\nname = 'x'\ntype = 'category'\nimputation = 'x'",
+            "imputation of a category",
+        ),
         ("[[feature]]\nname = 'email'\ntype = 'category'", "personal"),
     ],
 )

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from leadstream.errors import SettingsError, UserError
-from local import broker, postgres
-from local.broker import MOCK_LIMITS, Broker, local_broker
-from local.containers import require_engine, started
-from local.postgres import Postgres, local_postgres
-from local.process import Say, free_ports
+from leadstream.local import broker, postgres
+from leadstream.local.broker import MOCK_LIMITS, Broker, local_broker
+from leadstream.local.containers import require_engine, started
+from leadstream.local.postgres import Postgres, local_postgres
+from leadstream.local.process import Say, free_ports
 
 
 def refusing(*_: object) -> contextlib.AbstractContextManager[Broker]:
@@ -32,7 +32,9 @@ def listener() -> Iterator[str]:
 def test_a_given_broker_that_answers_is_taken_before_all_others(listener: str) -> None:
     lines: list[str] = []
     dead = f"127.0.0.1:{free_ports(1)[0]}"
-    with local_broker(say=lines.append, environ={"KAFKA_BOOTSTRAP_SERVERS": f"{dead},{listener}"}) as given:
+    with local_broker(
+        say=lines.append, environ={"KAFKA_BOOTSTRAP_SERVERS": f"{dead},{listener}"}
+    ) as given:
         assert given == Broker(f"{dead},{listener}", "given", transactions=True, limits=None)
     assert len(lines) == 1
 
@@ -56,13 +58,18 @@ def test_an_address_without_a_port_names_the_setting() -> None:
 
 def test_an_unknown_kind_names_the_setting_and_the_kinds() -> None:
     with (
-        pytest.raises(SettingsError, match="LEADSTREAM_LOCAL_BROKER is 'rabbit': set it to docker, kafka or mock"),
+        pytest.raises(
+            SettingsError,
+            match="LEADSTREAM_LOCAL_BROKER is 'rabbit': set it to docker, kafka or mock",
+        ),
         local_broker(say=list, environ={"LEADSTREAM_LOCAL_BROKER": "rabbit"}),
     ):
         pass
 
 
-def test_a_kind_that_was_asked_for_is_refused_rather_than_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_that_was_asked_for_is_refused_rather_than_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(broker._STARTS, "docker", refusing)
     with (
         pytest.raises(UserError, match="'docker' was asked for and cannot be had: it is not here"),
@@ -78,13 +85,17 @@ def test_the_kind_that_was_asked_for_wins_over_a_given_broker(listener: str) -> 
         assert mock.bootstrap != listener
 
 
-def test_the_setting_picks_a_kind_though_an_earlier_one_would_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_picks_a_kind_though_an_earlier_one_would_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(broker._STARTS, "docker", serving)
     with local_broker(say=list, environ={"LEADSTREAM_LOCAL_BROKER": "mock"}) as taken:
         assert taken.kind == "mock"
 
 
-def test_a_kind_that_cannot_be_had_is_said_and_the_next_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_that_cannot_be_had_is_said_and_the_next_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lines: list[str] = []
     monkeypatch.setitem(broker._STARTS, "docker", refusing)
     monkeypatch.setitem(broker._STARTS, "kafka", serving)
@@ -102,8 +113,12 @@ def test_the_mock_says_in_one_line_what_it_cannot_do() -> None:
     assert "\n" not in MOCK_LIMITS
 
 
-@pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "unix:///nowhere/docker.sock", "carrier-pigeon://home"])
-def test_a_docker_command_without_an_engine_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+@pytest.mark.parametrize(
+    "host", ["tcp://127.0.0.1:1", "unix:///nowhere/docker.sock", "carrier-pigeon://home"]
+)
+def test_a_docker_command_without_an_engine_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     pytest.importorskip("testcontainers")
     monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(UserError, match="no Docker engine answers"):
@@ -121,14 +136,20 @@ def test_a_container_that_does_not_start_is_removed_and_told() -> None:
         def stop(self) -> None:
             done.append("stopped")
 
-    with pytest.raises(UserError, match="the Kafka container did not start: not ready"), started(Container(), "Kafka"):
+    with (
+        pytest.raises(UserError, match="the Kafka container did not start: not ready"),
+        started(Container(), "Kafka"),
+    ):
         pass
     assert done == ["stopped"]
 
 
 def test_a_database_url_that_does_not_connect_is_an_error_without_the_password() -> None:
     url = f"postgresql://someone:geheim@127.0.0.1:{free_ports(1)[0]}/crm"
-    with pytest.raises(UserError, match="DATABASE_URL") as caught, local_postgres(list, environ={"DATABASE_URL": url}):
+    with (
+        pytest.raises(UserError, match="DATABASE_URL") as caught,
+        local_postgres(list, environ={"DATABASE_URL": url}),
+    ):
         pass
     assert "geheim" not in str(caught.value)
 
@@ -141,7 +162,9 @@ def test_a_database_url_that_is_none_names_the_setting() -> None:
         pass
 
 
-def test_a_postgres_that_cannot_be_had_is_said_and_the_next_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_postgres_that_cannot_be_had_is_said_and_the_next_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     @contextlib.contextmanager
     def found(_say: Say) -> Iterator[Postgres]:
         yield Postgres("postgresql://there", "installed")
@@ -159,8 +182,13 @@ def test_a_postgres_that_cannot_be_had_is_said_and_the_next_one_is_taken(monkeyp
     ]
 
 
-def test_no_postgres_at_all_is_one_sentence_that_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_postgres_at_all_is_one_sentence_that_names_the_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for kind in postgres._STARTS:
         monkeypatch.setitem(postgres._STARTS, kind, refusing)
-    with pytest.raises(UserError, match="set DATABASE_URL to one of yours"), local_postgres(list, environ={}):
+    with (
+        pytest.raises(UserError, match="set DATABASE_URL to one of yours"),
+        local_postgres(list, environ={}),
+    ):
         pass

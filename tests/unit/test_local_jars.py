@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import UserError
-from local.kafka import VERSION, fetched_jars, java
+from leadstream.local.kafka import VERSION, fetched_jars, java
 
 GOOD_MAVEN = """
 for argument in "$@"; do case "$argument" in -DoutputDirectory=*) jars="${argument#*=}";; esac; done
@@ -50,7 +50,10 @@ def test_two_that_fetch_at_once_run_maven_once_and_leave_only_the_jars(
     assert set(fetched) == {tmp_path / "cache" / "leadstream" / f"kafka-{VERSION}"}
     assert [path.name for path in fetched[0].iterdir()] == ["kafka_2.13-0.jar"]
     assert (tmp_path / "runs").read_text() == "run\n"
-    assert sorted(path.name for path in fetched[0].parent.iterdir()) == [f"kafka-{VERSION}", f"kafka-{VERSION}.lock"]
+    assert sorted(path.name for path in fetched[0].parent.iterdir()) == [
+        f"kafka-{VERSION}",
+        f"kafka-{VERSION}.lock",
+    ]
 
 
 def test_jars_in_the_cache_need_no_maven(programs: Callable[..., None], tmp_path: Path) -> None:
@@ -63,7 +66,10 @@ def test_jars_in_the_cache_need_no_maven(programs: Callable[..., None], tmp_path
 @pytest.mark.parametrize(
     ("maven", "sentence"),
     [
-        ("echo '[ERROR] the network is down'; exit 1", "exit code 1; its log ends with:\n.*the network is down"),
+        (
+            "echo '[ERROR] the network is down'; exit 1",
+            "exit code 1; its log ends with:\n.*the network is down",
+        ),
         ("exit 0", "did not bring it"),
     ],
 )
@@ -73,19 +79,26 @@ def test_a_failed_fetch_shows_mavens_last_lines_and_leaves_no_half_cache(
     programs(mvn=maven)
     with pytest.raises(UserError, match=sentence):
         fetched_jars(list, environ(tmp_path))
-    assert [path.name for path in (tmp_path / "cache" / "leadstream").iterdir()] == [f"kafka-{VERSION}.lock"]
+    assert [path.name for path in (tmp_path / "cache" / "leadstream").iterdir()] == [
+        f"kafka-{VERSION}.lock"
+    ]
 
 
-def test_without_maven_the_error_says_what_to_install(programs: Callable[..., None], tmp_path: Path) -> None:
+def test_without_maven_the_error_says_what_to_install(
+    programs: Callable[..., None], tmp_path: Path
+) -> None:
     programs()
     with pytest.raises(UserError, match=r"Maven \(mvn\) is needed once"):
         fetched_jars(list, environ(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("body", "shown"), [("echo 'openjdk version \"11.0.2\"' >&2", "is 11"), ("echo nothing", "is an unknown version")]
+    ("body", "shown"),
+    [("echo 'openjdk version \"11.0.2\"' >&2", "is 11"), ("echo nothing", "is an unknown version")],
 )
-def test_an_older_java_is_refused_with_its_version(programs: Callable[..., None], body: str, shown: str) -> None:
+def test_an_older_java_is_refused_with_its_version(
+    programs: Callable[..., None], body: str, shown: str
+) -> None:
     programs(java=body)
     with pytest.raises(UserError, match=f"needs Java 17 or later, but .*{shown}"):
         java({})

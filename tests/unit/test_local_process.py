@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from local.process import Child, StartError, answers, await_ready, complete, free_ports, scratch
+from leadstream.local.process import (
+    Child,
+    StartError,
+    answers,
+    await_ready,
+    complete,
+    free_ports,
+    scratch,
+)
 
 
 @contextlib.contextmanager
@@ -29,13 +37,17 @@ def test_a_program_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> N
         assert child.end(signal.SIGTERM, seconds=0.1) == -signal.SIGKILL
 
 
-def test_a_program_has_a_session_of_its_own_that_a_ctrl_c_at_our_terminal_does_not_reach(tmp_path: Path) -> None:
+def test_a_program_has_a_session_of_its_own_that_a_ctrl_c_at_our_terminal_does_not_reach(
+    tmp_path: Path,
+) -> None:
     with program(tmp_path, "echo ready; sleep 60") as child:
         await_ready("it", child, lambda: "ready" in child.tail(), 5)
         assert os.getsid(child.pid) == child.pid
 
 
-def test_a_program_that_reads_its_input_finds_it_empty_and_not_the_pipe_of_its_guard(tmp_path: Path) -> None:
+def test_a_program_that_reads_its_input_finds_it_empty_and_not_the_pipe_of_its_guard(
+    tmp_path: Path,
+) -> None:
     with program(tmp_path, "cat; echo end") as child:
         assert child.wait(5) == 0
         assert child.tail() == "end"
@@ -55,7 +67,9 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_a_program_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     with (
         program(tmp_path, "seq 100; echo Address already in use") as child,
-        pytest.raises(StartError, match=r"it ended while starting[\s\S]*100\nAddress already in use") as caught,
+        pytest.raises(
+            StartError, match=r"it ended while starting[\s\S]*100\nAddress already in use"
+        ) as caught,
     ):
         await_ready("it", child, lambda: False, 5)
     assert caught.value.port_taken
@@ -63,7 +77,10 @@ def test_a_program_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_
 
 
 def test_a_program_that_never_answers_is_told_after_its_time(tmp_path: Path) -> None:
-    with program(tmp_path, "sleep 60") as child, pytest.raises(StartError, match="did not answer") as caught:
+    with (
+        program(tmp_path, "sleep 60") as child,
+        pytest.raises(StartError, match="did not answer") as caught,
+    ):
         await_ready("it", child, lambda: False, 0)
     assert not caught.value.port_taken
     assert "(its log is empty)" in str(caught.value)

@@ -16,7 +16,9 @@ def _as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_what_a_client_says_goes_where_standard_error_is_now_though_an_earlier_one_is_closed() -> None:
+def test_what_a_client_says_goes_where_standard_error_is_now_though_an_earlier_one_is_closed() -> (
+    None
+):
     with contextlib.redirect_stderr(io.StringIO()) as before:
         configure(load_settings({}))
     before.close()

@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 
-from models import artifact, pickles
-from models.refused import Refused
-from tests.trained import trained
+from models.serve import artifact, pickles
+from models.serve.refused import Refused
+from tests.trained_models import trained
 
 
 def published(**changes: Any) -> tuple[bytes, dict[str, Any]]:
     """A model's bytes and manifest as the registry writes them, with parts of the artifact changed."""
     payload = artifact.dump({**trained().artifact, **changes})
-    return payload, {**trained().manifest, "version": "1.0.0", "artifact": artifact.describe(payload)}
+    return payload, {
+        **trained().manifest,
+        "version": "1.0.0",
+        "artifact": artifact.describe(payload),
+    }
 
 
 class Bomb:
@@ -30,10 +34,16 @@ EXPLODED: list[int] = []
 def test_what_was_published_loads_and_knows_its_version() -> None:
     payload, manifest = published()
     model = artifact.load(payload, manifest)
-    assert (model.version, model.sha256, model.name) == ("1.0.0", manifest["artifact"]["sha256"], "random_forest")
+    assert (model.version, model.sha256, model.name) == (
+        "1.0.0",
+        manifest["artifact"]["sha256"],
+        "random_forest",
+    )
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\x00" + b[1:], lambda _: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\x00" + b[1:], lambda _: b""]
+)
 def test_bytes_that_are_not_those_of_the_manifest_are_refused(damage: Any) -> None:
     payload, manifest = published()
     with pytest.raises(Refused, match=r"size|sha256"):
@@ -86,13 +96,17 @@ def test_a_golden_row_one_bit_away_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("key", artifact.KEYS)
 def test_an_artifact_without_one_of_its_parts_is_refused_by_name(key: str) -> None:
-    payload = artifact.dump({name: part for name, part in trained().artifact.items() if name != key})
+    payload = artifact.dump(
+        {name: part for name, part in trained().artifact.items() if name != key}
+    )
     manifest = {**trained().manifest, "version": "1.0.0", "artifact": artifact.describe(payload)}
     with pytest.raises(Refused, match=f"lacks {key}"):
         artifact.load(payload, manifest)
 
 
-@pytest.mark.parametrize("payload", [b"", b"no pickle at all", artifact.dump({})[:20], pickle.dumps([1, 2])])
+@pytest.mark.parametrize(
+    "payload", [b"", b"no pickle at all", artifact.dump({})[:20], pickle.dumps([1, 2])]
+)
 def test_bytes_that_are_no_artifact_are_refused_though_the_digest_is_right(payload: bytes) -> None:
     manifest = {**trained().manifest, "version": "1.0.0", "artifact": artifact.describe(payload)}
     with pytest.raises(Refused, match="its artifact"):
@@ -112,7 +126,9 @@ def test_a_manifest_of_a_later_version_of_this_code_is_refused() -> None:
         artifact.load(payload, {**manifest, "manifest_version": 2})
 
 
-def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     readers = []
 
     class Watched(pickles._Reader):

@@ -6,13 +6,15 @@ import pytest
 from sklearn.metrics import log_loss
 
 from leadstream.errors import UserError
-from models import calibrate
-from models.calibrate import CALIBRATORS, CHOICES
-from models.decide import Policy, cuts_of, grades, policy_of
-from models.evaluate import legacy_sigmoid
+from models.serve.decide import Policy, cuts_of, grades, policy_of
+from models.train import calibrate
+from models.train.calibrate import CALIBRATORS, CHOICES
+from models.train.evaluate import legacy_sigmoid
 
 
-def balanced_scores(n: int = 6000, rate: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def balanced_scores(
+    n: int = 6000, rate: float = 0.1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores that answer for a 50 % base rate, outcomes at `rate`, and the true probabilities."""
     rng = np.random.default_rng(seed)
     log_odds = rng.normal(np.log(rate / (1 - rate)), 1.2, n)
@@ -32,7 +34,9 @@ def test_a_balanced_score_becomes_the_true_rate_by_any_learnt_calibrator(name: s
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
-def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_score(name: str) -> None:
+def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_score(
+    name: str,
+) -> None:
     raw, labels, _ = balanced_scores(500)
     probability, low, high = calibrate.fit(name, raw, labels, 0.5).interval(np.linspace(0, 1, 1001))
     assert (low <= probability).all()
@@ -50,7 +54,9 @@ def test_a_lead_gets_the_same_bits_alone_and_in_a_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
-def test_a_lead_that_lacks_more_has_an_interval_that_is_never_narrower_and_on_average_wider(name: str) -> None:
+def test_a_lead_that_lacks_more_has_an_interval_that_is_never_narrower_and_on_average_wider(
+    name: str,
+) -> None:
     raw, labels, _ = balanced_scores(4000)
     missing = np.random.default_rng(2).choice([1, 2, 3, 5], 4000, p=[0.7, 0.15, 0.1, 0.05])
     calibrator = calibrate.fit(name, raw, labels, 0.5, missing)
@@ -92,15 +98,22 @@ def test_a_shift_moves_the_odds_of_probability_and_interval_alike(name: str) -> 
 
 def test_the_audited_formula_stays_available_by_name() -> None:
     raw, labels, _ = balanced_scores(400)
-    assert calibrate.fit("legacy_sigmoid", raw, labels, 0.5).interval(raw)[0].tolist() == legacy_sigmoid(raw).tolist()
+    assert (
+        calibrate.fit("legacy_sigmoid", raw, labels, 0.5).interval(raw)[0].tolist()
+        == legacy_sigmoid(raw).tolist()
+    )
 
 
-def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the_audited_one() -> None:
+def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the_audited_one() -> (
+    None
+):
     raw, labels, _ = balanced_scores(3000)
     cut = 2000
     name, said = calibrate.choose((raw[:cut], labels[:cut]), (raw[cut:], labels[cut:]), 0.5)
     losses = {
-        name: log_loss(labels[cut:], calibrate.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0])
+        name: log_loss(
+            labels[cut:], calibrate.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0]
+        )
         for name in CHOICES
     }
     assert name == min(losses, key=lambda name: losses[name])
@@ -113,7 +126,9 @@ def test_scores_that_rank_the_wrong_way_round_are_refused_by_every_calibrator() 
     for name in CALIBRATORS:
         with pytest.raises(UserError, match="slope is negative"):
             calibrate.fit(name, 1 - raw, labels, 0.5)
-    with pytest.raises(UserError, match=r"venn_abers: its slope is negative .*; isotonic: its slope"):
+    with pytest.raises(
+        UserError, match=r"venn_abers: its slope is negative .*; isotonic: its slope"
+    ):
         calibrate.choose((1 - raw, labels), (raw, labels), 0.5)
 
 
@@ -145,7 +160,8 @@ def test_the_threshold_of_a_cost_is_where_a_call_begins_to_pay() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "f2", "f1:1", "capacity", "capacity:0", "capacity:1", "cost:-1", "cost:x", "cost:inf"]
+    "text",
+    ["", "f2", "f1:1", "capacity", "capacity:0", "capacity:1", "cost:-1", "cost:x", "cost:inf"],
 )
 def test_what_is_no_policy_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(UserError, match=r"use f1, capacity:0.1 .* or cost:5"):

@@ -6,13 +6,14 @@ import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from features import columns_of, specify
-from models import artifact, candidates
-from models.candidates import RECIPES
-from models.explain import contributions
-from models.forest import Forest, pack_boosting
-from models.scorer import Model
-from models.table import periods
-from models.train import BEST, Trained, train
+from models.serve import artifact
+from models.serve.explain import contributions
+from models.serve.forest import Forest, pack_boosting
+from models.serve.scorer import Model
+from models.train import candidates
+from models.train.candidates import RECIPES
+from models.train.table import periods
+from models.train.training import BEST, Trained, train
 from tests.unit.test_models_train import OPTIONS, START, leads
 
 PUBLISHED = {"version": "1.0.0", "artifact": {"sha256": "00"}}
@@ -36,7 +37,10 @@ def test_boosting_scores_as_scikit_learn_does_to_the_bit_in_any_batch(size: int)
     model, X = boosting()
     forest = pack_boosting(model)
     expected = model.predict_proba(X.astype(np.float64))[:, 1]
-    found = [forest.probability(forest.leaves(X[i : i + size])) for i in range(0, min(len(X), 20 * size), size)]
+    found = [
+        forest.probability(forest.leaves(X[i : i + size]))
+        for i in range(0, min(len(X), 20 * size), size)
+    ]
     assert np.concatenate(found).tolist() == expected[: 20 * size].tolist()
 
 
@@ -83,7 +87,9 @@ def test_a_lead_at_the_base_value_has_reasons_and_no_division_by_zero() -> None:
         {"offset": float("inf")},
     ],
 )
-def test_a_forest_whose_walk_would_not_end_well_is_refused_before_it_is_walked(damage: dict[str, Any]) -> None:
+def test_a_forest_whose_walk_would_not_end_well_is_refused_before_it_is_walked(
+    damage: dict[str, Any],
+) -> None:
     sound = Forest(
         feature=np.array([0, 0, 0]),
         threshold=np.zeros(3),
@@ -100,7 +106,10 @@ def test_a_forest_whose_walk_would_not_end_well_is_refused_before_it_is_walked(d
 
 def test_a_boosted_model_serves_with_reasons_that_add_up(boosted: Trained) -> None:
     model = Model(boosted.artifact, {**boosted.manifest, **PUBLISHED})
-    states = [{"created_at": START, "lead_score": float(score), "source": "web"} for score in range(0, 100, 10)]
+    states = [
+        {"created_at": START, "lead_score": float(score), "source": "web"}
+        for score in range(0, 100, 10)
+    ]
     scores = model.score(columns_of(states), np.full(10, START + 86_400_000), 1000)
     sums = [model.base + sum(points for _, points in reasons) for reasons in scores.reasons]
     assert np.abs(sums - scores.raw).max() < 1e-12
@@ -120,13 +129,25 @@ def test_the_same_table_gives_the_same_bytes_by_every_recipe_whatever_the_date(r
     assert first.manifest | {"created_at": ""} == second.manifest | {"created_at": ""}
 
 
-def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_are_in_the_manifest() -> None:
+def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_are_in_the_manifest() -> (
+    None
+):
     manifest = train(leads(900), replace(OPTIONS, recipe=BEST)).manifest["candidates"]
     assert set(manifest["folds"]) == set(RECIPES)
-    assert manifest["proposed"] == min(manifest["log_loss"], key=lambda name: manifest["log_loss"][name])
+    assert manifest["proposed"] == min(
+        manifest["log_loss"], key=lambda name: manifest["log_loss"][name]
+    )
     for results in manifest["folds"].values():
         assert len(results) == 2
-        assert {"roc_auc", "pr_auc", "log_loss", "brier", "ece", "calibration_slope", "accuracy"} < set(results[0])
+        assert {
+            "roc_auc",
+            "pr_auc",
+            "log_loss",
+            "brier",
+            "ece",
+            "calibration_slope",
+            "accuracy",
+        } < set(results[0])
         assert manifest["log_loss"]["forest"] == pytest.approx(
             np.mean([fold["log_loss"] for fold in manifest["folds"]["forest"]])
         )

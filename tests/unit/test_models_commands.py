@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commands import models as models_command
-from commands import retrain as retrain_command
-from commands import train as train_command
 from features import columns_of
+from leadstream.cli import models as models_command
+from leadstream.cli import retrain as retrain_command
+from leadstream.cli import train as train_command
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import Settings, load_settings
-from models.evaluate import metrics
-from models.ledger import DAY_MS, Judged, Made
-from models.registry import ModelRegistry
-from models.signing import trust_of
-from models.store import Store
+from models.monitor.ledger import DAY_MS, Judged, Made
+from models.registry.signing import trust_of
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
+from models.train.evaluate import metrics
 from producer.importer import Row, read_rows, read_table, select
 from producer.mapping import load_mapping
-from tests.trained import TRUST, trained, write_key
+from tests.trained_models import TRUST, trained, write_key
 from tests.unit.test_models_train import leads
 
 XEDUCATION = Path("../shared/data/xeducation_leads.csv")
@@ -67,8 +67,24 @@ def export(tmp_path: Path) -> tuple[str, ...]:
     with (tmp_path / "leads.csv").open("a") as file:
         file.write("bad row\n")
     (tmp_path / "map.toml").write_text(MAPPING)
-    few = ("--least-leads", "200", "--least-conversions", "20", "--recipe", "audited", "--calibrator", "sigmoid")
-    return "train", "--csv", str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "map.toml"), *few
+    few = (
+        "--least-leads",
+        "200",
+        "--least-conversions",
+        "20",
+        "--recipe",
+        "audited",
+        "--calibrator",
+        "sigmoid",
+    )
+    return (
+        "train",
+        "--csv",
+        str(tmp_path / "leads.csv"),
+        "--mapping",
+        str(tmp_path / "map.toml"),
+        *few,
+    )
 
 
 def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
@@ -78,7 +94,14 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
     first = capsys.readouterr()
     assert "Version 1.0.0 is the champion: there was none before." in first.out
     assert "line 902 is left out: has 1 fields, the header has" in first.err
-    for word in ("calibrated", "raw score", "audited formula", "ROC-AUC", "Brier score", "ECE, 15 bins"):
+    for word in (
+        "calibrated",
+        "raw score",
+        "audited formula",
+        "ROC-AUC",
+        "Brier score",
+        "ECE, 15 bins",
+    ):
         assert word in first.out
     assert max(map(len, first.out.splitlines())) <= 80
     assert call(*export, "--seed", "1") == 0
@@ -93,7 +116,11 @@ def test_what_train_prints_as_json_a_program_can_read(
 ) -> None:
     assert call(*export, "--json", "--oldest", "0.8", "--horizon", "30") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["version"], printed["promoted"], printed["champion"]) == ("1.0.0", True, "1.0.0")
+    assert (printed["version"], printed["promoted"], printed["champion"]) == (
+        "1.0.0",
+        True,
+        "1.0.0",
+    )
     assert printed["refused"] == [{"line": 902, "problem": printed["refused"][0]["problem"]}]
     assert printed["data"]["rows"] == 720
     assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
@@ -139,7 +166,9 @@ def test_only_the_own_fields_of_the_specification_file_become_features(
     assert "numbers.engaged" in names
     assert "numbers.score" not in names
     file.write_text('[[feature]]\nname = "visits"\ntype = "number"\n')
-    with pytest.raises(SettingsError, match=r"features.toml names numbers.visits, which .*map.toml does not read"):
+    with pytest.raises(
+        SettingsError, match=r"features.toml names numbers.visits, which .*map.toml does not read"
+    ):
         call(*export, "--features", str(file))
     file.write_text("[[feature]]\n")
     with pytest.raises(SettingsError, match=r"features.toml: feature 1: name is missing"):
@@ -157,7 +186,9 @@ def test_only_the_own_fields_of_the_specification_file_become_features(
         (("train", "--csv", "x.csv", "--mapping", "none.toml"), r"none\.toml"),
     ],
 )
-def test_wrong_usage_of_train_is_one_sentence(store: str, words: tuple[str, ...], sentence: str) -> None:
+def test_wrong_usage_of_train_is_one_sentence(
+    store: str, words: tuple[str, ...], sentence: str
+) -> None:
     with pytest.raises(SettingsError, match=sentence):
         call(*words)
 
@@ -196,11 +227,25 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
         registry.publish(trained(seed))
     assert "The champion is 1.0.0 now; before it was not set." in said("promote", "1.0.0")
     assert "The champion was 1.0.0 already." in said("promote", "1.0.0")
-    assert json_of("promote", "1.1.0") == {"alias": "champion", "version": "1.1.0", "promoted": True, "before": "1.0.0"}
+    assert json_of("promote", "1.1.0") == {
+        "alias": "champion",
+        "version": "1.1.0",
+        "promoted": True,
+        "before": "1.0.0",
+    }
     assert "1.1.0     champion" in said("list")
-    assert [(row["version"], row["aliases"]) for row in json_of("list")] == [("1.1.0", ["champion"]), ("1.0.0", [])]
+    assert [(row["version"], row["aliases"]) for row in json_of("list")] == [
+        ("1.1.0", ["champion"]),
+        ("1.0.0", []),
+    ]
     shown = said("show")
-    for words in ("1.1.0 (random_forest)", "RandomForestClassifier", "within 60 days", "largest F1", "ROC-AUC"):
+    for words in (
+        "1.1.0 (random_forest)",
+        "RandomForestClassifier",
+        "within 60 days",
+        "largest F1",
+        "ROC-AUC",
+    ):
         assert words in shown
     assert json_of("show", "1.0.0") == registry.show("1.0.0")
     assert "The champion is 1.0.0 again; before it was 1.1.0." in said("rollback")
@@ -213,9 +258,13 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
 ) -> None:
     source = export[1:5]
     few = ("--least-leads", "200", "--least-conversions", "20")
-    with pytest.raises(UserError, match=r"there is no champion .* leadstream train makes the first"):
+    with pytest.raises(
+        UserError, match=r"there is no champion .* leadstream train makes the first"
+    ):
         call("retrain", *source, *few)
-    assert call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "30", "--seed", "5") == 0
+    assert (
+        call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "30", "--seed", "5") == 0
+    )
     capsys.readouterr()
     # The same leads again: judged on the same period, the two are equal, and nothing speaks against the new one.
     assert call("retrain", *source, *few, "--promote", "--json") == 0
@@ -234,7 +283,10 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     assert call("retrain", *source, *few, "--promote") == 1
     said = capsys.readouterr()
     assert "Not promoted: only 180 rows with their outcome" in said.err
-    assert "The champion is still 1.1.0. To serve this one: leadstream models promote 1.2.0 --force" in said.out
+    assert (
+        "The champion is still 1.1.0. To serve this one: leadstream models promote 1.2.0 --force"
+        in said.out
+    )
     assert registry.resolve() == "1.1.0"
     assert call("models", "promote", "1.2.0", "--json") == 1
     assert json.loads(capsys.readouterr().out)["promoted"] is False
@@ -246,7 +298,11 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     assert "champion: promote 1.1.0 → 1.2.0, by " in shown
     assert "forced although only 180 rows" in " ".join(shown.split())
     assert call("models", "log", "--json") == 0
-    assert [move["to"] for move in json.loads(capsys.readouterr().out)] == ["1.0.0", "1.1.0", "1.2.0"]
+    assert [move["to"] for move in json.loads(capsys.readouterr().out)] == [
+        "1.0.0",
+        "1.1.0",
+        "1.2.0",
+    ]
 
 
 def test_a_damaged_version_fails_verify_and_does_not_hide_the_others(
@@ -275,7 +331,9 @@ def test_keygen_makes_a_pair_that_signs_and_verifies_and_never_replaces_one(
 ) -> None:
     key = tmp_path / "keys" / "mine.pem"
     monkeypatch.setenv("LEADSTREAM_MODEL_SIGNING_KEY", str(key))
-    with pytest.raises(SettingsError, match=r"mine\.pem cannot be read .* `leadstream models keygen` makes one"):
+    with pytest.raises(
+        SettingsError, match=r"mine\.pem cannot be read .* `leadstream models keygen` makes one"
+    ):
         call("train", "--postgres")
     assert call("models", "keygen", "--json") == 0
     made = json.loads(capsys.readouterr().out)
@@ -296,7 +354,9 @@ def test_a_version_that_a_stranger_signed_is_not_promoted_and_show_says_so(
     with pytest.raises(UserError, match="it is signed with the key"):
         call("models", "promote", "1.0.0")
     assert call("models", "show", "1.0.0") == 0
-    assert "VERIFY_KEYS does not name" in capsys.readouterr().out.replace("\n", "").replace(" " * 13, " ")
+    assert "VERIFY_KEYS does not name" in capsys.readouterr().out.replace("\n", "").replace(
+        " " * 13, " "
+    )
 
 
 def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:
@@ -304,7 +364,9 @@ def test_an_alias_that_was_never_set_is_one_sentence(store: str) -> None:
         call("models", "show")
 
 
-def test_a_challenger_starts_and_ends_by_its_alias(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_challenger_starts_and_ends_by_its_alias(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     registry = ModelRegistry(store, TRUST)
     registry.publish(trained())
     call("models", "promote", "1.0.0", "--alias", "challenger")
@@ -313,8 +375,15 @@ def test_a_challenger_starts_and_ends_by_its_alias(store: str, capsys: pytest.Ca
     assert "There is no challenger now; it was 1.0.0." in capsys.readouterr().out
     registry.promote("1.0.0", "spare")
     assert call("models", "retire", "--alias", "spare", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"alias": "spare", "version": None, "before": "1.0.0"}
-    for words, sentence in (((), "points to no version"), (("--alias", "champion"), "cannot be retired")):
+    assert json.loads(capsys.readouterr().out) == {
+        "alias": "spare",
+        "version": None,
+        "before": "1.0.0",
+    }
+    for words, sentence in (
+        ((), "points to no version"),
+        (("--alias", "champion"), "cannot be retired"),
+    ):
         with pytest.raises(UserError, match=sentence):
             call("models", "retire", *words)
 
@@ -323,7 +392,10 @@ def history(leads: int, champion: float, challenger: float) -> list[Judged]:
     """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead each in a split."""
     said = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
     said += [(f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)]
-    said += [("a", "1.1.0", "challenger", False, 0.4, False), ("b", "1.0.0", "champion", False, 0.4, False)]
+    said += [
+        ("a", "1.1.0", "challenger", False, 0.4, False),
+        ("b", "1.0.0", "champion", False, 0.4, False),
+    ]
     # Nobody compares this one: it tells that the outcomes have come as far as day 62.
     said += [("c", "0.9.0", "champion", False, 0.4, False)]
     return [
@@ -339,8 +411,8 @@ def history(leads: int, champion: float, challenger: float) -> list[Judged]:
 @pytest.fixture
 def two(store: str, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
     """A champion 1.0.0 and a challenger 1.1.0; brokers let in whoever asks."""
-    monkeypatch.setattr("leadstream.access.Access.__init__", lambda *_: None)
-    monkeypatch.setattr("leadstream.access.Access.check", lambda _: None)
+    monkeypatch.setattr("leadstream.kafka.access.Access.__init__", lambda *_: None)
+    monkeypatch.setattr("leadstream.kafka.access.Access.check", lambda _: None)
     registry = ModelRegistry(store, TRUST)
     for seed, alias in ((1, "champion"), (2, "challenger")):
         registry.promote(registry.publish(trained(seed)), alias)
@@ -350,7 +422,12 @@ def two(store: str, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
 @pytest.mark.parametrize(
     ("leads", "champion", "challenger", "words"),
     [
-        (2_000, 0.9, 0.4, ("Better, on 2,000 leads that both scored", "leadstream models promote 1.1.0")),
+        (
+            2_000,
+            0.9,
+            0.4,
+            ("Better, on 2,000 leads that both scored", "leadstream models promote 1.1.0"),
+        ),
         (2_000, 0.4, 0.9, ("Worse, on 2,000 leads that both scored", "leadstream models retire")),
         (2_000, 0.4, 0.4, ("Not yet, on 2,000 leads", "Ask again after more outcomes")),
         (1, 0.4, 0.9, ("Not yet, on 1 leads", "Brier score")),
@@ -372,12 +449,23 @@ def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
         progress(1)
         return history(leads, champion, challenger)
 
-    monkeypatch.setattr("consumer.follow.read_judged", read_judged)
+    monkeypatch.setattr("consumer.outcomes.reader.read_judged", read_judged)
     assert call("models", "compare") == 0
     out = capsys.readouterr().out
-    for word in (*words, "1.0.0", "1.1.0", "champion", "challenger", "log loss", "ROC-AUC", "ECE, 15 bins"):
+    for word in (
+        *words,
+        "1.0.0",
+        "1.1.0",
+        "champion",
+        "challenger",
+        "log loss",
+        "ROC-AUC",
+        "ECE, 15 bins",
+    ):
         assert word in out
-    assert f"{((challenger - 0.4) ** 2 - (champion - 0.4) ** 2) if leads > 1 else -0.35:+.4f}" in out
+    assert (
+        f"{((challenger - 0.4) ** 2 - (champion - 0.4) ** 2) if leads > 1 else -0.35:+.4f}" in out
+    )
     assert max(map(len, out.splitlines())) <= 80
     assert asked == {"1.0.0": 60, "1.1.0": 60, "0.9.0": None}
 
@@ -385,7 +473,9 @@ def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
 def test_a_comparison_as_json_a_program_can_read(
     two: ModelRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: history(2_000, 0.9, 0.4))
+    monkeypatch.setattr(
+        "consumer.outcomes.reader.read_judged", lambda *_, **__: history(2_000, 0.9, 0.4)
+    )
     assert call("models", "compare", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["verdict"], printed["mode"], printed["n"]) == ("better", "shadow", 2_000)
@@ -396,10 +486,12 @@ def test_a_comparison_as_json_a_program_can_read(
     assert call("models", "compare", "--mode", "split", "--json") == 0
     split = json.loads(capsys.readouterr().out)
     assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
-    monkeypatch.setattr("consumer.follow.read_judged", lambda *_, **__: [])
+    monkeypatch.setattr("consumer.outcomes.reader.read_judged", lambda *_, **__: [])
     assert call("models", "compare") == 0
     out = capsys.readouterr().out
-    assert "A lead counts once 60 days have passed since its prediction.\nThe topics must keep" in out
+    assert (
+        "A lead counts once 60 days have passed since its prediction.\nThe topics must keep" in out
+    )
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -408,7 +500,10 @@ def test_what_cannot_be_compared_is_one_sentence(
 ) -> None:
     assert call(*export, "--horizon", "30") == 0
     for words, sentence in (
-        (("--challenger", "1.2.0"), r"1\.0\.0 says what happens within 60 days, 1\.2\.0 .* within 30 days"),
+        (
+            ("--challenger", "1.2.0"),
+            r"1\.0\.0 says what happens within 60 days, 1\.2\.0 .* within 30 days",
+        ),
         (("--challenger", "champion"), "1.0.0 is both champion and challenger"),
         (("--challenger", "9.9.9"), "there is no model version 9.9.9"),
         (("--champion", "spare"), "the alias spare points to no version"),
@@ -422,18 +517,26 @@ def test_real_leads_of_later_months_are_ranked_and_told_their_rate() -> None:
     if not XEDUCATION.exists():
         pytest.skip(f"{XEDUCATION} is not here")
     from features import specify
-    from models import artifact
-    from models.train import TrainOptions, train
+    from models.serve import artifact
+    from models.train.training import TrainOptions, train
 
     mapping = load_mapping(Path("producer/mappings/xeducation.toml"))
     table, problems = read_table(XEDUCATION, mapping, oldest=0.8)
     own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
     done = train(table, TrainOptions(specification=own, recipe="audited", created_at=0))
     payload = artifact.dump(done.artifact)
-    model = artifact.load(payload, {**done.manifest, "version": "1.0.0", "artifact": artifact.describe(payload)})
-    newest = select([row for row in read_rows(XEDUCATION, mapping) if isinstance(row, Row)], newest=0.2)
-    scores = model.score(columns_of([row.state for row in newest]), np.array([row.occurred_at for row in newest]))
-    judged = metrics(scores.probability, np.array([bool(row.converted) for row in newest]), scores.threshold)
+    model = artifact.load(
+        payload, {**done.manifest, "version": "1.0.0", "artifact": artifact.describe(payload)}
+    )
+    newest = select(
+        [row for row in read_rows(XEDUCATION, mapping) if isinstance(row, Row)], newest=0.2
+    )
+    scores = model.score(
+        columns_of([row.state for row in newest]), np.array([row.occurred_at for row in newest])
+    )
+    judged = metrics(
+        scores.probability, np.array([bool(row.converted) for row in newest]), scores.threshold
+    )
     assert not problems
     assert len(newest) == 1848
     assert (judged["roc_auc"] or 0) >= 0.86

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.compare import (
+from models.monitor.compare import (
     ALPHA,
     Verdict,
     capital,
@@ -18,7 +18,7 @@ from models.compare import (
     shadow_pairs,
     split_pairs,
 )
-from models.ledger import DAY_MS, Judged, Made
+from models.monitor.ledger import DAY_MS, Judged, Made
 
 Floats = NDArray[np.float64]
 
@@ -27,12 +27,15 @@ OUTCOMES = 5_000
 RUNS = 300
 
 
-def differences(rng: np.random.Generator, n: int, champion_error: float, challenger_error: float) -> Floats:
+def differences(
+    rng: np.random.Generator, n: int, champion_error: float, challenger_error: float
+) -> Floats:
     """Brier scores, challenger minus champion, of two models that know the true rate but for an error of their own."""
     rate = rng.beta(1, 4, n)
     converted = rng.random(n) < rate
     champion, challenger = (
-        np.clip(rate + rng.normal(0, error, n), 0, 1) for error in (champion_error, challenger_error)
+        np.clip(rate + rng.normal(0, error, n), 0, 1)
+        for error in (champion_error, challenger_error)
     )
     difference: Floats = (challenger - converted) ** 2 - (champion - converted) ** 2
     return difference
@@ -60,7 +63,9 @@ def test_of_equal_models_one_is_ever_called_better_in_one_of_twenty_trials_at_mo
 
 
 @pytest.mark.parametrize(("rare", "size"), [(0.01, 0.99), (0.001, 1.0), (0.2, 0.04)])
-def test_rare_large_losses_that_even_out_many_small_gains_do_not_make_a_model_better(rare: float, size: float) -> None:
+def test_rare_large_losses_that_even_out_many_small_gains_do_not_make_a_model_better(
+    rare: float, size: float
+) -> None:
     rng = np.random.default_rng(21)
     small = rare * size / (1 - rare)
     runs = [np.where(rng.random(OUTCOMES) < rare, size, -small) for _ in range(RUNS)]
@@ -69,14 +74,20 @@ def test_rare_large_losses_that_even_out_many_small_gains_do_not_make_a_model_be
 
 def test_a_model_whose_brier_score_is_lower_by_015_is_found_within_2_000_outcomes() -> None:
     rng = np.random.default_rng(22)
-    found = [compare(differences(rng, 2_000, champion_error=0.15, challenger_error=0.05)).verdict for _ in range(100)]
+    found = [
+        compare(differences(rng, 2_000, champion_error=0.15, challenger_error=0.05)).verdict
+        for _ in range(100)
+    ]
     assert found.count(Verdict.BETTER) >= 95
     assert Verdict.WORSE not in found
 
 
 def test_a_worse_challenger_is_called_worse() -> None:
     rng = np.random.default_rng(23)
-    assert compare(differences(rng, 2_000, champion_error=0.05, challenger_error=0.15)).verdict is Verdict.WORSE
+    assert (
+        compare(differences(rng, 2_000, champion_error=0.05, challenger_error=0.15)).verdict
+        is Verdict.WORSE
+    )
 
 
 def test_the_interval_holds_the_true_difference_at_every_look() -> None:
@@ -96,8 +107,14 @@ def test_interval_and_verdict_must_never_contradict_each_other() -> None:
         for champion_error in (0.05, 0.1, 0.2, 0.4):
             found = compare(differences(rng, n, champion_error, 0.1))
             assert -1 <= found.low <= found.difference <= found.high <= 1
-            assert (found.high < 0) == (found.verdict is Verdict.BETTER) == (found.e_better >= 2 / ALPHA)
-            assert (found.low > 0) == (found.verdict is Verdict.WORSE) == (found.e_worse >= 2 / ALPHA)
+            assert (
+                (found.high < 0)
+                == (found.verdict is Verdict.BETTER)
+                == (found.e_better >= 2 / ALPHA)
+            )
+            assert (
+                (found.low > 0) == (found.verdict is Verdict.WORSE) == (found.e_worse >= 2 / ALPHA)
+            )
 
 
 def test_the_last_look_is_the_sum_of_all_and_the_order_does_not_matter_to_it() -> None:
@@ -132,8 +149,12 @@ def shadow(lead: str, at: int, **facts: object) -> Judged:
 
 
 def test_a_lead_that_changes_often_must_not_count_as_many_outcomes() -> None:
-    both = [one for at in range(1, 9) for one in (judged("a", at, probability=at / 10), shadow("a", at))]
-    pairs = shadow_pairs([*both, judged("b", 9, converted=True), shadow("b", 9, converted=True)], "1.0.0", "1.1.0")
+    both = [
+        one for at in range(1, 9) for one in (judged("a", at, probability=at / 10), shadow("a", at))
+    ]
+    pairs = shadow_pairs(
+        [*both, judged("b", 9, converted=True), shadow("b", 9, converted=True)], "1.0.0", "1.1.0"
+    )
     assert pairs.champion.tolist() == [0.1, 0.5]
     assert pairs.champion_converted.tolist() == pairs.challenger_converted.tolist() == [False, True]
     assert pairs.differences.tolist() == pytest.approx([0.25 - 0.01, 0.0])
@@ -154,7 +175,9 @@ def test_in_the_shadow_only_what_both_said_of_the_same_change_is_compared() -> N
     assert shadow_pairs([*strangers, shadow("d", 1)], "1.0.0", "1.1.0").champion.size == 1
 
 
-def test_a_split_compares_each_lead_once_and_leaves_out_what_was_before_it_and_in_the_shadow() -> None:
+def test_a_split_compares_each_lead_once_and_leaves_out_what_was_before_it_and_in_the_shadow() -> (
+    None
+):
     history = [
         judged("old", 1, probability=0.1),
         shadow("old", 1),
@@ -180,7 +203,13 @@ def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() 
         rate = np.linspace(0.6, 0.02, 5_000)
         arm = rng.random(5_000) < 0.1
         history = [
-            judged(str(i), i, "1.1.0" if arm[i] else "1.0.0", probability=0.05, converted=rng.random() < rate[i])
+            judged(
+                str(i),
+                i,
+                "1.1.0" if arm[i] else "1.0.0",
+                probability=0.05,
+                converted=rng.random() < rate[i],
+            )
             for i in range(5_000)
         ]
         found.append(compare(split_pairs(history, "1.0.0", "1.1.0").differences).verdict)
@@ -192,11 +221,19 @@ def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() 
 
 
 def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None:
-    early = [judged("a", 10, converted=True, decided=11), judged("b", 2, decided=40), judged("c", 1, converted=True)]
+    early = [
+        judged("a", 10, converted=True, decided=11),
+        judged("b", 2, decided=40),
+        judged("c", 1, converted=True),
+    ]
 
     def known(horizon_days: float | None, until: int) -> list[str]:
         others = judged("other", 200, decided=until)
-        return [one.made.lead_id for one in settled([*early, others], horizon_days) if one.made.lead_id != "other"]
+        return [
+            one.made.lead_id
+            for one in settled([*early, others], horizon_days)
+            if one.made.lead_id != "other"
+        ]
 
     assert known(60, 61) == []
     assert known(60, 63) == ["c", "b"]
@@ -205,7 +242,9 @@ def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None
     assert known(None, 0) == ["c", "a", "b"]
 
 
-def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_models_the_better_one() -> None:
+def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_models_the_better_one() -> (
+    None
+):
     """The challenger says more of every lead and is the worse one; the first sixty days know conversions only."""
     rng = np.random.default_rng(28)
     history = []

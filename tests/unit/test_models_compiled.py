@@ -7,23 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models import scorer
-from models.compiled import CompiledWalk, _not_above
-from models.explain import contributions, strongest
-from models.forest import Forest, pack
-from models.train import train
+from models.serve import scorer
+from models.serve.compiled import CompiledWalk, _not_above
+from models.serve.explain import contributions, strongest
+from models.serve.forest import Forest, pack
+from models.train.training import train
 from tests.unit.test_models_train import OPTIONS, leads
 
 
 @pytest.fixture(scope="module", params=["audited", "forest", "boosting"])
 def walked(request: pytest.FixtureRequest) -> tuple[Forest, int]:
     """The trees of a recipe, and how many features they take."""
-    artifact = train(leads(900), replace(OPTIONS, recipe=request.param, calibrator="sigmoid")).artifact
+    artifact = train(
+        leads(900), replace(OPTIONS, recipe=request.param, calibrator="sigmoid")
+    ).artifact
     return pack(artifact["model"]), int(artifact["feature_selector"].get_support().sum())
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 700])
-def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(walked: tuple[Forest, int], n: int) -> None:
+def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(
+    walked: tuple[Forest, int], n: int
+) -> None:
     forest, k = walked
     explained = contributions(forest, k)
     rows = np.random.default_rng(n).normal(size=(n, k)).astype(np.float32)
@@ -58,9 +62,15 @@ def test_a_row_on_a_threshold_goes_the_same_way(walked: tuple[Forest, int]) -> N
 
 def test_a_threshold_in_float32_parts_the_float32_numbers_as_the_float64_does() -> None:
     rng = np.random.default_rng(0)
-    threshold = np.concatenate([rng.normal(size=2000), np.float32(rng.normal(size=500)), [0.0, -0.0, 1e-50, -1e-50]])
+    threshold = np.concatenate(
+        [rng.normal(size=2000), np.float32(rng.normal(size=500)), [0.0, -0.0, 1e-50, -1e-50]]
+    )
     rounded = _not_above(threshold)
-    for x in (rounded, np.nextafter(rounded, np.float32(np.inf)), np.nextafter(rounded, np.float32(-np.inf))):
+    for x in (
+        rounded,
+        np.nextafter(rounded, np.float32(np.inf)),
+        np.nextafter(rounded, np.float32(-np.inf)),
+    ):
         assert ((x <= rounded) == (x.astype(np.float64) <= threshold)).all()
 
 
@@ -75,24 +85,31 @@ def test_nodes_that_two_parents_share_are_refused_before_they_are_laid_out() -> 
         depth=2,
     )
     with pytest.raises(ValueError, match="do not make trees"):
-        CompiledWalk(diamond, contributions(replace(diamond, children=np.array([2, 1, 1, 1, 2, 2])), 1))
+        CompiledWalk(
+            diamond, contributions(replace(diamond, children=np.array([2, 1, 1, 1, 2, 2])), 1)
+        )
 
 
 def test_without_numba_a_model_scores_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = train(leads(900), OPTIONS)
     manifest = {**trained.manifest, "version": "1.0.0", "artifact": {"sha256": "0"}}
     table = leads(50, seed=9)
-    columns = {name: table[name].tolist() for name in ("created_at", "lead_score", "engagement_score", "source")}
+    columns = {
+        name: table[name].tolist()
+        for name in ("created_at", "lead_score", "engagement_score", "source")
+    }
     said = []
     for walk in (CompiledWalk, None):
         monkeypatch.setattr(scorer, "CompiledWalk", walk)
-        said.append(scorer.Model(trained.artifact, manifest).score(columns, table["as_of"].to_numpy(), 3))
+        said.append(
+            scorer.Model(trained.artifact, manifest).score(columns, table["as_of"].to_numpy(), 3)
+        )
     assert said[0].raw.tobytes() == said[1].raw.tobytes()
     assert said[0].reasons == said[1].reasons
     assert said[0].high.tobytes() == said[1].high.tobytes()
 
 
 def test_a_machine_without_numba_imports_the_scorer_all_the_same() -> None:
-    code = "import sys; sys.modules['numba'] = None; from models import scorer; print(scorer.CompiledWalk)"
+    code = "import sys; sys.modules['numba'] = None; from models.serve import scorer; print(scorer.CompiledWalk)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.curves import MOST_POINTS, curves, thinned
-from models.evaluate import expected_calibration_error
+from models.train.curves import MOST_POINTS, curves, thinned
+from models.train.evaluate import expected_calibration_error
 
 
 def scored(n: int = 3000, digits: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,9 @@ def test_the_reliability_bins_are_those_of_the_ece_and_an_empty_one_has_no_rate(
         for count, stated, realised in zip(*bins.values(), strict=True)
         if stated is not None
     ]
-    assert sum(gaps) / len(labels) == pytest.approx(expected_calibration_error(probability, labels), abs=1e-4)
+    assert sum(gaps) / len(labels) == pytest.approx(
+        expected_calibration_error(probability, labels), abs=1e-4
+    )
 
 
 def test_every_lead_is_in_the_histogram_of_its_outcome_and_certain_ones_in_the_last_bin() -> None:
@@ -58,7 +60,9 @@ def test_every_lead_is_in_the_histogram_of_its_outcome_and_certain_ones_in_the_l
 
 def test_many_leads_do_not_make_a_manifest_large_and_it_is_the_same_again() -> None:
     probability, labels = scored(50_000)
-    text = json.dumps({name: curves(probability, labels) for name in ("a", "b", "c")}, indent=2, allow_nan=False)
+    text = json.dumps(
+        {name: curves(probability, labels) for name in ("a", "b", "c")}, indent=2, allow_nan=False
+    )
     assert len(text) < 60_000
     order = np.random.default_rng(0).permutation(len(labels))
     again = curves(probability[order], labels[order])
@@ -66,8 +70,13 @@ def test_many_leads_do_not_make_a_manifest_large_and_it_is_the_same_again() -> N
         assert again[name] == json.loads(text)["a"][name]
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30), st.integers(2, 40))
-def test_thinning_keeps_the_ends_and_no_more_points_than_asked_for(line: list[tuple[float, float]], most: int) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30),
+    st.integers(2, 40),
+)
+def test_thinning_keeps_the_ends_and_no_more_points_than_asked_for(
+    line: list[tuple[float, float]], most: int
+) -> None:
     kept = thinned(np.array(line), most).tolist()
     assert kept == sorted(set(kept))
     assert (kept[0], kept[-1]) == (0, len(line) - 1)
@@ -75,5 +84,7 @@ def test_thinning_keeps_the_ends_and_no_more_points_than_asked_for(line: list[tu
 
 
 def test_a_corner_that_thinning_cuts_off_is_a_decision_that_cannot_be_read() -> None:
-    line = np.array([[0, 0], *([0, y / 100] for y in range(1, 81)), *([x / 100, 0.8] for x in range(1, 101))])
+    line = np.array(
+        [[0, 0], *([0, y / 100] for y in range(1, 81)), *([x / 100, 0.8] for x in range(1, 101))]
+    )
     assert line[thinned(line, 3)].tolist() == [[0, 0], [0, 0.8], [1, 0.8]]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2_contingency
 
 from features import FeatureMatrix, FittedFeatures, columns_of, specify
-from models import drift
-from models.drift import Drift, DriftWatch, Reference
-from models.reference import reference
+from models.monitor import drift
+from models.monitor.drift import Drift, DriftWatch, Reference
+from models.train.reference import reference
 
 Floats = NDArray[np.float64]
 DAY = 86_400_000
@@ -31,7 +31,11 @@ class Scored:
 
 def leads(rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
     """Leads of one population: an own number without bounds, a number with gaps, a category with many values."""
-    income, engagement, gaps = rng.lognormal(10, 0.5, n), rng.uniform(0, 100, n), rng.random(n) < 0.1
+    income, engagement, gaps = (
+        rng.lognormal(10, 0.5, n),
+        rng.uniform(0, 100, n),
+        rng.random(n) < 0.1,
+    )
     source = rng.choice(len(SOURCES), size=n, p=SHARES / SHARES.sum())
     return [
         {
@@ -82,19 +86,24 @@ def alarms(found: dict[str, Drift]) -> set[str]:
 
 def with_income(states: list[dict[str, Any]], incomes: Floats) -> list[dict[str, Any]]:
     return [
-        state | {"numbers": {"income": float(income)}} for state, income in zip(states, incomes.tolist(), strict=True)
+        state | {"numbers": {"income": float(income)}}
+        for state, income in zip(states, incomes.tolist(), strict=True)
     ]
 
 
 def test_the_index_of_two_bins_worked_out_by_hand() -> None:
     # (.7 - .5) ln(.7 / .5) + (.3 - .5) ln(.3 / .5)
-    assert drift.psi(np.array([70.0, 30.0]), np.array([500.0, 500.0])) == pytest.approx(0.169460, abs=1e-6)
+    assert drift.psi(np.array([70.0, 30.0]), np.array([500.0, 500.0])) == pytest.approx(
+        0.169460, abs=1e-6
+    )
     assert drift.psi(np.array([5.0, 3.0, 2.0]), np.array([500.0, 300.0, 200.0])) == pytest.approx(0)
 
 
 def test_a_bin_that_one_side_lacks_counts_as_half_a_row_and_not_as_infinity() -> None:
     with_half = drift.psi(np.array([50.0, 50.0, 0.5]), np.array([40.0, 40.0, 20.0]))
-    assert drift.psi(np.array([50.0, 50.0, 0.0]), np.array([40.0, 40.0, 20.0])) == pytest.approx(with_half)
+    assert drift.psi(np.array([50.0, 50.0, 0.0]), np.array([40.0, 40.0, 20.0])) == pytest.approx(
+        with_half
+    )
     assert np.isfinite(drift.psi(np.array([0.0, 100.0]), np.array([1000.0, 0.0])))
 
 
@@ -117,11 +126,15 @@ def test_what_is_too_little_to_test_must_not_alarm(window: list[float]) -> None:
 def test_leads_like_those_of_training_must_not_alarm_and_the_index_must_be_small() -> None:
     found = judged(leads(np.random.default_rng(7), 2_000))
     assert alarms(found) == set()
-    assert set(found) == {spec.name for spec in SPECIFICATION.inputs if spec.kind != "moment"} | {"probability"}
+    assert set(found) == {spec.name for spec in SPECIFICATION.inputs if spec.kind != "moment"} | {
+        "probability"
+    }
     assert all(one.psi < 0.1 for one in found.values())
     assert found["engagement_score"].missing == pytest.approx(0.1, abs=0.03)
     assert found["engagement_score"].unseen is None
-    rare = reference_()["inputs"]["source"]["unseen"]  # what hardly any lead has is unseen in training, too
+    rare = reference_()["inputs"]["source"][
+        "unseen"
+    ]  # what hardly any lead has is unseen in training, too
     assert found["source"].unseen == pytest.approx(rare, abs=0.02)
     assert found["campus_name"].missing == 1
     assert found["probability"].p_value is None
@@ -189,7 +202,9 @@ def test_changes_of_one_lead_must_not_pass_for_a_drift_of_the_leads() -> None:
 def test_a_lead_that_never_stops_changing_must_not_mute_a_drift_of_the_others() -> None:
     rng = np.random.default_rng(13)
     states = with_income(leads(rng, 500), rng.lognormal(10.6, 0.5, 500))
-    found = judged([states[0]] * 20_000 + states, ["noisy"] * 20_000 + [f"lead {i}" for i in range(500)])
+    found = judged(
+        [states[0]] * 20_000 + states, ["noisy"] * 20_000 + [f"lead {i}" for i in range(500)]
+    )
     assert alarms(found) == {"numbers.income"}
 
 
@@ -226,10 +241,14 @@ def test_how_changes_come_in_batches_makes_no_difference() -> None:
     assert found[0] == found[1] == found[2]
 
 
-def population(rng: np.random.Generator, shares: Floats, leads: int, most: int) -> tuple[Floats, Floats]:
+def population(
+    rng: np.random.Generator, shares: Floats, leads: int, most: int
+) -> tuple[Floats, Floats]:
     """Counts of all changes of so many leads, each with 1 to `most` that are alike: at their worth, and as they are."""
     changes = rng.integers(1, most + 1, leads)
-    counts: Floats = np.bincount(rng.choice(len(shares), size=leads, p=shares), changes, len(shares)).astype(np.float64)
+    counts: Floats = np.bincount(
+        rng.choice(len(shares), size=leads, p=shares), changes, len(shares)
+    ).astype(np.float64)
     return counts * drift.independent(changes) / changes.sum(), counts
 
 
@@ -246,7 +265,10 @@ def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
     windows = 2_500
     p_values = np.array(
         [
-            [drift.chi_square(population(rng, q, 2_000, 5)[0], population(rng, q, 3_000, 5)[0]) for q in INPUTS]
+            [
+                drift.chi_square(population(rng, q, 2_000, 5)[0], population(rng, q, 3_000, 5)[0])
+                for q in INPUTS
+            ]
             for _ in range(windows)
         ]
     )
@@ -260,7 +282,9 @@ def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
 def test_changes_taken_for_independent_leads_would_alarm_far_more_often() -> None:
     rng = np.random.default_rng(17)
     p_values = [
-        drift.chi_square(population(rng, INPUTS[0], 2_000, 5)[1], population(rng, INPUTS[0], 3_000, 5)[1])
+        drift.chi_square(
+            population(rng, INPUTS[0], 2_000, 5)[1], population(rng, INPUTS[0], 3_000, 5)[1]
+        )
         for _ in range(200)
     ]
     assert np.mean(np.array(p_values) < 0.001) > 0.1
@@ -271,7 +295,9 @@ def test_merging_is_what_keeps_the_test_valid_in_rare_bins(monkeypatch: pytest.M
     rng = np.random.default_rng(18)
     shares = np.array([0.95, *[0.05 / 60] * 60])
     p_values = [
-        drift.chi_square(population(rng, shares, 2_000, 5)[0], population(rng, shares, 100_000, 1)[0])
+        drift.chi_square(
+            population(rng, shares, 2_000, 5)[0], population(rng, shares, 100_000, 1)[0]
+        )
         for _ in range(1_000)
     ]
     assert np.mean(np.array(p_values) < 0.001) > 0.005
@@ -282,11 +308,42 @@ def test_merging_is_what_keeps_the_test_valid_in_rare_bins(monkeypatch: pytest.M
     [
         {},
         {"inputs": {}},
-        {"inputs": {"unheard of": {"kind": "number", "edges": [], "shares": [1.0], "missing": 0.0}}},
-        {"inputs": {"source": {"kind": "category", "values": ["web"], "shares": [], "missing": 1.0, "unseen": 0.0}}},
-        {"inputs": {"lead_score": {"kind": "number", "edges": [2.0, 1.0], "shares": [1.0, 0.0, 0.0], "missing": 0.0}}},
-        {"inputs": {"lead_score": {"kind": "number", "edges": [1.0], "shares": [1.0], "missing": 0.0}}},
-        {"inputs": {"lead_score": {"kind": "number", "edges": [], "shares": [-1.0], "missing": 0.0}}},
+        {
+            "inputs": {
+                "unheard of": {"kind": "number", "edges": [], "shares": [1.0], "missing": 0.0}
+            }
+        },
+        {
+            "inputs": {
+                "source": {
+                    "kind": "category",
+                    "values": ["web"],
+                    "shares": [],
+                    "missing": 1.0,
+                    "unseen": 0.0,
+                }
+            }
+        },
+        {
+            "inputs": {
+                "lead_score": {
+                    "kind": "number",
+                    "edges": [2.0, 1.0],
+                    "shares": [1.0, 0.0, 0.0],
+                    "missing": 0.0,
+                }
+            }
+        },
+        {
+            "inputs": {
+                "lead_score": {"kind": "number", "edges": [1.0], "shares": [1.0], "missing": 0.0}
+            }
+        },
+        {
+            "inputs": {
+                "lead_score": {"kind": "number", "edges": [], "shares": [-1.0], "missing": 0.0}
+            }
+        },
         {"rows": 0},
         {"rows": float("inf")},
         {"probability": {"shares": [1.0], "rows": 10}},

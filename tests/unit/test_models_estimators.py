@@ -12,16 +12,16 @@ import pytest
 from sklearn.feature_selection import SelectKBest
 from sklearn.tree._tree import NODE_DTYPE
 
-from models import artifact
-from models.allowed import _NODE
-from models.estimators import Selector
-from models.forest import Forest, pack
-from models.legacy import inspect
-from models.refused import Refused
-from models.registry import ModelRegistry
-from models.signing import Trust
-from models.train import Trained, train
-from tests import hostile
+from models.registry.signing import Trust
+from models.registry.versions import ModelRegistry
+from models.serve import artifact
+from models.serve.allowed import _NODE
+from models.serve.estimators import Selector
+from models.serve.forest import Forest, pack
+from models.serve.refused import Refused
+from models.train.legacy import inspect
+from models.train.training import Trained, train
+from tests import malicious_artifacts as hostile
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 from tests.unit.test_models_train import OPTIONS, leads
 
@@ -49,7 +49,7 @@ def payload(request: pytest.FixtureRequest) -> bytes:
 def test_what_is_served_has_the_bits_of_scikit_learn_s_own_parts(payload: bytes) -> None:
     served, own = artifact.unpack(payload), artifact.unpack(payload, scikit=True)
     assert type(own["scaler"]).__module__.startswith("sklearn")
-    assert type(served["scaler"]).__module__ == "models.estimators"
+    assert type(served["scaler"]).__module__ == "models.serve.estimators"
     for part, name in (("scaler", "mean_"), ("scaler", "scale_"), ("feature_selector", "scores_")):
         assert getattr(served[part], name).tobytes() == getattr(own[part], name).tobytes()
     taken = own["feature_selector"].get_support()
@@ -65,10 +65,14 @@ def test_what_is_served_has_the_bits_of_scikit_learn_s_own_parts(payload: bytes)
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, 7, 12, 50, "all"])
-def test_the_selector_takes_what_scikit_learn_s_takes_whatever_ties_and_gaps_its_scores_have(k: int | str) -> None:
+def test_the_selector_takes_what_scikit_learn_s_takes_whatever_ties_and_gaps_its_scores_have(
+    k: int | str,
+) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        scores = rng.choice([0.0, 1.0, 2.5, -1.0, np.nan, np.inf, -np.inf, np.finfo(float).min], size=12)
+        scores = rng.choice(
+            [0.0, 1.0, 2.5, -1.0, np.nan, np.inf, -np.inf, np.finfo(float).min], size=12
+        )
         own = SelectKBest(k=k)
         own.scores_ = scores
         assert Selector(scores, k).get_support().tolist() == own.get_support().tolist()
@@ -88,10 +92,10 @@ def test_the_fields_that_are_read_of_a_node_are_those_of_the_installed_scikit_le
 SERVE = """
 import json, sys
 import numpy as np
-import consumer.app
+import consumer.run.app
 from features import columns_of
-from models.registry import ModelRegistry
-from models.signing import Trust
+from models.registry.versions import ModelRegistry
+from models.registry.signing import Trust
 
 registry = ModelRegistry(sys.argv[1], Trust(unsigned=True))
 for version in registry.versions():
@@ -106,7 +110,9 @@ def test_a_second_and_200_mb_for_a_library_that_nobody_calls_are_not_paid(tmp_pa
     registry = ModelRegistry(str(tmp_path), Trust(unsigned=True))
     for kind in KINDS.values():
         registry.publish(kind())
-    done = subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))
     assert {"numpy", "scipy", "confluent_kafka"} <= loaded

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.evaluate import (
+from models.train.evaluate import (
     auc_loss,
     best_f1_threshold,
     calibration_line,
@@ -14,7 +14,9 @@ from models.evaluate import (
 
 
 def test_the_audited_formula_narrows_instead_of_spreading() -> None:
-    assert legacy_sigmoid(np.array([0.0, 0.06, 0.5, 1.0])) == pytest.approx([0.269, 0.293, 0.5, 0.731], abs=1e-3)
+    assert legacy_sigmoid(np.array([0.0, 0.06, 0.5, 1.0])) == pytest.approx(
+        [0.269, 0.293, 0.5, 0.731], abs=1e-3
+    )
 
 
 def test_ece_is_the_distance_between_what_is_said_and_what_happens() -> None:
@@ -47,7 +49,9 @@ def test_the_threshold_is_the_best_of_all_cuts_also_with_ties() -> None:
         said = probability >= cut
         return 2 * float((said & labels).sum()) / float(said.sum() + labels.sum())
 
-    assert f1(best_f1_threshold(probability, labels)) == pytest.approx(max(map(f1, np.unique(probability))))
+    assert f1(best_f1_threshold(probability, labels)) == pytest.approx(
+        max(map(f1, np.unique(probability)))
+    )
 
 
 def test_the_calibration_line_finds_the_distortion_that_was_put_in() -> None:
@@ -60,8 +64,13 @@ def test_the_calibration_line_finds_the_distortion_that_was_put_in() -> None:
 
 
 @pytest.mark.parametrize("probability", [[0.0, 0.0, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]])
-def test_a_line_that_cannot_be_fitted_is_none_not_a_warning_or_nan(probability: list[float]) -> None:
-    assert calibration_line(np.array(probability), np.array([False, False, True, True])) == (None, None)
+def test_a_line_that_cannot_be_fitted_is_none_not_a_warning_or_nan(
+    probability: list[float],
+) -> None:
+    assert calibration_line(np.array(probability), np.array([False, False, True, True])) == (
+        None,
+        None,
+    )
 
 
 def test_a_certain_and_wrong_probability_costs_much_but_not_infinitely() -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models import follow
-from models.evaluate import expected_calibration_error
+from models.monitor import recent_calibration as follow
+from models.train.evaluate import expected_calibration_error
 
 
 def jump(n: int = 12_000) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,9 @@ def jump(n: int = 12_000) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("method", follow.METHODS)
-def test_after_the_base_rate_jumps_a_fixed_calibration_fails_and_one_that_follows_does_not(method: str) -> None:
+def test_after_the_base_rate_jumps_a_fixed_calibration_fails_and_one_that_follows_does_not(
+    method: str,
+) -> None:
     stated, labels = jump()
     late = slice(9_000, None)
     followed = follow.replay(stated, labels, 0, 500, method=method)

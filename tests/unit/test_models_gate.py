@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import gate
-from models.gate import GateRefused, objections
-from models.registry import ModelRegistry
-from models.scorer import Model
-from models.train import Trained, train
-from tests.trained import TRUST
+from models.registry import gate
+from models.registry.gate import GateRefused, objections
+from models.registry.versions import ModelRegistry
+from models.serve.scorer import Model
+from models.train.training import Trained, train
+from tests.trained_models import TRUST
 from tests.unit.test_models_train import OPTIONS, leads
 
 SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
@@ -19,7 +19,9 @@ YEAR = 365 * 86_400_000
 
 
 def model(trained: Trained, version: str = "1.0.0") -> Model:
-    return Model(trained.artifact, {**trained.manifest, "version": version, "artifact": {"sha256": version}})
+    return Model(
+        trained.artifact, {**trained.manifest, "version": version, "artifact": {"sha256": version}}
+    )
 
 
 def later(table: pd.DataFrame, by: int = YEAR) -> pd.DataFrame:
@@ -34,7 +36,9 @@ def later(table: pd.DataFrame, by: int = YEAR) -> pd.DataFrame:
 def blind(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the one field that tells anything made worthless for most leads."""
     rng = np.random.default_rng(7)
-    score = np.where(rng.random(len(table)) < 0.6, rng.permutation(table["lead_score"]), table["lead_score"])
+    score = np.where(
+        rng.random(len(table)) < 0.6, rng.permutation(table["lead_score"]), table["lead_score"]
+    )
     return table.assign(lead_score=score)
 
 
@@ -49,7 +53,9 @@ def test_a_model_as_good_as_the_champion_on_newer_leads_passes(champion: Model) 
     assert objections(model(candidate, "1.1.0"), champion) == []
 
 
-def test_a_model_that_learnt_from_leads_of_another_base_rate_loses_more_on_newer_leads(champion: Model) -> None:
+def test_a_model_that_learnt_from_leads_of_another_base_rate_loses_more_on_newer_leads(
+    champion: Model,
+) -> None:
     older, newer = later(leads(1500, seed=1, rate=0.48)), later(leads(1500, seed=1))
     candidate = train(pd.concat([older.iloc[:1200], newer.iloc[1200:]]), SURE, champion=champion)
     found = objections(model(candidate, "1.1.0"), champion)
@@ -61,7 +67,9 @@ def test_a_model_that_ranks_worse_on_newer_leads_is_refused(champion: Model) -> 
     # Trained on leads whose score tells little, judged on the same newer ones as the champion.
     spoilt = blind(newer).iloc[:1200]
     bad = train(pd.concat([spoilt, newer.iloc[1200:]]), SURE, champion=champion)
-    assert any("ranks worse than the champion" in one for one in objections(model(bad, "1.1.0"), champion))
+    assert any(
+        "ranks worse than the champion" in one for one in objections(model(bad, "1.1.0"), champion)
+    )
 
 
 def test_leads_that_the_champion_has_learnt_from_are_not_held_against_the_candidate() -> None:
@@ -69,7 +77,9 @@ def test_leads_that_the_champion_has_learnt_from_are_not_held_against_the_candid
     overfit = model(train(table, SURE))
     again = train(table, replace(SURE, seed=1), champion=overfit)
     assert again.manifest["against"]["rows"] == 0
-    assert objections(model(again, "1.1.0"), overfit) == []  # judged on the same period: by their manifests
+    assert (
+        objections(model(again, "1.1.0"), overfit) == []
+    )  # judged on the same period: by their manifests
 
 
 def test_too_few_newer_leads_are_no_comparison(champion: Model) -> None:
@@ -100,7 +110,9 @@ def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path
     table = later(leads(1500, seed=1))
     table = table.assign(status=np.where(table["converted"], "enrolled", "open"))
     present = registry.verify("1.0.0")
-    leaking = registry.publish(train(table, replace(SURE, allow_leaks=("status",)), champion=present))
+    leaking = registry.publish(
+        train(table, replace(SURE, allow_leaks=("status",)), champion=present)
+    )
     with pytest.raises(GateRefused, match="leak into status"):
         registry.promote(leaking)
     assert registry.resolve() == "1.0.0"
@@ -121,7 +133,9 @@ def test_a_challenger_alias_asks_for_no_gate(tmp_path: Path) -> None:
     assert registry.aliases() == {"champion": "1.0.0", "challenger": other}
 
 
-def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_first(tmp_path: Path) -> None:
+def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_first(
+    tmp_path: Path,
+) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
     trained = train(leads(1500), SURE)
     metrics = trained.manifest["metrics"]
@@ -135,7 +149,8 @@ def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_fi
 def test_golden_rows_that_the_candidate_reads_quite_differently_are_named(champion: Model) -> None:
     candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
     flipped: list[dict[str, Any]] = [
-        {**row, "probability": 1.0 if row["probability"] < 0.5 else 0.0} for row in champion.manifest["golden"]
+        {**row, "probability": 1.0 if row["probability"] < 0.5 else 0.0}
+        for row in champion.manifest["golden"]
     ]
     other = Model(train(leads(1500), SURE).artifact, {**champion.manifest, "golden": flipped})
     (sentence,) = objections(model(candidate, "1.1.0"), other)

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from features import columns_of
 from leadstream.background import at_once
-from models import artifact
-from models.refused import Refused
-from models.registry import ModelRegistry
-from models.scorer import Model
-from models.signing import Trust
-from models.slot import ModelSlot
-from models.store import Store
-from tests import hostile
-from tests.trained import trained
+from models.registry.signing import Trust
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
+from models.serve import artifact
+from models.serve.refused import Refused
+from models.serve.scorer import Model
+from models.serve.slot import ModelSlot
+from tests import malicious_artifacts as hostile
+from tests.trained_models import trained
 
 # The worst case: nothing is signed, and whoever wrote the file wrote a manifest that fits it.
 UNSIGNED = Trust(unsigned=True)
@@ -40,7 +40,11 @@ CASES = {
     }.items()
     for name, payload in files.items()
 }
-MANIFEST = {**trained().manifest, "version": "1.1.0", "artifact": artifact.describe(artifact.dump(trained().artifact))}
+MANIFEST = {
+    **trained().manifest,
+    "version": "1.1.0",
+    "artifact": artifact.describe(artifact.dump(trained().artifact)),
+}
 
 
 class Serving:
@@ -58,13 +62,17 @@ class Serving:
     def scores(self) -> list[float]:
         golden = self.slot.get().manifest["golden"]
         as_of = np.array([row["as_of"] for row in golden])
-        return list(self.slot.get().score(columns_of([row["state"] for row in golden]), as_of).probability)
+        return list(
+            self.slot.get().score(columns_of([row["state"] for row in golden]), as_of).probability
+        )
 
     def meets(self, payload: bytes, manifest: bytes) -> str:
         """What is said of a version that the alias moves to, while the old one goes on to score."""
         self.store.replace("versions/1.1.0/model.joblib", payload)
         self.store.replace("versions/1.1.0/manifest.json", manifest)
-        self.store.replace("aliases/champion.json", b'{"version": "1.1.0", "previous": [], "moved_at": 1}')
+        self.store.replace(
+            "aliases/champion.json", b'{"version": "1.1.0", "previous": [], "moved_at": 1}'
+        )
         self.slot._judged, self.slot.refused = None, None
         self.now += 5
         began = time.monotonic()
@@ -87,7 +95,9 @@ def manifest_of(payload: bytes, **changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_hostile_file_runs_nothing_and_the_present_model_goes_on(serving: Serving, case: str) -> None:
+def test_a_hostile_file_runs_nothing_and_the_present_model_goes_on(
+    serving: Serving, case: str
+) -> None:
     sentence = serving.meets(CASES[case], manifest_of(CASES[case]))
     assert not CANARY.exists()
     assert sentence.startswith("model version 1.1.0: its artifact")
@@ -107,30 +117,51 @@ def test_a_hostile_file_runs_nothing_and_the_present_model_goes_on(serving: Serv
         ("wrong: a type that no model needs", "_io.BytesIO"),
     ],
 )
-def test_the_sentence_names_what_the_file_would_have_loaded(serving: Serving, case: str, name: str) -> None:
-    assert f"would load {name}, which no model needs" in serving.meets(CASES[case], manifest_of(CASES[case]))
+def test_the_sentence_names_what_the_file_would_have_loaded(
+    serving: Serving, case: str, name: str
+) -> None:
+    assert f"would load {name}, which no model needs" in serving.meets(
+        CASES[case], manifest_of(CASES[case])
+    )
 
 
 def test_the_canary_would_have_sung(tmp_path: Path) -> None:
     # If unpickling ran nothing here, the tests above would prove nothing.
     import joblib
 
-    (tmp_path / "bad.joblib").write_bytes(hostile.code(tmp_path / "canary")["in an array of objects"])
+    (tmp_path / "bad.joblib").write_bytes(
+        hostile.code(tmp_path / "canary")["in an array of objects"]
+    )
     joblib.load(tmp_path / "bad.joblib")
     assert (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize(
     "manifest",
-    [b"", b"{", b"null", b"[]", b"1", b'"1.1.0"', b"\xff\xfe", b"[" * 200_000, b'{"version": "1.1.0"}', b" " * 2**23],
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"1",
+        b'"1.1.0"',
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"version": "1.1.0"}',
+        b" " * 2**23,
+    ],
 )
 def test_a_manifest_that_is_none_is_refused(serving: Serving, manifest: bytes) -> None:
     assert "manifest" in serving.meets(artifact.dump(trained().artifact), manifest)
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, "x", [], {}, [[]], 1e308, {"sha256": 3}, [{"state": 1}], False])
+@pytest.mark.parametrize(
+    "value", [None, 0, -1, "x", [], {}, [[]], 1e308, {"sha256": 3}, [{"state": 1}], False]
+)
 @pytest.mark.parametrize("key", ["manifest_version", "artifact", "libraries", "features", "golden"])
-def test_a_manifest_of_wrong_types_is_refused_not_a_crash(serving: Serving, key: str, value: Any) -> None:
+def test_a_manifest_of_wrong_types_is_refused_not_a_crash(
+    serving: Serving, key: str, value: Any
+) -> None:
     payload = artifact.dump(trained().artifact)
     assert serving.meets(payload, manifest_of(payload, **{key: value}))
 
@@ -149,20 +180,28 @@ def test_a_manifest_of_wrong_types_is_refused_not_a_crash(serving: Serving, key:
         {"low": [0]},
     ],
 )
-def test_a_golden_row_of_wrong_types_is_refused_not_a_crash(serving: Serving, row: dict[str, Any]) -> None:
+def test_a_golden_row_of_wrong_types_is_refused_not_a_crash(
+    serving: Serving, row: dict[str, Any]
+) -> None:
     payload = artifact.dump(trained().artifact)
     golden = [{**MANIFEST["golden"][0], **row}]
     assert serving.meets(payload, manifest_of(payload, golden=golden))
 
 
 @pytest.mark.parametrize("golden", [[], [MANIFEST["golden"][0]] * 1001])
-def test_a_manifest_that_proves_nothing_or_without_end_is_refused(serving: Serving, golden: list[Any]) -> None:
+def test_a_manifest_that_proves_nothing_or_without_end_is_refused(
+    serving: Serving, golden: list[Any]
+) -> None:
     payload = artifact.dump(trained().artifact)
     assert "golden rows" in serving.meets(payload, manifest_of(payload, golden=golden))
 
 
-@pytest.mark.parametrize(("library", "version"), [("python", "3.8.1"), ("python", "2.7"), ("scikit-learn", "0.24.2")])
-def test_a_model_of_another_python_or_scikit_learn_is_refused(serving: Serving, library: str, version: str) -> None:
+@pytest.mark.parametrize(
+    ("library", "version"), [("python", "3.8.1"), ("python", "2.7"), ("scikit-learn", "0.24.2")]
+)
+def test_a_model_of_another_python_or_scikit_learn_is_refused(
+    serving: Serving, library: str, version: str
+) -> None:
     payload = artifact.dump(trained().artifact)
     libraries = {**MANIFEST["libraries"], library: version}
     sentence = serving.meets(payload, manifest_of(payload, libraries=libraries))
@@ -171,13 +210,21 @@ def test_a_model_of_another_python_or_scikit_learn_is_refused(serving: Serving, 
 
 def test_an_artifact_under_the_manifest_of_another_is_refused(serving: Serving) -> None:
     other = artifact.dump(trained(2).artifact)
-    assert "the manifest says" in serving.meets(other, manifest_of(artifact.dump(trained().artifact)))
+    assert "the manifest says" in serving.meets(
+        other, manifest_of(artifact.dump(trained().artifact))
+    )
     # Even where the digest is that of the other file, its scores are not those that were promised.
     assert "golden row" in serving.meets(other, manifest_of(other))
 
 
 @pytest.mark.parametrize(
-    "alias", [b"[" * 200_000, b'{"version": "1.1.0", "previous": [], "moved_at": 1e999}', b'{"version": []}', b"1"]
+    "alias",
+    [
+        b"[" * 200_000,
+        b'{"version": "1.1.0", "previous": [], "moved_at": 1e999}',
+        b'{"version": []}',
+        b"1",
+    ],
 )
 def test_an_alias_that_is_none_keeps_the_present_model(serving: Serving, alias: bytes) -> None:
     serving.store.replace("aliases/champion.json", alias)
@@ -191,9 +238,14 @@ FLAT = zlib.decompress(artifact.dump(trained().artifact))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(st.integers(0, len(FLAT) - 1), st.integers(0, 255)), min_size=1, max_size=8), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, len(FLAT) - 1), st.integers(0, 255)), min_size=1, max_size=8),
+    st.booleans(),
+)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_whatever_bytes_change_a_file_is_refused_or_a_model(edits: list[tuple[int, int]], near: bool) -> None:
+def test_whatever_bytes_change_a_file_is_refused_or_a_model(
+    edits: list[tuple[int, int]], near: bool
+) -> None:
     changed = bytearray(FLAT)
     for place, byte in edits:
         # Most of the file is numbers: half of the examples change its first opcodes.

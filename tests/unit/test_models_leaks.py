@@ -8,20 +8,22 @@ import pytest
 from benchmarks.proof import BANK, XEDUCATION, bank_table
 from features import specify
 from leadstream.errors import UserError
-from models import leaks
-from models.table import checked
-from models.train import TrainOptions, train
+from models.train import leaks
+from models.train.table import checked
+from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
-from tests.trained import START_MS
+from tests.trained_models import START_MS
 
 DAY = 86_400_000
 MAPPING = Path("producer/mappings/xeducation.toml")
 
 
-def simulated(leads: int = 2500, seed: int = 5, horizon_days: int = 30) -> tuple[pd.DataFrame, SimulatedCrm]:
+def simulated(
+    leads: int = 2500, seed: int = 5, horizon_days: int = 30
+) -> tuple[pd.DataFrame, SimulatedCrm]:
     crm = SimulatedCrm(seed, start=START_MS, leads=leads, horizon_days=horizon_days)
     changes = [change for change in crm.changes() if change.truth and not change.truth.applied]
     table = training_frame(
@@ -37,7 +39,8 @@ def as_the_audited_query(table: pd.DataFrame, crm: SimulatedCrm) -> pd.DataFrame
     """Source, programme and campus from the application, 'unknown' where there is none, as the audited query did it."""
     first = {application.lead_id: application for application in reversed(crm.applications())}
     rows = [
-        first.get(lead) if converted else None for lead, converted in zip(table.lead_id, table.converted, strict=True)
+        first.get(lead) if converted else None
+        for lead, converted in zip(table.lead_id, table.converted, strict=True)
     ]
     return table.assign(
         **{
@@ -52,14 +55,21 @@ def made(rows: int = 2000, **own: Any) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     score = rng.normal(50, 10, rows)
     as_of = START_MS + np.arange(rows) * DAY // 10
-    facts = {"lead_id": [f"lead-{i:05}" for i in range(rows)], "as_of": as_of, "created_at": as_of, "lead_score": score}
+    facts = {
+        "lead_id": [f"lead-{i:05}" for i in range(rows)],
+        "as_of": as_of,
+        "created_at": as_of,
+        "lead_score": score,
+    }
     converted = rng.random(rows) < 1 / (1 + np.exp(1.5 - (score - 50) / 15))
     return pd.DataFrame({**facts, "converted": converted, **own})
 
 
 def test_the_three_leaking_columns_of_the_audited_query_are_caught_by_name() -> None:
     table, crm = simulated()
-    found = leaks.audit(as_the_audited_query(table, crm), specify(), {"source": "application_source"})
+    found = leaks.audit(
+        as_the_audited_query(table, crm), specify(), {"source": "application_source"}
+    )
     assert set(found) == {"source", "programme_name", "campus_name"}
     assert "'application_source' is a fact of the application" in found["source"]
     assert set(leaks.audit(as_the_audited_query(table, crm), specify())) == set(found)
@@ -86,7 +96,8 @@ def test_a_weak_input_that_was_weaker_earlier_by_chance_is_no_leak() -> None:
 
 
 @pytest.mark.parametrize(
-    "column", ["application_source", "Applied On", "applicant type", "applicationSource", "has-applied"]
+    "column",
+    ["application_source", "Applied On", "applicant type", "applicationSource", "has-applied"],
 )
 def test_a_column_of_applications_is_caught_whatever_it_holds(column: str) -> None:
     assert set(leaks.audit(made(source="web"), specify(), {"source": column})) == {"source"}
@@ -112,9 +123,9 @@ def test_a_field_that_only_some_of_the_converted_have_is_caught_by_its_certainty
 
 def test_a_number_that_ranks_nearly_perfectly_is_caught() -> None:
     table = made()
-    table["engagement_score"] = np.where(table.converted, 60.0, 40.0) + np.random.default_rng(1).normal(
-        0, 6, len(table)
-    )
+    table["engagement_score"] = np.where(table.converted, 60.0, 40.0) + np.random.default_rng(
+        1
+    ).normal(0, 6, len(table))
     assert "alone it reaches a ROC-AUC of 0.9" in leaks.audit(table, specify())["engagement_score"]
 
 
@@ -130,7 +141,9 @@ def test_one_category_that_nearly_always_converts_is_a_good_source_not_a_leak() 
 def test_a_field_whose_power_is_gone_one_step_earlier_is_caught_and_a_lasting_one_is_not() -> None:
     newest = made(1500)
     rng = np.random.default_rng(3)
-    newest["status"] = np.where(rng.random(1500) < np.where(newest.converted, 0.7, 0.2), "visited", "called")
+    newest["status"] = np.where(
+        rng.random(1500) < np.where(newest.converted, 0.7, 0.2), "visited", "called"
+    )
     before = newest.assign(as_of=newest.as_of - DAY, status=rng.choice(["visited", "called"], 1500))
     table = checked(pd.concat([before, newest]).assign(created_at=START_MS - DAY), 1, 1)
     found = leaks.audit(table, specify())
@@ -143,7 +156,9 @@ def test_a_leak_that_is_allowed_by_name_stays_in_the_manifest() -> None:
     table["engagement_score"] = np.where(table.converted, 60.0, 40.0)
     manifest = train(table, TrainOptions(allow_leaks=("engagement_score",))).manifest
     assert manifest["leaks"]["allowed"] == ["engagement_score"]
-    assert "one value alone" in manifest["leaks"]["found"]["engagement_score"] or "ROC-AUC" in str(manifest["leaks"])
+    assert "one value alone" in manifest["leaks"]["found"]["engagement_score"] or "ROC-AUC" in str(
+        manifest["leaks"]
+    )
 
 
 def test_allowing_one_leak_does_not_allow_another_nor_a_misspelt_one() -> None:
@@ -168,7 +183,10 @@ def test_what_staff_wrote_late_about_real_leads_is_caught_and_the_rest_is_not(
     (tmp_path / "late.toml").write_text(
         MAPPING.read_text().replace("[lead.categories]\n", f"[lead.categories]\n{late}")
     )
-    for path, caught in ((MAPPING, set()), (tmp_path / "late.toml", {"categories.tags", "categories.lead_quality"})):
+    for path, caught in (
+        (MAPPING, set()),
+        (tmp_path / "late.toml", {"categories.tags", "categories.lead_quality"}),
+    ):
         mapping = load_mapping(path)
         table, _ = read_table(XEDUCATION, mapping, oldest=oldest)
         own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
@@ -182,5 +200,7 @@ def test_the_length_of_a_call_is_known_only_after_it_and_is_caught() -> None:
     table, numbers, categories = bank_table(BANK)
     found = leaks.audit(checked(table, 1, 1), specify(numbers=numbers, categories=categories))
     assert set(found) == {"numbers.duration"}
-    clean = specify(numbers=tuple(name for name in numbers if name != "duration"), categories=categories)
+    clean = specify(
+        numbers=tuple(name for name in numbers if name != "duration"), categories=categories
+    )
     assert leaks.audit(checked(table, 1, 1), clean) == {}

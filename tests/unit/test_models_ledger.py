@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.ledger import DAY_MS, GRACE_MS, Judged, Ledger, Made
+from models.monitor.ledger import DAY_MS, GRACE_MS, Judged, Ledger, Made
 
 START = 1_700_000_000_000
 HORIZONS = {"1.0.0": 10.0, "2.0.0": 30.0, "imported": None}
 
 
-def made(lead_id: str = "a", day: float = 0, version: str = "1.0.0", event: str = "", **facts: Any) -> Made:
+def made(
+    lead_id: str = "a", day: float = 0, version: str = "1.0.0", event: str = "", **facts: Any
+) -> Made:
     return Made(
         lead_id=lead_id,
         event_id=event or f"{lead_id} {day}",
@@ -64,11 +66,15 @@ def test_without_a_horizon_a_prediction_is_judged_when_it_is_decided() -> None:
     assert book.predicted(made("a", version="imported")) == []
     assert book.decided("a", False, at(1)) == [Judged(made("a", version="imported"), False, at(1))]
     book.decided("b", True, at(2))
-    assert book.predicted(made("b", version="imported")) == [Judged(made("b", version="imported"), True, at(2))]
+    assert book.predicted(made("b", version="imported")) == [
+        Judged(made("b", version="imported"), True, at(2))
+    ]
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "imported"])
-def test_a_prediction_made_after_the_decision_would_be_judged_by_what_it_could_have_seen(version: str) -> None:
+def test_a_prediction_made_after_the_decision_would_be_judged_by_what_it_could_have_seen(
+    version: str,
+) -> None:
     book = ledger()
     book.decided("a", True, at(1))
     assert book.predicted(made("a", 2, version)) == []
@@ -107,7 +113,9 @@ def test_silence_is_a_loss_only_once_the_outcomes_have_come_a_day_past_the_horiz
     book.decided("old", True, at(-1))
     book.predicted(made("a"))
     book.predicted(made("new", 50))
-    assert book.overdue(book.decided_until) == []  # predictions go on, but the outcomes have not come that far
+    assert (
+        book.overdue(book.decided_until) == []
+    )  # predictions go on, but the outcomes have not come that far
     book.decided("y", True, at(10.9))
     assert book.overdue(book.decided_until) == []
     book.decided("z", True, at(11))
@@ -221,13 +229,19 @@ def test_any_order_of_the_same_records_judges_the_same_predictions_in_the_same_w
 def outcome_of(records: list[tuple[str, int, int, bool, str]]) -> set[Judged]:
     """What is judged in the end, of leads that are not erased."""
     book = ledger()
-    judged = [one for record in records for one in steps(*record)(book)] + book.overdue(book.decided_until)
+    judged = [one for record in records for one in steps(*record)(book)] + book.overdue(
+        book.decided_until
+    )
     assert len(judged) == len(set(judged))
     return {one for one in judged if one.made.lead_id not in book.forgotten}
 
 
 def test_the_property_above_is_not_about_nothing() -> None:
-    records = [("decided", 0, 0, True, ""), ("predicted", 1, 1, True, "1.0.0"), ("decided", 7, 40, True, "")]
+    records = [
+        ("decided", 0, 0, True, ""),
+        ("predicted", 1, 1, True, "1.0.0"),
+        ("decided", 7, 40, True, ""),
+    ]
     assert [one.converted for one in outcome_of(records)] == [False]  # by silence
     assert len(outcome_of([*records, ("decided", 1, 2, True, "")])) == 1
     assert GRACE_MS == DAY_MS

@@ -14,20 +14,33 @@ from sklearn.preprocessing import StandardScaler
 
 from features import CalendarSettings, columns_of
 from leadstream.errors import UserError
-from models.evaluate import legacy_sigmoid
-from models.legacy import LACKS, inspect
-from models.refused import Refused
-from models.registry import ModelRegistry
-from tests.hostile import Call
-from tests.trained import TRUST
+from models.registry.versions import ModelRegistry
+from models.serve.refused import Refused
+from models.train.evaluate import legacy_sigmoid
+from models.train.legacy import LACKS, inspect
+from tests.malicious_artifacts import Call
+from tests.trained_models import TRUST
 from tests.unit.test_models_commands import call
 
 DAY = 86_400_000
 NOW = 1_750_000_000_000
 UTC = CalendarSettings()
 FORMULAS = (
-    *("lead_score", "engagement_score", "touchpoint_count", "days_since_creation", "created_hour", "score_squared"),
-    *("score_log", "engagement_squared", "touchpoint_log", "score_engagement_interaction", "score_time_interaction"),
+    *(
+        "lead_score",
+        "engagement_score",
+        "touchpoint_count",
+        "days_since_creation",
+        "created_hour",
+        "score_squared",
+    ),
+    *(
+        "score_log",
+        "engagement_squared",
+        "touchpoint_log",
+        "score_engagement_interaction",
+        "score_time_interaction",
+    ),
 )
 CODES = ("lifecycle_state", "status", "source")
 
@@ -57,14 +70,22 @@ def leads(n: int = 600) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     )
     names = ("lead_score", "engagement_score", "touchpoint_count")
     states = [
-        {"created_at": NOW - int(age[i]), **{name: float(table[name][i]) for name in names}, "source": "web"}
+        {
+            "created_at": NOW - int(age[i]),
+            **{name: float(table[name][i]) for name in names},
+            "source": "web",
+        }
         for i in range(n)
     ]
     return table, states
 
 
 def audited(
-    columns: tuple[str, ...], k: int | str, n_jobs: int | None = None, names: Any = list, **parts: Any
+    columns: tuple[str, ...],
+    k: int | str,
+    n_jobs: int | None = None,
+    names: Any = list,
+    **parts: Any,
 ) -> dict[str, Any]:
     """An artifact as AUDIT describes it: a joblib dictionary with these keys, fitted on a data frame."""
     table, _ = leads()
@@ -80,7 +101,12 @@ def audited(
         "scaler": scaler,
         "feature_selector": selector,
         "feature_names": names(columns),
-        "performance": {"accuracy": 0.95, "roc_auc": np.float64(0.99), "report": "fine", "folds": [0.9, 0.8]},
+        "performance": {
+            "accuracy": 0.95,
+            "roc_auc": np.float64(0.99),
+            "report": "fine",
+            "folds": [0.9, 0.8],
+        },
         "feature_importance": dict(zip(columns, [0.1] * len(columns), strict=True)),
         **parts,
     }
@@ -107,12 +133,20 @@ def test_an_audited_model_of_formulas_serves_the_very_scores_it_had(
     model = registry.verify(registry.publish(found.trained))
     table, states = leads()
     scaled = artifact["scaler"].transform(table[list(FORMULAS)])
-    raw = artifact["model"].set_params(n_jobs=1).predict_proba(artifact["feature_selector"].transform(scaled))[:, 1]
+    raw = (
+        artifact["model"]
+        .set_params(n_jobs=1)
+        .predict_proba(artifact["feature_selector"].transform(scaled))[:, 1]
+    )
     scores = model.score(columns_of(states), np.full(len(states), NOW), reasons=3)
     np.testing.assert_array_equal(scores.raw, raw)
     np.testing.assert_array_equal(scores.probability, legacy_sigmoid(raw))
     np.testing.assert_array_equal(scores.prediction, raw >= 0.5)
-    assert model.features == found.features == tuple(np.array(FORMULAS)[artifact["feature_selector"].get_support()])
+    assert (
+        model.features
+        == found.features
+        == tuple(np.array(FORMULAS)[artifact["feature_selector"].get_support()])
+    )
 
 
 def test_what_it_does_not_know_it_does_not_claim(tmp_path: Path) -> None:
@@ -124,12 +158,17 @@ def test_what_it_does_not_know_it_does_not_claim(tmp_path: Path) -> None:
     scores = registry.verify(version).score(columns_of(states), np.full(50, NOW))
     assert (set(scores.low), set(scores.high), set(scores.confidence)) == ({0.0}, {1.0}, {0.0})
     assert manifest["name"] == "legacy_random_forest"
-    assert (manifest["calibration"]["name"], manifest["calibration"]["points"]) == ("legacy_sigmoid", 0)
+    assert (manifest["calibration"]["name"], manifest["calibration"]["points"]) == (
+        "legacy_sigmoid",
+        0,
+    )
     assert manifest["metrics"] is None
     assert manifest["legacy"]["lacks"] == list(LACKS)
     assert manifest["legacy"]["performance"] == {"accuracy": 0.95, "roc_auc": 0.99}
     assert any("scaler's mean" in sentence for sentence in manifest["legacy"]["assumed"])
-    assert any("created_hour" in sentence for sentence in found.assumed) is ("created_hour" in found.features)
+    assert any("created_hour" in sentence for sentence in found.assumed) is (
+        "created_hour" in found.features
+    )
 
 
 def test_codes_and_percentiles_without_their_books_are_not_served() -> None:
@@ -177,10 +216,14 @@ def test_a_file_without_the_audited_keys_is_told_what_it_lacks(content: Any) -> 
         inspect(dumped(content), UTC, NOW)
 
 
-def test_trees_from_before_the_present_form_are_refused_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_from_before_the_present_form_are_refused_by_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("sklearn.base.__version__", "1.2.2")
     payload = dumped(audited(FORMULAS, k=5))
-    with pytest.raises(UserError, match=r"scikit-learn 1\.2\.2, whose trees are of a form that is not read"):
+    with pytest.raises(
+        UserError, match=r"scikit-learn 1\.2\.2, whose trees are of a form that is not read"
+    ):
         inspect(payload, UTC, NOW)
 
 

@@ -4,16 +4,23 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from models.evaluate import expected_calibration_error
-from models.ledger import DAY_MS, Judged, Made
-from models.live import Live, quality
+from models.monitor.ledger import DAY_MS, Judged, Made
+from models.monitor.live import Live, quality
+from models.train.evaluate import expected_calibration_error
 
 
 def judged(
-    number: int, probability: float, converted: bool, *, version: str = "1.0.0", at: int | None = None
+    number: int,
+    probability: float,
+    converted: bool,
+    *,
+    version: str = "1.0.0",
+    at: int | None = None,
 ) -> Judged:
     lead_id = f"lead {number}"
-    made = Made(lead_id, "event", number * DAY_MS, version, "champion", False, probability, probability)
+    made = Made(
+        lead_id, "event", number * DAY_MS, version, "champion", False, probability, probability
+    )
     return Judged(made, converted, number * DAY_MS if at is None else at)
 
 
@@ -21,12 +28,18 @@ def test_the_figures_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     stated = rng.uniform(0, 1, 500)
     labels = rng.random(500) < stated**2
-    found = quality("1.0.0", "champion", [judged(i, p, y) for i, (p, y) in enumerate(zip(stated, labels, strict=True))])
+    found = quality(
+        "1.0.0",
+        "champion",
+        [judged(i, p, y) for i, (p, y) in enumerate(zip(stated, labels, strict=True))],
+    )
     assert found.brier == pytest.approx(brier_score_loss(labels, stated))
     assert found.log_loss == pytest.approx(log_loss(labels, stated))
     assert found.roc_auc == pytest.approx(roc_auc_score(labels, stated))
     assert found.ece == pytest.approx(expected_calibration_error(stated, labels))
-    assert (found.base_rate, found.mean_probability) == pytest.approx((labels.mean(), stated.mean()))
+    assert (found.base_rate, found.mean_probability) == pytest.approx(
+        (labels.mean(), stated.mean())
+    )
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -42,19 +55,29 @@ def test_early_conversions_must_not_push_the_losses_out_of_the_window_or_be_push
     live = Live(lambda _version: 60.0, most=4)
     live.add(judged(number, 0.5, True, at=number * DAY_MS + 1) for number in (0, 2, 4, 6))
     live.add(judged(number, 0.5, False, at=(number + 60) * DAY_MS) for number in (1, 3, 5, 7))
-    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == ["lead 4", "lead 5", "lead 6", "lead 7"]
+    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == [
+        "lead 4",
+        "lead 5",
+        "lead 6",
+        "lead 7",
+    ]
 
 
 def test_without_a_horizon_the_newest_are_those_decided_last() -> None:
     live = Live(lambda _version: None, most=2)
-    live.add([judged(1, 0.5, True, at=30), judged(2, 0.5, True, at=10), judged(3, 0.5, True, at=20)])
+    live.add(
+        [judged(1, 0.5, True, at=30), judged(2, 0.5, True, at=10), judged(3, 0.5, True, at=20)]
+    )
     assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == ["lead 3", "lead 1"]
 
 
 def test_an_erased_lead_leaves_the_window_and_versions_do_not_mix() -> None:
     live = Live(lambda _version: None)
     live.add([judged(1, 0.5, True), judged(2, 0.5, False), judged(1, 0.5, True, version="1.1.0")])
-    assert [(each.model_version, each.judged) for each in live.qualities()] == [("1.0.0", 2), ("1.1.0", 1)]
+    assert [(each.model_version, each.judged) for each in live.qualities()] == [
+        ("1.0.0", 2),
+        ("1.1.0", 1),
+    ]
     live.forget("lead 1")
     assert [(each.model_version, each.judged) for each in live.qualities()] == [("1.0.0", 1)]
 

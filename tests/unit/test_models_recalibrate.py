@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from leadstream.errors import UserError
-from models.calibrate import log_odds
-from models.ledger import Judged, Made
-from models.recalibrate import follow_outcomes
-from models.registry import ModelRegistry
-from models.train import Trained, train
-from tests.trained import TRUST
+from models.monitor.ledger import Judged, Made
+from models.monitor.recalibrate import follow_outcomes
+from models.registry.versions import ModelRegistry
+from models.train.calibrate import log_odds
+from models.train.training import Trained, train
+from tests.trained_models import TRUST
 from tests.unit.test_models_train import OPTIONS, leads
 
 SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
@@ -36,7 +36,16 @@ def outcomes(
     converted = rng.random(n) < truth
     return [
         Judged(
-            Made(f"lead-{i}", f"event-{i}", NOW + i, version, "champion", False, float(stated[i]), float(raw[i])),
+            Made(
+                f"lead-{i}",
+                f"event-{i}",
+                NOW + i,
+                version,
+                "champion",
+                False,
+                float(stated[i]),
+                float(raw[i]),
+            ),
             bool(converted[i]),
             NOW + i,
         )
@@ -58,8 +67,13 @@ def test_a_base_rate_that_has_fallen_makes_a_patch_version_that_says_so_and_pass
     assert moved == pytest.approx(np.full(50, made.shift))
     assert new.manifest["recalibrated"]["from"] == "1.0.0"
     bins = new.manifest["curves"]["calibrated"]["reliability"]["counts"]
-    assert sum(bins) == new.manifest["data"]["judged"]["test"]["rows"]  # curves of the metrics before would mislead
-    assert new.manifest["metrics"]["calibrated"]["log_loss"] < new.manifest["against"]["log_loss"]["champion"]
+    assert (
+        sum(bins) == new.manifest["data"]["judged"]["test"]["rows"]
+    )  # curves of the metrics before would mislead
+    assert (
+        new.manifest["metrics"]["calibrated"]["log_loss"]
+        < new.manifest["against"]["log_loss"]["champion"]
+    )
     # The same leads are called and graded as before: cuts move with the probabilities.
     assert new.manifest["threshold"]["value"] < old.manifest["threshold"]["value"]
     assert new.manifest["grades"]["cuts"]["A"] < old.manifest["grades"]["cuts"]["A"]
@@ -70,24 +84,37 @@ def test_outcomes_that_bear_the_champion_out_change_nothing(registry: ModelRegis
     assert registry.versions() == ["1.0.0"]
 
 
-def test_a_second_patch_moves_on_from_the_first_and_counts_what_either_of_them_said(registry: ModelRegistry) -> None:
+def test_a_second_patch_moves_on_from_the_first_and_counts_what_either_of_them_said(
+    registry: ModelRegistry,
+) -> None:
     follow_outcomes(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
     mixed = outcomes(registry, 0.5, 1000) + outcomes(registry, 0.5, 1000, "1.0.1", seed=1)
     made = follow_outcomes(registry, mixed, promote=True, now_ms=NOW)
     assert made is not None
     assert made.version == "1.0.2"
-    assert made.shift == pytest.approx(0.5, abs=0.15)  # from the trees' own calibration, not from the patch
+    assert made.shift == pytest.approx(
+        0.5, abs=0.15
+    )  # from the trees' own calibration, not from the patch
 
 
 def test_what_other_trees_have_said_does_not_count(registry: ModelRegistry) -> None:
-    assert follow_outcomes(registry, outcomes(registry, -0.8, version="0.9.0"), promote=True, now_ms=NOW) is None
+    assert (
+        follow_outcomes(
+            registry, outcomes(registry, -0.8, version="0.9.0"), promote=True, now_ms=NOW
+        )
+        is None
+    )
 
 
 def test_few_outcomes_prove_nothing(registry: ModelRegistry) -> None:
-    assert follow_outcomes(registry, outcomes(registry, -0.8, 100), promote=True, now_ms=NOW) is None
+    assert (
+        follow_outcomes(registry, outcomes(registry, -0.8, 100), promote=True, now_ms=NOW) is None
+    )
 
 
-def test_a_shift_that_was_over_before_the_newer_half_is_published_but_does_not_pass(registry: ModelRegistry) -> None:
+def test_a_shift_that_was_over_before_the_newer_half_is_published_but_does_not_pass(
+    registry: ModelRegistry,
+) -> None:
     # All of the fall lies in the older half: a shift learnt there is wrong for the newer one.
     passing = outcomes(registry, -2.0, 1000) + outcomes(registry, 0.3, 1000, seed=1)
     made = follow_outcomes(registry, passing, promote=True, now_ms=NOW)
@@ -107,18 +134,25 @@ def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -
     assert not made.promoted
     assert registry.resolve() == "1.0.0"
     # Asked again and again, it is proposed once; when outcomes have moved on, anew.
-    assert follow_outcomes(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW) is None
+    assert (
+        follow_outcomes(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW)
+        is None
+    )
     again = follow_outcomes(registry, outcomes(registry, 0.6), promote=False, now_ms=NOW)
     assert again is not None
     assert (made.version, again.version) == ("1.0.1", "1.0.2")
     assert registry.promote(again.version) == "1.0.0"
 
 
-def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_crash(registry: ModelRegistry) -> None:
+def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_crash(
+    registry: ModelRegistry,
+) -> None:
     trained = train(leads(1500), SURE)
     manifest = {name: part for name, part in trained.manifest.items() if name != "options"}
     imported = registry.publish(Trained(trained.artifact, manifest))
     registry.promote(imported)
     said = outcomes(registry, -0.8, version=imported)
-    with pytest.raises(UserError, match="does not say how it was trained and cannot be recalibrated"):
+    with pytest.raises(
+        UserError, match="does not say how it was trained and cannot be recalibrated"
+    ):
         follow_outcomes(registry, said, promote=True, now_ms=NOW)

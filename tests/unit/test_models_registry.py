@@ -8,17 +8,21 @@ import fsspec
 import pytest
 
 from leadstream.errors import SettingsError, Transient, UserError
-from models.refused import Refused
-from models.registry import ModelRegistry
-from models.store import Store
-from tests.trained import TRUST, trained
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry
+from models.serve.refused import Refused
+from tests.trained_models import TRUST, trained
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty store: a folder, a store without folders, renames or links, and S3 as a server speaks it."""
     if request.param != "memory":
-        yield str(tmp_path / "models") if request.param == "folder" else request.getfixturevalue("bucket")
+        yield (
+            str(tmp_path / "models")
+            if request.param == "folder"
+            else request.getfixturevalue("bucket")
+        )
         return
     name = uuid4().hex
     yield f"memory://{name}"
@@ -82,7 +86,11 @@ def test_promote_and_roll_back_move_the_alias_and_write_each_move_down(url: str)
         registry.publish(trained(seed))
     assert [registry.promote(v) for v in ("1.0.0", "1.1.0", "1.2.0")] == [None, "1.0.0", "1.1.0"]
     assert registry.promote("1.2.0") == "1.2.0"
-    assert [registry.rollback(), registry.resolve(), registry.rollback()] == ["1.1.0", "1.1.0", "1.0.0"]
+    assert [registry.rollback(), registry.resolve(), registry.rollback()] == [
+        "1.1.0",
+        "1.1.0",
+        "1.0.0",
+    ]
     with pytest.raises(UserError, match="no earlier version"):
         registry.rollback()
     moves = [(move["action"], move["from"], move["to"]) for move in registry.log()]
@@ -113,7 +121,12 @@ def test_a_retired_alias_points_nowhere_and_its_end_is_written_down(url: str) ->
     assert registry.retire("challenger") == "1.0.0"
     assert registry.aliases() == {"champion": "1.0.0"}
     last = registry.log()[-1]
-    assert (last["action"], last["alias"], last["from"], last["to"]) == ("retire", "challenger", "1.0.0", None)
+    assert (last["action"], last["alias"], last["from"], last["to"]) == (
+        "retire",
+        "challenger",
+        "1.0.0",
+        None,
+    )
     assert registry.promote("1.0.0", "challenger") is None
     assert registry.resolve("challenger") == "1.0.0"
 
@@ -182,7 +195,12 @@ def test_a_damaged_alias_says_how_to_mend_it_and_promoting_mends_it(url: str) ->
 def test_a_store_that_does_not_answer_is_transient_not_an_empty_store(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     registry = ModelRegistry(str(tmp_path / "models"), TRUST)
-    for ask in (registry.resolve, registry.rollback, registry.versions, lambda: registry.publish(trained())):
+    for ask in (
+        registry.resolve,
+        registry.rollback,
+        registry.versions,
+        lambda: registry.publish(trained()),
+    ):
         with pytest.raises(Transient, match=r"model store: .* does not answer"):
             ask()
 

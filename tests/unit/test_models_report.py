@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from leadstream.errors import UserError
-from models.artifact import describe
-from models.legacy import inspect
-from models.refused import Refused
-from models.registry import ModelRegistry
-from models.report import render
-from tests.trained import TRUST, trained
+from models.registry.versions import ModelRegistry
+from models.serve.artifact import describe
+from models.serve.refused import Refused
+from models.train.legacy import inspect
+from models.train.report import render
+from tests.trained_models import TRUST, trained
 from tests.unit.test_models_commands import call, store
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 
 __all__ = ["store"]
-HOSTILE = "</pre></title></svg><script>alert(1)</script>\" onload='alert(2)' --> {{ 7*7 }} $x^2$ 線\x00"
+HOSTILE = (
+    "</pre></title></svg><script>alert(1)</script>\" onload='alert(2)' --> {{ 7*7 }} $x^2$ 線\x00"
+)
 
 
 class Elements(HTMLParser):
@@ -38,7 +40,9 @@ class Elements(HTMLParser):
 @cache
 def published() -> str:
     manifest = {**trained().manifest, "version": "1.0.0", "artifact": describe(b"")}
-    newest = {name: {"psi": 0.3, "missing": 0.1, "unseen": 0.0} for name in manifest["drift"]["inputs"]}
+    newest = {
+        name: {"psi": 0.3, "missing": 0.1, "unseen": 0.0} for name in manifest["drift"]["inputs"]
+    }
     return json.dumps({**manifest, "drift": {**manifest["drift"], "newest": newest}})
 
 
@@ -60,7 +64,13 @@ def test_a_report_shows_every_part_of_a_version() -> None:
     page = render(manifest(), "by the key abc")
     assert page.count("<svg") == 10
     assert 'lacks">' not in page
-    for text in ("ROC curve", "Much has moved in", "nothing found", "by the key abc", describe(b"")["sha256"]):
+    for text in (
+        "ROC curve",
+        "Much has moved in",
+        "nothing found",
+        "by the key abc",
+        describe(b"")["sha256"],
+    ):
         assert text in page
     metrics = manifest()["metrics"]["calibrated"]
     assert f"{metrics['brier']:.3f}" in page
@@ -80,7 +90,11 @@ def test_a_report_that_loads_anything_tells_others_who_reads_it() -> None:
 
 
 def test_ids_that_two_charts_share_would_clip_one_by_the_other() -> None:
-    ids = [attributes["id"] for _, attributes in Elements(render(manifest(), "")).found if "id" in attributes]
+    ids = [
+        attributes["id"]
+        for _, attributes in Elements(render(manifest(), "")).found
+        if "id" in attributes
+    ]
     assert len(ids) == len(set(ids))
 
 
@@ -116,7 +130,9 @@ def test_text_of_a_manifest_never_becomes_markup() -> None:
     calm = render(manifest(legacy={"lacks": ["x"], "assumed": ["x"]}), "")
     tags = {tag for tag, _ in Elements(page).found}
     assert tags <= {tag for tag, _ in Elements(calm).found} | {"span", "br"}
-    assert not any(name.startswith("on") for _, attributes in Elements(page).found for name in attributes)
+    assert not any(
+        name.startswith("on") for _, attributes in Elements(page).found for name in attributes
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +145,9 @@ def test_text_of_a_manifest_never_becomes_markup() -> None:
         ("calibrators", "nothing found"),
     ],
 )
-def test_a_version_from_before_a_part_existed_says_so_instead_of_failing(missing: str, sentence: str) -> None:
+def test_a_version_from_before_a_part_existed_says_so_instead_of_failing(
+    missing: str, sentence: str
+) -> None:
     assert sentence in render(without(missing), "")
 
 
@@ -143,19 +161,32 @@ def test_drift_that_was_never_measured_is_not_shown_as_none() -> None:
 
 def test_an_imported_version_says_what_it_lacks() -> None:
     page = render(legacy(), "no")
-    for sentence in ("has no metrics", "has no curves", "has no drift reference", "never searched", "It lacks"):
+    for sentence in (
+        "has no metrics",
+        "has no curves",
+        "has no drift reference",
+        "never searched",
+        "It lacks",
+    ):
         assert sentence in page
     assert page.count("<svg") == 1
 
 
 def test_a_manifest_that_cannot_be_understood_is_refused_in_a_sentence() -> None:
-    for broken in (without("features"), manifest(metrics={"calibrated": 1}), manifest(data=[]), without("recipe")):
+    for broken in (
+        without("features"),
+        manifest(metrics={"calibrated": 1}),
+        manifest(data=[]),
+        without("recipe"),
+    ):
         with pytest.raises(Refused, match="its manifest cannot be understood"):
             render(broken, "")
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
-def test_without_the_extra_it_says_how_to_install_it(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_how_to_install_it(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r"pip install 'leadstream\[report\]'"):
         render(manifest(), "")
@@ -181,7 +212,9 @@ def test_the_verb_writes_one_file_and_says_where(
     said = json.loads(capsys.readouterr().out)
     assert (said["version"], Path(said["file"])) == ("1.0.0", tmp_path / "r.html")
     assert Path(said["file"]).read_text("utf-8") == page
-    with pytest.raises(UserError, match=r"nowhere/r\.html cannot be written \(No such file or directory\)"):
+    with pytest.raises(
+        UserError, match=r"nowhere/r\.html cannot be written \(No such file or directory\)"
+    ):
         call("models", "report", "1.0.0", "--output", "nowhere/r.html")
     with pytest.raises(UserError, match="no model version 9"):
         call("models", "report", "9.0.0")
@@ -194,7 +227,12 @@ def test_a_version_that_followed_outcomes_says_from_which_and_how_it_compared() 
             "version": "1.0.0",
             "rows": 450,
             "conversions": 90,
-            "log_loss": {"champion": 0.51, "candidate": 0.4321, "difference": -0.08, "standard_error": 0.01},
+            "log_loss": {
+                "champion": 0.51,
+                "candidate": 0.4321,
+                "difference": -0.08,
+                "standard_error": 0.01,
+            },
         },
     )
     page = " ".join(render(own, "").split())

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from models.ledger import DAY_MS, Judged, Made
-from models.refused import Refused
-from models.registry import ModelRegistry
-from models.retrain import (
+from models.monitor.ledger import DAY_MS, Judged, Made
+from models.monitor.triggers import (
     InService,
     Trigger,
     Triggers,
@@ -22,19 +20,27 @@ from models.retrain import (
     service_of,
     spiegelhalter,
 )
-from tests.trained import TRUST, trained
+from models.registry.versions import ModelRegistry
+from models.serve.refused import Refused
+from tests.trained_models import TRUST, trained
 
 NOW = 1_750_000_000_000
 SERVICE = InService("1.0.0", "0" * 64, NOW, 0.02)
 
 
-def window(n: int, shift: float = 0.0, *, each: int = 1, a: float = 1, b: float = 9) -> list[Judged]:
+def window(
+    n: int, shift: float = 0.0, *, each: int = 1, a: float = 1, b: float = 9
+) -> list[Judged]:
     """Predictions of n leads, `each` of a lead, whose log-odds are `shift` too low."""
     rng = np.random.default_rng(0)
     stated = rng.beta(a, b, n)
     labels = rng.random(n) < expit(logit(stated) + shift)
     return [
-        Judged(Made(f"lead {i}", f"{i} {k}", 0, "1.0.0", "champion", False, float(p), float(p)), bool(y), 0)
+        Judged(
+            Made(f"lead {i}", f"{i} {k}", 0, "1.0.0", "champion", False, float(p), float(p)),
+            bool(y),
+            0,
+        )
         for i, (p, y) in enumerate(zip(stated, labels, strict=True))
         for k in range(each)
     ]
@@ -120,7 +126,11 @@ def test_the_facts_come_from_the_manifest_and_an_imported_one_lacks_some() -> No
     assert service.ece == manifest["metrics"]["calibrated"]["ece"]
     least = {"version": "1.0.0", "artifact": {"sha256": "ab"}}
     assert service_of(least, least) == InService("1.0.0", "ab", None, None)
-    for broken in ({"version": "1.0.0"}, {**manifest, "created_at": "yesterday"}, {**manifest, "metrics": []}):
+    for broken in (
+        {"version": "1.0.0"},
+        {**manifest, "created_at": "yesterday"},
+        {**manifest, "metrics": []},
+    ):
         with pytest.raises(Refused, match="cannot be understood"):
             service_of(broken, broken)
 
@@ -129,7 +139,9 @@ def test_another_calibration_makes_the_trees_no_younger(tmp_path: Path) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
     base = trained()
     first = registry.publish(base)
-    moved = replace(base, manifest=base.manifest | {"recalibrated": {}, "created_at": "2026-01-01T00:00:00Z"})
+    moved = replace(
+        base, manifest=base.manifest | {"recalibrated": {}, "created_at": "2026-01-01T00:00:00Z"}
+    )
     patch = registry.publish(moved, patch_of=first)
     service, manifest = in_service(registry, patch)
     assert (service.version, service.created_at) == ("1.0.1", 1_735_689_600_000)

@@ -5,9 +5,9 @@ import pytest
 
 from features import columns_of
 from leadstream.errors import Reason
-from models.scorer import Model
+from models.serve.scorer import Model
 from producer.simulator import SimulatedCrm
-from tests.trained import START_MS, trained
+from tests.trained_models import START_MS, trained
 
 PUBLISHED = {"version": "1.0.0", "artifact": {"sha256": "00"}}
 
@@ -19,10 +19,18 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def leads() -> tuple[list[dict[str, Any]], np.ndarray[Any, np.dtype[np.int64]]]:
-    changes = [c for c in SimulatedCrm(9, start=START_MS, leads=400).changes() if c.state is not None and c.record]
+    changes = [
+        c
+        for c in SimulatedCrm(9, start=START_MS, leads=400).changes()
+        if c.state is not None and c.record
+    ]
     states = [dict(change.state or {}) for change in changes[:700]]
     states[3] = {"created_at": START_MS}
-    states[4] |= {"lead_score": float("nan"), "touchpoint_count": None, "source": "never seen before"}
+    states[4] |= {
+        "lead_score": float("nan"),
+        "touchpoint_count": None,
+        "source": "never seen before",
+    }
     return states, np.array([(change.record or {})["occurred_at"] for change in changes[:700]])
 
 
@@ -75,7 +83,9 @@ def test_without_reasons_asked_for_there_are_none(model: Model, leads: Any) -> N
     assert model.score(columns_of(states), as_of).reasons == [()] * len(states)
 
 
-def test_a_row_that_cannot_be_scored_leaves_its_neighbours_the_same_bits(model: Model, leads: Any) -> None:
+def test_a_row_that_cannot_be_scored_leaves_its_neighbours_the_same_bits(
+    model: Model, leads: Any
+) -> None:
     states, as_of = leads
     bad = [dict(state) for state in states]
     bad[10] |= {"lead_score": 1e14}
@@ -95,7 +105,9 @@ def test_a_row_that_cannot_be_scored_leaves_its_neighbours_the_same_bits(model: 
     assert [good.reasons[i] for i in others] == [mixed.reasons[i] for i in others]
 
 
-def test_probability_lies_in_its_interval_and_decides_prediction_and_grade(model: Model, leads: Any) -> None:
+def test_probability_lies_in_its_interval_and_decides_prediction_and_grade(
+    model: Model, leads: Any
+) -> None:
     states, as_of = leads
     scores = model.score(columns_of(states), as_of)
     assert (scores.low <= scores.probability).all()
@@ -103,12 +115,15 @@ def test_probability_lies_in_its_interval_and_decides_prediction_and_grade(model
     assert (scores.prediction == (scores.probability >= scores.threshold)).all()
     cuts = trained().artifact["grades"]
     assert scores.grade == [
-        "A" if p >= cuts["A"] else "B" if p >= cuts["B"] else "C" if p >= cuts["C"] else "D" for p in scores.probability
+        "A" if p >= cuts["A"] else "B" if p >= cuts["B"] else "C" if p >= cuts["C"] else "D"
+        for p in scores.probability
     ]
     assert set(scores.grade) == {"A", "B", "C", "D"}
 
 
-def test_confidence_falls_with_what_is_missing_and_what_is_unusual(model: Model, leads: Any) -> None:
+def test_confidence_falls_with_what_is_missing_and_what_is_unusual(
+    model: Model, leads: Any
+) -> None:
     states, as_of = leads
     scores = model.score(columns_of(states), as_of)
     assert scores.confidence[3] < 0.2  # nothing but created_at is known

@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import Settings, load_settings
-from models.refused import Refused
-from models.registry import ModelRegistry, open_registry
-from models.signing import Trust, ensure_key, key_id, make_key, trust_of
-from models.store import Store
-from tests.trained import KEY, TRUST, trained
+from models.registry.signing import Trust, ensure_key, key_id, make_key, trust_of
+from models.registry.store import Store
+from models.registry.versions import ModelRegistry, open_registry
+from models.serve.refused import Refused
+from tests.trained_models import KEY, TRUST, trained
 
 ALLOWS = Trust(unsigned=True)
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -27,7 +27,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(**values: object) -> Settings:
-    return load_settings({f"LEADSTREAM_MODEL_{name}": str(value) for name, value in values.items()}, None)
+    return load_settings(
+        {f"LEADSTREAM_MODEL_{name}": str(value) for name, value in values.items()}, None
+    )
 
 
 def test_what_was_signed_verifies_and_says_by_whom(tmp_path: Path) -> None:
@@ -72,7 +74,9 @@ def test_a_model_without_a_signature_serves_only_where_the_settings_say_so(tmp_p
         ModelRegistry(url, TRUST).verify(version)
 
 
-def test_a_signature_that_was_cut_off_does_not_make_a_model_unsigned_and_allowed(tmp_path: Path) -> None:
+def test_a_signature_that_was_cut_off_does_not_make_a_model_unsigned_and_allowed(
+    tmp_path: Path,
+) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
     version = registry.publish(trained())
     os.unlink(tmp_path / "versions" / version / "manifest.sig")
@@ -86,7 +90,17 @@ def test_a_bad_signature_is_refused_also_where_none_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    "signature", [b"", b"{", b"[]", b"null", b'{"key": 1}', b'{"key": [], "signature": ""}', b"[" * 100_000, b"\xff"]
+    "signature",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"key": 1}',
+        b'{"key": [], "signature": ""}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
 )
 def test_a_signature_that_is_none_is_refused_not_a_crash(signature: bytes) -> None:
     with pytest.raises(Refused, match="its signature"):
@@ -102,7 +116,9 @@ def test_a_registry_that_was_given_no_keys_publishes_and_verifies_nothing(tmp_pa
         ModelRegistry(str(tmp_path)).verify(version)
 
 
-def test_a_newcomer_signs_with_a_key_of_his_own_and_his_consumer_trusts_it(home: Path, tmp_path: Path) -> None:
+def test_a_newcomer_signs_with_a_key_of_his_own_and_his_consumer_trusts_it(
+    home: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
     mine = load_settings({"MODEL_STORE": str(tmp_path / "store")}, None)
     version = open_registry(mine, signs=True, say=said.append).publish(trained())
@@ -124,7 +140,8 @@ def test_keys_can_be_changed_while_the_old_models_still_serve(tmp_path: Path) ->
     old, new, store = tmp_path / "old.pem", tmp_path / "new.pem", str(tmp_path / "store")
     ids = make_key(old), make_key(new)
     versions = [
-        ModelRegistry(store, trust_of(settings(SIGNING_KEY=k), signs=True)).publish(trained()) for k in (old, new)
+        ModelRegistry(store, trust_of(settings(SIGNING_KEY=k), signs=True)).publish(trained())
+        for k in (old, new)
     ]
     both = ModelRegistry(store, trust_of(settings(VERIFY_KEYS=f"{old}.pub, {new}.pub")))
     assert tuple(map(both.signed_by, versions)) == ids
@@ -143,11 +160,15 @@ def test_a_key_is_never_written_over(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_key_that_is_named_and_cannot_be_read_is_one_sentence_with_the_setting(tmp_path: Path) -> None:
+def test_a_key_that_is_named_and_cannot_be_read_is_one_sentence_with_the_setting(
+    tmp_path: Path,
+) -> None:
     junk, other = tmp_path / "junk.pem", tmp_path / "x25519.pem"
     junk.write_bytes(b"not a key")
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    other.write_bytes(X25519PrivateKey.generate().private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    other.write_bytes(
+        X25519PrivateKey.generate().private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    )
     for path, sentence in (
         (tmp_path / "absent.pem", "cannot be read .* keygen"),
         (junk, "not a private key in PEM"),

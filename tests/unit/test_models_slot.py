@@ -11,12 +11,12 @@ import pytest
 from features import columns_of
 from leadstream.background import Worker, at_once
 from leadstream.errors import Transient, UserError
-from models.refused import Refused
-from models.registry import Alias, ModelRegistry
-from models.scorer import Model
-from models.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
-from models.store import Store
-from tests.trained import TRUST, trained
+from models.registry.store import Store
+from models.registry.versions import Alias, ModelRegistry
+from models.serve.refused import Refused
+from models.serve.scorer import Model
+from models.serve.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
+from tests.trained_models import TRUST, trained
 
 
 class Clock:
@@ -119,7 +119,9 @@ def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
     assert registry.loaded == 1
 
 
-def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serves(registry: Counting) -> None:
+def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serves(
+    registry: Counting,
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
@@ -154,8 +156,12 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
     assert slot.refresh() is True
 
 
-@pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
-def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting, alias: bytes) -> None:
+@pytest.mark.parametrize(
+    "alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"]
+)
+def test_an_alias_that_leads_nowhere_keeps_the_present_model(
+    registry: Counting, alias: bytes
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
@@ -166,7 +172,9 @@ def test_an_alias_that_leads_nowhere_keeps_the_present_model(registry: Counting,
     assert slot.refused
 
 
-def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_after(registry: Counting) -> None:
+def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_after(
+    registry: Counting,
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
@@ -179,13 +187,17 @@ def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_afte
     for _ in range(20):
         clock.now += 1.0
         assert slot.refresh() is False
-    assert registry.looked == 0  # a store that is silent takes seconds to say so, and the batches would wait
+    assert (
+        registry.looked == 0
+    )  # a store that is silent takes seconds to say so, and the batches would wait
     registry.down = False
     clock.now += 10.0
     assert slot.refresh() is True
 
 
-def test_a_version_that_takes_long_to_check_holds_up_nobody_and_is_taken_whole(registry: Counting) -> None:
+def test_a_version_that_takes_long_to_check_holds_up_nobody_and_is_taken_whole(
+    registry: Counting,
+) -> None:
     clock, works = Clock(), list[Callable[[], None]]()
     slot = ModelSlot(registry, clock=clock, run=works.append)
     present = slot.get()
@@ -210,7 +222,9 @@ def idle(worker: Worker) -> None:
     assert done.wait(30)
 
 
-def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registry: Counting) -> None:
+def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(
+    registry: Counting,
+) -> None:
     clock = Clock()
     entered, checked = threading.Event(), threading.Event()
     verify = registry.verify
@@ -229,7 +243,10 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registr
     assert slot.refresh() is False
     assert entered.wait(30)
     golden = present.manifest["golden"]
-    columns, as_of = columns_of([row["state"] for row in golden]), np.array([row["as_of"] for row in golden])
+    columns, as_of = (
+        columns_of([row["state"] for row in golden]),
+        np.array([row["as_of"] for row in golden]),
+    )
     assert slot.get().score(columns, as_of).raw.tolist() == [row["raw"] for row in golden]
     checked.set()
     idle(worker)
@@ -240,7 +257,9 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(registr
     assert old() is None
 
 
-def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(registry: Counting) -> None:
+def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(
+    registry: Counting,
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     present = slot.get()
@@ -279,7 +298,9 @@ def test_of_two_moves_in_quick_succession_only_the_last_one_serves(registry: Cou
     assert slot.get().version == "1.2.0"
 
 
-def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(registry: Counting) -> None:
+def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
+    registry: Counting,
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
@@ -300,7 +321,9 @@ def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
     assert slot.refresh() is True
 
 
-def test_a_bug_in_the_thread_is_a_bug_of_the_process(registry: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_thread_is_a_bug_of_the_process(
+    registry: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock()
     slot = ModelSlot(registry, clock=clock, run=at_once)
     slot.get()
@@ -315,13 +338,17 @@ def test_a_bug_in_the_thread_is_a_bug_of_the_process(registry: Counting, monkeyp
         slot.refresh()
 
 
-def test_a_first_version_that_does_not_verify_is_an_error_not_an_empty_slot(registry: Counting) -> None:
+def test_a_first_version_that_does_not_verify_is_an_error_not_an_empty_slot(
+    registry: Counting,
+) -> None:
     Store(registry.url).replace("versions/1.0.0/model.joblib", b"damaged")
     with pytest.raises(Refused):
         ModelSlot(registry).get()
 
 
-def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_hundred_swaps_leave_no_model_behind(
+    registry: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = {"1.0.0": trained(1), "1.1.0": trained(2)}
     manifests = {version: registry.show(version) for version in contents}
     monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
@@ -329,7 +356,11 @@ def test_two_hundred_swaps_leave_no_model_behind(registry: Counting, monkeypatch
     slot = ModelSlot(registry, clock=clock, run=at_once)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
-        alias: dict[str, object] = {"version": ("1.1.0", "1.0.0")[i % 2], "previous": [], "moved_at": i}
+        alias: dict[str, object] = {
+            "version": ("1.1.0", "1.0.0")[i % 2],
+            "previous": [],
+            "moved_at": i,
+        }
         Store(registry.url).replace("aliases/champion.json", json.dumps(alias).encode())
         clock.now += 1.0
         assert slot.refresh() is True
@@ -346,7 +377,9 @@ def clock() -> Clock:
 @pytest.fixture
 def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
     """A slot for a challenger of 1.0.0."""
-    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
+    return ChallengerSlot(
+        registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once
+    )
 
 
 def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
@@ -356,7 +389,9 @@ def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> st
     return model.version if model else None
 
 
-def test_without_the_alias_there_is_no_challenger_and_no_complaint(rival: ChallengerSlot, clock: Clock) -> None:
+def test_without_the_alias_there_is_no_challenger_and_no_complaint(
+    rival: ChallengerSlot, clock: Clock
+) -> None:
     assert followed(rival, clock) is None
     assert (rival.refused, rival.unanswered) == (None, None)
 
@@ -415,12 +450,16 @@ def test_a_challenger_that_does_not_verify_is_refused_once_and_the_one_before_go
     assert rival.refused is None
 
 
-def test_the_first_challenger_is_waited_for_and_the_next_is_not(registry: Counting, clock: Clock) -> None:
+def test_the_first_challenger_is_waited_for_and_the_next_is_not(
+    registry: Counting, clock: Clock
+) -> None:
     works = list[Callable[[], None]]()
     rival = ChallengerSlot(registry, clock=clock, run=works.append)
     registry.publish(trained(3))
     registry.promote("1.1.0", "challenger")
-    assert followed(rival, clock) == "1.1.0"  # nothing flows before it: no lead of its share goes to the champion
+    assert (
+        followed(rival, clock) == "1.1.0"
+    )  # nothing flows before it: no lead of its share goes to the champion
     registry.promote("1.2.0", "challenger")
     asked: list[str] = []
     for step in ("look", "check"):
@@ -431,7 +470,9 @@ def test_the_first_challenger_is_waited_for_and_the_next_is_not(registry: Counti
     assert (rival.loaded and rival.loaded.version, asked) == ("1.2.0", ["topic"])
 
 
-def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(registry: Counting, clock: Clock) -> None:
+def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(
+    registry: Counting, clock: Clock
+) -> None:
     works = list[Callable[[], None]]()
     rival = ChallengerSlot(registry, clock=clock, run=works.append)
     assert followed(rival, clock) is None
@@ -445,7 +486,9 @@ def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(registr
     assert (rival.refused, rival.unanswered) == (None, None)
 
 
-@pytest.mark.parametrize("alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"])
+@pytest.mark.parametrize(
+    "alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"]
+)
 def test_an_alias_of_a_challenger_that_leads_nowhere_is_a_complaint_and_no_error(
     registry: Counting, rival: ChallengerSlot, clock: Clock, alias: bytes
 ) -> None:

@@ -9,14 +9,19 @@ import pytest
 
 from features import specify
 from leadstream.errors import UserError
-from models import artifact, candidates
-from models.table import Part, split
-from models.train import TrainOptions, train
+from models.serve import artifact
+from models.train import candidates
+from models.train.table import Part, split
+from models.train.training import TrainOptions, train
 
 DAY = 86_400_000
 START = 1_700_000_000_000
 OPTIONS = TrainOptions(
-    created_at=START, least_leads=200, least_conversions=20, recipe="audited", calibrator="venn_abers"
+    created_at=START,
+    least_leads=200,
+    least_conversions=20,
+    recipe="audited",
+    calibrator="venn_abers",
 )
 
 
@@ -54,7 +59,14 @@ def test_another_seed_gives_another_forest() -> None:
 
 def test_the_artifact_has_the_audited_keys_and_what_was_missing() -> None:
     trained = train(leads(400), OPTIONS)
-    audited = {"model", "scaler", "feature_selector", "feature_names", "performance", "feature_importance"}
+    audited = {
+        "model",
+        "scaler",
+        "feature_selector",
+        "feature_names",
+        "performance",
+        "feature_importance",
+    }
     assert audited <= set(trained.artifact)
     assert set(trained.artifact) == set(artifact.KEYS)
     forest = trained.artifact["model"]
@@ -67,9 +79,16 @@ def test_the_manifest_says_all_that_the_audit_asked_for() -> None:
     manifest = train(leads(), OPTIONS).manifest
     assert json.loads(json.dumps(manifest, allow_nan=False)) == manifest
     for judged in manifest["metrics"].values():
-        assert {"roc_auc", "pr_auc", "log_loss", "brier", "ece", "lift_at_10_percent", "precision", "recall"} < set(
-            judged
-        )
+        assert {
+            "roc_auc",
+            "pr_auc",
+            "log_loss",
+            "brier",
+            "ece",
+            "lift_at_10_percent",
+            "precision",
+            "recall",
+        } < set(judged)
     assert manifest["data"]["rows"] == 900
     assert manifest["data"]["base_rate"] == pytest.approx(0.3, abs=0.05)
     assert manifest["label"]["horizon_days"] == 60
@@ -78,7 +97,9 @@ def test_the_manifest_says_all_that_the_audit_asked_for() -> None:
     assert len(manifest["features"]["specification_hash"]) == 64
 
 
-def test_calibration_is_learnt_on_later_rows_than_the_forest_and_metrics_on_later_ones_still() -> None:
+def test_calibration_is_learnt_on_later_rows_than_the_forest_and_metrics_on_later_ones_still() -> (
+    None
+):
     data = train(leads(), OPTIONS).manifest["data"]
     assert all(before["to"] < after["from"] for before, after in pairwise(data["periods"]))
     assert data["judged"]["train"]["to"] == data["periods"][3]["to"]
@@ -134,13 +155,19 @@ def test_leads_that_live_through_all_time_are_kept_rather_than_leaving_a_part_em
     ("table", "sentence"),
     [
         (leads(150), "150 leads, of whom .* converted; at least 200 leads and 20 conversions"),
-        (leads(400).assign(converted=[True] * 19 + [False] * 381), "400 leads, of whom 19 converted"),
+        (
+            leads(400).assign(converted=[True] * 19 + [False] * 381),
+            "400 leads, of whom 19 converted",
+        ),
         (leads(400).assign(lead_id="the same"), "1 leads, of whom 1 converted"),
         (
             leads(400).assign(converted=[True, False] * 50 + [False] * 300),
             "the third of 5 periods, 80 rows .* no conversion",
         ),
-        (leads(400).assign(converted=True), "the first of 5 periods, .* has no lead that did not convert"),
+        (
+            leads(400).assign(converted=True),
+            "the first of 5 periods, .* has no lead that did not convert",
+        ),
         (leads(400).drop(columns=["as_of", "converted"]), "lacks as_of, converted"),
         (leads(400).assign(lead_id=[None] * 400), "rows without lead_id"),
         (leads(400).assign(as_of=2**60), "as_of is outside the years"),
@@ -185,14 +212,19 @@ def test_the_own_fields_of_a_crm_become_features_where_the_specification_names_t
     table["numbers"] = [{"visits": float(v)} for v in visits]
     table["converted"] = rng.random(900) < visits
     trained = train(table, replace(OPTIONS, specification=specify(numbers=("visits",))))
-    assert max(trained.manifest["features"]["importance"].items(), key=lambda item: item[1])[0] == "numbers.visits"
+    assert (
+        max(trained.manifest["features"]["importance"].items(), key=lambda item: item[1])[0]
+        == "numbers.visits"
+    )
     assert trained.manifest["metrics"]["calibrated"]["roc_auc"] > 0.75
 
 
 def test_golden_rows_are_no_lead_of_the_table() -> None:
     table = leads(600)
     golden = train(table, OPTIONS).manifest["golden"]
-    states = {(row["state"].get("lead_score"), row["state"].get("engagement_score")) for row in golden}
+    states = {
+        (row["state"].get("lead_score"), row["state"].get("engagement_score")) for row in golden
+    }
     pairs = set(zip(table["lead_score"], table["engagement_score"], strict=True))
     assert len(golden) == 9
     assert not states & pairs

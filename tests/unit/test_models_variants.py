@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import pytest
 
-from models.variants import challenged
+from leadstream.variants import challenged
 
 LEADS = [f"lead_{i}" for i in range(20_000)]
 
@@ -17,12 +17,14 @@ def test_a_lead_s_place_is_that_of_the_docs_so_that_others_can_compute_it(lead_i
 
 
 def test_a_hash_that_python_salts_would_move_leads_with_every_restart() -> None:
-    code = (
-        "from models.variants import challenged; print(''.join(str(+challenged(f'lead_{i}', .3)) for i in range(500)))"
-    )
+    code = "from leadstream.variants import challenged; print(''.join(str(+challenged(f'lead_{i}', .3)) for i in range(500)))"
     said = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed},
         ).stdout
         for seed in ("1", "2")
     }
@@ -34,7 +36,9 @@ def test_none_at_0_all_at_1_and_about_the_share_between() -> None:
     assert all(challenged(lead, 1) for lead in LEADS)
     for share in (0.05, 0.3, 0.5):
         # Four standard errors of a share of 20,000 leads are 0.014 at most.
-        assert sum(challenged(lead, share) for lead in LEADS) / len(LEADS) == pytest.approx(share, abs=0.014)
+        assert sum(challenged(lead, share) for lead in LEADS) / len(LEADS) == pytest.approx(
+            share, abs=0.014
+        )
 
 
 def test_a_larger_share_must_not_take_a_lead_away_from_the_challenger() -> None:

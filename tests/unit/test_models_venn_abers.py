@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from models.venn_abers import VennAbers
+from models.serve.venn_abers import VennAbers
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -14,7 +14,9 @@ Labels = NDArray[np.bool_]
 
 def isotonic_at(scores: Floats, labels: Labels, score: float, label: int) -> float:
     """The definition: isotonic regression with the point added, read at the point."""
-    fitted = IsotonicRegression().fit(np.append(scores, score), np.append(labels, label).astype(float))
+    fitted = IsotonicRegression().fit(
+        np.append(scores, score), np.append(labels, label).astype(float)
+    )
     return float(fitted.predict([score])[0])
 
 
@@ -22,7 +24,9 @@ def around(scores: Floats) -> Floats:
     """Scores at, between and beyond the calibration scores."""
     distinct = np.unique(scores)
     between = (distinct[1:] + distinct[:-1]) / 2
-    return np.concatenate([[-1.0, distinct[0] - 1e-9], distinct, between, [distinct[-1] + 1e-9, 2.0]])
+    return np.concatenate(
+        [[-1.0, distinct[0] - 1e-9], distinct, between, [distinct[-1] + 1e-9, 2.0]]
+    )
 
 
 def with_ties(seed: int, size: int, steps: int) -> tuple[Floats, Labels]:
@@ -33,8 +37,12 @@ def with_ties(seed: int, size: int, steps: int) -> tuple[Floats, Labels]:
     return scores, labels
 
 
-@pytest.mark.parametrize(("seed", "size", "steps"), [(1, 2, 5), (2, 10, 3), (3, 40, 8), (4, 60, 1000), (5, 60, 15)])
-def test_the_steps_are_those_of_two_isotonic_fits_for_each_score(seed: int, size: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "size", "steps"), [(1, 2, 5), (2, 10, 3), (3, 40, 8), (4, 60, 1000), (5, 60, 15)]
+)
+def test_the_steps_are_those_of_two_isotonic_fits_for_each_score(
+    seed: int, size: int, steps: int
+) -> None:
     scores, labels = with_ties(seed, size, steps)
     asked = around(scores)
     _, low, high = VennAbers.fit(scores, labels).interval(asked)
@@ -60,7 +68,9 @@ def test_the_answers_are_those_of_the_venn_abers_package() -> None:
 
 
 def test_a_score_below_or_above_all_of_calibration_has_a_bound_of_its_own() -> None:
-    _, low, high = VennAbers.fit(np.array([0.4, 0.6]), np.array([False, True])).interval(np.array([0.1, 0.9]))
+    _, low, high = VennAbers.fit(np.array([0.4, 0.6]), np.array([False, True])).interval(
+        np.array([0.1, 0.9])
+    )
     assert low[0] == 0.0
     assert high[1] == 1.0
 
@@ -85,6 +95,8 @@ def test_more_calibration_makes_the_interval_narrower() -> None:
     for size in (50, 500, 5000):
         rng = np.random.default_rng(1)
         scores = rng.random(size)
-        _, low, high = VennAbers.fit(scores, rng.random(size) < scores).interval(np.linspace(0, 1, 101))
+        _, low, high = VennAbers.fit(scores, rng.random(size) < scores).interval(
+            np.linspace(0, 1, 101)
+        )
         widths.append(float((high - low).mean()))
     assert widths[0] > 2 * widths[1] > 4 * widths[2]

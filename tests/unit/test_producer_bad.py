@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from consumer.decode import Change, decode_change, decode_request
+from consumer.scoring.decode import Change, decode_change, decode_request
 from leadstream.errors import Poison, Reason
 from producer.bad import BUILDERS, MAX_CHANGE_BYTES, BadRecord, bad_records
 from schemas.codec import Reader, Writer
@@ -65,7 +65,9 @@ def test_every_reason_has_a_bad_record_in_each_round() -> None:
 
 def test_every_builder_gets_its_turn() -> None:
     built = {(bad.reason, bad.what) for bad in _all()}
-    assert built == {(reason, what) for reason, builders in BUILDERS.items() for _, what, _ in builders}
+    assert built == {
+        (reason, what) for reason, builders in BUILDERS.items() for _, what, _ in builders
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
@@ -73,7 +75,9 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert _all(5) != _all(6)
 
 
-@pytest.mark.parametrize("bad", [bad for bad in _all() if bad.reason in DECODED], ids=lambda bad: bad.what)
+@pytest.mark.parametrize(
+    "bad", [bad for bad in _all() if bad.reason in DECODED], ids=lambda bad: bad.what
+)
 def test_the_consumer_refuses_it_for_this_reason(bad: BadRecord) -> None:
     with pytest.raises(Poison) as poison:
         _decoded(bad)
@@ -109,7 +113,14 @@ def test_an_answer_that_cannot_be_encoded_comes_from_a_request_that_can_be_read(
     for bad in _all():
         if bad.reason is Reason.ENCODE_FAILED:
             request = decode_request(0, FakeMessage(bad), Reader("RescoreRequest"))
-            result = {"request_id": request.request_id, "predictions": [], "model_used": "m", "total_processed": 0}
+            result = {
+                "request_id": request.request_id,
+                "predictions": [],
+                "model_used": "m",
+                "total_processed": 0,
+            }
             with pytest.raises(Poison) as poison:
-                Writer("RescoreResult").encode({**result, "successful_predictions": 0, "errors": []})
+                Writer("RescoreResult").encode(
+                    {**result, "successful_predictions": 0, "errors": []}
+                )
             assert poison.value.reason is Reason.ENCODE_FAILED

@@ -9,8 +9,16 @@ import psycopg
 import pytest
 
 from leadstream.errors import UserError
-from local.postgres import Postgres
-from producer.crm import Connection, connected, create_schema, fill, training_table, write_applications, write_changes
+from leadstream.local.postgres import Postgres
+from producer.crm import (
+    Connection,
+    connected,
+    create_schema,
+    fill,
+    training_table,
+    write_applications,
+    write_changes,
+)
 from producer.rescore import all_leads, count_leads
 from producer.simulator import DAY_MS, Kind, Shares, SimulatedCrm
 
@@ -30,7 +38,9 @@ def url(postgres: Postgres) -> Iterator[str]:
     with closing(psycopg.connect(postgres.url, autocommit=True)) as conn:
         conn.execute(f"create schema {name}")
         try:
-            own = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{name}"
+            own = (
+                f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{name}"
+            )
             with connected(own) as inside:
                 create_schema(inside)
             yield own
@@ -56,7 +66,9 @@ def test_creating_the_schema_again_changes_nothing(conn: Connection, crm: Simula
     assert _count(conn, "lead_history") == len(crm)
 
 
-def test_the_fill_holds_what_happened_before_until_and_nothing_after(conn: Connection, crm: SimulatedCrm) -> None:
+def test_the_fill_holds_what_happened_before_until_and_nothing_after(
+    conn: Connection, crm: SimulatedCrm
+) -> None:
     until = crm.moment(len(crm) // 2)
     filled = fill(conn, crm, until)
     assert (filled.people, filled.applications, filled.changes) == tuple(
@@ -79,14 +91,18 @@ def test_the_fill_holds_what_happened_before_until_and_nothing_after(conn: Conne
     assert row[0].timestamp() * 1000 < until
 
 
-def test_some_people_have_several_applications_and_most_have_none(conn: Connection, crm: SimulatedCrm) -> None:
+def test_some_people_have_several_applications_and_most_have_none(
+    conn: Connection, crm: SimulatedCrm
+) -> None:
     filled = fill(conn, crm)
     counts = [n for (n,) in conn.execute("select count(*) from applications group by person_id")]
     assert max(counts) == 2
     assert 0 < len(counts) < 0.4 * filled.people
 
 
-def test_the_training_table_is_what_the_simulator_knows(url: str, conn: Connection, crm: SimulatedCrm) -> None:
+def test_the_training_table_is_what_the_simulator_knows(
+    url: str, conn: Connection, crm: SimulatedCrm
+) -> None:
     until = crm.moment(-200)
     fill(conn, crm, until)
     table = training_table(url, crm.horizon_days)
@@ -96,7 +112,9 @@ def test_the_training_table_is_what_the_simulator_knows(url: str, conn: Connecti
         for change in crm.changes(until=youngest + 1)
         if change.record and change.truth and not change.truth.applied
     ]
-    assert list(zip(table["lead_id"], table["as_of"], table["converted"], strict=True)) == [e[:3] for e in expected]
+    assert list(zip(table["lead_id"], table["as_of"], table["converted"], strict=True)) == [
+        e[:3] for e in expected
+    ]
     for name in ("created_at", "lead_score", "touchpoint_count", "campus_name", "numbers"):
         assert table[name].tolist() == [state[name] for *_, state in expected if state]
     assert table["as_of"].dtype == np.int64
@@ -108,7 +126,9 @@ def test_an_empty_history_is_an_empty_table(url: str) -> None:
 
 
 def test_a_database_without_the_crm_is_one_sentence(postgres: Postgres) -> None:
-    elsewhere = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3Dpg_temp"
+    elsewhere = (
+        f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3Dpg_temp"
+    )
     with pytest.raises(UserError, match="not a CRM that can be used here"):
         training_table(elsewhere, 30)
 
@@ -120,7 +140,9 @@ def test_a_postgres_that_does_not_answer_is_one_sentence_without_the_password() 
     assert "\n" not in str(error.value)
 
 
-def test_live_writes_end_where_the_fill_ends_whatever_the_disorder(conn: Connection, crm: SimulatedCrm) -> None:
+def test_live_writes_end_where_the_fill_ends_whatever_the_disorder(
+    conn: Connection, crm: SimulatedCrm
+) -> None:
     cut = crm.moment(-1500)
     fill(conn, crm, cut)
     delivered = list(crm.deliveries(Shares(late=0.2, repeated=0.1, thin=0.2, loop=0.1), since=cut))
@@ -129,7 +151,9 @@ def test_live_writes_end_where_the_fill_ends_whatever_the_disorder(conn: Connect
     write_applications(conn, crm.applications(since=cut))
     assert _count(conn, "lead_history") == len(crm)
     assert _count(conn, "applications") == len(crm.applications())
-    newest = {change.lead_id: change.record["lead_version"] for change in crm.changes() if change.record}
+    newest = {
+        change.lead_id: change.record["lead_version"] for change in crm.changes() if change.record
+    }
     assert dict(all_leads(conn)) == newest
     assert count_leads(conn) == len(newest)
 
@@ -140,9 +164,15 @@ def test_an_erased_lead_leaves_nothing_behind(conn: Connection, crm: SimulatedCr
     delivered = list(crm.deliveries(Shares(deleted=0.05, tombstone=0.05), since=cut))
     write_changes(conn, delivered)
     write_applications(conn, crm.applications(since=cut))
-    erased = [change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}]
+    erased = [
+        change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}
+    ]
     assert erased
-    for table, column in (("people", "id"), ("applications", "person_id"), ("lead_history", "lead_id")):
+    for table, column in (
+        ("people", "id"),
+        ("applications", "person_id"),
+        ("lead_history", "lead_id"),
+    ):
         left = conn.execute(f"select count(*) from {table} where {column} = any(%s)", [erased])
         assert left.fetchone() == (0,)
 

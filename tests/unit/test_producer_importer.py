@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import import_
+from leadstream.cli import import_
 from leadstream.errors import SettingsError, UserError
 from producer.importer import Problem, Row, event_of, outcome_of, read_rows, read_table, select
 from producer.mapping import load_mapping
@@ -97,11 +97,15 @@ def test_a_bad_row_is_named_by_its_line_and_stops_nothing(read: Read, row: str, 
 
 def test_lines_are_counted_across_quoted_line_breaks_and_blank_lines(read: Read) -> None:
     csv = 'id,created,score,status,touches\nL1,2025-03-01,1,"a\nb",3\n\nL2,2025-03-01,x,new,3\n'
-    assert [result for result in read(csv) if isinstance(result, Problem)] == [Problem(5, "score: is not a number")]
+    assert [result for result in read(csv) if isinstance(result, Problem)] == [
+        Problem(5, "score: is not a number")
+    ]
 
 
 def test_bytes_that_are_no_text_refuse_only_their_own_row(read: Read) -> None:
-    csv = b"id,created,score,status,touches\nL1,2025-03-01,1,\xff\xfe,3\nL2,2025-03-01,1,\xc3\xa9,3\n"
+    csv = (
+        b"id,created,score,status,touches\nL1,2025-03-01,1,\xff\xfe,3\nL2,2025-03-01,1,\xc3\xa9,3\n"
+    )
     bad, good = read(csv)
     assert bad == Problem(2, "status: is not utf-8")
     assert isinstance(good, Row)
@@ -117,14 +121,19 @@ def test_a_field_that_is_too_long_for_csv_refuses_only_its_own_row(read: Read) -
 
 
 def test_the_signature_that_excel_writes_is_no_part_of_the_first_column(read: Read) -> None:
-    assert _good(read(b"\xef\xbb\xbfid,created,score,status,touches\nL1,2025-03-01,1,new,3\n")).lead_id == "L1"
+    assert (
+        _good(read(b"\xef\xbb\xbfid,created,score,status,touches\nL1,2025-03-01,1,new,3\n")).lead_id
+        == "L1"
+    )
 
 
 def test_a_german_export_is_read_as_it_is_meant(read: Read) -> None:
     mapping = BASIC.replace('"created"', '{ column = "created", format = "%d.%m.%Y %H:%M" }') + (
         '[file]\ndelimiter = ";"\nencoding = "cp1252"\ndecimal = ","\nthousands = "."\ntime_zone = "Europe/Berlin"\n'
     )
-    csv = "id;created;score;status;touches\nL1;01.07.2025 12:00;1.234,5;Prüfung;3\n".encode("cp1252")
+    csv = "id;created;score;status;touches\nL1;01.07.2025 12:00;1.234,5;Prüfung;3\n".encode(
+        "cp1252"
+    )
     row = _good(read(csv, mapping))
     assert row.state["lead_score"] == 1234.5
     assert row.state["status"] == "Prüfung"
@@ -153,10 +162,14 @@ def test_times_are_read_in_every_form(read: Read, spec: str, text: str, expected
 
 
 def test_values_are_recoded_scaled_or_counted_as_missing(read: Read) -> None:
-    mapping = BASIC.replace('"status"', '{ column = "status", values = { "2" = "hot" }, missing = ["Select"] }')
+    mapping = BASIC.replace(
+        '"status"', '{ column = "status", values = { "2" = "hot" }, missing = ["Select"] }'
+    )
     mapping = mapping.replace('"score"', '{ column = "score", scale = 0.1 }')
     mapping += '[lead.categories]\nwhere = { constant = "fair" }\n[lead.numbers]\nraw = "score"\n'
-    one, other = read("id,created,score,status,touches\nL1,2025-03-01,5,2,\nL2,2025-03-01,,Select,\n", mapping)
+    one, other = read(
+        "id,created,score,status,touches\nL1,2025-03-01,5,2,\nL2,2025-03-01,,Select,\n", mapping
+    )
     assert isinstance(one, Row)
     assert isinstance(other, Row)
     assert one.state["lead_score"] == 0.5
@@ -170,7 +183,10 @@ def test_values_are_recoded_scaled_or_counted_as_missing(read: Read) -> None:
 def test_only_the_chosen_rows_are_read(read: Read) -> None:
     mapping = BASIC + '[rows]\nonly = { status = ["new", "old"] }\n'
     csv = "id,created,score,status,touches\nL1,2025-03-01,1,new,3\nL2,bad,1,gone,3\nL3,2025-03-01,1,old,3\n"
-    assert [result.lead_id for result in read(csv, mapping) if isinstance(result, Row)] == ["L1", "L3"]
+    assert [result.lead_id for result in read(csv, mapping) if isinstance(result, Row)] == [
+        "L1",
+        "L3",
+    ]
     assert len(read(csv, mapping)) == 2
 
 
@@ -211,29 +227,67 @@ def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> Non
         (BASIC + "[leads]\n", "leads: is not known here"),
         (BASIC + "source = 3\n", "lead.source: must be the name of a column or a table"),
         (BASIC + "source = {}\n", "lead.source: needs a column, a constant or a base"),
-        (BASIC + 'source = { column = "a", constant = "b" }\n', "lead.source: takes a column or a constant"),
+        (
+            BASIC + 'source = { column = "a", constant = "b" }\n',
+            "lead.source: takes a column or a constant",
+        ),
         (BASIC + 'source = { column = "a", typ = "b" }\n', "lead.source.typ: is not known here"),
-        (BASIC + 'source = { column = "a", format = "iso" }\n', "lead.source.format: is for times only"),
-        (BASIC + 'source = { column = "a", scale = 2 }\n', "lead.source.scale: is for numbers only"),
-        (BASIC + 'engagement_score = { column = "a", scale = "x" }\n', "lead.engagement_score.scale: must be a number"),
-        (BASIC + 'occurred_at = { column = "a", base = "noon" }\n', "lead.occurred_at.base: is not an ISO 8601 time"),
-        (BASIC + 'occurred_at = { column = "a", step_ms = 1 }\n', "lead.occurred_at.step_ms: needs a base"),
-        (BASIC + 'occurred_at = { column = "a", time_zone = "Mars" }\n', "lead.occurred_at.time_zone: 'Mars' is not"),
+        (
+            BASIC + 'source = { column = "a", format = "iso" }\n',
+            "lead.source.format: is for times only",
+        ),
+        (
+            BASIC + 'source = { column = "a", scale = 2 }\n',
+            "lead.source.scale: is for numbers only",
+        ),
+        (
+            BASIC + 'engagement_score = { column = "a", scale = "x" }\n',
+            "lead.engagement_score.scale: must be a number",
+        ),
+        (
+            BASIC + 'occurred_at = { column = "a", base = "noon" }\n',
+            "lead.occurred_at.base: is not an ISO 8601 time",
+        ),
+        (
+            BASIC + 'occurred_at = { column = "a", step_ms = 1 }\n',
+            "lead.occurred_at.step_ms: needs a base",
+        ),
+        (
+            BASIC + 'occurred_at = { column = "a", time_zone = "Mars" }\n',
+            "lead.occurred_at.time_zone: 'Mars' is not",
+        ),
         (BASIC + '[file]\ndelimiter = "||"\n', "file.delimiter: must be one character"),
         (BASIC + '[file]\nmissing = "x"\n', "file.missing: must be a list of texts"),
         (BASIC + '[outcome]\ntrue = ["1"]\nfalse = ["0"]\n', "outcome.column: is missing"),
-        (BASIC + '[outcome]\ncolumn = "w"\ntrue = ["1"]\nfalse = ["1"]\n', "outcome.true: true and false"),
-        (BASIC + 'source = "E-Mail"\n', "lead.source: the column 'E-Mail' looks like personal data"),
-        (BASIC + '[lead.categories]\nwho = "First Name"\n', "lead.categories.who: the column 'First Name' looks like"),
-        (BASIC + '[lead.numbers]\ncall = "phone_number_2"\n', "lead.numbers.call: the column 'phone_number_2' looks"),
+        (
+            BASIC + '[outcome]\ncolumn = "w"\ntrue = ["1"]\nfalse = ["1"]\n',
+            "outcome.true: true and false",
+        ),
+        (
+            BASIC + 'source = "E-Mail"\n',
+            "lead.source: the column 'E-Mail' looks like personal data",
+        ),
+        (
+            BASIC + '[lead.categories]\nwho = "First Name"\n',
+            "lead.categories.who: the column 'First Name' looks like",
+        ),
+        (
+            BASIC + '[lead.numbers]\ncall = "phone_number_2"\n',
+            "lead.numbers.call: the column 'phone_number_2' looks",
+        ),
         (BASIC + 'source = "campaign"\n', "lead.source: leads.csv has no column 'campaign'"),
-        (BASIC + 'source = "Status"\n', "lead.source: leads.csv has no column 'Status'; did you mean 'status'?"),
+        (
+            BASIC + 'source = "Status"\n',
+            "lead.source: leads.csv has no column 'Status'; did you mean 'status'?",
+        ),
         (BASIC + 'source = "twice"\n', "lead.source: leads.csv has more than one column 'twice'"),
         (BASIC + '[file]\nencoding = "klingon"\n', "file.encoding: 'klingon' is not known"),
         ("= broken", "not TOML"),
     ],
 )
-def test_a_wrong_mapping_is_one_sentence_that_names_the_key(read: Read, mapping: str, sentence: str) -> None:
+def test_a_wrong_mapping_is_one_sentence_that_names_the_key(
+    read: Read, mapping: str, sentence: str
+) -> None:
     with pytest.raises(SettingsError) as error:
         read("id,created,score,status,touches,twice,twice\nL1,2025-03-01,1,new,3,,\n", mapping)
     assert sentence in str(error.value)
@@ -250,7 +304,10 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_file_in_another_encoding_is_one_sentence(read: Read) -> None:
     with pytest.raises(UserError, match=r"is not utf-16; set file\.encoding in m\.toml"):
-        read("id,created,score,status,touches\nL1,2025-03-01,1,new,3\n", BASIC + '[file]\nencoding = "utf-16"\n')
+        read(
+            "id,created,score,status,touches\nL1,2025-03-01,1,new,3\n",
+            BASIC + '[file]\nencoding = "utf-16"\n',
+        )
 
 
 def test_training_needs_an_outcome(read: Read, tmp_path: Path) -> None:
@@ -272,19 +329,29 @@ def test_the_verb_reports_bad_rows_by_line_and_exits_1(
     arguments = [str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "m.toml"), "--dry-run"]
     assert _import(*arguments) == 1
     out, err = capsys.readouterr()
-    assert err == f"{tmp_path / 'leads.csv'}:3: created: is not a time in the format of the mapping\n"
+    assert (
+        err == f"{tmp_path / 'leads.csv'}:3: created: is not a time in the format of the mapping\n"
+    )
     assert out.splitlines()[-1] == "1 changes and 0 outcomes would be sent; 1 rows were refused"
     assert _import(*arguments, "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert report["changes"] == 1
-    assert report["refused"] == [{"line": 3, "problem": "created: is not a time in the format of the mapping"}]
+    assert report["refused"] == [
+        {"line": 3, "problem": "created: is not a time in the format of the mapping"}
+    ]
     assert report["first_change"]["lead_id"] == "L1"
 
 
 def test_the_verb_wants_an_outcome_before_it_sends_outcomes(read: Read, tmp_path: Path) -> None:
     read("id,created,score,status,touches\nL1,2025-03-01,1,new,3\n")
     with pytest.raises(SettingsError, match="outcome: is missing"):
-        _import(str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "m.toml"), "--dry-run", "--outcomes")
+        _import(
+            str(tmp_path / "leads.csv"),
+            "--mapping",
+            str(tmp_path / "m.toml"),
+            "--dry-run",
+            "--outcomes",
+        )
 
 
 @pytest.mark.data
@@ -298,7 +365,9 @@ def test_every_real_lead_is_read_and_falls_into_one_part() -> None:
     assert older["as_of"].max() < newer["as_of"].min()
     assert len({*older["lead_id"], *newer["lead_id"]}) == 9240
     late = {"Tags", "Lead Quality", "Lead Profile", "Last Notable Activity", "Last Activity"}
-    assert not any(column in late or column.startswith("Asymmetrique") for column in mapping.columns())
+    assert not any(
+        column in late or column.startswith("Asymmetrique") for column in mapping.columns()
+    )
 
 
 def test_a_limit_takes_the_oldest_rows_first(read: Read) -> None:

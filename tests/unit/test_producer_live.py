@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from commands import rescore, simulate
+from leadstream.cli import rescore, simulate
 from leadstream.errors import Reason, SettingsError, UserError
-from leadstream.topics import Topics
+from leadstream.kafka.topics import Topics
 from producer.live import bad_for, paced, send_changes
 from producer.publish import EventPublisher
 from producer.rescore import read_ids, rescore_event, rescore_requests, unique
@@ -27,7 +27,9 @@ def test_the_pace_is_kept_from_the_first_change_on_even_if_one_was_slow() -> Non
         now[0] += seconds
 
     for number, _ in enumerate(
-        paced(SimulatedCrm(1, start=START, leads=20).changes(), 10, clock=lambda: now[0], sleep=sleep)
+        paced(
+            SimulatedCrm(1, start=START, leads=20).changes(), 10, clock=lambda: now[0], sleep=sleep
+        )
     ):
         now[0] += 0.25 if number == 0 else 0.0
         if number == 9:
@@ -79,7 +81,11 @@ def test_a_rescoring_carries_no_state_and_can_be_written() -> None:
     event = rescore_event("L1", 4, event_id="e", now=START)
     decoded = Reader("LeadChanged").decode(Writer("LeadChanged").encode(event))
     assert decoded == event
-    assert (decoded["change_type"], decoded["lead"], decoded["lead_version"]) == ("RESCORE", None, 4)
+    assert (decoded["change_type"], decoded["lead"], decoded["lead_version"]) == (
+        "RESCORE",
+        None,
+        4,
+    )
 
 
 def test_requests_keep_the_order_of_the_leads_and_are_no_larger_than_their_answers_can_be() -> None:
@@ -89,25 +95,35 @@ def test_requests_keep_the_order_of_the_leads_and_are_no_larger_than_their_answe
     assert [len(request["lead_ids"]) for request in requests] == [10_000, 10_000, 5_000]
     assert [lead_id for request in requests for lead_id in request["lead_ids"]] == ids
     assert [request["request_id"] for request in requests] == ["r0", "r1", "r2"]
-    assert Reader("RescoreRequest").decode(Writer("RescoreRequest").encode(requests[0])) == requests[0]
+    assert (
+        Reader("RescoreRequest").decode(Writer("RescoreRequest").encode(requests[0])) == requests[0]
+    )
     long = list(rescore_requests(["é" * 125] * 4_001, new_id=lambda: "r"))
     assert [len(request["lead_ids"]) for request in long] == [2_000, 2_000, 1]
 
 
-@pytest.mark.parametrize("arguments", [[], ["L1", "--all"], ["--file", "ids", "--all"], ["L1", "--file", "ids"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["L1", "--all"], ["--file", "ids", "--all"], ["L1", "--file", "ids"]]
+)
 def test_rescore_takes_exactly_one_kind_of_leads(arguments: list[str]) -> None:
     with pytest.raises(SettingsError, match="either lead ids, or --file, or --all"):
         _run(rescore, "rescore", *arguments)
 
 
-def test_more_changes_than_the_crm_makes_are_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_changes_than_the_crm_makes_are_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with pytest.raises(UserError, match="ask for fewer, or give more --leads"):
         _run(simulate, "simulate", "--leads", "10", "--count", "1000")
 
 
-@pytest.mark.parametrize("option", ["--rate=-1", "--rate=nan", "--count=0", "--bad-share=1.5", "--thin-share=x"])
-def test_an_impossible_option_is_wrong_usage(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "option", ["--rate=-1", "--rate=nan", "--count=0", "--bad-share=1.5", "--thin-share=x"]
+)
+def test_an_impossible_option_is_wrong_usage(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         _run(simulate, "simulate", option)
     assert exit_.value.code == 2

@@ -32,9 +32,16 @@ Read = Callable[..., list[Row | Problem]]
 def read(tmp_path: Path) -> Read:
     def _read(mapping: str = MAPPING, **columns: Any) -> list[Row | Problem]:
         (tmp_path / "m.toml").write_text(mapping, "utf-8")
-        table = {"id": ["a", "b", "c"], "created": CREATED, "score": [1.0, 2.5, None], "what": ["x", None, ""]}
+        table = {
+            "id": ["a", "b", "c"],
+            "created": CREATED,
+            "score": [1.0, 2.5, None],
+            "what": ["x", None, ""],
+        }
         parquet.write_table(pa.table(table | columns), tmp_path / "leads.parquet")
-        return list(read_rows(tmp_path / "leads.parquet", load_mapping(tmp_path / "m.toml"), parquet=True))
+        return list(
+            read_rows(tmp_path / "leads.parquet", load_mapping(tmp_path / "m.toml"), parquet=True)
+        )
 
     return _read
 
@@ -74,7 +81,9 @@ def test_rows_are_counted_as_lines_of_a_csv_with_a_header(read: Read) -> None:
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )  # fmt: skip
-def test_a_cell_is_the_text_that_a_csv_of_it_would_hold(read: Read, cells: pa.Array, expected: list[Any]) -> None:
+def test_a_cell_is_the_text_that_a_csv_of_it_would_hold(
+    read: Read, cells: pa.Array, expected: list[Any]
+) -> None:
     assert whats(read(what=cells)) == expected
 
 
@@ -93,14 +102,18 @@ def test_a_time_without_a_zone_is_in_the_mappings_zone(read: Read) -> None:
     assert {row.occurred_at for row in good(results)} == {1_740_803_400_000}
 
 
-def test_a_comma_for_the_decimal_sign_does_not_turn_numbers_into_ten_times_as_much(read: Read) -> None:
+def test_a_comma_for_the_decimal_sign_does_not_turn_numbers_into_ten_times_as_much(
+    read: Read,
+) -> None:
     results = read('[file]\ndecimal = ","\nthousands = "."\n' + MAPPING)
     assert [row.state["lead_score"] for row in good(results)] == [1.0, 2.5, None]
 
 
 def test_bytes_that_are_no_text_cost_only_their_own_row(read: Read) -> None:
     results = read(what=pa.array([b"x", b"\xff", b"y"]).view(pa.string()))
-    assert [result.what for result in results if isinstance(result, Problem)] == ["what: is not utf-8"]
+    assert [result.what for result in results if isinstance(result, Problem)] == [
+        "what: is not utf-8"
+    ]
     assert whats(results) == ["x", "y"]
 
 
@@ -113,8 +126,13 @@ def test_bytes_that_are_no_text_cost_only_their_own_row(read: Read) -> None:
     ],
     ids=["list", "struct", "binary"],
 )
-def test_a_column_that_is_no_text_is_named_with_its_type(read: Read, cells: pa.Array, named: str) -> None:
-    with pytest.raises(SettingsError, match=rf"m\.toml: lead\.categories\.what: leads\.parquet has 'what' as {named}"):
+def test_a_column_that_is_no_text_is_named_with_its_type(
+    read: Read, cells: pa.Array, named: str
+) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=rf"m\.toml: lead\.categories\.what: leads\.parquet has 'what' as {named}",
+    ):
         read(what=cells)
 
 
@@ -123,11 +141,15 @@ def test_a_column_that_the_mapping_does_not_read_may_be_anything(read: Read) -> 
 
 
 def test_a_missing_column_is_named_with_the_one_that_was_meant(read: Read) -> None:
-    with pytest.raises(SettingsError, match=r"leads\.parquet has no column 'scores'; did you mean 'score'\?"):
+    with pytest.raises(
+        SettingsError, match=r"leads\.parquet has no column 'scores'; did you mean 'score'\?"
+    ):
         read(MAPPING.replace('"score"', '"scores"'))
 
 
-def test_batches_follow_one_another_without_a_gap(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_follow_one_another_without_a_gap(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "BATCH_ROWS", 2)
     assert [(row.line, row.lead_id) for row in good(read())] == [(2, "a"), (3, "b"), (4, "c")]
 
@@ -142,7 +164,9 @@ def test_batches_follow_one_another_without_a_gap(read: Read, monkeypatch: pytes
     ],
     ids=["csv", "empty", "damaged", "absent"],
 )
-def test_what_is_no_parquet_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_what_is_no_parquet_is_one_sentence(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
     (tmp_path / "m.toml").write_text(MAPPING)
     path = tmp_path / "leads.parquet"
     if content is not None:
@@ -162,7 +186,9 @@ def test_a_file_that_breaks_off_in_a_row_group_is_one_sentence(tmp_path: Path, r
     assert "\n" not in str(raised.value)
 
 
-def test_without_the_extra_it_says_how_to_install_it(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_how_to_install_it(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'leadstream\[parquet\]'"):
         read()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.main import main
+from leadstream.cli.main import main
 from leadstream.errors import SettingsError
 from producer.importer import Row, read_rows
 from producer.presets import NAMES, load_preset
@@ -35,7 +35,9 @@ def rows(folder: Path, preset: str, text: str) -> tuple[list[Row], list[str]]:
     return [row for row in read if isinstance(row, Row)], absent
 
 
-def test_a_salesforce_export_needs_no_mapping_and_converted_leads_are_left_out(tmp_path: Path) -> None:
+def test_a_salesforce_export_needs_no_mapping_and_converted_leads_are_left_out(
+    tmp_path: Path,
+) -> None:
     [ada, cleo], absent = rows(tmp_path, "salesforce", SALESFORCE)
     assert (ada.lead_id, ada.state["created_at"], ada.occurred_at) == (
         "00Q01",
@@ -50,8 +52,12 @@ def test_a_salesforce_export_needs_no_mapping_and_converted_leads_are_left_out(t
     assert "categories.industry" in absent
 
 
-@pytest.mark.parametrize(("text", "source"), [(HUBSPOT, "Organic search"), (HUBSPOT_INTERNAL, "ORGANIC_SEARCH")])
-def test_a_hubspot_export_is_read_by_labels_or_by_internal_names(tmp_path: Path, text: str, source: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "source"), [(HUBSPOT, "Organic search"), (HUBSPOT_INTERNAL, "ORGANIC_SEARCH")]
+)
+def test_a_hubspot_export_is_read_by_labels_or_by_internal_names(
+    tmp_path: Path, text: str, source: str
+) -> None:
     ada = rows(tmp_path, "hubspot", text)[0][0]
     assert (ada.lead_id, ada.state["created_at"]) == ("51", 1_769_847_300_000)
     assert (ada.state["source"], ada.state["touchpoint_count"]) == (source, 3)
@@ -62,7 +68,9 @@ def test_a_file_of_another_kind_is_refused_by_the_column_that_it_lacks(tmp_path:
         rows(tmp_path, "salesforce", HUBSPOT.replace("Record ID", "Something"))
 
 
-def test_nobodys_name_or_address_leaves_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nobodys_name_or_address_leaves_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "Lead.csv"
     path.write_text(SALESFORCE)
     assert main(["import", str(path), "--preset", "salesforce", "--dry-run", "--json"]) == 0

@@ -28,7 +28,9 @@ class FakeProducer:
         self.full = 0
         self._waiting: list[Report] = []
 
-    def produce(self, topic: str, value: bytes | None, key: bytes | None, on_delivery: Report) -> None:
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None, on_delivery: Report
+    ) -> None:
         if len(self._waiting) >= self.room:
             self.full += 1
             raise BufferError
@@ -116,7 +118,9 @@ def test_a_tombstone_has_no_value_and_a_record_its_schema() -> None:
 def test_a_record_that_does_not_fit_its_schema_is_not_sent() -> None:
     fake = FakeProducer()
     with pytest.raises(Poison):
-        _publisher(fake).send("LeadOutcome", "outcomes", "L1", {"lead_id": 1, "converted": True, "decided_at": 1})
+        _publisher(fake).send(
+            "LeadOutcome", "outcomes", "L1", {"lead_id": 1, "converted": True, "decided_at": 1}
+        )
     assert fake.sent == []
 
 

@@ -45,12 +45,16 @@ def test_the_base_rate_and_the_spread_are_those_of_a_real_crm(changes: list[Chan
     converts = np.array([truth.converts for truth in judged])
     ranks = np.argsort(np.argsort([truth.probability for truth in judged]))
     positives = converts.sum()
-    auc = (ranks[converts].sum() - positives * (positives - 1) / 2) / (positives * (len(judged) - positives))
+    auc = (ranks[converts].sum() - positives * (positives - 1) / 2) / (
+        positives * (len(judged) - positives)
+    )
     assert 0.10 < converts.mean() < 0.17
     assert 0.84 < auc < 0.92
 
 
-def test_an_application_leaves_no_trace_in_what_the_crm_sees(crm: SimulatedCrm, changes: list[Change]) -> None:
+def test_an_application_leaves_no_trace_in_what_the_crm_sees(
+    crm: SimulatedCrm, changes: list[Change]
+) -> None:
     applied_at = {a.lead_id: a.submitted_at for a in reversed(crm.applications())}
     # Among changes of leads equally likely to apply, those that have applied must look like those that have not.
     scores: dict[bool, list[float]] = {True: [], False: []}
@@ -60,7 +64,9 @@ def test_an_application_leaves_no_trace_in_what_the_crm_sees(crm: SimulatedCrm, 
         score = change.state["lead_score"]
         if 0.3 < change.truth.probability < 0.5 and score is not None:
             scores[change.truth.applied].append(score)
-            assert change.truth.applied == (applied_at.get(change.lead_id, 2**62) <= _occurred(change))
+            assert change.truth.applied == (
+                applied_at.get(change.lead_id, 2**62) <= _occurred(change)
+            )
     spread = np.std(scores[True] + scores[False]) * np.sqrt(3 / len(scores[True]))
     assert len(scores[True]) > 100
     assert np.mean(scores[True]) == pytest.approx(np.mean(scores[False]), abs=6 * spread)
@@ -95,7 +101,9 @@ def test_every_record_can_be_written_and_read_as_a_lead_change(crm: SimulatedCrm
         assert reader.decode(writer.encode(change.record or {})) == change.record
 
 
-def test_a_state_holds_the_fields_of_the_contract_and_nothing_personal(changes: list[Change]) -> None:
+def test_a_state_holds_the_fields_of_the_contract_and_nothing_personal(
+    changes: list[Change],
+) -> None:
     missing: Counter[str] = Counter()
     for change in changes:
         assert change.state
@@ -110,15 +118,21 @@ def test_a_state_holds_the_fields_of_the_contract_and_nothing_personal(changes: 
 
 def test_leads_arrive_by_season_and_in_bursts(crm: SimulatedCrm) -> None:
     created = np.array([_occurred(change) for change in crm.changes() if _version(change) == 1])
-    months = np.bincount(created.astype("datetime64[ms]").astype("datetime64[M]").astype(int) % 12, minlength=12)
+    months = np.bincount(
+        created.astype("datetime64[ms]").astype("datetime64[M]").astype(int) % 12, minlength=12
+    )
     by_hour = np.bincount((created - START) // 3_600_000)
     assert months[0] > 1.5 * months[5]
     assert by_hour.max() > 10 * by_hour[by_hour > 0].mean()
 
 
-def test_a_window_starts_at_since_and_ends_before_until(crm: SimulatedCrm, changes: list[Change]) -> None:
+def test_a_window_starts_at_since_and_ends_before_until(
+    crm: SimulatedCrm, changes: list[Change]
+) -> None:
     since, until = crm.moment(-300), crm.moment(-100)
-    assert [c.record for c in crm.changes(since, until)] == [c.record for c in changes if since <= _occurred(c) < until]
+    assert [c.record for c in crm.changes(since, until)] == [
+        c.record for c in changes if since <= _occurred(c) < until
+    ]
     assert crm.moment(-1, until=until) < until <= crm.moment(-100)
     assert all(since <= a.submitted_at < until for a in crm.applications(since, until))
 
@@ -128,7 +142,12 @@ def test_shares_are_kept_and_nothing_is_lost(crm: SimulatedCrm, changes: list[Ch
     delivered = list(crm.deliveries(shares))
     kinds = Counter(change.kind for change in delivered)
     size = len(changes)
-    for kind, expected in ((Kind.REPEATED, 0.05), (Kind.THIN, 0.1), (Kind.DELETED, 0.02), (Kind.LOOP, 0.05)):
+    for kind, expected in (
+        (Kind.REPEATED, 0.05),
+        (Kind.THIN, 0.1),
+        (Kind.DELETED, 0.02),
+        (Kind.LOOP, 0.05),
+    ):
         assert kinds[kind] == pytest.approx(expected * size, rel=0.2)
     orderly = [c for c in delivered if c.kind in {Kind.PLAIN, Kind.LATE, Kind.THIN}]
     ids = {c.record["event_id"] for c in changes if c.record}
@@ -168,9 +187,13 @@ def test_an_erased_lead_is_never_heard_of_again(crm: SimulatedCrm) -> None:
     assert len(erased) > 100
 
 
-def test_a_lead_that_is_erased_sends_its_state_along_for_postgres_may_have_forgotten_it(crm: SimulatedCrm) -> None:
+def test_a_lead_that_is_erased_sends_its_state_along_for_postgres_may_have_forgotten_it(
+    crm: SimulatedCrm,
+) -> None:
     delivered = list(crm.deliveries(Shares(thin=0.5, deleted=0.05, tombstone=0.05)))
-    erased = {change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}}
+    erased = {
+        change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}
+    }
     assert erased
     assert not erased & {change.lead_id for change in delivered if change.kind is Kind.THIN}
 

@@ -2,7 +2,7 @@
 
 import yaml  # type: ignore[import-untyped]
 
-from leadstream.topics import Topics
+from leadstream.kafka.topics import Topics
 from schemas import catalogue
 from schemas.asyncapi import CHANNELS, FILE, document, write
 
@@ -15,7 +15,9 @@ def test_what_tools_read_is_the_schema_itself() -> None:
     read = yaml.safe_load(FILE.read_text())
     assert read == document()
     for record, message in read["components"]["messages"].items():
-        assert catalogue.canonical(message["payload"]["schema"]) == catalogue.canonical(catalogue.present(record))
+        assert catalogue.canonical(message["payload"]["schema"]) == catalogue.canonical(
+            catalogue.present(record)
+        )
 
 
 def test_every_reference_leads_somewhere_and_every_topic_of_records_is_there() -> None:

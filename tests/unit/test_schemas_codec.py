@@ -114,9 +114,12 @@ def refusal(record: Any, name: str = "LeadChanged") -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "record", "text"), [("LeadOutcome", OUTCOME, OUTCOME_HEX), ("LeadChanged", CHANGE, CHANGE_HEX)]
+    ("name", "record", "text"),
+    [("LeadOutcome", OUTCOME, OUTCOME_HEX), ("LeadChanged", CHANGE, CHANGE_HEX)],
 )
-def test_the_bytes_of_a_single_object_are_these_and_no_others(name: str, record: dict[str, Any], text: str) -> None:
+def test_the_bytes_of_a_single_object_are_these_and_no_others(
+    name: str, record: dict[str, Any], text: str
+) -> None:
     assert Writer(name).encode(record) == raw(text)
     assert Reader(name).decode(raw(text)) == record
 
@@ -180,10 +183,18 @@ def test_another_records_value_is_an_unknown_schema_even_if_its_bytes_would_fit(
     assert error.reason is Reason.UNKNOWN_SCHEMA
     assert "LeadOutcome" in error.detail
     registry = FakeRegistry(
-        {7: catalogue.present("LeadOutcome"), 8: "string", 9: [{"type": "int"}], 10: {"type": "int"}}
+        {
+            7: catalogue.present("LeadOutcome"),
+            8: "string",
+            9: [{"type": "int"}],
+            10: {"type": "int"},
+        }
     )
     for number in registry.schemas:
-        assert poison(b"\x00" + number.to_bytes(4, "big"), registry=registry).reason is Reason.UNKNOWN_SCHEMA
+        assert (
+            poison(b"\x00" + number.to_bytes(4, "big"), registry=registry).reason
+            is Reason.UNKNOWN_SCHEMA
+        )
 
 
 def test_confluent_framing_without_a_registry_is_an_unknown_schema_that_names_the_setting() -> None:
@@ -243,7 +254,9 @@ def test_invalid_utf8_is_undecodable_and_not_quoted() -> None:
 
 
 @pytest.mark.parametrize("number", [4, 99, -1, -2, -5, 2**40, -(2**62)])
-def test_an_unknown_enum_symbol_is_undecodable_even_where_python_lists_would_take_it(number: int) -> None:
+def test_an_unknown_enum_symbol_is_undecodable_even_where_python_lists_would_take_it(
+    number: int,
+) -> None:
     head, tail = raw(CHANGE_HEX)[:17], raw(CHANGE_HEX)[18:]
     assert poison(head + long(number) + tail).reason is Reason.DECODE_FAILED
 
@@ -255,7 +268,9 @@ def test_an_unknown_union_branch_is_undecodable(number: int) -> None:
     assert poison(value[:at] + long(number) + value[at + 1 :]).reason is Reason.DECODE_FAILED
 
 
-@pytest.mark.parametrize("count", [2**31, 2**40, 2**62, 2**63 - 1, -1, -3, -(2**31), -(2**62), -(2**63)])
+@pytest.mark.parametrize(
+    "count", [2**31, 2**40, 2**62, 2**63 - 1, -1, -3, -(2**31), -(2**62), -(2**63)]
+)
 @pytest.mark.parametrize("what", ["string", "array", "array block", "map", "map block"])
 def test_an_absurd_length_is_undecodable_at_once_and_takes_no_memory(what: str, count: int) -> None:
     request = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.present("RescoreRequest"))
@@ -263,9 +278,15 @@ def test_an_absurd_length_is_undecodable_at_once_and_takes_no_memory(what: str, 
     name, value = {
         "string": ("RescoreRequest", request + long(count) + b"abc"),
         "array": ("RescoreRequest", request + b"\x02r" + long(count) + b"\x02a\x02b"),
-        "array block": ("RescoreRequest", request + b"\x02r" + long(-1) + long(count) + b"\x02a\x02b" + long(count)),
+        "array block": (
+            "RescoreRequest",
+            request + b"\x02r" + long(-1) + long(count) + b"\x02a\x02b" + long(count),
+        ),
         "map": ("LeadChanged", change + long(count) + b"\x02a" + bytes(8)),
-        "map block": ("LeadChanged", change + long(-1) + long(count) + b"\x02a" + bytes(8) + long(count)),
+        "map block": (
+            "LeadChanged",
+            change + long(-1) + long(count) + b"\x02a" + bytes(8) + long(count),
+        ),
     }[what]
     ready = reader(name)
     tracemalloc.start()
@@ -327,8 +348,14 @@ def test_a_narrower_writers_number_is_promoted() -> None:
 
 
 def test_a_schema_in_another_namespace_or_with_other_docs_is_the_same_record() -> None:
-    assert decode_by(changed("LeadOutcome", lambda schema: schema.pop("namespace")), OUTCOME) == OUTCOME
-    assert decode_by(changed("LeadOutcome", lambda schema: schema.update(doc="other")), OUTCOME) == OUTCOME
+    assert (
+        decode_by(changed("LeadOutcome", lambda schema: schema.pop("namespace")), OUTCOME)
+        == OUTCOME
+    )
+    assert (
+        decode_by(changed("LeadOutcome", lambda schema: schema.update(doc="other")), OUTCOME)
+        == OUTCOME
+    )
 
 
 def test_a_truncated_field_that_the_reader_skips_is_still_undecodable() -> None:
@@ -337,7 +364,10 @@ def test_a_truncated_field_that_the_reader_skips_is_still_undecodable() -> None:
         ("string", b"\x50ab"),
         ({"type": "array", "items": "double"}, long(2**60)),
     ]:
-        new = changed("LeadOutcome", lambda schema, kind=extra: schema["fields"].append({"name": "x", "type": kind}))
+        new = changed(
+            "LeadOutcome",
+            lambda schema, kind=extra: schema["fields"].append({"name": "x", "type": kind}),
+        )
         value = b"\x00\x00\x00\x00\x05" + body(catalogue.present("LeadOutcome"), OUTCOME) + junk
         assert poison(value, "LeadOutcome", FakeRegistry({5: new})).reason is Reason.DECODE_FAILED
 
@@ -359,8 +389,12 @@ def test_a_default_map_is_each_records_own() -> None:
         lambda schema: schema["fields"].pop(0),  # a field that has no default
         lambda schema: schema["fields"][1].update(type="string"),
         lambda schema: schema["fields"][1].update(type=["null", "boolean"]),
-        lambda schema: schema["fields"][1].update(type={"type": "enum", "name": "E", "symbols": ["X"]}),
-        lambda schema: schema["fields"].append({"name": "e", "type": {"type": "array", "items": "null"}}),
+        lambda schema: schema["fields"][1].update(
+            type={"type": "enum", "name": "E", "symbols": ["X"]}
+        ),
+        lambda schema: schema["fields"].append(
+            {"name": "e", "type": {"type": "array", "items": "null"}}
+        ),
         lambda schema: schema["fields"].append({"name": "e", "type": ["null", "LeadOutcome"]}),
         lambda schema: schema["fields"].append({"name": "e", "type": "Nonsense"}),
         lambda schema: schema.pop("fields"),
@@ -375,8 +409,12 @@ def test_a_schema_that_cannot_be_resolved_is_undecodable(change: Any) -> None:
     assert poison(value, "LeadOutcome", FakeRegistry({5: schema})).reason is Reason.DECODE_FAILED
 
 
-def test_a_symbol_that_only_a_newer_writer_knows_is_undecodable_and_its_neighbours_are_not() -> None:
-    new = changed("LeadChanged", lambda schema: schema["fields"][2]["type"]["symbols"].append("MERGED"))
+def test_a_symbol_that_only_a_newer_writer_knows_is_undecodable_and_its_neighbours_are_not() -> (
+    None
+):
+    new = changed(
+        "LeadChanged", lambda schema: schema["fields"][2]["type"]["symbols"].append("MERGED")
+    )
     registry = FakeRegistry({5: new})
     merged = b"\x00\x00\x00\x00\x05" + body(new, {**CHANGE, "change_type": "MERGED"})
     assert poison(merged, registry=registry).reason is Reason.DECODE_FAILED
@@ -388,7 +426,9 @@ def test_an_enum_that_a_newer_schema_names_twice_is_still_read_strictly() -> Non
     new = changed("LeadChanged", lambda schema: schema["fields"].append(again))
     assert decode_by(new, {**CHANGE, "before": "CREATED"}, "LeadChanged") == CHANGE
     value = b"\x00\x00\x00\x00\x05" + body(new, {**CHANGE, "before": "CREATED"})
-    assert poison(value[:-1] + b"\x01", registry=FakeRegistry({5: new})).reason is Reason.DECODE_FAILED
+    assert (
+        poison(value[:-1] + b"\x01", registry=FakeRegistry({5: new})).reason is Reason.DECODE_FAILED
+    )
 
 
 @pytest.mark.parametrize(
@@ -405,15 +445,36 @@ def test_an_enum_that_a_newer_schema_names_twice_is_still_read_strictly() -> Non
         ({"occurred_at": 2**63}, "too large"),
         ({"lead": "state"}, "lead is of type str, not a record"),
         ({"lead": {}}, "lead.created_at is missing"),
-        ({"lead": {"created_at": 1, "lead_score": "5"}}, "lead.lead_score is of type str, not a double"),
+        (
+            {"lead": {"created_at": 1, "lead_score": "5"}},
+            "lead.lead_score is of type str, not a double",
+        ),
         ({"lead": {"created_at": 1, "lead_score": 10**400}}, "too large"),
-        ({"lead": {"created_at": 1, "touchpoint_count": 2**31}}, "lead.touchpoint_count does not fit 32 bits"),
-        ({"lead": {"created_at": 1, "touchpoint_count": 1.0}}, "lead.touchpoint_count is of type float, not an int"),
+        (
+            {"lead": {"created_at": 1, "touchpoint_count": 2**31}},
+            "lead.touchpoint_count does not fit 32 bits",
+        ),
+        (
+            {"lead": {"created_at": 1, "touchpoint_count": 1.0}},
+            "lead.touchpoint_count is of type float, not an int",
+        ),
         ({"lead": {"created_at": 1, "numbers": []}}, "lead.numbers is of type list, not a map"),
-        ({"lead": {"created_at": 1, "numbers": {"a": "b"}}}, "lead.numbers.a is of type str, not a double"),
-        ({"lead": {"created_at": 1, "numbers": {1: 1.0}}}, "lead.numbers has a name that is not text"),
-        ({"lead": {"created_at": 1, "categories": {"a": "\udfff"}}}, "lead.categories.a holds a lone surrogate"),
-        ({"lead": {"created_at": 1, "categories": {"\udfff": "a"}}}, "lead.categories.(a name) holds a lone surrogate"),
+        (
+            {"lead": {"created_at": 1, "numbers": {"a": "b"}}},
+            "lead.numbers.a is of type str, not a double",
+        ),
+        (
+            {"lead": {"created_at": 1, "numbers": {1: 1.0}}},
+            "lead.numbers has a name that is not text",
+        ),
+        (
+            {"lead": {"created_at": 1, "categories": {"a": "\udfff"}}},
+            "lead.categories.a holds a lone surrogate",
+        ),
+        (
+            {"lead": {"created_at": 1, "categories": {"\udfff": "a"}}},
+            "lead.categories.(a name) holds a lone surrogate",
+        ),
         ({"lead": {"created_at": 1, "numbres": {}}}, "lead.numbres is not a field of the schema"),
     ],
 )
@@ -426,11 +487,17 @@ def test_a_record_that_does_not_fit_is_refused_by_field_and_never_written_as_som
 def test_missing_fields_and_records_that_are_none_are_refused() -> None:
     assert "decided_at is missing" in refusal({"lead_id": "a", "converted": True}, "LeadOutcome")
     assert "it is of type NoneType, not a record" in refusal(None)
-    assert "converted is of type str, not a boolean" in refusal({**OUTCOME, "converted": "no"}, "LeadOutcome")
+    assert "converted is of type str, not a boolean" in refusal(
+        {**OUTCOME, "converted": "no"}, "LeadOutcome"
+    )
     request = {"request_id": "r", "lead_ids": ["a", 2]}
     assert "lead_ids.1 is of type int, not a string" in refusal(request, "RescoreRequest")
-    assert "lead_ids is of type str, not an array" in refusal({**request, "lead_ids": "abc"}, "RescoreRequest")
-    assert "lead_ids.1 holds a lone surrogate" in refusal({**request, "lead_ids": ["a", "\ud800"]}, "RescoreRequest")
+    assert "lead_ids is of type str, not an array" in refusal(
+        {**request, "lead_ids": "abc"}, "RescoreRequest"
+    )
+    assert "lead_ids.1 holds a lone surrogate" in refusal(
+        {**request, "lead_ids": ["a", "\ud800"]}, "RescoreRequest"
+    )
 
 
 def test_an_error_never_quotes_what_a_record_holds() -> None:
@@ -442,7 +509,9 @@ def test_an_error_never_quotes_what_a_record_holds() -> None:
 
 @pytest.mark.parametrize("name", ["LeadChanged", "LeadOutcome"])
 def test_a_second_implementation_reads_and_writes_the_same_bytes(name: str) -> None:
-    record, value = (CHANGE, raw(CHANGE_HEX)) if name == "LeadChanged" else (OUTCOME, raw(OUTCOME_HEX))
+    record, value = (
+        (CHANGE, raw(CHANGE_HEX)) if name == "LeadChanged" else (OUTCOME, raw(OUTCOME_HEX))
+    )
     schema = avro.schema.parse(json.dumps(codec._without_logical_types(catalogue.present(name))))
     stream = BytesIO()
     avro.io.DatumWriter(schema).write(record, avro.io.BinaryEncoder(stream))
@@ -455,5 +524,7 @@ def test_reading_without_a_registry_loads_no_http_client() -> None:
         "import sys; from schemas.codec import Reader, Writer; Reader('LeadChanged'); Writer('LeadChanged');"
         "print([name for name in ('httpx', 'httpx2', 'confluent_kafka', 'authlib', 'attrs') if name in sys.modules])"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert output.strip() == "[]"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands import schemas as command
+from leadstream.cli import schemas as command
 from leadstream.errors import SettingsError, UserError
 from schemas import catalogue
 from tests.registry_server import RegistryState, registry_server
@@ -30,7 +30,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[RegistryS
         yield state
 
 
-@pytest.mark.parametrize("words", [["--help"], ["check", "--help"], ["register", "--help"], ["show", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["check", "--help"], ["register", "--help"], ["show", "--help"]]
+)
 def test_each_help_has_an_example(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*words)
@@ -52,36 +54,50 @@ def test_check_exits_1_with_a_sentence_for_each_break(
     broken["fields"].append({"name": "region", "type": "string"})
     real = catalogue.present
     monkeypatch.setattr(
-        catalogue, "present", lambda name, *rest: broken if name == "LeadChanged" else real(name, *rest)
+        catalogue,
+        "present",
+        lambda name, *rest: broken if name == "LeadChanged" else real(name, *rest),
     )
     assert run("check") == 1
     out = capsys.readouterr().out
-    assert "LeadChanged can no longer read what 1.0.0 wrote: field region is not written, and has no default." in out
+    assert (
+        "LeadChanged can no longer read what 1.0.0 wrote: field region is not written, and has no default."
+        in out
+    )
     assert run("check", "--json") == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False
     assert [row["record"] for row in answer["comparisons"] if row["breaks"]] == ["LeadChanged"]
 
 
-def test_show_prints_a_schema_that_can_be_used_and_its_fingerprint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_a_schema_that_can_be_used_and_its_fingerprint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("show", "LeadOutcome") == 0
     head, _, schema = capsys.readouterr().out.partition("\n")
     assert "7d89da283dd6cc21" in head
     assert json.loads(schema) == catalogue.present("LeadOutcome")
     assert run("show", "LeadOutcome", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["fingerprint"], answer["schema"]) == ("7d89da283dd6cc21", catalogue.present("LeadOutcome"))
+    assert (answer["fingerprint"], answer["schema"]) == (
+        "7d89da283dd6cc21",
+        catalogue.present("LeadOutcome"),
+    )
 
 
 def test_show_without_a_name_lists_every_record(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show") == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(catalogue.FILES)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
+        catalogue.FILES
+    )
     assert run("show", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == len(catalogue.FILES)
 
 
 def test_an_unknown_name_is_a_usage_error_that_names_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"no record Lead; there are LeadChanged, .*RescoreResult"):
+    with pytest.raises(
+        SettingsError, match=r"no record Lead; there are LeadChanged, .*RescoreResult"
+    ):
         run("show", "Lead")
 
 
@@ -104,7 +120,9 @@ def test_register_fills_an_empty_registry_with_every_subject_and_its_level(
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
-def test_register_twice_changes_nothing(server: RegistryState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_register_twice_changes_nothing(
+    server: RegistryState, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("register")
     before = deepcopy(server.subjects)
     capsys.readouterr()
@@ -114,7 +132,9 @@ def test_register_twice_changes_nothing(server: RegistryState, capsys: pytest.Ca
     assert {row["subject"]: [row["id"]] for row in rows} == before
 
 
-def test_register_follows_renamed_topics(server: RegistryState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_follows_renamed_topics(
+    server: RegistryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEADSTREAM_TOPIC_LEAD_CHANGES", "eu.changes")
     assert run("register") == 0
     assert "eu.changes-value" in server.subjects
@@ -130,7 +150,9 @@ def test_register_says_which_subject_a_registry_refuses_or_fails(server: Registr
         run("register")
 
 
-def test_register_without_a_registry_names_the_setting(server: RegistryState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_without_a_registry_names_the_setting(
+    server: RegistryState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SCHEMA_REGISTRY_URL")
     with pytest.raises(SettingsError, match="SCHEMA_REGISTRY_URL is not set"):
         run("register")

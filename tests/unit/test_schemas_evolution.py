@@ -66,10 +66,16 @@ def test_the_present_schemas_break_no_release() -> None:
         ("LeadChanged", remove("event_id")),  # an input may stop reading a field
         ("LeadChanged", set_type("lead_version", "double")),
         ("LeadChanged", set_type("event_id", ["null", "string"])),
-        ("LeadChanged", lambda schema: field(schema, "change_type")["type"]["symbols"].append("MERGED")),
+        (
+            "LeadChanged",
+            lambda schema: field(schema, "change_type")["type"]["symbols"].append("MERGED"),
+        ),
         ("LeadChanged", lambda schema: schema["fields"].reverse()),
         ("LeadChanged", lambda schema: schema.update(doc="Other words.")),
-        ("LeadChanged", lambda schema: field(schema, "event_id").update(name="change_id", aliases=["event_id"])),
+        (
+            "LeadChanged",
+            lambda schema: field(schema, "event_id").update(name="change_id", aliases=["event_id"]),
+        ),
         ("LeadChanged", lambda schema: schema.update(name="LeadMoved", aliases=["LeadChanged"])),
         ("LeadPrediction", add(name="region", type=["null", "string"], default=None)),
         ("LeadPrediction", remove("variant")),
@@ -97,7 +103,11 @@ def test_a_change_that_keeps_old_data_readable_passes(name: str, change: Change)
             set_type("lead_version", "int"),
             "field lead_version is int to the reader, but long to the writer.",
         ),
-        ("LeadOutcome", set_type("lead_id", "long"), "field lead_id is long to the reader, but string to the writer."),
+        (
+            "LeadOutcome",
+            set_type("lead_id", "long"),
+            "field lead_id is long to the reader, but string to the writer.",
+        ),
         (
             "RescoreRequest",
             require("requested_by"),
@@ -120,10 +130,16 @@ def test_a_change_that_keeps_old_data_readable_passes(name: str, change: Change)
         ),
         (
             "LeadChanged",
-            lambda schema: field(schema, "lead")["type"][1]["fields"].append({"name": "region", "type": "string"}),
+            lambda schema: field(schema, "lead")["type"][1]["fields"].append(
+                {"name": "region", "type": "string"}
+            ),
             "field lead.region is not written, and has no default.",
         ),
-        ("LeadChanged", lambda schema: schema.update(name="LeadMoved"), "the record is LeadMoved to the reader"),
+        (
+            "LeadChanged",
+            lambda schema: schema.update(name="LeadMoved"),
+            "the record is LeadMoved to the reader",
+        ),
         (
             "RescoreRequest",
             set_type("lead_ids", {"type": "array", "items": "long"}),
@@ -158,7 +174,14 @@ def test_every_cause_gets_its_own_sentence() -> None:
         add(name="b", type="string")(schema)
 
     assert (
-        len(compare("LeadChanged", "1.0.0", changed("LeadChanged", change), catalogue.present("LeadChanged")).breaks)
+        len(
+            compare(
+                "LeadChanged",
+                "1.0.0",
+                changed("LeadChanged", change),
+                catalogue.present("LeadChanged"),
+            ).breaks
+        )
         == 2
     )
 
@@ -167,9 +190,13 @@ def test_schemas_of_one_fingerprint_are_still_compared() -> None:
     """A dropped default and a changed time unit leave the fingerprint alone, and break all the same."""
     with_default = changed("LeadPrediction", add(name="region", type="string", default=""))
     without = changed("LeadPrediction", add(name="region", type="string"))
-    micros = changed("LeadPrediction", set_type("scored_at", {"type": "long", "logicalType": "timestamp-micros"}))
+    micros = changed(
+        "LeadPrediction", set_type("scored_at", {"type": "long", "logicalType": "timestamp-micros"})
+    )
     assert catalogue.fingerprint_bytes(with_default) == catalogue.fingerprint_bytes(without)
-    assert catalogue.fingerprint_bytes(micros) == catalogue.fingerprint_bytes(catalogue.present("LeadPrediction"))
+    assert catalogue.fingerprint_bytes(micros) == catalogue.fingerprint_bytes(
+        catalogue.present("LeadPrediction")
+    )
     older = catalogue.present("LeadPrediction")
     assert compare("LeadPrediction", "1.0.0", with_default, older).breaks == ()
     assert compare("LeadPrediction", "1.0.0", without, older).breaks != ()
@@ -178,9 +205,16 @@ def test_schemas_of_one_fingerprint_are_still_compared() -> None:
 
 def test_a_change_of_words_alone_is_seen_as_the_same_bytes() -> None:
     old = catalogue.present("LeadChanged")
-    words = compare("LeadChanged", "1.0.0", changed("LeadChanged", lambda schema: schema.update(doc="Other.")), old)
+    words = compare(
+        "LeadChanged",
+        "1.0.0",
+        changed("LeadChanged", lambda schema: schema.update(doc="Other.")),
+        old,
+    )
     assert (words.changed, words.same_bytes) == (True, True)
-    field_added = compare("LeadChanged", "1.0.0", changed("LeadChanged", add(name="a", type="int", default=0)), old)
+    field_added = compare(
+        "LeadChanged", "1.0.0", changed("LeadChanged", add(name="a", type="int", default=0)), old
+    )
     assert (field_added.changed, field_added.same_bytes) == (True, False)
 
 
@@ -193,7 +227,9 @@ def test_every_release_counts_not_only_the_newest(tmp_path: Path) -> None:
     file = catalogue.FILES["LeadChanged"]
     with_default = changed("LeadChanged", add(name="region", type="string", default=""))
     (tmp_path / "released" / "1.1.0" / file).write_text(json.dumps(with_default))
-    (tmp_path / file).write_text(json.dumps(changed("LeadChanged", add(name="region", type="string"))))
+    (tmp_path / file).write_text(
+        json.dumps(changed("LeadChanged", add(name="region", type="string")))
+    )
     broken = {(each.record, each.version) for each in compare_releases(tmp_path) if each.breaks}
     assert broken == {("LeadChanged", "1.0.0")}
 
@@ -211,7 +247,10 @@ def test_a_schema_that_contains_itself_is_compared_without_end() -> None:
     tree = {
         "type": "record",
         "name": "Tree",
-        "fields": [{"name": "value", "type": "int"}, {"name": "left", "type": ["null", "Tree"], "default": None}],
+        "fields": [
+            {"name": "value", "type": "int"},
+            {"name": "left", "type": ["null", "Tree"], "default": None},
+        ],
     }
     wider = deepcopy(tree)
     wider["fields"][0]["type"] = "long"  # type: ignore[index]

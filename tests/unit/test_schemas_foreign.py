@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from leadstream.errors import Poison, Reason, SettingsError
 from schemas.codec import Reader, Writer
-from schemas.foreign import READERS, Foreign, Format, Understanding, columns_of, headers_of
+from schemas.foreign_formats import READERS, Foreign, Format, Understanding, columns_of, headers_of
 from schemas.registry import Registry
 from tests.registry_server import registry_server
 from tests.unit.pipelines import event
 
-MESSAGES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "debezium.json").read_text())
+MESSAGES: dict[str, list[dict[str, Any]]] = json.loads(
+    (Path(__file__).parent / "debezium.json").read_text()
+)
 HOW = Understanding(columns_of(""), True, Reader("LeadChanged"), None)
 THIN = Understanding(columns_of(""), False, Reader("LeadChanged"), None)
 WRITER = Writer("LeadChanged")
@@ -36,9 +38,13 @@ DONE = [
 
 
 def foreign(message: Mapping[str, Any]) -> Foreign:
-    raw = {name: None if message[name] is None else message[name].encode() for name in ("key", "value")}
+    raw = {
+        name: None if message[name] is None else message[name].encode() for name in ("key", "value")
+    }
     headers = headers_of((name, value.encode()) for name, value in message["headers"].items())
-    return Foreign(raw["key"], raw["value"], headers, message["timestamp"], f"t-0-{message['offset']}")
+    return Foreign(
+        raw["key"], raw["value"], headers, message["timestamp"], f"t-0-{message['offset']}"
+    )
 
 
 def read(kind: Format, message: Foreign, how: Understanding = HOW) -> dict[str, Any] | None:
@@ -56,7 +62,9 @@ def told(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("of", ["schema", "plain"])
-def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back_is_nothing(of: str) -> None:
+def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back_is_nothing(
+    of: str,
+) -> None:
     records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES[of]]
     assert records.pop(3) is None, "scored again, each score written back would cause the next"
     tombstone = records.pop()
@@ -75,7 +83,13 @@ def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
     records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES["unwrapped"]]
     kinds = [(record["lead_id"], record["change_type"]) for record in records if record]
     assert kinds == [
-        *[("before", "RESCORE"), ("ada", "CREATED"), ("ada", "UPDATED"), ("ada", "UPDATED"), ("ada", "UPDATED")],
+        *[
+            ("before", "RESCORE"),
+            ("ada", "CREATED"),
+            ("ada", "UPDATED"),
+            ("ada", "UPDATED"),
+            ("ada", "UPDATED"),
+        ],
         *[("ada", "DELETED"), ("ada", "DELETED")],
     ]
     assert records[2]
@@ -84,9 +98,20 @@ def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
 
 def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() -> None:
     records = [read(Format.OUTBOX, foreign(message)) for message in MESSAGES["outbox"]]
-    assert [told(record) for record in records if record] == [("before", "CREATED", *DONE[0][2:]), *DONE[1:]]
-    assert [record["origin"] for record in records if record] == ["crm", "crm", "crm", "leadstream", "crm"]
-    assert [record["event_id"] for record in records if record] == [m["headers"]["id"] for m in MESSAGES["outbox"]]
+    assert [told(record) for record in records if record] == [
+        ("before", "CREATED", *DONE[0][2:]),
+        *DONE[1:],
+    ]
+    assert [record["origin"] for record in records if record] == [
+        "crm",
+        "crm",
+        "crm",
+        "leadstream",
+        "crm",
+    ]
+    assert [record["event_id"] for record in records if record] == [
+        m["headers"]["id"] for m in MESSAGES["outbox"]
+    ]
 
 
 def test_without_states_the_consumer_is_left_to_ask_the_database() -> None:
@@ -97,8 +122,18 @@ def test_without_states_the_consumer_is_left_to_ask_the_database() -> None:
 
 def test_columns_of_other_names_are_found_by_the_setting() -> None:
     how = Understanding(columns_of("lead_id = uid, lead_score=points"), True, HOW.reader, None)
-    row = {"uid": 7, "points": {"scale": 1, "value": "fQ=="}, "created_at": 1_769_847_300_123_456, "status": None}
-    envelope = {"op": "c", "source": {"lsn": 5, "schema": "public", "table": "people"}, "before": None, "after": row}
+    row = {
+        "uid": 7,
+        "points": {"scale": 1, "value": "fQ=="},
+        "created_at": 1_769_847_300_123_456,
+        "status": None,
+    }
+    envelope = {
+        "op": "c",
+        "source": {"lsn": 5, "schema": "public", "table": "people"},
+        "before": None,
+        "after": row,
+    }
     message = Foreign(b"{}", json.dumps(envelope).encode(), {}, 1_800_000_000_000, "t-0-1")
     record = read(Format.DEBEZIUM, message, how)
     assert record
@@ -112,16 +147,30 @@ def test_columns_of_other_names_are_found_by_the_setting() -> None:
 
 
 def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
-    decimal = {"type": "bytes", "scale": 2, "precision": 6, "logicalType": "decimal", "connect.version": 1}
+    decimal = {
+        "type": "bytes",
+        "scale": 2,
+        "precision": 6,
+        "logicalType": "decimal",
+        "connect.version": 1,
+    }
     row = [
         {"name": "id", "type": "string"},
-        {"name": "created_at", "type": {"type": "string", "connect.name": "io.debezium.time.ZonedTimestamp"}},
+        {
+            "name": "created_at",
+            "type": {"type": "string", "connect.name": "io.debezium.time.ZonedTimestamp"},
+        },
         {"name": "lead_score", "type": ["null", decimal], "default": None},
         {"name": "status", "type": ["null", "string"], "default": None},
     ]
     source = [
         {"name": name, "type": kind}
-        for name, kind in (("ts_ms", "long"), ("schema", "string"), ("table", "string"), ("lsn", ["null", "long"]))
+        for name, kind in (
+            ("ts_ms", "long"),
+            ("schema", "string"),
+            ("table", "string"),
+            ("lsn", ["null", "long"]),
+        )
     ]
     value = {"type": "record", "name": "Value", "namespace": "crm.public.people", "fields": row}
     envelope = {
@@ -135,7 +184,12 @@ def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
             {"name": "op", "type": "string"},
         ],
     }
-    ada = {"id": "ada", "created_at": "2026-01-31T08:15:00.123456Z", "lead_score": Decimal("12.50"), "status": "new"}
+    ada = {
+        "id": "ada",
+        "created_at": "2026-01-31T08:15:00.123456Z",
+        "lead_score": Decimal("12.50"),
+        "status": "new",
+    }
     at = {"ts_ms": 1_769_900_000_000, "schema": "public", "table": "people", "lsn": 17}
     with registry_server() as state, closing(Registry(state.url)) as registry:
         number = registry.schema_id("crm.public.people-value", envelope)
@@ -143,7 +197,9 @@ def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
         def message(**fields: Any) -> Foreign:
             body = BytesIO()
             schemaless_writer(body, parse_schema(envelope), {"source": at, **fields})
-            return Foreign(None, b"\0" + number.to_bytes(4, "big") + body.getvalue(), {}, 0, "t-0-1")
+            return Foreign(
+                None, b"\0" + number.to_bytes(4, "big") + body.getvalue(), {}, 0, "t-0-1"
+            )
 
         how = Understanding(columns_of(""), True, HOW.reader, registry)
         record = read(Format.DEBEZIUM, message(op="c", before=None, after=ada), how)
@@ -171,7 +227,9 @@ ATTRIBUTES = {
 
 def binary(data: bytes | None, content: str = "application/json", **attributes: str) -> Foreign:
     named = [(f"ce_{name}", value.encode()) for name, value in (ATTRIBUTES | attributes).items()]
-    return Foreign(b"ada", data, headers_of([*named, ("Content-Type", content.encode())]), 5, "t-0-1")
+    return Foreign(
+        b"ada", data, headers_of([*named, ("Content-Type", content.encode())]), 5, "t-0-1"
+    )
 
 
 def structured(**fields: Any) -> Foreign:
@@ -195,7 +253,9 @@ def test_a_cloudevent_is_understood_in_either_mode(message: Foreign) -> None:
     assert (record["event_id"], record["occurred_at"]) == ("/crm/leads#A234", 1_769_904_000_000)
 
 
-def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_changed_in_avro() -> None:
+def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_changed_in_avro() -> (
+    None
+):
     deleted = read(Format.CLOUDEVENTS, binary(None, type="lead.deleted", subject="ben"))
     assert deleted
     assert (deleted["lead_id"], deleted["change_type"]) == ("ben", "DELETED")
@@ -203,9 +263,9 @@ def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_c
     assert marked
     assert marked["origin"] == "leadstream"
     whole = event("cleo")
-    assert read(Format.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")) == HOW.reader.decode(
-        WRITER.encode(whole)
-    )
+    assert read(
+        Format.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")
+    ) == HOW.reader.decode(WRITER.encode(whole))
 
 
 @pytest.mark.parametrize(
@@ -218,13 +278,19 @@ def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_c
         (Format.CLOUDEVENTS, structured(data_base64="?"), "base64"),
         (Format.DEBEZIUM, Foreign(None, b"[]", {}, 5, "t"), "no row and no envelope"),
         (Format.DEBEZIUM, Foreign(None, None, {}, 5, "t"), "the row or the key, is missing"),
-        (Format.DEBEZIUM, Foreign(b"{}", b'{"op":"t","source":{}}', {}, 5, "t"), "none of a single lead"),
+        (
+            Format.DEBEZIUM,
+            Foreign(b"{}", b'{"op":"t","source":{}}', {}, 5, "t"),
+            "none of a single lead",
+        ),
         (Format.DEBEZIUM, Foreign(None, b"junk", {}, 5, "t"), "not JSON"),
         (Format.OUTBOX, Foreign(None, b"{}", {}, 5, "t"), "the key"),
         (Format.OUTBOX, Foreign(b"ada", b"7", {}, 5, "t"), "no row of leadstream_outbox"),
     ],
 )
-def test_what_cannot_be_meant_is_said_in_a_sentence(kind: Format, message: Foreign, words: str) -> None:
+def test_what_cannot_be_meant_is_said_in_a_sentence(
+    kind: Format, message: Foreign, words: str
+) -> None:
     with pytest.raises(Poison) as poison:
         READERS[kind](message, HOW)
     assert words.lower() in poison.value.detail.lower()
@@ -270,12 +336,17 @@ RAW = st.none() | st.binary(max_size=20) | PARTS.map(lambda part: json.dumps(par
     key=RAW,
     value=RAW,
     headers=st.dictionaries(
-        st.sampled_from(["id", "change_type", "occurred_at", "ce_type", "content-type"]), st.binary()
+        st.sampled_from(["id", "change_type", "occurred_at", "ce_type", "content-type"]),
+        st.binary(),
     ),
 )
 def test_nothing_that_may_be_in_a_topic_raises_anything_but_poison(
     kind: Format, key: bytes | None, value: bytes | None, headers: dict[str, bytes]
 ) -> None:
-    extra = {f"ce_{name}": text.encode() for name, text in ATTRIBUTES.items()} if kind is Format.CLOUDEVENTS else {}
+    extra = (
+        {f"ce_{name}": text.encode() for name, text in ATTRIBUTES.items()}
+        if kind is Format.CLOUDEVENTS
+        else {}
+    )
     with suppress(Poison):
         read(kind, Foreign(key, value, extra | headers, 1_800_000_000_000, "t-0-1"))

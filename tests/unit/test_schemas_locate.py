@@ -10,7 +10,9 @@ from schemas.locate import Failure, first_failure
 from tests.unit.pipelines import event
 
 READER = Reader("LeadChanged")
-VALUE = Writer("LeadChanged").encode(event("lead_1", {"status": "MARK", "categories": {"source": "AAAA"}}))
+VALUE = Writer("LeadChanged").encode(
+    event("lead_1", {"status": "MARK", "categories": {"source": "AAAA"}})
+)
 
 
 def located(value: bytes) -> Failure | None:
@@ -23,7 +25,9 @@ def test_a_value_that_reads_well_has_no_failure() -> None:
 
 def test_the_first_byte_that_is_no_utf8_and_its_field_are_named() -> None:
     broken = VALUE.replace(b"MARK", b"MA\xffK")
-    assert located(broken) == Failure(VALUE.index(b"MARK") + 2, "lead.status", "the text is not UTF-8")
+    assert located(broken) == Failure(
+        VALUE.index(b"MARK") + 2, "lead.status", "the text is not UTF-8"
+    )
 
 
 def test_an_unknown_symbol_is_named_with_its_field() -> None:
@@ -35,7 +39,9 @@ def test_an_unknown_symbol_is_named_with_its_field() -> None:
 
 def test_a_text_that_claims_more_bytes_than_there_are_is_found_at_its_length() -> None:
     cut = VALUE[: VALUE.index(b"MARK") + 1]
-    assert located(cut) == Failure(VALUE.index(b"MARK") - 1, "lead.status", "a length of 4 bytes, but only 1 are left")
+    assert located(cut) == Failure(
+        VALUE.index(b"MARK") - 1, "lead.status", "a length of 4 bytes, but only 1 are left"
+    )
 
 
 def test_a_value_cut_in_a_number_ends_in_that_field() -> None:

@@ -122,7 +122,11 @@ def records_in(schema: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(schema, dict):
         if schema["type"] == "record":
             yield schema
-        for part in [*(field["type"] for field in schema.get("fields", ())), schema.get("items"), schema.get("values")]:
+        for part in [
+            *(field["type"] for field in schema.get("fields", ())),
+            schema.get("items"),
+            schema.get("values"),
+        ]:
             yield from records_in(part)
 
 
@@ -139,7 +143,11 @@ def outline(kind: Any) -> Any:
     return kind
 
 
-ALL_RECORDS = {record["name"]: record for name in catalogue.FILES for record in records_in(catalogue.present(name))}
+ALL_RECORDS = {
+    record["name"]: record
+    for name in catalogue.FILES
+    for record in records_in(catalogue.present(name))
+}
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -231,7 +239,8 @@ def test_released_versions_come_oldest_first_by_number_not_by_text(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]]", '{"type": "record"}', '{"type": "record", "name": "A", "fields": [1]}', "3"]
+    "text",
+    ["{", "[]]", '{"type": "record"}', '{"type": "record", "name": "A", "fields": [1]}', "3"],
 )
 def test_a_broken_schema_file_is_one_sentence_not_a_stack_trace(tmp_path: Path, text: str) -> None:
     (tmp_path / "lead_changed.avsc").write_text(text)

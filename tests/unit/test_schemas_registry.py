@@ -54,7 +54,9 @@ def poison(registry: Registry, number: int) -> Poison:
     return caught.value
 
 
-def test_what_one_process_writes_another_reads_by_the_id_alone(server: RegistryState, registry: Registry) -> None:
+def test_what_one_process_writes_another_reads_by_the_id_alone(
+    server: RegistryState, registry: Registry
+) -> None:
     value = Writer("LeadOutcome", registry, "crm.lead-outcomes").encode(OUTCOME)
     assert value[:5] == b"\x00\x00\x00\x00\x01"
     assert list(server.subjects) == [SUBJECT]
@@ -66,17 +68,23 @@ def test_what_one_process_writes_another_reads_by_the_id_alone(server: RegistryS
 def test_a_schema_is_asked_for_and_registered_once_however_many_records_follow(
     server: RegistryState, registry: Registry
 ) -> None:
-    writer, reader = Writer("LeadOutcome", registry, "crm.lead-outcomes"), Reader("LeadOutcome", registry)
+    writer, reader = (
+        Writer("LeadOutcome", registry, "crm.lead-outcomes"),
+        Reader("LeadOutcome", registry),
+    )
     for _ in range(5):
         reader.decode(writer.encode(OUTCOME))
     assert registry.schema_id(SUBJECT, SCHEMA) == 1
-    assert [path for _, path, _ in server.requests] == [f"/subjects/{SUBJECT}", f"/subjects/{SUBJECT}/versions"] + [
-        "/schemas/ids/1"
-    ] * (len(server.requests) - 2)
+    assert [path for _, path, _ in server.requests] == [
+        f"/subjects/{SUBJECT}",
+        f"/subjects/{SUBJECT}/versions",
+    ] + ["/schemas/ids/1"] * (len(server.requests) - 2)
     assert len(server.requests) <= 3
 
 
-def test_a_schema_that_is_there_is_not_registered_again(server: RegistryState, registry: Registry) -> None:
+def test_a_schema_that_is_there_is_not_registered_again(
+    server: RegistryState, registry: Registry
+) -> None:
     first = Registry(server.url)
     first.schema_id(SUBJECT, SCHEMA)
     first.close()
@@ -137,7 +145,9 @@ def test_a_404_of_some_other_server_is_a_wrong_address_and_not_poison(
 
 
 @pytest.mark.parametrize("answer", [b"<html>hello</html>", b"{", b"\xff"])
-def test_an_answer_that_is_no_json_is_an_outage(server: RegistryState, registry: Registry, answer: bytes) -> None:
+def test_an_answer_that_is_no_json_is_an_outage(
+    server: RegistryState, registry: Registry, answer: bytes
+) -> None:
     server.answer = answer
     assert "JSON" in outage(registry)
 
@@ -159,7 +169,9 @@ def test_a_silent_registry_is_an_outage_within_the_timeout(server: RegistryState
     registry.close()
 
 
-def test_a_schema_of_another_language_or_of_no_json_is_poison(server: RegistryState, registry: Registry) -> None:
+def test_a_schema_of_another_language_or_of_no_json_is_poison(
+    server: RegistryState, registry: Registry
+) -> None:
     server.answer = b'{"schema": "message A {}", "schemaType": "PROTOBUF"}'
     assert poison(registry, 1).reason is Reason.UNKNOWN_SCHEMA
     server.answer = b'{"schema": "{"}'
@@ -167,13 +179,22 @@ def test_a_schema_of_another_language_or_of_no_json_is_poison(server: RegistrySt
 
 
 @pytest.mark.parametrize("status", [409, 422])
-def test_a_refused_registration_is_for_a_person_to_mend(server: RegistryState, registry: Registry, status: int) -> None:
-    server.failure, server.answer = status, b'{"error_code": 409, "message": "incompatible with version 1"}'
-    with pytest.raises(UserError, match=f"refuses the schema of {SUBJECT}.*incompatible with version 1"):
+def test_a_refused_registration_is_for_a_person_to_mend(
+    server: RegistryState, registry: Registry, status: int
+) -> None:
+    server.failure, server.answer = (
+        status,
+        b'{"error_code": 409, "message": "incompatible with version 1"}',
+    )
+    with pytest.raises(
+        UserError, match=f"refuses the schema of {SUBJECT}.*incompatible with version 1"
+    ):
         registry.schema_id(SUBJECT, SCHEMA)
 
 
-def test_an_incompatible_schema_is_refused_by_subject(server: RegistryState, registry: Registry) -> None:
+def test_an_incompatible_schema_is_refused_by_subject(
+    server: RegistryState, registry: Registry
+) -> None:
     server.refuse.add(SUBJECT)
     with pytest.raises(UserError, match="incompatible"):
         registry.schema_id(SUBJECT, SCHEMA)
@@ -209,7 +230,9 @@ def test_https_is_trusted_by_its_authority_alone_and_the_credentials_go_through_
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         registry = Registry(state.url.replace("https://", "https://ann:s%40cret@"))
         assert registry.schema_id(SUBJECT, SCHEMA) == 1
-        assert {authorization for _, _, authorization in state.requests} == {"Basic YW5uOnNAY3JldA=="}
+        assert {authorization for _, _, authorization in state.requests} == {
+            "Basic YW5uOnNAY3JldA=="
+        }
         registry.close()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
     with pytest.raises(SettingsError, match="SSL_CERT_FILE"):
@@ -222,7 +245,9 @@ def test_a_second_address_is_asked_where_the_first_is_dead(server: RegistryState
     registry.close()
 
 
-@pytest.mark.parametrize("url", ["localhost:8081", "kafka://host", "http://", "mock://x", "http://ok,"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8081", "kafka://host", "http://", "mock://x", "http://ok,"]
+)
 def test_an_address_that_is_none_names_the_setting(url: str) -> None:
     with pytest.raises(SettingsError, match="SCHEMA_REGISTRY_URL"):
         Registry(url)

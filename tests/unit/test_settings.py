@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import SettingsError
-from leadstream.kafka import consumer_config, producer_config
+from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.settings import Delivery, effective, load_settings, masked_url, unknown_variables
 
 
@@ -25,7 +25,9 @@ from leadstream.settings import Delivery, effective, load_settings, masked_url, 
         ("LEADSTREAM_LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_the_setting_and_the_mend(name: str, value: str, mend: str) -> None:
+def test_a_wrong_value_is_one_line_that_names_the_setting_and_the_mend(
+    name: str, value: str, mend: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({name: value}, None)
     assert str(refused.value).startswith(f"{name}={value}: ")
@@ -52,11 +54,15 @@ def test_a_property_that_would_break_delivery_is_refused(name: str, value: str) 
 
 
 def test_the_safe_value_of_such_a_property_is_no_reason_to_refuse_the_start() -> None:
-    load_settings({"LEADSTREAM_KAFKA_ACKS": "all", "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "false"}, None)
+    load_settings(
+        {"LEADSTREAM_KAFKA_ACKS": "all", "LEADSTREAM_KAFKA_ENABLE_AUTO_COMMIT": "false"}, None
+    )
 
 
 def test_every_librdkafka_property_reaches_both_clients() -> None:
-    settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "a:1", "LEADSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, None)
+    settings = load_settings(
+        {"KAFKA_BOOTSTRAP_SERVERS": "a:1", "LEADSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, None
+    )
     assert consumer_config(settings)["security.protocol"] == "SASL_SSL"
     assert producer_config(settings, transactional=True)["security.protocol"] == "SASL_SSL"
 
@@ -79,20 +85,37 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:
-    assert load_settings({"SCHEMA_REGISTRY_URL": "", "LEADSTREAM_REASONS": " "}, None).schema_registry_url is None
+    assert (
+        load_settings(
+            {"SCHEMA_REGISTRY_URL": "", "LEADSTREAM_REASONS": " "}, None
+        ).schema_registry_url
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
         ("DATABASE_URL", "postgresql://crm:hush@db/crm", "postgresql://crm:********@db/crm"),
-        ("DATABASE_URL", "postgresql://crm:hu/sh?hush@db,other/crm", "postgresql://crm:********@db,other/crm"),
+        (
+            "DATABASE_URL",
+            "postgresql://crm:hu/sh?hush@db,other/crm",
+            "postgresql://crm:********@db,other/crm",
+        ),
         ("DATABASE_URL", "postgresql://:hush@db/crm", "postgresql://:********@db/crm"),
         ("DATABASE_URL", "postgresql://db/crm?user=a&password=hush&port=1", None),
-        ("DATABASE_URL", "host=db password='hush \\' hush' dbname=crm", "host=db password=******** dbname=crm"),
+        (
+            "DATABASE_URL",
+            "host=db password='hush \\' hush' dbname=crm",
+            "host=db password=******** dbname=crm",
+        ),
         ("DATABASE_URL", "host=db sslpassword = hush", None),
         ("SCHEMA_REGISTRY_URL", "https://key:hush@registry", None),
-        ("SCHEMA_REGISTRY_URL", "http://a:hush@r1, http://b:hush@r2", "http://a:********@r1, http://b:********@r2"),
+        (
+            "SCHEMA_REGISTRY_URL",
+            "http://a:hush@r1, http://b:hush@r2",
+            "http://a:********@r1, http://b:********@r2",
+        ),
         ("MODEL_STORE", "sftp://ds:hush@files/models", "sftp://ds:********@files/models"),
         ("LEADSTREAM_ID_HASH_KEY", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_PASSWORD", "hush", "********"),
@@ -113,7 +136,13 @@ def test_no_secret_is_ever_shown(name: str, value: str, shown: str | None) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql:///crm?host=/run", "http://a:8081,http://b:8081", "s3://bucket/models", "./store", "host=db user=a"],
+    [
+        "postgresql:///crm?host=/run",
+        "http://a:8081,http://b:8081",
+        "s3://bucket/models",
+        "./store",
+        "host=db user=a",
+    ],
 )
 def test_what_holds_no_secret_is_shown_as_it_is(url: str) -> None:
     assert masked_url(url) == url
@@ -129,7 +158,11 @@ def test_a_property_that_is_no_secret_is_shown_as_it_is() -> None:
 
 
 def test_a_mistyped_variable_is_named_with_the_one_that_was_meant() -> None:
-    environment = {"LEADSTREAM_BATCH_MAX_RECORD": "1", "LEADSTREAM_KAFKA_X": "1", "LEADSTREAM_GROUP_ID": "g"}
+    environment = {
+        "LEADSTREAM_BATCH_MAX_RECORD": "1",
+        "LEADSTREAM_KAFKA_X": "1",
+        "LEADSTREAM_GROUP_ID": "g",
+    }
     assert unknown_variables(environment) == [
         "LEADSTREAM_BATCH_MAX_RECORD is not a setting; did you mean LEADSTREAM_BATCH_MAX_RECORDS?"
     ]

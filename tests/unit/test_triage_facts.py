@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from consumer.triage.facts import facts_of, own_headers
-from leadstream.kafka import Headers
+from consumer.dead_letters.headers import facts_of, own_headers
+from leadstream.kafka.config import Headers
 from tests.letters import letter_output
 
 OWN: Headers = [("trace", b"\x00"), ("trace", b"again"), ("empty", None)]
@@ -19,7 +19,10 @@ CONNECT: Headers = [
     ("__connect.errors.stage", b"VALUE_CONVERTER"),
     ("__connect.errors.class.name", b"io.confluent.connect.avro.AvroConverter"),
     ("__connect.errors.exception.class.name", b"org.apache.kafka.connect.errors.DataException"),
-    ("__connect.errors.exception.message", b"Failed to deserialize data for topic crm.lead-changes to Avro"),
+    (
+        "__connect.errors.exception.message",
+        b"Failed to deserialize data for topic crm.lead-changes to Avro",
+    ),
     ("__connect.errors.exception.stacktrace", b"org.apache.kafka...\n\tat ..."),
 ]
 # Spring Kafka, DeadLetterPublishingRecoverer: numbers are big-endian, and the first origin is the real one.
@@ -30,7 +33,10 @@ SPRING: Headers = [
     ("kafka_dlt-original-timestamp", struct.pack(">q", 1_700_000_000_000)),
     ("kafka_dlt-original-timestamp-type", b"CreateTime"),
     ("kafka_dlt-original-consumer-group", b"scoring"),
-    ("kafka_dlt-exception-fqcn", b"org.springframework.kafka.listener.ListenerExecutionFailedException"),
+    (
+        "kafka_dlt-exception-fqcn",
+        b"org.springframework.kafka.listener.ListenerExecutionFailedException",
+    ),
     ("kafka_dlt-exception-cause-fqcn", b"com.example.Leads$UnknownLeadException"),
     ("kafka_dlt-exception-message", b"Listener failed; lead 4711 is unknown"),
     ("kafka_dlt-exception-stacktrace", b"..."),
@@ -75,14 +81,25 @@ def test_headers_that_another_system_left_on_the_original_are_the_originals() ->
 
 def test_our_own_letter_says_all_of_it() -> None:
     facts = facts_of(letter_output(7, b"lead", b"", failed_at=1_750_000_000_123).headers or [])
-    assert (facts.writer, facts.topic, facts.partition, facts.offset) == ("Leadstream", "crm.lead-changes", 3, 7)
-    assert (facts.reason, facts.stage, facts.failed_at) == ("LEAD_NOT_FOUND", "state", 1_750_000_000_123)
+    assert (facts.writer, facts.topic, facts.partition, facts.offset) == (
+        "Leadstream",
+        "crm.lead-changes",
+        3,
+        7,
+    )
+    assert (facts.reason, facts.stage, facts.failed_at) == (
+        "LEAD_NOT_FOUND",
+        "state",
+        1_750_000_000_123,
+    )
     assert (facts.group, facts.model_version, facts.replays) == ("leadstream", "1.0.0", 0)
 
 
 def test_letters_of_one_foreign_cause_must_share_a_fingerprint_and_those_of_two_must_not() -> None:
     def print_of(message: bytes, exception: bytes = b"java.lang.IllegalStateException") -> str:
-        return facts_of([("__streams.errors.exception", exception), ("__streams.errors.message", message)]).fingerprint
+        return facts_of(
+            [("__streams.errors.exception", exception), ("__streams.errors.message", message)]
+        ).fingerprint
 
     assert print_of(b"lead 12 is unknown") == print_of(b"lead 4711 is unknown")
     assert print_of(b"lead 12 is unknown") != print_of(b"lead 12 is erased")
@@ -96,7 +113,9 @@ def test_a_number_is_understood_as_digits_and_as_bytes(value: bytes) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"12x", None, b"9" * 5000])
 def test_a_number_that_is_none_is_no_crash(value: bytes | None) -> None:
-    assert facts_of([("__connect.errors.partition", value), ("dlq.replays", value)]).partition is None
+    assert (
+        facts_of([("__connect.errors.partition", value), ("dlq.replays", value)]).partition is None
+    )
 
 
 def test_a_record_that_says_nothing_is_a_letter_all_the_same() -> None:

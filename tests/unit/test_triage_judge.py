@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from consumer.batch import Output
-from consumer.triage.audit import Action
-from consumer.triage.judge import Judge, Open, Verdict
-from consumer.triage.letters import Letter
-from consumer.triage.scores import Scores
-from leadstream.kafka import Headers
+from consumer.dead_letters.audit import Action
+from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.letters import Letter
+from consumer.dead_letters.planner import Judge, Open, Verdict
+from leadstream.kafka.batch import Output
+from leadstream.kafka.config import Headers
 from leadstream.settings import load_settings
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
@@ -34,13 +34,38 @@ def scores(*predictions: FakeMessage) -> Scores:
 
 def scored(version: int, occurred_at: int = NOW_MS) -> FakeMessage:
     """The prediction of a change of this version."""
-    halves = ("probability", "probability_low", "probability_high", "confidence", "raw_score", "threshold")
-    words = ("prediction_id", "model_used", "model_version", "model_sha256", "source_topic", "event_id")
+    halves = (
+        "probability",
+        "probability_low",
+        "probability_high",
+        "confidence",
+        "raw_score",
+        "threshold",
+    )
+    words = (
+        "prediction_id",
+        "model_used",
+        "model_version",
+        "model_sha256",
+        "source_topic",
+        "event_id",
+    )
     counts = ("coalesced_changes", "source_partition", "source_offset")
     record: dict[str, Any] = dict.fromkeys(halves, 0.5)
     record |= dict.fromkeys(words, "x") | dict.fromkeys(counts, 0) | {"reasons": [], "imputed": []}
-    record |= {"lead_id": "lead", "prediction": True, "grade": "A", "feature_coverage": 1.0, "variant": "champion"}
-    record |= {"change_type": "UPDATED", "lead_version": version, "occurred_at": occurred_at, "scored_at": NOW_MS}
+    record |= {
+        "lead_id": "lead",
+        "prediction": True,
+        "grade": "A",
+        "feature_coverage": 1.0,
+        "variant": "champion",
+    }
+    record |= {
+        "change_type": "UPDATED",
+        "lead_version": version,
+        "occurred_at": occurred_at,
+        "scored_at": NOW_MS,
+    }
     return FakeMessage(PREDICTIONS, 0, 0, b"lead", PREDICTION.encode(record))
 
 
@@ -73,7 +98,9 @@ def test_a_request_goes_back_to_the_topic_of_requests() -> None:
     assert sent(judged(letter(1, None, b'{"ids": 1}', origin=REQUESTS))).topic == REQUESTS
 
 
-def test_a_letter_of_a_topic_that_nobody_reads_here_must_not_be_sent_to_what_a_header_says() -> None:
+def test_a_letter_of_a_topic_that_nobody_reads_here_must_not_be_sent_to_what_a_header_says() -> (
+    None
+):
     found = JUDGE.judge(letter(1, b"lead", b"", origin="orders"), scores())
     assert isinstance(found, Open)
     assert "orders" in found.why
@@ -89,7 +116,9 @@ def test_a_letter_that_came_back_three_times_is_parked_and_not_sent_for_ever() -
 
 
 @pytest.mark.parametrize("facts", [{}, {"lead": None}], ids=["with state", "without"])
-def test_a_newer_score_supersedes_a_letter_and_an_older_or_equal_one_does_not(facts: dict[str, Any]) -> None:
+def test_a_newer_score_supersedes_a_letter_and_an_older_or_equal_one_does_not(
+    facts: dict[str, Any],
+) -> None:
     one = letter(1, b"lead", change(lead_version=5, **facts))
     assert judged(one, scores(scored(6))).action is Action.SUPERSEDED
     assert judged(one, scores(scored(5))).action is Action.REPLAYED
@@ -107,15 +136,22 @@ def test_a_letter_must_not_bring_a_lead_back_that_was_erased_since() -> None:
     assert judged(one, scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
     assert judged(one, scores(erased(NOW_MS - 1))).action is Action.REPLAYED
     # Nor one whose value cannot be read: who knows what it becomes with the next schema.
-    assert judged(letter(1, b"lead", b"junk"), scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
+    assert (
+        judged(letter(1, b"lead", b"junk"), scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
+    )
 
 
 def test_a_letter_of_another_lead_is_not_judged_by_this_one() -> None:
-    assert judged(letter(1, b"other", change("other", lead_version=1)), scores(scored(6))).action is Action.REPLAYED
+    assert (
+        judged(letter(1, b"other", change("other", lead_version=1)), scores(scored(6))).action
+        is Action.REPLAYED
+    )
 
 
 def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> None:
-    judge = Judge(load_settings({}, None), None, {"lead": {"status": "won", "source": None}}, "a typo")
+    judge = Judge(
+        load_settings({}, None), None, {"lead": {"status": "won", "source": None}}, "a typo"
+    )
     verdict = judged(letter(1, b"lead", change(lead_version=5)), judge=judge)
     record = Reader("LeadChanged").decode(sent(verdict).value or b"")
     assert record == event("lead", {"status": "won", "source": None}, lead_version=5)
@@ -132,7 +168,9 @@ def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> N
         (change(), {"status": "won"}, "status is not a field of the schema"),
     ],
 )
-def test_a_letter_that_cannot_be_mended_stays_open_and_says_why(value: bytes, patch: dict[str, Any], why: str) -> None:
+def test_a_letter_that_cannot_be_mended_stays_open_and_says_why(
+    value: bytes, patch: dict[str, Any], why: str
+) -> None:
     found = Judge(load_settings({}, None), None, patch).judge(letter(1, b"lead", value), scores())
     assert isinstance(found, Open)
     assert why in found.why

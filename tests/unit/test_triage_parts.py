@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from commands.dead_letters.times import moment
-from consumer.triage.anatomy import anatomy, fields, neighbourhood
-from consumer.triage.audit import Action, Decided, Decision, verify
-from consumer.triage.export import export
-from consumer.triage.filters import Filter
-from consumer.triage.groups import group
-from consumer.triage.letters import LetterId
-from consumer.triage.mend import merge, patch_of, read_patch
+from consumer.dead_letters.audit import Action, Decided, Decision, verify
+from consumer.dead_letters.export import export
+from consumer.dead_letters.groups import group
+from consumer.dead_letters.inspection import anatomy, fields, neighbourhood
+from consumer.dead_letters.letters import LetterId
+from consumer.dead_letters.patch import merge, patch_of, read_patch
+from consumer.dead_letters.selection import Filter
+from leadstream.cli.dead_letters.times import moment
 from leadstream.errors import SettingsError, UserError
-from leadstream.topics import Topics
+from leadstream.kafka.topics import Topics
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.letters import letter
@@ -59,7 +59,11 @@ def test_six_causes_make_six_groups_with_their_first_and_last_letter() -> None:
     assert [each.count for each in groups] == [10] * 6
     one = next(each for each in groups if each.reason == "OVERSIZED")
     assert (one.first_seen, one.last_seen, str(one.example)) == (NOW_MS + 5, NOW_MS + 59, "0-59")
-    assert (one.partitions, one.model_versions, one.topics) == ({0}, {"1.0.0"}, {"crm.lead-changes"})
+    assert (one.partitions, one.model_versions, one.topics) == (
+        {0},
+        {"1.0.0"},
+        {"crm.lead-changes"},
+    )
     assert "59 bytes" in one.message
 
 
@@ -91,7 +95,13 @@ def test_a_merge_patch_is_what_its_rfc_says(original: Any, patch: Any, result: A
 
 
 def test_words_become_a_patch_with_dots_and_json_or_text() -> None:
-    words = ["lead.status=won", "lead.touchpoint_count=3", 'origin="5"', "lead.source=null", "event_id=a=b"]
+    words = [
+        "lead.status=won",
+        "lead.touchpoint_count=3",
+        'origin="5"',
+        "lead.source=null",
+        "event_id=a=b",
+    ]
     assert patch_of(words) == {
         "lead": {"status": "won", "touchpoint_count": 3, "source": None},
         "origin": "5",
@@ -99,7 +109,9 @@ def test_words_become_a_patch_with_dots_and_json_or_text() -> None:
     }
 
 
-@pytest.mark.parametrize("words", [["status"], ["=1"], ["lead..status=1"], ["lead=1", "lead.status=2"]])
+@pytest.mark.parametrize(
+    "words", [["status"], ["=1"], ["lead..status=1"], ["lead=1", "lead.status=2"]]
+)
 def test_words_that_are_no_patch_are_one_sentence(words: list[str]) -> None:
     with pytest.raises(SettingsError, match="--set"):
         patch_of(words)
@@ -115,7 +127,11 @@ def test_a_file_that_is_no_patch_is_one_sentence(tmp_path: Path, text: str) -> N
 
 
 def test_moments_are_utc_unless_they_say_otherwise() -> None:
-    assert moment("--since", "2026-11-24T08:00") == moment("--since", "2026-11-24T09:00+01:00") == 1_795_507_200_000
+    assert (
+        moment("--since", "2026-11-24T08:00")
+        == moment("--since", "2026-11-24T09:00+01:00")
+        == 1_795_507_200_000
+    )
     assert moment("--since", None) is None
     with pytest.raises(SettingsError, match="--until yesterday"):
         moment("--until", "yesterday")
@@ -134,8 +150,14 @@ def test_a_decoded_value_stands_beside_its_schema() -> None:
     shown = {field.name: (field.type, field.value) for field in fields("LeadChanged", inside.value)}
     assert shown["change_type"] == ("CREATED | UPDATED | DELETED | RESCORE", "UPDATED")
     assert shown["lead.touchpoint_count"] == ("int or null", 4)
-    thin = anatomy(letter(1, b"lead_1", Writer("LeadChanged").encode(event("lead_1", lead=None))), Topics(), None)
-    assert {f.name: f.type for f in fields("LeadChanged", thin.value)}["lead"] == "LeadState or null"
+    thin = anatomy(
+        letter(1, b"lead_1", Writer("LeadChanged").encode(event("lead_1", lead=None))),
+        Topics(),
+        None,
+    )
+    assert {f.name: f.type for f in fields("LeadChanged", thin.value)}[
+        "lead"
+    ] == "LeadState or null"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +195,9 @@ def test_the_neighbourhood_holds_the_byte_and_ends_with_the_value() -> None:
 def test_an_export_is_the_letters_byte_for_byte_and_says_so_in_its_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "letters"
     one, null = letter(3, b"\xff", b"\x00\x01"), letter(4, None, None)
-    manifest = export([one, null], Decided(TOPIC, {0: {4: Action.PARKED}}), folder, {"topic": TOPIC})
+    manifest = export(
+        [one, null], Decided(TOPIC, {0: {4: Action.PARKED}}), folder, {"topic": TOPIC}
+    )
     assert (folder / "values" / "0-3.bin").read_bytes() == b"\x00\x01"
     assert not (folder / "values" / "0-4.bin").exists()
     lines = [json.loads(line) for line in (folder / "letters.jsonl").read_text().splitlines()]
@@ -212,7 +236,9 @@ def test_a_decision_taken_out_altered_put_in_or_moved_breaks_the_chain() -> None
     records = chain(9)
     value = records[4].value_ or b""
     assert broken(records[:4] + records[5:])
-    assert broken([*records[:4], replace(records[4], value_=value.replace(b"me", b"ma")), *records[5:]])
+    assert broken(
+        [*records[:4], replace(records[4], value_=value.replace(b"me", b"ma")), *records[5:]]
+    )
     assert broken([*records[:4], records[4], records[4], *records[5:]])
     assert broken([records[2], records[1], records[0], *records[3:]])
     assert broken([*records[:4], replace(records[4], value_=None), *records[5:]])
@@ -224,8 +250,14 @@ def test_a_letter_decided_twice_is_told_even_where_the_chain_goes_on() -> None:
     records = chain(3)
     decided, writer = Decided(TOPIC), Writer("TriageDecision")
     for record in (records[0], records[2]):
-        decided.add(Decision.of(Reader("TriageDecision").decode(record.value_ or b"")), 0, record.value_ or b"")
-    again = Decision(TOPIC, LetterId(0, 0), Action.DISCARDED, "me", NOW_MS, "why", None, decided.heads[0])
+        decided.add(
+            Decision.of(Reader("TriageDecision").decode(record.value_ or b"")),
+            0,
+            record.value_ or b"",
+        )
+    again = Decision(
+        TOPIC, LetterId(0, 0), Action.DISCARDED, "me", NOW_MS, "why", None, decided.heads[0]
+    )
     output = again.output("audit", writer)
     found = broken([*records, FakeMessage("audit", 0, 2, output.key, output.value)])
     assert found == ["letter 0-0 was decided twice, the second time at 0-2"]

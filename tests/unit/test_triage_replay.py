@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from consumer.batch import Output
-from consumer.triage import replay as loop
-from consumer.triage.audit import Action
-from consumer.triage.desk import Settled
-from consumer.triage.judge import Judge, Verdict
-from consumer.triage.letters import Letter
-from consumer.triage.replay import Run, discard, replay
+from consumer.dead_letters import replay as loop
+from consumer.dead_letters.audit import Action
+from consumer.dead_letters.executor import Settled
+from consumer.dead_letters.letters import Letter
+from consumer.dead_letters.planner import Judge, Verdict
+from consumer.dead_letters.replay import Run, discard, replay
 from leadstream.errors import Fenced, UserError
+from leadstream.kafka.batch import Output
+from leadstream.kafka.topics import Topics
 from leadstream.settings import load_settings
-from leadstream.topics import Topics
 from schemas.codec import Writer
 from tests.fakes import MemoryBroker, MemoryDesk
 from tests.letters import letter

@@ -12,13 +12,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, DataTable, Input, Static
 
-from commands.dead_letters.watch import watch
-from commands.dead_letters.watch.app import Watch
-from commands.main import main
-from consumer.triage.audit import Action
-from consumer.triage.filters import Filter
-from consumer.triage.office import Survey
-from consumer.triage.replay import Tally
+from consumer.dead_letters.audit import Action
+from consumer.dead_letters.replay import Tally
+from consumer.dead_letters.selection import Filter
+from consumer.dead_letters.service import Survey
+from leadstream.cli.dead_letters.watch import watch
+from leadstream.cli.dead_letters.watch.app import Watch
+from leadstream.cli.main import main
 from leadstream.errors import Transient, UserError
 from tests.letters import letter
 from tests.unit.test_console import VALUE, Office
@@ -115,7 +115,16 @@ def test_the_causes_and_the_keys_fit_a_screen_of_80_by_24() -> None:
             assert group.fingerprint in text
             assert group.reason in text
         assert "the forest cannot answer for 117" in text
-        for key in ("l Letters", "e Example", "r Replay", "d Discard", "a All", "v Audit", "u Renew", "q Quit"):
+        for key in (
+            "l Letters",
+            "e Example",
+            "r Replay",
+            "d Discard",
+            "a All",
+            "v Audit",
+            "u Renew",
+            "q Quit",
+        ):
             await stage.sees(key)
 
     played(play)
@@ -172,7 +181,9 @@ def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
     office = played(play)
     patch = {"lead": {"status": "won"}}
     assert [said["patch"] for _, said in office.asked("forecast")] == [{}, patch]
-    assert [(said["patch"], said["because"]) for _, said in office.asked("replay")] == [(patch, "so it is")]
+    assert [(said["patch"], said["because"]) for _, said in office.asked("replay")] == [
+        (patch, "so it is")
+    ]
 
 
 def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:

@@ -1,0 +1,196 @@
+"""Predictions and outcomes from their topics into the ledger."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+from consumer.scoring.decode import MAX_TIME_MS, MIN_TIME_MS
+from leadstream.errors import Poison, Reason, UserError
+from leadstream.kafka.batch import Message
+from leadstream.kafka.tail import Tail
+from leadstream.kafka.topics import Topics
+from leadstream.log import configure
+from leadstream.settings import Settings
+from models.monitor.ledger import DAY_MS, HorizonDaysOf, Judged, Ledger, Made, horizon_of, known_at
+from models.registry.versions import ModelRegistry
+from schemas.codec import Reader
+from schemas.registry import Registry
+
+POLL_SECONDS = 0.25
+SILENT_SECONDS = 30.0
+# One wrong clock must not make every prediction mature.
+AHEAD_MS = DAY_MS
+
+
+class Intake:
+    """Takes records of the three topics. What cannot be read is skipped and counted: this verb has no dead letters."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        horizon_days_of: HorizonDaysOf,
+        registry: Registry | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.ledger = Ledger(horizon_days_of)
+        self.read: Counter[str] = Counter()
+        self._topics = topics
+        self._predictions = Reader("LeadPrediction", registry)
+        self._outcomes = Reader("LeadOutcome", registry)
+        self._clock_ms = clock_ms
+
+    def take(self, message: Message) -> list[Judged]:
+        """One record, and what can be judged by it; a null value erases the lead from the ledger.
+
+        Raises Poison for one that cannot be read, and Transient where the registry or the model store does not answer:
+        then it can be taken again.
+        """
+        topic, value = message.topic(), message.value()
+        if value is None:
+            self.ledger.forget(_text(message.key()))
+            judged = []
+        elif topic == self._topics.lead_outcomes:
+            outcome = self._outcomes.decode(value)
+            decided_at = self._time("decided_at", outcome["decided_at"])
+            judged = self.ledger.decided(outcome["lead_id"], outcome["converted"], decided_at)
+        else:
+            judged = self.ledger.predicted(self._made(topic, self._predictions.decode(value)))
+        self.read[topic] += 1
+        return judged
+
+    def _made(self, topic: str, record: dict[str, Any]) -> Made:
+        probability, raw_score = record["probability"], record["raw_score"]
+        if not (0 <= probability <= 1 and isfinite(raw_score)):
+            raise _invalid(f"probability is {probability} and raw_score {raw_score}")
+        return Made(
+            lead_id=record["lead_id"],
+            event_id=record["event_id"],
+            occurred_at=self._time("occurred_at", record["occurred_at"]),
+            # A million records share a few versions.
+            model_version=sys.intern(record["model_version"]),
+            variant=sys.intern(record["variant"]),
+            shadow=topic == self._topics.shadow_predictions,
+            probability=probability,
+            raw_score=raw_score,
+        )
+
+    def _time(self, name: str, value: int) -> int:
+        if not MIN_TIME_MS <= value < MAX_TIME_MS:
+            raise _invalid(f"{name} is {value} ms, not a time between the years 1970 and 9999")
+        if value > self._clock_ms() + AHEAD_MS:
+            raise _invalid(f"{name} is more than a day ahead of this machine's clock")
+        return value
+
+
+def horizons(
+    registry: ModelRegistry, unknown: Callable[[str], None] = lambda _version: None
+) -> HorizonDaysOf:
+    """The horizon of each version by its manifest, read once. A version that is not in the store has none; it is told.
+
+    Raises Transient where the store does not answer.
+    """
+    known: dict[str, float | None] = {}
+
+    def horizon_days_of(version: str) -> float | None:
+        if version not in known:
+            try:
+                known[version] = horizon_of(registry.show(version))
+            except UserError:
+                known[version] = None
+                unknown(version)
+        return known[version]
+
+    return horizon_days_of
+
+
+def read_all(
+    settings: Settings,
+    horizon_days_of: HorizonDaysOf,
+    progress: Callable[[int], None] = lambda _records: None,
+) -> tuple[Intake, list[Judged], Counter[Reason]]:
+    """The topics from their beginning to their present ends: what was taken, judged, and could not be read."""
+    configure(settings)
+    topics = settings.topics
+    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
+    intake, skipped, judged = (
+        Intake(topics, horizon_days_of, registry),
+        Counter[Reason](),
+        list[Judged](),
+    )
+    tail = open_tail(settings)
+    try:
+        heard = time.monotonic()
+        while not tail.at_end:
+            messages = tail.poll(POLL_SECONDS)
+            if tail.absent:
+                raise UserError(
+                    f"there is no topic {tail.absent[0]}; `leadstream topics create` makes what is missing"
+                )
+            for message in messages:
+                try:
+                    judged += intake.take(message)
+                except Poison as poison:
+                    skipped[poison.reason] += 1
+            progress(len(messages))
+            heard = time.monotonic() if messages else heard
+            if time.monotonic() - heard > SILENT_SECONDS:
+                raise UserError(
+                    f"the brokers stopped answering for {SILENT_SECONDS:g} s; try again"
+                )
+    finally:
+        tail.close()
+        if registry:
+            registry.close()
+    judged += intake.ledger.overdue(intake.ledger.decided_until)
+    return intake, in_order(judged, horizon_days_of, intake.ledger.forgotten), skipped
+
+
+def read_judged(
+    settings: Settings,
+    horizon_days_of: HorizonDaysOf,
+    progress: Callable[[int], None] = lambda _records: None,
+) -> list[Judged]:
+    """Every judged prediction that the topics hold now, in the order in which its label became known.
+
+    Raises UserError where a topic is missing, and Transient where a dependency does not answer.
+    """
+    return read_all(settings, horizon_days_of, progress)[1]
+
+
+def in_order(
+    judged: list[Judged], horizon_days_of: HorizonDaysOf, forgotten: set[str]
+) -> list[Judged]:
+    """Those of leads that are not erased, as their labels became known, however the topics were read."""
+    kept = [one for one in judged if one.made.lead_id not in forgotten]
+    return sorted(
+        kept,
+        key=lambda one: (
+            known_at(one, horizon_days_of(one.made.model_version)),
+            one.made.lead_id,
+            one.made.event_id,
+            one.made.model_version,
+            one.made.variant,
+        ),
+    )
+
+
+def open_tail(settings: Settings) -> Tail:
+    """The predictions and outcomes, and the challengers' predictions where there are any."""
+    topics = settings.topics
+    return Tail(
+        settings, [topics.lead_predictions, topics.lead_outcomes], [topics.shadow_predictions]
+    )
+
+
+def _text(key: bytes | None) -> str:
+    try:
+        return (key or b"").decode()
+    except UnicodeDecodeError:
+        raise _invalid("the key of a null value is not UTF-8") from None
+
+
+def _invalid(detail: str) -> Poison:
+    return Poison(Reason.INVALID_EVENT, "validate", detail)

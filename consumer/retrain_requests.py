@@ -1,0 +1,136 @@
+"""Asks for a training: one log line, one count and one event for each trigger of a model version."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from prometheus_client import Counter
+
+from leadstream.errors import Transient, UserError
+from leadstream.kafka.config import config_error, producer_config
+from leadstream.kafka.permission import told
+from leadstream.log import Logger, client_logger
+from leadstream.settings import Settings
+from models.monitor.triggers import InService, Trigger, service_of
+from models.serve.scorer import Model
+from schemas.codec import Writer
+from schemas.registry import Registry
+
+DELIVERY_SECONDS = 10.0
+
+
+class RetrainRequests:
+    """Each trigger of a version is asked for once in this process; the topic's key makes one of several processes'."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry | None,
+        *,
+        verb: str,
+        counter: Counter,
+        logger: Logger,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        config = {**producer_config(settings), "message.timeout.ms": round(DELIVERY_SECONDS * 1000)}
+        try:
+            self._producer = Producer(config, logger=client_logger())
+        except KafkaException as error:
+            raise config_error(error) from None
+        self._topic = settings.topics.retrain_requests
+        self._writer = Writer("RetrainRequested", registry, self._topic)
+        self._by = f"leadstream {verb} on {socket.gethostname()}"
+        self._counter = counter
+        for trigger in (
+            Trigger
+        ):  # a counter that begins with its first event has no increase that an alert could see
+            counter.labels(trigger.value)
+        self._logger = logger
+        self._clock_ms = clock_ms
+        self._told: set[tuple[str, Trigger]] = set()
+        self._sent: set[tuple[str, Trigger]] = set()
+
+    def request(
+        self, service: InService, due: Mapping[Trigger, str], *, publish: bool = True
+    ) -> None:
+        """Ask for what has not been asked for; without `publish` only in the log and the metric.
+
+        Raises Transient where the brokers do not acknowledge the event: it is sent when asked again.
+        """
+        for trigger, detail in due.items():
+            key = (service.version, trigger)
+            if key not in self._told:
+                self._told.add(key)
+                self._counter.labels(trigger.value).inc()
+                self._logger.warning(
+                    "retrain.requested",
+                    version=service.version,
+                    trigger=trigger.value,
+                    detail=detail,
+                )
+            if publish and key not in self._sent:
+                self._send(service, trigger, detail)
+                self._sent.add(key)
+
+    def _send(self, service: InService, trigger: Trigger, detail: str) -> None:
+        record = {
+            "model_version": service.version,
+            "model_sha256": service.sha256,
+            "trigger": trigger.value,
+            "detail": detail,
+            "requested_at": self._clock_ms(),
+            "requested_by": self._by,
+        }
+        failures: list[str] = []
+
+        def report(error: KafkaError | None, _message: object) -> None:
+            failures.extend([told(error, "Write", self._topic)] if error else [])
+
+        value = self._writer.encode(record)
+        self._producer.produce(
+            self._topic, value, f"{service.version}:{trigger.value}".encode(), on_delivery=report
+        )
+        if self._producer.flush(DELIVERY_SECONDS + 1) or failures:
+            self._producer.purge()
+            raise Transient(
+                "brokers",
+                f"a request for training was not acknowledged: {(failures or ['too late'])[0]}",
+            )
+
+    def close(self) -> None:
+        """Give up what is not acknowledged."""
+        self._producer.purge()
+
+
+def on_drift(
+    settings: Settings, registry: Registry | None, *, counter: Counter, logger: Logger
+) -> Callable[[Model, str], None]:
+    """What `run` does when an alarm begins: asks for a training, once for each version.
+
+    From a thread with a client of its own, for it is no part of any batch: a topic that takes nothing must hold none.
+    """
+    requests: list[RetrainRequests] = []
+    lock = threading.Lock()
+    counter.labels(Trigger.DRIFT.value)
+
+    def send(model: Model, sentence: str) -> None:
+        with lock:
+            try:
+                if not requests:
+                    requests.append(
+                        RetrainRequests(
+                            settings, registry, verb="run", counter=counter, logger=logger
+                        )
+                    )
+                requests[0].request(
+                    service_of(model.manifest, model.manifest), {Trigger.DRIFT: sentence}
+                )
+            except (Transient, UserError) as trouble:
+                logger.warning("retrain.unsent", version=model.version, detail=str(trouble))
+
+    def ask(model: Model, sentence: str) -> None:
+        threading.Thread(target=send, args=(model, sentence), name="retrain", daemon=True).start()
+
+    return ask

@@ -1,0 +1,238 @@
+"""The composition root: builds the service from its settings, and runs it until it is stopped."""
+
+import gc
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from consumer.retrain_requests import on_drift
+from consumer.run.loop import Service
+from consumer.run.recall import Recall
+from consumer.scoring.leads import LeadLookup
+from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.versions import Versions
+from leadstream import __version__, log
+from leadstream.background import Worker, at_once
+from leadstream.errors import Fenced, SettingsError
+from leadstream.kafka.config import consumer_config, producer_config
+from leadstream.kafka.dead_letter import Limit
+from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
+from leadstream.kafka.source import KafkaSource
+from leadstream.process.http import Endpoints
+from leadstream.process.metrics import Metrics
+from leadstream.process.signals import stop_on_signals
+from leadstream.process.status import Status
+from leadstream.settings import Delivery, Late, Settings, Traces, unknown_variables
+from models.registry.versions import open_registry
+from models.serve.scorer import Model
+from models.serve.slot import ChallengerSlot, ModelSlot
+from schemas.codec import Reader, Writer
+from schemas.registry import Registry
+
+if TYPE_CHECKING:
+    from consumer.run.tracing import Tracing
+
+# Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
+# some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
+SWITCH_SECONDS = 0.0005
+# New containers from which on cycles are looked for. Those of two batches go by themselves: with
+# Python's own 700 they would be looked through ten times a batch. With 50,000, models out of service stay too long.
+GARBAGE_FROM = 25_000
+# What the check of a version takes at most, but where a store does not answer: that is not waited for.
+CHECK_SECONDS = 2.0
+
+
+def run(settings: Settings) -> None:
+    """Run the consumer. Returns when stopped by SIGTERM or SIGINT; raises UserError where a person must act."""
+    log.configure(settings)
+    logger = log.get_logger()
+    for sentence in unknown_variables():
+        logger.warning("settings.unknown", detail=sentence)
+    metrics, status, tracing = Metrics(), Status(), _tracing(settings)
+    metrics.loop_idle.set_function(status.idle)
+    models = open_registry(settings)
+    beside = Worker("models"), Worker("models")
+    slot, challenger = ModelSlot(models, run=beside[0]), ChallengerSlot(models, run=beside[1])
+    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
+    leads = _postgres(settings.database_url) if settings.database_url else None
+    versions = Versions() if settings.late is Late.COALESCE else None
+    recall = Recall(settings, registry, versions)
+    service = Service(
+        pipeline=Pipeline(
+            settings,
+            slot,
+            challenger,
+            codecs(settings, registry),
+            leads,
+            versions=versions,
+            trace=tracing.carry if tracing else None,
+        ),
+        slot=slot,
+        challenger=challenger,
+        limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
+        metrics=metrics,
+        status=status,
+        log=logger,
+        hash_id=log.id_hasher(settings.id_hash_key),
+        recall=recall,
+        # At least once the consumer itself commits, and waits for ever for that if its group moves meanwhile.
+        run_beside=Worker("commits") if settings.delivery is Delivery.EXACTLY_ONCE else at_once,
+        on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
+    )
+    endpoints = Endpoints(
+        settings.http_host,
+        settings.http_port,
+        status=status,
+        exposed=metrics.expose,
+        model=lambda: _present(slot, challenger, settings.challenger_share),
+    )
+    clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(GARBAGE_FROM)
+    stop_on_signals(service, logger)
+    try:
+        # Before the first line of the log: a client that refuses its settings is one sentence.
+        source, publisher = clients()
+        logger.info(
+            "started",
+            version=__version__,
+            group_id=settings.group_id,
+            delivery=settings.delivery.value,
+            http=f"http://{settings.http_host}:{endpoints.port}",
+        )
+        while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
+            source, publisher = clients()
+    finally:
+        endpoints.close()
+        for worker in beside:
+            worker.close(CHECK_SECONDS)
+        if leads:
+            leads.close()
+        if registry:
+            registry.close()
+        if tracing:
+            tracing.close()
+    logger.info("stopped")
+
+
+def _postgres(url: str) -> LeadLookup:
+    from consumer.run.postgres import PostgresLeads  # noqa: PLC0415  # its client is 9 MB that events with state do without
+
+    return PostgresLeads(url)
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    """Traces, where they are asked for; nothing of them is imported where they are not."""
+    if settings.otel_traces_exporter is Traces.NONE:
+        return None
+    try:
+        from consumer.run.tracing import open_tracing  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        raise SettingsError(
+            f"OTEL_TRACES_EXPORTER={settings.otel_traces_exporter} needs the extra otel: "
+            "`pip install '.[otel]'`, or unset it"
+        ) from None
+    return open_tracing(settings)
+
+
+def codecs(settings: Settings, registry: Registry | None) -> Codecs:
+    """Readers and writers of the topics, with or without a registry."""
+    return Codecs(
+        changes=Reader("LeadChanged", registry),
+        requests=Reader("RescoreRequest", registry),
+        predictions=Writer("LeadPrediction", registry, settings.topics.lead_predictions),
+        results=Writer("RescoreResult", registry, settings.topics.rescore_results),
+        shadow=Writer("LeadPrediction", registry, settings.topics.shadow_predictions),
+    )
+
+
+def _clients(
+    settings: Settings,
+    recall: Recall,
+    metrics: Metrics,
+    status: Status,
+    logger: log.Logger,
+    *,
+    tracing: "Tracing | None",
+) -> tuple[KafkaSource, Publisher]:
+    """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
+
+    def on_rebalance(kind: str, partitions: int) -> None:
+        metrics.rebalances.labels(kind).inc()
+        recall.due |= kind == "assigned" and partitions > 0
+        owned = len(source.assigned())
+        metrics.partitions.set(owned)
+        status.assigned(owned)
+        logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
+
+    client = {"logger": log.client_logger()}
+    source = KafkaSource(
+        consumer_config(settings) | client,
+        [settings.topics.lead_changes, settings.topics.rescore_requests],
+        max_records=settings.batch_max_records,
+        linger_ms=settings.batch_linger_ms,
+        requests=settings.topics.rescore_requests,
+        on_rebalance=on_rebalance,
+        on_absent=status.absent,
+    )
+    exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
+    kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
+    config = producer_config(settings, transactional=exactly_once) | client
+    publisher: Publisher = kind(config, source, on_wait=lambda why: status.trouble("brokers", why))
+    if tracing:
+        from consumer.run.tracing import TracedPublisher  # noqa: PLC0415
+
+        publisher = TracedPublisher(publisher, tracing)
+    return source, publisher
+
+
+def _ends(
+    service: Service,
+    source: KafkaSource,
+    publisher: Publisher,
+    *,
+    metrics: Metrics,
+    status: Status,
+    logger: log.Logger,
+) -> bool:
+    """One membership of the group: True once the service was stopped, False where this process was fenced."""
+    try:
+        service.run(source, publisher)
+    except Fenced as fenced:
+        metrics.rejoins.inc()
+        logger.warning("rejoining", detail=str(fenced))
+    finally:
+        service.wait()
+        publisher.close()
+        source.close()
+        status.left()
+    return service.stopping
+
+
+def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[str, Any] | None:
+    """What `/model` shows; None before the first load."""
+    model = slot.loaded
+    if model is None:
+        return None
+    rival = challenger.loaded
+    return {
+        **_facts(model, slot.loaded_since),
+        "refused": slot.refused,
+        "challenger": {
+            **(_facts(rival, challenger.loaded_since) if rival else {"version": None}),
+            "refused": challenger.refused or challenger.unanswered,
+            "share": share,
+        },
+    }
+
+
+def _facts(model: Model, loaded_since: int | None) -> dict[str, Any]:
+    return {
+        "version": model.version,
+        "sha256": model.sha256,
+        "model_used": model.name,
+        "metrics": model.manifest.get("metrics"),
+        "loaded_since": loaded_since,
+    }

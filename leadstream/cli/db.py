@@ -1,0 +1,52 @@
+"""`leadstream db migrate`: the tables that Leadstream needs in the CRM's database."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+NEEDS = """\
+Needs CREATE on the schema of people, and TRIGGER on people and applications.
+It locks these tables for a moment; where that takes over 3 seconds, nothing is
+changed.
+"""
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("db", help="the outbox in the CRM's database")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    migrate = actions.add_parser(
+        "migrate",
+        help="add the outbox to the CRM's database, or bring it up to date",
+        description="Apply the migrations that DATABASE_URL does not have yet, in order and in one\n"
+        "transaction: tables and triggers named leadstream_..., and lead_scores, beside\n"
+        "the table people.\n" + NEEDS,
+        epilog="example:\n  leadstream db migrate --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    migrate.add_argument(
+        "--dry-run", action="store_true", help="apply them, and take them back at the end"
+    )
+    migrate.add_argument("--json", action="store_true", help="print one JSON object")
+    migrate.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Apply what is missing and say what."""
+    from leadstream.settings import load_settings
+    from producer.migrate import migrate
+
+    settings = load_settings()
+    done = migrate(
+        settings.need("DATABASE_URL", "name the Postgres of the CRM"), dry_run=arguments.dry_run
+    )
+    if arguments.json:
+        print(json.dumps(asdict(done) | {"dry_run": arguments.dry_run}, indent=2))
+        return 0
+    for name in done.present:
+        print(f"present         {name}")
+    for name in done.applied:
+        print(f"{'would be added' if arguments.dry_run else 'added         '}  {name}")
+    for note in done.notes:
+        print(f"note: {note}")
+    return 0

@@ -1,0 +1,131 @@
+"""`leadstream import`: a CRM export (CSV or Parquet) as lead changes and outcomes."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadstream.cli.progress import bar, positive, share
+from leadstream.errors import SettingsError
+
+if TYPE_CHECKING:
+    from leadstream.settings import Settings
+    from producer.importer import Problem, Row
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "import",
+        help="send a CRM export as lead changes",
+        description="Reads a CSV or Parquet file by a mapping of its columns and sends a change for each row,\n"
+        "oldest first. Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
+        epilog="examples:\n  leadstream import leads.csv --mapping mapping.toml --dry-run\n"
+        "  leadstream import Lead.csv --preset salesforce --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="the export: CSV, or Parquet where its name ends in .parquet",
+    )
+    by = parser.add_mutually_exclusive_group(required=True)
+    by.add_argument(
+        "--mapping", metavar="M.toml", type=Path, help="which column is which field of a lead"
+    )
+    by.add_argument(
+        "--preset",
+        choices=["hubspot", "salesforce"],
+        help="the columns of this CRM's export of leads",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="read and check everything, send nothing, show the first change",
+    )
+    add(
+        "--outcomes",
+        action="store_true",
+        help="also send what became of each lead, where the file says it",
+    )
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument(
+        "--oldest", type=share, metavar="X", help="only this share of the good rows, the oldest"
+    )
+    end.add_argument(
+        "--newest", type=share, metavar="X", help="only this share of the good rows, the newest"
+    )
+    add("--limit", type=positive, metavar="N", help="at most N rows")
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Import the file; 1 where a row was refused."""
+    from leadstream.settings import load_settings
+    from producer.importer import Problem, Row, event_of, outcome_of, read_rows, select
+    from producer.mapping import load_mapping
+    from producer.presets import load_preset
+
+    parquet = arguments.file.suffix.lower() == ".parquet"
+    if arguments.preset:
+        mapping, absent = load_preset(arguments.preset, arguments.file, parquet=parquet)
+        if absent:
+            print(f"no column for {', '.join(absent)}: missing in every lead", file=sys.stderr)
+    else:
+        mapping = load_mapping(arguments.mapping)
+    if arguments.outcomes and mapping.outcome is None:
+        raise SettingsError(
+            f"{mapping.name}: outcome: is missing: --outcomes needs the column that holds it"
+        )
+    results = list(read_rows(arguments.file, mapping, parquet=parquet))
+    problems = [result for result in results if isinstance(result, Problem)]
+    good = [result for result in results if isinstance(result, Row)]
+    rows = select(good, oldest=arguments.oldest, newest=arguments.newest, limit=arguments.limit)
+    outcomes = (
+        [outcome for row in rows if (outcome := outcome_of(row)) is not None]
+        if arguments.outcomes
+        else []
+    )
+    if not arguments.dry_run:
+        settings = load_settings()
+        topics = settings.topics
+        changes = [("LeadChanged", topics.lead_changes, event_of(row)) for row in rows]
+        decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
+        _send(settings, changes + decided, shown=not arguments.json)
+    _report(arguments, rows, len(outcomes), problems)
+    return 1 if problems else 0
+
+
+def _send(
+    settings: "Settings", records: list[tuple[str, str, dict[str, Any]]], *, shown: bool
+) -> None:
+    from producer.publish import publishing
+
+    with publishing(settings) as publisher, bar("records", len(records), shown=shown) as advance:
+        for name, topic, record in records:
+            publisher.send(name, topic, record["lead_id"], record)
+            advance(1)
+
+
+def _report(
+    arguments: argparse.Namespace, rows: "list[Row]", outcomes: int, problems: "list[Problem]"
+) -> None:
+    from producer.importer import event_of
+
+    first = event_of(rows[0]) if arguments.dry_run and rows else None
+    if arguments.json:
+        refused = [{"line": problem.line, "problem": problem.what} for problem in problems]
+        counts = {"changes": len(rows), "outcomes": outcomes, "dry_run": arguments.dry_run}
+        print(json.dumps(counts | {"first_change": first, "refused": refused}, indent=2))
+        return
+    for problem in problems:
+        print(f"{arguments.file}:{problem.line}: {problem.what}", file=sys.stderr)
+    if first:
+        print("the first change:", json.dumps(first, indent=2, ensure_ascii=False), sep="\n")
+    done = "would be sent" if arguments.dry_run else "sent"
+    refusals = f"; {len(problems):,} rows were refused" if problems else ""
+    print(f"{len(rows):,} changes and {outcomes:,} outcomes {done}{refusals}")

@@ -1,0 +1,469 @@
+"""`leadstream models`: versions, the aliases that point to them, their log, and the key that signs them."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadstream.errors import UserError
+
+if TYPE_CHECKING:
+    from models.registry.versions import ModelRegistry
+
+EPILOG = """examples:
+  leadstream models list
+  leadstream models show champion --json
+  leadstream models report 1.2.0
+  leadstream models promote 1.2.0
+  leadstream models rollback
+  leadstream models promote 1.3.0 --alias challenger
+  leadstream models compare
+  leadstream models retire
+  leadstream models verify 1.2.0
+  leadstream models log
+  leadstream models keygen
+  leadstream models import-legacy advanced_ml_random_forest_20250101_120000.joblib
+"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb `models` with its own verbs."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list, show, report, promote, roll back, verify and import models",
+        description="The versions in MODEL_STORE and the alias that says which one serves.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="models_verb", required=True, metavar="VERB")
+
+    def add(name: str, about: str, example: str, func: Any) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  leadstream models {example}\n",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        verb.set_defaults(func=func)
+        return verb
+
+    add("list", "list the published versions with their metrics", "list", list_versions)
+    show = add("show", "show what is known of a version", "show champion", show_version)
+    report = add(
+        "report",
+        "write all that is known of a version as one HTML file",
+        "report 1.2.0 --output r.html",
+        report_version,
+    )
+    report.add_argument(
+        "--output",
+        metavar="FILE.html",
+        type=Path,
+        help="where (model-report-<version>.html in this folder)",
+    )
+    promote = add(
+        "promote", "let a version serve, after it verified", "promote 1.2.0", promote_version
+    )
+    rollback = add(
+        "rollback", "let the version before the present one serve again", "rollback", roll_back
+    )
+    retire = add("retire", "remove an alias: end the trial of a challenger", "retire", retire_alias)
+    compare = add(
+        "compare",
+        "say by the outcomes whether the challenger is better than the champion: better, worse or not yet",
+        "compare",
+        compare_versions,
+    )
+    verify = add(
+        "verify",
+        "check a version as a consumer does before it serves",
+        "verify 1.2.0",
+        verify_version,
+    )
+    add("keygen", "make a key that signs models, and its public half", "keygen", make_key_pair)
+    legacy = add(
+        "import-legacy",
+        "say what an artifact of the audited pipeline lacks, and publish it if it can be served honestly",
+        "import-legacy advanced_ml_random_forest_20250101_120000.joblib",
+        import_legacy,
+    )
+    legacy.add_argument(
+        "file", metavar="FILE.joblib", type=Path, help="the artifact; it is read as data, never run"
+    )
+    legacy.add_argument("--dry-run", action="store_true", help="only say so, and publish nothing")
+    for verb in (show, report, verify):
+        verb.add_argument(
+            "version", nargs="?", default="champion", help="a version, or an alias (champion)"
+        )
+    promote.add_argument("version", help="a version")
+    promote.add_argument(
+        "--force",
+        action="store_true",
+        help="whatever the gate has against it; the log keeps that it was forced",
+    )
+    add("log", "list who moved which alias when, and what was forced", "log", show_log)
+    retire.add_argument("--alias", default="challenger", help="the alias to remove (challenger)")
+    for name in ("challenger", "champion"):
+        compare.add_argument(
+            f"--{name}",
+            default=name,
+            metavar="VERSION",
+            help=f"a version, or an alias (the present {name})",
+        )
+    compare.add_argument(
+        "--mode",
+        choices=("shadow", "split"),
+        help="by what they met in (shadow where there is any of it, or else split)",
+    )
+    for verb in (promote, rollback):
+        verb.add_argument("--alias", default="champion", help="the alias to move (champion)")
+
+
+def list_versions(args: argparse.Namespace) -> int:
+    """Print every version with its aliases and metrics, newest first."""
+    from models.serve.refused import Refused
+
+    registry = _registry()
+    aliases = registry.aliases()
+    rows: list[dict[str, Any]] = []
+    for version in reversed(registry.versions()):
+        names = sorted(name for name, target in aliases.items() if target == version)
+        row: dict[str, Any] = {"version": version, "aliases": names}
+        try:
+            manifest = registry.show(version)
+            row["created_at"] = manifest["created_at"]
+            if "legacy" not in manifest:
+                judged = manifest["metrics"]["calibrated"]
+                row["rows"] = manifest["data"]["rows"]
+                row |= {name: judged[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
+        except Refused as refused:
+            row["refused"] = str(refused)
+        except (KeyError, TypeError):
+            row["refused"] = f"model version {version}: its manifest cannot be understood"
+        rows.append(row)
+    if args.json:
+        _print_json(rows)
+    elif rows:
+        _print_list(rows)
+    else:
+        print("There is no model in MODEL_STORE yet: leadstream train makes one.")
+    return 0
+
+
+def show_version(args: argparse.Namespace) -> int:
+    """Print a version's manifest, in short or as JSON."""
+    registry = _registry()
+    version = _version(registry, args.version)
+    manifest = registry.show(version)
+    if args.json:
+        _print_json(manifest)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    from leadstream.cli.train import metrics_table
+    from models.serve.refused import Refused
+
+    try:
+        importance = manifest["features"]["importance"]
+        facts = {
+            "version": f"{manifest['version']} ({manifest['name']}), made {manifest['created_at'][:19]}",
+            "sha256": manifest["artifact"]["sha256"],
+            "signed": _signed(registry, version),
+            "size": f"{manifest['artifact']['size']:,} bytes",
+            "recipe": "\n".join(manifest["recipe"]["steps"])
+            + f"\nseed {manifest['recipe']['seed']}",
+            "label": manifest["label"]["definition"],
+            **(
+                _legacy_facts(manifest["legacy"])
+                if "legacy" in manifest
+                else _data_facts(manifest["data"])
+            ),
+            "calibration": f"{manifest['calibration']['method']}, {manifest['calibration']['points']:,} leads",
+            "threshold": f"{manifest['threshold']['value']:.4f}, {manifest['threshold']['policy']}",
+            "grades": ", ".join(
+                f"{grade} from {cut:.4f}" for grade, cut in manifest["grades"]["cuts"].items()
+            ),
+            "strongest": ", ".join(sorted(importance, key=lambda name: -importance[name])[:6]),
+            "libraries": ", ".join(
+                f"{name} {version}" for name, version in manifest["libraries"].items()
+            ),
+        }
+        metrics = "" if "legacy" in manifest else metrics_table(manifest)
+    except (KeyError, TypeError) as error:
+        raise Refused(
+            f"model version {args.version}: its manifest cannot be understood ({error})"
+        ) from error
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    console.print()
+    console.print(metrics)
+    return 0
+
+
+def report_version(args: argparse.Namespace) -> int:
+    """Write a version's report: one HTML file that loads nothing."""
+    from models.serve.refused import Refused
+    from models.train.report import render
+
+    registry = _registry()
+    version = _version(registry, args.version)
+    try:
+        page = render(registry.show(version), _signed(registry, version))
+    except Refused as refused:
+        raise Refused(
+            f"model version {version}: {str(refused).removeprefix(f'model version {version}: ')}"
+        ) from refused
+    path = args.output or Path(f"model-report-{version}.html")
+    try:
+        path.write_text(page, "utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
+    if args.json:
+        _print_json({"version": version, "file": str(path.resolve()), "bytes": len(page.encode())})
+    else:
+        print(f"Wrote {path}: version {version}, one file to open in any browser.")
+    return 0
+
+
+def _data_facts(data: dict[str, Any]) -> dict[str, str]:
+    return {
+        "data": f"{data['rows']:,} rows, {data['leads']:,} leads, {data['base_rate']:.1%} converted",
+        "window": f"{data['from'][:10]} to {data['to'][:10]}",
+    }
+
+
+def _legacy_facts(legacy: dict[str, Any]) -> dict[str, str]:
+    return {"lacks": "\n".join(legacy["lacks"]), "assumed": "\n".join(legacy["assumed"])}
+
+
+def _signed(registry: "ModelRegistry", version: str) -> str:
+    from models.serve.refused import Refused
+
+    try:
+        key = registry.signed_by(version)
+    except Refused as refused:
+        return str(refused)
+    return f"by the key {key}" if key else "no, and LEADSTREAM_MODEL_UNSIGNED allows that"
+
+
+def promote_version(args: argparse.Namespace) -> int:
+    """Move an alias to a version that verifies."""
+    from models.registry.gate import GateRefused
+
+    try:
+        before = _registry().promote(args.version, args.alias, force=args.force)
+    except GateRefused as refused:
+        if not args.json:
+            raise
+        _print_json(
+            {
+                "alias": args.alias,
+                "version": args.version,
+                "promoted": False,
+                "objections": refused.objections,
+            }
+        )
+        return 1
+    if args.json:
+        _print_json(
+            {"alias": args.alias, "version": args.version, "promoted": True, "before": before}
+        )
+    elif before == args.version:
+        print(f"The {args.alias} was {args.version} already.")
+    else:
+        print(f"The {args.alias} is {args.version} now; before it was {before or 'not set'}.")
+    return 0
+
+
+def roll_back(args: argparse.Namespace) -> int:
+    """Move an alias back to the version before."""
+    registry = _registry()
+    before = registry.resolve(args.alias)
+    version = registry.rollback(args.alias)
+    if args.json:
+        _print_json({"alias": args.alias, "version": version, "before": before})
+    else:
+        print(f"The {args.alias} is {version} again; before it was {before}.")
+    return 0
+
+
+def show_log(args: argparse.Namespace) -> int:
+    """Print every move of every alias, oldest first."""
+    moves = _registry().log()
+    if args.json:
+        _print_json(moves)
+        return 0
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.padding import Padding
+
+    console = Console(highlight=False)
+    for move in moves:
+        when = datetime.fromtimestamp(move["at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = f"{move['alias']}: {move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
+        console.print(f"{when} UTC  {what}, by {move['by']}")
+        for sentence in move.get("forced", []):
+            console.print(Padding(f"forced although {sentence}", (0, 0, 0, 4)))
+    if not moves:
+        print("No alias was ever moved here.")
+    return 0
+
+
+def retire_alias(args: argparse.Namespace) -> int:
+    """Remove an alias."""
+    version = _registry().retire(args.alias)
+    if args.json:
+        _print_json({"alias": args.alias, "version": None, "before": version})
+    else:
+        print(f"There is no {args.alias} now; it was {version}.")
+    return 0
+
+
+def compare_versions(args: argparse.Namespace) -> int:
+    """Compare two versions by their outcomes."""
+    from leadstream.cli.models_compare import compare_by_outcomes
+
+    registry = _registry()
+    champion, challenger = (_version(registry, name) for name in (args.champion, args.challenger))
+    return compare_by_outcomes(registry, champion, challenger, args.mode, as_json=args.json)
+
+
+def verify_version(args: argparse.Namespace) -> int:
+    """Check a version; exit code 1 if it may not serve."""
+    from models.serve.refused import Refused
+
+    registry = _registry()
+    version = _version(registry, args.version)
+    try:
+        model = registry.verify(version)
+    except Refused as refused:
+        if not args.json:
+            raise
+        _print_json({"version": version, "ok": False, "refused": str(refused)})
+        return 1
+    golden, key = len(model.manifest["golden"]), registry.signed_by(version)
+    if args.json:
+        facts = {
+            "version": version,
+            "ok": True,
+            "sha256": model.sha256,
+            "signed_by": key,
+            "golden_rows": golden,
+        }
+        _print_json(facts)
+    else:
+        print(
+            f"Version {version} verifies: {f'signed by the key {key}' if key else 'unsigned, as is allowed here'};"
+        )
+        print(f"size, sha256, libraries, types, features and {golden} golden rows are right.")
+    return 0
+
+
+def make_key_pair(args: argparse.Namespace) -> int:
+    """Make a key pair where the settings say that models are signed with it."""
+    from leadstream.settings import load_settings
+    from models.registry.signing import PUBLIC, key_path, make_key
+
+    path = key_path(load_settings())
+    name = make_key(path)
+    if args.json:
+        _print_json({"key": name, "private": str(path), "public": f"{path}{PUBLIC}"})
+    else:
+        print(
+            f"Key {name}: {path} signs, and stays with whoever trains; {path}{PUBLIC} goes to every consumer."
+        )
+    return 0
+
+
+def import_legacy(args: argparse.Namespace) -> int:
+    """Say what an audited artifact lacks and what is assumed; publish it if nothing stands in the way."""
+    import time
+
+    from leadstream.cli.train import calendar_of
+    from leadstream.settings import load_settings
+    from models.registry.versions import open_registry
+    from models.train.legacy import inspect
+
+    settings = load_settings()
+    try:
+        payload = args.file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{args.file} cannot be read ({error.strerror})") from error
+    found = inspect(payload, calendar_of(settings), time.time_ns() // 1_000_000)
+    version = None
+    if found.trained and not args.dry_run:
+        registry = open_registry(
+            settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr)
+        )
+        version = registry.publish(found.trained)
+    if args.json:
+        facts = {"features": found.features, "lacks": found.lacks, "assumed": found.assumed}
+        _print_json({"version": version, **facts, "obstacles": found.obstacles})
+        return 1 if found.obstacles else 0
+    for title, sentences in (("It lacks", found.lacks), ("Assumed", found.assumed)):
+        print(f"{title}:", *sentences, sep="\n- ")
+    if found.obstacles:
+        raise UserError(f"it cannot be served honestly: {'; '.join(found.obstacles)}")
+    if version:
+        print(f"Published as version {version}. To serve it: leadstream models promote {version}")
+    else:
+        print("It can be served as it is assumed; without --dry-run it is published.")
+    return 0
+
+
+def _registry() -> "ModelRegistry":
+    from leadstream.settings import load_settings
+    from models.registry.versions import open_registry
+
+    return open_registry(load_settings())
+
+
+def _version(registry: "ModelRegistry", name: str) -> str:
+    """The version that a version or an alias stands for."""
+    if name[:1].isdigit():
+        return name
+    version = registry.resolve(name)
+    if version is None:
+        raise UserError(
+            f"the alias {name} points to no version; `leadstream models list` shows what there is"
+        )
+    return version
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("version", no_wrap=True)
+    table.add_column("alias")
+    table.add_column("made", no_wrap=True)
+    for name in ("rows", "base rate", "ROC-AUC", "Brier", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        aliases = ", ".join(row["aliases"])
+        if "refused" in row:
+            table.add_row(row["version"], aliases, "cannot be read")
+            continue
+        numbers = (
+            f"{row[name]:.3f}" if name in row else "-"
+            for name in ("base_rate", "roc_auc", "brier", "ece")
+        )
+        rows_ = f"{row['rows']:,}" if "rows" in row else "-"
+        table.add_row(row["version"], aliases, row["created_at"][:10], rows_, *numbers)
+    Console().print(table)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,133 @@
+"""`leadstream models compare`: reads what two versions predicted and what became of it, and says which is better."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from leadstream.cli.progress import bar
+from leadstream.errors import UserError
+from leadstream.settings import load_settings
+
+if TYPE_CHECKING:
+    from models.monitor.compare import Comparison, Mode, Pairs
+    from models.registry.versions import ModelRegistry
+
+_NAMES = {
+    "brier": "Brier score",
+    "log_loss": "log loss",
+    "roc_auc": "ROC-AUC",
+    "ece": "ECE, 15 bins",
+}
+
+
+def compare_by_outcomes(
+    registry: "ModelRegistry", champion: str, challenger: str, mode: str | None, *, as_json: bool
+) -> int:
+    """Print the verdict on two versions, and their figures on the leads that it rests on."""
+    from consumer.outcomes.reader import read_judged
+    from leadstream.kafka.access import Access
+    from models.monitor.compare import Mode, compare, settled, shadow_pairs, split_pairs
+    from models.monitor.ledger import horizon_of
+
+    if champion == challenger:
+        raise UserError(
+            f"{champion} is both champion and challenger; name another one with --champion or --challenger"
+        )
+    horizons = {version: horizon_of(registry.show(version)) for version in (champion, challenger)}
+    if horizons[champion] != horizons[challenger]:
+        meant = (
+            f"{version} says what happens {_within(days)}" for version, days in horizons.items()
+        )
+        raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
+    settings = load_settings()
+    Access(settings).check()
+    with bar("Reading", None, shown=not as_json) as advance:
+        judged = read_judged(settings, horizons.get, progress=advance)
+    known = settled(judged, horizons[champion])
+    found = {
+        Mode.SHADOW: shadow_pairs(known, champion, challenger),
+        Mode.SPLIT: split_pairs(known, champion, challenger),
+    }
+    chosen = (
+        Mode(mode) if mode else (Mode.SHADOW if found[Mode.SHADOW].champion.size else Mode.SPLIT)
+    )
+    pairs = found[chosen]
+    comparison = compare(pairs.differences)
+    if as_json:
+        _print_json(champion, challenger, chosen, comparison, pairs)
+        return 0
+    print(_sentence(comparison, champion, challenger, chosen, horizons[champion]))
+    if comparison.n:
+        _print_table(champion, challenger, comparison, pairs)
+    return 0
+
+
+def _within(days: float | None) -> str:
+    return "at any time" if days is None else f"within {days:g} days"
+
+
+def _sentence(
+    comparison: "Comparison", champion: str, challenger: str, mode: "Mode", days: float | None
+) -> str:
+    from models.monitor.compare import Mode, Verdict
+
+    on = "leads that both scored" if mode is Mode.SHADOW else "pairs of leads, one of each"
+    if not comparison.n:
+        until = (
+            "its outcome is known"
+            if days is None
+            else f"{days:g} days have passed since its prediction"
+        )
+        kept = "\nThe topics must keep its prediction for longer than that." if days else ""
+        return f"Not yet: there are no {on}, with an outcome.\nA lead counts once {until}.{kept}"
+    on = f"on {comparison.n:,} {on}"
+    match comparison.verdict:
+        case Verdict.BETTER:
+            return (
+                f"Better, {on}: {challenger} is closer to the outcomes.\n"
+                f"To put it into service: leadstream models promote {challenger}"
+            )
+        case Verdict.WORSE:
+            return f"Worse, {on}: {champion} is closer to the outcomes.\nTo end the trial: leadstream models retire"
+        case Verdict.NOT_YET:
+            return f"Not yet, {on}: neither is proven to be better.\nAsk again after more outcomes."
+
+
+def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs: "Pairs") -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column(f"{comparison.n:,} pairs")
+    for column in (f"{champion}\nchampion", f"{challenger}\nchallenger"):
+        table.add_column(column, justify="right", no_wrap=True)
+    figures = _figures(pairs)
+    for name, title in _NAMES.items():
+        values = (figures[side][name] for side in ("champion", "challenger"))
+        table.add_row(title, *("-" if value is None else f"{value:.4f}" for value in values))
+    Console().print(table)
+    sure = f"{1 - comparison.alpha:.0%}"
+    print(f"Brier score, challenger minus champion: {comparison.difference:+.4f},")
+    print(
+        f"{sure} interval {comparison.low:+.4f} to {comparison.high:+.4f}, at any number of outcomes."
+    )
+
+
+def _print_json(
+    champion: str, challenger: str, mode: "Mode", comparison: "Comparison", pairs: "Pairs"
+) -> None:
+    versions = {"champion": champion, "challenger": challenger}
+    figures = _figures(pairs) if comparison.n else None
+    print(
+        json.dumps({**versions, "mode": mode, **asdict(comparison), "figures": figures}, indent=2)
+    )
+
+
+def _figures(pairs: "Pairs") -> dict[str, dict[str, float | None]]:
+    from models.monitor.compare import quality
+
+    return {
+        "champion": quality(pairs.champion, pairs.champion_converted),
+        "challenger": quality(pairs.challenger, pairs.challenger_converted),
+    }

@@ -1,0 +1,233 @@
+"""`leadstream rescore`: ask for leads to be scored again."""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadstream.cli.progress import bar, positive
+from leadstream.errors import SettingsError, UserError
+
+if TYPE_CHECKING:
+    from leadstream.settings import Settings
+
+SHOWN = 20  # leads of an answer, on a terminal
+UUID_CHARACTERS = 36
+_WORDS = {True: "applies", False: "does not apply"}
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "rescore",
+        help="score given leads, or all, again",
+        description="Sends a RESCORE change without state for each lead; the consumer reads the\n"
+        "state from Postgres. With --request or --wait, sends rescore requests instead,\n"
+        "of up to 10,000 leads each, and each is answered by one RescoreResult.",
+        epilog="examples:\n  leadstream rescore --file ids.txt\n  leadstream rescore lead_1 lead_2 --wait",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("lead_ids", nargs="*", metavar="LEAD_ID", help="a lead's id in the CRM")
+    add(
+        "--file",
+        metavar="FILE",
+        help="a file with one id a line, # for comments; - reads standard input",
+    )
+    add("--all", action="store_true", help="every lead in DATABASE_URL")
+    add("--request", action="store_true", help="send rescore requests, and print their ids")
+    add("--wait", action="store_true", help="send requests, wait for their answers and print them")
+    add(
+        "--timeout",
+        type=positive,
+        default=60,
+        metavar="SECONDS",
+        help="how long --wait waits (default: 60)",
+    )
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send the events or requests and say how many; with --wait, what was answered."""
+    from leadstream.settings import load_settings
+
+    if sum((bool(arguments.lead_ids), arguments.file is not None, arguments.all)) != 1:
+        raise SettingsError(
+            "rescore takes either lead ids, or --file, or --all; see `leadstream rescore --help`"
+        )
+    settings = load_settings()
+    if arguments.wait:
+        return _ask_and_wait(arguments, settings)
+    if arguments.request:
+        sent, requests = _send_requests(arguments, settings)
+        if not arguments.json:
+            print(
+                f"{sent:,} leads sent to be scored again, in {len(requests):,} requests:",
+                *requests,
+                sep="\n",
+            )
+    else:
+        sent, requests = _send_changes(arguments, settings), []
+        if not arguments.json:
+            print(f"{sent:,} leads sent to be scored again")
+    if arguments.json:
+        print(json.dumps({"leads": sent, "request_ids": requests}, indent=2))
+    return 0
+
+
+def _send_changes(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from producer.publish import publishing
+    from producer.rescore import rescore_event
+
+    sent = 0
+    with contextlib.ExitStack() as stack:
+        leads, total = _leads(arguments, settings, stack)
+        publisher = stack.enter_context(publishing(settings))
+        advance = stack.enter_context(bar("leads", total, shown=not arguments.json))
+        for lead_id, version in leads:
+            now = time.time_ns() // 1_000_000
+            event = rescore_event(lead_id, version, event_id=str(uuid.uuid4()), now=now)
+            publisher.send("LeadChanged", settings.topics.lead_changes, lead_id, event)
+            sent += 1
+            advance(1)
+    return sent
+
+
+def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple[int, list[str]]:
+    """How many leads were asked for, in which requests; every request is acknowledged."""
+    from producer.publish import publishing
+    from producer.rescore import rescore_requests
+
+    sent, requests = 0, list[str]()
+    with contextlib.ExitStack() as stack:
+        leads, total = _leads(arguments, settings, stack)
+        publisher = stack.enter_context(publishing(settings))
+        advance = stack.enter_context(bar("leads", total, shown=not arguments.json))
+        ids = (lead_id for lead_id, _ in leads)
+        for request in rescore_requests(
+            ids, new_id=lambda: str(uuid.uuid4()), requested_by="leadstream rescore"
+        ):
+            publisher.send(
+                "RescoreRequest", settings.topics.rescore_requests, request["request_id"], request
+            )
+            requests.append(request["request_id"])
+            sent += len(request["lead_ids"])
+            advance(len(request["lead_ids"]))
+    return sent, requests
+
+
+def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from consumer.request_replies import answering
+
+    results: list[dict[str, Any]] = []
+    with answering(settings) as answers:
+        sent, requests = _send_requests(arguments, settings)
+        with bar("answers", len(requests), shown=not arguments.json) as advance:
+            for result in answers.of(requests, arguments.timeout):
+                results.append(result)
+                advance(1)
+    # In the order of the requests, whose answers may come in another from another partition.
+    results.sort(key=lambda result: requests.index(result["request_id"]))
+    if arguments.json:
+        print(
+            json.dumps(
+                {"leads": sent, "request_ids": requests, "results": results},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+    else:
+        for number, result in enumerate(results):
+            print(end="\n" if number else "")
+            _show(result)
+    answered = {result["request_id"] for result in results}
+    missing = [request_id for request_id in requests if request_id not in answered]
+    if missing:
+        which = (
+            f"request {missing[0]}"
+            if len(requests) == 1
+            else f"{len(missing):,} of {len(requests):,} requests"
+        )
+        raise UserError(
+            f"no answer to {which} within {arguments.timeout} s: see that `leadstream run` is up and not behind, "
+            "and by `leadstream dead-letters groups` whether it gave up"
+        )
+    return 0
+
+
+def _show(result: dict[str, Any]) -> None:
+    """One answer for 80 columns; of many leads only the first."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    scored, total = result["successful_predictions"], result["total_processed"]
+    print(
+        f"request {result['request_id']}\n{scored:,} of {total:,} leads scored by {result['model_used']}"
+    )
+    scores = [
+        (
+            each["lead_id"],
+            f"{each['probability']:.3f}",
+            f"{each['confidence']:.2f}",
+            _WORDS[each["prediction"]],
+        )
+        for each in result["predictions"]
+    ]
+    errors = [(each["lead_id"], each["code"], each["detail"]) for each in result["errors"]]
+    for rows, headings in (
+        (scores, ("lead", "probability", "confidence", "prediction")),
+        (errors, ("lead", "code", "why")),
+    ):
+        if not rows:
+            continue
+        table = Table(*headings, box=None, pad_edge=False)
+        table.columns[0].overflow = "fold"
+        table.columns[0].min_width = min(UUID_CHARACTERS, max(len(row[0]) for row in rows[:SHOWN]))
+        table.columns[1].no_wrap = True
+        for row in rows[:SHOWN]:
+            table.add_row(*map(Text, row))
+        print()
+        console.print(table)
+        if len(rows) > SHOWN:
+            print(f"... and {len(rows) - SHOWN:,} more: --json prints all")
+
+
+def _leads(
+    arguments: argparse.Namespace, settings: "Settings", stack: contextlib.ExitStack
+) -> tuple[Iterable[tuple[str, int]], int]:
+    """The leads with their versions, 0 where only the id is known, and how many there are."""
+    from producer.crm import connected
+    from producer.rescore import all_leads, count_leads, read_ids, unique
+
+    if arguments.all:
+        conn = stack.enter_context(
+            connected(settings.need("DATABASE_URL", "--all takes the leads from Postgres"))
+        )
+        return all_leads(conn), count_leads(conn)
+    ids = list(
+        unique(arguments.lead_ids) if arguments.lead_ids else read_ids(_lines(arguments.file))
+    )
+    if not ids:
+        raise UserError(f"{arguments.file}: has no lead ids")
+    return [(lead_id, 0) for lead_id in ids], len(ids)
+
+
+def _lines(file: str) -> Iterator[str]:
+    try:
+        if file == "-":
+            yield from sys.stdin
+        else:
+            with Path(file).open(encoding="utf-8-sig") as lines:
+                yield from lines
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8") from None

@@ -1,0 +1,162 @@
+"""`leadstream schemas check | register | show`: the records' schemas and how they may change."""
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the verb `schemas` with its three actions."""
+    parser = subparsers.add_parser(
+        "schemas",
+        help="schema evolution: check, register, show",
+        description="The Avro schemas of every record: compare them with the released ones, register them, show them.",
+        epilog="example: leadstream schemas check",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+
+    check_parser = actions.add_parser(
+        "check",
+        help="compare every released schema with the present one",
+        description="Compares every released schema with the present one; exits 1 with a sentence for each break.",
+        epilog="example: leadstream schemas check --json",
+    )
+    check_parser.set_defaults(func=check)
+
+    register_parser = actions.add_parser(
+        "register",
+        help="register every subject at SCHEMA_REGISTRY_URL",
+        description="Registers the schema of every topic at SCHEMA_REGISTRY_URL and sets each subject's compatibility.",
+        epilog="example: SCHEMA_REGISTRY_URL=http://localhost:8081 leadstream schemas register",
+    )
+    register_parser.set_defaults(func=register)
+
+    show_parser = actions.add_parser(
+        "show",
+        help="print a schema and its fingerprint",
+        description="Prints a record's schema and fingerprint; without a name, one line for every record.",
+        epilog="example: leadstream schemas show LeadPrediction",
+    )
+    show_parser.add_argument("name", nargs="?", help="the record, such as LeadChanged")
+    show_parser.set_defaults(func=show)
+
+    for action in (check_parser, register_parser, show_parser):
+        action.add_argument("--json", action="store_true", help="print JSON for a program to read")
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Compares every released schema with the present one: 0, or 1 where a change breaks readers or old data."""
+    from schemas.evolution import compare_releases
+
+    comparisons = compare_releases()
+    broken = [sentence for comparison in comparisons for sentence in comparison.breaks]
+    if arguments.json:
+        rows = [
+            {
+                "record": each.record,
+                "version": each.version,
+                "compatibility": each.level,
+                "changed": each.changed,
+                "same_bytes": each.same_bytes,
+                "breaks": each.breaks,
+            }
+            for each in comparisons
+        ]
+        print(json.dumps({"ok": not broken, "comparisons": rows}, indent=2))
+        return int(bool(broken))
+    for each in comparisons:
+        print(f"{each.record:<16} {each.version:<8} {each.level:<20} {_verdict(each)}")
+    for sentence in broken:
+        print(sentence)
+    return int(bool(broken))
+
+
+def register(arguments: argparse.Namespace) -> int:
+    """Registers every subject (topic-value) at SCHEMA_REGISTRY_URL, its compatibility first. Raises UserError."""
+    from contextlib import closing
+
+    from leadstream.errors import Transient, UserError
+    from leadstream.settings import load_settings
+    from schemas import catalogue
+    from schemas.evolution import LEVELS
+    from schemas.registry import Registry
+
+    settings = load_settings()
+    url = settings.need("SCHEMA_REGISTRY_URL", "it is where the schemas are to be registered")
+    topics = settings.topics
+    records = {
+        topics.lead_changes: "LeadChanged",
+        topics.rescore_requests: "RescoreRequest",
+        topics.lead_predictions: "LeadPrediction",
+        topics.rescore_results: "RescoreResult",
+        topics.dead_letter_audit: "TriageDecision",
+        topics.lead_outcomes: "LeadOutcome",
+        topics.shadow_predictions: "LeadPrediction",
+        topics.retrain_requests: "RetrainRequested",
+    }
+    rows = []
+    with closing(Registry(url)) as registry:
+        for topic, record in records.items():
+            subject = f"{topic}-value"
+            try:
+                # First, so that the registry judges this registration by it.
+                registry.set_compatibility(subject, LEVELS[record])
+                number = registry.schema_id(subject, catalogue.present(record))
+            except Transient as error:
+                raise UserError(
+                    f"{subject} was not registered: the schema registry fails, {error.detail}."
+                ) from None
+            rows.append(
+                {
+                    "subject": subject,
+                    "record": record,
+                    "id": number,
+                    "compatibility": LEVELS[record],
+                }
+            )
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            print(
+                f"{row['subject']:<35} {row['record']:<16} id {row['id']:<5} {row['compatibility']}"
+            )
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Prints one schema and its fingerprint, or a line for every record. Raises SettingsError for an unknown name."""
+    from leadstream.errors import SettingsError
+    from schemas import catalogue
+    from schemas.evolution import LEVELS
+
+    if arguments.name is not None and arguments.name not in catalogue.FILES:
+        raise SettingsError(
+            f"There is no record {arguments.name}; there are {', '.join(catalogue.FILES)}."
+        )
+    rows = [
+        {
+            "record": record,
+            # As a number is written; on the wire the bytes are the other way round.
+            "fingerprint": catalogue.fingerprint_bytes(catalogue.present(record))[::-1].hex(),
+            "compatibility": LEVELS[record],
+            "schema": catalogue.present(record),
+        }
+        for record in ([arguments.name] if arguments.name else catalogue.FILES)
+    ]
+    if arguments.json:
+        print(json.dumps(rows[0] if arguments.name else rows, indent=2, ensure_ascii=False))
+        return 0
+    for row in rows:
+        print(f"{row['record']:<16} {row['fingerprint']}  {row['compatibility']}")
+    if arguments.name:
+        print(json.dumps(rows[0]["schema"], indent=2, ensure_ascii=False))
+    return 0
+
+
+def _verdict(comparison: Any) -> str:
+    if comparison.breaks:
+        return "BROKEN"
+    if not comparison.changed:
+        return "unchanged"
+    return "compatible, same bytes on the wire" if comparison.same_bytes else "compatible, changed"

@@ -1,0 +1,93 @@
+"""`leadstream sink`: the current score of every lead in Postgres."""
+
+import argparse
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from leadstream.cli.service import serving, source_of
+
+if TYPE_CHECKING:
+    from leadstream.errors import Poison
+    from leadstream.kafka.batch import Batch
+    from leadstream.log import Logger
+    from leadstream.process.metrics import SinkMetrics
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "sink",
+        help="keep the current score of every lead in Postgres, until it is stopped",
+        description="Write predictions to the table lead_scores in DATABASE_URL, which\n"
+        "`leadstream db migrate` adds: one row a lead, replaced by newer predictions\n"
+        "only, deleted when the lead is erased.",
+        epilog="example:\n  LEADSTREAM_HTTP_PORT=8091 leadstream sink",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(func=run)
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Write until SIGTERM or SIGINT."""
+    from leadstream.process.signals import leave_on_signals
+
+    leave_on_signals()
+    from leadstream.settings import load_settings
+
+    settings = load_settings()
+    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
+    from leadstream.kafka.access import Access
+
+    access = Access(settings)
+    from consumer.deliver.sink import Scores, Sink
+    from leadstream.process.loop import Loop
+    from leadstream.process.metrics import SinkMetrics
+    from schemas.codec import Reader
+
+    access.check()
+    metrics = SinkMetrics()
+    with (
+        serving("sink", settings, metrics) as served,
+        closing(Scores(database_url)) as scores,
+        closing(source_of("sink", [settings.topics.lead_predictions], settings, served)) as source,
+    ):
+        loop = Loop(served.health)
+        sink = Sink(
+            source, scores, Reader("LeadPrediction", served.registry), Told(metrics, served.logger)
+        )
+        served.started(loop)
+        loop.run(source, sink.write)
+    return 0
+
+
+class Told:
+    """What the sink does, as log lines and metrics."""
+
+    def __init__(self, metrics: "SinkMetrics", logger: "Logger") -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def written(self, batch: "Batch", *, scores: int, erased: int, seconds: float) -> None:
+        """The one line of a batch."""
+        self._metrics.rows.labels("scored").inc(scores)
+        self._metrics.rows.labels("erased").inc(erased)
+        self._logger.info(
+            "batch",
+            records=len(batch.messages),
+            scores=scores,
+            erased=erased,
+            write_ms=round(seconds * 1000, 1),
+        )
+
+    def skipped(self, batch: "Batch", number: int, poison: "Poison") -> None:
+        """A message that is no prediction."""
+        message = batch.messages[number]
+        self._metrics.rows.labels("skipped").inc()
+        self._logger.warning(
+            "record.skipped",
+            reason=poison.reason.value,
+            detail=poison.detail,
+            partition=message.partition(),
+            offset=message.offset(),
+        )

@@ -1,0 +1,394 @@
+"""`leadstream train`: a table of lead states with outcomes to a new version in the model store."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leadstream.cli.progress import share
+from leadstream.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from features import CalendarSettings, FeatureSpec
+    from leadstream.settings import Settings
+    from models.registry.versions import ModelRegistry
+    from models.train.training import TrainOptions
+    from producer.importer import Problem
+
+EPILOG = """examples:
+  leadstream train --postgres --horizon 60 --promote
+  leadstream train --csv leads.csv --mapping leads.toml --json
+  leadstream train --parquet leads.parquet --mapping leads.toml
+  leadstream train --postgres --features features.toml --allow-leak status
+
+The first version of a store becomes the champion by itself; later ones do with
+--promote, or with `leadstream models promote VERSION`.
+"""
+DEFAULT_HORIZON = 60.0
+PROBLEMS_SHOWN = 10
+# As in models.train.candidates and models.train.calibrate, which bring scikit-learn: a second that --help must not take.
+_RECIPES = ("audited", "forest", "boosting")
+_CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb `train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model on past leads and publish it",
+        description="Train on past leads, judge on the newest of them, publish to MODEL_STORE as the next version.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_source(parser)
+    parser.add_argument(
+        "--features",
+        metavar="FEATURES.toml",
+        type=Path,
+        help="which of a CRM's own fields become features (without it: all that a --mapping reads)",
+    )
+    parser.add_argument(
+        "--horizon",
+        type=_days,
+        metavar="DAYS",
+        help="a lead converted if it applied within this many days after the moment of prediction "
+        f"(with --postgres: {DEFAULT_HORIZON:g})",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=(*_RECIPES, "best"),
+        default="best",
+        help="what to train: the audited forest, the same without class weights, gradient boosting, or the one of them "
+        "that loses least in time-ordered folds (best, the default)",
+    )
+    parser.add_argument(
+        "--calibrator",
+        choices=(*_CALIBRATORS, "best"),
+        default="best",
+        help="how scores become probabilities; best is the one that loses least on later leads",
+    )
+    parser.add_argument(
+        "--threshold-policy",
+        metavar="POLICY",
+        default="f1",
+        help="when `prediction` is true: f1 (largest F1), capacity:0.1 (the top tenth of leads) or cost:5 "
+        "(a missed lead costs five wasted calls)",
+    )
+    parser.add_argument(
+        "--grade-cuts",
+        metavar="A,B,C",
+        help="the probabilities from which on a lead is an A, a B, a C (else by shares of leads: 10, 20 and 30 %%)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trees (0)")
+    parser.add_argument(
+        "--allow-leak",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="use this feature although it seems to tell the outcome; the manifest says so (may be repeated)",
+    )
+    parser.add_argument(
+        "--least-leads", type=int, default=1_000, metavar="N", help="refuse fewer leads (1,000)"
+    )
+    parser.add_argument(
+        "--least-conversions",
+        type=int,
+        default=120,
+        metavar="N",
+        help="refuse fewer leads that converted (120)",
+    )
+    add_end(parser)
+    parser.set_defaults(func=run)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Where the leads to learn from come from."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
+    source.add_argument(
+        "--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping"
+    )
+    source.add_argument(
+        "--postgres", action="store_true", help="the history of leads in DATABASE_URL"
+    )
+    parser.add_argument(
+        "--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead"
+    )
+    parser.add_argument(
+        "--oldest",
+        type=share,
+        metavar="X",
+        help="of a file: only this share of the rows, the oldest",
+    )
+
+
+def add_end(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the new version."""
+    parser.add_argument(
+        "--promote",
+        action="store_true",
+        help="make the new version the champion, if the gate lets it",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, publish, promote if asked to or if there is no champion, and print what came of it."""
+    from leadstream.settings import load_settings
+    from models.serve.decide import cuts_of, policy_of
+    from models.train.training import TrainOptions
+
+    options = TrainOptions(
+        horizon_days=args.horizon or (DEFAULT_HORIZON if args.postgres else None),
+        seed=args.seed,
+        least_leads=args.least_leads,
+        least_conversions=args.least_conversions,
+        allow_leaks=tuple(args.allow_leak),
+        recipe=args.recipe,
+        calibrator=args.calibrator,
+        policy=policy_of(args.threshold_policy),
+        grades=cuts_of(args.grade_cuts) if args.grade_cuts else None,
+    )
+    check_source(args)
+    settings = load_settings()
+    registry = signing_registry(settings)
+    return make(args, settings, registry, lambda: _specified(args, settings, options))
+
+
+def signing_registry(settings: "Settings") -> "ModelRegistry":
+    """The registry with the key that signs; a first key is made, and said so."""
+    from models.registry.versions import open_registry
+
+    return open_registry(
+        settings, signs=True, say=lambda sentence: print(sentence, file=sys.stderr)
+    )
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """SettingsError where the words that name the source do not go together."""
+    if not args.postgres and not args.mapping:
+        named = "--csv" if args.csv else "--parquet"
+        raise SettingsError(
+            f"{named} needs --mapping: a TOML file that says which column is which field"
+        )
+    if args.postgres and (args.mapping or args.oldest is not None):
+        raise SettingsError("--mapping and --oldest go with --csv or --parquet")
+
+
+def make(
+    args: argparse.Namespace,
+    settings: "Settings",
+    registry: "ModelRegistry",
+    specified: "Callable[[], TrainOptions]",
+) -> int:
+    """Read the leads, train by the options that `specified` gives, publish, and promote through the gate.
+
+    1 where promotion was asked for and the gate objects; the version is published all the same.
+    """
+    from models.registry.gate import GateRefused
+    from models.registry.versions import CHAMPION
+    from models.serve.refused import Refused
+    from models.train.training import train
+
+    with _progress() as progress:
+        task = progress.add_task("reading leads", total=1.0)
+        options = specified()
+        table, origins, problems = _table(args, settings, options)
+        before = registry.resolve(CHAMPION)
+        try:
+            champion = registry.verify(before) if before else None
+        except Refused:
+            champion = None  # the gate says what that means
+        trained = train(
+            table,
+            replace(options, origins=origins),
+            lambda stage, share: progress.update(task, description=stage, completed=share),
+            champion,
+        )
+        progress.update(task, description="publishing")
+        version = registry.publish(trained)
+        objections: list[str] = []
+        promoted = before is None or args.promote
+        if promoted:
+            try:
+                registry.promote(version)
+            except GateRefused as refused:
+                promoted, objections = False, refused.objections
+    code = 1 if objections and args.promote else 0
+    if args.json:
+        result = {
+            "version": version,
+            "promoted": promoted,
+            "objections": objections,
+            "champion": version if promoted else before,
+            "refused": [{"line": problem.line, "problem": problem.what} for problem in problems],
+            "data": trained.manifest["data"],
+            "leaks": trained.manifest["leaks"],
+            "recipe": trained.manifest["recipe"]["name"],
+            "log_loss_of_recipes": trained.manifest["candidates"]["log_loss"],
+            "calibrator": trained.manifest["calibration"]["name"],
+            "metrics": trained.manifest["metrics"],
+        }
+        print(json.dumps(result, indent=2))
+        return code
+    _report(version, trained.manifest, problems)
+    for objection in objections:
+        print(f"Not promoted: {objection}.", file=sys.stderr)
+    if promoted:
+        print(
+            f"Version {version} is the champion{f'; before it was {before}' if before else ': there was none before'}."
+        )
+    else:
+        what = f"The champion is still {before}" if before else "There is no champion yet"
+        force = " --force" if objections else ""
+        print(f"{what}. To serve this one: leadstream models promote {version}{force}")
+    return code
+
+
+def metrics_table(manifest: dict[str, Any]) -> "Table":
+    """The metrics of a manifest: the calibrated probability beside the raw score and the audited formula."""
+    from rich.table import Table
+
+    from models.train.report import LABELS
+
+    table = Table(title="On the newest leads, with all fitted on older ones", title_justify="left")
+    table.add_column("")
+    for name in ("calibrated", "raw score", "audited formula"):
+        table.add_column(name, justify="right")
+    columns = [manifest["metrics"][name] for name in ("calibrated", "raw", "legacy_sigmoid")]
+    for key, label in LABELS.items():
+        table.add_row(
+            label, *("-" if column[key] is None else f"{column[key]:.3f}" for column in columns)
+        )
+    return table
+
+
+def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -> None:
+    from rich.console import Console
+
+    for problem in problems[:PROBLEMS_SHOWN]:
+        print(f"line {problem.line} is left out: {problem.what}", file=sys.stderr)
+    if len(problems) > PROBLEMS_SHOWN:
+        print(
+            f"{len(problems) - PROBLEMS_SHOWN:,} more are left out; --json names them all",
+            file=sys.stderr,
+        )
+    for name in manifest["leaks"]["allowed"]:
+        print(
+            f"{name} was allowed although it seems to leak: {manifest['leaks']['found'][name]}",
+            file=sys.stderr,
+        )
+    data = manifest["data"]
+    print(
+        f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, {data['base_rate']:.1%} converted, "
+        f"{data['from'][:10]} to {data['to'][:10]}."
+    )
+    losses = manifest["candidates"]["log_loss"]
+    if len(losses) > 1:
+        shown = ", ".join(
+            f"{name} {'-' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items()
+        )
+        print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {shown}.")
+    print(f"Calibrator {manifest['calibration']['name']}: {manifest['calibration']['method']}.")
+    Console().print(metrics_table(manifest))
+
+
+def calendar_of(settings: "Settings") -> "CalendarSettings":
+    """The calendar of the settings; SettingsError that names them where it does not exist."""
+    from features import CalendarSettings
+
+    month, day = settings.academic_year_start.split("-")
+    season = tuple(int(number) for number in settings.season_months.split(","))
+    try:
+        return CalendarSettings(settings.time_zone, int(month), int(day), season)
+    except SettingsError as error:
+        names = "LEADSTREAM_TIME_ZONE, LEADSTREAM_ACADEMIC_YEAR_START, LEADSTREAM_SEASON_MONTHS"
+        raise SettingsError(f"{error} ({names})") from None
+
+
+def _specified(
+    args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
+) -> "TrainOptions":
+    """The options with the features that the mapping, the specification file and the settings name."""
+    from features import specify
+    from producer.mapping import load_mapping
+
+    calendar = calendar_of(settings)
+    if args.features or args.postgres:
+        own = _own_fields(args.features) if args.features else ()
+        return replace(options, specification=specify(calendar, own=own))
+    mapping = load_mapping(args.mapping)
+    return replace(
+        options, specification=specify(calendar, tuple(mapping.numbers), tuple(mapping.categories))
+    )
+
+
+def _table(
+    args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
+) -> tuple["pd.DataFrame", dict[str, str], "list[Problem]"]:
+    """The leads to train on, the columns that their inputs come from, and the rows refused."""
+    if not args.postgres:
+        from producer.importer import read_table
+        from producer.mapping import load_mapping
+
+        mapping = load_mapping(args.mapping)
+        origins = mapping.origins()
+        own = [spec.name for spec in options.specification.inputs if "." in spec.name]
+        if absent := [name for name in own if name not in origins]:
+            named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
+            raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
+        table, problems = read_table(
+            args.csv or args.parquet, mapping, oldest=args.oldest, parquet=args.parquet is not None
+        )
+        return table, origins, problems
+    from producer.crm import training_table
+
+    database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
+    return training_table(database_url, options.horizon_days or DEFAULT_HORIZON), {}, []
+
+
+def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
+    """The own fields that a specification file names; SettingsError in one sentence that names the file."""
+    import tomllib
+
+    from features import own_fields
+
+    try:
+        return own_fields(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= 3650:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days above 0 and up to 3650")
+    return days

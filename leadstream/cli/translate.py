@@ -1,0 +1,156 @@
+"""`leadstream translate`: change events of another system as lead changes."""
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING
+
+from leadstream.cli.service import Served, group_of, serving, source_of
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from leadstream.kafka.batch import Batch
+    from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
+    from leadstream.kafka.source import KafkaSource
+    from leadstream.log import Logger
+    from leadstream.process.metrics import TranslateMetrics
+    from leadstream.settings import Settings
+    from producer.translate import Translator
+    from schemas.registry import Registry
+
+EPILOG = """examples:
+  leadstream translate --from crm.public.people --format debezium
+  leadstream translate --from crm.events --format cloudevents --columns lead_id=uid
+"""
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "translate",
+        help="make lead changes of Debezium's change events or CloudEvents, until it is stopped",
+        description="Read the change events of another system from a topic of their own, and publish\n"
+        "each as a lead change under its lead's id. What cannot be understood becomes a\n"
+        "dead letter.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--from", dest="topic", metavar="TOPIC", required=True, help="the topic of the other system"
+    )
+    parser.add_argument(
+        "--format",
+        choices=["debezium", "outbox", "cloudevents"],
+        required=True,
+        help="debezium: of the table people, with its envelope or unwrapped; outbox: of leadstream_outbox through "
+        "its outbox event router",
+    )
+    parser.add_argument(
+        "--columns",
+        default="",
+        metavar="F=C,...",
+        help="the column of each field that has another name there",
+    )
+    parser.add_argument(
+        "--state",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether states are taken from the events; else the consumer reads them from Postgres (default yes)",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Translate until SIGTERM or SIGINT."""
+    from leadstream.process.signals import leave_on_signals
+
+    leave_on_signals()
+    from leadstream.errors import Fenced, SettingsError
+    from leadstream.settings import load_settings
+
+    settings = load_settings()
+    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    if arguments.topic == settings.topics.lead_changes:
+        raise SettingsError(
+            f"--from {arguments.topic}: lead changes go there; foreign ones need a topic of their own"
+        )
+    from leadstream.kafka.access import Access
+
+    access = Access(settings)
+    from leadstream.process.loop import Loop
+    from leadstream.process.metrics import TranslateMetrics
+
+    access.check()
+    metrics = TranslateMetrics()
+    with serving("translate", settings, metrics) as served:
+        translator = _translator(arguments, settings, served.registry, Told(metrics, served.logger))
+        loop = Loop(served.health)
+        served.started(loop)
+        while not loop.stopping:
+            source, publisher = _clients(arguments.topic, settings, served)
+            try:
+                loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
+            except Fenced as fenced:
+                served.logger.warning("rejoining", detail=str(fenced))
+            finally:
+                publisher.close()
+                source.close()
+                served.status.left()
+    return 0
+
+
+def _translator(
+    arguments: argparse.Namespace, settings: "Settings", registry: "Registry | None", told: "Told"
+) -> "Translator":
+    from leadstream.kafka.dead_letter import Limit
+    from producer.translate import Translator
+    from schemas.codec import Reader, Writer
+    from schemas.foreign_formats import Format, Understanding, columns_of
+
+    return Translator(
+        Format(arguments.format),
+        Understanding(
+            columns_of(arguments.columns),
+            arguments.state,
+            Reader("LeadChanged", registry),
+            registry,
+        ),
+        writer=Writer("LeadChanged", registry, settings.topics.lead_changes),
+        limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
+        topics=settings.topics,
+        group_id=group_of("translate", settings),
+        watcher=told,
+    )
+
+
+def _clients(
+    topic: str, settings: "Settings", served: "Served"
+) -> "tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]":
+    """The two clients of one membership of the group."""
+    from leadstream.kafka.config import producer_config
+    from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
+    from leadstream.log import client_logger
+    from leadstream.settings import Delivery
+
+    source = source_of("translate", [topic], settings, served)
+    exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
+    kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
+    return source, kind(
+        producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}, source
+    )
+
+
+class Told:
+    """What the translator does, as log lines and metrics."""
+
+    def __init__(self, metrics: "TranslateMetrics", logger: "Logger") -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def translated(self, batch: "Batch", fates: "Counter[str]", seconds: float) -> None:
+        """The one line of a batch."""
+        for fate, count in fates.items():
+            self._metrics.records.labels(fate).inc(count)
+        self._logger.info(
+            "batch", records=len(batch.messages), **fates, translate_ms=round(seconds * 1000, 1)
+        )

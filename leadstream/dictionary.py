@@ -1,0 +1,44 @@
+"""A column whose values are few."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DictionaryColumn(Sequence[Any]):
+    """Row i has the value `values[codes[i]]`; `codes` is (n,). Work on values is not work on each row."""
+
+    codes: NDArray[np.intp]
+    values: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, row: int) -> Any: ...
+    @overload
+    def __getitem__(self, row: slice) -> "DictionaryColumn": ...
+    def __getitem__(self, row: int | slice) -> Any:
+        return (
+            DictionaryColumn(self.codes[row], self.values)
+            if isinstance(row, slice)
+            else self.values[self.codes[row]]
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Like a list: by the values of all rows."""
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, indices: NDArray[np.intp]) -> "DictionaryColumn":
+        """The column of these rows."""
+        return DictionaryColumn(self.codes[indices], self.values)
+
+    def counts(self) -> NDArray[np.intp]:
+        """How many rows have each value: as long as `values`."""
+        return np.bincount(self.codes, minlength=len(self.values))

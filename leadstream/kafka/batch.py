@@ -1,0 +1,85 @@
+"""The values between Kafka and a loop: a message, a batch of messages, and a record to publish."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadstream.dictionary import DictionaryColumn
+from leadstream.kafka.config import Headers
+
+Partition = tuple[str, int]
+
+
+class Message(Protocol):
+    """A consumed record, as confluent-kafka presents it."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> Headers | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+class ClosedBy(StrEnum):
+    """Why a batch was closed: it was full, it had waited long enough, or the topic had no more."""
+
+    SIZE = "size"
+    BYTES = "bytes"
+    LINGER = "linger"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Messages of this process's partitions in the order of their offsets, with the offsets that they span.
+
+    `places`, whose values are partitions, and `offsets` (n,) say where each message comes from; `first` is where to
+    seek back to, `next` what to commit: the last offset of each partition plus one.
+    """
+
+    messages: list[Message]
+    places: DictionaryColumn
+    offsets: NDArray[np.int64]
+    first: dict[Partition, int]
+    next: dict[Partition, int]
+    closed_by: ClosedBy
+
+    @classmethod
+    def from_messages(cls, messages: list[Message], closed_by: ClosedBy) -> "Batch":
+        """The batch of these messages, which say where they come from."""
+        numbers: dict[Partition, int] = {}
+        places = [
+            numbers.setdefault((message.topic(), message.partition()), len(numbers))
+            for message in messages
+        ]
+        codes = np.array(places, np.intp)
+        offsets = np.array([message.offset() for message in messages], np.int64)
+        first, last = np.empty((2, len(numbers)), np.int64)
+        last[codes] = offsets  # of equal indices numpy leaves the value of the last
+        first[codes[::-1]] = offsets[::-1]
+        return cls(
+            messages,
+            DictionaryColumn(codes, list(numbers)),
+            offsets,
+            dict(zip(numbers, first.tolist(), strict=True)),
+            dict(zip(numbers, (last + 1).tolist(), strict=True)),
+            closed_by,
+        )
+
+
+class Output(NamedTuple):
+    """A record to publish, by name what `Record` is by place: a plain tuple costs a tenth of one with names.
+
+    `timestamp` is milliseconds UTC; None lets the client set it.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+    timestamp: int | None = None

@@ -1,0 +1,139 @@
+"""The broker of the local ground: the first that answers of a given one, Docker, Apache Kafka with Java, and a mock."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+from confluent_kafka import Producer
+
+from leadstream.errors import SettingsError, UserError
+from leadstream.local.containers import require_engine, started
+from leadstream.local.kafka import local_kafka
+from leadstream.local.process import Say, answers
+
+Choice = Literal["docker", "kafka", "mock"]
+MOCK_LIMITS = "The mock broker has no real transactions and loses its records with this process: at-least-once only."
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A broker that serves: where, of which kind, whether it has transactions, and in one line what it cannot do."""
+
+    bootstrap: str
+    kind: Literal["given", "docker", "kafka", "mock"]
+    transactions: bool = True
+    limits: str | None = None
+
+
+@contextlib.contextmanager
+def local_broker(
+    choice: Choice | None = None, say: Say = print, *, environ: Mapping[str, str] = os.environ
+) -> Iterator[Broker]:
+    """The first broker that answers, for as long as the block runs; `say` gets a line about each step.
+
+    `choice`, or LEADSTREAM_LOCAL_BROKER, takes one kind and no other. Otherwise KAFKA_BOOTSTRAP_SERVERS is taken at its
+    word: if it is set and nobody answers there, that is an error. Raises UserError when no broker can be had.
+    """
+    forced = choice or _choice(environ)
+    given = environ.get("KAFKA_BOOTSTRAP_SERVERS", "").strip()
+    with contextlib.ExitStack() as stack:
+        if forced is not None:
+            try:
+                broker = stack.enter_context(_STARTS[forced](say, environ))
+            except UserError as error:
+                raise UserError(
+                    f"The broker kind {forced!r} was asked for and cannot be had: {error}"
+                ) from error
+        elif given:
+            broker = _given(given, say)
+        else:
+            broker = _first(stack, say, environ)
+        yield broker
+    if broker.kind != "given":
+        say(f"Broker ({broker.kind}): stopped")
+
+
+def _choice(environ: Mapping[str, str]) -> Choice | None:
+    name = environ.get("LEADSTREAM_LOCAL_BROKER", "").strip()
+    for choice in _STARTS:
+        if name == choice:
+            return choice
+    if name:
+        raise SettingsError(
+            f"LEADSTREAM_LOCAL_BROKER is {name!r}: set it to docker, kafka or mock, or leave it out."
+        )
+    return None
+
+
+def _first(stack: contextlib.ExitStack, say: Say, environ: Mapping[str, str]) -> Broker:
+    for kind, start in _STARTS.items():
+        try:
+            return stack.enter_context(start(say, environ))
+        except UserError as error:
+            say(f"Broker ({kind}): not this one, {error}")
+    raise UserError(
+        "No broker could be started on this machine: set KAFKA_BOOTSTRAP_SERVERS to one of yours."
+    )
+
+
+def _given(bootstrap: str, say: Say) -> Broker:
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition("://")[2].rpartition(":")
+        if not port.isdigit():
+            raise SettingsError(
+                f"KAFKA_BOOTSTRAP_SERVERS has {address.strip()!r}: write host:port, separated by commas."
+            )
+        if answers(host.strip("[]"), int(port), seconds=3):
+            say(f"Broker: the given one at {bootstrap}")
+            return Broker(bootstrap, "given")
+    raise UserError(
+        f"KAFKA_BOOTSTRAP_SERVERS is {bootstrap}, and nobody answers there: start it, or unset the variable."
+    )
+
+
+@contextlib.contextmanager
+def _docker(say: Say, environ: Mapping[str, str]) -> Iterator[Broker]:
+    require_engine()
+    from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  (an extra: here only with an engine)
+
+    say("Broker (docker): starting a Kafka container; the first time its image is fetched")
+    container = KafkaContainer().with_kraft()
+    for setting in ("REPLICATION_FACTOR", "MIN_ISR", "NUM_PARTITIONS"):
+        container.with_env(f"KAFKA_TRANSACTION_STATE_LOG_{setting}", "1")
+    with started(container, "Kafka"):
+        broker = Broker(container.get_bootstrap_server(), "docker")
+        say(f"Broker (docker): serves at {broker.bootstrap}")
+        yield broker
+
+
+@contextlib.contextmanager
+def _kafka(say: Say, environ: Mapping[str, str]) -> Iterator[Broker]:
+    with local_kafka(say, environ) as node:
+        yield Broker(node.bootstrap, "kafka")
+
+
+@contextlib.contextmanager
+def _mock(say: Say, environ: Mapping[str, str]) -> Iterator[Broker]:
+    silent = logging.getLogger("leadstream.local.mock")
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
+    # The cluster lives inside this client, as long as it does; other processes reach it by its address.
+    owner = Producer({"test.mock.num.brokers": 1}, logger=silent)
+    brokers = owner.list_topics(timeout=10).brokers.values()
+    bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    say(f"Broker (mock): serves at {bootstrap}. {MOCK_LIMITS}")
+    try:
+        yield Broker(bootstrap, "mock", transactions=False, limits=MOCK_LIMITS)
+    finally:
+        owner.purge()
+
+
+_STARTS: dict[Choice, Callable[[Say, Mapping[str, str]], AbstractContextManager[Broker]]] = {
+    "docker": _docker,
+    "kafka": _kafka,
+    "mock": _mock,
+}

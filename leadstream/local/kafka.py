@@ -1,0 +1,261 @@
+"""Real Apache Kafka on this machine, without Docker: jars fetched once by Maven, one KRaft node in one folder."""
+
+import base64
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from leadstream.errors import UserError
+from leadstream.local.maven import DEPENDENCY, Download, fetched
+from leadstream.local.process import (
+    Child,
+    Say,
+    StartError,
+    answers,
+    await_ready,
+    complete,
+    free_ports,
+    scratch,
+)
+
+VERSION = "4.1.1"
+_LOG4J = "2.24.3"
+_JAVA = 17
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>leadstream.local</groupId>
+  <artifactId>kafka</artifactId>
+  <version>{VERSION}</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId>
+      <artifactId>log4j-slf4j-impl</artifactId>
+      <version>{_LOG4J}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+_JARS = Download(
+    "Apache Kafka",
+    VERSION,
+    "45 MB",
+    (f"{DEPENDENCY}:copy-dependencies",),
+    "kafka_2.13-*.jar",
+    pom=_POM,
+)
+# The internal topics have one replica and few partitions: with the defaults, transactions hang on a single node.
+# Automatic topics are off, as on a well-kept cluster. A killed broker is let in again when its session has ended: that
+# and the other intervals are short, for whoever plays failures with it.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller}
+log.dirs={folder}/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.heartbeat.interval.ms=300
+broker.session.timeout.ms=3000
+log.cleaner.dedupe.buffer.size=16777216
+"""
+_LOGGING = """\
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d %p %c{1}: %m%n
+rootLogger.level=WARN
+rootLogger.appenderRef.console.ref=console
+"""
+# UsePerfData would leave a file in the system's temporary folder.
+_JVM = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Xshare:auto",
+)
+
+_SILENT = logging.getLogger("leadstream.local.kafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+class KafkaProcess:
+    """One Kafka node whose port and data outlive its process: stop it, kill it, start it again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jars: Path,
+        program: str,
+        *,
+        ports: tuple[int, int] | None = None,
+        cluster: str | None = None,
+        properties: str = "",
+    ) -> None:
+        """Formats new storage in `folder` with the Java `program`; raises StartError when Kafka refuses.
+
+        A node of a cluster is given its `ports` (of clients, of controllers), the `cluster` id, and further lines of
+        `properties`, which win.
+        """
+        self._folder, self._jars, self._program = folder, jars, program
+        port, controller = ports or free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        own = _PROPERTIES.format(port=port, controller=controller, folder=folder)
+        (folder / "server.properties").write_text(own + properties, "utf-8")
+        (folder / "log4j2.properties").write_text(_LOGGING, "utf-8")
+        self._cluster = cluster or cluster_id()
+        formatting = self._java(
+            "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties"
+        )
+        complete(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
+        self._server: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is stopped."""
+        return self._server.pid if self._server is not None and self._server.alive() else None
+
+    def start(self, seconds: float = 60) -> None:
+        """Start, and return when clients are served; raises StartError with the end of the broker's log."""
+        self.kill()
+        self._server = self._java("kafka.Kafka", "server.properties")
+        try:
+            await_ready(f"Kafka {VERSION}", self._server, self._serves, seconds)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, seconds: float = 20) -> None:
+        """Shut down in order, as on SIGTERM."""
+        self._end(signal.SIGTERM, seconds)
+
+    def kill(self) -> None:
+        """End it at once, as on a power cut."""
+        self._end(signal.SIGKILL, 10)
+
+    def _serves(self) -> bool:
+        host, _, port = self.bootstrap.rpartition(":")
+        if not answers(
+            host, int(port)
+        ):  # first without a client, whose refused connections would be logged
+            return False
+        try:
+            metadata = AdminClient(
+                {"bootstrap.servers": self.bootstrap}, logger=_SILENT
+            ).list_topics(timeout=5)
+        except KafkaException:
+            return False
+        # Another cluster answers where another program took the port meanwhile.
+        return metadata.cluster_id == self._cluster and bool(metadata.brokers)
+
+    def _end(self, sign: signal.Signals, seconds: float) -> None:
+        if self._server is not None:
+            self._server.end(sign, seconds)
+            self._server = None
+
+    def _java(self, *arguments: str) -> Child:
+        folder = self._folder
+        command = [
+            self._program,
+            *_JVM,
+            f"-Djava.io.tmpdir={folder}",
+            f"-XX:ErrorFile={folder}/hs_err.log",
+            f"-Dlog4j2.configurationFile={folder}/log4j2.properties",
+            "-cp",
+            f"{self._jars}/*",
+            *arguments,
+        ]
+        return Child(command, folder, folder / "kafka.log")
+
+
+@contextlib.contextmanager
+def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[KafkaProcess]:
+    """A started node with new, empty storage in a temporary folder; nothing of it is left afterwards.
+
+    Raises UserError when Java or Maven is missing, the jars cannot be fetched, or Kafka does not start.
+    """
+    program = java(environ)
+    jars = fetched_jars(say, environ)
+    for attempt in range(3):
+        with scratch("kafka") as folder:
+            began = time.monotonic()
+            node = KafkaProcess(folder, jars, program)
+            try:
+                try:
+                    node.start()
+                except StartError as error:
+                    if error.port_taken and attempt < 2:
+                        say("Kafka: another program took the port meanwhile; trying others")
+                        continue
+                    raise
+                say(
+                    f"Kafka {VERSION}: serves at {node.bootstrap} after {time.monotonic() - began:.1f} s, from {folder}"
+                )
+                yield node
+                return
+            finally:
+                node.kill()
+
+
+def cluster_id() -> str:
+    """A new id for a cluster: 16 bytes in URL-safe base64."""
+    return base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
+
+
+def java(environ: Mapping[str, str] = os.environ) -> str:
+    """The Java to run: JAVA_HOME's, else the path's; raises UserError unless it is version 17 or later."""
+    home = environ.get("JAVA_HOME")
+    program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if program is None:
+        raise UserError(
+            f"Apache Kafka needs Java {_JAVA} or later, and none was found: install one or set JAVA_HOME."
+        )
+    ran = subprocess.run(
+        [program, "-XX:-UsePerfData", "-version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    found = re.search(r'version "(\d+)', ran.stderr)
+    if found is None or int(found[1]) < _JAVA:
+        shown = found[1] if found else "an unknown version"
+        raise UserError(
+            f"Apache Kafka needs Java {_JAVA} or later, but {program} is {shown}: install one or set JAVA_HOME."
+        )
+    return program
+
+
+def fetched_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of Kafka's jars in the user's cache. Raises UserError when Maven is missing or the fetch fails."""
+    return fetched(_JARS, say, environ)

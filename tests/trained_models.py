@@ -1,0 +1,60 @@
+"""A small model, really trained on simulated leads, for every test that scores."""
+
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from models.registry.signing import Trust, key_id
+from models.registry.versions import ModelRegistry
+from models.train.training import Trained, TrainOptions, train
+from producer.simulator import SimulatedCrm
+from producer.table import training_frame
+
+# Signs the tests' models, and is worth nothing anywhere else.
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+TRUST = Trust(KEY, {key_id(KEY.public_key()): KEY.public_key()})
+START_MS = 1_704_067_200_000  # 2024-01-01
+CREATED_MS = 1_735_689_600_000  # 2025-01-01
+
+
+@cache
+def trained(seed: int = 1) -> Trained:
+    """A model of 1,500 simulated leads by the audited recipe; another seed grows another forest on them."""
+    crm = SimulatedCrm(1, start=START_MS, leads=1500)
+    changes = [
+        change
+        for change in crm.changes()
+        if change.state is not None and not (change.truth and change.truth.applied)
+    ]
+    table = training_frame(
+        [change.lead_id for change in changes],
+        [change.record["occurred_at"] for change in changes if change.record is not None],
+        [change.state for change in changes if change.state is not None],
+        [bool(change.truth and change.truth.converts) for change in changes],
+    )
+    return train(
+        table,
+        TrainOptions(created_at=CREATED_MS, seed=seed, recipe="audited", calibrator="venn_abers"),
+    )
+
+
+def write_key(path: Path) -> Path:
+    """The key as `<path>.pem` with its public half beside it, and that half as `<path>.pub` too; the first of them."""
+    pem = serialization.Encoding.PEM
+    private = KEY.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = KEY.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    for suffix, data in ((".pem", private), (".pem.pub", public), (".pub", public)):
+        Path(f"{path}{suffix}").write_bytes(data)
+    return Path(f"{path}.pem")
+
+
+def promoted_store(folder: Path, seed: int = 1) -> str:
+    """A model store in `folder` whose champion is such a model, and the public key beside it (.pub); its URL."""
+    registry = ModelRegistry(str(folder), TRUST)
+    registry.promote(registry.publish(trained(seed)))
+    write_key(folder)
+    return str(folder)
