@@ -1,4 +1,4 @@
-"""One call at a time beside the batches, so that none of them waits for what a store, a check or a commit takes."""
+"""One call at a time in the background, so that no batch waits for a store, a check or a commit."""
 
 import threading
 from collections.abc import Callable
@@ -6,79 +6,88 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 Run = Callable[[Callable[[], None]], None]
 
 
 class Worker:
-    """A thread that does one piece of work after the other; the end of the process does not wait for it.
+    """A daemon thread that runs calls one after another.
 
-    Not a thread for each: their memory would come from one arena of malloc's after the other, and stay in all of them.
+    One thread for all calls: a thread for each would leave a malloc arena each.
     """
 
     def __init__(self, name: str) -> None:
-        self._works: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=_do_all, args=(self._works,), name=name, daemon=True)
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=_run_all, args=(self._calls,), name=name, daemon=True
+        )
 
-    def __call__(self, work: Callable[[], None]) -> None:
+    def __call__(self, call: Callable[[], None]) -> None:
+        """Queue a call, and start the thread with the first one."""
         if not self._thread.is_alive():
             self._thread.start()
-        self._works.put(work)
+        self._calls.put(call)
 
     def close(self, seconds: float) -> None:
-        """Let it end what it was given, for so long: a thread that Python stops amid machine code may take all down."""
+        """Wait at most `seconds` for the queued calls.
+
+        A thread that Python stops inside native code can crash the process.
+        """
         if self._thread.is_alive():
-            self._works.put(None)
+            self._calls.put(None)
             self._thread.join(seconds)
 
 
-def _do_all(works: "SimpleQueue[Callable[[], None] | None]") -> None:
-    while (work := works.get()) is not None:
-        work()
-        del work  # a name for it would keep a model that is out of service
+def _run_all(calls: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while (call := calls.get()) is not None:
+        call()
+        del call  # a reference would keep a model that is out of service
 
 
-def at_once(work: Callable[[], None]) -> None:
-    """Do this in the thread that asks."""
-    work()
+def inline(call: Callable[[], None]) -> None:
+    """Run a call in the calling thread."""
+    call()
 
 
-class Background(Generic[Found]):
-    """Holds at most one call, from its start until its answer is taken; for one thread, which waits for neither."""
+class Background(Generic[Returned]):
+    """At most one call, from its start until its result is polled; for use by one thread."""
 
     def __init__(self) -> None:
-        self._answer: Future[Found] | None = None
+        self._answer: Future[Returned] | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way or waits to be taken."""
+        """Return whether no call is running and no result waits."""
         return self._answer is None
 
-    def start(self, call: Callable[[], Found], run: Run) -> None:
-        """Have `run` do a call; the one before must have been taken."""
-        answer: Future[Found] = Future()
+    def start(self, call: Callable[[], Returned], run: Run) -> None:
+        """Start a call by `run`; the result of the call before must have been polled."""
+        answer: Future[Returned] = Future()
         self._answer = answer
-        run(lambda: _do(call, answer))
+        run(lambda: _run(call, answer))
 
     def wait(self) -> None:
-        """Wait until the call has ended, if there is one; its answer is still to be taken."""
+        """Wait until the call has ended, if there is one; keep its result for `poll` or `result`."""
         if self._answer is not None:
             wait([self._answer])
 
-    def take(self) -> Found | None:
-        """What the call returned, once; None while there is nothing. Raises what it raised."""
+    def poll(self) -> Returned | None:
+        """Return the result of an ended call, once, or None; raise what the call raised."""
         return self.result() if self._answer is not None and self._answer.done() else None
 
-    def result(self) -> Found:
-        """What the call returned, once, waited for. Raises what it raised, and ValueError where nothing was started."""
+    def result(self) -> Returned:
+        """Wait for the call and return its result, once; raise what the call raised.
+
+        Raises ValueError if no call was started.
+        """
         answer, self._answer = self._answer, None
         if answer is None:
             raise ValueError("no call was started")
         return answer.result()
 
 
-def _do(call: Callable[[], Found], answer: Future[Found]) -> None:
+def _run(call: Callable[[], Returned], answer: Future[Returned]) -> None:
     try:
         answer.set_result(call())
-    except BaseException as error:  # noqa: BLE001  # raised where the answer is taken
+    except BaseException as error:  # noqa: BLE001  # raised again where the result is polled
         answer.set_exception(error)

@@ -12,7 +12,7 @@ from consumer.scoring.leads import LeadLookup
 from consumer.scoring.pipeline import Codecs, Pipeline
 from consumer.scoring.versions import Versions
 from leadstream import __version__, log
-from leadstream.background import Worker, at_once
+from leadstream.background import Worker, inline
 from leadstream.errors import Fenced, SettingsError
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
@@ -76,7 +76,9 @@ def run(settings: Settings) -> None:
         hash_id=log.id_hasher(settings.id_hash_key),
         recall=recall,
         # At least once the consumer itself commits, and waits for ever for that if its group moves meanwhile.
-        run_beside=Worker("commits") if settings.delivery is Delivery.EXACTLY_ONCE else at_once,
+        run_in_background=Worker("commits")
+        if settings.delivery is Delivery.EXACTLY_ONCE
+        else inline,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
     endpoints = Endpoints(

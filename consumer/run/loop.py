@@ -11,7 +11,7 @@ import numpy as np
 from consumer.run.drift import DriftAlarm, OnDrift
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult, Disposition
-from leadstream.background import Background, Run, at_once
+from leadstream.background import Background, Run, inline
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch, ClosedBy, Partition
 from leadstream.kafka.dead_letter import Limit
@@ -53,7 +53,7 @@ class _Ended:
 class Service:
     """Turns the loop until it is asked to stop. Every trouble that may pass holds the offsets and is tried again.
 
-    Before a batch `recall` fills in what others published of its leads. `run_beside` does what ends a batch; where that
+    Before a batch `recall` fills in what others published of its leads. `run_in_background` does what ends a batch; where that
     is in another thread, the next batch is processed meanwhile, and nothing of it leaves before that end.
     """
 
@@ -72,7 +72,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
-        run_beside: Run = at_once,
+        run_in_background: Run = inline,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
@@ -94,7 +94,7 @@ class Service:
         self._polled: list[Batch] = []
         self._begun: _Begun | None = None
         self._end = Background[float]()
-        self._run_beside = run_beside
+        self._run_in_background = run_in_background
         self._model: Model | None = None
         self._troubles: dict[str, str | None] = {}
         # Its version and no more: a challenger that leaves is freed.
@@ -181,7 +181,7 @@ class Service:
             end()
             return time.time()
 
-        self._end.start(ended, self._run_beside)
+        self._end.start(ended, self._run_in_background)
 
     def _joined(self) -> _Ended | None:
         """Wait for the end of the batch that is being committed, if there is one: only then it happened."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from leadstream.background import Background, Run, Worker, at_once
+from leadstream.background import Background, Run, Worker, inline
 from leadstream.errors import Transient, UserError
 from leadstream.settings import masked_url
 from leadstream.variants import CHALLENGER
@@ -111,7 +111,7 @@ class ModelSlot:
                 partial(self._newest, self._model.version, self._judged), self._run
             )
         try:
-            found = self._background.take()
+            found = self._background.poll()
         except Transient as trouble:
             self.unanswered = str(trouble)
             self._looked_at = self._clock() + (PATIENCE - 1) * self._every
@@ -183,7 +183,7 @@ class ChallengerSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
-        self._run: Run = at_once  # nothing flows yet at the first call
+        self._run: Run = inline  # nothing flows yet at the first call
         self._later = run or Worker("models")
         self._background = Background[_Found]()
         self._judged: Alias | None = None
@@ -205,7 +205,7 @@ class ChallengerSlot:
             self._look_at = self._clock() + self._every
             self._background.start(partial(_look, self._registry, CHALLENGER), self._run)
         try:
-            while (found := self._background.take()) is not None:
+            while (found := self._background.poll()) is not None:
                 self._judge(found, champion, obstacle)
         except Transient as trouble:
             self._wait(str(trouble))

@@ -14,7 +14,7 @@ from consumer.scoring.leads import Lead
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult
 from consumer.scoring.versions import Versions
-from leadstream.background import Worker, at_once
+from leadstream.background import Worker, inline
 from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.kafka.batch import Batch, Output
 from leadstream.kafka.config import Record
@@ -78,8 +78,8 @@ class World:
     def __post_init__(self) -> None:
         self.status = Status(lambda: self.now)
         registry = ModelRegistry(self.store, TRUST)
-        self.slot = ModelSlot(registry, clock=lambda: self.now, run=at_once)
-        self.challenger = ChallengerSlot(registry, clock=lambda: self.now, run=at_once)
+        self.slot = ModelSlot(registry, clock=lambda: self.now, run=inline)
+        self.challenger = ChallengerSlot(registry, clock=lambda: self.now, run=inline)
         self.service = Service(
             pipeline=pipeline(self.slot, self.leads, challenger=self.challenger, **self.settings),
             slot=self.slot,
@@ -243,7 +243,7 @@ class Beside(MemoryPublisher):
 
 
 def overlapping(store: str, before: Callable[[int], None], **settings: Any) -> World:
-    world = World(store, further={"run_beside": Worker("commits")}, settings=settings)
+    world = World(store, further={"run_in_background": Worker("commits")}, settings=settings)
     world.publisher = Beside(world, before)
     return world
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import columns_of
-from leadstream.background import at_once
+from leadstream.background import inline
 from models.registry.signing import Trust
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
@@ -55,7 +55,7 @@ class Serving:
         self.registry.promote(self.registry.publish(trained()))
         self.store = Store(str(folder))
         self.now = 0.0
-        self.slot = ModelSlot(self.registry, clock=lambda: self.now, run=at_once)
+        self.slot = ModelSlot(self.registry, clock=lambda: self.now, run=inline)
         self.model = self.slot.get()
         self.said = self.scores()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from features import columns_of
-from leadstream.background import Worker, at_once
+from leadstream.background import Worker, inline
 from leadstream.errors import Transient, UserError
 from models.registry.store import Store
 from models.registry.versions import Alias, ModelRegistry
@@ -97,7 +97,7 @@ def test_a_first_load_that_failed_is_tried_again(registry: Counting) -> None:
 
 def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once)
+    slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=inline)
     old = weakref.ref(slot.get())
     registry.promote("1.1.0")
     clock.now += 1.0
@@ -110,7 +110,7 @@ def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting)
 
 def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     for _ in range(1000):
         clock.now += 0.01
@@ -123,7 +123,7 @@ def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serv
     registry: Counting,
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     registry.promote("1.1.0")
     Store(registry.url).replace("versions/1.1.0/model.joblib", b"damaged")
@@ -139,7 +139,7 @@ def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serv
 
 def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
     whole = Store(registry.url).read("versions/1.1.0/model.joblib") or b""
@@ -163,7 +163,7 @@ def test_an_alias_that_leads_nowhere_keeps_the_present_model(
     registry: Counting, alias: bytes
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     Store(registry.url).replace("aliases/champion.json", alias)
     clock.now += 1.0
@@ -176,7 +176,7 @@ def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_afte
     registry: Counting,
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
     registry.down = True
@@ -261,7 +261,7 @@ def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(
     registry: Counting,
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     registry.promote("1.1.0")
     verify = registry.verify
@@ -280,7 +280,7 @@ def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(
 def test_of_two_moves_in_quick_succession_only_the_last_one_serves(registry: Counting) -> None:
     registry.publish(trained(3))
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
     verify = registry.verify
@@ -302,7 +302,7 @@ def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
     registry: Counting,
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
     whole, verify = Store(registry.url).read("aliases/champion.json") or b"", registry.verify
@@ -325,7 +325,7 @@ def test_a_bug_in_the_thread_is_a_bug_of_the_process(
     registry: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
 
@@ -353,7 +353,7 @@ def test_two_hundred_swaps_leave_no_model_behind(
     manifests = {version: registry.show(version) for version in contents}
     monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
     clock = Clock()
-    slot = ModelSlot(registry, clock=clock, run=at_once)
+    slot = ModelSlot(registry, clock=clock, run=inline)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
         alias: dict[str, object] = {
@@ -377,9 +377,7 @@ def clock() -> Clock:
 @pytest.fixture
 def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
     """A slot for a challenger of 1.0.0."""
-    return ChallengerSlot(
-        registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=at_once
-    )
+    return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=inline)
 
 
 def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
