@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from leadstream.backoff import Backoff
 from leadstream.errors import Fenced, SettingsError, Transient, UserError
 from leadstream.settings import Delivery, Settings
 from producer.facts import change_of, encode_change, outcome_of
@@ -24,7 +25,6 @@ from schemas.registry import Registry
 
 POLL_SECONDS, UNSETTLED_SECONDS = 1.0, 0.02
 TRIM_EVERY_SECONDS = 60.0
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Relay:
         self._claimed = False
         self._publication: Publication | None = None
         self._position = Position(0, None, self._id)
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._backoff = Backoff(clock)
         self._held = False
         self._trim_at = clock()
 
@@ -225,15 +225,14 @@ class Relay:
     def _hold(self, trouble: Transient) -> None:
         self._health.held(trouble)
         self._held = True
-        wake = self._clock() + self._backoff
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
-        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
-            self._stop.wait(left)
+        for seconds in self._backoff.pauses(self._stop.is_set):
+            self._stop.wait(seconds)
 
     def _resumed(self) -> None:
         if self._held:
             self._health.resumed()
-            self._held, self._backoff = False, FIRST_BACKOFF_SECONDS
+            self._held = False
+            self._backoff.reset()
 
     def _close(self) -> None:
         if self._publication is not None:

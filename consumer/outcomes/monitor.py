@@ -11,6 +11,7 @@ from typing import Any
 from consumer.outcomes.reader import Intake, horizons, open_tail
 from consumer.retrain_requests import RetrainRequests
 from leadstream import __version__, log
+from leadstream.backoff import Backoff
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.tail import Tail
@@ -29,7 +30,6 @@ from schemas.registry import Registry
 POLL_SECONDS = 0.25
 LOOK_SECONDS = 2.0  # at the champion, and between two refreshes of the live figures
 SETTLE_SECONDS = 15.0  # longer than a new partition takes to be found
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 CHAMPION_VARIANT = "champion"
 
 
@@ -81,7 +81,7 @@ class Watch:
         self._clock_ms = clock_ms
         self._stop = threading.Event()
         self._untaken: deque[Message] = deque()
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._backoff = Backoff(clock)
         self._held: str | None = None
         self._look_at = 0.0
         self._champion: InService | None = None
@@ -265,7 +265,8 @@ class Watch:
             self._logger.info("follow.resumed", dependency=self._held)
         if not caught_up:
             self._status.trouble("history", "the topics are still being read from their beginning")
-        self._caught_up, self._held, self._backoff = caught_up, None, FIRST_BACKOFF_SECONDS
+        self._caught_up, self._held = caught_up, None
+        self._backoff.reset()
 
     def _hold(self, trouble: Transient) -> None:
         """Say why, and wait a little longer each time."""
@@ -275,11 +276,9 @@ class Watch:
                 "follow.held", dependency=trouble.dependency, detail=trouble.detail
             )
         self._held = trouble.dependency
-        wake = self._clock() + self._backoff
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
-        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
+        for seconds in self._backoff.pauses(self._stop.is_set):
             self._status.beat()
-            self._stop.wait(min(left, POLL_SECONDS))
+            self._stop.wait(seconds)
 
 
 def follow(settings: Settings, options: Options) -> None:

@@ -1,6 +1,5 @@
 """The loop: consume, process, publish; while one batch is committed in a thread beside it, the next is processed."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from consumer.run.drift import DriftAlarm, OnDrift
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult, Disposition
 from leadstream.background import Background, Run, inline
+from leadstream.backoff import Backoff
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch, ClosedBy, Partition
 from leadstream.kafka.dead_letter import Limit
@@ -28,7 +28,6 @@ from models.serve.slot import ChallengerSlot, ModelSlot
 # Python runs signal handlers only between calls into the client: each call stays short.
 POLL_SECONDS = 0.25
 LAG_SECONDS = 1.0
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +85,7 @@ class Service:
         self._clock = clock
         self._drift = DriftAlarm(metrics, status, log, on_drift, window=drift_window, clock=clock)
         self._stop = threading.Event()
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._backoff = Backoff(clock)
         self._lag_told = 0.0
         self._held: Transient | None = None
         self._owed: set[Partition] = set()
@@ -284,15 +283,13 @@ class Service:
         if self._held is None or self._held.dependency != trouble.dependency:
             self._log.warning("batch.held", dependency=trouble.dependency, detail=trouble.detail)
         self._held = trouble
-        wake = self._clock() + self._backoff * random.uniform(0.8, 1.2)  # noqa: S311  # jitter, not a secret
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
         for batch in reversed(self._polled):
             self._owed |= batch.next.keys()
             source.rewind(batch)
         self._polled.clear()
-        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
+        for seconds in self._backoff.pauses(self._stop.is_set):
             self._status.beat()
-            source.idle(min(left, POLL_SECONDS))
+            source.idle(seconds)
 
     def _resumed(self) -> None:
         self._owed.clear()
@@ -302,7 +299,7 @@ class Service:
             self._metrics.unavailable.clear()
             self._held = None
         self._metrics.ready.set(not self._status.missing())
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._backoff.reset()
 
     def _tell_lag(self, source: Source) -> None:
         if self._clock() - self._lag_told < LAG_SECONDS:

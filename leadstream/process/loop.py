@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from leadstream.backoff import Backoff
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.source import Source
 
 POLL_SECONDS = 0.25
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 5.0
 
 
 class Watcher(Protocol):
@@ -31,10 +31,9 @@ class Loop:
 
     def __init__(self, watcher: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
         self._watcher = watcher
-        self._clock = clock
         self._stop = threading.Event()
         self._held = False
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._backoff = Backoff(clock)
 
     def stop(self) -> None:
         """End the loop once the batch at hand is done."""
@@ -68,15 +67,14 @@ class Loop:
         """Stand where the batch began, stay in the group, and wait a little longer each time."""
         self._watcher.held(trouble)
         self._held = True
-        wake = self._clock() + self._backoff
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
         if batch is not None:
             source.rewind(batch)
-        while not self._stop.is_set() and (left := wake - self._clock()) > 0:
+        for seconds in self._backoff.pauses(self._stop.is_set):
             self._watcher.beat()
-            source.idle(min(left, POLL_SECONDS))
+            source.idle(seconds)
 
     def _resumed(self) -> None:
         if self._held:
             self._watcher.resumed()
-            self._held, self._backoff = False, FIRST_BACKOFF_SECONDS
+            self._held = False
+            self._backoff.reset()
