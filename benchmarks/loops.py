@@ -27,10 +27,10 @@ Work = Callable[[Sequence[Message]], list[Output]]
 _HEADER = 10  # C3 01 and the fingerprint
 # Without logical types: times stay the numbers that they are.
 _READ, _WRITE = (
-    fastavro.parse_schema(json.loads(catalogue.canonical(catalogue.present(name))))
+    fastavro.parse_schema(json.loads(catalogue.canonical_form(catalogue.current_schema(name))))
     for name in ("LeadChanged", "LeadPrediction")
 )
-_FRAME = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.present("LeadPrediction"))
+_FRAME = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.current_schema("LeadPrediction"))
 _TYPICAL: dict[str, Any] = {
     "prediction": True,
     "probability": 0.42,

@@ -29,7 +29,7 @@ from models.train.table import checked, periods
 from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import LeadMapping, load_mapping
-from producer.simulator import Change, SimulatedCrm
+from producer.simulator import SimulatedChange, SimulatedCrm
 from producer.table import training_frame
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -46,7 +46,7 @@ BARS = {
 COLUMNS = {"roc_auc": "ROC-AUC", "brier": "Brier", "ece": "ECE"}
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
+ImportedRow = dict[str, Any]
 
 
 def bank_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
@@ -69,7 +69,7 @@ def bank_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ..
     return table, numbers, categories
 
 
-def xeducation(path: Path) -> list[Row]:
+def xeducation(path: Path) -> list[ImportedRow]:
     """Trained on the older four fifths, judged on the newest, by both recipes and with and without Last Activity."""
     rows = []
     for name in ("xeducation.toml", "xeducation_activity.toml"):
@@ -97,7 +97,7 @@ def _trained(
     return _scores(model, newer), newer["converted"].to_numpy(), model.manifest["recipe"]["name"]
 
 
-def bank(path: Path) -> list[Row]:
+def bank(path: Path) -> list[ImportedRow]:
     """The audited recipe in time, labels 500 rows late: grown again each fifth, and with trees never grown again."""
     table, numbers, categories = bank_table(path)
     table = checked(table, 1, 1)
@@ -121,7 +121,7 @@ def bank(path: Path) -> list[Row]:
     return rows
 
 
-def simulator(leads: int = 10_000) -> tuple[list[Row], Row]:
+def simulator(leads: int = 10_000) -> tuple[list[ImportedRow], ImportedRow]:
     """Trained on the older changes of a simulated CRM, judged on the newest fifth by the true probabilities."""
     crm = SimulatedCrm(3, start=SIMULATION_START, leads=leads)
     # After a year no lead arrives any more: a CRM that only grows old is no CRM to be judged by.
@@ -159,7 +159,7 @@ def simulator(leads: int = 10_000) -> tuple[list[Row], Row]:
     return rows, facts
 
 
-def _coverage(scores: Scores, labels: NDArray[np.bool_]) -> list[Row]:
+def _coverage(scores: Scores, labels: NDArray[np.bool_]) -> list[ImportedRow]:
     """By tenths of the stated probability: mean interval, realised rate, whether its 99 % range meets the interval."""
     order = np.argsort(scores.probability, kind="stable")
     bins = []
@@ -196,7 +196,7 @@ def _scores(model: Model, table: pd.DataFrame) -> Scores:
     return model.score(columns, table["as_of"].to_numpy())
 
 
-def _frame(changes: Iterable[Change]) -> pd.DataFrame:
+def _frame(changes: Iterable[SimulatedChange]) -> pd.DataFrame:
     changes = list(changes)
     return training_frame(
         [change.lead_id for change in changes],
@@ -208,7 +208,7 @@ def _frame(changes: Iterable[Change]) -> pd.DataFrame:
 
 def _rows(
     data: str, name: str, probability: Floats, raw: Floats, labels: NDArray[np.bool_]
-) -> list[Row]:
+) -> list[ImportedRow]:
     rows = []
     named = (
         (name, probability),
@@ -217,13 +217,13 @@ def _rows(
     )
     for what, stated in named:
         judged = metrics(stated, labels, 0.5)
-        row: Row = {"name": what, **{key: judged[key] for key in COLUMNS}}
+        row: ImportedRow = {"name": what, **{key: judged[key] for key in COLUMNS}}
         row["met"] = _met(data, row) if what == name else None
         rows.append(row)
     return rows
 
 
-def _met(data: str, row: Row) -> bool:
+def _met(data: str, row: ImportedRow) -> bool:
     return all(
         row[key] >= bar if key == "roc_auc" else row[key] <= bar for key, bar in BARS[data].items()
     )

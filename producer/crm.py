@@ -13,7 +13,14 @@ import psycopg
 
 from leadstream.errors import UserError
 from leadstream.postgres import check_url
-from producer.simulator import CAMPUSES, PROGRAMMES, Application, Change, Kind, SimulatedCrm
+from producer.simulator import (
+    CAMPUSES,
+    PROGRAMMES,
+    Application,
+    DeliveryKind,
+    SimulatedChange,
+    SimulatedCrm,
+)
 from producer.table import training_frame
 
 if TYPE_CHECKING:
@@ -63,7 +70,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FillCounts:
     """How many rows a fill wrote."""
 
     people: int
@@ -113,12 +120,12 @@ def fill(
     crm: SimulatedCrm,
     until: int | None = None,
     advance: Callable[[int], object] = lambda _changes: None,
-) -> Filled:
+) -> FillCounts:
     """Write everything that happened before `until` (ms UTC): history, present state of people, applications.
 
     One transaction; the CRM's leads must not be in the tables yet. `advance` is told of each change written.
     """
-    newest: dict[str, Change] = {}
+    newest: dict[str, SimulatedChange] = {}
     changes = 0
     with conn.transaction(), conn.cursor() as cursor:
         with cursor.copy(f"copy lead_history ({_HISTORY}) from stdin") as copy:
@@ -135,10 +142,10 @@ def fill(
             for application in applications:
                 copy.write_row(_application_row(application))
         cursor.execute("analyze people, applications, lead_history")
-    return Filled(len(newest), len(applications), changes)
+    return FillCounts(len(newest), len(applications), changes)
 
 
-def write_changes(conn: Connection, changes: Iterable[Change]) -> None:
+def write_changes(conn: Connection, changes: Iterable[SimulatedChange]) -> None:
     """Do in the CRM what these changes tell, in one transaction: a person never goes back to an older version.
 
     Call it before the changes are sent, as a CRM does. A score written back tells nothing new.
@@ -147,7 +154,7 @@ def write_changes(conn: Connection, changes: Iterable[Change]) -> None:
     for change in changes:
         if change.state is None:
             erased.append((change.lead_id,))
-        elif change.kind is not Kind.LOOP:
+        elif change.kind is not DeliveryKind.LOOP:
             record = {**_record(change), "lead": change.state}
             history.append(_history_row(record))
             people.append(_person_row(record))
@@ -213,7 +220,7 @@ where people.lead_version < excluded.lead_version
 """  # noqa: S608  # constants only
 
 
-def _record(change: Change) -> Mapping[str, Any]:
+def _record(change: SimulatedChange) -> Mapping[str, Any]:
     if change.record is None:
         raise ValueError("a tombstone has no record")
     return change.record

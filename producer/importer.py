@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leadstream.errors import SettingsError, UserError
-from producer.mapping import Field, LeadMapping, Value, positions
+from producer.mapping import LeadMapping, MappedField, Value, column_positions
 from producer.parquet import read_lines
 from producer.table import STATE_FIELDS, training_frame
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImportedRow:
     """A lead as one line tells it; times in ms UTC, `converted` None where the outcome is not known."""
 
     line: int
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RefusedRow:
     """A row that was refused: its first line in the file, and why, in one sentence."""
 
     line: int
@@ -42,7 +42,7 @@ class Problem:
 
 def read_rows(
     path: Path, mapping: LeadMapping, *, parquet: bool = False
-) -> Iterator[Row | Problem]:
+) -> Iterator[ImportedRow | RefusedRow]:
     """The rows of a CSV (or Parquet) file in its order, each parsed or refused; those that `rows.only` leaves out not.
 
     Raises SettingsError where the file lacks a column of the mapping, UserError where it cannot be read at all.
@@ -50,15 +50,17 @@ def read_rows(
     first_lines: dict[tuple[str, int], int] = {}
     for line, cells in read_lines(path, mapping) if parquet else _csv_lines(path, mapping):
         if isinstance(cells, str):
-            yield Problem(line, cells)
+            yield RefusedRow(line, cells)
             continue
         if any(cells[column].strip() not in values for column, values in mapping.only.items()):
             continue
         result = _row(cells, line, mapping)
-        if isinstance(result, Row):
+        if isinstance(result, ImportedRow):
             first = first_lines.setdefault((result.lead_id, result.occurred_at), line)
             if first != line:
-                result = Problem(line, f"tells of the same lead at the same moment as line {first}")
+                result = RefusedRow(
+                    line, f"tells of the same lead at the same moment as line {first}"
+                )
         yield result
 
 
@@ -91,7 +93,7 @@ def _csv_cells(
 ) -> Iterator[tuple[int, dict[str, str] | str]]:
     reader = csv.reader(file, delimiter=mapping.delimiter)
     header = [name.strip() for name in next(reader, [])]
-    at = positions(header, path, mapping)
+    at = column_positions(header, path, mapping)
     while True:
         line = reader.line_num + 1
         try:
@@ -113,21 +115,21 @@ class _Refused(Exception):  # never leaves this module
     pass
 
 
-def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> Row | Problem:
+def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> ImportedRow | RefusedRow:
     try:
         for column, text in cells.items():
             if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                return Problem(line, f"{column}: is not {mapping.encoding}")
+                return RefusedRow(line, f"{column}: is not {mapping.encoding}")
         lead_id = _required(mapping.lead_id, cells, line)
         values = {name: _read(field, cells, line) for name, field in mapping.fields.items()}
         created_at = values["created_at"]
         if created_at is None:
-            return Problem(line, f"{mapping.fields['created_at'].column}: is missing")
+            return RefusedRow(line, f"{mapping.fields['created_at'].column}: is missing")
         occurred_at = (
             _required(mapping.occurred_at, cells, line) if mapping.occurred_at else created_at
         )
         if created_at > occurred_at:  # type: ignore[operator]  # both are times
-            return Problem(line, "was created after it changed")
+            return RefusedRow(line, "was created after it changed")
         own = {
             kind: {
                 name: value
@@ -138,10 +140,10 @@ def _row(cells: Mapping[str, str], line: int, mapping: LeadMapping) -> Row | Pro
         }
         converted, decided_at = _outcome(cells, line, mapping, int(occurred_at))
     except _Refused as refused:
-        return Problem(line, str(refused))
+        return RefusedRow(line, str(refused))
     version = int(values.pop("lead_version", None) or 0)
     state = {name: values.get(name) for name in STATE_FIELDS if name not in own} | own
-    return Row(line, str(lead_id), int(occurred_at), version, state, converted, decided_at)
+    return ImportedRow(line, str(lead_id), int(occurred_at), version, state, converted, decided_at)
 
 
 def _outcome(
@@ -162,14 +164,14 @@ def _outcome(
     return converted, int(decided_at)
 
 
-def _read(field: Field, cells: Mapping[str, str], line: int) -> Value | None:
+def _read(field: MappedField, cells: Mapping[str, str], line: int) -> Value | None:
     try:
         return field.read(cells, line)
     except ValueError as error:
         raise _Refused(f"{field.column or field.key}: {error}") from None
 
 
-def _required(field: Field, cells: Mapping[str, str], line: int) -> Value:
+def _required(field: MappedField, cells: Mapping[str, str], line: int) -> Value:
     value = _read(field, cells, line)
     if value is None:
         raise _Refused(f"{field.column or field.key}: is missing")
@@ -177,12 +179,12 @@ def _required(field: Field, cells: Mapping[str, str], line: int) -> Value:
 
 
 def select(
-    rows: Sequence[Row],
+    rows: Sequence[ImportedRow],
     *,
     oldest: float | None = None,
     newest: float | None = None,
     limit: int | None = None,
-) -> list[Row]:
+) -> list[ImportedRow]:
     """The rows in the order of time: the oldest or newest share of them, and of these at most the first `limit`.
 
     `oldest` = x and `newest` = 1 - x share out every row exactly once.
@@ -199,7 +201,7 @@ def _share(share: float, size: int) -> int:
     return int(share * size + 1e-6)
 
 
-def event_of(row: Row) -> dict[str, Any]:
+def lead_change_of_row(row: ImportedRow) -> dict[str, Any]:
     """The LeadChanged of a row; its event_id is the same whenever the same row is imported again."""
     identity = f"import\0{row.lead_id}\0{row.occurred_at}\0{row.lead_version}"
     return {
@@ -213,7 +215,7 @@ def event_of(row: Row) -> dict[str, Any]:
     }
 
 
-def outcome_of(row: Row) -> dict[str, Any] | None:
+def lead_outcome_of_row(row: ImportedRow) -> dict[str, Any] | None:
     """The LeadOutcome of a row, None where it is not known."""
     if row.converted is None:
         return None
@@ -228,7 +230,7 @@ def read_table(
     newest: float | None = None,
     limit: int | None = None,
     parquet: bool = False,
-) -> tuple["pd.DataFrame", list[Problem]]:
+) -> tuple["pd.DataFrame", list[RefusedRow]]:
     """A training table (see `training_frame`) of the rows whose outcome is known, and the rows that were refused.
 
     Shares are taken before rows without an outcome are left out. SettingsError if the mapping has no outcome.
@@ -238,9 +240,12 @@ def read_table(
             f"{mapping.name}: outcome: is missing: training needs the column that holds it"
         )
     results = list(read_rows(path, mapping, parquet=parquet))
-    problems = [result for result in results if isinstance(result, Problem)]
+    problems = [result for result in results if isinstance(result, RefusedRow)]
     chosen = select(
-        [r for r in results if isinstance(r, Row)], oldest=oldest, newest=newest, limit=limit
+        [r for r in results if isinstance(r, ImportedRow)],
+        oldest=oldest,
+        newest=newest,
+        limit=limit,
     )
     rows = [row for row in chosen if row.converted is not None]
     table = training_frame(

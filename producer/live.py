@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 
 from leadstream.kafka.topics import Topics
-from producer.bad import BadRecord, bad_records
+from producer.bad_records import BadRecord, bad_records
 from producer.crm import Connection, write_changes
 from producer.publish import EventPublisher
-from producer.simulator import Change
+from producer.simulator import SimulatedChange
 
 Paced = TypeVar("Paced")
 
@@ -21,7 +21,7 @@ _PORTION = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentCounts:
     """How many changes were sent, by kind, and how many bad records, by reason."""
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -49,16 +49,16 @@ def send_bad(publisher: EventPublisher, topics: Topics, record: BadRecord) -> No
 def send_changes(
     publisher: EventPublisher,
     topics: Topics,
-    changes: Iterable[Change],
+    changes: Iterable[SimulatedChange],
     *,
     bad: Iterator[BadRecord],
     bad_share: float,
     seed: int,
     advance: Callable[[int], None],
-) -> Sent:
+) -> SentCounts:
     """Send the changes in their order, and on average `bad_share` bad records (0 to 1) beside each."""
     rng = np.random.default_rng([seed, 3])
-    sent = Sent()
+    sent = SentCounts()
     for change in changes:
         publisher.send("LeadChanged", topics.lead_changes, change.lead_id, change.record)
         sent.kinds[change.kind] += 1
@@ -70,7 +70,7 @@ def send_changes(
     return sent
 
 
-def recorded(changes: Iterator[Change], conn: Connection) -> Iterator[Change]:
+def recorded(changes: Iterator[SimulatedChange], conn: Connection) -> Iterator[SimulatedChange]:
     """The same changes, each once the CRM in Postgres knows of it."""
     while portion := list(itertools.islice(changes, _PORTION)):
         write_changes(conn, portion)

@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from leadstream.errors import SettingsError
-from producer.bad import MAX_ID_CHARACTERS, YEAR_10000_MS
+from producer.bad_records import MAX_ID_CHARACTERS, YEAR_10000_MS
 
 Value = str | float | int
 Parse = Callable[[str], Value]
@@ -66,7 +66,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class MappedField:
     """One field of a lead: `column` is None where the value is a constant or follows from the line number."""
 
     key: str
@@ -90,14 +90,14 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MappedOutcome:
     """Where the export says what became of a lead."""
 
     column: str
     true: frozenset[str]
     false: frozenset[str]
     missing: frozenset[str]
-    decided_at: Field | None
+    decided_at: MappedField | None
 
     def read(self, row: Mapping[str, str]) -> bool | None:
         """True, False, or None where it is not decided; ValueError if the value is none of the listed ones."""
@@ -118,12 +118,12 @@ class LeadMapping:
     encoding: str
     decimal: str
     only: Mapping[str, frozenset[str]]
-    lead_id: Field
-    occurred_at: Field | None
-    fields: Mapping[str, Field]
-    numbers: Mapping[str, Field]
-    categories: Mapping[str, Field]
-    outcome: Outcome | None
+    lead_id: MappedField
+    occurred_at: MappedField | None
+    fields: Mapping[str, MappedField]
+    numbers: Mapping[str, MappedField]
+    categories: Mapping[str, MappedField]
+    outcome: MappedOutcome | None
 
     def columns(self) -> dict[str, str]:
         """Every column that is read, with the key of the mapping that names it."""
@@ -153,7 +153,7 @@ class LeadMapping:
         }
 
 
-def positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
+def column_positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
     """Where each column of the mapping stands in a file's header; SettingsError for one that is not there once."""
     found = {}
     for column, key in mapping.columns().items():
@@ -204,7 +204,7 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     delimiter = _text(file, "file.delimiter", ",")
     if len(delimiter) != 1:
         raise _Wrong("file.delimiter", "must be one character")
-    reader = _Reader(
+    reader = _FieldParsers(
         decimal=_text(file, "file.decimal", "."),
         thousands=_text(file, "file.thousands", ""),
         missing=_texts(file, "file.missing"),
@@ -237,7 +237,7 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     )
 
 
-def _outcome(table: Mapping[str, Any], reader: "_Reader") -> Outcome:
+def _outcome(table: Mapping[str, Any], reader: "_FieldParsers") -> MappedOutcome:
     _known(table, "outcome", {"column", "true", "false", "decided_at"})
     column = _text(table, "outcome.column", None)
     true, false = _texts(table, "outcome.true"), _texts(table, "outcome.false")
@@ -246,11 +246,11 @@ def _outcome(table: Mapping[str, Any], reader: "_Reader") -> Outcome:
     decided_at = (
         reader.field("outcome.decided_at", table["decided_at"]) if "decided_at" in table else None
     )
-    return Outcome(column, true, false, reader.missing, decided_at)
+    return MappedOutcome(column, true, false, reader.missing, decided_at)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _FieldParsers:
     """The defaults of the file, and how each kind of field is read under them."""
 
     decimal: str
@@ -258,7 +258,7 @@ class _Reader:
     missing: frozenset[str]
     time_zone: ZoneInfo
 
-    def field(self, key: str, spec: Any) -> Field:  # whatever the TOML says
+    def field(self, key: str, spec: Any) -> MappedField:  # whatever the TOML says
         options = {"column": spec} if isinstance(spec, str) else spec
         if not isinstance(options, dict):
             raise _Wrong(key, "must be the name of a column or a table of options")
@@ -275,7 +275,7 @@ class _Reader:
         values = options.get("values", {})
         if not isinstance(values, dict):
             raise _Wrong(f"{key}.values", "must be a table of old = new")
-        return Field(
+        return MappedField(
             key=key,
             column=column,
             constant=str(options["constant"]) if "constant" in options else None,

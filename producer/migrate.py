@@ -34,7 +34,7 @@ class Migration:
 
 
 @dataclass(frozen=True, slots=True)
-class Migrated:
+class MigrationResult:
     """What there was and what was done: names of migrations, and sentences about what to know of this CRM."""
 
     schema: str
@@ -55,7 +55,7 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
     return found
 
 
-def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) -> Migrated:
+def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) -> MigrationResult:
     """Apply what is missing, in one transaction; with `dry_run` the same, taken back at the end.
 
     Raises UserError where this database is no CRM, a migration was edited after it was applied, or a right is missing.
@@ -83,7 +83,7 @@ def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) 
                     (migration.number, migration.name, migration.sha256),
                 )
                 applied.append(migration.name)
-        return Migrated(schema, [name for _, name, _ in done], applied, notes)
+        return MigrationResult(schema, [name for _, name, _ in done], applied, notes)
 
 
 _VERSIONS = """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from leadstream.errors import SettingsError, UserError
-from producer.mapping import LeadMapping, positions
+from producer.mapping import LeadMapping, column_positions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,7 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
         with path.open("rb") as file:
             table = parquet.ParquetFile(file)
             fields = list(table.schema_arrow)
-            at = positions([field.name.strip() for field in fields], path, mapping)
+            at = column_positions([field.name.strip() for field in fields], path, mapping)
             columns = {column: fields[number].name for column, number in at.items()}
             texts = {}
             for column, number in at.items():

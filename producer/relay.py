@@ -16,8 +16,8 @@ from typing import Protocol
 from leadstream.backoff import Backoff
 from leadstream.errors import Fenced, SettingsError, Transient, UserError
 from leadstream.settings import Delivery, Settings
-from producer.facts import change_of, encode_change, outcome_of
 from producer.outbox import TRIM_ROWS, Outbox, Row
+from producer.outbox_records import encode_change, lead_change_record, lead_outcome_record
 from producer.positions import Position, read_position
 from producer.publication import Message, Publication, transactional_id
 from schemas.codec import Writer
@@ -167,9 +167,11 @@ class Relay:
         for row in rows:
             key = row.lead_id.encode()
             if row.record == "LeadOutcome":
-                yield Message(topics.lead_outcomes, key, self._outcomes.encode(outcome_of(row)))
+                yield Message(
+                    topics.lead_outcomes, key, self._outcomes.encode(lead_outcome_record(row))
+                )
             else:
-                value = encode_change(self._changes.encode, change_of(row, state=state))
+                value = encode_change(self._changes.encode, lead_change_record(row, state=state))
                 yield Message(topics.lead_changes, key, value)
 
     def _open(self) -> Publication:

@@ -72,7 +72,7 @@ _MISSING = {  # shares of leads
 }
 
 
-class Kind(StrEnum):
+class DeliveryKind(StrEnum):
     """How a change is delivered."""
 
     PLAIN = "plain"
@@ -99,7 +99,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SimulatedChange:
     """One message of the changes topic: `record` has the shape of LeadChanged, or is None for a tombstone.
 
     `state` is what the CRM knows of the lead from then on, whether the record tells it or not; None when it is erased.
@@ -109,7 +109,7 @@ class Change:
     record: dict[str, Any] | None
     state: dict[str, Any] | None
     truth: Truth | None
-    kind: Kind = Kind.PLAIN
+    kind: DeliveryKind = DeliveryKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ class SimulatedCrm:
         )
         return range(low, max(low, high))
 
-    def _change(self, i: int) -> Change:
+    def _change(self, i: int) -> SimulatedChange:
         lead, occurred, version = int(self._lead[i]), int(self._occurred[i]), int(self._version[i])
         state = {name: values[i] for name, values in self._columns.items()} | {
             "numbers": {},
@@ -312,9 +312,11 @@ class SimulatedCrm:
             applied=applied_at <= occurred,
             converts=occurred < applied_at <= occurred + self.horizon_days * DAY_MS,
         )
-        return Change(self._lead_ids[lead], record, state, truth)
+        return SimulatedChange(self._lead_ids[lead], record, state, truth)
 
-    def changes(self, since: int | None = None, until: int | None = None) -> Iterator[Change]:
+    def changes(
+        self, since: int | None = None, until: int | None = None
+    ) -> Iterator[SimulatedChange]:
         """Every change with `since` <= occurred_at < `until` (ms UTC), complete and in the order of time."""
         return map(self._change, self._window(since, until))
 
@@ -329,7 +331,7 @@ class SimulatedCrm:
 
     def deliveries(
         self, shares: Shares, since: int | None = None, until: int | None = None
-    ) -> Iterator[Change]:
+    ) -> Iterator[SimulatedChange]:
         """The same changes as a real CRM delivers them: some late, thin or repeated, with erasures and loops between.
 
         Whatever an erased lead has to say comes before its erasure.
@@ -342,9 +344,9 @@ class SimulatedCrm:
         }
         erasures = (shares.deleted + shares.tombstone) * len(window)
         erased = {lead for lead in last if rng.random() * len(last) < erasures}
-        waiting: list[tuple[int, int, Change]] = []
+        waiting: list[tuple[int, int, SimulatedChange]] = []
         ticket = count()  # breaks ties: two changes are never compared
-        held: dict[int, Change] = {}
+        held: dict[int, SimulatedChange] = {}
 
         for i in window:
             while waiting and waiting[0][0] <= i:
@@ -353,11 +355,13 @@ class SimulatedCrm:
             draw, again, loop = rng.random(3)
             may_move = lead not in erased and lead not in held
             if draw < shares.late and may_move and i != last[lead]:
-                held[lead] = replace(change, kind=Kind.LATE)
+                held[lead] = replace(change, kind=DeliveryKind.LATE)
                 continue
             # An erased lead may have left Postgres before its thin change is looked up: it sends its state along.
             if draw > 1 - shares.thin and lead not in erased:
-                change = replace(change, record={**_record(change), "lead": None}, kind=Kind.THIN)
+                change = replace(
+                    change, record={**_record(change), "lead": None}, kind=DeliveryKind.THIN
+                )
             yield change
             if lead in held:
                 yield held.pop(lead)
@@ -365,7 +369,7 @@ class SimulatedCrm:
                 delivery = (
                     i + int(rng.integers(1, 200)),
                     next(ticket),
-                    replace(change, kind=Kind.REPEATED),
+                    replace(change, kind=DeliveryKind.REPEATED),
                 )
                 heapq.heappush(waiting, delivery)
             if loop < shares.loop:
@@ -374,26 +378,32 @@ class SimulatedCrm:
                     "change_type": "UPDATED",
                     "origin": "leadstream",
                 }
-                yield Change(change.lead_id, written_back, change.state, None, Kind.LOOP)
+                yield SimulatedChange(
+                    change.lead_id, written_back, change.state, None, DeliveryKind.LOOP
+                )
             if lead in erased and i == last[lead]:
                 yield self._erasure(
                     rng, change, tombstone=rng.random() * erasures < shares.tombstone * len(window)
                 )
         yield from (delivery for _, _, delivery in sorted(waiting))
 
-    def _erasure(self, rng: np.random.Generator, change: Change, *, tombstone: bool) -> Change:
+    def _erasure(
+        self, rng: np.random.Generator, change: SimulatedChange, *, tombstone: bool
+    ) -> SimulatedChange:
         if tombstone:
-            return Change(change.lead_id, None, None, None, Kind.TOMBSTONE)
+            return SimulatedChange(change.lead_id, None, None, None, DeliveryKind.TOMBSTONE)
         record = _record(change)
         facts = {
             "event_id": _hex_id(rng),
             "change_type": "DELETED",
             "lead_version": record["lead_version"] + 1,
         }
-        return Change(change.lead_id, record | facts | {"lead": None}, None, None, Kind.DELETED)
+        return SimulatedChange(
+            change.lead_id, record | facts | {"lead": None}, None, None, DeliveryKind.DELETED
+        )
 
 
-def _record(change: Change) -> dict[str, Any]:
+def _record(change: SimulatedChange) -> dict[str, Any]:
     if change.record is None:
         raise ValueError("a tombstone has no record")
     return change.record

@@ -11,7 +11,13 @@ from leadstream.kafka.dead_letter import Limit, dead_letter
 from leadstream.kafka.publisher import Publisher
 from leadstream.kafka.topics import Topics
 from schemas.codec import Writer
-from schemas.foreign_formats import READERS, Foreign, Format, Understanding, headers_of
+from schemas.foreign_formats import (
+    CONVERTERS,
+    ConversionOptions,
+    ForeignFormat,
+    ForeignMessage,
+    headers_by_name,
+)
 
 
 class Watcher(Protocol):
@@ -26,8 +32,8 @@ class Translator:
 
     def __init__(
         self,
-        kind: Format,
-        how: Understanding,
+        kind: ForeignFormat,
+        how: ConversionOptions,
         *,
         writer: Writer,
         limit: Limit,
@@ -37,7 +43,7 @@ class Translator:
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._read = READERS[kind]
+        self._read = CONVERTERS[kind]
         self._how = how
         self._writer = writer
         self._limit = limit
@@ -73,8 +79,8 @@ class Translator:
         position = f"{message.topic()}-{message.partition()}-{message.offset()}"
         kind, timestamp = message.timestamp()
         at = timestamp if kind else self._clock_ms()
-        foreign = Foreign(
-            message.key(), message.value(), headers_of(message.headers()), at, position
+        foreign = ForeignMessage(
+            message.key(), message.value(), headers_by_name(message.headers()), at, position
         )
         record = self._read(foreign, self._how)
         if record is None:

@@ -113,7 +113,7 @@ def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
 
 
 def _message(record: str) -> dict[str, Any]:
-    schema = catalogue.present(record)
+    schema = catalogue.current_schema(record)
     return {
         "name": record,
         "summary": schema["doc"],

@@ -28,13 +28,13 @@ FILES = {
 
 
 @cache
-def present(record: str, folder: Path = FOLDER) -> Any:
+def current_schema(record: str, folder: Path = FOLDER) -> Any:
     """The present schema of `record` as JSON data, shared: do not change it. Raises UserError where it is no schema."""
     return _load(folder / FILES[record])
 
 
 @cache
-def released(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+def released_schemas(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     """Every released schema by version (oldest first) and record, as JSON data."""
     versions = sorted(
         (folder / "released").iterdir(),
@@ -48,14 +48,14 @@ def released(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     }
 
 
-def canonical(schema: Any) -> str:
+def canonical_form(schema: Any) -> str:
     """Avro's Parsing Canonical Form: what decides the bytes, without docs, defaults, aliases, logical types."""
     return str(to_parsing_canonical_form(schema))
 
 
 def fingerprint_bytes(schema: Any) -> bytes:
     """CRC-64-AVRO of the Parsing Canonical Form, 8 bytes, little endian as on the wire (Avro specification)."""
-    return bytes.fromhex(fingerprint(canonical(schema), "CRC-64-AVRO"))
+    return bytes.fromhex(fingerprint(canonical_form(schema), "CRC-64-AVRO"))
 
 
 def _load(path: Path) -> Any:

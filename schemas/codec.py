@@ -18,8 +18,8 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason
 from schemas import catalogue
-from schemas.limits import Unbounded, guarded
-from schemas.validation import Misfit, fitting, lone_surrogate
+from schemas.limits import UnboundedSchemaError, parse_bounded
+from schemas.validation import RecordValidationError, compile_validator, lone_surrogate
 
 if TYPE_CHECKING:
     from schemas.registry import Registry
@@ -43,7 +43,7 @@ class Reader:
             if name == record
         }
 
-    def plain_headers(self) -> list[bytes]:
+    def current_headers(self) -> list[bytes]:
         """Each header, as far as seen until now, after which a body is written by the present schema."""
         return [header for header, body in self._bodies.items() if body.reader is None]
 
@@ -115,7 +115,7 @@ class Reader:
         except (
             SchemaParseException,
             UnknownType,
-            Unbounded,
+            UnboundedSchemaError,
             LookupError,
             TypeError,
             ValueError,
@@ -139,11 +139,11 @@ class Writer:
         self._registry = registry
         self._topic = topic
         self.schema = _present(record)
-        self._check = fitting(catalogue.present(record))
+        self._check = compile_validator(catalogue.current_schema(record))
         self._header = (
             None
             if registry
-            else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.present(record))
+            else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.current_schema(record))
         )
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
@@ -157,9 +157,9 @@ class Writer:
         try:
             self._check(record)
             schemaless_writer(stream, self.schema, record)
-        except Misfit as misfit:
+        except RecordValidationError as error:
             raise Poison(
-                Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {misfit}."
+                Reason.ENCODE_FAILED, "encode", f"{self._record} cannot be written: {error}."
             ) from None
         except UnicodeEncodeError:
             detail = f"{self._record} cannot be written: {lone_surrogate(record)}."
@@ -179,7 +179,9 @@ class Writer:
 
     def _register(self) -> bytes:
         assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none
-        number = self._registry.schema_id(f"{self._topic}-value", catalogue.present(self._record))
+        number = self._registry.schema_id(
+            f"{self._topic}-value", catalogue.current_schema(self._record)
+        )
         self._header = _CONFLUENT + number.to_bytes(4, "big")
         return self._header
 
@@ -202,22 +204,24 @@ class _Body:
 
 
 def _body(schema: Any, record: str) -> _Body:
-    writer = guarded(catalogue.canonical(schema))
-    same = catalogue.canonical(schema) == catalogue.canonical(catalogue.present(record))
+    writer = parse_bounded(catalogue.canonical_form(schema))
+    same = catalogue.canonical_form(schema) == catalogue.canonical_form(
+        catalogue.current_schema(record)
+    )
     return _Body(writer) if same else _Body(writer, _present(record))
 
 
 @cache
 def _present(record: str) -> Any:
-    return parse_schema(_without_logical_types(catalogue.present(record)))
+    return parse_schema(_without_logical_types(catalogue.current_schema(record)))
 
 
 @cache
 def _known_writers() -> dict[bytes, tuple[str, Any]]:
     """Every writer schema that needs no registry, present and released, by fingerprint: (record, schema)."""
     versions = [
-        *catalogue.released().values(),
-        {record: catalogue.present(record) for record in catalogue.FILES},
+        *catalogue.released_schemas().values(),
+        {record: catalogue.current_schema(record) for record in catalogue.FILES},
     ]
     return {
         catalogue.fingerprint_bytes(schema): (record, schema)

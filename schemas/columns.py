@@ -1,12 +1,12 @@
 """Many records at once: framed bytes to columns and back, as machine code (schemas/compiled.py, the extra `fast`).
 
 Both ways give what the codec gives record by record, and leave to it what they do not know to be right: reading marks a
-row as not read, writing refuses all rows (`NotColumns`), and then the codec tells the bad one by its own name. Below
+row as not read, writing refuses all rows (`UnsupportedColumns`), and then the codec tells the bad one by its own name. Below
 some ten records the codec is faster anyway.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -31,90 +31,94 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 # From so many records on columns are faster.
-MANY = 10
+MIN_ROWS = 10
 _SEED = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
 
-def in_columns(n: int) -> bool:
+def use_columns(n: int) -> bool:
     """Whether n records are read and written in columns here."""
-    return COMPILED and n >= MANY
+    return COMPILED and n >= MIN_ROWS
 
 
-class NotColumns(Exception):
-    """These columns cannot be written together; one by one the records may be."""
+class UnsupportedColumns(Exception):
+    """Values that cannot be encoded as columns; record by record, most of them can be."""
+
+
+class MissingColumnError(Exception):
+    """A field of a schema that has no column here: a bug, found when a process starts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Texts:
-    """A column of texts as slices of UTF-8: `lengths` bytes of `data` from `begins` on; null where that is below 0."""
+class TextColumn:
+    """A column of texts as slices of UTF-8: `lengths` bytes of `data` from `offsets` on; null where that is below 0."""
 
     data: Bytes
-    begins: Ints
+    offsets: Ints
     lengths: Ints
 
     @classmethod
-    def made(cls, texts: Sequence[bytes]) -> "Texts":
+    def from_bytes(cls, texts: Sequence[bytes]) -> "TextColumn":
         """The column of these texts."""
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return cls(np.frombuffer(b"".join(texts), np.uint8), np.cumsum(lengths) - lengths, lengths)
 
     def __len__(self) -> int:
-        return len(self.begins)
+        return len(self.offsets)
 
-    def take(self, indices: NDArray[np.intp]) -> "Texts":
+    def take(self, indices: NDArray[np.intp]) -> "TextColumn":
         """The column of these rows."""
-        return Texts(self.data, self.begins[indices], self.lengths[indices])
+        return TextColumn(self.data, self.offsets[indices], self.lengths[indices])
 
-    def raw(self) -> list[bytes]:
+    def to_list(self) -> list[bytes]:
         """Each row's bytes; of a null none."""
-        whole, ends = self.data.tobytes(), (self.begins + self.lengths).tolist()
-        return [whole[begin:end] for begin, end in zip(self.begins.tolist(), ends, strict=True)]
+        whole, ends = self.data.tobytes(), (self.offsets + self.lengths).tolist()
+        return [whole[begin:end] for begin, end in zip(self.offsets.tolist(), ends, strict=True)]
 
-    def same(self, other: "Texts") -> Flags:
+    def equal(self, other: "TextColumn") -> Flags:
         """In which rows both are equal."""
         mine, others = (
-            (self.data, self.begins, self.lengths),
-            (other.data, other.begins, other.lengths),
+            (self.data, self.offsets, self.lengths),
+            (other.data, other.offsets, other.lengths),
         )
-        return compiled.same_bytes(*mine, *others)
+        return compiled.equal_slices(*mine, *others)
 
     def dictionary_encode(self) -> DictionaryColumn:
         """The same column by its distinct values, null as None."""
-        codes, rows = compiled.distinct(self.data, self.begins, self.lengths, _SEED)
+        codes, rows = compiled.dictionary_encode(self.data, self.offsets, self.lengths, _SEED)
         raw = self.take(rows)
         values = [
             text.decode() if length >= 0 else None
-            for text, length in zip(raw.raw(), raw.lengths, strict=True)
+            for text, length in zip(raw.to_list(), raw.lengths, strict=True)
         ]
         return DictionaryColumn(codes, values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Maps:
-    """A column of maps in their encoded form, null where `begins` is -1; `of_texts` or of doubles."""
+class MapColumn:
+    """A column of maps in their encoded form, null where `offsets` is -1; `text_values` or of doubles."""
 
     data: Bytes
-    begins: Ints
-    of_texts: bool
+    offsets: Ints
+    text_values: bool
 
-    def take(self, indices: NDArray[np.intp]) -> "Maps":
+    def take(self, indices: NDArray[np.intp]) -> "MapColumn":
         """The column of these rows."""
-        return Maps(self.data, self.begins[indices], self.of_texts)
+        return MapColumn(self.data, self.offsets[indices], self.text_values)
 
-    def values(self, key: str) -> Floats | Texts:
+    def lookup(self, key: str) -> Floats | TextColumn:
         """What each map has under a key: a double, else NaN; or a text, else null."""
-        begins, lengths = np.empty_like(self.begins), np.empty_like(self.begins)
+        offsets, lengths = np.empty_like(self.offsets), np.empty_like(self.offsets)
         sought = np.frombuffer(key.encode(), np.uint8)
-        compiled.look_up(self.data, self.begins, sought, self.of_texts, begins, lengths)
-        if self.of_texts:
-            return Texts(self.data, begins, lengths)
-        found = np.full(len(begins), np.nan)
-        compiled.doubles_at(self.data, begins, found.view(np.uint64))
+        compiled.find_key(self.data, self.offsets, sought, self.text_values, offsets, lengths)
+        if self.text_values:
+            return TextColumn(self.data, offsets, lengths)
+        found = np.full(len(offsets), np.nan)
+        compiled.read_doubles(self.data, offsets, found.view(np.uint64))
         return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Items:
+class ListColumn:
     """A column of arrays: `counts` (n,) items in each row, and by field the columns of all items one after another."""
 
     counts: Ints
@@ -122,17 +126,17 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """n records, as far as they could be read in columns: `read` (n,) says which, the others' rows have no meaning.
+class DecodedColumns:
+    """n records, as far as they could be read in columns: `decoded` (n,) says which, the others' rows have no meaning.
 
     `sizes` (n,) are the bytes of the values.
 
-    Columns are by the path of the field ("lead.source"): int64 (an enum by its symbol's number), bool, Texts, Maps, or
+    Columns are by the path of the field ("lead.source"): int64 (an enum by its symbol's number), bool, TextColumn, MapColumn, or
     float64 with NaN where an optional number is null. An optional record has a bool of its own: whether it is there.
     Arrays have no column.
     """
 
-    read: Flags
+    decoded: Flags
     sizes: Ints
     columns: Mapping[str, Any]
 
@@ -140,25 +144,35 @@ class Table:
 class ColumnReader:
     """Reads what a reader decodes one by one: values whose writer schema is the present one, and none else."""
 
-    def __init__(self, reader: Reader) -> None:
-        """Raises NotColumns for a schema with types that are not read in columns."""
+    def __init__(self, reader: Reader, fields: Collection[str] | None = None) -> None:
+        """Plan the decoding of `fields` (paths), or of every field where it is None.
+
+        Raise MissingColumnError where one of them has no column.
+        """
         self._reader = reader
         self._steps: list[tuple[int, int, int]] = []
         self._fields: dict[str, tuple[int, int, bool]] = {}
         self._counts = dict.fromkeys(("ints", "bits", "spans"), 0)
         self.symbols: dict[str, list[str]] = {}
         named: dict[str, Any] = {}
+        self._arrays: list[str] = []
         self._plan(parse_schema(reader.schema, named), named, "")
+        missing = self._arrays if fields is None else [f for f in fields if f not in self._fields]
+        if missing:
+            raise MissingColumnError(
+                f"{reader.schema['name']}: no column for {', '.join(missing)}; "
+                "decode it in schemas/columns.py, or leave it out of `fields`"
+            )
         self._program = np.array(self._steps, np.int64)
         # Compiles what a batch needs, or loads what was compiled: now, and not while a batch waits.
-        for column in self.read([b""]).columns.values():
-            if isinstance(column, Texts):
-                column.same(column)
+        for column in self.decode([b""]).columns.values():
+            if isinstance(column, TextColumn):
+                column.equal(column)
                 column.dictionary_encode()
-            elif isinstance(column, Maps):
-                column.values("")
+            elif isinstance(column, MapColumn):
+                column.lookup("")
 
-    def read(self, values: Sequence[bytes | None]) -> Table:
+    def decode(self, values: Sequence[bytes | None]) -> DecodedColumns:
         """The records in n framed values; a null is not read."""
         n = len(values)
         whole = [value or b"" for value in values]
@@ -166,16 +180,16 @@ class ColumnReader:
         data = np.frombuffer(b"".join(whole), np.uint8)
         ends = np.cumsum(lengths)
         bodies = np.full(n, -1, np.int64)
-        for header in self._reader.plain_headers():
-            compiled.starts_with(
+        for header in self._reader.current_headers():
+            compiled.match_prefix(
                 data, ends - lengths, ends, np.frombuffer(header, np.uint8), bodies
             )
         ints = np.zeros((self._counts["ints"], n), np.int64)
         floats = np.full((self._counts["bits"], n), np.nan)
-        begins = np.full((self._counts["spans"], n), -1, np.int64)
-        sizes = begins.copy()
-        read = compiled.read_rows(
-            data, bodies, ends, self._program, ints, floats.view(np.uint64), begins, sizes
+        offsets = np.full((self._counts["spans"], n), -1, np.int64)
+        sizes = offsets.copy()
+        read = compiled.decode_rows(
+            data, bodies, ends, self._program, ints, floats.view(np.uint64), offsets, sizes
         )
         columns: dict[str, Any] = {}
         for path, (kind, place, optional) in self._fields.items():
@@ -183,9 +197,9 @@ class ColumnReader:
                 case compiled.DOUBLE:
                     columns[path] = floats[place]
                 case compiled.TEXT:
-                    columns[path] = Texts(data, begins[place], sizes[place])
+                    columns[path] = TextColumn(data, offsets[place], sizes[place])
                 case compiled.MAP_OF_DOUBLES | compiled.MAP_OF_TEXTS:
-                    columns[path] = Maps(data, begins[place], kind == compiled.MAP_OF_TEXTS)
+                    columns[path] = MapColumn(data, offsets[place], kind == compiled.MAP_OF_TEXTS)
                 case compiled.BOOLEAN | compiled.OPTIONAL:
                     columns[path] = ints[place].astype(np.bool_)
                 case _ if optional:
@@ -194,7 +208,7 @@ class ColumnReader:
                     )
                 case _:
                     columns[path] = ints[place]
-        return Table(read, lengths, columns)
+        return DecodedColumns(read, lengths, columns)
 
     def _plan(
         self, schema: Any, named: Mapping[str, Any], path: str, *, optional: bool = False
@@ -237,7 +251,7 @@ class ColumnReader:
             case "array":
                 self._array(schema["items"], named, path)
             case _:
-                raise NotColumns(f"{path} is of a type that is not read in columns")
+                raise MissingColumnError(f"no column for {path}: columns of {kind} are not decoded")
 
     def _array(self, items: Any, named: Mapping[str, Any], path: str) -> None:
         """Arrays are read only to get past them. One of pairs of a text and a double is encoded as a map of doubles."""
@@ -251,7 +265,10 @@ class ColumnReader:
             case ["string", "double"]:
                 kind = compiled.MAP_OF_DOUBLES
             case _:
-                raise NotColumns(f"{path} is of items that are not read in columns")
+                raise MissingColumnError(
+                    f"no column for {path}: arrays of {fields} are not decoded"
+                )
+        self._arrays.append(path)
         self._steps.append((kind, self._counts["spans"], 0))
         self._counts["spans"] += 1
 
@@ -278,15 +295,20 @@ class ColumnReader:
 class ColumnWriter:
     """Encodes records of one kind from columns, in the framing of a writer.
 
-    A column is one value for all rows, an array of float64, int64 or bool, Texts, a DictionaryColumn of any values, a list of
-    texts, or Items.
+    A column is one value for all rows, an array of float64, int64 or bool, TextColumn, a DictionaryColumn of any values, a list of
+    texts, or ListColumn.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, columns: Collection[str]) -> None:
+        """Check that `columns` are the fields of the schema; fields of array items as "array.field".
+
+        Raise MissingColumnError where they are not.
+        """
         self._writer = writer
         named: dict[str, Any] = {}
         self._schema: Any = parse_schema(writer.schema, named)
         self._named = named
+        self._check(set(self._paths(self._schema)), set(columns))
         if COMPILED:
             nothing = _Pools()
             nothing.constant(b"", 0)
@@ -295,7 +317,7 @@ class ColumnWriter:
     def encode(self, columns: Mapping[str, Any], n: int) -> list[bytes]:
         """The framed bytes of n records; every field of the schema has its column.
 
-        Raises NotColumns where a column does not fit its field, and Transient where the registry does not answer.
+        Raises UnsupportedColumns where a column does not fit its field, and Transient where the registry does not answer.
         """
         pools = _Pools()
         pools.constant(self._writer.header(), n)
@@ -309,21 +331,36 @@ class ColumnWriter:
             ValueError,
             KeyError,
         ) as error:
-            raise NotColumns(str(error)) from error
+            raise UnsupportedColumns(str(error)) from error
         return pools.written(n)
 
+    def _paths(self, schema: Any) -> Iterator[str]:
+        """Yield the name of each column that a record needs; array items have one for each field."""
+        for field in schema["fields"]:
+            part = _defined(field["type"], self._named)
+            items = _defined(part.get("items"), self._named) if isinstance(part, dict) else None
+            if isinstance(items, dict):
+                yield from (f"{field['name']}.{path}" for path in self._paths(items))
+            else:
+                yield field["name"]
+
+    def _check(self, fields: set[str], columns: set[str]) -> None:
+        if different := sorted(fields ^ columns):
+            raise MissingColumnError(
+                f"{self._schema['name']}: the columns are not the fields of the schema; "
+                f"add or remove {', '.join(different)}"
+            )
+
     def _record(self, schema: Any, columns: Mapping[str, Any], n: int, pools: "_Pools") -> None:
-        fields = schema["fields"]
-        if len(columns) != len(fields):
-            raise NotColumns("the columns are not the fields of the schema")
-        for field in fields:
+        self._check({field["name"] for field in schema["fields"]}, set(columns))
+        for field in schema["fields"]:
             self._field(field["type"], columns[field["name"]], n, pools)
 
     def _field(self, schema: Any, column: Any, n: int, pools: "_Pools") -> None:
         schema = _defined(schema, self._named)
         kind = schema["type"] if isinstance(schema, dict) else schema
         match column:
-            case Items() if kind == "array":
+            case ListColumn() if kind == "array":
                 pools.items(column.counts, n)
                 before = len(pools.steps)
                 self._record(
@@ -339,14 +376,14 @@ class ColumnWriter:
                 )
             case np.ndarray():
                 pools.numbers(kind, column, n)
-            case Texts() if kind == "string":
+            case TextColumn() if kind == "string":
                 pools.texts(column, n)
             case list() if kind == "string":
-                pools.texts(Texts.made([text.encode() for text in column]), n)
+                pools.texts(TextColumn.from_bytes([text.encode() for text in column]), n)
             case str() | int() | float() | bool():
                 pools.constant(self._constant(schema, column), n)
             case _:
-                raise NotColumns(f"a column of type {type(column).__name__} is no {kind}")
+                raise UnsupportedColumns(f"a column of type {type(column).__name__} is no {kind}")
 
     def _constant(self, schema: Any, value: Any) -> bytes:
         stream = BytesIO()
@@ -384,8 +421,8 @@ class _Pools:
         if codes.shape != (n,) or (
             n and not 0 <= int(codes.min()) <= int(codes.max()) < len(choices)
         ):
-            raise NotColumns("a code chooses nothing")
-        texts = Texts.made(choices)
+            raise UnsupportedColumns("a code chooses nothing")
+        texts = TextColumn.from_bytes(choices)
         self._room += n * max(map(len, choices), default=0)
         self.steps.append(
             [
@@ -395,17 +432,17 @@ class _Pools:
             ]
         )
 
-    def texts(self, column: Texts, n: int) -> None:
+    def texts(self, column: TextColumn, n: int) -> None:
         """A string field."""
         if len(column) != n or (n and int(column.lengths.min()) < 0):
-            raise NotColumns("a text is missing")
+            raise UnsupportedColumns("a text is missing")
         self._room += 10 * n + int(column.lengths.sum())
         self.steps.append([compiled.TEXT, self._spans(column), 0])
 
     def numbers(self, kind: str, column: NDArray[Any], n: int) -> None:
         """A field of numbers or flags."""
         if column.shape != (n,):
-            raise NotColumns(f"a column has the shape {column.shape}, not {(n,)}")
+            raise UnsupportedColumns(f"a column has the shape {column.shape}, not {(n,)}")
         self._room += 10 * n
         match kind, column.dtype.kind:
             case "double", "f":
@@ -421,17 +458,17 @@ class _Pools:
                     and n
                     and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31
                 ):
-                    raise NotColumns("a number does not fit 32 bits")
+                    raise UnsupportedColumns("a number does not fit 32 bits")
                 self.steps.append(
                     [compiled.LONG, self._add("ints", self._ints, column.astype(np.int64)), 0]
                 )
             case _:
-                raise NotColumns(f"a column of {column.dtype} is no {kind}")
+                raise UnsupportedColumns(f"a column of {column.dtype} is no {kind}")
 
     def items(self, counts: Ints, n: int) -> None:
         """An array field; the steps of its items follow."""
         if counts.shape != (n,) or (n and int(counts.min()) < 0):
-            raise NotColumns("an array has no number of items")
+            raise UnsupportedColumns("an array has no number of items")
         self._room += 11 * n
         self.steps.append(
             [compiled.ITEMS, self._add("ints", self._ints, counts.astype(np.int64)), 0]
@@ -443,7 +480,7 @@ class _Pools:
         ints, floats = _joined(self._ints, np.int64), _joined(self._floats, np.float64)
         spans = _joined(self._begins, np.int64), _joined(self._lengths, np.int64)
         steps = np.array(self.steps, np.uint64)
-        compiled.write_rows(
+        compiled.encode_rows(
             steps, ints, floats.view(np.uint64), _joined(self._data, np.uint8), *spans, out, ends
         )
         stops = ends.tolist()
@@ -462,14 +499,14 @@ class _Pools:
             self._data_at[id(data)] = self._add("data", self._data, data)
         return self._data_at[id(data)]
 
-    def _spans(self, texts: Texts) -> int:
+    def _spans(self, texts: TextColumn) -> int:
         at = self._bytes(texts.data)
-        self._add("spans", self._begins, texts.begins + at)
+        self._add("spans", self._begins, texts.offsets + at)
         self._lengths.append(texts.lengths)
         return self._sizes["spans"] - len(texts)
 
 
-def records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+def to_records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
     """The n records that the columns hold, as plain Python values."""
     rows = zip(*(_values(column, n) for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
@@ -477,8 +514,8 @@ def records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
 
 def _values(column: Any, n: int) -> Sequence[Any]:
     match column:
-        case Items(counts=counts, columns=inner):
-            items = records(inner, int(counts.sum()))
+        case ListColumn(counts=counts, columns=inner):
+            items = to_records(inner, int(counts.sum()))
             ends = np.cumsum(counts).tolist()
             return [
                 items[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)
@@ -486,8 +523,8 @@ def _values(column: Any, n: int) -> Sequence[Any]:
         case np.ndarray():
             values: list[Any] = column.tolist()
             return values
-        case Texts():
-            return [text.decode() for text in column.raw()]
+        case TextColumn():
+            return [text.decode() for text in column.to_list()]
         case DictionaryColumn() | list():
             return column
     return [column] * n

@@ -75,7 +75,7 @@ def is_text(data: Bytes, at: int, end: int) -> bool:
 
 @compiled
 def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
-    """(where the text at `at` begins, where it ends), or an end of -1."""
+    """(where the text at `at` offsets, where it ends), or an end of -1."""
     length, at = read_long(data, at, end)
     if at < 0 or length < 0 or length > end - at or not is_text(data, at, at + length):
         return 0, -1
@@ -113,19 +113,19 @@ def _bits(data: Bytes, at: int) -> np.uint64:
 
 
 @compiled
-def read_rows(
+def decode_rows(
     data: Bytes,
     starts: Ints,
     ends: Ints,
     steps: Ints,
     ints: Ints,
     bits: Bits,
-    begins: Ints,
+    offsets: Ints,
     lengths: Ints,
 ) -> NDArray[np.bool_]:
     """Which rows were read, (n,): the body data[starts[i]:ends[i]] of each, whose start is not -1.
 
-    `ints`, `bits` (of doubles), `begins` and `lengths` (of texts and maps) have a row for each field and n columns.
+    `ints`, `bits` (of doubles), `offsets` and `lengths` (of texts and maps) have a row for each field and n columns.
     """
     n = starts.shape[0]
     good = np.zeros(n, np.bool_)
@@ -143,7 +143,7 @@ def read_rows(
                 at += 8
             elif kind == TEXT:
                 begin, at = _text(data, at, end)
-                begins[place, row], lengths[place, row] = begin, at - begin
+                offsets[place, row], lengths[place, row] = begin, at - begin
             elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS or kind == ARRAY_OF_TEXTS:
                 begin = at
                 at = _items(
@@ -153,7 +153,7 @@ def read_rows(
                     2 if kind == MAP_OF_TEXTS else 1,
                     1 if kind == MAP_OF_DOUBLES else 0,
                 )
-                begins[place, row], lengths[place, row] = begin, at - begin
+                offsets[place, row], lengths[place, row] = begin, at - begin
             elif kind == BOOLEAN:
                 if at >= end or data[U(at)] > 1:
                     at = -1
@@ -180,7 +180,7 @@ def read_rows(
                     ints[place, row] = value
         good[row] = at == end and at >= 0
         if not good[row]:  # what was found until it went wrong is nobody's: as good as null
-            begins[:, row] = -1
+            offsets[:, row] = -1
             lengths[:, row] = -1
     return good
 
@@ -194,8 +194,8 @@ def _same(a: Bytes, a_at: np.uint64, b: Bytes, b_at: np.uint64, size: np.uint64)
 
 
 @compiled
-def starts_with(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints) -> None:
-    """Where data[starts[i]:ends[i]] begins with `head`, bodies[i] becomes the place behind it."""
+def match_prefix(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints) -> None:
+    """Where data[starts[i]:ends[i]] offsets with `head`, bodies[i] becomes the place behind it."""
     size = head.shape[0]
     for row in range(U(starts.shape[0])):
         at = starts[row]
@@ -204,7 +204,7 @@ def starts_with(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints
 
 
 @compiled
-def same_bytes(
+def equal_slices(
     a: Bytes, a_at: Ints, a_size: Ints, b: Bytes, b_at: Ints, b_size: Ints
 ) -> NDArray[np.bool_]:
     """For each row whether two slices are the same bytes."""
@@ -218,12 +218,14 @@ def same_bytes(
 
 
 @compiled
-def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple[Ints, Ints]:
+def dictionary_encode(
+    data: Bytes, offsets: Ints, lengths: Ints, seed: np.uint64
+) -> tuple[Ints, Ints]:
     """(the number of each row's slice among the distinct ones, a row that has each); one of length -1 counts as such.
 
     Hashes are FNV-1a (draft-eastlake-fnv) from a seed, so that nobody can choose texts that all collide.
     """
-    n = begins.shape[0]
+    n = offsets.shape[0]
     size = 16
     while size < 2 * n:
         size *= 2
@@ -233,7 +235,7 @@ def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple
     count = 0
     for row in range(U(n)):
         length = lengths[row]
-        at, bytes_ = U(max(begins[row], 0)), U(max(length, 0))
+        at, bytes_ = U(max(offsets[row], 0)), U(max(length, 0))
         hashed = seed
         for i in range(bytes_):
             hashed = (hashed ^ U(data[at + i])) * U(0x100000001B3)
@@ -248,7 +250,9 @@ def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple
                 count += 1
                 break
             other = U(first[U(code)])
-            if lengths[other] == length and _same(data, U(max(begins[other], 0)), data, at, bytes_):
+            if lengths[other] == length and _same(
+                data, U(max(offsets[other], 0)), data, at, bytes_
+            ):
                 codes[row] = code
                 break
             slot += _ONE
@@ -256,16 +260,16 @@ def distinct(data: Bytes, begins: Ints, lengths: Ints, seed: np.uint64) -> tuple
 
 
 @compiled
-def look_up(
-    data: Bytes, begins: Ints, key: Bytes, of_texts: bool, found: Ints, lengths: Ints
+def find_key(
+    data: Bytes, offsets: Ints, key: Bytes, text_values: bool, found: Ints, lengths: Ints
 ) -> None:
-    """Where the value of `key` in each row's map begins (-1 where it has none), and how long a text is.
+    """Where the value of `key` in each row's map offsets (-1 where it has none), and how long a text is.
 
-    The maps were read by `read_rows`; of a key that comes twice the last value counts, as in a dict.
+    The maps were read by `decode_rows`; of a key that comes twice the last value counts, as in a dict.
     """
-    for row in range(begins.shape[0]):
+    for row in range(offsets.shape[0]):
         found[row], lengths[row] = -1, -1
-        at = begins[row]
+        at = offsets[row]
         if at < 0:
             continue
         while True:
@@ -277,7 +281,7 @@ def look_up(
                 same = length == key.shape[0] and _same(data, U(at), key, U(0), U(length))
                 at += length
                 size = 8
-                if of_texts:
+                if text_values:
                     size, at = read_long(data, at, data.shape[0])
                 if same:
                     found[row], lengths[row] = at, size
@@ -285,7 +289,7 @@ def look_up(
 
 
 @compiled
-def doubles_at(data: Bytes, places: Ints, bits: Bits) -> None:
+def read_doubles(data: Bytes, places: Ints, bits: Bits) -> None:
     """The doubles that begin at `places` (n,) as bits (n,); those of -1 are left as they are."""
     for row in range(places.shape[0]):
         if places[row] >= 0:
@@ -314,12 +318,12 @@ def _put_bytes(
 
 
 @compiled
-def write_rows(
+def encode_rows(
     steps: Bits,
     ints: Ints,
     bits: Bits,
     data: Bytes,
-    begins: Ints,
+    offsets: Ints,
     lengths: Ints,
     out: Bytes,
     ends: Ints,
@@ -360,10 +364,10 @@ def write_rows(
                 at = _put_bytes(out, at, data, place, more)
             elif kind == U(CHOICE):
                 choice = more + U(ints[place + item])
-                at = _put_bytes(out, at, data, U(begins[choice]), U(lengths[choice]))
+                at = _put_bytes(out, at, data, U(offsets[choice]), U(lengths[choice]))
             elif kind == U(TEXT):
                 at = _put_long(out, at, lengths[place + item])
-                at = _put_bytes(out, at, data, U(begins[place + item]), U(lengths[place + item]))
+                at = _put_bytes(out, at, data, U(offsets[place + item]), U(lengths[place + item]))
             elif kind == U(BOOLEAN):
                 out[at] = np.uint8(ints[place + item])
                 at += _ONE

@@ -15,9 +15,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_FROM, _NANOSECONDS_FROM = 10**14, 10**17
 
 
-def state_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def lead_state(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The LeadState of columns named as its fields; None without a time of creation, for then it is no state."""
-    created_at = moment(row.get("created_at"))
+    created_at = parse_time(row.get("created_at"))
     if created_at is None:
         return None
     touchpoints = row.get("touchpoint_count")
@@ -25,14 +25,14 @@ def state_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "created_at": created_at,
         "lead_score": number(row.get("lead_score")),
         "engagement_score": number(row.get("engagement_score")),
-        "touchpoint_count": touchpoints if whole(touchpoints, 2**31) else None,
+        "touchpoint_count": touchpoints if is_integer(touchpoints, 2**31) else None,
         **{name: text(row.get(name)) for name in TEXTS},
         "numbers": {},
         "categories": {},
     }
 
 
-def changed_at(occurred_at: int, created_at: int | None) -> int:
+def corrected_change_time(occurred_at: int, created_at: int | None) -> int:
     """When a change happened (ms UTC), given when its lead was created by another clock."""
     ahead = 0 if created_at is None else created_at - occurred_at
     return occurred_at + ahead if 0 < ahead <= CLOCKS_DIFFER_MS else occurred_at
@@ -45,7 +45,7 @@ def number(value: Any) -> float | None:
     return float(value) if -1e308 <= value <= 1e308 else None
 
 
-def whole(value: Any, limit: int) -> bool:
+def is_integer(value: Any, limit: int) -> bool:
     """Whether this is an integer within limits."""
     return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
 
@@ -55,7 +55,7 @@ def text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
 
 
-def moment(value: Any) -> int | None:
+def parse_time(value: Any) -> int | None:
     """Milliseconds UTC of an ISO 8601 text (UTC where it names no zone) or of a number; None where it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) >= _NANOSECONDS_FROM:
@@ -65,9 +65,9 @@ def moment(value: Any) -> int | None:
         at = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return None
-    return milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
+    return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
-def milliseconds(at: datetime) -> int:
+def to_milliseconds(at: datetime) -> int:
     """Milliseconds since 1970 UTC, rounded down."""
     return (at - _EPOCH) // timedelta(milliseconds=1)

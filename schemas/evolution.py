@@ -14,21 +14,21 @@ from fastavro import parse_schema
 from schemas import catalogue
 
 
-class Level(StrEnum):
+class CompatibilityLevel(StrEnum):
     """What a change must keep, towards every released version; the names are the registry's."""
 
     BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"  # the present reads what any release wrote
     FULL_TRANSITIVE = "FULL_TRANSITIVE"  # and any release reads what the present writes
 
 
-LEVELS = {
-    "LeadChanged": Level.BACKWARD_TRANSITIVE,
-    "LeadPrediction": Level.FULL_TRANSITIVE,
-    "LeadOutcome": Level.BACKWARD_TRANSITIVE,
-    "TriageDecision": Level.FULL_TRANSITIVE,
-    "RescoreRequest": Level.BACKWARD_TRANSITIVE,
-    "RescoreResult": Level.FULL_TRANSITIVE,
-    "RetrainRequested": Level.FULL_TRANSITIVE,
+COMPATIBILITY = {
+    "LeadChanged": CompatibilityLevel.BACKWARD_TRANSITIVE,
+    "LeadPrediction": CompatibilityLevel.FULL_TRANSITIVE,
+    "LeadOutcome": CompatibilityLevel.BACKWARD_TRANSITIVE,
+    "TriageDecision": CompatibilityLevel.FULL_TRANSITIVE,
+    "RescoreRequest": CompatibilityLevel.BACKWARD_TRANSITIVE,
+    "RescoreResult": CompatibilityLevel.FULL_TRANSITIVE,
+    "RetrainRequested": CompatibilityLevel.FULL_TRANSITIVE,
 }
 
 _PROMOTIONS = {
@@ -44,39 +44,41 @@ _PROMOTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SchemaComparison:
     """One released schema against the present one of the same record."""
 
     record: str
     version: str
-    level: Level
+    level: CompatibilityLevel
     changed: bool
     same_bytes: bool
     breaks: tuple[str, ...]
 
 
-def compare_releases(folder: Path = catalogue.FOLDER) -> list[Comparison]:
+def compare_releases(folder: Path = catalogue.FOLDER) -> list[SchemaComparison]:
     """Every released schema against the present one. Raises UserError where a file is no schema."""
     return [
-        compare(record, version, catalogue.present(record, folder), old)
-        for version, schemas in catalogue.released(folder).items()
+        compare(record, version, catalogue.current_schema(record, folder), old)
+        for version, schemas in catalogue.released_schemas(folder).items()
         for record, old in schemas.items()
     ]
 
 
-def compare(record: str, version: str, present: Any, old: Any) -> Comparison:
+def compare(record: str, version: str, present: Any, old: Any) -> SchemaComparison:
     """The schema `old`, released as `version`, against `present`, at the level of `record`."""
     broken = [
         f"{record} can no longer read what {version} wrote: {text}."
         for text in breaks(present, old)
     ]
-    if LEVELS[record] is Level.FULL_TRANSITIVE:
+    if COMPATIBILITY[record] is CompatibilityLevel.FULL_TRANSITIVE:
         broken += [
             f"{record} {version} cannot read what is written now: {text}."
             for text in breaks(old, present)
         ]
-    same_bytes = catalogue.canonical(old) == catalogue.canonical(present)
-    return Comparison(record, version, LEVELS[record], old != present, same_bytes, tuple(broken))
+    same_bytes = catalogue.canonical_form(old) == catalogue.canonical_form(present)
+    return SchemaComparison(
+        record, version, COMPATIBILITY[record], old != present, same_bytes, tuple(broken)
+    )
 
 
 def breaks(reader: Any, writer: Any) -> list[str]:

@@ -19,8 +19,14 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason, SettingsError
 from schemas.codec import Reader
-from schemas.crm_rows import STATE_COLUMNS, changed_at, moment, state_of, whole
-from schemas.limits import Unbounded, guarded
+from schemas.crm_rows import (
+    STATE_COLUMNS,
+    corrected_change_time,
+    is_integer,
+    lead_state,
+    parse_time,
+)
+from schemas.limits import UnboundedSchemaError, parse_bounded
 from schemas.registry import Registry
 
 FIELDS = ("lead_id", "lead_version", *STATE_COLUMNS)
@@ -31,7 +37,7 @@ _NOT_SENT = "__debezium_unavailable_value"
 _DECIMAL = "org.apache.kafka.connect.data.Decimal"
 
 
-class Format(StrEnum):
+class ForeignFormat(StrEnum):
     """What a topic of foreign changes holds."""
 
     DEBEZIUM = "debezium"
@@ -40,7 +46,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ForeignMessage:
     """What a message holds. `position` names it (topic-partition-offset), `timestamp` is Kafka's, ms UTC."""
 
     key: bytes | None
@@ -51,7 +57,7 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Understanding:
+class ConversionOptions:
     """How messages are read: which column is which field, whether states are taken from them, and Avro's readers."""
 
     columns: Mapping[str, str]
@@ -60,7 +66,7 @@ class Understanding:
     registry: Registry | None
 
 
-def columns_of(text: str) -> dict[str, str]:
+def parse_columns(text: str) -> dict[str, str]:
     """`lead_id=id, lead_score=score` as the column of each field; one that is not named has the field's own name.
 
     Raises SettingsError for what is no field.
@@ -74,7 +80,7 @@ def columns_of(text: str) -> dict[str, str]:
     return columns
 
 
-def from_debezium(message: Foreign, how: Understanding) -> dict[str, Any] | None:
+def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
     """Debezium's change events of the table of people: JSON (with or without its schema) or Avro, with the envelope or
     unwrapped by ExtractNewRecordState. A null value, which follows a deletion, is the same deletion.
     """
@@ -90,7 +96,7 @@ def from_debezium(message: Foreign, how: Understanding) -> dict[str, Any] | None
     if operation not in _OPERATIONS:
         raise _invalid(f"the operation {operation!r} is none of a single lead")
     before, after = (_fields(value.get(name), how) for name in ("before", "after"))
-    occurred_at = moment(source.get("ts_ms") or value.get("ts_ms")) or message.timestamp
+    occurred_at = parse_time(source.get("ts_ms") or value.get("ts_ms")) or message.timestamp
     lead_id = _lead_id(after or before, key, how)
     identity = message.position
     if source.get("lsn"):
@@ -110,7 +116,7 @@ def from_debezium(message: Foreign, how: Understanding) -> dict[str, Any] | None
     )
 
 
-def from_outbox(message: Foreign, how: Understanding) -> dict[str, Any] | None:
+def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
     """Rows of leadstream_outbox through Debezium's outbox event router: lead_id is the key, facts the value, event_id
     the header `id`; change_type, occurred_at and origin are headers of their own names (additional placement).
     """
@@ -131,7 +137,7 @@ def from_outbox(message: Foreign, how: Understanding) -> dict[str, Any] | None:
     return {**record, "origin": _header(message, "origin") or "crm"}
 
 
-def from_cloudevent(message: Foreign, how: Understanding) -> dict[str, Any] | None:
+def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
     """A CloudEvent in binary mode (attributes are headers) or structured mode (JSON). Its data is a row of people, or a
     LeadChanged in Avro; its id, time and subject are those of the change; its type ends in .created, .updated, .deleted
     or .rescore; the extension `origin` may say who caused it.
@@ -178,23 +184,27 @@ def from_cloudevent(message: Foreign, how: Understanding) -> dict[str, Any] | No
     return {**record, "origin": str(event.get("origin") or "crm")}
 
 
-READERS: dict[Format, Callable[[Foreign, Understanding], dict[str, Any] | None]] = {
-    Format.DEBEZIUM: from_debezium,
-    Format.OUTBOX: from_outbox,
-    Format.CLOUDEVENTS: from_cloudevent,
+CONVERTERS: dict[
+    ForeignFormat, Callable[[ForeignMessage, ConversionOptions], dict[str, Any] | None]
+] = {
+    ForeignFormat.DEBEZIUM: from_debezium,
+    ForeignFormat.OUTBOX: from_outbox,
+    ForeignFormat.CLOUDEVENTS: from_cloudevent,
 }
 
 
-def headers_of(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, bytes]:
+def headers_by_name(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, bytes]:
     """The last header of each name, names in small letters, as CloudEvents and HTTP have them."""
     return {name.lower(): value for name, value in headers or () if value is not None}
 
 
 def _unwrapped(
-    value: dict[str, Any], key: Any, message: Foreign, how: Understanding
+    value: dict[str, Any], key: Any, message: ForeignMessage, how: ConversionOptions
 ) -> dict[str, Any]:
     row = _fields(value, how)
-    occurred_at = moment(value.get("__source_ts_ms") or value.get("__ts_ms")) or message.timestamp
+    occurred_at = (
+        parse_time(value.get("__source_ts_ms") or value.get("__ts_ms")) or message.timestamp
+    )
     lead_id = _lead_id(row, key, how)
     lsn = value.get("__source_lsn") or value.get("__lsn")
     identity = f"{lsn}-{lead_id}" if lsn else message.position
@@ -218,14 +228,14 @@ def _change(
     *,
     occurred_at: int,
     identity: str,
-    how: Understanding,
+    how: ConversionOptions,
 ) -> dict[str, Any]:
-    lead = state_of(row or {})
+    lead = lead_state(row or {})
     return {
         "event_id": identity,
         "lead_id": lead_id,
         "change_type": kind,
-        "occurred_at": changed_at(occurred_at, lead["created_at"] if lead else None),
+        "occurred_at": corrected_change_time(occurred_at, lead["created_at"] if lead else None),
         "lead_version": _version(row),
         "origin": "crm",
         "lead": lead if how.state else None,
@@ -234,7 +244,7 @@ def _change(
 
 def _deletion(
     lead_id: str,
-    message: Foreign,
+    message: ForeignMessage,
     occurred_at: int,
     identity: str = "",
     row: Mapping[str, Any] | None = None,
@@ -252,10 +262,10 @@ def _deletion(
 
 def _version(row: Mapping[str, Any] | None) -> int:
     version = (row or {}).get("lead_version")
-    return version if isinstance(version, int) and whole(version, 2**63) else 0
+    return version if isinstance(version, int) and is_integer(version, 2**63) else 0
 
 
-def _fields(row: Any, how: Understanding) -> dict[str, Any] | None:
+def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
     """The columns of a row under the names of their fields; those that it does not have are left out."""
     if row is None:
         return None
@@ -278,12 +288,12 @@ def _same(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> bool:
     return after is not None and all(before.get(name) == after.get(name) for name in STATE_COLUMNS)
 
 
-def _lead_id(row: Mapping[str, Any] | None, key: Any, how: Understanding) -> str:
+def _lead_id(row: Mapping[str, Any] | None, key: Any, how: ConversionOptions) -> str:
     found = _text((row or {}).get("lead_id"))
     return found if found is not None else _id_of_key(key, how)
 
 
-def _id_of_key(key: Any, how: Understanding) -> str:
+def _id_of_key(key: Any, how: ConversionOptions) -> str:
     """The id in a key: the field of that column, or the only one."""
     if isinstance(key, dict):
         column = how.columns["lead_id"]
@@ -337,8 +347,8 @@ def _avro(raw: bytes, registry: Registry | None) -> Any:
     stream = BytesIO(raw[5:])
     try:
         # With its logical types: a decimal's scale is one.
-        value = schemaless_reader(stream, guarded(json.dumps(schema)), None)
-    except (SchemaParseException, UnknownType, Unbounded, RecursionError):
+        value = schemaless_reader(stream, parse_bounded(json.dumps(schema)), None)
+    except (SchemaParseException, UnknownType, UnboundedSchemaError, RecursionError):
         raise Poison(
             Reason.DECODE_FAILED, "decode", "The registry's schema cannot be used."
         ) from None
@@ -372,14 +382,14 @@ def _decimal(raw: bytes, scale: Any) -> float:
         raise _invalid("a decimal has no scale") from None
 
 
-def _header(message: Foreign, name: str) -> str | None:
+def _header(message: ForeignMessage, name: str) -> str | None:
     value = message.headers.get(name)
     return None if value is None else _utf8(value).strip('"')
 
 
 def _time(value: Any) -> int | None:
     """A time in an attribute or a header, where numbers are digits."""
-    return moment(
+    return parse_time(
         int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
     )
 

@@ -6,14 +6,14 @@ from typing import Any
 from fastavro import parse_schema
 
 
-class Unbounded(Exception):
+class UnboundedSchemaError(Exception):
     """A schema by which a short value could hold endless data: recursive, or an array of items of no bytes."""
 
 
-def guarded(canonical: str) -> Any:
+def parse_bounded(canonical: str) -> Any:
     """The parsed schema for `schemaless_reader` from a Parsing Canonical Form; a number of no symbol raises KeyError.
 
-    Raises Unbounded, and whatever fastavro raises where `canonical` is no schema.
+    Raises UnboundedSchemaError, and whatever fastavro raises where `canonical` is no schema.
     """
     named: dict[str, Any] = {}
     schema = parse_schema(json.loads(canonical), named)
@@ -36,11 +36,11 @@ def _smallest(schema: Any, named: dict[str, Any], inside: tuple[str, ...]) -> in
     kind = schema["type"]
     if kind == "record":
         if schema["name"] in inside:
-            raise Unbounded(f"{schema['name']} contains itself")
+            raise UnboundedSchemaError(f"{schema['name']} contains itself")
         inside = (*inside, schema["name"])
         return sum(_smallest(field["type"], named, inside) for field in schema["fields"])
     if kind == "array" and _smallest(schema["items"], named, inside) == 0:
-        raise Unbounded("an array holds items of no bytes")
+        raise UnboundedSchemaError("an array holds items of no bytes")
     if kind == "map":
         _smallest(schema["values"], named, inside)
     if kind == "fixed":

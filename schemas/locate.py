@@ -9,7 +9,7 @@ _VARINT_BYTES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class DecodeFailure:
     """The first byte that cannot be meant, counted from the value's first one; the field it belongs to; and why."""
 
     offset: int
@@ -24,7 +24,7 @@ class _Stop(Exception):
         self.why = why
 
 
-def first_failure(value: bytes, start: int, schema: Any) -> Failure | None:
+def first_failure(value: bytes, start: int, schema: Any) -> DecodeFailure | None:
     """Walk the body that begins at `start` by its writer schema (as parsed); None where it reads to the last byte.
 
     A wrong byte early in a value often reads well and only misleads: then the failure is where that shows.
@@ -33,9 +33,9 @@ def first_failure(value: bytes, start: int, schema: Any) -> Failure | None:
     try:
         walk.read(schema, "")
     except _Stop as stop:
-        return Failure(stop.offset, walk.field or "the record", stop.why)
+        return DecodeFailure(stop.offset, walk.field or "the record", stop.why)
     if walk.at < len(value):
-        return Failure(
+        return DecodeFailure(
             walk.at,
             "after the last field",
             f"the record ends, and bytes follow: {len(value) - walk.at}",

@@ -19,7 +19,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
 }
 
 
-class Misfit(Exception):
+class RecordValidationError(Exception):
     """Where and how a record differs from its schema, never what it holds."""
 
     def __init__(self, what: str, path: str = "") -> None:
@@ -28,8 +28,8 @@ class Misfit(Exception):
         self.path = path
 
 
-def fitting(schema: Any) -> Check:
-    """A function that raises Misfit where a record of plain Python values does not fit `schema` (JSON data).
+def compile_validator(schema: Any) -> Check:
+    """A function that raises RecordValidationError where a record of plain Python values does not fit `schema` (JSON data).
 
     Left to fastavro: numbers beyond 64 bits (OverflowError) and lone surrogates (UnicodeEncodeError).
     """
@@ -37,13 +37,13 @@ def fitting(schema: Any) -> Check:
     return _compile(parse_schema(schema, named), named)
 
 
-def lone_surrogate(part: Any, path: str = "") -> Misfit | None:
+def lone_surrogate(part: Any, path: str = "") -> RecordValidationError | None:
     """Which text within `part` is not Unicode; None where each is."""
     if isinstance(part, str):
         try:
             part.encode()
         except UnicodeEncodeError as error:
-            return Misfit(
+            return RecordValidationError(
                 f"holds a lone surrogate at character {error.start}, which is not Unicode text",
                 path,
             )
@@ -95,17 +95,17 @@ def _record(schema: Any, named: dict[str, Any]) -> Check:
         if not isinstance(value, Mapping):
             raise _wrong(value, "a record")
         present = 0
-        for name, plain, judge, has_default in fields:
+        for name, plain, validate, has_default in fields:
             item = value.get(name, _ABSENT)
             if item is _ABSENT:
                 if not has_default:
-                    raise Misfit("is missing", name)
+                    raise RecordValidationError("is missing", name)
                 continue
             present += 1
             if type(item) is not plain:
-                _judge_part(judge, name, item)
+                _validate_part(validate, name, item)
         if present != len(value):
-            raise Misfit(
+            raise RecordValidationError(
                 "is not a field of the schema", ", ".join(sorted(map(str, value.keys() - names)))
             )
 
@@ -118,41 +118,41 @@ def _plain_type(schema: Any) -> type | None:
     return _SCALARS[kind][0] if isinstance(kind, str) and kind in _SCALARS else None
 
 
-def _union(judges: list[Check], *, nullable: bool) -> Check:
+def _union(validators: list[Check], *, nullable: bool) -> Check:
     def check(value: Any) -> None:
         if value is None and nullable:
             return
-        misfit = _wrong(value, "null")
-        for judge in judges:
+        failure = _wrong(value, "null")
+        for validate in validators:
             try:
-                judge(value)
-            except Misfit as error:
-                misfit = error
+                validate(value)
+            except RecordValidationError as error:
+                failure = error
             else:
                 return
-        raise misfit
+        raise failure
 
     return check
 
 
-def _array(judge: Check) -> Check:
+def _array(validate: Check) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, list | tuple):
             raise _wrong(value, "an array")
         for index, item in enumerate(value):
-            _judge_part(judge, str(index), item)
+            _validate_part(validate, str(index), item)
 
     return check
 
 
-def _map(judge: Check) -> Check:
+def _map(validate: Check) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, dict):
             raise _wrong(value, "a map")
         for key, item in value.items():
             if not isinstance(key, str):
-                raise Misfit("has a name that is not text")
-            _judge_part(judge, key, item)
+                raise RecordValidationError("has a name that is not text")
+            _validate_part(validate, key, item)
 
     return check
 
@@ -160,7 +160,7 @@ def _map(judge: Check) -> Check:
 def _enum(symbols: frozenset[str]) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, str) or value not in symbols:
-            raise Misfit(f"is none of {', '.join(sorted(symbols))}")
+            raise RecordValidationError(f"is none of {', '.join(sorted(symbols))}")
 
     return check
 
@@ -180,18 +180,18 @@ def _int(value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong(value, "an int")
     if not -(2**31) <= value < 2**31:
-        raise Misfit("does not fit 32 bits")
+        raise RecordValidationError("does not fit 32 bits")
 
 
-def _judge_part(judge: Check, name: str, part: Any) -> None:
+def _validate_part(validate: Check, name: str, part: Any) -> None:
     try:
-        judge(part)
-    except Misfit as misfit:
-        raise Misfit(misfit.what, _join(name, misfit.path)) from None
+        validate(part)
+    except RecordValidationError as error:
+        raise RecordValidationError(error.what, _join(name, error.path)) from None
 
 
-def _wrong(value: Any, wanted: str) -> Misfit:
-    return Misfit(f"is of type {type(value).__name__}, not {wanted}")
+def _wrong(value: Any, wanted: str) -> RecordValidationError:
+    return RecordValidationError(f"is of type {type(value).__name__}, not {wanted}")
 
 
 def _join(*parts: str) -> str:

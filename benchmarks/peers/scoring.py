@@ -49,9 +49,11 @@ class Scorer:
         )
         self._threshold = float(artifact["threshold"])
         self._cuts = [artifact["grades"][grade] for grade in ("C", "B", "A")]
-        self._reader = parse_schema(_plain(catalogue.present("LeadChanged")))
-        self._writer = parse_schema(_plain(catalogue.present("LeadPrediction")))
-        self._frame = FRAME + catalogue.fingerprint_bytes(catalogue.present("LeadPrediction"))
+        self._reader = parse_schema(_plain(catalogue.current_schema("LeadChanged")))
+        self._writer = parse_schema(_plain(catalogue.current_schema("LeadPrediction")))
+        self._frame = FRAME + catalogue.fingerprint_bytes(
+            catalogue.current_schema("LeadPrediction")
+        )
 
     def score(self, arrived: Sequence[Arrived]) -> list[tuple[bytes, bytes]]:
         """Key and value of the prediction for each event, in their order; all of them scored together."""

@@ -10,7 +10,7 @@ from leadstream.errors import Poison, Reason
 from leadstream.kafka.topics import Topics
 from schemas import catalogue
 from schemas.codec import Reader
-from schemas.locate import Failure, first_failure
+from schemas.locate import DecodeFailure, first_failure
 from schemas.registry import Registry
 
 BEFORE, AFTER = 32, 32
@@ -34,7 +34,7 @@ class Anatomy:
 
     record: str | None
     value: Any = None
-    failure: Failure | None = None
+    failure: DecodeFailure | None = None
     detail: str | None = None
 
 
@@ -61,7 +61,7 @@ def anatomy(letter: Letter, topics: Topics, registry: Registry | None) -> Anatom
 
 def fields(record: str, value: dict[str, Any]) -> Iterator[Field]:
     """A decoded record field by field, in the order of its present schema."""
-    return _fields("", catalogue.present(record), value)
+    return _fields("", catalogue.current_schema(record), value)
 
 
 def neighbourhood(value: bytes, at: int) -> Iterator[tuple[int, bytes]]:
@@ -76,26 +76,31 @@ def _json(value: bytes) -> Anatomy:
         return Anatomy("JSON", json.loads(value))
     except UnicodeDecodeError as error:
         return Anatomy(
-            "JSON", None, Failure(error.start, "the request", "the text is not UTF-8"), "no JSON"
+            "JSON",
+            None,
+            DecodeFailure(error.start, "the request", "the text is not UTF-8"),
+            "no JSON",
         )
     except json.JSONDecodeError as error:
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        return Anatomy("JSON", None, Failure(at, "the request", error.msg), f"no JSON: {error.msg}")
+        return Anatomy(
+            "JSON", None, DecodeFailure(at, "the request", error.msg), f"no JSON: {error.msg}"
+        )
     except RecursionError:
         return Anatomy(
-            "JSON", None, Failure(0, "the request", "it is nested too deeply"), "no JSON"
+            "JSON", None, DecodeFailure(0, "the request", "it is nested too deeply"), "no JSON"
         )
 
 
-def _failure(value: bytes, reader: Reader, poison: Poison) -> Failure | None:
+def _failure(value: bytes, reader: Reader, poison: Poison) -> DecodeFailure | None:
     if poison.reason is Reason.UNKNOWN_FRAMING:
-        return Failure(0, "the framing", poison.detail)
+        return DecodeFailure(0, "the framing", poison.detail)
     if poison.reason is Reason.UNKNOWN_SCHEMA:
-        return Failure(1 if value[:1] == b"\x00" else 2, "the schema's number", poison.detail)
+        return DecodeFailure(1 if value[:1] == b"\x00" else 2, "the schema's number", poison.detail)
     try:
         start, schema = reader.layout(value)
     except Poison:
-        return Failure(1, "the schema's number", poison.detail)
+        return DecodeFailure(1, "the schema's number", poison.detail)
     return first_failure(value, start, schema)
 
 

@@ -11,7 +11,7 @@ from leadstream.kafka.batch import Message
 from leadstream.kafka.topic_reader import Cluster, Log, NoTopic
 from leadstream.settings import Settings
 from schemas.codec import Reader
-from schemas.columns import COMPILED, ColumnReader, in_columns
+from schemas.columns import COMPILED, ColumnReader, use_columns
 from schemas.registry import Registry
 
 # Of all partitions together; with more a start would take longer than what it protects from.
@@ -46,7 +46,7 @@ class Recall:
         if not self.due or self._versions is None:
             return
         if COMPILED and self._columns is None:
-            self._columns = ColumnReader(self._reader)
+            self._columns = ColumnReader(self._reader, ("source_topic", "lead_version"))
         log = Log(
             self._settings,
             self._settings.topics.lead_predictions,
@@ -96,14 +96,14 @@ class Recall:
         """The lead_version of each prediction of a change; 0 of what is none."""
         topic = self._settings.topics.lead_changes
         left, told = list(range(len(messages))), [0] * len(messages)
-        if self._columns is not None and in_columns(len(messages)):
-            table = self._columns.read([message.value() for message in messages])
+        if self._columns is not None and use_columns(len(messages)):
+            table = self._columns.decode([message.value() for message in messages])
             sources = table.columns["source_topic"].dictionary_encode()
             of_changes = np.array([value == topic for value in sources.values], np.bool_)[
                 sources.codes
             ]
-            told = np.where(table.read & of_changes, table.columns["lead_version"], 0).tolist()
-            left = np.flatnonzero(~table.read).tolist()
+            told = np.where(table.decoded & of_changes, table.columns["lead_version"], 0).tolist()
+            left = np.flatnonzero(~table.decoded).tolist()
         for place in left:
             value = messages[place].value()
             if value is not None:

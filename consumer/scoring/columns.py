@@ -23,7 +23,7 @@ from features import Columns, columns_of
 from features.spec import FeatureSpec
 from leadstream.dictionary import DictionaryColumn
 from leadstream.kafka.batch import Batch
-from schemas.columns import ColumnReader, Maps, Table, Texts
+from schemas.columns import ColumnReader, DecodedColumns, MapColumn, TextColumn
 
 Ints = NDArray[np.intp]
 
@@ -38,7 +38,7 @@ class Changes:
     index: Ints
     keys: list[bytes]
     types: DictionaryColumn
-    _table: Table
+    _table: DecodedColumns
 
     def __getitem__(self, field: str) -> Any:
         """The column of a field of LeadChanged, one row for each message of the batch."""
@@ -84,10 +84,16 @@ class Changes:
         for spec in inputs:
             field, _, key = spec.name.partition(".")
             column = self[f"lead.{field}"]
-            column = column.take(places) if isinstance(column, Maps | Texts) else column[places]
-            if isinstance(column, Maps):
-                column = column.values(key)
-            found[spec.name] = column.dictionary_encode() if isinstance(column, Texts) else column
+            column = (
+                column.take(places)
+                if isinstance(column, MapColumn | TextColumn)
+                else column[places]
+            )
+            if isinstance(column, MapColumn):
+                column = column.lookup(key)
+            found[spec.name] = (
+                column.dictionary_encode() if isinstance(column, TextColumn) else column
+            )
         return found
 
 
@@ -117,12 +123,12 @@ class Stacks:
 
 def read_changes(batch: Batch, reader: ColumnReader, topic: str) -> Changes:
     """The plain changes of `topic` in the batch."""
-    table = reader.read([message.value() for message in batch.messages])
+    table = reader.decode([message.value() for message in batch.messages])
     keys = [message.key() or b"" for message in batch.messages]
     column = table.columns
     ids, events, occurred_at = column["lead_id"], column["event_id"], column["occurred_at"]
     origins, symbols = column["origin"].dictionary_encode(), reader.symbols["change_type"]
-    plain = table.read & ids.same(Texts.made(keys))
+    plain = table.decoded & ids.equal(TextColumn.from_bytes(keys))
     plain &= np.array([origin != LOOP_ORIGIN for origin in origins.values], np.bool_)[origins.codes]
     plain &= column["change_type"] != symbols.index("DELETED")
     plain &= (occurred_at >= MIN_TIME_MS) & (occurred_at < MAX_TIME_MS)

@@ -35,7 +35,7 @@ from models.serve.artifact import WRONG
 from models.serve.scorer import Model, Scores
 from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
-from schemas.columns import COMPILED, ColumnReader, in_columns
+from schemas.columns import COMPILED, ColumnReader, use_columns
 
 RESCORE = "RESCORE"
 Ints = NDArray[np.intp]
@@ -179,7 +179,7 @@ class Pipeline:
 
     def _plain_changes(self, batch: Batch) -> Changes | None:
         """The changes that can be read in columns; None where columns do not pay."""
-        if self._columns is None or not in_columns(len(batch.messages)):
+        if self._columns is None or not use_columns(len(batch.messages)):
             return None
         return read_changes(batch, self._columns, self._topics.lead_changes)
 

@@ -19,13 +19,50 @@ from leadstream.kafka.config import Record
 from leadstream.variants import CHAMPION
 from models.serve.scorer import Model, Scores
 from schemas.codec import Writer
-from schemas.columns import ColumnWriter, Items, NotColumns, Texts, in_columns, records
+from schemas.columns import (
+    ColumnWriter,
+    ListColumn,
+    TextColumn,
+    UnsupportedColumns,
+    to_records,
+    use_columns,
+)
 
 Ints = NDArray[np.intp]
 
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
 _ID_BYTES = 16
+# Every field of LeadPrediction; checked against the schema at start.
+PREDICTION_COLUMNS = (
+    "prediction_id",
+    "lead_id",
+    "prediction",
+    "probability",
+    "probability_low",
+    "probability_high",
+    "confidence",
+    "grade",
+    "threshold",
+    "raw_score",
+    "reasons.feature",
+    "reasons.contribution",
+    "feature_coverage",
+    "imputed",
+    "model_used",
+    "model_version",
+    "model_sha256",
+    "variant",
+    "event_id",
+    "change_type",
+    "lead_version",
+    "coalesced_changes",
+    "occurred_at",
+    "scored_at",
+    "source_topic",
+    "source_partition",
+    "source_offset",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +85,7 @@ class Rows:
 
     index: Ints
     keys: list[bytes]
-    event_id: Texts | list[str]
+    event_id: TextColumn | list[str]
     change_type: DictionaryColumn
     occurred_at: NDArray[np.int64]
     lead_version: NDArray[np.int64]
@@ -129,7 +166,7 @@ class Predictions:
 
     def __init__(self, writer: Writer, topic: str) -> None:
         self._writer = writer
-        self._columns = ColumnWriter(writer)
+        self._columns = ColumnWriter(writer, PREDICTION_COLUMNS)
         self._topic = topic
 
     def of(
@@ -163,13 +200,13 @@ class Predictions:
 
     def _values(self, columns: dict[str, Any], n: int) -> tuple[list[bytes], dict[int, Poison]]:
         """n encoded records, those that cannot be written empty; and why they cannot."""
-        if in_columns(n):
+        if use_columns(n):
             try:
                 return self._columns.encode(columns, n), {}
-            except NotColumns:
+            except UnsupportedColumns:
                 pass  # one of them is at fault, and only it shall pay for that
         values, failed = [], {}
-        for row, record in enumerate(records(columns, n)):
+        for row, record in enumerate(to_records(columns, n)):
             try:
                 values.append(self._writer.encode(record))
             except Poison as poison:
@@ -187,7 +224,7 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
     sources = batch.places.take(rows.index)
     topics, partitions = zip(*batch.places.values, strict=True)
     return {
-        "lead_id": Texts.made(rows.keys),
+        "lead_id": TextColumn.from_bytes(rows.keys),
         "prediction": scores.prediction[chosen],
         "probability": scores.probability[chosen],
         "probability_low": scores.low[chosen],
@@ -195,7 +232,7 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
         "confidence": scores.confidence[chosen],
         "grade": scores.grade.take(chosen),
         "raw_score": scores.raw[chosen],
-        "reasons": Items(
+        "reasons": ListColumn(
             strongest.sum(axis=1),
             {
                 "feature": DictionaryColumn(
@@ -219,15 +256,19 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
     }
 
 
-def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> Texts:
+def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> TextColumn:
     events = (
-        rows.event_id.raw() if isinstance(rows.event_id, Texts) else map(_encoded, rows.event_id)
+        rows.event_id.to_list()
+        if isinstance(rows.event_id, TextColumn)
+        else map(_encoded, rows.event_id)
     )
     model = b"\0%b\0%b" % (model_sha256.encode(), variant.encode())
     ids = [_hashed(b"%b\0%b%b" % each) for each in zip(events, rows.keys, repeat(model))]
     size = 2 * _ID_BYTES
     begins = np.arange(0, size * len(ids), size)
-    return Texts(np.frombuffer("".join(ids).encode(), np.uint8), begins, np.full_like(begins, size))
+    return TextColumn(
+        np.frombuffer("".join(ids).encode(), np.uint8), begins, np.full_like(begins, size)
+    )
 
 
 def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
@@ -253,7 +294,7 @@ def oversized(size: int) -> Poison:
 
 
 def _at(column: Any, places: Ints) -> Any:
-    if isinstance(column, DictionaryColumn | Texts):
+    if isinstance(column, DictionaryColumn | TextColumn):
         return column.take(places)
     return (
         column[places]

@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 from leadstream.cli.main import parser
 from schemas import catalogue
-from schemas.evolution import LEVELS
+from schemas.evolution import COMPATIBILITY
 
 ROOT = Path(__file__).parents[2]
 # What a page links to outside of its folder.
@@ -77,9 +77,9 @@ def schemas() -> str:
         "default may be left out. `leadstream schemas show` prints a schema and its fingerprint."
     ]
     for name in catalogue.FILES:
-        record = catalogue.present(name)
+        record = catalogue.current_schema(name)
         parts.append(
-            f"## {name}\n\n{record['doc']}\n\nIt evolves {LEVELS[name]}.\n\n{_fields(record)}"
+            f"## {name}\n\n{record['doc']}\n\nIt evolves {COMPATIBILITY[name]}.\n\n{_fields(record)}"
         )
         parts += [
             f"### {inner['name']}\n\n{inner.get('doc', '')}\n\n{_fields(inner)}"

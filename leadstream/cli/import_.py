@@ -11,7 +11,7 @@ from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
-    from producer.importer import Problem, Row
+    from producer.importer import ImportedRow, RefusedRow
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,7 +66,14 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def run(arguments: argparse.Namespace) -> int:
     """Import the file; 1 where a row was refused."""
     from leadstream.settings import load_settings
-    from producer.importer import Problem, Row, event_of, outcome_of, read_rows, select
+    from producer.importer import (
+        ImportedRow,
+        RefusedRow,
+        lead_change_of_row,
+        lead_outcome_of_row,
+        read_rows,
+        select,
+    )
     from producer.mapping import load_mapping
     from producer.presets import load_preset
 
@@ -82,18 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
             f"{mapping.name}: outcome: is missing: --outcomes needs the column that holds it"
         )
     results = list(read_rows(arguments.file, mapping, parquet=parquet))
-    problems = [result for result in results if isinstance(result, Problem)]
-    good = [result for result in results if isinstance(result, Row)]
+    problems = [result for result in results if isinstance(result, RefusedRow)]
+    good = [result for result in results if isinstance(result, ImportedRow)]
     rows = select(good, oldest=arguments.oldest, newest=arguments.newest, limit=arguments.limit)
     outcomes = (
-        [outcome for row in rows if (outcome := outcome_of(row)) is not None]
+        [outcome for row in rows if (outcome := lead_outcome_of_row(row)) is not None]
         if arguments.outcomes
         else []
     )
     if not arguments.dry_run:
         settings = load_settings()
         topics = settings.topics
-        changes = [("LeadChanged", topics.lead_changes, event_of(row)) for row in rows]
+        changes = [("LeadChanged", topics.lead_changes, lead_change_of_row(row)) for row in rows]
         decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
         _send(settings, changes + decided, shown=not arguments.json)
     _report(arguments, rows, len(outcomes), problems)
@@ -112,11 +119,14 @@ def _send(
 
 
 def _report(
-    arguments: argparse.Namespace, rows: "list[Row]", outcomes: int, problems: "list[Problem]"
+    arguments: argparse.Namespace,
+    rows: "list[ImportedRow]",
+    outcomes: int,
+    problems: "list[RefusedRow]",
 ) -> None:
-    from producer.importer import event_of
+    from producer.importer import lead_change_of_row
 
-    first = event_of(rows[0]) if arguments.dry_run and rows else None
+    first = lead_change_of_row(rows[0]) if arguments.dry_run and rows else None
     if arguments.json:
         refused = [{"line": problem.line, "problem": problem.what} for problem in problems]
         counts = {"changes": len(rows), "outcomes": outcomes, "dry_run": arguments.dry_run}

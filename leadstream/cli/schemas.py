@@ -78,7 +78,7 @@ def register(arguments: argparse.Namespace) -> int:
     from leadstream.errors import Transient, UserError
     from leadstream.settings import load_settings
     from schemas import catalogue
-    from schemas.evolution import LEVELS
+    from schemas.evolution import COMPATIBILITY
     from schemas.registry import Registry
 
     settings = load_settings()
@@ -100,8 +100,8 @@ def register(arguments: argparse.Namespace) -> int:
             subject = f"{topic}-value"
             try:
                 # First, so that the registry judges this registration by it.
-                registry.set_compatibility(subject, LEVELS[record])
-                number = registry.schema_id(subject, catalogue.present(record))
+                registry.set_compatibility(subject, COMPATIBILITY[record])
+                number = registry.schema_id(subject, catalogue.current_schema(record))
             except Transient as error:
                 raise UserError(
                     f"{subject} was not registered: the schema registry fails, {error.detail}."
@@ -111,7 +111,7 @@ def register(arguments: argparse.Namespace) -> int:
                     "subject": subject,
                     "record": record,
                     "id": number,
-                    "compatibility": LEVELS[record],
+                    "compatibility": COMPATIBILITY[record],
                 }
             )
     if arguments.json:
@@ -128,7 +128,7 @@ def show(arguments: argparse.Namespace) -> int:
     """Prints one schema and its fingerprint, or a line for every record. Raises SettingsError for an unknown name."""
     from leadstream.errors import SettingsError
     from schemas import catalogue
-    from schemas.evolution import LEVELS
+    from schemas.evolution import COMPATIBILITY
 
     if arguments.name is not None and arguments.name not in catalogue.FILES:
         raise SettingsError(
@@ -138,9 +138,11 @@ def show(arguments: argparse.Namespace) -> int:
         {
             "record": record,
             # As a number is written; on the wire the bytes are the other way round.
-            "fingerprint": catalogue.fingerprint_bytes(catalogue.present(record))[::-1].hex(),
-            "compatibility": LEVELS[record],
-            "schema": catalogue.present(record),
+            "fingerprint": catalogue.fingerprint_bytes(catalogue.current_schema(record))[
+                ::-1
+            ].hex(),
+            "compatibility": COMPATIBILITY[record],
+            "schema": catalogue.current_schema(record),
         }
         for record in ([arguments.name] if arguments.name else catalogue.FILES)
     ]

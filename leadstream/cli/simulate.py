@@ -13,7 +13,7 @@ from leadstream.errors import UserError
 
 if TYPE_CHECKING:
     from producer.crm import Connection
-    from producer.simulator import Change, Shares, SimulatedCrm
+    from producer.simulator import Shares, SimulatedChange, SimulatedCrm
 
 _YEAR_DAYS = 365
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed, start=now - _YEAR_DAYS * DAY_MS, leads=arguments.leads, days=_YEAR_DAYS
     )
     since = _since(crm, arguments.count, now)
-    changes: Iterator[Change] = itertools.islice(
+    changes: Iterator[SimulatedChange] = itertools.islice(
         crm.deliveries(_shares(arguments), since, now), arguments.count
     )
     with contextlib.ExitStack() as stack:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
     from models.registry.versions import ModelRegistry
     from models.train.training import TrainOptions
-    from producer.importer import Problem
+    from producer.importer import RefusedRow
 
 EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
@@ -270,7 +270,7 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     return table
 
 
-def _report(version: str, manifest: dict[str, Any], problems: "list[Problem]") -> None:
+def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]") -> None:
     from rich.console import Console
 
     for problem in problems[:PROBLEMS_SHOWN]:
@@ -332,7 +332,7 @@ def _specified(
 
 def _table(
     args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
-) -> tuple["pd.DataFrame", dict[str, str], "list[Problem]"]:
+) -> tuple["pd.DataFrame", dict[str, str], "list[RefusedRow]"]:
     """The leads to train on, the columns that their inputs come from, and the rows refused."""
     if not args.postgres:
         from producer.importer import read_table

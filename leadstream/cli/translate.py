@@ -105,12 +105,12 @@ def _translator(
     from leadstream.kafka.dead_letter import Limit
     from producer.translate import Translator
     from schemas.codec import Reader, Writer
-    from schemas.foreign_formats import Format, Understanding, columns_of
+    from schemas.foreign_formats import ConversionOptions, ForeignFormat, parse_columns
 
     return Translator(
-        Format(arguments.format),
-        Understanding(
-            columns_of(arguments.columns),
+        ForeignFormat(arguments.format),
+        ConversionOptions(
+            parse_columns(arguments.columns),
             arguments.state,
             Reader("LeadChanged", registry),
             registry,

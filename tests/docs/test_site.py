@@ -43,7 +43,7 @@ def test_what_is_made_of_the_code_is_there(site: Path) -> None:
     assert all(f"leadstream {words}" in helps for words in verbs())
     schemas = (site / "schemas" / "index.html").read_text()
     for name in catalogue.FILES:
-        for field in catalogue.present(name)["fields"]:
+        for field in catalogue.current_schema(name)["fields"]:
             assert f"<code>{field['name']}</code>" in schemas
     assert "CRC-64" in (site / "subscribers" / "index.html").read_text()
     assert (site / "source" / "schemas" / "lead_prediction.avsc" / "index.html").exists()

@@ -17,7 +17,7 @@ import numpy as np
 from fastavro import parse_schema, schemaless_writer
 
 from leadstream.errors import Poison, Reason
-from producer.bad import bad_records
+from producer.bad_records import bad_records
 from schemas import catalogue
 from schemas.codec import Writer
 from tests.unit.pipelines import CHANGES, NOW_MS, REQUESTS, STATE
@@ -87,7 +87,7 @@ class Shelf:
             1: _present(),
             2: _older(),
             3: _newer(),
-            4: catalogue.present("LeadOutcome"),
+            4: catalogue.current_schema("LeadOutcome"),
         }
 
     def schema(self, number: int) -> Any:
@@ -128,7 +128,7 @@ _CHANGE, _REQUEST = Writer("LeadChanged"), Writer("RescoreRequest")
 
 @cache
 def _present() -> Any:
-    return catalogue.present("LeadChanged")
+    return catalogue.current_schema("LeadChanged")
 
 
 @cache

@@ -13,7 +13,7 @@ from consumer.scoring.result import BatchResult, Disposition
 from leadstream.errors import Reason
 from leadstream.kafka.batch import Batch, Message
 from models.serve.scorer import Model
-from producer.bad import BUILDERS, BadRecord, bad_records
+from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
 from tests.faults.fuzz import Fault, borne, fuzz_pipeline, fuzzed

@@ -12,7 +12,7 @@ import numpy as np
 
 from consumer.scoring.decode import LOOP_ORIGIN
 from leadstream.errors import Reason
-from producer.bad import Encode, Topic, bad_records
+from producer.bad_records import Encode, Topic, bad_records
 from tests.faults.history import Headers, Kind, Truth
 
 TRUTH = "truth"

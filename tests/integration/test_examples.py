@@ -81,7 +81,7 @@ def subscribed(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
     """By a schema with one more field, first of all: who read it with their own schema alone would read nonsense."""
-    schema = json.loads(json.dumps(catalogue.present("LeadPrediction")))
+    schema = json.loads(json.dumps(catalogue.current_schema("LeadPrediction")))
     schema["fields"].insert(0, {"name": "added_later", "type": "string", "default": ""})
     body = BytesIO()
     schemaless_writer(body, parse_schema(schema), record | {"added_later": "something"})

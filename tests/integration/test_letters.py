@@ -11,7 +11,7 @@ from leadstream.errors import Reason
 from leadstream.kafka.batch import Message, Output
 from leadstream.kafka.config import Headers
 from leadstream.local.broker import Broker
-from producer.bad import BUILDERS, BadRecord, bad_records
+from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.integration.running import Stage, headers_of
 from tests.unit.pipelines import NOW_MS

@@ -212,7 +212,7 @@ def test_a_batch_in_columns_comes_to_the_same_as_one_message_by_message(
     sizes = {"in columns": 1, "one by one": len(drawn) + 1}
     found = {}
     for way, many in sizes.items():
-        monkeypatch.setattr("schemas.columns.MANY", many)
+        monkeypatch.setattr("schemas.columns.MIN_ROWS", many)
         found[way] = [
             facts(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)
         ]

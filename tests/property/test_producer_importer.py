@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 
-from producer.importer import Problem, Row, event_of, read_rows, read_table, select
+from producer.importer import (
+    ImportedRow,
+    RefusedRow,
+    lead_change_of_row,
+    read_rows,
+    read_table,
+    select,
+)
 from producer.mapping import load_mapping
 from schemas.codec import Reader, Writer
 
@@ -51,17 +58,17 @@ def test_every_row_is_read_or_refused_and_what_is_read_can_be_written(
         results = list(read_rows(path, load_mapping(mapping)))
     assert len(results) == len(table)
     for result, cells in zip(results, table, strict=True):
-        if isinstance(result, Row):
-            event = event_of(result)
+        if isinstance(result, ImportedRow):
+            event = lead_change_of_row(result)
             assert event["lead_id"] == cells[0].strip()
             assert READER.decode(WRITER.encode(event)) == event
         else:
-            assert isinstance(result, Problem)
+            assert isinstance(result, RefusedRow)
 
 
 @given(st.integers(0, 300), st.floats(0, 1))
 def test_the_oldest_and_the_newest_share_take_every_row_once(size: int, share: float) -> None:
-    rows = [Row(line, str(line), line % 7, 0, {}, None, 0) for line in range(size)]
+    rows = [ImportedRow(line, str(line), line % 7, 0, {}, None, 0) for line in range(size)]
     older, newer = select(rows, oldest=share), select(rows, newest=1 - share)
     assert [row.line for row in older + newer] == [row.line for row in select(rows)]
 
@@ -115,7 +122,9 @@ def test_the_same_leads_as_parquet_and_as_csv_are_the_same_table_and_the_same_ev
         ]
     assert_frame_equal(tables[0][0], tables[1][0])
     assert tables[0][1] == tables[1][1]
-    events = [[event_of(row) for row in rows if isinstance(row, Row)] for rows in read]
+    events = [
+        [lead_change_of_row(row) for row in rows if isinstance(row, ImportedRow)] for rows in read
+    ]
     assert events[0] == events[1]
 
 

@@ -14,16 +14,18 @@ from schemas.codec import Reader, Writer
 from schemas.columns import (
     ColumnReader,
     ColumnWriter,
-    Items,
-    Maps,
-    NotColumns,
-    Table,
-    Texts,
-    records,
+    DecodedColumns,
+    ListColumn,
+    MapColumn,
+    MissingColumnError,
+    TextColumn,
+    UnsupportedColumns,
+    to_records,
 )
 
 WRITER = Writer("LeadPrediction")
-COLUMNS, READER = ColumnWriter(WRITER), Reader("LeadPrediction")
+READER = Reader("LeadPrediction")
+REASONS = ("reasons.feature", "reasons.contribution")
 CHANGES = ("CREATED", "UPDATED", "DELETED", "RESCORE")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -65,13 +67,15 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
         },
         "grade": choice("ABCD", n),
         "threshold": draw(doubles),
-        "reasons": Items(reasons, {"feature": choice(draw(names), total), "contribution": points}),
+        "reasons": ListColumn(
+            reasons, {"feature": choice(draw(names), total), "contribution": points}
+        ),
         "feature_coverage": np.array(column(draw, doubles, n), np.float64),
         "imputed": choice(draw(st.lists(names, min_size=1, max_size=3)), n),
         **{
             name: draw(texts) for name in ("model_used", "model_version", "model_sha256", "variant")
         },
-        "event_id": Texts.made([text.encode() for text in column(draw, texts, n)]),
+        "event_id": TextColumn.from_bytes([text.encode() for text in column(draw, texts, n)]),
         "change_type": choice(CHANGES, n),
         "lead_version": np.array(column(draw, longs, n), np.int64),
         "coalesced_changes": np.array(column(draw, ints, n), np.int64),
@@ -89,7 +93,7 @@ def test_columns_are_written_as_their_records_are_one_by_one(
     drawn: tuple[int, dict[str, Any]],
 ) -> None:
     n, given_ = drawn
-    found = records(given_, n)
+    found = to_records(given_, n)
     assert len(found) == n
     assert COLUMNS.encode(given_, n) == [WRITER.encode(record) for record in found]
 
@@ -123,7 +127,7 @@ def plain(**other: Any) -> dict[str, Any]:
         "prediction": np.zeros(3, np.bool_),
         "grade": DictionaryColumn(np.array([0, 1, 3]), "ABCD"),
         "threshold": 0.5,
-        "reasons": Items(
+        "reasons": ListColumn(
             none, {"feature": DictionaryColumn(none[:0], []), "contribution": np.empty(0)}
         ),
         "imputed": DictionaryColumn(none, [[]]),
@@ -131,6 +135,9 @@ def plain(**other: Any) -> dict[str, Any]:
         "scored_at": 1,
         **other,
     }
+
+
+COLUMNS = ColumnWriter(WRITER, (*(plain().keys() - {"reasons"}), *REASONS))
 
 
 def test_what_is_written_can_be_read() -> None:
@@ -145,12 +152,12 @@ def test_what_is_written_can_be_read() -> None:
         {"lead_id": ["a", "\ud83d", "c"]},
         {"lead_id": ["a", "b"]},
         {"lead_id": ["a", None, "c"]},
-        {"lead_id": Texts(np.zeros(3, np.uint8), np.zeros(3, np.int64), np.array([1, -1, 1]))},
+        {"lead_id": TextColumn(np.zeros(3, np.uint8), np.zeros(3, np.int64), np.array([1, -1, 1]))},
         {"grade": DictionaryColumn(np.zeros(3, np.int64), "E")},
         {"grade": DictionaryColumn(np.array([0, 4, 0]), "ABCD")},
         {"grade": DictionaryColumn(np.array([0, -1, 0]), "ABCD")},
         {
-            "reasons": Items(
+            "reasons": ListColumn(
                 np.array([-1, 1, 0]),
                 {
                     "feature": DictionaryColumn(np.empty(0, np.int64), []),
@@ -159,7 +166,7 @@ def test_what_is_written_can_be_read() -> None:
             )
         },
         {
-            "reasons": Items(
+            "reasons": ListColumn(
                 np.array([0, 1, 0]),
                 {
                     "feature": DictionaryColumn(np.empty(0, np.int64), []),
@@ -172,19 +179,43 @@ def test_what_is_written_can_be_read() -> None:
         {"coalesced_changes": np.array([0, 2**31, 0])},
         {"threshold": "half"},
         {"imputed": ["x", "y", "z"]},
-        {"unknown": 1},
     ],
     ids=repr,
 )
 def test_columns_that_do_not_fit_are_refused_whole_and_never_written_wrong(
     other: dict[str, Any],
 ) -> None:
-    with pytest.raises(NotColumns):
+    with pytest.raises(UnsupportedColumns):
         COLUMNS.encode(plain(**other), 3)
 
 
+@pytest.mark.parametrize(
+    "columns", [{"unknown": 1}, {"lead_id": None}, {"reasons": None}], ids=repr
+)
+def test_a_column_too_many_or_too_few_is_a_bug_and_never_a_silent_fall_back(
+    columns: dict[str, Any],
+) -> None:
+    """Another error than UnsupportedColumns, for which the caller encodes record by record."""
+    given_ = {name: value for name, value in plain(**columns).items() if value is not None}
+    with pytest.raises(MissingColumnError, match=next(iter(columns))):
+        COLUMNS.encode(given_, 3)
+
+
+@pytest.mark.parametrize("field", ["raw_score", "reasons.contribution"])
+def test_a_field_of_the_schema_without_a_column_stops_the_process_when_it_starts(
+    field: str,
+) -> None:
+    names_ = {*(plain().keys() - {"reasons"}), *REASONS}
+    with pytest.raises(MissingColumnError, match=rf"LeadPrediction: .*; add or remove {field}$"):
+        ColumnWriter(WRITER, names_ - {field})
+    with pytest.raises(MissingColumnError, match=r"LeadPrediction: no column for reasons, imputed"):
+        ColumnReader(READER)
+    with pytest.raises(MissingColumnError, match=r"LeadPrediction: no column for reasons"):
+        ColumnReader(READER, ("lead_version", "reasons"))
+
+
 def test_of_records_that_cannot_all_be_written_each_bad_one_is_told_alone() -> None:
-    found = records(plain(lead_id=["a", "\ud83d", "c"]), 3)
+    found = to_records(plain(lead_id=["a", "\ud83d", "c"]), 3)
     WRITER.encode(found[0])
     WRITER.encode(found[2])
     with pytest.raises(Poison, match="lead_id holds a lone surrogate"):
@@ -217,22 +248,22 @@ changes = st.fixed_dictionaries(
 )
 
 
-def row_of(table: Table, row: int) -> dict[str, Any]:
+def row_of(table: DecodedColumns, row: int) -> dict[str, Any]:
     """A LeadChanged as the columns have it; of its maps the values of some keys."""
     found: dict[str, Any] = {}
     for path, values in table.columns.items():
         field = path.removeprefix("lead.")
-        if isinstance(values, Maps):
-            asked = {key: values.values(key) for key in ("a", "b", "é")}
+        if isinstance(values, MapColumn):
+            asked = {key: values.lookup(key) for key in ("a", "b", "é")}
             found[field] = {
                 key: of.dictionary_encode()[row]
-                if isinstance(of, Texts)
+                if isinstance(of, TextColumn)
                 else None
                 if np.isnan(of[row])
                 else of[row]
                 for key, of in asked.items()
             }
-        elif isinstance(values, Texts):
+        elif isinstance(values, TextColumn):
             found[field] = values.dictionary_encode()[row]
         elif path == "change_type":
             found[field] = CHANGE_COLUMNS.symbols[path][values[row]]
@@ -276,8 +307,8 @@ def test_what_the_writer_writes_is_read_in_columns_as_it_is_one_by_one(
     records_: list[dict[str, Any]],
 ) -> None:
     values = [CHANGE_WRITER.encode(record) for record in records_]
-    table = CHANGE_COLUMNS.read(values)
-    assert table.read.all()
+    table = CHANGE_COLUMNS.decode(values)
+    assert table.decoded.all()
     for row, value in enumerate(values):
         assert row_of(table, row) == plain_of(CHANGE_READER.decode(value))
 
@@ -303,8 +334,8 @@ def changed(value: bytes, at: int, by: bytes, without: int) -> bytes:
 def test_of_damaged_values_none_is_read_in_columns_but_as_the_codec_reads_it(
     values: list[bytes],
 ) -> None:
-    table = CHANGE_COLUMNS.read(values)
-    for row in np.flatnonzero(table.read).tolist():
+    table = CHANGE_COLUMNS.decode(values)
+    for row in np.flatnonzero(table.decoded).tolist():
         assert row_of(table, row) == plain_of(CHANGE_READER.decode(values[row]))
 
 
@@ -334,7 +365,9 @@ def test_a_text_that_python_refuses_is_never_read(text: bytes) -> None:
         "lead": None,
     }
     value = CHANGE_WRITER.encode(record)
-    assert CHANGE_COLUMNS.read([value, value.replace(b"\x01" * len(text), text)]).read.tolist() == [
+    assert CHANGE_COLUMNS.decode(
+        [value, value.replace(b"\x01" * len(text), text)]
+    ).decoded.tolist() == [
         True,
         False,
     ]
@@ -352,19 +385,19 @@ def test_numbers_of_more_than_64_bits_and_lengths_beyond_the_value_are_left_to_t
         b"\xfe\xff\xff\xff\x0f",
         b"\x01",
     ):
-        assert not CHANGE_COLUMNS.read([head + first + body[1:]]).read.any()
-    assert CHANGE_COLUMNS.read(
+        assert not CHANGE_COLUMNS.decode([head + first + body[1:]]).decoded.any()
+    assert CHANGE_COLUMNS.decode(
         [head + b"\x80\x80\x00" + body[1:]]
-    ).read.all()  # a longer zero is a zero
+    ).decoded.all()  # a longer zero is a zero
 
 
 def test_a_null_and_a_value_of_another_schema_are_left_to_the_codec() -> None:
     value = CHANGE_WRITER.encode(
         {"event_id": "e", "lead_id": "l", "change_type": "UPDATED", "occurred_at": 0, "lead": None}
     )
-    assert CHANGE_COLUMNS.read(
+    assert CHANGE_COLUMNS.decode(
         [None, value, b"", b"\x00" + value[1:], value[:10]]
-    ).read.tolist() == [
+    ).decoded.tolist() == [
         False,
         True,
     ] + 3 * [False]
@@ -372,4 +405,4 @@ def test_a_null_and_a_value_of_another_schema_are_left_to_the_codec() -> None:
 
 def test_distinct_texts_are_told_apart_also_where_their_number_is_that_of_the_rows() -> None:
     texts_ = [str(i % 700) for i in range(3000)]
-    assert Texts.made([text.encode() for text in texts_]).dictionary_encode() == texts_
+    assert TextColumn.from_bytes([text.encode() for text in texts_]).dictionary_encode() == texts_

@@ -59,7 +59,7 @@ def test_own_fields_in_columns_are_those_of_the_maps(
     changes = [change(i, f"lead_{i}", own, occurred_at=NOW_MS) for i, own in enumerate(OWN)]
     found: list[list[dict[str, Any]]] = []
     for many in (1, len(OWN) + 1):
-        monkeypatch.setattr("schemas.columns.MANY", many)
+        monkeypatch.setattr("schemas.columns.MIN_ROWS", many)
         found.append(predictions(pipeline(store, LEADSTREAM_REASONS="5").process(batch(*changes))))
     assert found[0] == found[1]
     assert len({prediction["raw_score"] for prediction in found[0]}) >= 3

@@ -93,7 +93,7 @@ class Consumer:
 
 @pytest.fixture(params=[1, 1000], ids=["in columns", "one by one"])
 def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("schemas.columns.MANY", request.param)
+    monkeypatch.setattr("schemas.columns.MIN_ROWS", request.param)
     return int(request.param)
 
 

@@ -21,7 +21,7 @@ from leadstream.cli.demo.accounting import (
     problems,
 )
 from leadstream.errors import Reason
-from producer.simulator import Kind, Truth
+from producer.simulator import DeliveryKind, Truth
 
 CHANGES, REQUESTS = "crm.lead-changes", "crm.rescore-requests"
 
@@ -30,13 +30,15 @@ def world() -> tuple[dict[Place, Sent], Seen, Counted]:
     """Seven changes and two requests, each with what must become of it."""
     truth = Truth(probability=0.2, applied=False, converts=True)
     parcels = [
-        Parcel(CHANGES, b"a", b"1", Kind.PLAIN, truth=truth),
-        Parcel(CHANGES, b"a", b"2", Kind.PLAIN, truth=truth),  # scored, and 1 coalesced into it
-        Parcel(CHANGES, b"b", b"3", Kind.THIN, truth=replace(truth, applied=True)),
-        Parcel(CHANGES, b"c", b"4", Kind.LOOP),
-        Parcel(CHANGES, b"d", None, Kind.TOMBSTONE),
+        Parcel(CHANGES, b"a", b"1", DeliveryKind.PLAIN, truth=truth),
+        Parcel(
+            CHANGES, b"a", b"2", DeliveryKind.PLAIN, truth=truth
+        ),  # scored, and 1 coalesced into it
+        Parcel(CHANGES, b"b", b"3", DeliveryKind.THIN, truth=replace(truth, applied=True)),
+        Parcel(CHANGES, b"c", b"4", DeliveryKind.LOOP),
+        Parcel(CHANGES, b"d", None, DeliveryKind.TOMBSTONE),
         Parcel(CHANGES, None, b"{}", reason=Reason.INVALID_EVENT),
-        Parcel(CHANGES, b"b", b"3", Kind.REPEATED, truth=truth),
+        Parcel(CHANGES, b"b", b"3", DeliveryKind.REPEATED, truth=truth),
         Parcel(REQUESTS, b"r1", b'["a", "x"]', asks=2),
         Parcel(REQUESTS, b"r2", b"{", reason=Reason.INVALID_REQUEST),
     ]

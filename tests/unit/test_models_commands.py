@@ -17,7 +17,7 @@ from models.registry.signing import trust_of
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
 from models.train.evaluate import metrics
-from producer.importer import Row, read_rows, read_table, select
+from producer.importer import ImportedRow, read_rows, read_table, select
 from producer.mapping import load_mapping
 from tests.trained_models import TRUST, trained, write_key
 from tests.unit.test_models_train import leads
@@ -529,7 +529,7 @@ def test_real_leads_of_later_months_are_ranked_and_told_their_rate() -> None:
         payload, {**done.manifest, "version": "1.0.0", "artifact": artifact.describe(payload)}
     )
     newest = select(
-        [row for row in read_rows(XEDUCATION, mapping) if isinstance(row, Row)], newest=0.2
+        [row for row in read_rows(XEDUCATION, mapping) if isinstance(row, ImportedRow)], newest=0.2
     )
     scores = model.score(
         columns_of([row.state for row in newest]), np.array([row.occurred_at for row in newest])

@@ -20,7 +20,7 @@ from producer.crm import (
     write_changes,
 )
 from producer.rescore import all_leads, count_leads
-from producer.simulator import DAY_MS, Kind, Shares, SimulatedCrm
+from producer.simulator import DAY_MS, DeliveryKind, Shares, SimulatedCrm
 
 START = 1_735_689_600_000
 pytestmark = pytest.mark.postgres
@@ -165,7 +165,9 @@ def test_an_erased_lead_leaves_nothing_behind(conn: Connection, crm: SimulatedCr
     write_changes(conn, delivered)
     write_applications(conn, crm.applications(since=cut))
     erased = [
-        change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}
+        change.lead_id
+        for change in delivered
+        if change.kind in {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}
     ]
     assert erased
     for table, column in (

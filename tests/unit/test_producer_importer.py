@@ -9,7 +9,15 @@ import pytest
 
 from leadstream.cli import import_
 from leadstream.errors import SettingsError, UserError
-from producer.importer import Problem, Row, event_of, outcome_of, read_rows, read_table, select
+from producer.importer import (
+    ImportedRow,
+    RefusedRow,
+    lead_change_of_row,
+    lead_outcome_of_row,
+    read_rows,
+    read_table,
+    select,
+)
 from producer.mapping import load_mapping
 from schemas.codec import Reader, Writer
 
@@ -30,12 +38,12 @@ true = ["yes"]
 false = ["no"]
 """
 
-Read = Callable[..., list[Row | Problem]]
+Read = Callable[..., list[ImportedRow | RefusedRow]]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def _read(csv: str | bytes, mapping: str = BASIC) -> list[Row | Problem]:
+    def _read(csv: str | bytes, mapping: str = BASIC) -> list[ImportedRow | RefusedRow]:
         (tmp_path / "m.toml").write_text(mapping, "utf-8")
         (tmp_path / "leads.csv").write_bytes(csv.encode() if isinstance(csv, str) else csv)
         return list(read_rows(tmp_path / "leads.csv", load_mapping(tmp_path / "m.toml")))
@@ -43,15 +51,15 @@ def read(tmp_path: Path) -> Read:
     return _read
 
 
-def _good(results: list[Row | Problem]) -> Row:
+def _good(results: list[ImportedRow | RefusedRow]) -> ImportedRow:
     (result,) = results
-    assert isinstance(result, Row)
+    assert isinstance(result, ImportedRow)
     return result
 
 
 def test_a_good_row_becomes_a_change_that_can_be_written(read: Read) -> None:
     row = _good(read("id,created,score,status,touches\n L1 ,2025-03-01T10:00:00Z,1.5,,3\n"))
-    event = event_of(row)
+    event = lead_change_of_row(row)
     assert Reader("LeadChanged").decode(Writer("LeadChanged").encode(event)) == event
     assert event["lead_id"] == "L1"
     assert event["change_type"] == "CREATED"
@@ -62,9 +70,12 @@ def test_a_good_row_becomes_a_change_that_can_be_written(read: Read) -> None:
 
 def test_the_same_row_imported_again_is_the_same_event(read: Read) -> None:
     csv = "id,created,score,status,touches\nL1,2025-03-01,1,new,3\n"
-    assert event_of(_good(read(csv))) == event_of(_good(read(csv)))
+    assert lead_change_of_row(_good(read(csv))) == lead_change_of_row(_good(read(csv)))
     other = csv.replace("03-01", "03-02")
-    assert event_of(_good(read(csv)))["event_id"] != event_of(_good(read(other)))["event_id"]
+    assert (
+        lead_change_of_row(_good(read(csv)))["event_id"]
+        != lead_change_of_row(_good(read(other)))["event_id"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,15 +101,15 @@ def test_the_same_row_imported_again_is_the_same_event(read: Read) -> None:
 def test_a_bad_row_is_named_by_its_line_and_stops_nothing(read: Read, row: str, what: str) -> None:
     csv = f"id,created,score,status,touches\nL0,2025-03-01,1,new,3\n{row}\nL2,2025-03-01,1,new,3\n"
     first, problem, last = read(csv)
-    assert problem == Problem(3, what)
-    assert isinstance(first, Row)
-    assert isinstance(last, Row)
+    assert problem == RefusedRow(3, what)
+    assert isinstance(first, ImportedRow)
+    assert isinstance(last, ImportedRow)
 
 
 def test_lines_are_counted_across_quoted_line_breaks_and_blank_lines(read: Read) -> None:
     csv = 'id,created,score,status,touches\nL1,2025-03-01,1,"a\nb",3\n\nL2,2025-03-01,x,new,3\n'
-    assert [result for result in read(csv) if isinstance(result, Problem)] == [
-        Problem(5, "score: is not a number")
+    assert [result for result in read(csv) if isinstance(result, RefusedRow)] == [
+        RefusedRow(5, "score: is not a number")
     ]
 
 
@@ -107,17 +118,17 @@ def test_bytes_that_are_no_text_refuse_only_their_own_row(read: Read) -> None:
         b"id,created,score,status,touches\nL1,2025-03-01,1,\xff\xfe,3\nL2,2025-03-01,1,\xc3\xa9,3\n"
     )
     bad, good = read(csv)
-    assert bad == Problem(2, "status: is not utf-8")
-    assert isinstance(good, Row)
+    assert bad == RefusedRow(2, "status: is not utf-8")
+    assert isinstance(good, ImportedRow)
     assert good.state["status"] == "é"
 
 
 def test_a_field_that_is_too_long_for_csv_refuses_only_its_own_row(read: Read) -> None:
     csv = f"id,created,score,status,touches\nL1,2025-03-01,1,{'x' * 200_000},3\nL2,2025-03-01,1,new,3\n"
     bad, good = read(csv)
-    assert isinstance(bad, Problem)
+    assert isinstance(bad, RefusedRow)
     assert bad.line == 2
-    assert isinstance(good, Row)
+    assert isinstance(good, ImportedRow)
 
 
 def test_the_signature_that_excel_writes_is_no_part_of_the_first_column(read: Read) -> None:
@@ -170,8 +181,8 @@ def test_values_are_recoded_scaled_or_counted_as_missing(read: Read) -> None:
     one, other = read(
         "id,created,score,status,touches\nL1,2025-03-01,5,2,\nL2,2025-03-01,,Select,\n", mapping
     )
-    assert isinstance(one, Row)
-    assert isinstance(other, Row)
+    assert isinstance(one, ImportedRow)
+    assert isinstance(other, ImportedRow)
     assert one.state["lead_score"] == 0.5
     assert one.state["status"] == "hot"
     assert one.state["numbers"] == {"raw": 5.0}
@@ -183,7 +194,7 @@ def test_values_are_recoded_scaled_or_counted_as_missing(read: Read) -> None:
 def test_only_the_chosen_rows_are_read(read: Read) -> None:
     mapping = BASIC + '[rows]\nonly = { status = ["new", "old"] }\n'
     csv = "id,created,score,status,touches\nL1,2025-03-01,1,new,3\nL2,bad,1,gone,3\nL3,2025-03-01,1,old,3\n"
-    assert [result.lead_id for result in read(csv, mapping) if isinstance(result, Row)] == [
+    assert [result.lead_id for result in read(csv, mapping) if isinstance(result, ImportedRow)] == [
         "L1",
         "L3",
     ]
@@ -193,7 +204,7 @@ def test_only_the_chosen_rows_are_read(read: Read) -> None:
 def test_a_lead_created_after_it_changed_is_refused(read: Read) -> None:
     mapping = BASIC + 'occurred_at = "changed"\n'
     csv = "id,created,changed,score,status,touches\nL1,2025-03-02,2025-03-01,1,new,3\n"
-    assert read(csv, mapping) == [Problem(2, "was created after it changed")]
+    assert read(csv, mapping) == [RefusedRow(2, "was created after it changed")]
 
 
 def test_an_outcome_is_yes_or_no_or_unknown_and_nothing_else(read: Read) -> None:
@@ -201,9 +212,13 @@ def test_an_outcome_is_yes_or_no_or_unknown_and_nothing_else(read: Read) -> None
         f"L{i},2025-03-01,1,new,3,{won}\n" for i, won in enumerate(["yes", "no", "", "maybe"])
     )
     *rows, problem = read(csv, BASIC + OUTCOME)
-    assert [row.converted for row in rows if isinstance(row, Row)] == [True, False, None]
-    assert [bool(outcome_of(row)) for row in rows if isinstance(row, Row)] == [True, True, False]
-    assert problem == Problem(5, "won: is listed neither as true nor as false in the mapping")
+    assert [row.converted for row in rows if isinstance(row, ImportedRow)] == [True, False, None]
+    assert [bool(lead_outcome_of_row(row)) for row in rows if isinstance(row, ImportedRow)] == [
+        True,
+        True,
+        False,
+    ]
+    assert problem == RefusedRow(5, "won: is listed neither as true nor as false in the mapping")
 
 
 def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> None:
@@ -213,9 +228,13 @@ def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> Non
         "L1,2025-03-01,2025-03-05,1,new,3,yes,2025-03-04\nL2,2025-03-01,2025-03-05,1,new,3,yes,2025-03-06\n"
     )
     bad, good = read(csv, mapping)
-    assert bad == Problem(2, "was decided before it changed, so its fields may tell the outcome")
-    assert isinstance(good, Row)
-    assert outcome_of(good) == {"lead_id": "L2", "converted": True, "decided_at": 1_741_219_200_000}
+    assert bad == RefusedRow(2, "was decided before it changed, so its fields may tell the outcome")
+    assert isinstance(good, ImportedRow)
+    assert lead_outcome_of_row(good) == {
+        "lead_id": "L2",
+        "converted": True,
+        "decided_at": 1_741_219_200_000,
+    }
 
 
 @pytest.mark.parametrize(
@@ -372,7 +391,9 @@ def test_every_real_lead_is_read_and_falls_into_one_part() -> None:
 
 def test_a_limit_takes_the_oldest_rows_first(read: Read) -> None:
     rows = read("id,created,score,status,touches\nL1,2025-03-02,1,new,3\nL2,2025-03-01,1,new,3\n")
-    assert [r.lead_id for r in select([r for r in rows if isinstance(r, Row)], limit=1)] == ["L2"]
+    assert [
+        r.lead_id for r in select([r for r in rows if isinstance(r, ImportedRow)], limit=1)
+    ] == ["L2"]
 
 
 def _import(*arguments: str) -> int:

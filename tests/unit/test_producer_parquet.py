@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from leadstream.errors import SettingsError, UserError
 from producer import parquet as module
-from producer.importer import Problem, Row, read_rows
+from producer.importer import ImportedRow, RefusedRow, read_rows
 from producer.mapping import load_mapping
 
 MAPPING = """
@@ -25,12 +25,12 @@ lead_score = "score"
 what = "what"
 """
 CREATED = pa.array([datetime(2025, 3, 1, 10, tzinfo=UTC)] * 3, pa.timestamp("ms", tz="UTC"))
-Read = Callable[..., list[Row | Problem]]
+Read = Callable[..., list[ImportedRow | RefusedRow]]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def _read(mapping: str = MAPPING, **columns: Any) -> list[Row | Problem]:
+    def _read(mapping: str = MAPPING, **columns: Any) -> list[ImportedRow | RefusedRow]:
         (tmp_path / "m.toml").write_text(mapping, "utf-8")
         table = {
             "id": ["a", "b", "c"],
@@ -46,11 +46,11 @@ def read(tmp_path: Path) -> Read:
     return _read
 
 
-def good(results: list[Row | Problem]) -> list[Row]:
-    return [result for result in results if isinstance(result, Row)]
+def good(results: list[ImportedRow | RefusedRow]) -> list[ImportedRow]:
+    return [result for result in results if isinstance(result, ImportedRow)]
 
 
-def whats(results: list[Row | Problem]) -> list[Any]:
+def whats(results: list[ImportedRow | RefusedRow]) -> list[Any]:
     return [row.state["categories"].get("what") for row in good(results)]
 
 
@@ -89,7 +89,7 @@ def test_a_cell_is_the_text_that_a_csv_of_it_would_hold(
 
 def test_a_time_that_no_calendar_has_costs_only_its_own_row(read: Read) -> None:
     results = read(created=pa.array([2**60, 0, None], pa.timestamp("us", tz="UTC")))
-    assert [result.what for result in results if isinstance(result, Problem)] == [
+    assert [result.what for result in results if isinstance(result, RefusedRow)] == [
         "created: is not a time in the format of the mapping",
         "created: is missing",
     ]
@@ -111,7 +111,7 @@ def test_a_comma_for_the_decimal_sign_does_not_turn_numbers_into_ten_times_as_mu
 
 def test_bytes_that_are_no_text_cost_only_their_own_row(read: Read) -> None:
     results = read(what=pa.array([b"x", b"\xff", b"y"]).view(pa.string()))
-    assert [result.what for result in results if isinstance(result, Problem)] == [
+    assert [result.what for result in results if isinstance(result, RefusedRow)] == [
         "what: is not utf-8"
     ]
     assert whats(results) == ["x", "y"]

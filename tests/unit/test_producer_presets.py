@@ -7,7 +7,7 @@ import pytest
 
 from leadstream.cli.main import main
 from leadstream.errors import SettingsError
-from producer.importer import Row, read_rows
+from producer.importer import ImportedRow, read_rows
 from producer.presets import NAMES, load_preset
 
 # As Data Loader writes it: API names, every cell in quotes, ISO times with the zone as +0000 or Z.
@@ -27,12 +27,12 @@ hs_object_id,createdate,lifecyclestage,hs_analytics_source,num_contacted_notes
 """
 
 
-def rows(folder: Path, preset: str, text: str) -> tuple[list[Row], list[str]]:
+def rows(folder: Path, preset: str, text: str) -> tuple[list[ImportedRow], list[str]]:
     path = folder / "export.csv"
     path.write_text(text)
     mapping, absent = load_preset(preset, path)
     read = list(read_rows(path, mapping))
-    return [row for row in read if isinstance(row, Row)], absent
+    return [row for row in read if isinstance(row, ImportedRow)], absent
 
 
 def test_a_salesforce_export_needs_no_mapping_and_converted_leads_are_left_out(

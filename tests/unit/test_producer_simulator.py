@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from producer.simulator import DAY_MS, Change, Kind, Shares, SimulatedCrm
+from producer.simulator import DAY_MS, DeliveryKind, Shares, SimulatedChange, SimulatedCrm
 from producer.table import STATE_FIELDS
 from schemas.codec import Reader, Writer
 
@@ -19,7 +19,7 @@ def crm() -> SimulatedCrm:
 
 
 @pytest.fixture(scope="module")
-def changes(crm: SimulatedCrm) -> list[Change]:
+def changes(crm: SimulatedCrm) -> list[SimulatedChange]:
     return list(crm.changes())
 
 
@@ -40,7 +40,9 @@ def test_leads_convert_as_often_as_their_true_probability_says() -> None:
         assert converts[inside].mean() == pytest.approx(expected, abs=error)
 
 
-def test_the_base_rate_and_the_spread_are_those_of_a_real_crm(changes: list[Change]) -> None:
+def test_the_base_rate_and_the_spread_are_those_of_a_real_crm(
+    changes: list[SimulatedChange],
+) -> None:
     judged = [change.truth for change in changes if change.truth and not change.truth.applied]
     converts = np.array([truth.converts for truth in judged])
     ranks = np.argsort(np.argsort([truth.probability for truth in judged]))
@@ -53,7 +55,7 @@ def test_the_base_rate_and_the_spread_are_those_of_a_real_crm(changes: list[Chan
 
 
 def test_an_application_leaves_no_trace_in_what_the_crm_sees(
-    crm: SimulatedCrm, changes: list[Change]
+    crm: SimulatedCrm, changes: list[SimulatedChange]
 ) -> None:
     applied_at = {a.lead_id: a.submitted_at for a in reversed(crm.applications())}
     # Among changes of leads equally likely to apply, those that have applied must look like those that have not.
@@ -84,7 +86,7 @@ def test_another_seed_gives_other_leads(crm: SimulatedCrm) -> None:
     assert {c.lead_id for c in crm.changes()}.isdisjoint(c.lead_id for c in other.changes())
 
 
-def test_changes_come_in_the_order_of_time_and_of_versions(changes: list[Change]) -> None:
+def test_changes_come_in_the_order_of_time_and_of_versions(changes: list[SimulatedChange]) -> None:
     versions: defaultdict[str, int] = defaultdict(int)
     for change in changes:
         assert change.record
@@ -102,7 +104,7 @@ def test_every_record_can_be_written_and_read_as_a_lead_change(crm: SimulatedCrm
 
 
 def test_a_state_holds_the_fields_of_the_contract_and_nothing_personal(
-    changes: list[Change],
+    changes: list[SimulatedChange],
 ) -> None:
     missing: Counter[str] = Counter()
     for change in changes:
@@ -127,7 +129,7 @@ def test_leads_arrive_by_season_and_in_bursts(crm: SimulatedCrm) -> None:
 
 
 def test_a_window_starts_at_since_and_ends_before_until(
-    crm: SimulatedCrm, changes: list[Change]
+    crm: SimulatedCrm, changes: list[SimulatedChange]
 ) -> None:
     since, until = crm.moment(-300), crm.moment(-100)
     assert [c.record for c in crm.changes(since, until)] == [
@@ -137,19 +139,23 @@ def test_a_window_starts_at_since_and_ends_before_until(
     assert all(since <= a.submitted_at < until for a in crm.applications(since, until))
 
 
-def test_shares_are_kept_and_nothing_is_lost(crm: SimulatedCrm, changes: list[Change]) -> None:
+def test_shares_are_kept_and_nothing_is_lost(
+    crm: SimulatedCrm, changes: list[SimulatedChange]
+) -> None:
     shares = Shares(late=0.05, repeated=0.05, thin=0.1, deleted=0.02, tombstone=0.02, loop=0.05)
     delivered = list(crm.deliveries(shares))
     kinds = Counter(change.kind for change in delivered)
     size = len(changes)
     for kind, expected in (
-        (Kind.REPEATED, 0.05),
-        (Kind.THIN, 0.1),
-        (Kind.DELETED, 0.02),
-        (Kind.LOOP, 0.05),
+        (DeliveryKind.REPEATED, 0.05),
+        (DeliveryKind.THIN, 0.1),
+        (DeliveryKind.DELETED, 0.02),
+        (DeliveryKind.LOOP, 0.05),
     ):
         assert kinds[kind] == pytest.approx(expected * size, rel=0.2)
-    orderly = [c for c in delivered if c.kind in {Kind.PLAIN, Kind.LATE, Kind.THIN}]
+    orderly = [
+        c for c in delivered if c.kind in {DeliveryKind.PLAIN, DeliveryKind.LATE, DeliveryKind.THIN}
+    ]
     ids = {c.record["event_id"] for c in changes if c.record}
     assert len(orderly) == size
     assert {c.record["event_id"] for c in orderly if c.record} == ids
@@ -159,7 +165,7 @@ def test_a_late_change_comes_after_a_newer_one_of_its_lead(crm: SimulatedCrm) ->
     newest: defaultdict[str, int] = defaultdict(int)
     late = 0
     for change in crm.deliveries(Shares(late=0.3)):
-        if change.kind is Kind.LATE:
+        if change.kind is DeliveryKind.LATE:
             late += 1
             assert _version(change) < newest[change.lead_id]
         newest[change.lead_id] = max(newest[change.lead_id], _version(change))
@@ -170,7 +176,7 @@ def test_a_repeated_change_is_the_same_event(crm: SimulatedCrm) -> None:
     seen: dict[str, object] = {}
     for change in crm.deliveries(Shares(repeated=0.2)):
         assert change.record
-        if change.kind is Kind.REPEATED:
+        if change.kind is DeliveryKind.REPEATED:
             assert seen[change.record["event_id"]] == change.record
         seen[change.record["event_id"]] = change.record
 
@@ -180,9 +186,9 @@ def test_an_erased_lead_is_never_heard_of_again(crm: SimulatedCrm) -> None:
     erased: set[str] = set()
     for change in crm.deliveries(shares):
         assert change.lead_id not in erased
-        if change.kind in {Kind.DELETED, Kind.TOMBSTONE}:
+        if change.kind in {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}:
             assert change.state is None
-            assert (change.record is None) == (change.kind is Kind.TOMBSTONE)
+            assert (change.record is None) == (change.kind is DeliveryKind.TOMBSTONE)
             erased.add(change.lead_id)
     assert len(erased) > 100
 
@@ -192,14 +198,16 @@ def test_a_lead_that_is_erased_sends_its_state_along_for_postgres_may_have_forgo
 ) -> None:
     delivered = list(crm.deliveries(Shares(thin=0.5, deleted=0.05, tombstone=0.05)))
     erased = {
-        change.lead_id for change in delivered if change.kind in {Kind.DELETED, Kind.TOMBSTONE}
+        change.lead_id
+        for change in delivered
+        if change.kind in {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}
     }
     assert erased
-    assert not erased & {change.lead_id for change in delivered if change.kind is Kind.THIN}
+    assert not erased & {change.lead_id for change in delivered if change.kind is DeliveryKind.THIN}
 
 
 def test_a_score_written_back_bears_the_mark_of_the_loop(crm: SimulatedCrm) -> None:
-    loops = [c.record for c in crm.deliveries(Shares(loop=0.1)) if c.kind is Kind.LOOP]
+    loops = [c.record for c in crm.deliveries(Shares(loop=0.1)) if c.kind is DeliveryKind.LOOP]
     assert loops
     assert all(record and record["origin"] == "leadstream" for record in loops)
 
@@ -223,11 +231,11 @@ def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
         Shares(**shares)
 
 
-def _occurred(change: Change) -> int:
+def _occurred(change: SimulatedChange) -> int:
     assert change.record
     return int(change.record["occurred_at"])
 
 
-def _version(change: Change) -> int:
+def _version(change: SimulatedChange) -> int:
     assert change.record
     return int(change.record["lead_version"])

@@ -15,8 +15,8 @@ def test_what_tools_read_is_the_schema_itself() -> None:
     read = yaml.safe_load(FILE.read_text())
     assert read == document()
     for record, message in read["components"]["messages"].items():
-        assert catalogue.canonical(message["payload"]["schema"]) == catalogue.canonical(
-            catalogue.present(record)
+        assert catalogue.canonical_form(message["payload"]["schema"]) == catalogue.canonical_form(
+            catalogue.current_schema(record)
         )
 
 

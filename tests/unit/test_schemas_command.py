@@ -50,12 +50,12 @@ def test_check_passes_on_what_is_released(capsys: pytest.CaptureFixture[str]) ->
 def test_check_exits_1_with_a_sentence_for_each_break(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = deepcopy(catalogue.present("LeadChanged"))
+    broken = deepcopy(catalogue.current_schema("LeadChanged"))
     broken["fields"].append({"name": "region", "type": "string"})
-    real = catalogue.present
+    real = catalogue.current_schema
     monkeypatch.setattr(
         catalogue,
-        "present",
+        "current_schema",
         lambda name, *rest: broken if name == "LeadChanged" else real(name, *rest),
     )
     assert run("check") == 1
@@ -76,12 +76,12 @@ def test_show_prints_a_schema_that_can_be_used_and_its_fingerprint(
     assert run("show", "LeadOutcome") == 0
     head, _, schema = capsys.readouterr().out.partition("\n")
     assert "7d89da283dd6cc21" in head
-    assert json.loads(schema) == catalogue.present("LeadOutcome")
+    assert json.loads(schema) == catalogue.current_schema("LeadOutcome")
     assert run("show", "LeadOutcome", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["fingerprint"], answer["schema"]) == (
         "7d89da283dd6cc21",
-        catalogue.present("LeadOutcome"),
+        catalogue.current_schema("LeadOutcome"),
     )
 
 
@@ -116,7 +116,7 @@ def test_register_fills_an_empty_registry_with_every_subject_and_its_level(
         "crm.retrain-requests-value": "FULL_TRANSITIVE",
     }
     assert server.subjects.keys() == server.levels.keys()
-    assert json.loads(server.schemas[0]) == catalogue.present("LeadChanged")
+    assert json.loads(server.schemas[0]) == catalogue.current_schema("LeadChanged")
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 

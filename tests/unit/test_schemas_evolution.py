@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from schemas import catalogue
-from schemas.evolution import LEVELS, Level, breaks, compare, compare_releases
+from schemas.evolution import COMPATIBILITY, CompatibilityLevel, breaks, compare, compare_releases
 
 Change = Callable[[Any], Any]
 
 
 def changed(name: str, change: Change) -> Any:
-    schema = deepcopy(catalogue.present(name))
+    schema = deepcopy(catalogue.current_schema(name))
     change(schema)
     return schema
 
@@ -48,12 +48,14 @@ def require(name: str) -> Change:
 
 
 def refused(name: str, change: Change) -> str:
-    return " ".join(compare(name, "1.0.0", changed(name, change), catalogue.present(name)).breaks)
+    return " ".join(
+        compare(name, "1.0.0", changed(name, change), catalogue.current_schema(name)).breaks
+    )
 
 
 def test_the_present_schemas_break_no_release() -> None:
     comparisons = compare_releases()
-    assert {each.record for each in comparisons} == set(catalogue.FILES) == set(LEVELS)
+    assert {each.record for each in comparisons} == set(catalogue.FILES) == set(COMPATIBILITY)
     assert [each.breaks for each in comparisons if each.breaks] == []
 
 
@@ -179,7 +181,7 @@ def test_every_cause_gets_its_own_sentence() -> None:
                 "LeadChanged",
                 "1.0.0",
                 changed("LeadChanged", change),
-                catalogue.present("LeadChanged"),
+                catalogue.current_schema("LeadChanged"),
             ).breaks
         )
         == 2
@@ -195,16 +197,16 @@ def test_schemas_of_one_fingerprint_are_still_compared() -> None:
     )
     assert catalogue.fingerprint_bytes(with_default) == catalogue.fingerprint_bytes(without)
     assert catalogue.fingerprint_bytes(micros) == catalogue.fingerprint_bytes(
-        catalogue.present("LeadPrediction")
+        catalogue.current_schema("LeadPrediction")
     )
-    older = catalogue.present("LeadPrediction")
+    older = catalogue.current_schema("LeadPrediction")
     assert compare("LeadPrediction", "1.0.0", with_default, older).breaks == ()
     assert compare("LeadPrediction", "1.0.0", without, older).breaks != ()
     assert compare("LeadPrediction", "1.0.0", micros, older).breaks != ()
 
 
 def test_a_change_of_words_alone_is_seen_as_the_same_bytes() -> None:
-    old = catalogue.present("LeadChanged")
+    old = catalogue.current_schema("LeadChanged")
     words = compare(
         "LeadChanged",
         "1.0.0",
@@ -235,7 +237,9 @@ def test_every_release_counts_not_only_the_newest(tmp_path: Path) -> None:
 
 
 def test_what_subscribers_read_must_stay_readable_by_their_old_schemas_too() -> None:
-    assert {name for name, level in LEVELS.items() if level is Level.FULL_TRANSITIVE} == {
+    assert {
+        name for name, level in COMPATIBILITY.items() if level is CompatibilityLevel.FULL_TRANSITIVE
+    } == {
         "LeadPrediction",
         "RescoreResult",
         "RetrainRequested",

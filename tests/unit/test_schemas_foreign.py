@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from leadstream.errors import Poison, Reason, SettingsError
 from schemas.codec import Reader, Writer
-from schemas.foreign_formats import READERS, Foreign, Format, Understanding, columns_of, headers_of
+from schemas.foreign_formats import (
+    CONVERTERS,
+    ConversionOptions,
+    ForeignFormat,
+    ForeignMessage,
+    headers_by_name,
+    parse_columns,
+)
 from schemas.registry import Registry
 from tests.registry_server import registry_server
 from tests.unit.pipelines import event
@@ -24,8 +31,8 @@ from tests.unit.pipelines import event
 MESSAGES: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "debezium.json").read_text()
 )
-HOW = Understanding(columns_of(""), True, Reader("LeadChanged"), None)
-THIN = Understanding(columns_of(""), False, Reader("LeadChanged"), None)
+HOW = ConversionOptions(parse_columns(""), True, Reader("LeadChanged"), None)
+THIN = ConversionOptions(parse_columns(""), False, Reader("LeadChanged"), None)
 WRITER = Writer("LeadChanged")
 # What the CRM did: there before the connector, then created, scored, a probability written back, hot, deleted.
 DONE = [
@@ -37,19 +44,21 @@ DONE = [
 ]
 
 
-def foreign(message: Mapping[str, Any]) -> Foreign:
+def foreign(message: Mapping[str, Any]) -> ForeignMessage:
     raw = {
         name: None if message[name] is None else message[name].encode() for name in ("key", "value")
     }
-    headers = headers_of((name, value.encode()) for name, value in message["headers"].items())
-    return Foreign(
+    headers = headers_by_name((name, value.encode()) for name, value in message["headers"].items())
+    return ForeignMessage(
         raw["key"], raw["value"], headers, message["timestamp"], f"t-0-{message['offset']}"
     )
 
 
-def read(kind: Format, message: Foreign, how: Understanding = HOW) -> dict[str, Any] | None:
+def read(
+    kind: ForeignFormat, message: ForeignMessage, how: ConversionOptions = HOW
+) -> dict[str, Any] | None:
     """What a message means; every change must be one that can be written."""
-    record = READERS[kind](message, how)
+    record = CONVERTERS[kind](message, how)
     if record is not None:
         WRITER.encode(record)
     return record
@@ -65,7 +74,7 @@ def told(record: dict[str, Any]) -> tuple[Any, ...]:
 def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back_is_nothing(
     of: str,
 ) -> None:
-    records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES[of]]
+    records = [read(ForeignFormat.DEBEZIUM, foreign(message)) for message in MESSAGES[of]]
     assert records.pop(3) is None, "scored again, each score written back would cause the next"
     tombstone = records.pop()
     assert [told(record) for record in records if record] == DONE
@@ -75,12 +84,14 @@ def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back
     assert first
     assert first["lead"]["created_at"] == 1_769_847_300_123
     assert len({record["event_id"] for record in records if record}) == len(DONE)
-    again = [read(Format.DEBEZIUM, foreign(message | {"offset": 99})) for message in MESSAGES[of]]
+    again = [
+        read(ForeignFormat.DEBEZIUM, foreign(message | {"offset": 99})) for message in MESSAGES[of]
+    ]
     assert again[0] == first, "sent again, it is the same event"
 
 
 def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
-    records = [read(Format.DEBEZIUM, foreign(message)) for message in MESSAGES["unwrapped"]]
+    records = [read(ForeignFormat.DEBEZIUM, foreign(message)) for message in MESSAGES["unwrapped"]]
     kinds = [(record["lead_id"], record["change_type"]) for record in records if record]
     assert kinds == [
         *[
@@ -97,7 +108,7 @@ def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
 
 
 def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() -> None:
-    records = [read(Format.OUTBOX, foreign(message)) for message in MESSAGES["outbox"]]
+    records = [read(ForeignFormat.OUTBOX, foreign(message)) for message in MESSAGES["outbox"]]
     assert [told(record) for record in records if record] == [
         ("before", "CREATED", *DONE[0][2:]),
         *DONE[1:],
@@ -115,13 +126,15 @@ def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() ->
 
 
 def test_without_states_the_consumer_is_left_to_ask_the_database() -> None:
-    record = read(Format.DEBEZIUM, foreign(MESSAGES["plain"][1]), THIN)
+    record = read(ForeignFormat.DEBEZIUM, foreign(MESSAGES["plain"][1]), THIN)
     assert record
     assert record["lead"] is None
 
 
 def test_columns_of_other_names_are_found_by_the_setting() -> None:
-    how = Understanding(columns_of("lead_id = uid, lead_score=points"), True, HOW.reader, None)
+    how = ConversionOptions(
+        parse_columns("lead_id = uid, lead_score=points"), True, HOW.reader, None
+    )
     row = {
         "uid": 7,
         "points": {"scale": 1, "value": "fQ=="},
@@ -134,8 +147,8 @@ def test_columns_of_other_names_are_found_by_the_setting() -> None:
         "before": None,
         "after": row,
     }
-    message = Foreign(b"{}", json.dumps(envelope).encode(), {}, 1_800_000_000_000, "t-0-1")
-    record = read(Format.DEBEZIUM, message, how)
+    message = ForeignMessage(b"{}", json.dumps(envelope).encode(), {}, 1_800_000_000_000, "t-0-1")
+    record = read(ForeignFormat.DEBEZIUM, message, how)
     assert record
     assert (record["lead_id"], record["lead"]["lead_score"], record["lead"]["created_at"]) == (
         "7",
@@ -143,7 +156,7 @@ def test_columns_of_other_names_are_found_by_the_setting() -> None:
         1_769_847_300_123,
     )
     with pytest.raises(SettingsError, match="'phone=mobile' is no field=column"):
-        columns_of("phone=mobile")
+        parse_columns("phone=mobile")
 
 
 def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
@@ -194,24 +207,28 @@ def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
     with registry_server() as state, closing(Registry(state.url)) as registry:
         number = registry.schema_id("crm.public.people-value", envelope)
 
-        def message(**fields: Any) -> Foreign:
+        def message(**fields: Any) -> ForeignMessage:
             body = BytesIO()
             schemaless_writer(body, parse_schema(envelope), {"source": at, **fields})
-            return Foreign(
+            return ForeignMessage(
                 None, b"\0" + number.to_bytes(4, "big") + body.getvalue(), {}, 0, "t-0-1"
             )
 
-        how = Understanding(columns_of(""), True, HOW.reader, registry)
-        record = read(Format.DEBEZIUM, message(op="c", before=None, after=ada), how)
+        how = ConversionOptions(parse_columns(""), True, HOW.reader, registry)
+        record = read(ForeignFormat.DEBEZIUM, message(op="c", before=None, after=ada), how)
         assert record
         assert told(record) == ("ada", "CREATED", 12.5, "new", 0)
-        assert read(Format.DEBEZIUM, message(op="u", before=ada, after=ada), how) is None
+        assert read(ForeignFormat.DEBEZIUM, message(op="u", before=ada, after=ada), how) is None
         whole = message(op="c", before=None, after=ada)
         with pytest.raises(Poison) as short:
-            read(Format.DEBEZIUM, Foreign(None, (whole.value or b"")[:-3], {}, 0, "t-0-1"), how)
+            read(
+                ForeignFormat.DEBEZIUM,
+                ForeignMessage(None, (whole.value or b"")[:-3], {}, 0, "t-0-1"),
+                how,
+            )
         assert short.value.reason is Reason.DECODE_FAILED
     with pytest.raises(Poison) as unset:
-        read(Format.DEBEZIUM, whole)
+        read(ForeignFormat.DEBEZIUM, whole)
     assert unset.value.reason is Reason.UNKNOWN_SCHEMA
 
 
@@ -225,16 +242,18 @@ ATTRIBUTES = {
 }
 
 
-def binary(data: bytes | None, content: str = "application/json", **attributes: str) -> Foreign:
+def binary(
+    data: bytes | None, content: str = "application/json", **attributes: str
+) -> ForeignMessage:
     named = [(f"ce_{name}", value.encode()) for name, value in (ATTRIBUTES | attributes).items()]
-    return Foreign(
-        b"ada", data, headers_of([*named, ("Content-Type", content.encode())]), 5, "t-0-1"
+    return ForeignMessage(
+        b"ada", data, headers_by_name([*named, ("Content-Type", content.encode())]), 5, "t-0-1"
     )
 
 
-def structured(**fields: Any) -> Foreign:
-    content = headers_of([("content-type", b"application/cloudevents+json; charset=UTF-8")])
-    return Foreign(b"ada", json.dumps(ATTRIBUTES | fields).encode(), content, 5, "t-0-1")
+def structured(**fields: Any) -> ForeignMessage:
+    content = headers_by_name([("content-type", b"application/cloudevents+json; charset=UTF-8")])
+    return ForeignMessage(b"ada", json.dumps(ATTRIBUTES | fields).encode(), content, 5, "t-0-1")
 
 
 @pytest.mark.parametrize(
@@ -246,8 +265,8 @@ def structured(**fields: Any) -> Foreign:
     ],
     ids=["binary", "structured", "base64"],
 )
-def test_a_cloudevent_is_understood_in_either_mode(message: Foreign) -> None:
-    record = read(Format.CLOUDEVENTS, message)
+def test_a_cloudevent_is_understood_in_either_mode(message: ForeignMessage) -> None:
+    record = read(ForeignFormat.CLOUDEVENTS, message)
     assert record
     assert told(record) == ("ada", "UPDATED", 12.5, None, 3)
     assert (record["event_id"], record["occurred_at"]) == ("/crm/leads#A234", 1_769_904_000_000)
@@ -256,43 +275,59 @@ def test_a_cloudevent_is_understood_in_either_mode(message: Foreign) -> None:
 def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_changed_in_avro() -> (
     None
 ):
-    deleted = read(Format.CLOUDEVENTS, binary(None, type="lead.deleted", subject="ben"))
+    deleted = read(ForeignFormat.CLOUDEVENTS, binary(None, type="lead.deleted", subject="ben"))
     assert deleted
     assert (deleted["lead_id"], deleted["change_type"]) == ("ben", "DELETED")
-    marked = read(Format.CLOUDEVENTS, binary(json.dumps(ROW).encode(), origin="leadstream"))
+    marked = read(ForeignFormat.CLOUDEVENTS, binary(json.dumps(ROW).encode(), origin="leadstream"))
     assert marked
     assert marked["origin"] == "leadstream"
     whole = event("cleo")
     assert read(
-        Format.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")
+        ForeignFormat.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")
     ) == HOW.reader.decode(WRITER.encode(whole))
 
 
 @pytest.mark.parametrize(
     ("kind", "message", "words"),
     [
-        (Format.CLOUDEVENTS, binary(b"{}", specversion="0.3"), "is no version"),
-        (Format.CLOUDEVENTS, binary(b"{}", type="lead.merged"), "ends in none of"),
-        (Format.CLOUDEVENTS, binary(b"{}"), "the lead's id, in data or as subject, is missing"),
-        (Format.CLOUDEVENTS, Foreign(None, b"{}", {}, 5, "t"), "attribute specversion"),
-        (Format.CLOUDEVENTS, structured(data_base64="?"), "base64"),
-        (Format.DEBEZIUM, Foreign(None, b"[]", {}, 5, "t"), "no row and no envelope"),
-        (Format.DEBEZIUM, Foreign(None, None, {}, 5, "t"), "the row or the key, is missing"),
+        (ForeignFormat.CLOUDEVENTS, binary(b"{}", specversion="0.3"), "is no version"),
+        (ForeignFormat.CLOUDEVENTS, binary(b"{}", type="lead.merged"), "ends in none of"),
         (
-            Format.DEBEZIUM,
-            Foreign(b"{}", b'{"op":"t","source":{}}', {}, 5, "t"),
+            ForeignFormat.CLOUDEVENTS,
+            binary(b"{}"),
+            "the lead's id, in data or as subject, is missing",
+        ),
+        (
+            ForeignFormat.CLOUDEVENTS,
+            ForeignMessage(None, b"{}", {}, 5, "t"),
+            "attribute specversion",
+        ),
+        (ForeignFormat.CLOUDEVENTS, structured(data_base64="?"), "base64"),
+        (ForeignFormat.DEBEZIUM, ForeignMessage(None, b"[]", {}, 5, "t"), "no row and no envelope"),
+        (
+            ForeignFormat.DEBEZIUM,
+            ForeignMessage(None, None, {}, 5, "t"),
+            "the row or the key, is missing",
+        ),
+        (
+            ForeignFormat.DEBEZIUM,
+            ForeignMessage(b"{}", b'{"op":"t","source":{}}', {}, 5, "t"),
             "none of a single lead",
         ),
-        (Format.DEBEZIUM, Foreign(None, b"junk", {}, 5, "t"), "not JSON"),
-        (Format.OUTBOX, Foreign(None, b"{}", {}, 5, "t"), "the key"),
-        (Format.OUTBOX, Foreign(b"ada", b"7", {}, 5, "t"), "no row of leadstream_outbox"),
+        (ForeignFormat.DEBEZIUM, ForeignMessage(None, b"junk", {}, 5, "t"), "not JSON"),
+        (ForeignFormat.OUTBOX, ForeignMessage(None, b"{}", {}, 5, "t"), "the key"),
+        (
+            ForeignFormat.OUTBOX,
+            ForeignMessage(b"ada", b"7", {}, 5, "t"),
+            "no row of leadstream_outbox",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_a_sentence(
-    kind: Format, message: Foreign, words: str
+    kind: ForeignFormat, message: ForeignMessage, words: str
 ) -> None:
     with pytest.raises(Poison) as poison:
-        READERS[kind](message, HOW)
+        CONVERTERS[kind](message, HOW)
     assert words.lower() in poison.value.detail.lower()
     assert poison.value.detail.endswith(".")
 
@@ -309,7 +344,7 @@ PARTS = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 [
-                    *columns_of(""),
+                    *parse_columns(""),
                     "id",
                     "op",
                     "before",
@@ -332,7 +367,7 @@ RAW = st.none() | st.binary(max_size=20) | PARTS.map(lambda part: json.dumps(par
 
 
 @given(
-    kind=st.sampled_from(Format),
+    kind=st.sampled_from(ForeignFormat),
     key=RAW,
     value=RAW,
     headers=st.dictionaries(
@@ -341,12 +376,12 @@ RAW = st.none() | st.binary(max_size=20) | PARTS.map(lambda part: json.dumps(par
     ),
 )
 def test_nothing_that_may_be_in_a_topic_raises_anything_but_poison(
-    kind: Format, key: bytes | None, value: bytes | None, headers: dict[str, bytes]
+    kind: ForeignFormat, key: bytes | None, value: bytes | None, headers: dict[str, bytes]
 ) -> None:
     extra = (
         {f"ce_{name}": text.encode() for name, text in ATTRIBUTES.items()}
-        if kind is Format.CLOUDEVENTS
+        if kind is ForeignFormat.CLOUDEVENTS
         else {}
     )
     with suppress(Poison):
-        read(kind, Foreign(key, value, extra | headers, 1_800_000_000_000, "t-0-1"))
+        read(kind, ForeignMessage(key, value, extra | headers, 1_800_000_000_000, "t-0-1"))

@@ -17,7 +17,7 @@ from schemas.registry import Registry
 from tests.registry_server import RegistryState, registry_server
 
 OUTCOME = {"lead_id": "L-1", "converted": True, "decided_at": 1_700_000_000_000}
-SCHEMA = catalogue.present("LeadOutcome")
+SCHEMA = catalogue.current_schema("LeadOutcome")
 SUBJECT = "crm.lead-outcomes-value"
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from consumer.scoring.result import Disposition
 from leadstream.errors import Reason
 from models.train.evaluate import Floats, Labels
-from producer.simulator import Kind, Truth
+from producer.simulator import DeliveryKind, Truth
 
 # Topic, partition and offset: the identity of a record that was sent.
 Place = tuple[str, int, int]
 
 FATES = tuple(fate.value for fate in Disposition)
-_SCORABLE = {Kind.PLAIN, Kind.LATE, Kind.THIN, Kind.REPEATED}
-_ERASING = {Kind.DELETED, Kind.TOMBSTONE}
+_SCORABLE = {DeliveryKind.PLAIN, DeliveryKind.LATE, DeliveryKind.THIN, DeliveryKind.REPEATED}
+_ERASING = {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Parcel:
     topic: str
     key: bytes | None
     value: bytes | None
-    kind: Kind | None = None
+    kind: DeliveryKind | None = None
     reason: Reason | None = None
     truth: Truth | None = None
     asks: int = 0
@@ -95,7 +95,7 @@ def problems(
     good_requests = [parcel for parcel in requests.values() if parcel.reason is None]
     scored = [prediction for prediction in seen.predictions if prediction.place[0] == topics[0]]
     bad_changes = sum(parcel.reason is not None for parcel in changes.values())
-    loops = sum(parcel.kind is Kind.LOOP for parcel in changes.values())
+    loops = sum(parcel.kind is DeliveryKind.LOOP for parcel in changes.values())
     bad_requests = len(requests) - len(good_requests)
 
     for what, first, second in (
@@ -246,7 +246,7 @@ def calibration(sent: Mapping[Place, Sent], predictions: list[Prediction]) -> Ca
         (prediction.probability, parcel.truth.probability, parcel.truth.converts)
         for prediction in predictions
         if (each := sent.get(prediction.place)) is not None
-        and (parcel := each.parcel).kind is not Kind.REPEATED
+        and (parcel := each.parcel).kind is not DeliveryKind.REPEATED
         and parcel.truth is not None
         and not parcel.truth.applied
     ]

@@ -20,8 +20,8 @@ from consumer.dead_letters.dry_run_summary import Forecast
 from leadstream.cli.demo.accounting import FATES, Calibration, Counted, Place, Seen, Sent, latencies
 from leadstream.errors import Reason
 from models.train.evaluate import Floats, expected_calibration_error
-from producer.bad import BUILDERS
-from producer.simulator import Kind
+from producer.bad_records import BUILDERS
+from producer.simulator import DeliveryKind
 
 LINE_SECONDS = 2.0
 _WINDOW_SECONDS = 2.0
@@ -217,13 +217,13 @@ def traffic(sent: Mapping[Place, Sent], seen: Seen, topic: str, seconds: float) 
         ),
         (f"{bad:,}", "are bad, on purpose, and"),
         (f"{requests:,}", "are requests to score given leads again; of the changes"),
-        (f"{kinds[Kind.THIN]:,}", "carry no state: it is read from Postgres"),
+        (f"{kinds[DeliveryKind.THIN]:,}", "carry no state: it is read from Postgres"),
         (
-            f"{kinds[Kind.LATE]:,}",
-            f"come late, after a newer one of their lead, and {kinds[Kind.REPEATED]:,} come twice",
+            f"{kinds[DeliveryKind.LATE]:,}",
+            f"come late, after a newer one of their lead, and {kinds[DeliveryKind.REPEATED]:,} come twice",
         ),
-        (f"{kinds[Kind.DELETED] + kinds[Kind.TOMBSTONE]:,}", "erase their lead"),
-        (f"{kinds[Kind.LOOP]:,}", "are scores written back, to be ignored"),
+        (f"{kinds[DeliveryKind.DELETED] + kinds[DeliveryKind.TOMBSTONE]:,}", "erase their lead"),
+        (f"{kinds[DeliveryKind.LOOP]:,}", "are scores written back, to be ignored"),
         ("", ""),
         (half, "p50: from a change being sent to its prediction being visible"),
         (most, "p99 of the same"),

@@ -18,11 +18,11 @@ from leadstream.errors import UserError
 from leadstream.kafka.config import consumer_config
 from leadstream.log import SILENT
 from leadstream.settings import Settings
-from producer.bad import BadRecord
+from producer.bad_records import BadRecord
 from producer.crm import connected, write_applications
 from producer.live import bad_for, paced, recorded
 from producer.publish import EventPublisher, publishing
-from producer.simulator import Change, Shares, SimulatedCrm
+from producer.simulator import Shares, SimulatedChange, SimulatedCrm
 from schemas.codec import Reader
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Sender:
     def _mixed(
         self,
         publisher: EventPublisher,
-        changes: Iterator[Change],
+        changes: Iterator[SimulatedChange],
         good: int,
         bad: Iterable[BadRecord],
     ) -> Iterator[Parcel]:
@@ -116,7 +116,7 @@ def _requests_for(changes: int) -> int:
 
 
 def _change(
-    publisher: EventPublisher, topics: "Topics", change: Change, recent: deque[str]
+    publisher: EventPublisher, topics: "Topics", change: SimulatedChange, recent: deque[str]
 ) -> Parcel:
     if change.lead_id not in recent:
         recent.append(change.lead_id)

@@ -9,7 +9,7 @@ from leadstream.cli.doctor.findings import Finding, lasting, mend, note, ok
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
-    from producer.examine import Examined
+    from producer.postgres_status import PostgresStatus
 
 # A relay publishes within milliseconds; a row that waits for so long is waited for by nobody.
 WAITING_SECONDS = 60.0
@@ -49,7 +49,7 @@ def check_registry(settings: "Settings") -> Iterator[Finding]:
 def check_database(settings: "Settings") -> Iterator[Finding]:
     """Whether the states of leads can be read, the clocks agree, and the outbox is whole and emptied."""
     from consumer.run.postgres import PostgresLeads
-    from producer.examine import examine
+    from producer.postgres_status import read_postgres_status
 
     if settings.database_url is None:
         yield ok(
@@ -63,18 +63,18 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
     finally:
         leads.close()
     yield ok("database", "answers, and has the columns that are needed")
-    found = examine(settings.database_url)
-    if abs(found.clock_ahead) > SKEW_SECONDS:
-        way = "ahead of" if found.clock_ahead > 0 else "behind"
+    found = read_postgres_status(settings.database_url)
+    if abs(found.clock_ahead_seconds) > SKEW_SECONDS:
+        way = "ahead of" if found.clock_ahead_seconds > 0 else "behind"
         yield mend(
             "clock",
-            f"Postgres's clock is {lasting(abs(found.clock_ahead))} {way} this machine's: one of them is wrong, and "
+            f"Postgres's clock is {lasting(abs(found.clock_ahead_seconds))} {way} this machine's: one of them is wrong, and "
             "scores are as of the time that a change says; keep both by NTP",
         )
     yield from _outbox(settings, found)
 
 
-def _outbox(settings: "Settings", found: "Examined") -> Iterator[Finding]:
+def _outbox(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
     if not found.applied:
         yield note(
             "outbox",
@@ -96,7 +96,7 @@ def _outbox(settings: "Settings", found: "Examined") -> Iterator[Finding]:
     yield from _relayed(settings, found)
 
 
-def _relayed(settings: "Settings", found: "Examined") -> Iterator[Finding]:
+def _relayed(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
     """Whether somebody publishes the rows."""
     from leadstream.errors import Transient
     from producer.positions import read_position
@@ -110,7 +110,8 @@ def _relayed(settings: "Settings", found: "Examined") -> Iterator[Finding]:
     if (
         waits
         and found.last
-        and (age := time.time() + found.clock_ahead - found.last.written_at) > WAITING_SECONDS
+        and (age := time.time() + found.clock_ahead_seconds - found.last.written_at)
+        > WAITING_SECONDS
     ):
         yield mend(
             "outbox",

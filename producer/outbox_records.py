@@ -4,32 +4,38 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from leadstream.errors import Poison
-from producer.bad import MAX_CHANGE_BYTES
+from producer.bad_records import MAX_CHANGE_BYTES
 from producer.outbox import Row
-from schemas.crm_rows import changed_at, milliseconds, moment, state_of, whole
+from schemas.crm_rows import (
+    corrected_change_time,
+    is_integer,
+    lead_state,
+    parse_time,
+    to_milliseconds,
+)
 
 
-def outcome_of(row: Row) -> dict[str, Any]:
+def lead_outcome_record(row: Row) -> dict[str, Any]:
     """The LeadOutcome of a submitted application."""
-    decided_at = moment(row.facts.get("decided_at"))
+    decided_at = parse_time(row.facts.get("decided_at"))
     return {
         "lead_id": row.lead_id,
         "converted": True,
-        "decided_at": milliseconds(row.occurred_at) if decided_at is None else decided_at,
+        "decided_at": to_milliseconds(row.occurred_at) if decided_at is None else decided_at,
     }
 
 
-def change_of(row: Row, *, state: bool = True) -> dict[str, Any]:
+def lead_change_record(row: Row, *, state: bool = True) -> dict[str, Any]:
     """The LeadChanged of a row; without its state where that is not wanted, or is none."""
-    lead, version = state_of(row.facts), row.facts.get("lead_version")
+    lead, version = lead_state(row.facts), row.facts.get("lead_version")
     return {
         "event_id": row.event_id,
         "lead_id": row.lead_id,
         "change_type": row.change_type,
-        "occurred_at": changed_at(
-            milliseconds(row.occurred_at), lead["created_at"] if lead else None
+        "occurred_at": corrected_change_time(
+            to_milliseconds(row.occurred_at), lead["created_at"] if lead else None
         ),
-        "lead_version": version if whole(version, 2**63) else 0,
+        "lead_version": version if is_integer(version, 2**63) else 0,
         "origin": row.origin,
         "lead": lead if state else None,
     }

@@ -18,7 +18,7 @@ TRIGGERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class NewestRow:
     """The newest row of the outbox; `written_at` is seconds since 1970 by Postgres's clock."""
 
     position: int
@@ -26,17 +26,17 @@ class Last:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """`clock_ahead` is seconds by which Postgres's clock is ahead of ours; `applied` and `missing` are migrations."""
+class PostgresStatus:
+    """`clock_ahead_seconds` is seconds by which Postgres's clock is ahead of ours; `applied` and `missing` are migrations."""
 
-    clock_ahead: float
+    clock_ahead_seconds: float
     applied: list[str]
     missing: list[str]
     absent_triggers: list[tuple[str, str]]
-    last: Last | None
+    last: NewestRow | None
 
 
-def examine(database_url: str) -> Examined:
+def read_postgres_status(database_url: str) -> PostgresStatus:
     """Look, and change nothing. Raises Transient where Postgres does not answer or does not let this role look."""
     try:
         with connect(
@@ -49,7 +49,7 @@ def examine(database_url: str) -> Examined:
             ahead = clock - (before + time.time()) / 2
             [outbox, log] = connection.execute(_TABLES).fetchone() or [None, None]
             if outbox is None or log is None:
-                return Examined(ahead, [], [], [], None)
+                return PostgresStatus(ahead, [], [], [], None)
             names = [
                 name
                 for (name,) in connection.execute(
@@ -65,12 +65,12 @@ def examine(database_url: str) -> Examined:
     except psycopg.Error as error:
         text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
         raise Transient("postgres", text or type(error).__name__) from error
-    return Examined(
+    return PostgresStatus(
         ahead,
         names,
         [each.name for each in migrations() if each.name not in names],
         [each for each in TRIGGERS if each[0] in there and each not in firing],
-        Last(*row) if row else None,
+        NewestRow(*row) if row else None,
     )
 
 

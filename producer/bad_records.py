@@ -78,29 +78,29 @@ class _Bench:
         return value[10:] if value.startswith(SINGLE_OBJECT_MARKER) else value[5:]
 
 
-Sent = tuple[bytes | None, bytes | None]
+KeyAndValue = tuple[bytes | None, bytes | None]
 
 
-def _text(bench: _Bench, value: bytes) -> Sent:
+def _text(bench: _Bench, value: bytes) -> KeyAndValue:
     return bench.name("bad").encode(), value
 
 
-def _truncated(bench: _Bench) -> Sent:
+def _truncated(bench: _Bench) -> KeyAndValue:
     key, value = bench.sent()
     return key, value[: -int(bench.rng.integers(1, len(bench.body(value))))]
 
 
-def _trailing(bench: _Bench) -> Sent:
+def _trailing(bench: _Bench) -> KeyAndValue:
     key, value = bench.sent()
     return key, value + bench.rng.bytes(int(bench.rng.integers(1, 9)))
 
 
-def _not_utf8(bench: _Bench) -> Sent:
+def _not_utf8(bench: _Bench) -> KeyAndValue:
     key, value = bench.sent({"status": "MARK"})
     return key, value.replace(b"MARK", b"\xff\xfe\x80\xc0")
 
 
-def _unknown_symbol(bench: _Bench) -> Sent:
+def _unknown_symbol(bench: _Bench) -> KeyAndValue:
     """Two encodings that differ in the symbol alone show where it stands; there goes an index no schema has."""
     event = bench.event()
     value = bytearray(bench.encode_event(event))
@@ -110,53 +110,53 @@ def _unknown_symbol(bench: _Bench) -> Sent:
     return event["lead_id"].encode(), bytes(value)
 
 
-def _unknown_fingerprint(bench: _Bench) -> Sent:
+def _unknown_fingerprint(bench: _Bench) -> KeyAndValue:
     key, value = bench.sent()
     return key, SINGLE_OBJECT_MARKER + bench.rng.bytes(8) + bench.body(value)
 
 
-def _unknown_id(bench: _Bench) -> Sent:
+def _unknown_id(bench: _Bench) -> KeyAndValue:
     key, value = bench.sent()
     return key, struct.pack(">BI", 0, 2**31 - 1 - int(bench.rng.integers(1000))) + bench.body(value)
 
 
-def _keyed(key: bytes | None) -> Callable[[_Bench], Sent]:
+def _keyed(key: bytes | None) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: (key, bench.sent()[1])
 
 
-def _facts(**facts: Any) -> Callable[[_Bench], Sent]:
+def _facts(**facts: Any) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: bench.sent(**facts)
 
 
-def _state(**state: Any) -> Callable[[_Bench], Sent]:
+def _state(**state: Any) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: bench.sent(state)
 
 
-def _later_created(bench: _Bench) -> Sent:
+def _later_created(bench: _Bench) -> KeyAndValue:
     return bench.sent({"created_at": bench.now + int(bench.rng.integers(1, 10**9))})
 
 
-def _out_of_years(occurred_at: int) -> Callable[[_Bench], Sent]:
+def _out_of_years(occurred_at: int) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: bench.sent({"created_at": min(0, occurred_at)}, occurred_at=occurred_at)
 
 
-def _unknown_lead(change_type: str) -> Callable[[_Bench], Sent]:
+def _unknown_lead(change_type: str) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: bench.sent(
         lead_id=bench.name("nobody"), change_type=change_type, lead=None
     )
 
 
-def _long_request_id(bench: _Bench) -> Sent:
+def _long_request_id(bench: _Bench) -> KeyAndValue:
     return None, json.dumps(
         {"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [bench.name("bad")]}
     ).encode()
 
 
-def _request(value: bytes | None) -> Callable[[_Bench], Sent]:
+def _request(value: bytes | None) -> Callable[[_Bench], KeyAndValue]:
     return lambda bench: (bench.name("request").encode(), value)
 
 
-def _cut_request(bench: _Bench) -> Sent:
+def _cut_request(bench: _Bench) -> KeyAndValue:
     request_id = bench.name("request")
     value = bench.encode_request(
         {"request_id": request_id, "lead_ids": [bench.name("bad")], "requested_by": None}
@@ -164,34 +164,34 @@ def _cut_request(bench: _Bench) -> Sent:
     return request_id.encode(), value[:-3]
 
 
-def _half_character(bench: _Bench) -> Sent:
+def _half_character(bench: _Bench) -> KeyAndValue:
     """json.dumps writes a lone surrogate as an escape: valid JSON, and an id that no answer can carry."""
     request = {"request_id": f"{bench.name('request')}\ud800", "lead_ids": [bench.name("bad")]}
     return None, json.dumps(request).encode()
 
 
-def _half_pairs(bench: _Bench) -> Sent:
+def _half_pairs(bench: _Bench) -> KeyAndValue:
     request = {"request_id": "\udc00" * int(bench.rng.integers(1, 100)), "lead_ids": []}
     return bench.name("request").encode(), json.dumps(request).encode()
 
 
-def _padded(bench: _Bench) -> Sent:
+def _padded(bench: _Bench) -> KeyAndValue:
     return bench.sent(
         {"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(bench.rng.integers(1, 1000)))}}
     )
 
 
-def _large_junk(bench: _Bench) -> Sent:
+def _large_junk(bench: _Bench) -> KeyAndValue:
     return bench.name("bad").encode(), bench.rng.bytes(MAX_CHANGE_BYTES + 1)
 
 
-def _large_answer(bench: _Bench) -> Sent:
+def _large_answer(bench: _Bench) -> KeyAndValue:
     """A request that a broker takes, and whose answer repeats every id beside an error: over 1,000,000 bytes."""
     ids = [f"{bench.name('nobody')}{'x' * 230}" for _ in range(3700)]
     return bench.name("request").encode(), json.dumps(ids).encode()
 
 
-Builder = Callable[[_Bench], Sent]
+Builder = Callable[[_Bench], KeyAndValue]
 
 BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
     Reason.UNKNOWN_FRAMING: (
