@@ -89,7 +89,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ), RATE, stacked=True),
     ),
     "Dead letters and dependencies": (
-        Panel("Dead letters by reason", "A second; the reasons are in docs/reference.md.", (
+        Panel("Dead letters by reason", "A second; the reasons are in docs/reference/index.md.", (
             (_rate("leadstream_dead_letters_total", "reason"), "{{reason}}"),
         ), RATE, stacked=True),
         Panel("Share of records that are dead letters", "Of changes and requests; a process stops by its own limit.", (

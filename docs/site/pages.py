@@ -19,23 +19,23 @@ from schemas import catalogue
 from schemas.evolution import COMPATIBILITY
 
 ROOT = Path(__file__).parents[2]
-# What a page links to outside of its folder.
-_OUTSIDE = re.compile(r"\]\(\.\./([^)#\s]+)\)")
+DOCS = ROOT / "docs"
+# A link to a file, not to a place on the page or to another site.
+_LINK = re.compile(r"\]\(([^)#:\s]+)\)")
 _LANGUAGES = {".avsc": "json", ".mjs": "js"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     linked = {
-        target
+        path
         for file in files.documentation_pages()
-        for target in _OUTSIDE.findall(file.content_string)
+        for target in _LINK.findall(file.content_string)
+        if (path := _outside(file.src_uri, target))
     }
-    pages = {"commands.md": commands(), "schemas.md": schemas()}
+    pages = {"reference/commands.md": commands(), "reference/schemas.md": schemas()}
     pages |= {
-        _place(path): source(path)
-        for target in sorted(linked)
-        for path in _with_inner(ROOT / target)
+        _place(inner): source(inner) for path in sorted(linked) for inner in _with_inner(path)
     }
     for place, text in pages.items():
         files.append(File.generated(config, place, content=text))
@@ -43,15 +43,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links out of docs/ to the copy of what they name."""
-    return _OUTSIDE.sub(lambda found: f"]({_place(ROOT / found[1])})", markdown)
+    """Point links out of docs/ to the copy of the file that they name."""
+    here = page.file.src_uri
+
+    def copied(found: re.Match[str]) -> str:
+        path = _outside(here, found[1])
+        if path is None:
+            return found[0]
+        return f"]({os.path.relpath(_place(path), PurePosixPath(here).parent)})"
+
+    return _LINK.sub(copied, markdown)
+
+
+def _outside(page: str, target: str) -> Path | None:
+    """Return the file of the repository that a link of a page names, if it is not in docs/."""
+    path = Path(os.path.normpath(DOCS / PurePosixPath(page).parent / target))
+    inside = path.is_relative_to(DOCS) or not path.is_relative_to(ROOT)
+    return None if inside or not path.exists() else path
 
 
 def commands() -> str:
     """The help of every verb."""
     os.environ["COLUMNS"] = "88"  # what argparse wraps to
     parts = [
-        "# Each verb's help\n\nWhat `--help` prints. [The reference](reference.md#verbs) has all verbs in one table."
+        "# Each verb's help\n\nWhat `--help` prints. [The reference](index.md#verbs) has all verbs in one table."
     ]
     for words, verb in verbs("leadstream", parser()):
         parts.append(f"## {words}\n\n```text\n{verb.format_help().rstrip()}\n```")

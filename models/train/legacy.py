@@ -166,7 +166,7 @@ def _assumed(parts: _Parts, calendar: CalendarSettings) -> tuple[str, ...]:
     filled = [f"{name} {parts.means.get(name, 0.0):.4g}" for name in numbers]
     cuts = ", ".join(f"{grade} from {cut}" for grade, cut in GRADES.items())
     assumed = [
-        "its features are computed by the formulas that Leadstream has under the same names (docs/features.md)",
+        "its features are computed by the formulas that Leadstream has under the same names (docs/reference/features.md)",
         f"a number that is absent is taken as the scaler's mean, or 0 where it has none: {', '.join(filled)}",
         f"the threshold is {THRESHOLD}, as its classifier decides",
         f"the grades cut the audited formula's range into four: {cuts}",

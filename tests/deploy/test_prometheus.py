@@ -20,7 +20,7 @@ from leadstream.process.metrics import (
 from tests.deploy.tools import DEPLOY, ROOT, said, tool
 
 PROMETHEUS = DEPLOY / "prometheus"
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+OPERATIONS = (ROOT / "docs" / "how-to" / "operations.md").read_text("utf-8")
 INTERVAL = "$__rate_interval"
 
 
@@ -68,7 +68,7 @@ def test_an_alert_that_was_never_made_to_fire_may_be_unable_to(name: str) -> Non
 
 @pytest.mark.parametrize("name", alerts())
 def test_an_alert_without_a_section_in_the_runbook_leaves_its_reader_alone(name: str) -> None:
-    assert alerts()[name]["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+    assert alerts()[name]["annotations"]["runbook"] == f"docs/how-to/operations.md#{name.lower()}"
     assert alerts()[name]["labels"]["severity"] in ("page", "ticket")
     section = OPERATIONS.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
     for part in ("**Means.**", "**Look at.**", "**Do.**"):

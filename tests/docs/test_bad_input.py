@@ -1,4 +1,4 @@
-"""The table of docs/bad-input.md, row by row, through the real pipeline."""
+"""The table of docs/reference/bad-input.md, row by row, through the real pipeline."""
 
 import json
 import math
@@ -31,7 +31,7 @@ from tests.unit.pipelines import (
     results,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "bad-input.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bad-input.md"
 IMPUTED = "lead_score"
 
 

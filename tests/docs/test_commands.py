@@ -122,7 +122,7 @@ def test_what_is_listed_is_shown_and_run_where_the_list_says() -> None:
     for begin, where in OTHERS.items():
         assert any(command.startswith(begin) for command in texts), begin
         assert not where.endswith(".py") or (TESTS / where).exists(), where
-    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    tutorial = (ROOT / "docs" / "tutorial" / "index.md").read_text()
     for words, (file, text) in RUN.items():
         ran = tutorial if file == "docs/test_tutorial.py" else (TESTS / file).read_text()
         assert (text or f"leadstream {words}") in ran, (words, file)

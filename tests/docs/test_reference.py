@@ -1,4 +1,4 @@
-"""docs/reference.md says of every verb, setting and metric what the code says of it."""
+"""docs/reference/index.md says of every verb, setting and metric what the code says of it."""
 
 import argparse
 import json
@@ -24,8 +24,8 @@ from leadstream.process.metrics import (
 from leadstream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def rows(heading: str) -> dict[str, list[str]]:

@@ -33,19 +33,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_of_the_docs_is_on_the_site(site: Path) -> None:
-    for page in (ROOT / "docs").glob("*.md"):
-        built = site / ("" if page.stem == "index" else page.stem) / "index.html"
-        assert built.exists(), page.name
+    for page in (ROOT / "docs").rglob("*.md"):
+        place = page.relative_to(ROOT / "docs").with_suffix("")
+        built = site / (place.parent if place.name == "index" else place) / "index.html"
+        assert built.exists(), place
 
 
 def test_what_is_made_of_the_code_is_there(site: Path) -> None:
-    helps = (site / "commands" / "index.html").read_text()
+    helps = (site / "reference" / "commands" / "index.html").read_text()
     assert all(f"leadstream {words}" in helps for words in verbs())
-    schemas = (site / "schemas" / "index.html").read_text()
+    schemas = (site / "reference" / "schemas" / "index.html").read_text()
     for name in catalogue.FILES:
         for field in catalogue.current_schema(name)["fields"]:
             assert f"<code>{field['name']}</code>" in schemas
-    assert "CRC-64" in (site / "subscribers" / "index.html").read_text()
+    assert "CRC-64" in (site / "how-to" / "subscribers" / "index.html").read_text()
     assert (site / "source" / "schemas" / "lead_prediction.avsc" / "index.html").exists()
 
 

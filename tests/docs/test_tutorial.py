@@ -1,4 +1,4 @@
-"""docs/tutorial.md, command by command in one shell, against a real Kafka and a real Postgres."""
+"""docs/tutorial/index.md, command by command in one shell, against a real Kafka and a real Postgres."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from tests.integration.outboxes import schema_of_its_own
 from tests.integration.running import Stage
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.timeout(400)]
-PAGE = ROOT / "docs" / "tutorial.md"
+PAGE = ROOT / "docs" / "tutorial" / "index.md"
 # What is not run here, and where it is.
 NOT_RUN = {
     "make demo": "tests/integration/test_demo.py",

@@ -1,4 +1,4 @@
-"""Rescore on request, as who asks meets it: docs/rescoring.md word for word, and the largest request there is."""
+"""Rescore on request, as who asks meets it: docs/how-to/rescoring.md word for word, and the largest request there is."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from tests.integration.running import Running, headers_of, until
 from tests.unit.pipelines import NOW_MS
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres]
-PAGE = Path(__file__).parents[2] / "docs" / "rescoring.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "rescoring.md"
 EXAMPLE = re.compile(r"^<!-- (\w+) ?([^\n]*?) -->\n```\w+\n(.*?)```$", re.MULTILINE | re.DOTALL)
 # Another scikit-learn may grow a forest that differs a little.
 NEAR = 0.02

@@ -22,7 +22,7 @@ from features import (
 from features.spec import CATEGORY, FORBIDDEN, MOMENT, OPTIONAL, FeatureSpec
 from leadstream.errors import SettingsError
 
-PAGE = Path(__file__).parents[2] / "docs" / "features.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "features.md"
 
 AUDITED = {
     "lead_score",
