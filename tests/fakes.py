@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.dead_letters.audit import Decided, Decision, decision_in
-from consumer.dead_letters.current_scores import Scores
-from consumer.dead_letters.executor import Outlook, Settled
-from consumer.dead_letters.planner import Verdict
+from consumer.dead_letters.audit import Decision, DecisionIndex, decode_decision
+from consumer.dead_letters.current_scores import CurrentScores
+from consumer.dead_letters.executor import ExecutionResult, LagSnapshot
+from consumer.dead_letters.planner import PlannedAction
 from leadstream.errors import Fenced
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output, Partition
 from leadstream.kafka.config import Headers, Record
@@ -57,7 +57,7 @@ class MemoryBroker:
     records: dict[str, list[FakeMessage]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[tuple[str, str], int] = field(default_factory=dict)
     now: int = 1_700_000_000_000
-    desk: object = None
+    executor: object = None
 
     def append(self, output: Output) -> None:
         log = self.records[output.topic]
@@ -139,7 +139,7 @@ class MemoryPublisher:
         """Nothing is left over."""
 
 
-class MemoryDesk:
+class MemoryDecisionExecutor:
     """Decides letters in one step. `arrives` is called before each record: what it appends stands before that one."""
 
     def __init__(
@@ -155,20 +155,20 @@ class MemoryDesk:
         self._arrives = arrives
         self._decisions, self._predictions = Writer("TriageDecision"), Reader("LeadPrediction")
         self._read = self._seen = 0
-        self.decided = Decided(topics.dead_letters)
-        self.scores = Scores((), self._predictions)
+        self.decided = DecisionIndex(topics.dead_letters)
+        self.scores = CurrentScores((), self._predictions)
 
-    def take(self) -> None:
-        self._broker.desk = self
+    def acquire(self) -> None:
+        self._broker.executor = self
         for message in self._broker.records[self._topics.dead_letter_audit]:
             self.decided.add(
-                decision_in(message, Reader("TriageDecision")), 0, message.value() or b""
+                decode_decision(message, Reader("TriageDecision")), 0, message.value() or b""
             )
 
-    def watch(self, leads: Collection[bytes]) -> None:
-        self.scores, self._read = Scores(leads, self._predictions), 0
+    def track(self, leads: Collection[bytes]) -> None:
+        self.scores, self._read = CurrentScores(leads, self._predictions), 0
 
-    def look(self, most: int) -> Outlook:
+    def refresh(self, most: int) -> LagSnapshot:
         committed = self._broker.committed.get((self._group, self._topics.lead_changes), 0)
         changes = self._broker.records[self._topics.lead_changes]
         self._seen = len(changes)
@@ -177,15 +177,15 @@ class MemoryDesk:
         for message in predictions[self._read :] if len(waiting) <= most else ():
             self.scores.add(message)
             self._read += 1
-        return Outlook(len(waiting), frozenset(waiting), committed)
+        return LagSnapshot(len(waiting), frozenset(waiting), committed)
 
-    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        assert all(self.decided.get(each.letter.id) is None for each in verdicts)
+    def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
+        assert all(self.decided.get(each.letter.id) is None for each in planned)
         changes = self._broker.records[self._topics.lead_changes]
-        start, crossed = len(changes), set()
+        start, overtaken = len(changes), set()
         mixed = changes[start:]
         for each in sorted(
-            (each for each in verdicts if each.output), key=lambda each: each.version
+            (each for each in planned if each.output), key=lambda each: each.version
         ):
             before = len(changes)
             self._arrives()
@@ -193,29 +193,29 @@ class MemoryDesk:
             assert each.output is not None
             if each.output.topic == self._topics.lead_changes:
                 if any(message.key() == each.letter.key for message in changes[self._seen :]):
-                    crossed.add(each.letter.id)
+                    overtaken.add(each.letter.id)
                 message = FakeMessage(each.output.topic, 0, 0, each.output.key, each.output.value)
                 timestamp = (
                     self._broker.now if each.output.timestamp is None else each.output.timestamp
                 )
                 mixed.append(replace(message, headers_=each.output.headers, timestamp_=timestamp))
-        if self._broker.desk is not self:
+        if self._broker.executor is not self:
             raise Fenced("somebody else took the desk")
-        if crossed:
-            return Settled(frozenset(crossed))
+        if overtaken:
+            return ExecutionResult(frozenset(overtaken))
         changes[start:] = [
             replace(message, offset_=start + place) for place, message in enumerate(mixed)
         ]
-        for each in verdicts:
+        for each in planned:
             if each.output and each.output.topic != self._topics.lead_changes:
                 self._broker.append(each.output)
             self._decide(each)
-        return Settled()
+        return ExecutionResult()
 
-    def _decide(self, verdict: Verdict) -> None:
+    def _decide(self, verdict: PlannedAction) -> None:
         topic, letter = self._topics.dead_letters, verdict.letter.id
         head = self.decided.heads.get(0, "")
-        told = (verdict.action, "memory", self._broker.now, verdict.because, verdict.patch)
+        told = (verdict.action, "memory", self._broker.now, verdict.comment, verdict.patch)
         decision = Decision(topic, letter, *told, head)
         output = decision.output(self._topics.dead_letter_audit, self._decisions)
         self._broker.append(output)

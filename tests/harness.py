@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from confluent_kafka import Producer
 
-from consumer.dead_letters.executor import Desk, KafkaDesk, Settled
-from consumer.dead_letters.planner import Verdict
+from consumer.dead_letters.executor import DecisionExecutor, ExecutionResult, KafkaDecisionExecutor
+from consumer.dead_letters.planner import PlannedAction
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
 from leadstream.kafka.batch import Message, Output
@@ -21,7 +21,7 @@ from leadstream.kafka.source import KafkaSource
 from leadstream.settings import Settings, load_settings
 from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
-from tests.fakes import MemoryBroker, MemoryDesk, MemoryPublisher, MemorySource
+from tests.fakes import MemoryBroker, MemoryDecisionExecutor, MemoryPublisher, MemorySource
 from tests.integration.running import QUICK, Stage, until
 from tests.trained_models import TRUST
 from tests.unit.pipelines import pipeline
@@ -42,7 +42,7 @@ class World(Protocol):
     def append(self, output: Output) -> None:
         """Publish a record."""
 
-    def desk(self, happens: Callable[[], None]) -> Desk:
+    def executor(self, happens: Callable[[], None]) -> DecisionExecutor:
         """A desk for one operator; `happens` is called after it has looked and before its records count."""
 
     def steal(self) -> None:
@@ -76,11 +76,13 @@ class MemoryWorld:
     def append(self, output: Output) -> None:
         self._broker.append(output)
 
-    def desk(self, happens: Callable[[], None]) -> Desk:
-        return MemoryDesk(self._broker, self.settings.group_id, self.settings.topics, happens)
+    def executor(self, happens: Callable[[], None]) -> DecisionExecutor:
+        return MemoryDecisionExecutor(
+            self._broker, self.settings.group_id, self.settings.topics, happens
+        )
 
     def steal(self) -> None:
-        self._broker.desk = None
+        self._broker.executor = None
 
     def consume(self, most: int = ALL) -> None:
         self._source._max_records = most
@@ -164,12 +166,12 @@ class KafkaWorld:
         assert self._ground.producer.flush(30) == 0
         self._ground.changes += output.topic == self.settings.topics.lead_changes
 
-    def desk(self, happens: Callable[[], None]) -> Desk:
+    def executor(self, happens: Callable[[], None]) -> DecisionExecutor:
         return _Disturbed(self._ground, happens)
 
     def steal(self) -> None:
-        thief = KafkaDesk(self.settings, None, "a thief")
-        thief.take()
+        thief = KafkaDecisionExecutor(self.settings, None, "a thief")
+        thief.acquire()
         thief.close()
 
     def consume(self, most: int = ALL) -> None:
@@ -195,7 +197,7 @@ class KafkaWorld:
         return self._ground.stage.read(topic, 0)
 
 
-class _Disturbed(KafkaDesk):
+class _Disturbed(KafkaDecisionExecutor):
     """A real desk at which something happens before it settles."""
 
     def __init__(self, ground: Ground, happens: Callable[[], None]) -> None:
@@ -203,9 +205,9 @@ class _Disturbed(KafkaDesk):
         self._ground = ground
         self._happens = happens
 
-    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+    def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
         self._happens()
-        settled = super().settle(verdicts)
-        if settled.done:
-            self._ground.changes += sum(each.output is not None for each in verdicts)
-        return settled
+        result = super().execute(planned)
+        if result.committed:
+            self._ground.changes += sum(each.output is not None for each in planned)
+        return result

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters.watch.app import Watch
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Output
@@ -198,7 +198,7 @@ def narrow(browser: WebDriver, link: str, folder: Path) -> None:
 
 async def watched(stage: Stage) -> str:
     """The causes on a screen of 100 columns, as SVG."""
-    with Triage(load_settings(stage.environment, None)) as triage:
+    with TriageService(load_settings(stage.environment, None)) as triage:
         app = Watch(triage, Filter(), "anna")
         async with app.run_test(size=(100, 24)) as pilot:
             while "causes" not in app.export_screenshot():

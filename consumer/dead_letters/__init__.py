@@ -1,1 +1,1 @@
-"""Dead letters, from reading them to a decision on each: what the verbs call, and any other view may."""
+"""Triage of dead letters: read, group, inspect and export them, and decide on each one once."""

@@ -1,8 +1,8 @@
-"""The audit topic: one record for each letter that was decided on, each naming the hash of the one before it.
+"""The audit topic: one record for each decided letter, with the hash of the decision before it.
 
-A letter is decided once, so no key is written twice and compaction takes nothing away. The chain of a partition shows
-a decision that was altered, taken out or put in later. What it cannot show is an end that was cut off: whoever keeps
-the heads that `verify` tells can.
+A letter is decided once, so no key occurs twice and compaction removes nothing. The hash chain of a
+partition reveals a decision that was altered, removed or inserted. The chain cannot reveal a
+removed tail: to detect that, keep the heads that `verify` reports.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from schemas.registry import Registry
 
 
 class Action(StrEnum):
-    """What was decided on a letter."""
+    """The decision on a letter."""
 
     REPLAYED = "REPLAYED"
     DISCARDED = "DISCARDED"
@@ -32,20 +32,20 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A record of the audit topic. `decided_at` is milliseconds UTC; `patch` is a JSON merge patch."""
+    """A record of the audit topic; `decided_at` is milliseconds UTC, `patch` a JSON merge patch."""
 
     topic: str
     letter: LetterId
     action: Action
     decided_by: str
     decided_at: int
-    because: str | None
+    comment: str | None
     patch: str | None
     previous_hash: str
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> "Decision":
-        """The decision in a decoded TriageDecision."""
+    def from_record(cls, record: dict[str, Any]) -> "Decision":
+        """Return the decision of a decoded TriageDecision."""
         place = record["letter"]
         return cls(
             place["topic"],
@@ -58,8 +58,8 @@ class Decision:
             record["previous_hash"],
         )
 
-    def record(self) -> dict[str, Any]:
-        """The TriageDecision to encode."""
+    def to_record(self) -> dict[str, Any]:
+        """Return the TriageDecision to encode."""
         return {
             "letter": {
                 "topic": self.topic,
@@ -69,40 +69,46 @@ class Decision:
             "action": self.action.value,
             "decided_by": self.decided_by,
             "decided_at": self.decided_at,
-            "because": self.because,
+            "because": self.comment,
             "patch": self.patch,
             "previous_hash": self.previous_hash,
         }
 
     def output(self, audit_topic: str, writer: Writer) -> Output:
-        """Its record in the audit topic. Raises Transient."""
-        return Output(audit_topic, str(self.letter).encode(), writer.encode(self.record()))
+        """Return the record for the audit topic. Raises Transient."""
+        return Output(audit_topic, str(self.letter).encode(), writer.encode(self.to_record()))
 
 
 def value_hash(value: bytes) -> str:
-    """What the next decision of a partition calls this one: SHA-256 of the value's bytes, in hexadecimal."""
+    """Return the link of the hash chain: SHA-256 of the value, in hexadecimal."""
     return hashlib.sha256(value).hexdigest()
 
 
 def partition_for(letter: LetterId, partitions: int) -> int:
-    """The audit partition of a letter. Given explicitly, so that who decides knows which chain goes on."""
+    """Return the audit partition of a letter.
+
+    The partition is explicit, so that the executor knows which chain it extends.
+    """
     return letter.partition % partitions
 
 
 @dataclass(slots=True)
-class Decided:
-    """What was decided on the letters of a topic, and the hash of the last decision in each audit partition."""
+class DecisionIndex:
+    """The decisions on the letters of a topic.
+
+    `heads` has the hash of the last decision of each audit partition.
+    """
 
     topic: str
     actions: dict[int, dict[int, Action]] = field(default_factory=dict)
     heads: dict[int, str] = field(default_factory=dict)
 
     def get(self, letter: LetterId) -> Action | None:
-        """What became of a letter; None while it is open."""
+        """Return the decision on a letter, or None while the letter is open."""
         return self.actions.get(letter.partition, {}).get(letter.offset)
 
     def add(self, decision: Decision, partition: int, value: bytes) -> None:
-        """Take in the next decision of an audit partition, and the bytes it has there."""
+        """Add the next decision of an audit partition, with the bytes of its value."""
         self.heads[partition] = value_hash(value)
         if decision.topic == self.topic:
             self.actions.setdefault(decision.letter.partition, {})[decision.letter.offset] = (
@@ -111,7 +117,7 @@ class Decided:
 
 
 class AuditLog:
-    """Reads the audit topic, as far as it is committed and on from where it was read before."""
+    """A reader of the committed decisions, which continues where its last read ended."""
 
     def __init__(self, settings: Settings, registry: Registry | None, cluster: Cluster) -> None:
         self.topic = settings.topics.dead_letter_audit
@@ -120,52 +126,57 @@ class AuditLog:
         self._cluster = cluster
 
     def partitions(self) -> list[int]:
-        """The partitions of the audit topic. Raises UserError where it is not there."""
+        """Return the partitions of the audit topic. Raises UserError if the topic is missing."""
         return self._log.partitions()
 
-    def messages(self) -> Iterator[Message]:
-        """What was not read yet, up to the present end."""
+    def new_messages(self) -> Iterator[Message]:
+        """Yield the unread messages up to the present end."""
         partitions = self.partitions()
         starts = {partition: self._log.position.get(partition, 0) for partition in partitions}
         yield from self._log.read(starts, self._cluster.ends(self.topic, partitions))
 
-    def decisions(self) -> Iterator[tuple[Message, Decision]]:
-        """The same, decoded. Raises UserError at what is no decision: then nothing may be decided on what it hides."""
-        for message in self.messages():
-            yield message, decision_in(message, self._reader)
+    def new_decisions(self) -> Iterator[tuple[Message, Decision]]:
+        """Yield the unread messages with their decisions.
 
-    def follow(self, decided: Decided) -> None:
-        """Bring `decided` up to the present."""
-        for message, decision in self.decisions():
-            decided.add(decision, message.partition(), message.value() or b"")
+        Raises UserError for a record that is not a decision: it could hide a decision on any
+        letter.
+        """
+        for message in self.new_messages():
+            yield message, decode_decision(message, self._reader)
 
-    def verify(self) -> "Verdict":
-        """Check every chain; to be called on a log of which nothing was read."""
-        return verify(self.messages(), self._reader)
+    def update(self, index: DecisionIndex) -> None:
+        """Bring an index up to date."""
+        for message, decision in self.new_decisions():
+            index.add(decision, message.partition(), message.value() or b"")
+
+    def verify(self) -> "AuditReport":
+        """Check every chain. Call it on a log that has read nothing."""
+        return verify(self.new_messages(), self._reader)
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         self._log.close()
 
 
-def decision_in(message: Message, reader: Reader) -> Decision:
-    """The decision in a record of the audit topic. Raises UserError where there is none, and Transient."""
+def decode_decision(message: Message, reader: Reader) -> Decision:
+    """Return the decision of an audit record. Raises UserError if it has none, and Transient."""
     value = message.value()
     try:
         if value is not None:
-            return Decision.of(reader.decode(value))
+            return Decision.from_record(reader.decode(value))
         why = "it has no value"
     except Poison as poison:
         why = poison.detail
     raise UserError(
-        f"{message.topic()} has a record at {message.partition()}-{message.offset()} that is no decision ({why}); "
-        "`leadstream dead-letters audit verify` shows all that is wrong in it"
+        f"{message.topic()} has a record at {message.partition()}-{message.offset()} "
+        f"that is not a decision ({why}); "
+        "`leadstream dead-letters audit verify` lists everything that is wrong in the topic"
     )
 
 
 @dataclass(slots=True)
-class Verdict:
-    """What `verify` found: decisions by action, the head of each partition's chain, and each break in a sentence."""
+class AuditReport:
+    """The result of `verify`: decisions by action, the head of each partition, and every break."""
 
     actions: Counter[Action] = field(default_factory=Counter)
     heads: dict[int, str] = field(default_factory=dict)
@@ -173,36 +184,36 @@ class Verdict:
 
     @property
     def decisions(self) -> int:
-        """How many decisions there are."""
+        """Return the number of decisions."""
         return self.actions.total()
 
 
-def verify(messages: Iterable[Message], reader: Reader) -> Verdict:
+def verify(messages: Iterable[Message], reader: Reader) -> AuditReport:
     """Follow the chain of each audit partition from its first record to its last."""
-    verdict, seen = Verdict(), set[tuple[str, LetterId]]()
+    report, seen = AuditReport(), set[tuple[str, LetterId]]()
     for message in messages:
         place = f"{message.partition()}-{message.offset()}"
         value = message.value()
         try:
-            decision = decision_in(message, reader)
+            decision = decode_decision(message, reader)
         except UserError as error:
-            verdict.breaks.append(str(error).partition(";")[0])
-            verdict.heads[message.partition()] = value_hash(value or b"")
+            report.breaks.append(str(error).partition(";")[0])
+            report.heads[message.partition()] = value_hash(value or b"")
             continue
-        if decision.previous_hash != verdict.heads.get(message.partition(), ""):
-            verdict.breaks.append(
-                f"the decision at {place} (on letter {decision.letter}) does not follow the one before it: "
-                "one was altered, taken out or put in"
+        if decision.previous_hash != report.heads.get(message.partition(), ""):
+            report.breaks.append(
+                f"the decision at {place} (on letter {decision.letter}) does not follow the "
+                "decision before it: a decision was altered, removed or inserted"
             )
         if message.key() != str(decision.letter).encode():
-            verdict.breaks.append(
-                f"the decision at {place} has the key of another letter than {decision.letter}"
+            report.breaks.append(
+                f"the decision at {place} is on letter {decision.letter}, but has another key"
             )
         if (decision.topic, decision.letter) in seen:
-            verdict.breaks.append(
+            report.breaks.append(
                 f"letter {decision.letter} was decided twice, the second time at {place}"
             )
         seen.add((decision.topic, decision.letter))
-        verdict.actions[decision.action] += 1
-        verdict.heads[message.partition()] = value_hash(value or b"")
-    return verdict
+        report.actions[decision.action] += 1
+        report.heads[message.partition()] = value_hash(value or b"")
+    return report

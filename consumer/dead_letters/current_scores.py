@@ -1,4 +1,4 @@
-"""The present scores of some leads, from the predictions topic: what a letter must not set back."""
+"""The current scores of some leads, from the predictions topic. A replay must not set them back."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,42 +10,46 @@ from schemas.codec import Reader
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """What the table holds of a lead. `erased_at` is set where that is nothing; times are milliseconds UTC."""
+class CurrentScore:
+    """The last prediction of a lead.
+
+    `erased_at` is set if the lead was erased. Times are milliseconds UTC.
+    """
 
     lead_version: int = 0
     occurred_at: int = 0
     erased_at: int | None = None
 
 
-class Scores:
-    """The table of current scores, but only the leads that are `wanted`, and of them only what tells old from new."""
+class CurrentScores:
+    """The current scores of the `wanted` leads, with only the fields that order changes."""
 
     def __init__(self, wanted: Collection[bytes], reader: Reader) -> None:
         self._wanted = frozenset(wanted)
         self._reader = reader
-        self._scores: dict[bytes, Score] = {}
+        self._scores: dict[bytes, CurrentScore] = {}
 
     def add(self, message: Message) -> None:
-        """Take in the next record of the predictions topic. Raises Transient where the registry does not answer."""
+        """Add the next record of the predictions topic. Raises Transient if the registry fails."""
         key, value = message.key(), message.value()
         if key is None or key not in self._wanted:
             return
         if value is None:
-            self._scores[key] = Score(erased_at=message.timestamp()[1])
+            self._scores[key] = CurrentScore(erased_at=message.timestamp()[1])
             return
         try:
             record = self._reader.decode(value)
         except Poison:
-            return  # whatever it is, it is no score
-        self._scores[key] = Score(record["lead_version"], record["occurred_at"])
+            return  # not a score
+        self._scores[key] = CurrentScore(record["lead_version"], record["occurred_at"])
 
-    def supersedes(
+    def why_superseded(
         self, key: bytes | None, failed_at: int, change: dict[str, Any] | None
     ) -> str | None:
-        """Why a letter of this lead is void, None where it is not. `change` is its LeadChanged, if it can be read.
+        """Return why a letter of this lead is superseded, or None.
 
-        Versions decide where both have one; where one has none, the time at which the change occurred.
+        `change` is the LeadChanged of the letter, if it can be read. Versions decide if both sides
+        have one. Otherwise the time at which the change occurred decides.
         """
         score = None if key is None else self._scores.get(key)
         if score is None:

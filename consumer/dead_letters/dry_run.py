@@ -1,4 +1,4 @@
-"""What would become of letters: today's code, model and schemas run over them, and nothing is published."""
+"""The dry run of a replay, with the present code, model and schemas; nothing is published."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ from itertools import islice
 
 from consumer.dead_letters import groups
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.current_scores import Scores
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.groups import Group
+from consumer.dead_letters.current_scores import CurrentScores
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.planner import Judge, Open, Verdict
-from consumer.run.app import codecs
+from consumer.dead_letters.planner import PlannedAction, Planner, SkippedLetter
 from consumer.run.postgres import PostgresLeads
+from consumer.scoring.codecs import codecs_for
 from consumer.scoring.pipeline import Pipeline
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output
 from leadstream.kafka.config import Headers
@@ -24,12 +24,12 @@ from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader
 from schemas.registry import Registry
 
-AT_ONCE = 500
+CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A record as the consumers would see it, at its first place."""
+class SimulatedMessage:
+    """A replayed record as the consumers would see it, at its original offset."""
 
     output: Output
     partition_: int
@@ -58,29 +58,29 @@ class Sent:
 
 
 @contextmanager
-def pipeline(settings: Settings, registry: Registry | None) -> Iterator[Pipeline]:
-    """The consumers' pipeline with their settings, but for coalescing: each letter is to be answered for itself.
+def open_pipeline(settings: Settings, registry: Registry | None) -> Iterator[Pipeline]:
+    """Open the pipeline of the consumers, without coalescing: every letter needs its own result.
 
-    Raises UserError where no model is promoted.
+    Raises UserError if no model is promoted.
     """
     models = open_registry(settings)
     alone = settings.model_copy(update={"coalesce": False})
     leads = PostgresLeads(settings.database_url) if settings.database_url else None
     try:
-        # Without a challenger: whether a letter passes is the champion's word.
+        # The challenger slot stays empty: only the champion decides whether a letter passes.
         yield Pipeline(
-            alone, ModelSlot(models), ChallengerSlot(models), codecs(settings, registry), leads
+            alone, ModelSlot(models), ChallengerSlot(models), codecs_for(settings, registry), leads
         )
     finally:
         if leads:
             leads.close()
 
 
-def present_scores(
+def read_current_scores(
     settings: Settings, registry: Registry | None, leads: Collection[bytes]
-) -> Scores:
-    """The scores that these leads have now. Raises UserError, Transient."""
-    scores = Scores(leads, Reader("LeadPrediction", registry))
+) -> CurrentScores:
+    """Return the current scores of these leads. Raises UserError, Transient."""
+    scores = CurrentScores(leads, Reader("LeadPrediction", registry))
     log = Log(settings, settings.topics.lead_predictions)
     try:
         partitions = log.partitions() if leads else []
@@ -92,37 +92,39 @@ def present_scores(
     return scores
 
 
-def rehearse(
-    letters: Iterable[Letter], judge: Judge, scores: Scores, line: Pipeline
-) -> list[Forecast]:
-    """What a replay would do with the letters, by group, the largest first. Raises Transient."""
-    causes: dict[str, Group] = {}
-    found: dict[str, Forecast] = {}
+def dry_run(
+    letters: Iterable[Letter], planner: Planner, scores: CurrentScores, pipeline: Pipeline
+) -> list[DryRunGroup]:
+    """Return what a replay would do with the letters, the largest group first. Raises Transient."""
+    causes: dict[str, LetterGroup] = {}
+    found: dict[str, DryRunGroup] = {}
     rest = iter(letters)
-    while some := list(islice(rest, AT_ONCE)):
-        sent: list[tuple[Forecast, Message]] = []
+    while some := list(islice(rest, CHUNK)):
+        sent: list[tuple[DryRunGroup, Message]] = []
         for letter in some:
-            group = groups.of(causes, letter)
+            group = groups.get_or_create(causes, letter)
             group.add(letter)
-            forecast = found.setdefault(group.fingerprint, Forecast(group))
-            match judge.judge(letter, scores):
-                case Open(_, why):
-                    forecast.left[why] += 1
-                case Verdict(action=Action.REPLAYED, output=Output() as output):
+            entry = found.setdefault(group.fingerprint, DryRunGroup(group))
+            match planner.plan(letter, scores):
+                case SkippedLetter(_, why):
+                    entry.skipped[why] += 1
+                case PlannedAction(action=Action.REPLAYED, output=Output() as output):
                     sent.append(
                         (
-                            forecast,
-                            Sent(output, letter.facts.partition or 0, letter.facts.offset or 0),
+                            entry,
+                            SimulatedMessage(
+                                output, letter.parsed.partition or 0, letter.parsed.offset or 0
+                            ),
                         )
                     )
-                case Verdict(action=action):
-                    forecast.decided[action] += 1
-        failed = line.process(
+                case PlannedAction(action=action):
+                    entry.decided[action] += 1
+        failed = pipeline.process(
             Batch.from_messages([message for _, message in sent], ClosedBy.DRAIN)
         ).letters
-        for index, (forecast, _) in enumerate(sent):
+        for index, (entry, _) in enumerate(sent):
             if index in failed:
-                forecast.fails[failed[index].reason.value] += 1
+                entry.fails[failed[index].reason.value] += 1
             else:
-                forecast.passes += 1
+                entry.passes += 1
     return sorted(found.values(), key=lambda each: (-each.group.count, each.group.fingerprint))

@@ -1,36 +1,38 @@
-"""How letters would end if they were replayed now."""
+"""The result of a dry run."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.groups import Group
+from consumer.dead_letters.groups import LetterGroup
 
 
 @dataclass(slots=True)
-class Forecast:
-    """A group of letters, and how many would end how: `passes`, `fails` by reason, `decided` without being sent, and
-    `left` open by why.
+class DryRunGroup:
+    """The dry run of one group of letters, as numbers of letters.
+
+    `passes` counts scored letters, `fails` the others by reason. `decided` counts letters that a
+    replay would decide without a record, `skipped` those that stay open, by cause.
     """
 
-    group: Group
+    group: LetterGroup
     passes: int = 0
     fails: Counter[str] = field(default_factory=Counter)
     decided: Counter[Action] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
-def facts(forecast: Forecast) -> dict[str, Any]:
-    """The forecast as JSON data."""
+def as_json(group: DryRunGroup) -> dict[str, Any]:
+    """Return a group as JSON data."""
     return {
-        "fingerprint": forecast.group.fingerprint,
-        "reason": forecast.group.reason,
-        "count": forecast.group.count,
-        "example": str(forecast.group.example),
-        "message": forecast.group.message,
-        "passes": forecast.passes,
-        "fails": dict(forecast.fails),
-        "decided": {action.value: count for action, count in forecast.decided.items()},
-        "left": dict(forecast.left),
+        "fingerprint": group.group.fingerprint,
+        "reason": group.group.reason,
+        "count": group.group.count,
+        "example": str(group.group.example),
+        "message": group.group.message,
+        "passes": group.passes,
+        "fails": dict(group.fails),
+        "decided": {action.value: count for action, count in group.decided.items()},
+        "left": dict(group.skipped),
     }

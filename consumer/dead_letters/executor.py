@@ -1,23 +1,28 @@
-"""Where letters are decided: one writer at a time, and every decision in one transaction with what it sends.
+"""The executor of decisions: one writer at a time, one transaction for decisions and their records.
 
-Why a letter is decided exactly once:
+Why each letter is decided exactly once:
 
-1. Every desk has the same transactional id. `take` initialises it, which fences whoever had it before: his open
-   transaction is aborted, one that was being committed is finished, and only then does the call return.
-2. Then the audit topic is read to its end. Nobody else can add to it until he takes the desk himself, so what is not
-   in it is open. That holds for every audit partition, whatever letters it is for, and so does the chain of hashes.
-3. `settle` writes replayed records and decisions in one transaction. If somebody took the desk meanwhile, the commit
-   is refused and nothing of it happened. If the answer to a commit is lost, taking the desk anew finds out.
+1. All executors share one transactional id. `acquire` initializes it. The brokers then fence the
+   previous executor: they abort its open transaction or finish the one that it was committing.
+2. `acquire` then reads the audit topic to its end. No other executor can append to it before it
+   acquires the id itself. A letter without a decision in the topic is therefore open. The same
+   holds for the chain of hashes of every audit partition.
+3. `execute` writes replayed records and decisions in one transaction. If another executor acquired
+   the id in the meantime, the brokers refuse the commit and nothing happened. If the answer to a
+   commit is lost, the next `acquire` finds out.
 
-Why an old state does not come back. The consumers remember versions, but not of every lead, and not every change has
-one, so nothing here counts on that: a replayed change must not stand in its topic behind a newer one of its lead that
-is not in the scores yet. Nobody can append on a condition, so `settle` appends first and looks then:
+Why an old state does not come back. The consumers remember the versions of some leads only, and
+some changes have no version. A replayed change must therefore not follow a newer change of its lead
+that is missing from the scores. Kafka has no conditional append, so the executor appends first and
+checks afterwards:
 
-4. `look` asks how far the consumers have committed, which changes wait beyond that, and what the scores are, in this
-   order: what is not waiting is in the scores. Letters of leads with a waiting change are put off.
-5. `settle` appends within its transaction, where no consumer sees it, and reads what came into the partitions before
-   each appended record since `look`. If a change of the same lead did, the transaction is aborted and that letter is
-   put off; what comes later is processed later, too.
+4. `refresh` reads the committed offsets of the consumers, then the changes after these offsets,
+   then the scores. In this order, a change that is not pending is in the scores. Letters of leads
+   with a pending change wait.
+5. `execute` appends inside its transaction, where no consumer sees the records. It then reads what
+   arrived in front of each appended record since `refresh`. If it finds a change of the same lead,
+   it aborts the transaction and the letter waits. A change that arrives later is processed later,
+   too.
 """
 
 import time
@@ -27,10 +32,10 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from consumer.dead_letters.audit import AuditLog, Decided, Decision, partition_for
-from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.audit import AuditLog, Decision, DecisionIndex, partition_for
+from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.letters import LetterId
-from consumer.dead_letters.planner import Verdict
+from consumer.dead_letters.planner import PlannedAction
 from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka.config import MOCK_CLUSTER, config_error, produce, producer_config, retrying
 from leadstream.kafka.permission import told
@@ -42,67 +47,78 @@ from schemas.registry import Registry
 
 CALL_SECONDS = 2.0
 FLUSH_SECONDS = 0.1
-TAKE_SECONDS = 30.0
-SETTLE_SECONDS = 8.0
+ACQUIRE_SECONDS = 30.0
+EXECUTE_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """How many changes the consumers have before them, and the keys of these; at most one more than was asked for.
+class LagSnapshot:
+    """The backlog of the consumers: the number of changes and their keys.
 
-    `committed` rises whenever they get on.
+    Both are cut at one change more than the limit of the caller. `committed` is the sum of the
+    committed offsets, which rises whenever the consumers make progress.
     """
 
-    behind: int
+    lag: int
     waiting: frozenset[bytes]
     committed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What kept a transaction from being committed, by letter: nothing of it happened, unless both are empty.
+class ExecutionResult:
+    """The result of one transaction, which was committed if both collections are empty.
 
-    `crossed` are letters before whose record another change of the lead came in; `refused` those that no broker takes.
+    `overtaken` has the letters whose lead got another change in front of the replayed record.
+    `refused` has the letters whose record the brokers do not accept, with the reason.
     """
 
-    crossed: frozenset[LetterId] = frozenset()
+    overtaken: frozenset[LetterId] = frozenset()
     refused: dict[LetterId, str] = field(default_factory=dict)
 
     @property
-    def done(self) -> bool:
-        """Whether it was committed."""
-        return not self.crossed and not self.refused
+    def committed(self) -> bool:
+        """Return whether the transaction was committed."""
+        return not self.overtaken and not self.refused
 
 
-class Desk(Protocol):
-    """Decides letters. `decided` is up to date after `take`, `scores` after `look`."""
+class DecisionExecutor(Protocol):
+    """The single writer of decisions.
 
-    decided: Decided
-    scores: Scores
+    `decided` is up to date after `acquire`, `scores` after `refresh`.
+    """
 
-    def take(self) -> None:
-        """Become the one who decides. Raises UserError, and Transient where the brokers do not answer."""
+    decided: DecisionIndex
+    scores: CurrentScores
 
-    def watch(self, leads: Collection[bytes]) -> None:
-        """Which leads' scores `look` is to keep."""
+    def acquire(self) -> None:
+        """Become the only executor, and read the decisions of all others.
 
-    def look(self, most: int) -> Outlook:
-        """See what the consumers have before them; the scores are brought up to date unless that is over `most`."""
+        Raises UserError, and Transient if the brokers do not answer.
+        """
 
-    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Carry out all verdicts or none. Raises Fenced where somebody else took the desk or the outcome is unknown."""
+    def track(self, leads: Collection[bytes]) -> None:
+        """Select the leads whose scores `refresh` keeps."""
+
+    def refresh(self, max_lag: int) -> LagSnapshot:
+        """Return the backlog of the consumers; update the scores unless it exceeds `max_lag`."""
+
+    def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
+        """Execute all planned actions or none.
+
+        Raises Fenced if another executor took over or the result of the commit is unknown.
+        """
 
     def close(self) -> None:
-        """Leave it to others."""
+        """Release the connections."""
 
 
-class KafkaDesk:
-    """The desk on real brokers. `decided_by` and `clock_ms` go into the decisions."""
+class KafkaDecisionExecutor:
+    """The executor on real brokers; `decided_by` goes into the decisions."""
 
     def __init__(self, settings: Settings, registry: Registry | None, decided_by: str) -> None:
         topics = settings.topics
-        self.decided = Decided(topics.dead_letters)
-        self.scores = Scores((), Reader("LeadPrediction", registry))
+        self.decided = DecisionIndex(topics.dead_letters)
+        self.scores = CurrentScores((), Reader("LeadPrediction", registry))
         self._registry = registry
         self._topics = topics
         self._decided_by = decided_by
@@ -111,7 +127,7 @@ class KafkaDesk:
         self._writer = Writer("TriageDecision", registry, topics.dead_letter_audit)
         self._predictions = Log(settings, topics.lead_predictions)
         self._changes = Log(settings, topics.lead_changes)
-        self._arrived = Log(settings, topics.lead_changes, committed=False)
+        self._uncommitted_changes = Log(settings, topics.lead_changes, committed=False)
         self._config: dict[str, Any] = producer_config(settings, transactional=True) | {
             "transactional.id": f"leadstream-triage-{topics.dead_letter_audit}",
             "logger": client_logger(),
@@ -120,19 +136,19 @@ class KafkaDesk:
         self._denied: str | None = None
         self._partitions = 0
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         self._writer.open()
         self._partitions = len(self._audit.partitions())
         if self._producer is not None:
             self._producer.purge()
         self._producer = _producer(self._config)
-        self._audit.follow(self.decided)
+        self._audit.update(self.decided)
 
-    def watch(self, leads: Collection[bytes]) -> None:
-        self.scores = Scores(leads, Reader("LeadPrediction", self._registry))
+    def track(self, leads: Collection[bytes]) -> None:
+        self.scores = CurrentScores(leads, Reader("LeadPrediction", self._registry))
         self._predictions.position.clear()
 
-    def look(self, most: int) -> Outlook:
+    def refresh(self, max_lag: int) -> LagSnapshot:
         partitions = self._changes.partitions()
         committed = self._cluster.committed(self._topics.lead_changes, partitions)
         total, keys = sum(committed.values()), list[bytes]()
@@ -140,45 +156,46 @@ class KafkaDesk:
             {partition: committed.get(partition, 0) for partition in partitions}
         ):
             keys.append(message.key() or b"")
-            if len(keys) > most:
-                return Outlook(len(keys), frozenset(keys), total)
+            if len(keys) > max_lag:
+                return LagSnapshot(len(keys), frozenset(keys), total)
         partitions = self._predictions.partitions()
         starts = {
             partition: self._predictions.position.get(partition, 0) for partition in partitions
         }
-        # Of a transaction whose offsets are committed the predictions may still be about to become visible: the ends
-        # are those of all records, and are waited for.
+        # Predictions can become visible after the offsets of their transaction. So read to the ends
+        # of all records, committed or not, and wait for them.
         for message in self._predictions.read(
             starts, self._cluster.ends(self._topics.lead_predictions, partitions)
         ):
             self.scores.add(message)
-        return Outlook(len(keys), frozenset(keys), total)
+        return LagSnapshot(len(keys), frozenset(keys), total)
 
-    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Carry out verdicts:
+    def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
+        """Execute planned actions in one transaction.
 
         1. Begin a transaction.
-        2. Append the records that go back, and learn where they stand.
-        3. Read what stands before them since `look`; if it is a change of the same lead, abort.
-        4. Append the decisions, each with the hash of the one before.
-        5. Commit: all of it becomes visible together, or nothing does.
+        2. Append the replayed records, and learn their offsets.
+        3. Read what arrived in front of them since `refresh`. Abort if it has a change of the same
+           lead.
+        4. Append the decisions, each with the hash of the decision before it.
+        5. Commit. All records become visible together, or none does.
         """
         producer = self._producer
         if producer is None:
-            raise Fenced("the desk was not taken")
-        if any(self.decided.get(each.letter.id) is not None for each in verdicts):
+            raise Fenced("this executor was not acquired")
+        if any(self.decided.get(each.letter.id) is not None for each in planned):
             raise AssertionError("a letter would be decided twice")
-        deadline = time.monotonic() + SETTLE_SECONDS
-        # Of a lead's letters the newest comes last: what the consumers process last is what stays.
-        ordered = sorted((each for each in verdicts if each.output), key=lambda each: each.version)
+        deadline = time.monotonic() + EXECUTE_SECONDS
+        # The newest letter of a lead comes last, because the consumers keep what they process last.
+        ordered = sorted((each for each in planned if each.output), key=lambda each: each.version)
         try:
             producer.begin_transaction()
             places, refused = _append(producer, ordered, deadline, self._deny)
-            crossed = self._crossed(ordered, places) if not refused else frozenset[LetterId]()
-            if refused or crossed:
-                producer.abort_transaction(SETTLE_SECONDS)
-                return Settled(crossed, refused)
-            written = self._decide(producer, verdicts, deadline)
+            overtaken = self._overtaken(ordered, places) if not refused else frozenset[LetterId]()
+            if refused or overtaken:
+                producer.abort_transaction(EXECUTE_SECONDS)
+                return ExecutionResult(overtaken, refused)
+            written = self._decide(producer, planned, deadline)
             retrying(lambda: producer.commit_transaction(CALL_SECONDS), deadline)
         except KafkaException as error:
             self._deny(error.args[0], None)
@@ -187,27 +204,27 @@ class KafkaDesk:
             raise Fenced(error.args[0].str()) from error
         for partition, decision, value in written:
             self.decided.add(decision, partition, value)
-        return Settled()
+        return ExecutionResult()
 
     def close(self) -> None:
-        for log in (self._audit, self._predictions, self._changes, self._arrived):
+        for log in (self._audit, self._predictions, self._changes, self._uncommitted_changes):
             log.close()
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
 
     def _deny(self, error: KafkaError | None, message: Message | None) -> None:
-        """Keep what a report says of a permission that is missing."""
+        """Keep the error of a delivery report that names a missing permission."""
         if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._denied = told(error, "Write", str(message.topic())) if message else error.str()
 
-    def _crossed(
-        self, verdicts: Sequence[Verdict], places: dict[LetterId, tuple[str, int, int]]
+    def _overtaken(
+        self, planned: Sequence[PlannedAction], places: dict[LetterId, tuple[str, int, int]]
     ) -> frozenset[LetterId]:
-        """The letters whose lead has another change before their record, after what `look` has seen."""
+        """Return the letters whose lead has a change in front of their record, since `refresh`."""
         ours = {
             place[1:]: each
-            for each in verdicts
+            for each in planned
             if (place := places[each.letter.id])[0] == self._topics.lead_changes
         }
         if not ours:
@@ -216,36 +233,36 @@ class KafkaDesk:
         for partition, offset in ours:
             ends[partition] = max(ends.get(partition, 0), offset)
         starts = {partition: self._changes.position.get(partition, 0) for partition in ends}
-        earlier = [
+        arrived = [
             (message.partition(), message.key(), message.offset())
-            for message in self._arrived.read(starts, ends)
+            for message in self._uncommitted_changes.read(starts, ends)
             if message.key() is not None and (message.partition(), message.offset()) not in ours
         ]
         return frozenset(
             each.letter.id
             for (partition, offset), each in ours.items()
             if any(
-                p == partition and key == each.letter.key and before < offset
-                for p, key, before in earlier
+                p == partition and key == each.letter.key and arrived_at < offset
+                for p, key, arrived_at in arrived
             )
         )
 
     def _decide(
-        self, producer: Producer, verdicts: Sequence[Verdict], deadline: float
+        self, producer: Producer, planned: Sequence[PlannedAction], deadline: float
     ) -> list[tuple[int, Decision, bytes]]:
         heads, written = dict(self.decided.heads), []
-        shadow = Decided(self.decided.topic, heads=heads)
-        for verdict in verdicts:
-            letter = verdict.letter.id
+        shadow = DecisionIndex(self.decided.topic, heads=heads)
+        for item in planned:
+            letter = item.letter.id
             partition = partition_for(letter, self._partitions)
             decision = Decision(
                 self._topics.dead_letters,
                 letter,
-                verdict.action,
+                item.action,
                 self._decided_by,
                 time.time_ns() // 1_000_000,
-                verdict.because,
-                verdict.patch,
+                item.comment,
+                item.patch,
                 heads.get(partition, ""),
             )
             output = decision.output(self._topics.dead_letter_audit, self._writer)
@@ -257,25 +274,26 @@ class KafkaDesk:
 
 
 def _producer(config: dict[str, Any]) -> Producer:
-    """A producer that has fenced all others of its id."""
+    """Return a producer that has fenced all others with its transactional id."""
     try:
         producer = Producer(config)
     except KafkaException as error:
         raise config_error(error) from None
     try:
-        if str(producer.list_topics(timeout=TAKE_SECONDS).cluster_id or "").startswith(
+        if str(producer.list_topics(timeout=ACQUIRE_SECONDS).cluster_id or "").startswith(
             MOCK_CLUSTER
         ):
             raise UserError(
-                "this broker has no transactions (it is librdkafka's mock cluster), and without them a letter could be "
-                "decided twice: letters can be looked at and exported here, but not decided"
+                "this broker has no transactions (it is librdkafka's mock cluster). Without "
+                "transactions a letter could be decided twice: here letters can be inspected and "
+                "exported, but not decided"
             )
     except KafkaException as error:
         raise Transient("brokers", error.args[0].str()) from error
-    deadline = time.monotonic() + TAKE_SECONDS
+    deadline = time.monotonic() + ACQUIRE_SECONDS
     while True:
         try:
-            # In short calls: Python hears of Ctrl-C only between them.
+            # Short calls, because Python handles Ctrl-C only between them.
             producer.init_transactions(CALL_SECONDS)
         except KafkaException as error:
             if not error.args[0].retriable() or time.monotonic() > deadline:
@@ -287,11 +305,14 @@ def _producer(config: dict[str, Any]) -> Producer:
 
 def _append(
     producer: Producer,
-    verdicts: Sequence[Verdict],
+    planned: Sequence[PlannedAction],
     deadline: float,
     deny: Callable[[KafkaError, Message], None],
 ) -> tuple[dict[LetterId, tuple[str, int, int]], dict[LetterId, str]]:
-    """Write the records; where each stands now (topic, partition, offset), and which were refused and why."""
+    """Produce the records; return their places and the refusals, by letter.
+
+    A place is topic, partition and offset.
+    """
     places: dict[LetterId, tuple[str, int, int]] = {}
     refused: dict[LetterId, str] = {}
 
@@ -310,24 +331,23 @@ def _append(
 
         return report
 
-    for verdict in verdicts:
-        letter = verdict.letter.id
-        assert verdict.output is not None  # noqa: S101 -- the caller has chosen those with one
+    for item in planned:
+        letter = item.letter.id
+        assert item.output is not None  # noqa: S101 -- the caller selects items with one
         try:
-            produce(producer, [verdict.output], deadline, on_delivery=reporter(letter))
+            produce(producer, [item.output], deadline, on_delivery=reporter(letter))
         except KafkaException as error:
             if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise
             refused[letter] = error.args[0].str()
     try:
-        # Once one is refused, the others do not leave before the transaction is aborted.
-        while len(places) < len(verdicts) and not refused and time.monotonic() < deadline:
+        # After a refusal, the producer sends no other record before the transaction aborts.
+        while len(places) < len(planned) and not refused and time.monotonic() < deadline:
             producer.flush(FLUSH_SECONDS)
-    except (
-        SystemError
-    ) as error:  # so Python calls a fatal error that the client raises between two reports
+    # CPython wraps a fatal error of the client between two delivery reports in a SystemError.
+    except SystemError as error:
         raise KafkaException(KafkaError(KafkaError._FATAL, "the producer was fenced")) from error
-    if not refused and len(places) < len(verdicts):
+    if not refused and len(places) < len(planned):
         raise KafkaException(
             KafkaError(KafkaError._TIMED_OUT, "the brokers did not acknowledge the records in time")
         )

@@ -1,4 +1,4 @@
-"""Letters as files: a manifest, one line of facts for each letter, and its value byte for byte."""
+"""The export of letters as files: a manifest, the metadata of each letter, and the values."""
 
 import base64
 import hashlib
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from consumer.dead_letters import groups
-from consumer.dead_letters.audit import Decided
-from consumer.dead_letters.groups import Group
+from consumer.dead_letters.audit import DecisionIndex
+from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.letters import Letter
 from leadstream.errors import UserError
 
@@ -17,22 +17,24 @@ MANIFEST, LETTERS, VALUES = "manifest.json", "letters.jsonl", "values"
 
 
 def export(
-    letters: Iterable[Letter], decided: Decided, folder: Path, about: dict[str, Any]
+    letters: Iterable[Letter], decided: DecisionIndex, folder: Path, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the letters into a new folder that only its owner may read, and return its manifest.
+    """Write the letters into a new private folder, and return the manifest.
 
-    The manifest is written last: a folder without one is not complete. Raises UserError where it cannot be written.
+    The manifest comes last: a folder without one is incomplete. Raises UserError if a write fails.
     """
     try:
         folder.mkdir(parents=True, mode=0o700)
         (folder / VALUES).mkdir(mode=0o700)
-        causes: dict[str, Group] = {}
+        causes: dict[str, LetterGroup] = {}
         files: dict[str, dict[str, Any]] = {}
         lines = hashlib.sha256()
         with (folder / LETTERS).open("wb") as out:
             for letter in letters:
-                groups.of(causes, letter).add(letter)
-                line = json.dumps(facts(letter, decided), ensure_ascii=False).encode() + b"\n"
+                groups.get_or_create(causes, letter).add(letter)
+                line = (
+                    json.dumps(letter_as_json(letter, decided), ensure_ascii=False).encode() + b"\n"
+                )
                 lines.update(line)
                 out.write(line)
                 if letter.value is not None:
@@ -55,31 +57,31 @@ def export(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     except FileExistsError:
-        raise UserError(f"{folder} is there already: an export goes into a new folder") from None
+        raise UserError(f"{folder} is there already: an export needs a new folder") from None
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
     return manifest
 
 
-def facts(letter: Letter, decided: Decided) -> dict[str, Any]:
-    """A letter as JSON data, but for its value. Bytes are base64; `lead` is the key as text."""
-    told = letter.facts
+def letter_as_json(letter: Letter, decided: DecisionIndex) -> dict[str, Any]:
+    """Return the metadata of a letter as JSON data; bytes are base64, `lead` is the key as text."""
+    parsed = letter.parsed
     return {
         "id": str(letter.id),
         "lead": letter.lead,
         "key": _base64(letter.key),
         "timestamp": letter.timestamp,
         "failed_at": letter.failed_at,
-        "reason": told.reason,
-        "fingerprint": told.fingerprint,
-        "message": told.message,
-        "writer": told.writer,
-        "origin": {"topic": told.topic, "partition": told.partition, "offset": told.offset},
-        "stage": told.stage,
-        "exception": told.exception,
-        "consumer_group": told.group,
-        "model_version": told.model_version,
-        "replays": told.replays,
+        "reason": parsed.reason,
+        "fingerprint": parsed.fingerprint,
+        "message": parsed.message,
+        "writer": parsed.writer,
+        "origin": {"topic": parsed.topic, "partition": parsed.partition, "offset": parsed.offset},
+        "stage": parsed.stage,
+        "exception": parsed.exception,
+        "consumer_group": parsed.group,
+        "model_version": parsed.model_version,
+        "replays": parsed.replays,
         "decided": decided.get(letter.id),
         "headers": [[name, _base64(value)] for name, value in letter.headers],
     }

@@ -1,4 +1,4 @@
-"""Letters by cause."""
+"""Groups of letters with the same cause."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from consumer.dead_letters.letters import Letter, LetterId
 
 
 @dataclass(slots=True)
-class Group:
-    """The letters of one fingerprint. Times are milliseconds UTC; `example` is the newest of them."""
+class LetterGroup:
+    """The letters of one fingerprint; times are milliseconds UTC, `example` is the newest one."""
 
     fingerprint: str
     reason: str
@@ -23,35 +23,35 @@ class Group:
     topics: set[str] = field(default_factory=set)
 
     def add(self, letter: Letter) -> None:
-        """Count a letter in."""
-        facts, failed_at = letter.facts, letter.failed_at
+        """Add a letter to the counts."""
+        parsed, failed_at = letter.parsed, letter.failed_at
         self.count += 1
         self.partitions.add(letter.id.partition)
-        self.model_versions |= {facts.model_version} - {""}
-        self.topics |= {facts.topic} if facts.topic else set()
+        self.model_versions |= {parsed.model_version} - {""}
+        self.topics |= {parsed.topic} if parsed.topic else set()
         self.first_seen = min(self.first_seen, failed_at)
         if failed_at >= self.last_seen:
-            self.last_seen, self.example, self.message = failed_at, letter.id, facts.message
+            self.last_seen, self.example, self.message = failed_at, letter.id, parsed.message
 
 
-def group(letters: Iterable[Letter]) -> list[Group]:
-    """The causes, the most frequent first."""
-    groups: dict[str, Group] = {}
+def group_letters(letters: Iterable[Letter]) -> list[LetterGroup]:
+    """Return the groups, the most frequent first."""
+    groups: dict[str, LetterGroup] = {}
     for letter in letters:
-        of(groups, letter).add(letter)
+        get_or_create(groups, letter).add(letter)
     return sorted(groups.values(), key=lambda each: (-each.count, each.fingerprint))
 
 
-def of(groups: dict[str, Group], letter: Letter) -> Group:
-    """The group of a letter, made where it is the first of its cause."""
-    facts, failed_at = letter.facts, letter.failed_at
-    found = groups.get(facts.fingerprint)
+def get_or_create(groups: dict[str, LetterGroup], letter: Letter) -> LetterGroup:
+    """Return the group of a letter; create it for the first letter of a cause."""
+    parsed, failed_at = letter.parsed, letter.failed_at
+    found = groups.get(parsed.fingerprint)
     if found is None:
-        found = groups[facts.fingerprint] = Group(
-            facts.fingerprint,
-            facts.reason,
-            facts.message,
-            facts.writer,
+        found = groups[parsed.fingerprint] = LetterGroup(
+            parsed.fingerprint,
+            parsed.reason,
+            parsed.message,
+            parsed.writer,
             letter.id,
             failed_at,
             failed_at,

@@ -1,7 +1,8 @@
-"""What the headers of a dead letter say, whoever wrote it: Leadstream, Kafka Connect, Spring Kafka or Kafka Streams.
+"""Headers of dead letters, from Leadstream, Kafka Connect, Spring Kafka or Kafka Streams.
 
-Each has its own names: Connect's `DeadLetterQueueReporter` and Streams' `ExceptionHandlerUtils` (KIP-1034) write text,
-Spring's `DeadLetterPublishingRecoverer` writes partition, offset and timestamp as big-endian integers.
+Each writer has its own names. Connect's `DeadLetterQueueReporter` and Streams'
+`ExceptionHandlerUtils` (KIP-1034) write text. Spring's `DeadLetterPublishingRecoverer` writes
+partition, offset and timestamp as big-endian integers.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ _ADDED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Where a letter came from (None where nothing says), and why it is one.
+class ParsedHeaders:
+    """The origin of a letter and the cause of its failure; None for an unknown origin.
 
-    `reason` is one of the ten, or the class of another writer's exception. `failed_at` is milliseconds UTC, or None.
+    `reason` is one of the ten reasons, or the exception class of another writer. `failed_at` is
+    milliseconds UTC, or None.
     """
 
     writer: str
@@ -44,8 +46,8 @@ class Facts:
     replays: int
 
 
-def facts_of(headers: Headers) -> Facts:
-    """The facts in a letter's headers; of a header that is there twice the last one counts, as to its writers."""
+def parse_headers(headers: Headers) -> ParsedHeaders:
+    """Parse the headers of a letter; the last of repeated headers counts, as for its writers."""
     last = dict(headers)
     if "dlq.reason" in last:
         return _ours(headers, last)
@@ -63,13 +65,13 @@ def facts_of(headers: Headers) -> Facts:
 
 
 def own_headers(headers: Headers, writer: str) -> Headers:
-    """The headers that the record had before this writer made a letter of it, and without the count of replays."""
+    """Return the headers that the original record had, without the count of replays."""
     added = (_OURS, _ADDED.get(writer, _OURS))
     return [pair for pair in headers if not pair[0].startswith(added)]
 
 
-def _ours(headers: Headers, last: dict[str, bytes | None]) -> Facts:
-    return Facts(
+def _ours(headers: Headers, last: dict[str, bytes | None]) -> ParsedHeaders:
+    return ParsedHeaders(
         "Leadstream",
         *_origin(last, _CONNECT),
         _text(last["dlq.reason"]) or UNKNOWN,
@@ -84,8 +86,8 @@ def _ours(headers: Headers, last: dict[str, bytes | None]) -> Facts:
     )
 
 
-def _spring(headers: Headers, last: dict[str, bytes | None]) -> Facts:
-    # What the listener threw is wrapped into an exception that says nothing: the cause is the reason.
+def _spring(headers: Headers, last: dict[str, bytes | None]) -> ParsedHeaders:
+    # Spring wraps the exception of the listener into a generic one: the cause is the reason.
     exception = _text(last.get(f"{_SPRING}exception-cause-fqcn")) or _text(
         last.get(f"{_SPRING}exception-fqcn")
     )
@@ -93,7 +95,7 @@ def _spring(headers: Headers, last: dict[str, bytes | None]) -> Facts:
     message = _text(last.get(f"{_SPRING}exception-message")) or _text(
         last.get(f"{_SPRING}key-exception-message")
     )
-    # Origins are appended on the way through retry topics: the first is where the record was sent.
+    # Each retry topic appends an origin: the first one is the original topic.
     first = dict(reversed(headers))
     group = _text(last.get(f"{_SPRING}original-consumer-group"))
     return _foreign(
@@ -109,7 +111,7 @@ def _spring(headers: Headers, last: dict[str, bytes | None]) -> Facts:
 def _origin(
     named: dict[str, bytes | None], prefix: str
 ) -> tuple[str | None, int | None, int | None]:
-    """Topic, partition and offset, as far as they are told."""
+    """Return topic, partition and offset, with None for each missing header."""
     partition, offset = (_number(named.get(prefix + name)) for name in ("partition", "offset"))
     return _text(named.get(f"{prefix}topic")) or None, partition, offset
 
@@ -123,9 +125,9 @@ def _foreign(
     *,
     stage: str = "",
     group: str = "",
-) -> Facts:
+) -> ParsedHeaders:
     reason = exception.rpartition(".")[2].rpartition("$")[2] or UNKNOWN
-    return Facts(
+    return ParsedHeaders(
         writer,
         *origin,
         reason,
@@ -145,7 +147,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _number(value: bytes | None) -> int | None:
-    """Decimal digits, or else a big-endian int or long."""
+    """Parse decimal digits, or a big-endian int or long."""
     if value is None:
         return None
     if value.isdigit() and len(value) < 20:

@@ -1,4 +1,4 @@
-"""What is in a letter's value: the record beside its schema, or where its bytes stop being one."""
+"""Inspection of a value: the decoded record with its schema, or the byte where decoding fails."""
 
 import json
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ BEFORE, AFTER = 32, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One value of a record: its dotted name, its type in the schema, and what it is."""
+class InspectedField:
+    """A field of a record: its dotted name, its type in the schema, and its value."""
 
     name: str
     type: str
@@ -26,10 +26,10 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """`record` is the name of the Avro record that the value is or should be, or "JSON", or None where nothing says.
+class Inspection:
+    """The content of a value: either `value`, or the `failure` that prevents decoding.
 
-    Either `value` is what it holds, or `failure` says where it stops being that.
+    `record` is the name of the expected Avro record, or "JSON", or None for a foreign topic.
     """
 
     record: str | None
@@ -38,44 +38,44 @@ class Anatomy:
     detail: str | None = None
 
 
-def record_of(letter: Letter, topics: Topics) -> str | None:
-    """The name of the record that the letter's topic holds; None where it came from a topic that is not ours."""
+def record_name(letter: Letter, topics: Topics) -> str | None:
+    """Return the record name of the topic of a letter, or None for a foreign topic."""
     return {topics.lead_changes: "LeadChanged", topics.rescore_requests: "RescoreRequest"}.get(
-        letter.facts.topic or ""
+        letter.parsed.topic or ""
     )
 
 
-def anatomy(letter: Letter, topics: Topics, registry: Registry | None) -> Anatomy:
-    """Read a letter's value by today's schemas. Raises Transient where the registry does not answer."""
-    record, value = record_of(letter, topics), letter.value
+def inspect(letter: Letter, topics: Topics, registry: Registry | None) -> Inspection:
+    """Decode a value with the present schemas. Raises Transient if the registry does not answer."""
+    record, value = record_name(letter, topics), letter.value
     if record is None or value is None:
-        return Anatomy(record)
+        return Inspection(record)
     if record == "RescoreRequest" and value.lstrip()[:1] in (b"[", b"{"):
         return _json(value)
     reader = Reader(record, registry)
     try:
-        return Anatomy(record, reader.decode(value))
+        return Inspection(record, reader.decode(value))
     except Poison as poison:
-        return Anatomy(record, None, _failure(value, reader, poison), poison.detail)
+        return Inspection(record, None, _failure(value, reader, poison), poison.detail)
 
 
-def fields(record: str, value: dict[str, Any]) -> Iterator[Field]:
-    """A decoded record field by field, in the order of its present schema."""
+def fields(record: str, value: dict[str, Any]) -> Iterator[InspectedField]:
+    """Yield the fields of a decoded record, in the order of the present schema."""
     return _fields("", catalogue.current_schema(record), value)
 
 
-def neighbourhood(value: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Rows of 16 bytes, each with the offset of its first one: those around the byte `at`."""
+def hex_window(value: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield rows of 16 bytes around the byte `at`, each with the offset of its first byte."""
     first = max(0, at - BEFORE) // 16 * 16
     for start in range(first, min(len(value), at + AFTER), 16):
         yield start, value[start : start + 16]
 
 
-def _json(value: bytes) -> Anatomy:
+def _json(value: bytes) -> Inspection:
     try:
-        return Anatomy("JSON", json.loads(value))
+        return Inspection("JSON", json.loads(value))
     except UnicodeDecodeError as error:
-        return Anatomy(
+        return Inspection(
             "JSON",
             None,
             DecodeFailure(error.start, "the request", "the text is not UTF-8"),
@@ -83,11 +83,11 @@ def _json(value: bytes) -> Anatomy:
         )
     except json.JSONDecodeError as error:
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        return Anatomy(
+        return Inspection(
             "JSON", None, DecodeFailure(at, "the request", error.msg), f"no JSON: {error.msg}"
         )
     except RecursionError:
-        return Anatomy(
+        return Inspection(
             "JSON", None, DecodeFailure(0, "the request", "it is nested too deeply"), "no JSON"
         )
 
@@ -104,7 +104,7 @@ def _failure(value: bytes, reader: Reader, poison: Poison) -> DecodeFailure | No
     return first_failure(value, start, schema)
 
 
-def _fields(path: str, schema: Any, value: Any) -> Iterator[Field]:
+def _fields(path: str, schema: Any, value: Any) -> Iterator[InspectedField]:
     for field in schema["fields"]:
         name = f"{path}.{field['name']}" if path else field["name"]
         part, kind = value[field["name"]], field["type"]
@@ -112,7 +112,7 @@ def _fields(path: str, schema: Any, value: Any) -> Iterator[Field]:
         if record is not None and part is not None:
             yield from _fields(name, record, part)
         else:
-            yield Field(name, _type(kind), part)
+            yield InspectedField(name, _type(kind), part)
 
 
 def _record(kind: Any) -> Any:
@@ -123,7 +123,7 @@ def _record(kind: Any) -> Any:
 
 
 def _type(kind: Any) -> str:
-    """A schema in a few words."""
+    """Return the short name of a type."""
     if isinstance(kind, list):
         return " or ".join(_type(each) for each in kind if each != "null") + (
             " or null" if "null" in kind else ""

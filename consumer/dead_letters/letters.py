@@ -1,9 +1,9 @@
-"""The letters of the dead-letter topic, from its beginning or from one place to its present end."""
+"""The letters of the dead-letter topic, up to its present end."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from consumer.dead_letters.headers import Facts, facts_of
+from consumer.dead_letters.headers import ParsedHeaders, parse_headers
 from leadstream.errors import SettingsError, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.config import Headers
@@ -13,17 +13,19 @@ from leadstream.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class LetterId:
-    """Its place in the dead-letter topic: `partition-offset`."""
+    """The place of a letter in the dead-letter topic: `partition-offset`."""
 
     partition: int
     offset: int
 
     @classmethod
     def parse(cls, text: str) -> "LetterId":
-        """Raises SettingsError where it is none."""
+        """Parse a letter id. Raises SettingsError."""
         partition, _, offset = text.partition("-")
         if not (partition.isdecimal() and offset.isdecimal()):
-            raise SettingsError(f"{text} is no letter id: it is partition-offset, for example 0-17")
+            raise SettingsError(
+                f"{text} is not a letter id: write partition-offset, for example 0-17"
+            )
         return cls(int(partition), int(offset))
 
     def __str__(self) -> str:
@@ -32,28 +34,28 @@ class LetterId:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it stands in the topic, and what its headers say. `timestamp` is milliseconds UTC, or None."""
+    """A dead letter: the raw record and its parsed headers; `timestamp` is in ms UTC, or None."""
 
     id: LetterId
     key: bytes | None
     value: bytes | None
     headers: Headers
     timestamp: int | None
-    facts: Facts = field(repr=False)
+    parsed: ParsedHeaders = field(repr=False)
 
     @property
     def failed_at(self) -> int:
-        """When it became a letter, milliseconds UTC; of others' letters the record's own time is all there is."""
-        return self.facts.failed_at if self.facts.failed_at is not None else self.timestamp or 0
+        """Return when the record failed, milliseconds UTC; without a header, its own timestamp."""
+        return self.parsed.failed_at if self.parsed.failed_at is not None else self.timestamp or 0
 
     @property
     def lead(self) -> str | None:
-        """The key as text: of a change, the lead's id."""
+        """Return the key as text, which is the lead id of a change."""
         return None if self.key is None else self.key.decode("utf-8", "backslashreplace")
 
     @classmethod
-    def of(cls, message: Message) -> "Letter":
-        """The letter that a record of the topic is."""
+    def from_message(cls, message: Message) -> "Letter":
+        """Return the letter of a record of the topic."""
         kind, timestamp = message.timestamp()
         headers = message.headers() or []
         return cls(
@@ -62,12 +64,12 @@ class Letter:
             message.value(),
             headers,
             timestamp if kind else None,
-            facts_of(headers),
+            parse_headers(headers),
         )
 
 
-def ends_of(settings: Settings) -> dict[int, int]:
-    """One past the last letter of each partition, now. Raises UserError, Transient."""
+def end_offsets(settings: Settings) -> dict[int, int]:
+    """Return one past the last letter of each partition. Raises UserError, Transient."""
     log = Log(settings, settings.topics.dead_letters)
     try:
         return {partition: log.bounds(partition)[1] for partition in log.partitions()}
@@ -81,9 +83,10 @@ def read_letters(
     partition: int | None = None,
     offset: int | None = None,
 ) -> Iterator[Letter]:
-    """Every letter before `ends`, partition by partition, or those of one partition, or those at one offset.
+    """Yield the letters before `ends`, of all partitions or one, from all offsets or one.
 
-    One record is in memory at a time, beside what the client has fetched. Raises UserError, Transient.
+    Only one record is in memory at a time, in addition to what the client has fetched. Raises
+    UserError, Transient.
     """
     log = Log(settings, settings.topics.dead_letters)
     try:
@@ -95,14 +98,16 @@ def read_letters(
                 (low, last) if offset is None else (max(low, offset), min(last, offset + 1))
             )
             for message in log.read({each: start}, {each: end}):
-                yield Letter.of(message)
+                yield Letter.from_message(message)
     finally:
         log.close()
 
 
 def read_letter(settings: Settings, letter_id: LetterId) -> Letter:
-    """One letter by its place. Raises UserError where there is none."""
-    for letter in read_letters(settings, ends_of(settings), letter_id.partition, letter_id.offset):
+    """Return one letter. Raises UserError if it does not exist."""
+    for letter in read_letters(
+        settings, end_offsets(settings), letter_id.partition, letter_id.offset
+    ):
         return letter
     topic = settings.topics.dead_letters
     raise UserError(

@@ -1,4 +1,4 @@
-"""A decoded value mended by a JSON merge patch (RFC 7396), and written again by today's schema."""
+"""JSON merge patches (RFC 7396) for decoded values."""
 
 import json
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from typing import Any
 from leadstream.errors import SettingsError
 
 
-def patch_of(assignments: Iterable[str]) -> dict[str, Any]:
-    """The merge patch of `field=value` words: dots lead into records, a value that is no JSON is text.
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the merge patch of `field=value` words.
 
-    Raises SettingsError.
+    Dots lead into nested records. A value that is not JSON is text. Raises SettingsError.
     """
     patch: dict[str, Any] = {}
     for assignment in assignments:
@@ -29,13 +29,13 @@ def patch_of(assignments: Iterable[str]) -> dict[str, Any]:
         for step in path[:-1]:
             part = part.setdefault(step, {})
             if not isinstance(part, dict):
-                raise SettingsError(f"--set {assignment}: {step} was given a value before")
+                raise SettingsError(f"--set {assignment}: {step} already has a value")
         part[path[-1]] = value
     return patch
 
 
-def read_patch(file: str) -> dict[str, Any]:
-    """The merge patch in a file. Raises SettingsError."""
+def load_patch(file: str) -> dict[str, Any]:
+    """Return the merge patch in a file. Raises SettingsError."""
     try:
         patch = json.loads(Path(file).read_text("utf-8"))
     except OSError as error:
@@ -44,13 +44,13 @@ def read_patch(file: str) -> dict[str, Any]:
         raise SettingsError(f"--patch {file}: is not JSON") from None
     if not isinstance(patch, dict) or not patch:
         raise SettingsError(
-            f"--patch {file}: is no JSON object with fields, as a merge patch (RFC 7396) of a record is"
+            f"--patch {file}: write a JSON object with fields, a merge patch (RFC 7396)"
         )
     return patch
 
 
 def merge(target: Any, patch: Any) -> Any:
-    """`target` changed as `patch` says: objects are merged, null takes a name out, all else replaces (RFC 7396)."""
+    """Apply a patch: merge objects, remove names with null, replace everything else (RFC 7396)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

@@ -1,4 +1,4 @@
-"""What is to be done with one letter: sent again, found void, set aside, given up, or left open and why."""
+"""The planner: chooses the action for one letter, or leaves the letter open."""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.headers import own_headers
-from consumer.dead_letters.inspection import record_of
+from consumer.dead_letters.inspection import record_name
 from consumer.dead_letters.letters import Letter
 from consumer.dead_letters.patch import merge
 from leadstream.errors import Poison
@@ -18,38 +18,41 @@ from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
-MOST_RETURNS = 3
+MAX_RETURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What to do with a letter. REPLAYED has an `output`; `version` is the lead's, 0 where it is not known."""
+class PlannedAction:
+    """An action on a letter; REPLAYED has an `output`. `version` is 0 for an unknown version."""
 
     letter: Letter
     action: Action
-    because: str | None = None
+    comment: str | None = None
     patch: str | None = None
     output: Output | None = None
     version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """A letter that cannot be decided on, and why."""
+class SkippedLetter:
+    """A letter that stays open, and why."""
 
     letter: Letter
     why: str
 
 
-class Judge:
-    """Judges letters for a replay, with the `patch` that mends them if there is one. Raises Transient."""
+class Planner:
+    """The planner of a replay, with an optional `patch` for the values.
+
+    `comment` goes into the decisions.
+    """
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry | None,
         patch: Mapping[str, Any] | None = None,
-        because: str | None = None,
+        comment: str | None = None,
     ) -> None:
         topics = settings.topics
         names = {"LeadChanged": topics.lead_changes, "RescoreRequest": topics.rescore_requests}
@@ -57,35 +60,42 @@ class Judge:
         self._readers = {name: Reader(name, registry) for name in names}
         self._writers = {name: Writer(name, registry, topic) for name, topic in names.items()}
         self._patch = patch
-        self._because = because
+        self._comment = comment
 
-    def judge(self, letter: Letter, scores: Scores) -> Verdict | Open:
-        """Void, set aside, or sent to where it came from; open where it came from elsewhere or cannot be mended."""
-        record = record_of(letter, self._topics)
+    def plan(self, letter: Letter, scores: CurrentScores) -> PlannedAction | SkippedLetter:
+        """Return the action for a letter: superseded, parked or replayed.
+
+        Returns a SkippedLetter for a foreign origin or a failed patch. Raises Transient.
+        """
+        record = record_name(letter, self._topics)
         if record is None:
-            return Open(
+            return SkippedLetter(
                 letter,
-                f"it came from {letter.facts.topic or 'an unknown topic'}, which is not read here",
+                f"it came from {letter.parsed.topic or 'an unknown topic'}, which is not read here",
             )
         content = self._content(record, letter.value)
         change = content if record == "LeadChanged" else None
         key = letter.key if record == "LeadChanged" else None
-        if void := scores.supersedes(key, letter.failed_at, change):
-            return Verdict(letter, Action.SUPERSEDED, void)
-        if letter.facts.replays >= MOST_RETURNS:
-            return Verdict(letter, Action.PARKED, f"it came back {letter.facts.replays} times")
+        if why := scores.why_superseded(key, letter.failed_at, change):
+            return PlannedAction(letter, Action.SUPERSEDED, why)
+        if letter.parsed.replays >= MAX_RETURNS:
+            return PlannedAction(
+                letter, Action.PARKED, f"it came back {letter.parsed.replays} times"
+            )
         value, patch = letter.value, None
         if self._patch:
             if content is None:
-                return Open(letter, "it cannot be mended, for its value cannot be read")
+                return SkippedLetter(
+                    letter, "the patch cannot be applied, because the value cannot be read"
+                )
             try:
                 value = self._writers[record].encode(merge(content, self._patch))
             except Poison as poison:
-                return Open(letter, f"it cannot be mended so: {poison.detail}")
+                return SkippedLetter(letter, f"the patch does not fit: {poison.detail}")
             patch = json.dumps(self._patch, sort_keys=True, ensure_ascii=False)
         version = change["lead_version"] if change else 0
-        return Verdict(
-            letter, Action.REPLAYED, self._because, patch, replayed(letter, value), version
+        return PlannedAction(
+            letter, Action.REPLAYED, self._comment, patch, replayed(letter, value), version
         )
 
     def _content(self, record: str, value: bytes | None) -> dict[str, Any] | None:
@@ -96,9 +106,9 @@ class Judge:
 
 
 def replayed(letter: Letter, value: bytes | None) -> Output:
-    """The record that goes back: the original's key, headers and timestamp, and how often it went back by now."""
+    """Return the record to replay: the original with its count of replays."""
     headers = [
-        *own_headers(letter.headers, letter.facts.writer),
-        (REPLAYS, str(letter.facts.replays + 1).encode()),
+        *own_headers(letter.headers, letter.parsed.writer),
+        (REPLAYS, str(letter.parsed.replays + 1).encode()),
     ]
-    return Output(letter.facts.topic or "", letter.key, value, headers, letter.timestamp)
+    return Output(letter.parsed.topic or "", letter.key, value, headers, letter.timestamp)

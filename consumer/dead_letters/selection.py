@@ -1,17 +1,18 @@
-"""Which letters are meant: the same words for every verb."""
+"""The selection of letters, by the same filters for all verbs and views."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from consumer.dead_letters.audit import Decided
+from consumer.dead_letters.audit import DecisionIndex
 from consumer.dead_letters.letters import Letter
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """None lets everything pass. `since` and `until` are milliseconds UTC, the second one not included.
+    """A filter of letters; None matches everything.
 
-    Letters that were decided on are left out unless `everything` is set.
+    `since` (inclusive) and `until` (exclusive) are milliseconds UTC. Decided letters match only
+    with `everything`.
     """
 
     reason: str | None = None
@@ -24,12 +25,12 @@ class Filter:
     limit: int | None = None
     everything: bool = False
 
-    def meant(self, letter: Letter) -> bool:
-        """Whether the letter is one of those, whatever was decided on it."""
-        facts = letter.facts
+    def matches(self, letter: Letter) -> bool:
+        """Return whether a letter matches, decided or not."""
+        parsed = letter.parsed
         return (
-            (self.reason is None or self.reason.casefold() == facts.reason.casefold())
-            and self.fingerprint in (None, facts.fingerprint)
+            (self.reason is None or self.reason.casefold() == parsed.reason.casefold())
+            and self.fingerprint in (None, parsed.fingerprint)
             and self.lead in (None, letter.lead)
             and (self.since is None or letter.failed_at >= self.since)
             and (self.until is None or letter.failed_at < self.until)
@@ -37,12 +38,26 @@ class Filter:
             and self.offset in (None, letter.id.offset)
         )
 
-    def of(self, letters: Iterable[Letter], decided: Decided) -> Iterator[Letter]:
-        """The letters that are meant, at most `limit` of them."""
+    def select(self, letters: Iterable[Letter], decided: DecisionIndex) -> Iterator[Letter]:
+        """Yield the matching letters, at most `limit`."""
         left = self.limit
         for letter in letters:
             if left == 0:
                 return
-            if self.meant(letter) and (self.everything or decided.get(letter.id) is None):
+            if self.matches(letter) and (self.everything or decided.get(letter.id) is None):
                 yield letter
                 left = None if left is None else left - 1
+
+
+@dataclass(slots=True)
+class Selection:
+    """The letters of a filter at one moment, their number and their leads.
+
+    `ends` is one past the last letter of each partition. Later letters are not selected, so a
+    decision knows all leads that it has to track.
+    """
+
+    wanted: Filter
+    ends: Mapping[int, int]
+    count: int = 0
+    leads: set[bytes] = field(default_factory=set)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from consumer.retrain_requests import on_drift
 from consumer.run.loop import Service
 from consumer.run.recall import Recall
+from consumer.scoring.codecs import codecs_for
 from consumer.scoring.leads import LeadLookup
-from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
 from leadstream import __version__, log
 from leadstream.background import Worker, inline
@@ -26,7 +27,6 @@ from leadstream.settings import Delivery, Late, Settings, Traces, unknown_variab
 from models.registry.versions import open_registry
 from models.serve.scorer import Model
 from models.serve.slot import ChallengerSlot, ModelSlot
-from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(settings: Settings) -> None:
             settings,
             slot,
             challenger,
-            codecs(settings, registry),
+            codecs_for(settings, registry),
             leads,
             versions=versions,
             trace=tracing.carry if tracing else None,
@@ -137,17 +137,6 @@ def _tracing(settings: Settings) -> "Tracing | None":
             "`pip install '.[otel]'`, or unset it"
         ) from None
     return open_tracing(settings)
-
-
-def codecs(settings: Settings, registry: Registry | None) -> Codecs:
-    """Readers and writers of the topics, with or without a registry."""
-    return Codecs(
-        changes=Reader("LeadChanged", registry),
-        requests=Reader("RescoreRequest", registry),
-        predictions=Writer("LeadPrediction", registry, settings.topics.lead_predictions),
-        results=Writer("RescoreResult", registry, settings.topics.rescore_results),
-        shadow=Writer("LeadPrediction", registry, settings.topics.shadow_predictions),
-    )
 
 
 def _clients(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from consumer.scoring.batch_builder import Work, null
 from consumer.scoring.coalesce import coalesce, keep_all
+from consumer.scoring.codecs import Codecs
 from consumer.scoring.columns import Changes, Stacks, read_changes, stacked
 from consumer.scoring.decode import (
     Change,
@@ -34,22 +35,10 @@ from leadstream.variants import CHALLENGER, CHAMPION, challenged
 from models.serve.artifact import WRONG
 from models.serve.scorer import Model, Scores
 from models.serve.slot import ChallengerSlot, ModelSlot
-from schemas.codec import Reader, Writer
 from schemas.columns import COMPILED, ColumnReader, use_columns
 
 RESCORE = "RESCORE"
 Ints = NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Codecs:
-    """The readers of the consumed topics and the writers of the published ones."""
-
-    changes: Reader
-    requests: Reader
-    predictions: Writer
-    results: Writer
-    shadow: Writer
 
 
 # Given a batch, what came of it and when that began (ms UTC): the same, its records with the traces of their changes.

@@ -18,8 +18,9 @@ from typing import Any, Protocol, cast
 
 from rich.progress import Progress
 
+from consumer.scoring.codecs import Codecs
 from consumer.scoring.leads import Lead
-from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult
 from leadstream.errors import Reason
 from leadstream.kafka.batch import Batch, Output

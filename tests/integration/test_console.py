@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from consumer.dead_letters.audit import Action, decision_in
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.audit import Action, decode_decision
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.console.jobs import Jobs
 from leadstream.cli.console.pages import Pages
 from leadstream.kafka import topic_reader as reading
@@ -33,7 +33,7 @@ def good(lead: str) -> bytes:
 
 
 @dataclass(slots=True)
-class Desk:
+class ConsoleBrowser:
     """A browser that has signed in to a console; `find` waits for nothing."""
 
     browser: Any
@@ -73,7 +73,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(
     kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Desk]:
+) -> Iterator[ConsoleBrowser]:
     if why := absent():
         if os.environ.get("LEADSTREAM_REQUIRE_BROWSER") == "1":
             pytest.fail(f"LEADSTREAM_REQUIRE_BROWSER=1, but: {why}", pytrace=False)
@@ -102,7 +102,7 @@ def desk(
     ):
         link = until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[0]
         browser.get(link)
-        found = Desk(browser, link.split("?")[0], process, stage)
+        found = ConsoleBrowser(browser, link.split("?")[0], process, stage)
         until(lambda: found.find(".causes"), "the causes")
         yield found
         assert process.stop() == 0
@@ -111,14 +111,14 @@ def desk(
 
 def decisions(stage: Stage, count: int) -> dict[str, Any]:
     found = [
-        decision_in(message, DECISION)
+        decode_decision(message, DECISION)
         for message in stage.read(stage.topics.dead_letter_audit, count)
     ]
     return {str(decision.letter): decision for decision in found}
 
 
 def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_address(
-    desk: Desk,
+    desk: ConsoleBrowser,
 ) -> None:
     assert "token" not in desk.browser.current_url
     assert f"{COUNT} open dead letters, 6 causes" in desk.text()
@@ -127,7 +127,7 @@ def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_addre
     assert [each for each in desk.browser.get_log("browser") if each["level"] == "SEVERE"] == []
 
 
-def test_a_letter_that_cannot_be_read_shows_the_byte(desk: Desk) -> None:
+def test_a_letter_that_cannot_be_read_shows_the_byte(desk: ConsoleBrowser) -> None:
     desk.go("?reason=DECODE_FAILED")
     [cause] = desk.find(".cause h2 a")
     cause.click()
@@ -137,7 +137,7 @@ def test_a_letter_that_cannot_be_read_shows_the_byte(desk: Desk) -> None:
 
 
 def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_form_has_a_name(
-    desk: Desk,
+    desk: ConsoleBrowser,
 ) -> None:
     desk.go("letters?reason=FEATURE_FAILED")
     desk.find("summary")[0].click()
@@ -148,7 +148,7 @@ def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_for
     assert "int or null" in rows["lead.touchpoint_count"]
 
 
-def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk) -> None:
+def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: ConsoleBrowser) -> None:
     desk.go("")
     desk.press("Rehearse a replay of all")
     said = desk.over()
@@ -172,7 +172,7 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk
     desk.press("Replay 10 letters")
     assert "10 letters sent back" in desk.over()
     found = decisions(desk.stage, 10)
-    assert {(each.action, each.decided_by, each.because) for each in found.values()} == {
+    assert {(each.action, each.decided_by, each.comment) for each in found.values()} == {
         (Action.REPLAYED, "anna", "mended <b>since</b>")
     }
     desk.go("letters?reason=FEATURE_FAILED")
@@ -181,7 +181,7 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Desk
     ]
 
 
-def test_a_mended_replay_is_rehearsed_with_its_mend(desk: Desk) -> None:
+def test_a_mended_replay_is_rehearsed_with_its_mend(desk: ConsoleBrowser) -> None:
     desk.go("?reason=INVALID_EVENT")
     desk.press("Rehearse a replay")
     desk.over()
@@ -195,7 +195,7 @@ def test_a_mended_replay_is_rehearsed_with_its_mend(desk: Desk) -> None:
     assert patches == {'{"lead": {"lead_score": 71, "status": "won"}}'}
 
 
-def test_nothing_is_given_up_without_a_reason(desk: Desk) -> None:
+def test_nothing_is_given_up_without_a_reason(desk: ConsoleBrowser) -> None:
     desk.go("?reason=DECODE_FAILED")
     desk.press("Discard")
     assert "10 letters would be given up" in desk.over()
@@ -223,7 +223,7 @@ def test_brokers_that_do_not_answer_are_a_sentence_on_every_page(
 ) -> None:
     monkeypatch.setattr(reading, "ASK_SECONDS", 0.2)
     stage = Stage.on("127.0.0.1:1", tmp_path, "", create=False)
-    with Triage(load_settings(stage.environment, None)) as triage:
+    with TriageService(load_settings(stage.environment, None)) as triage:
         pages = Pages(triage, Jobs(triage, "anna"))
         for path in ("/", "/letters", "/letters/0-1", "/audit"):
             answer = pages.get(path, {}, "token")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from consumer.dead_letters.audit import Decision, decision_in
+from consumer.dead_letters.audit import Decision, decode_decision
 from consumer.dead_letters.letters import LetterId
 from leadstream.cli.main import main
 from leadstream.errors import Reason
@@ -82,7 +82,7 @@ def decisions(stage: Stage, count: int) -> dict[LetterId, Decision]:
     found = {
         decision.letter: decision
         for message in messages
-        if (decision := decision_in(message, DECISION))
+        if (decision := decode_decision(message, DECISION))
     }
     assert len(found) == len(messages) == count
     verdict = told(stage, "audit", "verify")
@@ -380,7 +380,7 @@ def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_i
     stage.send([Output(stage.topics.lead_changes, lead.encode(), value)])
     id_ = letter_of(stage, lead)
     assert leadstream(stage, "replay", "--lead", lead, "--set", "lead.status=won", "--dry-run")
-    assert "cannot be mended so" in leadstream(
+    assert "the patch does not fit" in leadstream(
         stage, "replay", "--lead", lead, "--set", "origin=3", code=1
     )
     mend = f"lead.created_at={event()['occurred_at']}"
@@ -443,7 +443,7 @@ def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("show", "17"), "17 is no letter id: it is partition-offset, for example 0-17"),
+        (("show", "17"), "17 is not a letter id: write partition-offset, for example 0-17"),
         (("list", "--since", "yesterday"), "--since yesterday: write a time as 2026-11-24T08:00"),
         (("replay", "--set", "status"), "--set status: write field=value"),
         (("replay", "--patch", "nowhere.json"), "--patch nowhere.json: No such file or directory"),

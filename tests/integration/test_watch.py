@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from consumer.dead_letters.audit import Action, decision_in
+from consumer.dead_letters.audit import Action, decode_decision
 from leadstream.local.broker import Broker
 from schemas.codec import Reader, Writer
 from tests.integration.running import Stage
@@ -129,9 +129,10 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
         screen.press("q")
         assert screen.ends() == 0
     found = [
-        decision_in(m, Reader("TriageDecision")) for m in stage.read(topics.dead_letter_audit, 12)
+        decode_decision(m, Reader("TriageDecision"))
+        for m in stage.read(topics.dead_letter_audit, 12)
     ]
-    assert {(each.action, each.because, each.decided_by) for each in found} == {
+    assert {(each.action, each.comment, each.decided_by) for each in found} == {
         (Action.REPLAYED, None, "anna"),
         (Action.DISCARDED, "the CRM was mended", "anna"),
     }

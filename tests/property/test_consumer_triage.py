@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from consumer.dead_letters.audit import Action, decision_in, verify
+from consumer.dead_letters.audit import Action, decode_decision, verify
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.planner import Judge
-from consumer.dead_letters.replay import Run, Tally, discard, replay
+from consumer.dead_letters.planner import Planner
+from consumer.dead_letters.replay import DecisionProgress, DecisionRun, discard, replay
 from consumer.scoring.pipeline import Pipeline
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
@@ -113,35 +113,42 @@ class Crm:
 
     def letters(self) -> list[Letter]:
         """In the order in which they failed; a letter's origin has the number of its change as the offset."""
-        found = [Letter.of(message) for message in self.world.records(self.topics.dead_letters)]
+        found = [
+            Letter.from_message(message) for message in self.world.records(self.topics.dead_letters)
+        ]
         return sorted(
             (each for each in found if self._mine(each.key)),
-            key=lambda each: each.facts.offset or 0,
+            key=lambda each: each.parsed.offset or 0,
         )
 
-    def replay(self, most: int) -> Tally:
+    def replay(self, most: int) -> DecisionProgress:
         """An operator with a desk of his own; while it works and while it waits, the world goes on."""
-        desk = self.world.desk(self._happen)
-        desk.take()
-        found = [each for each in self.letters() if desk.decided.get(each.id) is None][:most]
-        desk.watch({each.key for each in found if each.key})
-        run = Run(
-            desk, stop=threading.Event(), rate=10**9, pause=lambda _seconds: self.world.consume()
+        executor = self.world.executor(self._happen)
+        executor.acquire()
+        found = [each for each in self.letters() if executor.decided.get(each.id) is None][:most]
+        executor.track({each.key for each in found if each.key})
+        run = DecisionRun(
+            executor,
+            stop=threading.Event(),
+            rate=10**9,
+            pause=lambda _seconds: self.world.consume(),
         )
-        tally = replay(run, found, Judge(self.world.settings, None))
-        desk.close()
-        return tally
+        progress = replay(run, found, Planner(self.world.settings, None))
+        executor.close()
+        return progress
 
     def discard(self, place: int) -> None:
-        desk = self.world.desk(lambda: None)
-        desk.take()
+        executor = self.world.executor(lambda: None)
+        executor.acquire()
         found = [
-            each for each in self.letters()[place : place + 1] if desk.decided.get(each.id) is None
+            each
+            for each in self.letters()[place : place + 1]
+            if executor.decided.get(each.id) is None
         ]
         for each in found:
-            del self.history[each.facts.offset or 0]
-        discard(Run(desk), found, "a test")
-        desk.close()
+            del self.history[each.parsed.offset or 0]
+        discard(DecisionRun(executor), found, "a test")
+        executor.close()
 
     def _happen(self) -> None:
         if not self._happenings:
@@ -178,7 +185,7 @@ class Crm:
         found = [
             decision
             for message in audit
-            if (decision := decision_in(message, DECISION)).letter in mine
+            if (decision := decode_decision(message, DECISION)).letter in mine
         ]
         assert len(found) == len(mine)
         changes = self.world.records(self.topics.lead_changes)
@@ -221,9 +228,9 @@ def interleave(crm: Crm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> N
                 crm.replay(fact)
             case "discard":
                 crm.discard(fact)
-    tally = crm.replay(1_000)
+    progress = crm.replay(1_000)
     crm.world.consume()
-    assert not tally.left
+    assert not progress.skipped
     assert crm.table() == crm.in_order(forgetful)
     crm.check_audit()
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from consumer.scoring.codecs import Codecs
 from consumer.scoring.leads import Lead
-from consumer.scoring.pipeline import Codecs, Pipeline
+from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult
 from consumer.scoring.versions import Versions
 from leadstream.errors import Transient

@@ -10,14 +10,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from consumer.dead_letters.audit import Action, Decided, Decision, Verdict
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.groups import Group, group
-from consumer.dead_letters.inspection import Anatomy, anatomy
+from consumer.dead_letters.audit import Action, AuditReport, Decision, DecisionIndex
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.groups import LetterGroup, group_letters
+from consumer.dead_letters.inspection import Inspection, inspect
 from consumer.dead_letters.letters import Letter, LetterId
-from consumer.dead_letters.replay import Tally
-from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Survey
+from consumer.dead_letters.replay import DecisionProgress
+from consumer.dead_letters.selection import Filter, Selection
 from leadstream.cli.console.jobs import Jobs, Kind
 from leadstream.cli.console.pages import Pages
 from leadstream.cli.console.server import MOST_BYTES, Answer, Console
@@ -42,42 +41,44 @@ class Office:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def letters(self, wanted: Filter, decided: Decided | None = None) -> Iterator[Letter]:
+    def letters(self, wanted: Filter, decided: DecisionIndex | None = None) -> Iterator[Letter]:
         if self.trouble:
             raise self.trouble
-        return wanted.of(self.all, decided or self.decided())
+        return wanted.select(self.all, decided or self.decided())
 
-    def decided(self) -> Decided:
-        return Decided("")
+    def decided(self) -> DecisionIndex:
+        return DecisionIndex("")
 
-    def groups(self, wanted: Filter) -> list[Group]:
-        return group(self.letters(wanted))
+    def groups(self, wanted: Filter) -> list[LetterGroup]:
+        return group_letters(self.letters(wanted))
 
-    def letter(self, id_: LetterId) -> tuple[Letter, Anatomy, Decision | None]:
+    def letter(self, id_: LetterId) -> tuple[Letter, Inspection, Decision | None]:
         if id_.offset >= len(self.all):
             raise UserError(f"there is no letter {id_}")
         found = self.all[id_.offset]
-        return found, anatomy(found, self.settings.topics, None), None
+        return found, inspect(found, self.settings.topics, None), None
 
-    def survey(self, wanted: Filter) -> Survey:
-        return Survey(wanted, {0: len(self.all)}, sum(1 for _ in self.letters(wanted)))
+    def select(self, wanted: Filter) -> Selection:
+        return Selection(wanted, {0: len(self.all)}, sum(1 for _ in self.letters(wanted)))
 
-    def surveyed(self, survey: Survey) -> list[Group]:
+    def groups_of(self, survey: Selection) -> list[LetterGroup]:
         return self.groups(survey.wanted)
 
-    def forecast(self, survey: Survey, patch: object) -> list[Forecast]:
-        return [Forecast(each, each.count) for each in self.surveyed(survey)]
+    def dry_run(self, survey: Selection, patch: object) -> list[DryRunGroup]:
+        return [DryRunGroup(each, each.count) for each in self.groups_of(survey)]
 
-    def discard(self, survey: Survey, *, tell: Any, stop: threading.Event, **_: object) -> Tally:
-        tally = Tally()
+    def discard(
+        self, survey: Selection, *, report: Any, stop: threading.Event, **_: object
+    ) -> DecisionProgress:
+        tally = DecisionProgress()
         tally.decided[Action.DISCARDED] = 1
-        tell(tally)
+        report(tally)
         assert self.may_go_on.wait(30)
         tally.stopped = stop.is_set()
         return tally
 
-    def verify(self) -> Verdict:
-        return Verdict()
+    def verify(self) -> AuditReport:
+        return AuditReport()
 
     def decisions(self) -> list[Decision]:
         return []

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from consumer.dead_letters.audit import Action, Decided, Decision, verify
+from consumer.dead_letters.audit import Action, Decision, DecisionIndex, verify
 from consumer.dead_letters.export import export
-from consumer.dead_letters.groups import group
-from consumer.dead_letters.inspection import anatomy, fields, neighbourhood
+from consumer.dead_letters.groups import group_letters
+from consumer.dead_letters.inspection import fields, hex_window, inspect
 from consumer.dead_letters.letters import LetterId
-from consumer.dead_letters.patch import merge, patch_of, read_patch
+from consumer.dead_letters.patch import load_patch, merge, parse_assignments
 from consumer.dead_letters.selection import Filter
 from leadstream.cli.dead_letters.times import moment
 from leadstream.errors import SettingsError, UserError
@@ -26,15 +26,15 @@ LETTERS = [letter(i, b"lead_%d" % (i % 5), b"value", failed_at=NOW_MS + i) for i
 TOPIC = "crm.lead-changes.dlq"
 
 
-def ids(wanted: Filter, decided: Decided | None = None) -> list[int]:
-    return [each.id.offset for each in wanted.of(LETTERS, decided or Decided(TOPIC))]
+def ids(wanted: Filter, decided: DecisionIndex | None = None) -> list[int]:
+    return [each.id.offset for each in wanted.select(LETTERS, decided or DecisionIndex(TOPIC))]
 
 
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
         (Filter(reason="oversized"), list(range(5, 60, 6))),
-        (Filter(fingerprint=LETTERS[3].facts.fingerprint), list(range(3, 60, 6))),
+        (Filter(fingerprint=LETTERS[3].parsed.fingerprint), list(range(3, 60, 6))),
         (Filter(lead="lead_2"), list(range(2, 60, 5))),
         (Filter(since=NOW_MS + 50, until=NOW_MS + 53), [50, 51, 52]),
         (Filter(partition=1), []),
@@ -49,13 +49,13 @@ def test_a_filter_that_lets_others_pass_would_decide_letters_that_nobody_meant(
 
 
 def test_a_letter_that_was_decided_on_is_left_out_unless_all_are_asked_for() -> None:
-    decided = Decided(TOPIC, {0: {0: Action.DISCARDED, 2: Action.REPLAYED}})
+    decided = DecisionIndex(TOPIC, {0: {0: Action.DISCARDED, 2: Action.REPLAYED}})
     assert ids(Filter(limit=2), decided) == [1, 3]
     assert ids(Filter(limit=2, everything=True), decided) == [0, 1]
 
 
 def test_six_causes_make_six_groups_with_their_first_and_last_letter() -> None:
-    groups = group(LETTERS)
+    groups = group_letters(LETTERS)
     assert [each.count for each in groups] == [10] * 6
     one = next(each for each in groups if each.reason == "OVERSIZED")
     assert (one.first_seen, one.last_seen, str(one.example)) == (NOW_MS + 5, NOW_MS + 59, "0-59")
@@ -102,7 +102,7 @@ def test_words_become_a_patch_with_dots_and_json_or_text() -> None:
         "lead.source=null",
         "event_id=a=b",
     ]
-    assert patch_of(words) == {
+    assert parse_assignments(words) == {
         "lead": {"status": "won", "touchpoint_count": 3, "source": None},
         "origin": "5",
         "event_id": "a=b",
@@ -114,16 +114,16 @@ def test_words_become_a_patch_with_dots_and_json_or_text() -> None:
 )
 def test_words_that_are_no_patch_are_one_sentence(words: list[str]) -> None:
     with pytest.raises(SettingsError, match="--set"):
-        patch_of(words)
+        parse_assignments(words)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{}", "{", "3"])
 def test_a_file_that_is_no_patch_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "patch").write_text(text)
     with pytest.raises(SettingsError, match="--patch"):
-        read_patch(str(tmp_path / "patch"))
+        load_patch(str(tmp_path / "patch"))
     with pytest.raises(SettingsError, match="No such file"):
-        read_patch(str(tmp_path / "nowhere"))
+        load_patch(str(tmp_path / "nowhere"))
 
 
 def test_moments_are_utc_unless_they_say_otherwise() -> None:
@@ -145,12 +145,12 @@ def test_an_id_that_is_none_is_one_sentence(text: str) -> None:
 
 def test_a_decoded_value_stands_beside_its_schema() -> None:
     value = Writer("LeadChanged").encode(event("lead_1"))
-    inside = anatomy(letter(1, b"lead_1", value), Topics(), None)
+    inside = inspect(letter(1, b"lead_1", value), Topics(), None)
     assert inside.failure is None
     shown = {field.name: (field.type, field.value) for field in fields("LeadChanged", inside.value)}
     assert shown["change_type"] == ("CREATED | UPDATED | DELETED | RESCORE", "UPDATED")
     assert shown["lead.touchpoint_count"] == ("int or null", 4)
-    thin = anatomy(
+    thin = inspect(
         letter(1, b"lead_1", Writer("LeadChanged").encode(event("lead_1", lead=None))),
         Topics(),
         None,
@@ -173,30 +173,30 @@ def test_a_decoded_value_stands_beside_its_schema() -> None:
 def test_where_a_value_stops_being_what_it_should_is_a_byte_and_a_part(
     value: bytes, origin: str, offset: int, field: str
 ) -> None:
-    failure = anatomy(letter(1, b"lead", value, origin=origin), Topics(), None).failure
+    failure = inspect(letter(1, b"lead", value, origin=origin), Topics(), None).failure
     assert failure is not None
     assert (failure.offset, failure.field) == (offset, field)
 
 
 def test_a_value_of_a_topic_that_is_not_ours_is_not_guessed_at() -> None:
-    inside = anatomy(letter(1, b"lead", b"{}", origin="orders"), Topics(), None)
+    inside = inspect(letter(1, b"lead", b"{}", origin="orders"), Topics(), None)
     assert (inside.record, inside.value, inside.failure) == (None, None, None)
 
 
 def test_the_neighbourhood_holds_the_byte_and_ends_with_the_value() -> None:
     value = bytes(range(200))
-    rows = dict(neighbourhood(value, 100))
+    rows = dict(hex_window(value, 100))
     assert 100 in rows[96]
     assert min(rows) == 64
     assert b"".join(rows.values()) == value[64:144]
-    assert dict(neighbourhood(b"abc", 3)) == {0: b"abc"}
+    assert dict(hex_window(b"abc", 3)) == {0: b"abc"}
 
 
 def test_an_export_is_the_letters_byte_for_byte_and_says_so_in_its_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "letters"
     one, null = letter(3, b"\xff", b"\x00\x01"), letter(4, None, None)
     manifest = export(
-        [one, null], Decided(TOPIC, {0: {4: Action.PARKED}}), folder, {"topic": TOPIC}
+        [one, null], DecisionIndex(TOPIC, {0: {4: Action.PARKED}}), folder, {"topic": TOPIC}
     )
     assert (folder / "values" / "0-3.bin").read_bytes() == b"\x00\x01"
     assert not (folder / "values" / "0-4.bin").exists()
@@ -207,12 +207,12 @@ def test_an_export_is_the_letters_byte_for_byte_and_says_so_in_its_manifest(tmp_
     assert manifest["letters"] == 2
     assert folder.stat().st_mode & 0o077 == 0
     with pytest.raises(UserError, match="is there already"):
-        export([one], Decided(TOPIC), folder, {})
+        export([one], DecisionIndex(TOPIC), folder, {})
 
 
 def chain(count: int) -> list[FakeMessage]:
     """Decisions on the letters 0 to `count` of two partitions, as they stand in an audit topic of two."""
-    decided, writer, records = Decided(TOPIC), Writer("TriageDecision"), []
+    decided, writer, records = DecisionIndex(TOPIC), Writer("TriageDecision"), []
     for i in range(count):
         place = i % 2
         letter_id, head = LetterId(place, i), decided.heads.get(place, "")
@@ -248,10 +248,10 @@ def test_a_decision_taken_out_altered_put_in_or_moved_breaks_the_chain() -> None
 
 def test_a_letter_decided_twice_is_told_even_where_the_chain_goes_on() -> None:
     records = chain(3)
-    decided, writer = Decided(TOPIC), Writer("TriageDecision")
+    decided, writer = DecisionIndex(TOPIC), Writer("TriageDecision")
     for record in (records[0], records[2]):
         decided.add(
-            Decision.of(Reader("TriageDecision").decode(record.value_ or b"")),
+            Decision.from_record(Reader("TriageDecision").decode(record.value_ or b"")),
             0,
             record.value_ or b"",
         )

@@ -7,20 +7,20 @@ import pytest
 
 from consumer.dead_letters import replay as loop
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.executor import Settled
+from consumer.dead_letters.executor import ExecutionResult
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.planner import Judge, Verdict
-from consumer.dead_letters.replay import Run, discard, replay
+from consumer.dead_letters.planner import PlannedAction, Planner
+from consumer.dead_letters.replay import DecisionRun, discard, replay
 from leadstream.errors import Fenced, UserError
 from leadstream.kafka.batch import Output
 from leadstream.kafka.topics import Topics
 from leadstream.settings import load_settings
 from schemas.codec import Writer
-from tests.fakes import MemoryBroker, MemoryDesk
+from tests.fakes import MemoryBroker, MemoryDecisionExecutor
 from tests.letters import letter
 from tests.unit.pipelines import CHANGES, event
 
-JUDGE = Judge(load_settings({}, None), None)
+PLANNER = Planner(load_settings({}, None), None)
 CHANGE = Writer("LeadChanged")
 GROUP = "leadstream"
 
@@ -34,13 +34,13 @@ class World:
 
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.broker = MemoryBroker()
-        self.desk = MemoryDesk(self.broker, GROUP, Topics())
-        self.desk.take()
+        self.executor = MemoryDecisionExecutor(self.broker, GROUP, Topics())
+        self.executor.acquire()
         self.now = 0.0
         self._meanwhile = meanwhile
 
-    def run(self, **facts: object) -> Run:
-        return Run(self.desk, pause=self._pause, clock=lambda: self.now, **facts)  # type: ignore[arg-type]
+    def run(self, **facts: object) -> DecisionRun:
+        return DecisionRun(self.executor, pause=self._pause, clock=lambda: self.now, **facts)  # type: ignore[arg-type]
 
     def consume(self) -> None:
         self.broker.committed[GROUP, CHANGES] = len(self.broker.records[CHANGES])
@@ -56,8 +56,8 @@ class World:
 
 def test_a_rate_that_is_not_kept_would_flood_the_consumers() -> None:
     world = World()
-    tally = replay(world.run(rate=100, most_behind=10_000), found(1000), JUDGE)
-    assert tally.decided == {Action.REPLAYED: 1000}
+    progress = replay(world.run(rate=100, max_lag=10_000), found(1000), PLANNER)
+    assert progress.decided == {Action.REPLAYED: 1000}
     assert 9.4 < world.now < 10.1
 
 
@@ -71,16 +71,16 @@ def test_while_the_consumers_lag_nothing_is_sent() -> None:
 
     world = World(meanwhile)
     world.backlog(50)
-    tally = replay(world.run(most_behind=20), found(10), JUDGE)
+    progress = replay(world.run(max_lag=20), found(10), PLANNER)
     assert set(seen[:-1]) == {50}
-    assert tally.decided == {Action.REPLAYED: 10}
+    assert progress.decided == {Action.REPLAYED: 10}
 
 
 def test_consumers_that_stand_still_are_not_waited_for_without_end_and_nothing_is_decided() -> None:
     world = World()
     world.backlog(50)
-    tally = replay(world.run(most_behind=20), found(10), JUDGE)
-    assert tally.left == {"the consumers are behind and do not get on": 10}
+    progress = replay(world.run(max_lag=20), found(10), PLANNER)
+    assert progress.skipped == {"the consumers are behind and make no progress": 10}
     assert world.now == pytest.approx(loop.PATIENCE_SECONDS, abs=1)
     assert not world.broker.records[Topics().dead_letter_audit]
 
@@ -91,83 +91,83 @@ def test_consumers_that_get_on_are_waited_for_however_long_it_takes() -> None:
 
     world = World(one)
     world.backlog(1000)
-    tally = replay(world.run(most_behind=20), found(10), JUDGE)
-    assert tally.decided == {Action.REPLAYED: 10}
+    progress = replay(world.run(max_lag=20), found(10), PLANNER)
+    assert progress.decided == {Action.REPLAYED: 10}
     assert world.now > 3 * loop.PATIENCE_SECONDS
 
 
 def test_a_lead_whose_change_is_never_processed_keeps_only_its_own_letters_open() -> None:
     world = World()
     world.broker.append(Output(CHANGES, b"lead_3", b""))
-    tally = replay(world.run(), found(10), JUDGE)
-    assert tally.decided == {Action.REPLAYED: 9}
-    assert tally.left == {"another change of the lead is not processed yet": 1}
+    progress = replay(world.run(), found(10), PLANNER)
+    assert progress.decided == {Action.REPLAYED: 9}
+    assert progress.skipped == {"another change of the lead is not processed yet": 1}
 
 
 def test_stopping_ends_it_between_two_transactions_and_the_rest_stays_open() -> None:
     world, stop = World(), threading.Event()
-    run = world.run(stop=stop, tell=lambda tally: stop.set() if tally.seen else None)
-    tally = replay(run, found(1000), JUDGE)
-    assert tally.stopped
-    assert tally.decided == {Action.REPLAYED: 250}
+    run = world.run(stop=stop, report=lambda progress: stop.set() if progress.finished else None)
+    progress = replay(run, found(1000), PLANNER)
+    assert progress.stopped
+    assert progress.decided == {Action.REPLAYED: 250}
     assert len(world.broker.records[Topics().dead_letter_audit]) == 250
-    again = replay(world.run(), found(1000), JUDGE)
+    again = replay(world.run(), found(1000), PLANNER)
     assert (again.elsewhere, again.decided) == (250, {Action.REPLAYED: 750})
 
 
-class Contested(MemoryDesk):
+class Contested(MemoryDecisionExecutor):
     """Somebody else takes the desk before every settling, and decides the first letter himself."""
 
     times = 3
 
-    def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+    def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
         if self.times:
             self.times -= 1
-            other = MemoryDesk(self._broker, GROUP, Topics())
-            other.take()
-            other.settle([Verdict(verdicts[0].letter, Action.DISCARDED, "not this one")])
-        return super().settle(verdicts)
+            other = MemoryDecisionExecutor(self._broker, GROUP, Topics())
+            other.acquire()
+            other.execute([PlannedAction(planned[0].letter, Action.DISCARDED, "not this one")])
+        return super().execute(planned)
 
 
 def contested(times: int) -> World:
     world = World()
-    world.desk = Contested(world.broker, GROUP, Topics())
-    world.desk.times = times
-    world.desk.take()
+    world.executor = Contested(world.broker, GROUP, Topics())
+    world.executor.times = times
+    world.executor.acquire()
     return world
 
 
 def test_two_who_decide_at_once_decide_each_letter_once() -> None:
     world = contested(3)
-    tally = replay(world.run(), found(10), JUDGE)
-    assert (tally.elsewhere, tally.decided) == (3, {Action.REPLAYED: 7})
+    progress = replay(world.run(), found(10), PLANNER)
+    assert (progress.elsewhere, progress.decided) == (3, {Action.REPLAYED: 7})
     assert len(world.broker.records[Topics().dead_letter_audit]) == 10
     world = contested(3)
-    tally = discard(world.run(), found(10), "a test")
-    assert (tally.elsewhere, tally.decided) == (3, {Action.DISCARDED: 7})
+    progress = discard(world.run(), found(10), "a test")
+    assert (progress.elsewhere, progress.decided) == (3, {Action.DISCARDED: 7})
 
 
 def test_a_desk_that_is_always_taken_away_is_given_up_in_a_sentence() -> None:
     world = contested(1000)
     with pytest.raises(UserError, match="others decide letters at the same time"):
-        replay(world.run(), found(100), JUDGE)
+        replay(world.run(), found(100), PLANNER)
 
 
 def test_a_letter_that_no_broker_takes_stays_open_and_its_neighbours_go() -> None:
-    class Refusing(MemoryDesk):
-        def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-            large = {each.letter.id: "too large" for each in verdicts if each.letter.id.offset == 4}
-            return Settled(refused=large) if large else super().settle(verdicts)
+    class Refusing(MemoryDecisionExecutor):
+        def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
+            large = {each.letter.id: "too large" for each in planned if each.letter.id.offset == 4}
+            return ExecutionResult(refused=large) if large else super().execute(planned)
 
     world = World()
-    world.desk = Refusing(world.broker, GROUP, Topics())
-    world.desk.take()
-    tally = replay(world.run(), found(10), JUDGE)
-    assert tally.decided == {Action.REPLAYED: 9}
-    assert tally.left == {"no broker takes it: too large": 1}
+    world.executor = Refusing(world.broker, GROUP, Topics())
+    world.executor.acquire()
+    progress = replay(world.run(), found(10), PLANNER)
+    assert progress.decided == {Action.REPLAYED: 9}
+    assert progress.skipped == {"the brokers refuse it: too large": 1}
 
 
 def test_a_desk_that_was_not_taken_decides_nothing() -> None:
-    desk = MemoryDesk(MemoryBroker(), GROUP, Topics())
+    executor = MemoryDecisionExecutor(MemoryBroker(), GROUP, Topics())
     with pytest.raises(Fenced):
-        desk.settle([Verdict(found(1)[0], Action.DISCARDED, "a test")])
+        executor.execute([PlannedAction(found(1)[0], Action.DISCARDED, "a test")])

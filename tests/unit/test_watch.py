@@ -13,9 +13,8 @@ from textual.pilot import Pilot
 from textual.widgets import Button, DataTable, Input, Static
 
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.replay import Tally
-from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Survey
+from consumer.dead_letters.replay import DecisionProgress
+from consumer.dead_letters.selection import Filter, Selection
 from leadstream.cli.dead_letters.watch import watch
 from leadstream.cli.dead_letters.watch.app import Watch
 from leadstream.cli.main import main
@@ -33,22 +32,26 @@ class Recording(Office):
         super().__init__()
         self.calls: list[tuple[str, Filter, dict[str, Any]]] = []
 
-    def forecast(self, survey: Survey, patch: object) -> Any:
-        self.calls.append(("forecast", survey.wanted, {"patch": patch}))
-        return super().forecast(survey, patch)
+    def dry_run(self, survey: Selection, patch: object) -> Any:
+        self.calls.append(("dry_run", survey.wanted, {"patch": patch}))
+        return super().dry_run(survey, patch)
 
-    def replay(self, survey: Survey, *, tell: Any, stop: threading.Event, **said: Any) -> Tally:
+    def replay(
+        self, survey: Selection, *, report: Any, stop: threading.Event, **said: Any
+    ) -> DecisionProgress:
         self.calls.append(("replay", survey.wanted, said))
-        tally = Tally()
+        tally = DecisionProgress()
         tally.decided[Action.REPLAYED] = survey.count
-        tell(tally)
+        report(tally)
         assert self.may_go_on.wait(30)
         tally.stopped = stop.is_set()
         return tally
 
-    def discard(self, survey: Survey, *, tell: Any, stop: threading.Event, **said: Any) -> Tally:
+    def discard(
+        self, survey: Selection, *, report: Any, stop: threading.Event, **said: Any
+    ) -> DecisionProgress:
         self.calls.append(("discard", survey.wanted, said))
-        return super().discard(survey, tell=tell, stop=stop)
+        return super().discard(survey, report=report, stop=stop)
 
     def asked(self, name: str) -> list[tuple[Filter, dict[str, Any]]]:
         return [(wanted, said) for call, wanted, said in self.calls if call == name]
@@ -161,7 +164,7 @@ def test_a_replay_that_was_not_rehearsed_must_not_be_a_key_away() -> None:
     first = office.groups(Filter())[0]
     [(wanted, said)] = office.asked("replay")
     assert wanted == Filter(fingerprint=first.fingerprint)
-    assert said == {"decided_by": "anna", "patch": {}, "because": None}
+    assert said == {"decided_by": "anna", "patch": {}, "comment": None}
 
 
 def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
@@ -180,8 +183,8 @@ def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
 
     office = played(play)
     patch = {"lead": {"status": "won"}}
-    assert [said["patch"] for _, said in office.asked("forecast")] == [{}, patch]
-    assert [(said["patch"], said["because"]) for _, said in office.asked("replay")] == [
+    assert [said["patch"] for _, said in office.asked("dry_run")] == [{}, patch]
+    assert [(said["patch"], said["comment"]) for _, said in office.asked("replay")] == [
         (patch, "so it is")
     ]
 
@@ -213,7 +216,7 @@ def test_nothing_is_given_up_without_a_reason() -> None:
         await stage.sees("letter discarded")
 
     office = played(play)
-    assert [said["because"] for _, said in office.asked("discard")] == ["a test"]
+    assert [said["comment"] for _, said in office.asked("discard")] == ["a test"]
 
 
 def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:

@@ -30,7 +30,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; what is being decided then ends with its transaction."""
-    from consumer.dead_letters.service import Triage, account
+    from consumer.dead_letters.service import TriageService, current_account
     from leadstream import log
     from leadstream.cli.console.jobs import Jobs
     from leadstream.cli.console.pages import Pages
@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
-    with Triage(settings) as triage:
-        jobs = Jobs(triage, arguments.by or account())
+    with TriageService(settings) as triage:
+        jobs = Jobs(triage, arguments.by or current_account())
         console = Console(
             arguments.port, Pages(triage, jobs), say=lambda link: print(link, flush=True)
         )

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.groups import Group
-from consumer.dead_letters.patch import patch_of
-from consumer.dead_letters.replay import RATE, Tally
-from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Survey, Triage
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.groups import LetterGroup
+from consumer.dead_letters.patch import parse_assignments
+from consumer.dead_letters.replay import RATE, DecisionProgress
+from consumer.dead_letters.selection import Filter, Selection
+from consumer.dead_letters.service import TriageService
 from leadstream.errors import Fenced, Poison, SettingsError, Transient, UserError
 
 KEPT = 50
@@ -38,10 +38,10 @@ class Job:
     wanted: Filter
     mend: tuple[str, ...] = ()
     because: str | None = None
-    survey: Survey | None = None
-    groups: list[Group] = field(default_factory=list)
-    forecasts: list[Forecast] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    survey: Selection | None = None
+    groups: list[LetterGroup] = field(default_factory=list)
+    forecasts: list[DryRunGroup] = field(default_factory=list)
+    tally: DecisionProgress = field(default_factory=DecisionProgress)
     trouble: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
@@ -56,15 +56,15 @@ class Job:
         """Whether it changes anything."""
         return self.kind in (Kind.REPLAY, Kind.DISCARD)
 
-    def tell(self, tally: Tally) -> None:
+    def tell(self, tally: DecisionProgress) -> None:
         """Keep a copy of how far it is, for pages are made while it goes on."""
-        self.tally = replace(tally, decided=Counter(tally.decided), left=Counter(tally.left))
+        self.tally = replace(tally, decided=Counter(tally.decided), skipped=Counter(tally.skipped))
 
 
 class Jobs:
     """The newest jobs of one console; one decides at a time."""
 
-    def __init__(self, triage: Triage, decided_by: str) -> None:
+    def __init__(self, triage: TriageService, decided_by: str) -> None:
         self._triage = triage
         self.decided_by = decided_by
         self._jobs: dict[int, Job] = {}
@@ -91,15 +91,15 @@ class Jobs:
         self, kind: Kind, words: dict[str, str], wanted: Filter, mend: tuple[str, ...] = ()
     ) -> Job:
         """Begin a rehearsal or a count. Raises SettingsError where the mend cannot be read."""
-        patch = patch_of(mend)
+        patch = parse_assignments(mend)
 
         def work(job: Job) -> None:
-            job.survey = survey = self._triage.survey(wanted)
+            job.survey = survey = self._triage.select(wanted)
             if kind is Kind.COUNT:
-                job.groups = self._triage.surveyed(survey)
+                job.groups = self._triage.groups_of(survey)
             elif survey.count:
                 with self._rehearsing:
-                    job.forecasts = self._triage.forecast(survey, patch)
+                    job.forecasts = self._triage.dry_run(survey, patch)
 
         return self._start(Job(next(self._numbers), kind, words, wanted, mend), work)
 
@@ -112,22 +112,22 @@ class Jobs:
         if shown.kind is Kind.COUNT and not because:
             raise SettingsError("say why the letters are given up")
         kind = Kind.DISCARD if shown.kind is Kind.COUNT else Kind.REPLAY
-        patch = patch_of(shown.mend)
+        patch = parse_assignments(shown.mend)
 
         def work(job: Job) -> None:
             who, tell, stop = self.decided_by, job.tell, job.stop
             if kind is Kind.DISCARD:
                 tally = self._triage.discard(
-                    survey, decided_by=who, because=because, tell=tell, stop=stop
+                    survey, decided_by=who, comment=because, report=tell, stop=stop
                 )
             else:
                 tally = self._triage.replay(
                     survey,
                     decided_by=who,
                     patch=patch,
-                    because=because or None,
+                    comment=because or None,
                     rate=rate,
-                    tell=tell,
+                    report=tell,
                     stop=stop,
                 )
             job.tell(tally)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from consumer.dead_letters.audit import Decision
-from consumer.dead_letters.inspection import fields, neighbourhood
+from consumer.dead_letters.inspection import fields, hex_window
 from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.replay import RATE
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.console.jobs import Job, Jobs, Kind
 from leadstream.cli.console.selection import address, filter_of, number, words_of
 from leadstream.cli.console.server import Answer
@@ -30,7 +30,7 @@ _OUTSIDE = {403, 413, 421}  # told to who was not let in
 class Pages:
     """All that the console shows. A trouble that is told in a sentence is a page with that sentence."""
 
-    def __init__(self, triage: Triage, jobs: Jobs) -> None:
+    def __init__(self, triage: TriageService, jobs: Jobs) -> None:
         try:
             import jinja2  # an extra
         except ImportError as error:
@@ -145,7 +145,7 @@ class Pages:
         lines = (
             []
             if letter.value is None or readable
-            else neighbourhood(letter.value, failure.offset if failure else 0)
+            else hex_window(letter.value, failure.offset if failure else 0)
         )
         return self._page(
             "letter.html",

@@ -224,14 +224,16 @@ def export_letters(arguments: argparse.Namespace) -> int:
 
 def replay_letters(arguments: argparse.Namespace) -> int:
     """Send letters back, or say what would become of them; 1 where some had to stay open."""
-    from consumer.dead_letters.patch import patch_of, read_patch
+    from consumer.dead_letters.patch import load_patch, parse_assignments
     from leadstream.cli.dead_letters import view
 
-    patch = read_patch(arguments.patch) if arguments.patch else patch_of(arguments.set or ())
+    patch = (
+        load_patch(arguments.patch) if arguments.patch else parse_assignments(arguments.set or ())
+    )
     with _triage() as triage:
-        survey = triage.survey(_filter(arguments))
+        survey = triage.select(_filter(arguments))
         if _only_said(arguments, survey.count):
-            forecasts = triage.forecast(survey, patch)
+            forecasts = triage.dry_run(survey, patch)
             view.out(
                 arguments,
                 view.rehearsed(view.forecast_facts(forecasts)),
@@ -243,9 +245,9 @@ def replay_letters(arguments: argparse.Namespace) -> int:
                 survey,
                 decided_by=_who(arguments),
                 patch=patch,
-                because=arguments.because,
+                comment=arguments.because,
                 rate=arguments.rate,
-                tell=tell,
+                report=tell,
                 stop=stop,
             )
     view.out(arguments, view.tally_facts(tally), lambda: view.tally(tally))
@@ -261,7 +263,7 @@ def discard_letters(arguments: argparse.Namespace) -> int:
         raise SettingsError("--because is empty: say why the letters are given up")
     with _triage() as triage:
         wanted = _filter(arguments)
-        survey = triage.survey(wanted)
+        survey = triage.select(wanted)
         if _only_said(arguments, survey.count):
             groups = triage.groups(wanted)
             view.out(
@@ -270,7 +272,11 @@ def discard_letters(arguments: argparse.Namespace) -> int:
             return _dry(arguments, survey.count)
         with view.deciding(arguments, survey.count) as (tell, stop):
             tally = triage.discard(
-                survey, decided_by=_who(arguments), because=arguments.because, tell=tell, stop=stop
+                survey,
+                decided_by=_who(arguments),
+                comment=arguments.because,
+                report=tell,
+                stop=stop,
             )
     view.out(arguments, view.tally_facts(tally), lambda: view.tally(tally))
     return _code(tally)
@@ -301,10 +307,10 @@ def _triage() -> Any:
 
     settings = load_settings()
     access = Access(settings)
-    from consumer.dead_letters.service import Triage
+    from consumer.dead_letters.service import TriageService
 
     access.check()
-    return Triage(settings)
+    return TriageService(settings)
 
 
 def _filter(arguments: argparse.Namespace) -> Any:
@@ -338,13 +344,13 @@ def _dry(arguments: argparse.Namespace, count: int) -> int:
 
 
 def _who(arguments: argparse.Namespace) -> str:
-    from consumer.dead_letters.service import account
+    from consumer.dead_letters.service import current_account
 
-    return arguments.by or account()
+    return arguments.by or current_account()
 
 
 def _code(tally: Any) -> int:
     if tally.stopped:
         print("leadstream: interrupted; run it again to go on", file=sys.stderr)
         return 130
-    return 1 if tally.left else 0
+    return 1 if tally.skipped else 0

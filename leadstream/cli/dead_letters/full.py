@@ -8,15 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.dead_letters.audit import Decision
-from consumer.dead_letters.inspection import Anatomy, fields, neighbourhood
+from consumer.dead_letters.inspection import Inspection, fields, hex_window
 from consumer.dead_letters.letters import Letter
 from leadstream.cli.dead_letters.text import clean, decision_line, origin, text, value_of
 from leadstream.cli.dead_letters.times import shown
 
 
-def whole(letter: Letter, inside: Anatomy, decision: Decision | None) -> Iterator[RenderableType]:
+def whole(
+    letter: Letter, inside: Inspection, decision: Decision | None
+) -> Iterator[RenderableType]:
     """Part after part, to be printed one below the other."""
-    told = letter.facts
+    told = letter.parsed
     yield Text(f"letter {letter.id}", "bold")
     table = plain(headings=False)
     table.add_column()
@@ -60,7 +62,7 @@ def plain(title: str | None = None, *, headings: bool = True) -> Table:
     )
 
 
-def _value(value: bytes, inside: Anatomy) -> Iterator[RenderableType]:
+def _value(value: bytes, inside: Inspection) -> Iterator[RenderableType]:
     if inside.record == "JSON" and inside.failure is None:
         yield Text(json.dumps(inside.value, indent=2, ensure_ascii=False))
     elif inside.value is not None:
@@ -81,7 +83,7 @@ def _value(value: bytes, inside: Anatomy) -> Iterator[RenderableType]:
 
 def _hex(value: bytes, at: int, *, mark: bool = True) -> Iterator[Text]:
     """The bytes around a place, that byte in brackets."""
-    for start, row in neighbourhood(value, at):
+    for start, row in hex_window(value, at):
         line = Text(f"  {start:06x} ")
         for place, byte in enumerate(row, start):
             line.append("[" if mark and place == at else "]" if mark and place == at + 1 else " ")

@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from consumer.dead_letters.audit import Action, Decision, Verdict
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.groups import Group
-from consumer.dead_letters.inspection import Field
+from consumer.dead_letters.audit import Action, AuditReport, Decision
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.groups import LetterGroup
+from consumer.dead_letters.inspection import InspectedField
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.replay import Tally
+from consumer.dead_letters.replay import DecisionProgress
 from leadstream.cli.dead_letters.times import shown
 
 COLUMNS = ("letters", "pass", "fail", "void", "park", "stay")
@@ -30,7 +30,7 @@ def letters_word(count: int) -> str:
     return "letter" if count == 1 else "letters"
 
 
-def heading(groups: Sequence[Group], *, everything: bool = False) -> str:
+def heading(groups: Sequence[LetterGroup], *, everything: bool = False) -> str:
     """How many letters of how many causes."""
     total = sum(group.count for group in groups)
     causes = "1 cause" if len(groups) == 1 else f"{len(groups):,} causes"
@@ -43,7 +43,7 @@ def share(part: int, total: int) -> str:
     return "<1 %" if of_all < 0.01 else f"{of_all:.0%}".replace("%", " %")
 
 
-def where(group: Group) -> str:
+def where(group: LetterGroup) -> str:
     """When and where a cause was seen."""
     parts = [when(group)]
     parts.append(
@@ -56,7 +56,7 @@ def where(group: Group) -> str:
     return " · ".join(parts)
 
 
-def when(group: Group) -> str:
+def when(group: LetterGroup) -> str:
     """From the first letter of a cause to the last."""
     first, last = shown(group.first_seen), shown(group.last_seen)
     return (
@@ -66,18 +66,18 @@ def when(group: Group) -> str:
 
 def origin(letter: Letter) -> str:
     """Where a letter came from."""
-    told = letter.facts
+    told = letter.parsed
     place = "unknown" if told.topic is None else f"{told.topic} {told.partition}-{told.offset}"
     return place if told.writer == "Leadstream" else f"{place}, by {told.writer}"
 
 
 def decision_line(decision: Decision) -> str:
     """What was decided, by whom, when and why."""
-    why = f", because: {decision.because}" if decision.because else ""
+    why = f", because: {decision.comment}" if decision.comment else ""
     return f"{decision.action} by {decision.decided_by} at {shown(decision.decided_at)}{why}"
 
 
-def value_of(field: Field) -> str:
+def value_of(field: InspectedField) -> str:
     """A field's value as text, a time in both ways."""
     text = (
         field.value if isinstance(field.value, str) else json.dumps(field.value, ensure_ascii=False)
@@ -88,7 +88,7 @@ def value_of(field: Field) -> str:
     return clean(text) + time
 
 
-def forecast_row(forecast: Forecast) -> tuple[int, ...]:
+def forecast_row(forecast: DryRunGroup) -> tuple[int, ...]:
     """The numbers under COLUMNS."""
     return (
         forecast.group.count,
@@ -96,30 +96,30 @@ def forecast_row(forecast: Forecast) -> tuple[int, ...]:
         forecast.fails.total(),
         forecast.decided[Action.SUPERSEDED],
         forecast.decided[Action.PARKED],
-        forecast.left.total(),
+        forecast.skipped.total(),
     )
 
 
-def forecast_sums(forecasts: Sequence[Forecast]) -> tuple[int, ...]:
+def forecast_sums(forecasts: Sequence[DryRunGroup]) -> tuple[int, ...]:
     """The same numbers of all groups together."""
     return tuple(map(sum, zip(*map(forecast_row, forecasts), strict=True)))
 
 
-def forecast_lines(forecasts: Sequence[Forecast]) -> list[str]:
+def forecast_lines(forecasts: Sequence[DryRunGroup]) -> list[str]:
     """Why letters would fail or stay."""
     return [
         f"{each.group.fingerprint}: {count:,} would {what}"
         for each in forecasts
         for what, count in [
             *((f"fail with {reason}", count) for reason, count in each.fails.most_common()),
-            *((f"stay: {why}", count) for why, count in each.left.most_common()),
+            *((f"stay: {why}", count) for why, count in each.skipped.most_common()),
         ]
     ]
 
 
-def tally_lines(tally: Tally) -> list[str]:
+def tally_lines(tally: DecisionProgress) -> list[str]:
     """What was done, a line for each kind."""
-    lines = [] if tally.seen else ["no open dead letters match"]
+    lines = [] if tally.finished else ["no open dead letters match"]
     lines += [
         f"{count:,} {letters_word(count)} {_DONE[action]}"
         for action, count in tally.decided.items()
@@ -131,11 +131,11 @@ def tally_lines(tally: Tally) -> list[str]:
         )
     return lines + [
         f"{count:,} {letters_word(count)} left open: {why}"
-        for why, count in tally.left.most_common()
+        for why, count in tally.skipped.most_common()
     ]
 
 
-def verdict_line(verdict: Verdict) -> str:
+def verdict_line(verdict: AuditReport) -> str:
     """How many decisions there are, and of which kind."""
     parts = [
         f"{verdict.actions[action]:,} {action}" for action in Action if verdict.actions[action]
@@ -144,7 +144,7 @@ def verdict_line(verdict: Verdict) -> str:
     return decisions + (f": {', '.join(parts)}" if parts else "")
 
 
-def chain_line(verdict: Verdict) -> str:
+def chain_line(verdict: AuditReport) -> str:
     """Whether the chain of decisions holds."""
     if verdict.breaks:
         return "The chain is broken."

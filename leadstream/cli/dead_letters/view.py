@@ -15,13 +15,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.dead_letters import export
-from consumer.dead_letters.audit import Action, Decided, Decision, Verdict
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.dry_run_summary import facts as forecast_of
-from consumer.dead_letters.groups import Group
-from consumer.dead_letters.inspection import Anatomy, fields
+from consumer.dead_letters.audit import Action, AuditReport, Decision, DecisionIndex
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.dry_run_summary import as_json as forecast_of
+from consumer.dead_letters.groups import LetterGroup
+from consumer.dead_letters.inspection import Inspection, fields
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.replay import Tally
+from consumer.dead_letters.replay import DecisionProgress
 from leadstream.cli.dead_letters import text as words
 from leadstream.cli.dead_letters.full import plain
 from leadstream.cli.dead_letters.full import whole as parts_of
@@ -37,7 +37,7 @@ def out(arguments: argparse.Namespace, facts: Any, show: Callable[[], None]) -> 
         show()
 
 
-def groups_facts(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def groups_facts(groups: Sequence[LetterGroup]) -> list[dict[str, Any]]:
     """Groups as JSON data."""
     total = sum(group.count for group in groups)
     return [
@@ -59,7 +59,7 @@ def groups_facts(groups: Sequence[Group]) -> list[dict[str, Any]]:
     ]
 
 
-def groups(groups: Sequence[Group], *, everything: bool = False) -> None:
+def groups(groups: Sequence[LetterGroup], *, everything: bool = False) -> None:
     """Each cause in three lines: the figures, the words of its newest letter, when and where."""
     total = sum(group.count for group in groups)
     if not total:
@@ -88,14 +88,14 @@ def groups(groups: Sequence[Group], *, everything: bool = False) -> None:
     print("One letter whole: leadstream dead-letters show ID, with the id of an example.")
 
 
-def letter_facts(letter: Letter, decided: Decided) -> dict[str, Any]:
+def letter_facts(letter: Letter, decided: DecisionIndex) -> dict[str, Any]:
     """One letter as JSON data, without its headers and its value."""
-    facts = export.facts(letter, decided)
+    facts = export.letter_as_json(letter, decided)
     del facts["headers"]
     return facts
 
 
-def letters(found: Sequence[Letter], decided: Decided, limit: int) -> None:
+def letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -> None:
     """A line for each."""
     if not found:
         print("no dead letters match")
@@ -103,8 +103,8 @@ def letters(found: Sequence[Letter], decided: Decided, limit: int) -> None:
     rows = [("letter", "failed at", "reason", "message")]
     for letter in found:
         action = decided.get(letter.id)
-        reason = f"{letter.facts.reason}, {action.lower()}" if action else letter.facts.reason
-        rows.append((str(letter.id), shown(letter.failed_at), reason, clean(letter.facts.message)))
+        reason = f"{letter.parsed.reason}, {action.lower()}" if action else letter.parsed.reason
+        rows.append((str(letter.id), shown(letter.failed_at), reason, clean(letter.parsed.message)))
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
     left = max(20, _console().width - sum(widths) - 6)
     for *cells, message in rows:
@@ -114,15 +114,15 @@ def letters(found: Sequence[Letter], decided: Decided, limit: int) -> None:
         print(f"These are the first {limit:,}; --limit shows more.")
 
 
-def whole_facts(letter: Letter, inside: Anatomy, decision: Decision | None) -> dict[str, Any]:
+def whole_facts(letter: Letter, inside: Inspection, decision: Decision | None) -> dict[str, Any]:
     """One letter whole, as JSON data."""
-    facts = export.facts(letter, Decided(""))
+    facts = export.letter_as_json(letter, DecisionIndex(""))
     failure = inside.failure
     return {
         **facts,
         "decided": None
         if decision is None
-        else {**decision.record(), "letter": str(decision.letter)},
+        else {**decision.to_record(), "letter": str(decision.letter)},
         "headers": {name: words.text(value) for name, value in letter.headers},
         "record": inside.record,
         "decoded": inside.value,
@@ -139,13 +139,13 @@ def whole_facts(letter: Letter, inside: Anatomy, decision: Decision | None) -> d
     }
 
 
-def whole(letter: Letter, inside: Anatomy, decision: Decision | None) -> None:
+def whole(letter: Letter, inside: Inspection, decision: Decision | None) -> None:
     """One letter whole: what became of it, its headers, and its value or the place where that fails."""
     for part in parts_of(letter, inside, decision):
         _console().print(part)
 
 
-def forecast_facts(forecasts: Iterable[Forecast]) -> list[dict[str, Any]]:
+def forecast_facts(forecasts: Iterable[DryRunGroup]) -> list[dict[str, Any]]:
     """Forecasts as JSON data."""
     return [forecast_of(each) for each in forecasts]
 
@@ -155,7 +155,7 @@ def rehearsed(groups: list[dict[str, Any]]) -> dict[str, Any]:
     return {"dry_run": True, "groups": groups}
 
 
-def forecast(forecasts: Sequence[Forecast]) -> None:
+def forecast(forecasts: Sequence[DryRunGroup]) -> None:
     """What would become of each group."""
     if not forecasts:
         print("no open dead letters match")
@@ -167,7 +167,7 @@ def forecast(forecasts: Sequence[Forecast]) -> None:
         console.print(line)
 
 
-def forecast_table(forecasts: Sequence[Forecast]) -> Table:
+def forecast_table(forecasts: Sequence[DryRunGroup]) -> Table:
     """The numbers of each group, and of all where there are several."""
     table = plain("What a replay would do, by today's code, model and schemas")
     table.add_column("fingerprint", no_wrap=True)
@@ -183,24 +183,24 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     return table
 
 
-def tally_facts(tally: Tally) -> dict[str, Any]:
+def tally_facts(tally: DecisionProgress) -> dict[str, Any]:
     """A tally as JSON data."""
     return {
         "dry_run": False,
         **{action.value.lower(): tally.decided[action] for action in Action},
         "elsewhere": tally.elsewhere,
-        "left": dict(tally.left),
+        "left": dict(tally.skipped),
         "stopped": tally.stopped,
     }
 
 
-def tally(tally: Tally) -> None:
+def tally(tally: DecisionProgress) -> None:
     """What was done, a line for each kind."""
     for line in words.tally_lines(tally):
         _console().print(line)
 
 
-def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+def verdict_facts(verdict: AuditReport) -> dict[str, Any]:
     """What `audit verify` found, as JSON data."""
     return {
         "decisions": {action.value: verdict.actions[action] for action in Action},
@@ -209,7 +209,7 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def verdict(verdict: Verdict) -> None:
+def verdict(verdict: AuditReport) -> None:
     """Decisions, breaks, and the heads to keep."""
     print(words.verdict_line(verdict))
     for sentence in verdict.breaks:
@@ -223,7 +223,7 @@ def verdict(verdict: Verdict) -> None:
 @contextmanager
 def deciding(
     arguments: argparse.Namespace, total: int
-) -> Iterator[tuple[Callable[[Tally], None], threading.Event]]:
+) -> Iterator[tuple[Callable[[DecisionProgress], None], threading.Event]]:
     """A progress bar on standard error while it is a terminal, and the event that Ctrl-C or SIGTERM sets."""
     stop = threading.Event()
 
@@ -241,15 +241,15 @@ def deciding(
         ) as progress:
             task = progress.add_task("deciding", total=total)
 
-            def tell(tally: Tally) -> None:
+            def tell(tally: DecisionProgress) -> None:
                 what = (
                     "stopping"
                     if stop.is_set()
-                    else f"waiting: {tally.waits}"
-                    if tally.waits
+                    else f"waiting: {tally.waiting_for}"
+                    if tally.waiting_for
                     else "deciding"
                 )
-                progress.update(task, completed=tally.seen, description=what)
+                progress.update(task, completed=tally.finished, description=what)
 
             yield tell, stop
     finally:

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from consumer.dead_letters.dry_run_summary import Forecast
+from consumer.dead_letters.dry_run_summary import DryRunGroup
 from leadstream.cli.demo.accounting import FATES, Calibration, Counted, Place, Seen, Sent, latencies
 from leadstream.errors import Reason
 from models.train.evaluate import Floats, expected_calibration_error
@@ -280,7 +280,7 @@ def dead_letters(seen: Seen) -> Table:
     return table
 
 
-def triage(forecasts: Sequence[Forecast]) -> str:
+def triage(forecasts: Sequence[DryRunGroup]) -> str:
     """A rehearsed replay in a sentence."""
     letters, passes = (
         sum(counts) for counts in zip(*((f.group.count, f.passes) for f in forecasts), strict=True)

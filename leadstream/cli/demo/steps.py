@@ -19,7 +19,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.demo import display as view
 from leadstream.cli.demo.accounting import Counted, calibration, latencies, problems
 from leadstream.cli.demo.display import Moment, Screen
@@ -280,8 +280,8 @@ def _triage(screen: Screen, settings: Settings) -> None:
     """What would become of the dead letters if they were replayed now: a rehearsal, which publishes nothing."""
     screen.heading("8  Triage")
     quiet = settings.model_copy(update={"log_level": LogLevel.ERROR})
-    with screen.progress("rehearsing a replay of the dead letters"), Triage(quiet) as triage:
-        forecasts = triage.forecast(triage.survey(Filter()))
+    with screen.progress("rehearsing a replay of the dead letters"), TriageService(quiet) as triage:
+        forecasts = triage.dry_run(triage.select(Filter()))
     screen.say(view.triage(forecasts))
 
 

@@ -24,12 +24,12 @@ def watch(arguments: argparse.Namespace, triage: Any, wanted: Any) -> int:
         import textual as _textual  # noqa: F401  # an extra
     except ImportError as error:
         raise UserError(INSTALL) from error
-    from consumer.dead_letters.service import account
+    from consumer.dead_letters.service import current_account
     from leadstream.cli.dead_letters.watch.app import Watch
     from leadstream.log import silence
 
     silence()
-    app = Watch(triage, wanted, arguments.by or account())
+    app = Watch(triage, wanted, arguments.by or current_account())
     app.run()
     app.finish()
     return app.return_code or 0

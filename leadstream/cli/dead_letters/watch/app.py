@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters.watch.cause_screen import Causes
 from leadstream.errors import Fenced, Poison, Transient, UserError
 
@@ -27,7 +27,7 @@ class Watch(App[None]):
         Binding("ctrl+c", "quit", "Quit", priority=True, show=False)
     ]
 
-    def __init__(self, triage: Triage, wanted: Filter, decided_by: str) -> None:
+    def __init__(self, triage: TriageService, wanted: Filter, decided_by: str) -> None:
         super().__init__()
         self.triage = triage
         self.wanted = wanted

@@ -9,8 +9,8 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from consumer.dead_letters.audit import Decision, Verdict
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.audit import AuditReport, Decision
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters import text as words
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Audit(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "app.pop_screen", "Back")]
 
-    def __init__(self, triage: Triage) -> None:
+    def __init__(self, triage: TriageService) -> None:
         super().__init__()
         self._triage = triage
 
@@ -38,13 +38,13 @@ class Audit(Screen[None]):
     def on_mount(self) -> None:
         """Read them."""
 
-        def work() -> tuple[Verdict, list[Decision]]:
+        def work() -> tuple[AuditReport, list[Decision]]:
             verdict = self._triage.verify()
             return verdict, [] if verdict.breaks else self._triage.decisions()
 
         cast("Watch", self.app).ask(self, work, self._show, self._fail)
 
-    def _show(self, found: tuple[Verdict, list[Decision]]) -> None:
+    def _show(self, found: tuple[AuditReport, list[Decision]]) -> None:
         verdict, decisions = found
         said = Text(words.verdict_line(verdict) + "\n")
         for sentence in verdict.breaks:

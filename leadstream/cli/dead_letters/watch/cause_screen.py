@@ -12,9 +12,9 @@ from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
-from consumer.dead_letters.groups import Group
+from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters import text as words
 from leadstream.cli.dead_letters.times import shown
 from leadstream.cli.dead_letters.watch.audit_screen import Audit
@@ -42,11 +42,11 @@ class Causes(Screen[None]):
         ("q", "app.quit", "Quit"),
     ]
 
-    def __init__(self, triage: Triage, wanted: Filter) -> None:
+    def __init__(self, triage: TriageService, wanted: Filter) -> None:
         super().__init__()
         self._triage = triage
         self._wanted = wanted
-        self._groups: Sequence[Group] = ()
+        self._groups: Sequence[LetterGroup] = ()
         self._asking = False
 
     def compose(self) -> ComposeResult:
@@ -81,7 +81,7 @@ class Causes(Screen[None]):
             return
         self._asking, began = True, time.monotonic()
 
-        def show(groups: list[Group]) -> None:
+        def show(groups: list[LetterGroup]) -> None:
             self._show(groups)
             again()
 
@@ -146,14 +146,14 @@ class Causes(Screen[None]):
         if self.is_current:
             self.action_look()
 
-    def _of(self, group: Group) -> Filter:
+    def _of(self, group: LetterGroup) -> Filter:
         return replace(self._wanted, fingerprint=group.fingerprint)
 
-    def _chosen(self) -> Group | None:
+    def _chosen(self) -> LetterGroup | None:
         row = self.query_one(DataTable).cursor_row
         return self._groups[row] if 0 <= row < len(self._groups) else None
 
-    def _show(self, groups: list[Group]) -> None:
+    def _show(self, groups: list[LetterGroup]) -> None:
         before = self._chosen()
         self._groups = groups
         everything = self._wanted.everything
@@ -193,5 +193,5 @@ class Causes(Screen[None]):
         self.query_one("#about", Static).update(about)
 
 
-def _name(group: Group) -> str:
+def _name(group: LetterGroup) -> str:
     return f"{words.clean(group.reason)} {group.fingerprint}"

@@ -15,18 +15,18 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, ProgressBar, Static
 
-from consumer.dead_letters.dry_run_summary import Forecast
-from consumer.dead_letters.patch import patch_of
-from consumer.dead_letters.replay import Tally
-from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Survey, Triage
+from consumer.dead_letters.dry_run_summary import DryRunGroup
+from consumer.dead_letters.patch import parse_assignments
+from consumer.dead_letters.replay import DecisionProgress
+from consumer.dead_letters.selection import Filter, Selection
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters import text as words
 from leadstream.cli.dead_letters.view import forecast_table
 
 if TYPE_CHECKING:
     from leadstream.cli.dead_letters.watch.app import Watch
 
-Tell = Callable[[Tally], None]
+Tell = Callable[[DecisionProgress], None]
 
 
 class _Asks(ModalScreen[None]):
@@ -34,12 +34,12 @@ class _Asks(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss", "Leave them open")]
 
-    def __init__(self, triage: Triage, wanted: Filter, name: str) -> None:
+    def __init__(self, triage: TriageService, wanted: Filter, name: str) -> None:
         super().__init__()
         self._triage = triage
         self._wanted = wanted
         self._what = name
-        self._survey: Survey | None = None
+        self._survey: Selection | None = None
 
     @property
     def _watch(self) -> "Watch":
@@ -76,7 +76,7 @@ class _Asks(ModalScreen[None]):
     def _fail(self, sentence: str) -> None:
         self._say(Text(sentence, "bold red"))
 
-    def _begin(self, work: Callable[[Survey, Tell, threading.Event], Tally]) -> None:
+    def _begin(self, work: Callable[[Selection, Tell, threading.Event], DecisionProgress]) -> None:
         survey = self._survey
         if survey is not None:
             self.app.switch_screen(Deciding(survey, work, self._what))
@@ -118,14 +118,14 @@ class Replay(_Asks):
         self._say("Running today's code, model and schemas over the letters …")
         self.query_one("#decide", Button).disabled = True
 
-        def work() -> tuple[str, Survey, list[Forecast]]:
-            patch = patch_of([mend] if mend else [])
-            survey = self._triage.survey(self._wanted)
-            return mend, survey, self._triage.forecast(survey, patch) if survey.count else []
+        def work() -> tuple[str, Selection, list[DryRunGroup]]:
+            patch = parse_assignments([mend] if mend else [])
+            survey = self._triage.select(self._wanted)
+            return mend, survey, self._triage.dry_run(survey, patch) if survey.count else []
 
         self._watch.ask(self, work, self._show, self._fail)
 
-    def _show(self, found: tuple[str, Survey, list[Forecast]]) -> None:
+    def _show(self, found: tuple[str, Selection, list[DryRunGroup]]) -> None:
         mend, self._survey, forecasts = found
         if not forecasts:
             self._say("no open dead letters match")
@@ -140,11 +140,11 @@ class Replay(_Asks):
 
     def _decide(self) -> None:
         mend, because = self._said("mend"), self._said("because") or None
-        patch, who = patch_of([mend] if mend else []), self._watch.decided_by
+        patch, who = parse_assignments([mend] if mend else []), self._watch.decided_by
 
-        def work(survey: Survey, tell: Tell, stop: threading.Event) -> Tally:
+        def work(survey: Selection, tell: Tell, stop: threading.Event) -> DecisionProgress:
             return self._triage.replay(
-                survey, decided_by=who, patch=patch, because=because, tell=tell, stop=stop
+                survey, decided_by=who, patch=patch, comment=because, report=tell, stop=stop
             )
 
         self._begin(work)
@@ -164,7 +164,7 @@ class Discard(_Asks):
 
     def on_mount(self) -> None:
         """Count at once."""
-        self._watch.ask(self, lambda: self._triage.survey(self._wanted), self._show, self._fail)
+        self._watch.ask(self, lambda: self._triage.select(self._wanted), self._show, self._fail)
 
     def on_input_submitted(self) -> None:
         """Go on to the button."""
@@ -176,7 +176,7 @@ class Discard(_Asks):
             self._survey and self._survey.count and self._said("because")
         )
 
-    def _show(self, survey: Survey) -> None:
+    def _show(self, survey: Selection) -> None:
         self._survey = survey
         count = f"{survey.count:,} {words.letters_word(survey.count)}"
         self._say(
@@ -191,9 +191,9 @@ class Discard(_Asks):
     def _decide(self) -> None:
         because, who = self._said("because"), self._watch.decided_by
 
-        def work(survey: Survey, tell: Tell, stop: threading.Event) -> Tally:
+        def work(survey: Selection, tell: Tell, stop: threading.Event) -> DecisionProgress:
             return self._triage.discard(
-                survey, decided_by=who, because=because, tell=tell, stop=stop
+                survey, decided_by=who, comment=because, report=tell, stop=stop
             )
 
         self._begin(work)
@@ -205,7 +205,10 @@ class Deciding(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [("escape,s", "stop", "Stop")]
 
     def __init__(
-        self, survey: Survey, work: Callable[[Survey, Tell, threading.Event], Tally], name: str
+        self,
+        survey: Selection,
+        work: Callable[[Selection, Tell, threading.Event], DecisionProgress],
+        name: str,
     ) -> None:
         super().__init__()
         self._survey = survey
@@ -227,8 +230,8 @@ class Deciding(ModalScreen[None]):
         watch = cast("Watch", self.app)
         watch.stop.clear()
 
-        def tell(tally: Tally) -> None:
-            copy = replace(tally, decided=Counter(tally.decided), left=Counter(tally.left))
+        def tell(tally: DecisionProgress) -> None:
+            copy = replace(tally, decided=Counter(tally.decided), skipped=Counter(tally.skipped))
             with suppress(RuntimeError):  # the app has ended
                 watch.call_later(self._tell, copy)
 
@@ -252,16 +255,16 @@ class Deciding(ModalScreen[None]):
             cast("Watch", self.app).stop.set()
             self.query_one("#said", Static).update("Stopping after the transaction at hand …")
 
-    def _tell(self, tally: Tally) -> None:
+    def _tell(self, tally: DecisionProgress) -> None:
         if self.is_attached and not self._over:
-            self.query_one(ProgressBar).update(progress=tally.seen)
+            self.query_one(ProgressBar).update(progress=tally.finished)
             if not cast("Watch", self.app).stop.is_set():
                 self.query_one("#said", Static).update(
-                    f"waiting: {tally.waits}" if tally.waits else "deciding"
+                    f"waiting: {tally.waiting_for}" if tally.waiting_for else "deciding"
                 )
 
-    def _end(self, tally: Tally) -> None:
-        self.query_one(ProgressBar).update(progress=tally.seen)
+    def _end(self, tally: DecisionProgress) -> None:
+        self.query_one(ProgressBar).update(progress=tally.finished)
         lines = words.tally_lines(tally)
         if tally.stopped:
             lines.append("Stopped: what was not decided is still open.")

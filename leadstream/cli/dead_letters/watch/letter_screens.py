@@ -14,7 +14,7 @@ from textual.widgets import DataTable, Footer, Static
 
 from consumer.dead_letters.letters import Letter, LetterId
 from consumer.dead_letters.selection import Filter
-from consumer.dead_letters.service import Triage
+from consumer.dead_letters.service import TriageService
 from leadstream.cli.dead_letters import text as words
 from leadstream.cli.dead_letters.full import whole
 from leadstream.cli.dead_letters.times import shown
@@ -35,7 +35,7 @@ class _OfLetters(Screen[None]):
         ("escape,q", "app.pop_screen", "Back"),
     ]
 
-    def __init__(self, triage: Triage) -> None:
+    def __init__(self, triage: TriageService) -> None:
         super().__init__()
         self._triage = triage
 
@@ -72,7 +72,7 @@ class Letters(_OfLetters):
 
     BINDINGS: ClassVar[list[BindingType]] = [("s", "show", "Show")]
 
-    def __init__(self, triage: Triage, wanted: Filter) -> None:
+    def __init__(self, triage: TriageService, wanted: Filter) -> None:
         super().__init__(triage)
         self._wanted = wanted
         self._letters: list[Letter] = []
@@ -117,7 +117,7 @@ class Letters(_OfLetters):
                 str(letter.id),
                 shown(letter.failed_at),
                 lead,
-                words.clean(letter.facts.message),
+                words.clean(letter.parsed.message),
             )
             table.add_row(*map(Text, cells))
         table.move_cursor(row=min(row, len(letters) - 1))
@@ -131,7 +131,7 @@ class Letters(_OfLetters):
 class Whole(_OfLetters):
     """One letter: what became of it, its headers, its value or the place where that fails."""
 
-    def __init__(self, triage: Triage, letter: LetterId) -> None:
+    def __init__(self, triage: TriageService, letter: LetterId) -> None:
         super().__init__(triage)
         self._letter = letter
 

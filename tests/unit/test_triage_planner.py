@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from consumer.dead_letters.audit import Action
-from consumer.dead_letters.current_scores import Scores
+from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.letters import Letter
-from consumer.dead_letters.planner import Judge, Open, Verdict
+from consumer.dead_letters.planner import PlannedAction, Planner, SkippedLetter
 from leadstream.kafka.batch import Output
 from leadstream.kafka.config import Headers
 from leadstream.settings import load_settings
@@ -18,15 +18,15 @@ from tests.letters import letter
 from tests.unit.pipelines import NOW_MS, PREDICTIONS, REQUESTS, event
 
 CHANGE, PREDICTION = Writer("LeadChanged"), Writer("LeadPrediction")
-JUDGE = Judge(load_settings({}, None), None)
+PLANNER = Planner(load_settings({}, None), None)
 
 
 def change(lead_id: str = "lead", **facts: Any) -> bytes:
     return CHANGE.encode(event(lead_id, **facts))
 
 
-def scores(*predictions: FakeMessage) -> Scores:
-    found = Scores([b"lead"], Reader("LeadPrediction"))
+def scores(*predictions: FakeMessage) -> CurrentScores:
+    found = CurrentScores([b"lead"], Reader("LeadPrediction"))
     for prediction in predictions:
         found.add(prediction)
     return found
@@ -73,13 +73,15 @@ def erased(at: int) -> FakeMessage:
     return FakeMessage(PREDICTIONS, 0, 0, b"lead", None, timestamp_=at)
 
 
-def judged(one: Letter, present: Scores | None = None, judge: Judge = JUDGE) -> Verdict:
-    verdict = judge.judge(one, present or scores())
-    assert isinstance(verdict, Verdict)
+def judged(
+    one: Letter, present: CurrentScores | None = None, planner: Planner = PLANNER
+) -> PlannedAction:
+    verdict = planner.plan(one, present or scores())
+    assert isinstance(verdict, PlannedAction)
     return verdict
 
 
-def sent(verdict: Verdict) -> Output:
+def sent(verdict: PlannedAction) -> Output:
     assert verdict.action is Action.REPLAYED
     assert verdict.output is not None
     return verdict.output
@@ -101,13 +103,13 @@ def test_a_request_goes_back_to_the_topic_of_requests() -> None:
 def test_a_letter_of_a_topic_that_nobody_reads_here_must_not_be_sent_to_what_a_header_says() -> (
     None
 ):
-    found = JUDGE.judge(letter(1, b"lead", b"", origin="orders"), scores())
-    assert isinstance(found, Open)
+    found = PLANNER.plan(letter(1, b"lead", b"", origin="orders"), scores())
+    assert isinstance(found, SkippedLetter)
     assert "orders" in found.why
 
 
 def test_a_letter_that_came_back_three_times_is_parked_and_not_sent_for_ever() -> None:
-    def returned(times: bytes) -> Verdict:
+    def returned(times: bytes) -> PlannedAction:
         return judged(letter(1, b"lead", change(), headers=[("dlq.replays", times)]))
 
     assert sent(returned(b"2")).headers == [("dlq.replays", b"3")]
@@ -149,21 +151,25 @@ def test_a_letter_of_another_lead_is_not_judged_by_this_one() -> None:
 
 
 def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> None:
-    judge = Judge(
+    planner = Planner(
         load_settings({}, None), None, {"lead": {"status": "won", "source": None}}, "a typo"
     )
-    verdict = judged(letter(1, b"lead", change(lead_version=5)), judge=judge)
+    verdict = judged(letter(1, b"lead", change(lead_version=5)), planner=planner)
     record = Reader("LeadChanged").decode(sent(verdict).value or b"")
     assert record == event("lead", {"status": "won", "source": None}, lead_version=5)
     assert verdict.patch is not None
     assert json.loads(verdict.patch) == {"lead": {"status": "won", "source": None}}
-    assert verdict.because == "a typo"
+    assert verdict.comment == "a typo"
 
 
 @pytest.mark.parametrize(
     ("value", "patch", "why"),
     [
-        (b"junk", {"lead_version": 3}, "it cannot be mended, for its value cannot be read"),
+        (
+            b"junk",
+            {"lead_version": 3},
+            "the patch cannot be applied, because the value cannot be read",
+        ),
         (change(), {"lead_version": "x"}, "lead_version is of type str, not a long"),
         (change(), {"status": "won"}, "status is not a field of the schema"),
     ],
@@ -171,6 +177,6 @@ def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> N
 def test_a_letter_that_cannot_be_mended_stays_open_and_says_why(
     value: bytes, patch: dict[str, Any], why: str
 ) -> None:
-    found = Judge(load_settings({}, None), None, patch).judge(letter(1, b"lead", value), scores())
-    assert isinstance(found, Open)
+    found = Planner(load_settings({}, None), None, patch).plan(letter(1, b"lead", value), scores())
+    assert isinstance(found, SkippedLetter)
     assert why in found.why

@@ -11,22 +11,22 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from consumer.dead_letters.audit import Action, decision_in, verify
-from consumer.dead_letters.current_scores import Scores
-from consumer.dead_letters.executor import Desk, KafkaDesk, Settled
+from consumer.dead_letters.audit import Action, decode_decision, verify
+from consumer.dead_letters.current_scores import CurrentScores
+from consumer.dead_letters.executor import DecisionExecutor, ExecutionResult, KafkaDecisionExecutor
 from consumer.dead_letters.letters import Letter, LetterId
-from consumer.dead_letters.planner import Judge, Verdict
+from consumer.dead_letters.planner import PlannedAction, Planner
 from leadstream.errors import Fenced
 from leadstream.kafka.batch import Message, Output
 from leadstream.kafka.topics import CONFIGS, Topics
 from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
 from schemas.codec import Reader, Writer
-from tests.fakes import MemoryBroker, MemoryDesk
+from tests.fakes import MemoryBroker, MemoryDecisionExecutor
 from tests.integration.running import Stage
 from tests.letters import letter_output
 from tests.unit.pipelines import NOW_MS, event
-from tests.unit.test_triage_judge import scored
+from tests.unit.test_triage_planner import scored
 
 CHANGE, CHANGE_READER = Writer("LeadChanged"), Reader("LeadChanged")
 MANY = 1000
@@ -35,7 +35,7 @@ MANY = 1000
 class World(Protocol):
     topics: Topics
 
-    def desk(self) -> Desk: ...
+    def executor(self) -> DecisionExecutor: ...
     def send(self, *outputs: Output) -> None: ...
     def consume(self) -> None:
         """The consumers have processed all changes that there are."""
@@ -48,8 +48,8 @@ class MemoryWorld:
     topics: Topics
     broker: MemoryBroker
 
-    def desk(self) -> Desk:
-        return MemoryDesk(self.broker, "leadstream", self.topics)
+    def executor(self) -> DecisionExecutor:
+        return MemoryDecisionExecutor(self.broker, "leadstream", self.topics)
 
     def send(self, *outputs: Output) -> None:
         for output in outputs:
@@ -68,8 +68,8 @@ class KafkaWorld:
     topics: Topics
     stage: Stage
 
-    def desk(self) -> Desk:
-        return KafkaDesk(load_settings(self.stage.environment, None), None, "me")
+    def executor(self) -> DecisionExecutor:
+        return KafkaDecisionExecutor(load_settings(self.stage.environment, None), None, "me")
 
     def send(self, *outputs: Output) -> None:
         self.stage.send(outputs)
@@ -117,16 +117,16 @@ def kafka_world(kafka: Broker, folder: Path) -> KafkaWorld:
 
 
 @pytest.fixture
-def desk(world: World) -> Iterator[Callable[[], Desk]]:
-    desks: list[Desk] = []
+def executor(world: World) -> Iterator[Callable[[], DecisionExecutor]]:
+    executors: list[DecisionExecutor] = []
 
-    def taken() -> Desk:
-        desks.append(world.desk())
-        desks[-1].take()
-        return desks[-1]
+    def taken() -> DecisionExecutor:
+        executors.append(world.executor())
+        executors[-1].acquire()
+        return executors[-1]
 
     yield taken
-    for each in desks:
+    for each in executors:
         each.close()
 
 
@@ -154,16 +154,20 @@ def letters(world: World, *leads: str) -> list[Letter]:
     topics = world.topics
     for i, lead in enumerate(leads):
         world.send(_letter(i, lead, 5, topics))
-    return [Letter.of(message) for message in world.visible(topics.dead_letters, len(leads))]
+    return [
+        Letter.from_message(message) for message in world.visible(topics.dead_letters, len(leads))
+    ]
 
 
-def replays(world: World, found: list[Letter]) -> list[Verdict]:
+def replays(world: World, found: list[Letter]) -> list[PlannedAction]:
     names = {f.name: getattr(world.topics, f.name) for f in fields(Topics)}
     settings = load_settings({}, None).model_copy(update={"topics": Topics(**names)})
-    judge = Judge(settings, None)
-    verdicts = [judge.judge(each, Scores((), Reader("LeadPrediction"))) for each in found]
-    assert all(isinstance(each, Verdict) and each.action is Action.REPLAYED for each in verdicts)
-    return [each for each in verdicts if isinstance(each, Verdict)]
+    planner = Planner(settings, None)
+    planned = [planner.plan(each, CurrentScores((), Reader("LeadPrediction"))) for each in found]
+    assert all(
+        isinstance(each, PlannedAction) and each.action is Action.REPLAYED for each in planned
+    )
+    return [each for each in planned if isinstance(each, PlannedAction)]
 
 
 def sent_back(world: World, count: int) -> list[bytes | None]:
@@ -179,25 +183,25 @@ def decisions(world: World, count: int) -> dict[LetterId, Action]:
     messages = world.visible(world.topics.dead_letter_audit, count)
     verdict = verify(messages, Reader("TriageDecision"))
     assert verdict.breaks == []
-    found = [decision_in(message, Reader("TriageDecision")) for message in messages]
+    found = [decode_decision(message, Reader("TriageDecision")) for message in messages]
     assert verdict.decisions == len(found)
     return {each.letter: each.action for each in found}
 
 
 def test_a_decision_without_its_record_or_a_record_without_its_decision_is_half_a_replay(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     found = letters(world, "a", "b", "c")
-    one = desk()
-    one.look(MANY)
-    discarded = Verdict(found[2], Action.DISCARDED, "a test")
-    assert one.settle([*replays(world, found[:2]), discarded]).done
+    one = executor()
+    one.refresh(MANY)
+    discarded = PlannedAction(found[2], Action.DISCARDED, "a test")
+    assert one.execute([*replays(world, found[:2]), discarded]).committed
     assert sent_back(world, 2) == [b"a", b"b"]
     ids = [each.id for each in found]
     assert decisions(world, 3) == dict(
         zip(ids, (Action.REPLAYED, Action.REPLAYED, Action.DISCARDED), strict=True)
     )
-    another = desk()
+    another = executor()
     assert [another.decided.get(each) for each in ids] == [
         Action.REPLAYED,
         Action.REPLAYED,
@@ -206,95 +210,95 @@ def test_a_decision_without_its_record_or_a_record_without_its_decision_is_half_
 
 
 def test_a_desk_that_somebody_else_took_decides_nothing_more(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     found = letters(world, "a", "b")
-    first, second = desk(), desk()
+    first, second = executor(), executor()
     for each in (first, second):
-        each.look(MANY)
+        each.refresh(MANY)
     with pytest.raises(Fenced):
-        first.settle(replays(world, found))
-    assert second.settle(replays(world, found[1:])).done
-    first.take()
+        first.execute(replays(world, found))
+    assert second.execute(replays(world, found[1:])).committed
+    first.acquire()
     assert first.decided.get(found[0].id) is None
     assert first.decided.get(found[1].id) is Action.REPLAYED
-    first.look(MANY)
+    first.refresh(MANY)
     world.consume()
-    first.look(MANY)
-    assert first.settle(replays(world, found[:1])).done
+    first.refresh(MANY)
+    assert first.execute(replays(world, found[:1])).committed
     assert sent_back(world, 2) == [b"b", b"a"]
     assert set(decisions(world, 2)) == {found[0].id, found[1].id}
 
 
 def test_a_letter_decided_twice_by_one_desk_is_a_bug_and_not_a_record(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     found = letters(world, "a")
-    one = desk()
-    one.look(MANY)
-    assert one.settle(replays(world, found)).done
+    one = executor()
+    one.refresh(MANY)
+    assert one.execute(replays(world, found)).committed
     with pytest.raises(AssertionError):
-        one.settle(replays(world, found))
+        one.execute(replays(world, found))
 
 
 def test_a_change_that_came_in_before_a_replayed_one_of_its_lead_would_be_set_back(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     found = letters(world, "a", "b")
-    one = desk()
-    one.look(MANY)
+    one = executor()
+    one.refresh(MANY)
     world.send(change(world, "a", 6), change(world, "other", 1))
-    assert one.settle(replays(world, found)) == Settled(crossed=frozenset({found[0].id}))
+    assert one.execute(replays(world, found)) == ExecutionResult(overtaken=frozenset({found[0].id}))
     assert sent_back(world, 2) == []
     assert one.decided.get(found[0].id) is one.decided.get(found[1].id) is None
     # What was aborted is in nobody's way, and the other letter goes.
-    assert one.look(MANY).waiting == {b"a", b"other"}
-    assert one.settle(replays(world, found[1:])).done
+    assert one.refresh(MANY).waiting == {b"a", b"other"}
+    assert one.execute(replays(world, found[1:])).committed
     assert sent_back(world, 3) == [b"b"]
     assert list(decisions(world, 1)) == [found[1].id]
 
 
 def test_a_change_waits_until_the_consumers_have_committed_past_it(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    one = desk()
+    one = executor()
     world.send(change(world, "a", 6), change(world, "b", 1))
-    outlook = one.look(MANY)
-    assert outlook.behind == 2
-    assert outlook.waiting == {b"a", b"b"}
-    assert one.look(1).behind == 2
+    snapshot = one.refresh(MANY)
+    assert snapshot.lag == 2
+    assert snapshot.waiting == {b"a", b"b"}
+    assert one.refresh(1).lag == 2
     world.consume()
-    after = one.look(MANY)
-    assert (after.behind, after.waiting) == (0, frozenset())
-    assert after.committed > outlook.committed
+    after = one.refresh(MANY)
+    assert (after.lag, after.waiting) == (0, frozenset())
+    assert after.committed > snapshot.committed
 
 
 def test_scores_are_those_of_the_last_look_and_only_of_the_leads_that_are_watched(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     topic = world.topics.lead_predictions
-    one = desk()
-    one.watch([b"lead"])
+    one = executor()
+    one.track([b"lead"])
     world.send(Output(topic, b"lead", scored(6).value_), Output(topic, b"other", scored(6).value_))
-    one.look(MANY)
+    one.refresh(MANY)
     older = event("lead", lead_version=5)
-    assert one.scores.supersedes(b"lead", NOW_MS, older)
-    assert one.scores.supersedes(b"other", NOW_MS, older) is None
+    assert one.scores.why_superseded(b"lead", NOW_MS, older)
+    assert one.scores.why_superseded(b"other", NOW_MS, older) is None
     world.send(Output(topic, b"lead", None))
-    one.look(MANY)
-    assert one.scores.supersedes(b"lead", 0, None) == "the lead was erased since"
+    one.refresh(MANY)
+    assert one.scores.why_superseded(b"lead", 0, None) == "the lead was erased since"
 
 
 def test_of_one_leads_letters_the_newest_must_come_last(
-    world: World, desk: Callable[[], Desk]
+    world: World, executor: Callable[[], DecisionExecutor]
 ) -> None:
     topics = world.topics
     for i, version in enumerate((6, 5)):
         world.send(_letter(i, "a", version, topics))
-    found = [Letter.of(message) for message in world.visible(topics.dead_letters, 2)]
-    one = desk()
-    one.look(MANY)
-    assert one.settle(replays(world, found)).done
+    found = [Letter.from_message(message) for message in world.visible(topics.dead_letters, 2)]
+    one = executor()
+    one.refresh(MANY)
+    assert one.execute(replays(world, found)).committed
     sent = [
         CHANGE_READER.decode(message.value() or b"")
         for message in world.visible(topics.lead_changes, 2)
@@ -324,12 +328,12 @@ def test_a_record_that_no_broker_takes_holds_back_only_itself(
         )
         producer.produce(one.topic, one.value, one.key, headers=dict(one.headers or []))
     assert producer.flush(30) == 0
-    found = [Letter.of(message) for message in world.visible(topics.dead_letters, 2)]
-    desk = world.desk()
-    desk.take()
-    desk.look(MANY)
-    settled = desk.settle(replays(world, found))
-    assert set(settled.refused) == {found[0].id}
-    assert desk.settle(replays(world, found[1:])).done
+    found = [Letter.from_message(message) for message in world.visible(topics.dead_letters, 2)]
+    executor = world.executor()
+    executor.acquire()
+    executor.refresh(MANY)
+    result = executor.execute(replays(world, found))
+    assert set(result.refused) == {found[0].id}
+    assert executor.execute(replays(world, found[1:])).committed
     assert sent_back(world, 1) == [b"a1"]
-    desk.close()
+    executor.close()

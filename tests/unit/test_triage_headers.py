@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from consumer.dead_letters.headers import facts_of, own_headers
+from consumer.dead_letters.headers import own_headers, parse_headers
 from leadstream.kafka.config import Headers
 from tests.letters import letter_output
 
@@ -65,7 +65,7 @@ STREAMS: Headers = [
 def test_a_letter_of_another_writer_without_origin_and_reason_could_only_be_looked_at(
     headers: Headers, writer: str, reason: str, stage: str
 ) -> None:
-    facts = facts_of([*OWN, *headers])
+    facts = parse_headers([*OWN, *headers])
     assert (facts.topic, facts.partition, facts.offset) == ("crm.lead-changes", 3, 4711)
     assert (facts.writer, facts.reason, facts.stage) == (writer, reason, stage)
     assert facts.message
@@ -76,11 +76,11 @@ def test_a_letter_of_another_writer_without_origin_and_reason_could_only_be_look
 def test_headers_that_another_system_left_on_the_original_are_the_originals() -> None:
     left = ("kafka_dlt-original-topic", b"crm.lead-changes-retry-0")
     headers = letter_output(7, b"lead", b"", headers=[left, ("dlq.replays", b"1")]).headers or []
-    assert own_headers(headers, facts_of(headers).writer) == [left]
+    assert own_headers(headers, parse_headers(headers).writer) == [left]
 
 
 def test_our_own_letter_says_all_of_it() -> None:
-    facts = facts_of(letter_output(7, b"lead", b"", failed_at=1_750_000_000_123).headers or [])
+    facts = parse_headers(letter_output(7, b"lead", b"", failed_at=1_750_000_000_123).headers or [])
     assert (facts.writer, facts.topic, facts.partition, facts.offset) == (
         "Leadstream",
         "crm.lead-changes",
@@ -97,7 +97,7 @@ def test_our_own_letter_says_all_of_it() -> None:
 
 def test_letters_of_one_foreign_cause_must_share_a_fingerprint_and_those_of_two_must_not() -> None:
     def print_of(message: bytes, exception: bytes = b"java.lang.IllegalStateException") -> str:
-        return facts_of(
+        return parse_headers(
             [("__streams.errors.exception", exception), ("__streams.errors.message", message)]
         ).fingerprint
 
@@ -108,16 +108,17 @@ def test_letters_of_one_foreign_cause_must_share_a_fingerprint_and_those_of_two_
 
 @pytest.mark.parametrize("value", [b"1234", struct.pack(">i", 1234), struct.pack(">q", 1234)])
 def test_a_number_is_understood_as_digits_and_as_bytes(value: bytes) -> None:
-    assert facts_of([("kafka_dlt-original-partition", value)]).partition == 1234
+    assert parse_headers([("kafka_dlt-original-partition", value)]).partition == 1234
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"12x", None, b"9" * 5000])
 def test_a_number_that_is_none_is_no_crash(value: bytes | None) -> None:
     assert (
-        facts_of([("__connect.errors.partition", value), ("dlq.replays", value)]).partition is None
+        parse_headers([("__connect.errors.partition", value), ("dlq.replays", value)]).partition
+        is None
     )
 
 
 def test_a_record_that_says_nothing_is_a_letter_all_the_same() -> None:
-    facts = facts_of([("trace", b"\xff")])
+    facts = parse_headers([("trace", b"\xff")])
     assert (facts.writer, facts.reason, facts.topic) == ("unknown", "UNKNOWN", None)
