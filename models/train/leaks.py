@@ -1,7 +1,7 @@
 """The leak sentinel: inputs that could only be this good because they were written after the outcome.
 
 Looked at is one row of each lead, its newest, because a leak grows with time. What the tests find is a suspicion,
-worded so that a person can decide. Their thresholds, and what they let pass, are in docs/how-to/models.md.
+worded so that a person can decide. Their thresholds, and what they let pass, are in docs/reference/models.md.
 """
 
 import re

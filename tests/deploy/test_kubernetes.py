@@ -211,15 +211,16 @@ def test_the_scaler_asks_for_the_lag_of_this_group_and_topic_and_not_beyond_the_
     assert trigger["metadata"]["consumerGroup"] == default.group_id
     assert trigger["metadata"]["topic"] == Topics().lead_changes
     assert trigger["metadata"]["bootstrapServers"] == given["KAFKA_BOOTSTRAP_SERVERS"]
-    operations = (ROOT / "docs/how-to/operations.md").read_text("utf-8")
-    partitions = re.search(r"topics create --partitions (\d+)", operations)
+    page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
+    partitions = re.search(r"topics create --partitions (\d+)", page)
     assert partitions
     assert of_kind("ScaledObject")["spec"]["maxReplicaCount"] == int(partitions[1])
 
 
 def test_the_command_of_the_docs_makes_a_resource_of_the_alerts(tmp_path: Path) -> None:
-    operations = (ROOT / "docs/how-to/operations.md").read_text("utf-8")
-    [command] = re.findall(r"^\$ (\{ printf .* \}) \| kubectl", operations, re.MULTILINE)
+    page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
+    lines = re.sub(r"\s*\\\n\s*", " ", page)
+    [command] = re.findall(r"^\$ (\{ printf .* \}) \| kubectl", lines, re.MULTILINE)
     made = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout

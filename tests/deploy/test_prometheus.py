@@ -20,7 +20,7 @@ from leadstream.process.metrics import (
 from tests.deploy.tools import DEPLOY, ROOT, said, tool
 
 PROMETHEUS = DEPLOY / "prometheus"
-OPERATIONS = (ROOT / "docs" / "how-to" / "operations.md").read_text("utf-8")
+RUNBOOK = (ROOT / "docs" / "how-to" / "alerts.md").read_text("utf-8")
 INTERVAL = "$__rate_interval"
 
 
@@ -68,15 +68,15 @@ def test_an_alert_that_was_never_made_to_fire_may_be_unable_to(name: str) -> Non
 
 @pytest.mark.parametrize("name", alerts())
 def test_an_alert_without_a_section_in_the_runbook_leaves_its_reader_alone(name: str) -> None:
-    assert alerts()[name]["annotations"]["runbook"] == f"docs/how-to/operations.md#{name.lower()}"
+    assert alerts()[name]["annotations"]["runbook"] == f"docs/how-to/alerts.md#{name.lower()}"
     assert alerts()[name]["labels"]["severity"] in ("page", "ticket")
-    section = OPERATIONS.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
+    section = RUNBOOK.split(f"\n### {name}\n")[1].split("\n### ")[0].split("\n## ")[0]
     for part in ("**Means.**", "**Look at.**", "**Do.**"):
         assert part in section
 
 
 def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
-    assert set(re.findall(r"^### (Leadstream\w+)$", OPERATIONS, re.MULTILINE)) == set(alerts())
+    assert set(re.findall(r"^### (Leadstream\w+)$", RUNBOOK, re.MULTILINE)) == set(alerts())
 
 
 @pytest.mark.parametrize("query", [*queries(), *(rule["expr"] for rule in alerts().values())])

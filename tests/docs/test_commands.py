@@ -38,6 +38,7 @@ RUN = {
     "models rollback": ("unit/test_models_commands.py", '"rollback"'),
     "relay": ("docs/test_tutorial.py", ""),
     "rescore": ("docs/test_tutorial.py", ""),
+    "retrain": ("unit/test_models_commands.py", 'call("retrain"'),
     "run": ("docs/test_tutorial.py", ""),
     "simulate": ("docs/test_tutorial.py", ""),
     "sink": ("docs/test_tutorial.py", ""),

@@ -26,7 +26,9 @@ from tests.integration.running import Running, Stage, until
 from tests.integration.secured import Account, Grant, Secured, secured_broker
 
 pytestmark = pytest.mark.broker
-OPERATIONS = (Path(__file__).parents[2] / "docs" / "how-to" / "operations.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PERMISSIONS = (DOCS / "reference" / "permissions.md").read_text()
+SECURE = (DOCS / "how-to" / "secure.md").read_text()
 NEEDS = re.compile(
     r"this account needs the permission (\w+) on (topic|group|transactional id) (\S+)$"
 )
@@ -198,8 +200,8 @@ def test_no_secret_comes_out_however_much_is_told(stage: Stage, secured: Secured
 
 
 def granted(verb: str, stage: Stage) -> list[Grant]:
-    """What docs/how-to/operations.md lists for a verb, with the stage's topics and group."""
-    [row] = re.findall(rf"^\| `{re.escape(verb)}` \|(.*)\|$", OPERATIONS, re.MULTILINE)
+    """What docs/reference/permissions.md lists for a verb, with the stage's topics and group."""
+    [row] = re.findall(rf"^\| `{re.escape(verb)}` \|(.*)\|$", PERMISSIONS, re.MULTILINE)
     cells = dict(zip(("TOPIC", "GROUP", "TRANSACTIONAL_ID"), row.split("|"), strict=True))
     return [
         Grant(kind, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper(), own_name(name, stage))
@@ -277,9 +279,9 @@ def need(process: Running, given: list[Grant]) -> Grant | str | None:
 
 @contextlib.contextmanager
 def reading_role(crm: Crm) -> Iterator[str]:
-    """The CRM's URL for a role that may do what docs/how-to/operations.md says of `run`, and nothing else."""
+    """The CRM's URL for a role that may do what docs/how-to/secure.md says of `run`, and nothing else."""
     role = f"reader_{uuid.uuid4().hex[:8]}"
-    assert "`SELECT` on `people`, `programmes` and `campuses`, and nothing else" in OPERATIONS
+    assert "`SELECT` on `people`, `programmes` and `campuses`, and nothing else" in SECURE
     [[schema]] = crm.connection.execute("select current_schema").fetchall()
     for statement in (
         f"create role {role} login password 'hunter2'",
