@@ -18,8 +18,17 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from benchmarks.environment import Ground, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.environment import BenchmarkEnvironment, open_environment
+from benchmarks.figures import (
+    FigureRow,
+    Spread,
+    arguments,
+    finish,
+    interleaved,
+    main_of,
+    ratios,
+    say,
+)
 from benchmarks.leads import Event, events, lead_id, repeated_changes
 from consumer.run.postgres import PostgresLeads
 from leadstream.errors import UserError
@@ -27,13 +36,13 @@ from leadstream.local.postgres import local_postgres
 from producer.crm import connected, create_schema
 from schemas.codec import Reader
 
-FAT, THIN = "state in the event", "state from Postgres"
+WITH_STATE, WITHOUT_STATE = "state in the event", "state from Postgres"
 ASKED_AT_ONCE = 2_000  # a full batch, as the plan is asked for
 FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class DatabaseRun:
     """One run: its rate, queries a batch, and the seconds that an event took in the step that reads states."""
 
     per_second: float
@@ -42,28 +51,35 @@ class Run:
     state_seconds: float
 
 
-class Bench:
+class DatabaseBenchmark:
     """The two topics, filled once, and the fat events' predictions by lead, which the thin ones' are compared with."""
 
-    def __init__(self, ground: Ground, database_url: str, leads: int, count: int) -> None:
-        self._ground, self._url, self._count = ground, database_url, count
+    def __init__(
+        self, environment: BenchmarkEnvironment, database_url: str, leads: int, count: int
+    ) -> None:
+        self._environment, self._url, self._count = environment, database_url, count
         drawn = np.random.default_rng(4).choice(leads, count, replace=False)
-        self._topics = {FAT: ground.topic("fat"), THIN: ground.topic("thin")}
+        self._topics = {
+            WITH_STATE: environment.topic("fat"),
+            WITHOUT_STATE: environment.topic("thin"),
+        }
         for name, topic in self._topics.items():
-            ground.preload(topic, _of(drawn.tolist(), leads, thin=name == THIN))
+            environment.preload(
+                topic, _encode_changes(drawn.tolist(), leads, thin=name == WITHOUT_STATE)
+            )
         self._reader = Reader("LeadPrediction")
         self._expected: dict[bytes, dict[str, Any]] = {}
 
-    def run(self, name: str) -> Run:
+    def run(self, name: str) -> DatabaseRun:
         """Score all events of a kind. Raises UserError where a prediction is missing or differs."""
-        stage, count = self._ground.stage(self._topics[name]), self._count
-        with stage.leadstream(DATABASE_URL=self._url) as process:
-            flow = self._ground.watch(stage.predictions, count, process)
+        contender, count = self._environment.contender(self._topics[name]), self._count
+        with contender.leadstream(DATABASE_URL=self._url) as process:
+            flow = self._environment.watch(contender.predictions, count, process)
             metrics = process.metrics()
             process.end()
         if flow.leads != count:
             raise UserError(f"{name}: {flow.leads:,} leads were predicted, not {count:,}")
-        for message in self._ground.read(stage.predictions):
+        for message in self._environment.read(contender.predictions):
             record = self._reader.decode(message.value() or b"")
             found = {
                 field: content
@@ -74,11 +90,11 @@ class Bench:
                 raise UserError(
                     f"{name}: another prediction for {record['lead_id']} than with the state in the event"
                 )
-        self._ground.remove(*stage.topics)
+        self._environment.remove(*contender.topics)
         batches = sum(
             value for sample, value in metrics.items() if sample.startswith("batches_total")
         )
-        return Run(
+        return DatabaseRun(
             flow.per_second,
             metrics["database_queries_total"] / batches,
             count / batches,
@@ -100,14 +116,16 @@ def main() -> int:
             raise UserError(
                 f"--events {told.events}: at most one for each of the {told.leads} leads"
             )
-        with local_postgres(say) as postgres, open_ground("database", say) as ground:
+        with local_postgres(say) as postgres, open_environment("database", say) as environment:
             say(f"filling the table with {told.leads:,} leads")
             fill(postgres.url, told.leads)
             nodes, plan = plan_of(postgres.url, told.leads)
             say(f"preloading {told.events:,} events of each kind")
-            bench = Bench(ground, postgres.url, told.leads, told.events)
+            bench = DatabaseBenchmark(environment, postgres.url, told.leads, told.events)
             runs = interleaved(
-                {name: partial(bench.run, name) for name in (FAT, THIN)}, told.repeats, say
+                {name: partial(bench.run, name) for name in (WITH_STATE, WITHOUT_STATE)},
+                told.repeats,
+                say,
             )
         code = finish(
             f"States from Postgres: {told.leads:,} leads, {told.events:,} events, {told.repeats} runs",
@@ -127,22 +145,31 @@ def main() -> int:
     return main_of(measure)
 
 
-def rows(runs: Mapping[str, list[Run]], scans: list[str]) -> tuple[list[Row], ...]:
+def rows(runs: Mapping[str, list[DatabaseRun]], scans: list[str]) -> tuple[list[FigureRow], ...]:
     """The rates and their ratio against the bar of the issue, and what the database was asked."""
     rate = {name: [run.per_second for run in each] for name, each in runs.items()}
-    thin = runs[THIN]
+    thin = runs[WITHOUT_STATE]
     return (
-        [Row(f"{name}, events a second", Spread.of(each)) for name, each in rate.items()],
-        [Row("from Postgres / in the event", ratios(rate[THIN], rate[FAT]), ".2f", least=0.3)],
+        [FigureRow(f"{name}, events a second", Spread.of(each)) for name, each in rate.items()],
         [
-            Row("queries a batch", Spread.of(run.queries_a_batch for run in thin), ".2f", most=1),
-            Row("records a batch", Spread.of(run.records_a_batch for run in thin)),
-            Row(
+            FigureRow(
+                "from Postgres / in the event",
+                ratios(rate[WITHOUT_STATE], rate[WITH_STATE]),
+                ".2f",
+                least=0.3,
+            )
+        ],
+        [
+            FigureRow(
+                "queries a batch", Spread.of(run.queries_a_batch for run in thin), ".2f", most=1
+            ),
+            FigureRow("records a batch", Spread.of(run.records_a_batch for run in thin)),
+            FigureRow(
                 "reading states, µs an event",
                 Spread.of(1e6 * run.state_seconds for run in thin),
                 ".1f",
             ),
-            Row(
+            FigureRow(
                 "scans without an index",
                 Spread.of([sum("Index" not in scan for scan in scans)]),
                 most=0,
@@ -218,7 +245,7 @@ def without_ids(line: str) -> str:
     return f"{before}{mark}…{after[after.index('}') :]}" if mark else line
 
 
-def _of(numbers: list[int], leads: int, *, thin: bool) -> Iterator[Event]:
+def _encode_changes(numbers: list[int], leads: int, *, thin: bool) -> Iterator[Event]:
     """The events of these leads, in this order."""
     wanted = set(numbers)
     found = {

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.leads import Event, trained
 from benchmarks.plain import FITTED
-from benchmarks.process import Process
+from benchmarks.process import BenchmarkProcess
 from leadstream.errors import UserError
 from leadstream.kafka.topics import SINGLE_PARTITION, VARIABLES
 from leadstream.local.broker import local_broker
@@ -88,10 +88,10 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Contender:
     """Output topics and a group of one contender's own; `environ` is how a process learns of them."""
 
-    ground: "Ground"
+    environment: "BenchmarkEnvironment"
     environ: Mapping[str, str]
 
     @property
@@ -104,16 +104,16 @@ class Stage:
         return [self.environ[variable] for variable, field in VARIABLES.items() if field in _MADE]
 
     @contextlib.contextmanager
-    def leadstream(self, **settings: str) -> Iterator[Process]:
+    def leadstream(self, **settings: str) -> Iterator[BenchmarkProcess]:
         """`leadstream run` with these settings, for the block."""
         with self.program("leadstream.cli.main", "run", **settings) as process:
             yield process
 
     @contextlib.contextmanager
-    def program(self, module: str, *arguments: str, **settings: str) -> Iterator[Process]:
+    def program(self, module: str, *arguments: str, **settings: str) -> Iterator[BenchmarkProcess]:
         """A module run by this interpreter with the settings of the stage and these, for the block."""
-        folder = self.ground.folder / f"process-{uuid.uuid4().hex[:8]}"
-        process = Process([module, *arguments], folder, {**self.environ, **settings})
+        folder = self.environment.folder / f"process-{uuid.uuid4().hex[:8]}"
+        process = BenchmarkProcess([module, *arguments], folder, {**self.environ, **settings})
         try:
             yield process
         finally:
@@ -121,7 +121,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class BenchmarkEnvironment:
     """A broker with transactions, a folder, and a model store whose champion is `versions[0]`."""
 
     bootstrap: str
@@ -178,7 +178,7 @@ class Ground:
             raise UserError(f"{left} of {count} events were not acknowledged")
         return count
 
-    def stage(self, changes: str, partitions: int = 1) -> Stage:
+    def contender(self, changes: str, partitions: int = 1) -> Contender:
         """A stage that reads `changes`, with its other topics (`partitions` of predictions) made."""
         names = {
             variable: self.topic(
@@ -206,9 +206,9 @@ class Ground:
             "LEADSTREAM_HTTP_PORT": "0",
             "LEADSTREAM_LOG_FORMAT": "json",
         }
-        return Stage(self, environ)
+        return Contender(self, environ)
 
-    def watch(self, topic: str, expected: int, *processes: Process) -> Flow:
+    def watch(self, topic: str, expected: int, *processes: BenchmarkProcess) -> Flow:
         """Wait until `expected` records are visible to a subscriber of committed records, then read all of them back.
 
         Progress is asked for by the end of what is committed, which costs the machine nothing; what is there is then
@@ -282,7 +282,7 @@ class Ground:
             consumer.close()
 
     def _progress(
-        self, topic: str, expected: int, processes: Sequence[Process]
+        self, topic: str, expected: int, processes: Sequence[BenchmarkProcess]
     ) -> list[tuple[float, dict[int, int]]]:
         """When the committed end of the topic moved, and to where; until it has not moved for a while."""
         places = _places(self.admin, topic)
@@ -307,7 +307,9 @@ class Ground:
 
 
 @contextlib.contextmanager
-def open_ground(name: str, say: Say = print, models: int = 1) -> Iterator[Ground]:
+def open_environment(
+    name: str, say: Say = print, models: int = 1
+) -> Iterator[BenchmarkEnvironment]:
     """A real broker, given or started, and a store with `models` trained versions, the first of them the champion.
 
     Raises UserError where there is no broker with transactions: a benchmark on a mock proves nothing.
@@ -327,7 +329,7 @@ def open_ground(name: str, say: Say = print, models: int = 1) -> Iterator[Ground
         gc.collect()
         gc.freeze()
         try:
-            yield Ground(broker.bootstrap, folder, versions, admin)
+            yield BenchmarkEnvironment(broker.bootstrap, folder, versions, admin)
         finally:
             gc.unfreeze()
 

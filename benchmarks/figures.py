@@ -35,7 +35,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     """One line of a table: what was measured, and the bar it has to meet, if any (at least or at most so much)."""
 
     label: str
@@ -92,7 +92,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(round(share * len(ordered), 6)) - 1)]
 
 
-def show(title: str, *sections: Sequence[Row]) -> None:
+def show(title: str, *sections: Sequence[FigureRow]) -> None:
     """Print the table, 80 columns wide: median, least and most of each row, and whether it meets its bar."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("")
@@ -116,7 +116,7 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
     return parser.parse_args()
 
 
-def finish(title: str, path: Path | None, *sections: Sequence[Row], **facts: Any) -> int:
+def finish(title: str, path: Path | None, *sections: Sequence[FigureRow], **facts: Any) -> int:
     """Print the table, write it and the `facts` to `path` as JSON; the exit code is 1 where a bar is missed."""
     show(title, *sections)
     rows = [{**asdict(row), "met": row.met} for section in sections for row in section]

@@ -18,10 +18,10 @@ import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
-from benchmarks.environment import Ground, Stage, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
+from benchmarks.environment import BenchmarkEnvironment, Contender, open_environment
+from benchmarks.figures import FigureRow, Spread, arguments, finish, interleaved, main_of, say
 from benchmarks.leads import events
-from benchmarks.process import Process
+from benchmarks.process import BenchmarkProcess
 from leadstream.errors import UserError
 from leadstream.log import SILENT
 
@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class LatencyRun:
     """One run: when each event was due and when its prediction was seen, both (n,), in seconds from the begin."""
 
     per_second: float
@@ -77,16 +77,16 @@ def main() -> int:
     )
 
     def measure() -> int:
-        with open_ground("latency", say) as ground:
-            quick_rate(ground, "warming the broker up")
-            rate = float(told.rate_of) or quick_rate(ground, "measuring the throughput")
+        with open_environment("latency", say) as environment:
+            quick_rate(environment, "warming the broker up")
+            rate = float(told.rate_of) or quick_rate(environment, "measuring the throughput")
             say(f"loads are shares of {rate:,.0f} events a second")
-            changes = ground.topic("changes")
-            stage = ground.stage(changes)
-            with stage.leadstream() as process:
-                ground.preload(changes, events(2_000))
-                ground.watch(stage.predictions, 2_000, process)
-                sender = _Sender(ground, stage, process, first=2_000)
+            changes = environment.topic("changes")
+            contender = environment.contender(changes)
+            with contender.leadstream() as process:
+                environment.preload(changes, events(2_000))
+                environment.watch(contender.predictions, 2_000, process)
+                sender = _Sender(environment, contender, process, first=2_000)
                 loads = {"idle": partial(sender.run, IDLE_PER_SECOND, told.idle)}
                 for load in LOADS:
                     loads[f"{load:.0%}"] = partial(
@@ -111,22 +111,22 @@ def main() -> int:
     return main_of(measure)
 
 
-def quick_rate(ground: Ground, why: str, count: int = 100_000) -> float:
+def quick_rate(environment: BenchmarkEnvironment, why: str, count: int = 100_000) -> float:
     """Events a second of one consumer on a preloaded topic, measured once; `why` is shown."""
     say(why)
-    changes = ground.topic("changes")
-    ground.preload(changes, events(count))
-    stage = ground.stage(changes)
-    with stage.leadstream() as process:
-        return ground.watch(stage.predictions, count, process).per_second
+    changes = environment.topic("changes")
+    environment.preload(changes, events(count))
+    contender = environment.contender(changes)
+    with contender.leadstream() as process:
+        return environment.watch(contender.predictions, count, process).per_second
 
 
-def rows(runs: dict[str, list[Run]], heavy: Run) -> tuple[list[Row], ...]:
+def rows(runs: dict[str, list[LatencyRun]], heavy: LatencyRun) -> tuple[list[FigureRow], ...]:
     """The percentiles of each load in milliseconds, and the lag of the heavy run."""
     bars = {("idle", "p50"): 10.0, ("idle", "p99"): 25.0, ("50%", "p99"): 100.0}
     sections = [
         [
-            Row(
+            FigureRow(
                 f"{load}: {name}, ms",
                 Spread.of(run.at(share) for run in each),
                 ",.1f",
@@ -138,9 +138,9 @@ def rows(runs: dict[str, list[Run]], heavy: Run) -> tuple[list[Row], ...]:
     ]
     first, last, growth = heavy.lag()
     lag = [
-        Row("80%: lag at the begin, events", Spread.of([first])),
-        Row("80%: lag at the end, events", Spread.of([last])),
-        Row(
+        FigureRow("80%: lag at the begin, events", Spread.of([first])),
+        FigureRow("80%: lag at the end, events", Spread.of([last])),
+        FigureRow(
             "80%: growth of the lag / load",
             Spread.of([growth / heavy.per_second]),
             ".4f",
@@ -153,15 +153,26 @@ def rows(runs: dict[str, list[Run]], heavy: Run) -> tuple[list[Row], ...]:
 class _Sender:
     """Sends runs of events one after the other to a consumer that stays, and sees what comes of them."""
 
-    def __init__(self, ground: Ground, stage: Stage, consumer: Process, first: int) -> None:
-        self._ground, self._stage, self._consumer, self._next = ground, stage, consumer, first
+    def __init__(
+        self,
+        environment: BenchmarkEnvironment,
+        contender: Contender,
+        consumer: BenchmarkProcess,
+        first: int,
+    ) -> None:
+        self._environment, self._stage, self._consumer, self._next = (
+            environment,
+            contender,
+            consumer,
+            first,
+        )
 
-    def run(self, per_second: float, count: int) -> Run:
+    def run(self, per_second: float, count: int) -> LatencyRun:
         """Send `count` events at this rate and wait for each one's prediction; UserError where one is not seen once."""
         first, self._next = self._next, self._next + count
         subscriber = Consumer(
             {
-                "bootstrap.servers": self._ground.bootstrap,
+                "bootstrap.servers": self._environment.bootstrap,
                 "group.id": "unused",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
@@ -186,10 +197,15 @@ class _Sender:
                 )
         finally:
             subscriber.close()
-        return Run(per_second, np.arange(count) / per_second, seen - begin)
+        return LatencyRun(per_second, np.arange(count) / per_second, seen - begin)
 
     def _see(
-        self, subscriber: Consumer, first: int, count: int, deadline: float, sender: Process
+        self,
+        subscriber: Consumer,
+        first: int,
+        count: int,
+        deadline: float,
+        sender: BenchmarkProcess,
     ) -> Floats:
         """When the prediction of each event was seen (n,), by time.monotonic."""
         seen = array("d", bytes(8 * count))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
 
-from benchmarks.figures import Row, Spread, arguments, finish, main_of, say
+from benchmarks.figures import FigureRow, Spread, arguments, finish, main_of, say
 from leadstream.errors import UserError
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.config import consumer_config
@@ -44,16 +44,16 @@ class Moved:
     most: int
 
 
-class Member:
+class GroupMember:
     """A process of the group, but that it is a thread and does nothing with what it reads."""
 
     def __init__(self, config: dict[str, object], topic: str) -> None:
         self.source = KafkaSource(config, [topic], max_records=1, linger_ms=0)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._turn, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
-    def _turn(self) -> None:
+    def _poll(self) -> None:
         while not self._over.is_set():
             self.source.poll(0.05)
         self.source.close()
@@ -64,7 +64,7 @@ class Member:
         self._thread.join()
 
 
-class Group:
+class MemberGroup:
     """Members of one group, and who owns what."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int, protocol: str) -> None:
@@ -75,11 +75,11 @@ class Group:
         settings = load_settings(names | {"LEADSTREAM_KAFKA_GROUP_PROTOCOL": protocol}, None)
         self._config = consumer_config(settings) | {"logger": SILENT}
         self._topic, self._partitions = topic, partitions
-        self.members: list[Member] = []
+        self.members: list[GroupMember] = []
 
     def join(self, count: int) -> None:
         """So many more members."""
-        self.members += [Member(self._config, self._topic) for _ in range(count)]
+        self.members += [GroupMember(self._config, self._topic) for _ in range(count)]
 
     def owners(self) -> dict[Partition, int]:
         """The member that owns each partition."""
@@ -163,7 +163,7 @@ def measured(
     bootstrap: str, topic: str, partitions: int, protocol: str, members: int
 ) -> dict[str, Moved]:
     """So many members at once, then one more, then one less."""
-    group = Group(bootstrap, topic, partitions, protocol)
+    group = MemberGroup(bootstrap, topic, partitions, protocol)
     try:
         return {
             "all join": group.during(lambda: group.join(members)),
@@ -174,7 +174,7 @@ def measured(
         group.end()
 
 
-def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[Row]:
+def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[FigureRow]:
     """The lines of a group of one size."""
     joined, more, less = run["all join"], run["one more"], run["one less"]
     figures = {
@@ -187,7 +187,7 @@ def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[Row]:
         "then moved, of those": (less.moved, ",.0f"),
     }
     return [
-        Row(f"{protocol}, {members}: {name}", Spread.of([value]), form)
+        FigureRow(f"{protocol}, {members}: {name}", Spread.of([value]), form)
         for name, (value, form) in figures.items()
     ]
 

@@ -17,7 +17,7 @@ from leadstream.errors import UserError
 from leadstream.local.process import Child
 
 
-class Process:
+class BenchmarkProcess:
     """A contender, `leadstream run` or a module of benchmarks, as a process of its own."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> None:

@@ -21,10 +21,19 @@ from urllib.request import urlopen
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import Flow, Ground, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.environment import BenchmarkEnvironment, Flow, open_environment
+from benchmarks.figures import (
+    FigureRow,
+    Spread,
+    arguments,
+    finish,
+    interleaved,
+    main_of,
+    ratios,
+    say,
+)
 from benchmarks.leads import events
-from benchmarks.process import Process
+from benchmarks.process import BenchmarkProcess
 from leadstream.errors import UserError
 
 PARTITIONS = 4
@@ -78,12 +87,14 @@ def main() -> int:
     )
 
     def measure() -> int:
-        with open_ground("scale", say, models=2) as ground:
-            group = processes(ground, told.events, told.repeats)
+        with open_environment("scale", say, models=2) as environment:
+            group = processes(environment, told.events, told.repeats)
             works = backlogs(
-                ground, [*(size for size in BACKLOGS if size < told.most), told.most], told.repeats
+                environment,
+                [*(size for size in BACKLOGS if size < told.most), told.most],
+                told.repeats,
             )
-            swapped = swaps(ground, told.swaps)
+            swapped = swaps(environment, told.swaps)
         return finish(
             f"Scale, {told.repeats} runs of each",
             told.json,
@@ -96,22 +107,24 @@ def main() -> int:
     return main_of(measure)
 
 
-def processes(ground: Ground, count: int, repeats: int) -> dict[str, list[float]]:
+def processes(
+    environment: BenchmarkEnvironment, count: int, repeats: int
+) -> dict[str, list[float]]:
     """Events a second of one and of two processes on four partitions, while all of them have work."""
-    changes = ground.topic("changes", PARTITIONS)
+    changes = environment.topic("changes", PARTITIONS)
     say(f"preloading {count:,} events into {PARTITIONS} partitions")
-    ground.preload(changes, events(count))
+    environment.preload(changes, events(count))
 
     def run(number: int) -> float:
-        stage = ground.stage(changes, PARTITIONS)
+        contender = environment.contender(changes, PARTITIONS)
         with contextlib.ExitStack() as stack:
-            group = [stack.enter_context(stage.leadstream()) for _ in range(number)]
-            flow = ground.watch(stage.predictions, count, *group)
+            group = [stack.enter_context(contender.leadstream()) for _ in range(number)]
+            flow = environment.watch(contender.predictions, count, *group)
             rate = flow.between(*_together(group))
             for process in group:
                 process.end()
         _all_different(flow, count)
-        ground.remove(*stage.topics)
+        environment.remove(*contender.topics)
         return rate
 
     return interleaved(
@@ -119,7 +132,7 @@ def processes(ground: Ground, count: int, repeats: int) -> dict[str, list[float]
     )
 
 
-def _together(group: list[Process]) -> tuple[float, float]:
+def _together(group: list[BenchmarkProcess]) -> tuple[float, float]:
     """From when the last of the processes committed its first batch to when the first of them committed its last."""
     spans = []
     for process in group:
@@ -130,27 +143,29 @@ def _together(group: list[Process]) -> tuple[float, float]:
     return max(first for first, _ in spans), min(last for _, last in spans)
 
 
-def backlogs(ground: Ground, sizes: list[int], repeats: int) -> dict[int, list[Backlog]]:
+def backlogs(
+    environment: BenchmarkEnvironment, sizes: list[int], repeats: int
+) -> dict[int, list[Backlog]]:
     """Each backlog worked off by a process of its own; the longest once."""
     topics = {}
     for size in sizes:
         say(f"preloading a backlog of {size:,}")
-        topics[size] = ground.topic("changes")
-        ground.preload(topics[size], events(size))
-    runs = {f"{size:,}": partial(_work_off, ground, topics[size], size) for size in sizes[:-1]}
+        topics[size] = environment.topic("changes")
+        environment.preload(topics[size], events(size))
+    runs = {f"{size:,}": partial(_work_off, environment, topics[size], size) for size in sizes[:-1]}
     found = list(interleaved(runs, repeats, say).values())
     say(f"{sizes[-1]:,}, once")
-    found.append([_work_off(ground, topics[sizes[-1]], sizes[-1])])
+    found.append([_work_off(environment, topics[sizes[-1]], sizes[-1])])
     return dict(zip(sizes, found, strict=True))
 
 
-def _work_off(ground: Ground, changes: str, size: int) -> Backlog:
-    stage = ground.stage(changes)
-    with stage.leadstream() as process, _memory(process) as memory:
-        flow = ground.watch(stage.predictions, size, process)
+def _work_off(environment: BenchmarkEnvironment, changes: str, size: int) -> Backlog:
+    contender = environment.contender(changes)
+    with contender.leadstream() as process, _memory(process) as memory:
+        flow = environment.watch(contender.predictions, size, process)
         process.end()
     _all_different(flow, size)
-    ground.remove(*stage.topics)
+    environment.remove(*contender.topics)
     early, late, ended = (
         flow.when(min(EDGE, size)),
         flow.when(max(0, size - EDGE)),
@@ -168,7 +183,7 @@ def _work_off(ground: Ground, changes: str, size: int) -> Backlog:
 
 
 @contextlib.contextmanager
-def _memory(process: Process) -> Iterator[list[tuple[float, int]]]:
+def _memory(process: BenchmarkProcess) -> Iterator[list[tuple[float, int]]]:
     """The resident memory of a process again and again, as (time.monotonic, bytes)."""
     seen: list[tuple[float, int]] = []
     done = threading.Event()
@@ -192,18 +207,18 @@ def _all_different(flow: Flow, count: int) -> None:
         raise UserError(f"{flow.leads:,} different leads were answered, not {count:,}")
 
 
-def swaps(ground: Ground, count: int) -> Swaps:
+def swaps(environment: BenchmarkEnvironment, count: int) -> Swaps:
     """A stream flows; the champion moves to the other version and back; each time the process must have followed."""
-    changes = ground.topic("changes")
-    stage = ground.stage(changes)
-    registry = ground.registry
-    first, second = ground.versions
+    changes = environment.topic("changes")
+    contender = environment.contender(changes)
+    registry = environment.registry
+    first, second = environment.versions
     begin = time.monotonic() + 10
     flowing = 10**9  # until it is ended
     told = (changes, 0, flowing, STREAM_PER_SECOND, begin)
     with (
-        stage.leadstream() as process,
-        stage.program("benchmarks.sender", *map(str, told)) as sender,
+        contender.leadstream() as process,
+        contender.program("benchmarks.sender", *map(str, told)) as sender,
     ):
         page = f"{process.event('started')['http']}/model"
         time.sleep(max(0.0, begin - time.monotonic()) + 5)
@@ -243,7 +258,7 @@ def longest_pauses(batches: Floats, windows: Iterable[tuple[float, float]]) -> l
     return found
 
 
-def _until_in_service(page: str, version: str, *alive: Process) -> None:
+def _until_in_service(page: str, version: str, *alive: BenchmarkProcess) -> None:
     deadline = time.monotonic() + SWAP_SECONDS
     while True:
         with urlopen(page, timeout=10) as answer:
@@ -261,19 +276,19 @@ def _until_in_service(page: str, version: str, *alive: Process) -> None:
 
 def rows(
     group: dict[str, list[float]], works: dict[int, list[Backlog]], swapped: Swaps
-) -> tuple[list[Row], ...]:
+) -> tuple[list[FigureRow], ...]:
     """Rates and ratios, memory against its bars, and what swaps cost."""
     one, two = group.values()
-    scaled = [Row(f"{name}, events/s", Spread.of(rates)) for name, rates in group.items()]
-    scaled.append(Row("two processes / one", ratios(two, one), ".2f"))
+    scaled = [FigureRow(f"{name}, events/s", Spread.of(rates)) for name, rates in group.items()]
+    scaled.append(FigureRow("two processes / one", ratios(two, one), ".2f"))
     worked = [
-        Row(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each))
+        FigureRow(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each))
         for size, each in works.items()
     ]
     stopped = max(0.0, max(swapped.beside) - max(swapped.apart))
     longest, [run] = max(works), works[max(works)]
     memory = [
-        Row(
+        FigureRow(
             f"backlog of {n:,}: memory, MB",
             Spread.of(r.most / 1e6 for r in each),
             ",.0f",
@@ -283,31 +298,33 @@ def rows(
     ]
     if longest >= 2 * EDGE:
         memory.append(
-            Row("memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT)
+            FigureRow(
+                "memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT
+            )
         )
     swap = [
-        Row("memory before the swaps, MB", Spread.of([swapped.before / 1e6])),
-        Row(f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.of([swapped.warm / 1e6])),
-        Row(f"after {swapped.swaps}, MB", Spread.of([swapped.after / 1e6])),
-        Row("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f"),
+        FigureRow("memory before the swaps, MB", Spread.of([swapped.before / 1e6])),
+        FigureRow(f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.of([swapped.warm / 1e6])),
+        FigureRow(f"after {swapped.swaps}, MB", Spread.of([swapped.after / 1e6])),
+        FigureRow("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f"),
         # The first swaps make room for a second model, which is there before the last one goes.
-        Row(
+        FigureRow(
             "memory, after all / after the first ten",
             Spread.of([swapped.after / swapped.warm]),
             ".3f",
             most=FLAT,
         ),
-        Row(
+        FigureRow(
             "between two batches beside a swap, ms",
             Spread.of(1000 * pause for pause in swapped.beside),
             ",.1f",
         ),
-        Row(
+        FigureRow(
             "the same apart from swaps, ms",
             Spread.of(1000 * pause for pause in swapped.apart),
             ",.1f",
         ),
-        Row(
+        FigureRow(
             "pause by a swap, full batches",
             Spread.of([stopped * run.per_second / BATCH]),
             ".1f",

@@ -8,8 +8,8 @@ the first transaction are in it. Exit code 1 where the bar is missed.
 
 import sys
 
-from benchmarks.environment import Ground, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, say
+from benchmarks.environment import BenchmarkEnvironment, open_environment
+from benchmarks.figures import FigureRow, Spread, arguments, finish, interleaved, main_of, say
 from benchmarks.leads import events
 
 MOST_SECONDS = 3.0
@@ -21,12 +21,14 @@ def main() -> int:
     told = arguments("Process start to the first visible prediction.", repeats=(5, "runs"))
 
     def measure() -> int:
-        with open_ground("start", say) as ground:
-            changes = ground.topic("changes")
-            ground.preload(changes, events(1))
-            runs = interleaved({"start": lambda: once(ground, changes)}, told.repeats, say)["start"]
+        with open_environment("start", say) as environment:
+            changes = environment.topic("changes")
+            environment.preload(changes, events(1))
+            runs = interleaved({"start": lambda: once(environment, changes)}, told.repeats, say)[
+                "start"
+            ]
         rows = [
-            Row(
+            FigureRow(
                 f"{name}, s",
                 Spread.of(run[name] for run in runs),
                 ".2f",
@@ -41,14 +43,14 @@ def main() -> int:
     return main_of(measure)
 
 
-def once(ground: Ground, changes: str) -> dict[str, float]:
+def once(environment: BenchmarkEnvironment, changes: str) -> dict[str, float]:
     """Seconds from the start of a process to its first prediction, and to what it logs before."""
-    stage = ground.stage(changes)
-    with stage.leadstream() as process:
-        flow = ground.watch(stage.predictions, 1, process)
+    contender = environment.contender(changes)
+    with contender.leadstream() as process:
+        flow = environment.watch(contender.predictions, 1, process)
         seconds = {"to the first prediction": flow.first - process.began}
         seconds |= {name: process.when(process.event(event)) for name, event in STAGES.items()}
-    ground.remove(*stage.topics)
+    environment.remove(*contender.topics)
     return seconds
 
 

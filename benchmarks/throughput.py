@@ -13,11 +13,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.environment import Flow, Ground, Stage, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.environment import BenchmarkEnvironment, Contender, Flow, open_environment
+from benchmarks.figures import (
+    FigureRow,
+    Spread,
+    arguments,
+    finish,
+    interleaved,
+    main_of,
+    ratios,
+    say,
+)
 from benchmarks.leads import events
 from benchmarks.loops import WORK
-from benchmarks.process import Process
+from benchmarks.process import BenchmarkProcess
 from leadstream.errors import UserError
 
 REASONS = {"leadstream, 3 reasons": "3", "leadstream, no reasons": "0"}
@@ -30,7 +39,7 @@ LOOPS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ThroughputRun:
     """One run of a contender, its resident memory at the end, and by step the seconds that a consumer took an event."""
 
     flow: Flow
@@ -47,8 +56,8 @@ def main() -> int:
     )
 
     def measure() -> int:
-        with open_ground("throughput", say) as ground:
-            runs = compare(ground, told.events, told.repeats)
+        with open_environment("throughput", say) as environment:
+            runs = compare(environment, told.events, told.repeats)
         return finish(
             f"Events a second: one process, one partition, {told.events:,} events, {told.repeats} runs",
             told.json,
@@ -60,15 +69,19 @@ def main() -> int:
     return main_of(measure)
 
 
-def compare(ground: Ground, count: int, repeats: int) -> dict[str, list[Run]]:
+def compare(
+    environment: BenchmarkEnvironment, count: int, repeats: int
+) -> dict[str, list[ThroughputRun]]:
     """Every contender on the same events, `repeats` times."""
-    changes = ground.topic("changes")
+    changes = environment.topic("changes")
     say(f"preloading {count:,} events")
-    ground.preload(changes, events(count))
+    environment.preload(changes, events(count))
 
-    def run(reasons: str | None, loop: str | None) -> Run:
-        stage = ground.stage(changes)
-        return _run(ground, stage, _process(stage, reasons, loop), count, consumer=loop is None)
+    def run(reasons: str | None, loop: str | None) -> ThroughputRun:
+        contender = environment.contender(changes)
+        return _run(
+            environment, contender, _process(contender, reasons, loop), count, consumer=loop is None
+        )
 
     contenders = {name: partial(run, reasons, None) for name, reasons in REASONS.items()}
     contenders |= {LOOPS[loop]: partial(run, None, loop) for loop in WORK}
@@ -76,25 +89,25 @@ def compare(ground: Ground, count: int, repeats: int) -> dict[str, list[Run]]:
 
 
 def _process(
-    stage: Stage, reasons: str | None, loop: str | None
-) -> AbstractContextManager[Process]:
+    contender: Contender, reasons: str | None, loop: str | None
+) -> AbstractContextManager[BenchmarkProcess]:
     return (
-        stage.program("benchmarks.loops", loop)
+        contender.program("benchmarks.loops", loop)
         if loop
-        else stage.leadstream(LEADSTREAM_REASONS=reasons or "0")
+        else contender.leadstream(LEADSTREAM_REASONS=reasons or "0")
     )
 
 
 def _run(
-    ground: Ground,
-    stage: Stage,
-    started: AbstractContextManager[Process],
+    environment: BenchmarkEnvironment,
+    contender: Contender,
+    started: AbstractContextManager[BenchmarkProcess],
     count: int,
     *,
     consumer: bool,
-) -> Run:
+) -> ThroughputRun:
     with started as process:
-        flow = ground.watch(stage.predictions, count, process)
+        flow = environment.watch(contender.predictions, count, process)
         resident = process.resident()
         steps = {}
         if consumer:
@@ -111,37 +124,37 @@ def _run(
         process.end()
     if flow.leads != count:
         raise UserError(f"{flow.leads:,} different leads were answered, not {count:,}")
-    ground.remove(*stage.topics)
-    return Run(flow, resident, steps)
+    environment.remove(*contender.topics)
+    return ThroughputRun(flow, resident, steps)
 
 
-def rows(runs: Mapping[str, list[Run]]) -> tuple[list[Row], ...]:
+def rows(runs: Mapping[str, list[ThroughputRun]]) -> tuple[list[FigureRow], ...]:
     """The rates, the ratios against the bars of the issue, and where a consumer's time goes."""
     rate = {name: [run.flow.per_second for run in each] for name, each in runs.items()}
     copied, plain = rate[LOOPS["copy"]], rate[LOOPS["straightforward"]]
     bars = [
-        Row("no reasons / copy", ratios(rate[NONE], copied), ".2f", least=0.5),
-        Row("3 reasons / copy", ratios(rate[THREE], copied), ".2f", least=0.4),
-        Row("3 reasons / straightforward", ratios(rate[THREE], plain), ".1f", least=8),
-        Row("3 reasons / no reasons", ratios(rate[THREE], rate[NONE]), ".2f", least=0.75),
-        Row("3 reasons / floor", ratios(rate[THREE], rate[LOOPS["floor"]]), ".2f"),
+        FigureRow("no reasons / copy", ratios(rate[NONE], copied), ".2f", least=0.5),
+        FigureRow("3 reasons / copy", ratios(rate[THREE], copied), ".2f", least=0.4),
+        FigureRow("3 reasons / straightforward", ratios(rate[THREE], plain), ".1f", least=8),
+        FigureRow("3 reasons / no reasons", ratios(rate[THREE], rate[NONE]), ".2f", least=0.75),
+        FigureRow("3 reasons / floor", ratios(rate[THREE], rate[LOOPS["floor"]]), ".2f"),
     ]
-    seconds = [Row(name, Spread.of(each)) for name, each in rate.items()]
+    seconds = [FigureRow(name, Spread.of(each)) for name, each in rate.items()]
     return seconds, bars, _breakdown("3 reasons", runs[THREE]), _breakdown("no reasons", runs[NONE])
 
 
-def _breakdown(name: str, runs: list[Run]) -> list[Row]:
+def _breakdown(name: str, runs: list[ThroughputRun]) -> list[FigureRow]:
     """Microseconds of an event by step; the rest is consuming, counting and what else lies between the steps."""
     parts = {step: [run.steps[step] for run in runs] for step in runs[0].steps}
     parts["the rest"] = [1 / run.flow.per_second - sum(run.steps.values()) for run in runs]
     parts["all"] = [1 / run.flow.per_second for run in runs]
     return [
-        Row(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f")
+        FigureRow(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f")
         for part, each in parts.items()
     ]
 
 
-def _facts(run: Run) -> dict[str, object]:
+def _facts(run: ThroughputRun) -> dict[str, object]:
     return {
         "records": run.flow.records,
         "leads": run.flow.leads,

@@ -72,7 +72,7 @@ NOTHING = Series("nothing", [0.0], [0.0])
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadProfile:
     """How many changes, how many a second, and the share of bad records beside them."""
 
     changes: int
@@ -130,7 +130,7 @@ class Prometheus:
             return json.load(answer)
 
 
-def look(load: Load, program: Path) -> dict[str, list[Series]]:
+def look(load: LoadProfile, program: Path) -> dict[str, list[Series]]:
     """What each panel shows of that load, by its title."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch("look"))
@@ -163,7 +163,7 @@ def look(load: Load, program: Path) -> dict[str, list[Series]]:
         return {panel.title: _shown(prometheus, panel, began, time.time()) for panel in panels()}
 
 
-def _crm(settings: Settings, load: Load, now: int) -> tuple[SimulatedCrm, int]:
+def _crm(settings: Settings, load: LoadProfile, now: int) -> tuple[SimulatedCrm, int]:
     """A CRM with its past in Postgres, a champion and a challenger that learnt from it, and the load's first moment."""
     crm = SimulatedCrm(1, start=now - 365 * DAY_MS, leads=20_000, horizon_days=HORIZON_DAYS)
     since = crm.moment(-load.changes, until=now)
@@ -213,7 +213,7 @@ def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: fl
     ]
 
 
-def _outcomes(url: str, crm: SimulatedCrm, load: Load, since: int, now: int) -> list[Event]:
+def _outcomes(url: str, crm: SimulatedCrm, load: LoadProfile, since: int, now: int) -> list[Event]:
     """The applications of the days that the load has come to, every few seconds, but for when Postgres is away."""
     seconds, events, written = (
         load.changes / load.rate,
@@ -234,7 +234,12 @@ def _apply(url: str, applications: list[Application]) -> None:
 
 
 def _send(
-    settings: Settings, crm: SimulatedCrm, load: Load, since: int, now: int, events: list[Event]
+    settings: Settings,
+    crm: SimulatedCrm,
+    load: LoadProfile,
+    since: int,
+    now: int,
+    events: list[Event],
 ) -> None:
     began = time.monotonic()
     with publishing(settings) as publisher:
@@ -314,7 +319,7 @@ def main() -> None:
         "--prometheus", type=Path, default=Path(".tools/bin/prometheus"), metavar="PROGRAM"
     )
     given = parser.parse_args()
-    shown = look(Load(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve())
+    shown = look(LoadProfile(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve())
     empty = [title for title, series in shown.items() if NOTHING in series]
     if empty:
         sys.exit(f"panels with a query that found nothing: {', '.join(empty)}")

@@ -16,6 +16,16 @@ from leadstream.kafka.topics import Topics
 from schemas.codec import Reader, Writer
 
 
+class ManualClock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass(frozen=True, slots=True)
 class FakeMessage:
     """A record as confluent-kafka presents it."""

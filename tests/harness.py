@@ -30,7 +30,7 @@ ALL = 1_000_000
 _QUIET = {"log_level": 0}  # that the broker ends before its clients is no news
 
 
-class World(Protocol):
+class Harness(Protocol):
     """Topics, consumers that go on when they are told to, and desks. `mark` ends the names of an example's leads."""
 
     settings: Settings
@@ -55,7 +55,7 @@ class World(Protocol):
         """What is in a topic, of this example and of others."""
 
 
-class MemoryWorld:
+class MemoryHarness:
     """A world of its own for each example."""
 
     mark = ""
@@ -100,7 +100,7 @@ class MemoryWorld:
 
 
 @dataclass(slots=True)
-class Ground:
+class SharedKafka:
     """Topics and one consumer on a real Kafka, which all examples share: to make them takes seconds."""
 
     stage: Stage
@@ -115,7 +115,7 @@ class Ground:
 
 
 @contextmanager
-def ground(bootstrap: str, folder: Path, model_store: str) -> Iterator[Ground]:
+def shared_kafka(bootstrap: str, folder: Path, model_store: str) -> Iterator[SharedKafka]:
     """Topics of their own, and a consumer that has joined its group."""
     stage = Stage.on(bootstrap, folder, model_store)
     stage.environment |= QUICK
@@ -137,19 +137,19 @@ def ground(bootstrap: str, folder: Path, model_store: str) -> Iterator[Ground]:
     try:
         publisher.open()
         until(lambda: source.poll(0.1) or source.assigned(), "it has joined")
-        yield Ground(stage, settings, line, source, publisher, producer)
+        yield SharedKafka(stage, settings, line, source, publisher, producer)
     finally:
         publisher.close()
         source.close()
 
 
-class KafkaWorld:
+class KafkaHarness:
     """One example on the ground, with leads of its own."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.settings = ground.settings
-        self.mark = f" of {next(ground.examples)}"
-        self._ground = ground
+    def __init__(self, shared_kafka: SharedKafka) -> None:
+        self.settings = shared_kafka.settings
+        self.mark = f" of {next(shared_kafka.examples)}"
+        self._shared = shared_kafka
         self._now = 0
 
     def tick(self) -> int:
@@ -162,12 +162,12 @@ class KafkaWorld:
         extra: dict[str, Any] = {"headers": output.headers} if output.headers else {}
         if output.timestamp is not None:
             extra["timestamp"] = output.timestamp
-        self._ground.producer.produce(output.topic, output.value, output.key, **extra)
-        assert self._ground.producer.flush(30) == 0
-        self._ground.changes += output.topic == self.settings.topics.lead_changes
+        self._shared.producer.produce(output.topic, output.value, output.key, **extra)
+        assert self._shared.producer.flush(30) == 0
+        self._shared.changes += output.topic == self.settings.topics.lead_changes
 
     def executor(self, happens: Callable[[], None]) -> DecisionExecutor:
-        return _Disturbed(self._ground, happens)
+        return _Disturbed(self._shared, happens)
 
     def steal(self) -> None:
         thief = KafkaDecisionExecutor(self.settings, None, "a thief")
@@ -175,7 +175,7 @@ class KafkaWorld:
         thief.close()
 
     def consume(self, most: int = ALL) -> None:
-        at = self._ground
+        at = self._shared
         at.source._max_records = most
 
         def batch() -> bool:
@@ -194,20 +194,20 @@ class KafkaWorld:
                 return
 
     def records(self, topic: str) -> Sequence[Message]:
-        return self._ground.stage.read(topic, 0)
+        return self._shared.stage.read(topic, 0)
 
 
 class _Disturbed(KafkaDecisionExecutor):
     """A real desk at which something happens before it settles."""
 
-    def __init__(self, ground: Ground, happens: Callable[[], None]) -> None:
-        super().__init__(ground.settings, None, "a test")
-        self._ground = ground
+    def __init__(self, shared_kafka: SharedKafka, happens: Callable[[], None]) -> None:
+        super().__init__(shared_kafka.settings, None, "a test")
+        self._shared = shared_kafka
         self._happens = happens
 
     def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
         self._happens()
         result = super().execute(planned)
         if result.committed:
-            self._ground.changes += sum(each.output is not None for each in planned)
+            self._shared.changes += sum(each.output is not None for each in planned)
         return result

@@ -37,7 +37,7 @@ class RegistryState:
 def registry_server(tls: ssl.SSLContext | None = None) -> Iterator[RegistryState]:
     """Runs a registry for the length of the block, over https with `tls`; `state.url` is its address."""
     state = RegistryState()
-    handler = type("Handler", (_Handler,), {"state": state})
+    handler = type("Handler", (_RegistryHandler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     if tls:
@@ -69,7 +69,7 @@ _NO_VERSION = _RegistryError(404, 40402, "Version not found.")
 _NO_SCHEMA = _RegistryError(404, 40403, "Schema not found")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RegistryHandler(BaseHTTPRequestHandler):
     state: ClassVar[RegistryState]
     protocol_version = "HTTP/1.1"
     wbufsize = (

@@ -136,7 +136,7 @@ _ENDS_IN_S = frozenset({"alias", "bias", "canvas"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class StyleFinding:
     """One breach of a rule, at one line of a file."""
 
     path: Path
@@ -148,7 +148,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """A Python file: its path from the root, its room, its text and its tree."""
 
     path: Path
@@ -216,15 +216,15 @@ def old_words(name: str, names_code: bool) -> Iterator[str]:
             yield f"{name}: say {WORDS[word]!r}, not {word!r}"
 
 
-def check_words(source: Source) -> Iterator[Finding]:
+def check_words(source: SourceFile) -> Iterator[StyleFinding]:
     """Find identifiers with words of the old vocabulary."""
     names = [(source.path.stem, 1, True)] if not source.path.stem.startswith("test_") else []
     for name, line, names_code in {*names, *defined_names(source.tree)}:
         for message in old_words(name, names_code):
-            yield Finding(source.path, line, message)
+            yield StyleFinding(source.path, line, message)
 
 
-def check_class_names(sources: Iterable[Source]) -> Iterator[Finding]:
+def check_class_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
     """Find class names that are used more than once."""
     places: dict[str, list[tuple[Path, int]]] = defaultdict(list)
     for source in sources:
@@ -236,10 +236,10 @@ def check_class_names(sources: Iterable[Source]) -> Iterator[Finding]:
             others = ", ".join(
                 f"{other}:{at}" for other, at in where if (other, at) != (path, line)
             )
-            yield Finding(path, line, f"class {name} is also the name of {others}")
+            yield StyleFinding(path, line, f"class {name} is also the name of {others}")
 
 
-def check_module_names(sources: Iterable[Source]) -> Iterator[Finding]:
+def check_module_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
     """Find module names that a room uses more than once."""
     places: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for source in sources:
@@ -247,17 +247,19 @@ def check_module_names(sources: Iterable[Source]) -> Iterator[Finding]:
             places[source.room, source.path.stem].append(source.path)
     for (room, name), paths in places.items():
         for path in paths if len(paths) > 1 else []:
-            yield Finding(path, 1, f"{room} has {len(paths)} modules with the name {name}")
+            yield StyleFinding(path, 1, f"{room} has {len(paths)} modules with the name {name}")
 
 
-def check_docstrings(source: Source) -> Iterator[Finding]:
+def check_docstrings(source: SourceFile) -> Iterator[StyleFinding]:
     """Find docstrings of public names that do not begin with what the thing is or does."""
     for node, is_function in public_nodes(source.tree):
         docstring = ast.get_docstring(node)
         if docstring:
             line = 1 if isinstance(node, ast.Module) else node.lineno
             for message in docstring_faults(docstring, is_function):
-                yield Finding(source.path, line, f"{getattr(node, 'name', 'module')}: {message}")
+                yield StyleFinding(
+                    source.path, line, f"{getattr(node, 'name', 'module')}: {message}"
+                )
 
 
 def public_nodes(
@@ -292,7 +294,7 @@ def docstring_faults(docstring: str, is_function: bool) -> Iterator[str]:
         yield f"the docstring begins with {word!r}: use the imperative"
 
 
-def check_columns(path: Path, lines: list[str]) -> Iterator[Finding]:
+def check_columns(path: Path, lines: list[str]) -> Iterator[StyleFinding]:
     """Find lines that are too long; table rows and lines that are one URL stay as they are."""
     is_prose = path.suffix == ".md"
     for number, line in enumerate(lines, 1):
@@ -301,18 +303,18 @@ def check_columns(path: Path, lines: list[str]) -> Iterator[Finding]:
             continue
         text = re.sub(r"\s*# (noqa|type: ignore)\b.*$", "", text)
         if len(text) > COLUMNS and not re.match(r"^[\s#>*-]*(\[.*\]:)?\s*<?https?://\S+$", text):
-            yield Finding(path, number, f"{len(text)} columns, more than {COLUMNS}")
+            yield StyleFinding(path, number, f"{len(text)} columns, more than {COLUMNS}")
 
 
-def check_prose(path: Path, lines: list[str]) -> Iterator[Finding]:
+def check_prose(path: Path, lines: list[str]) -> Iterator[StyleFinding]:
     """Find words that prose avoids, outside of code."""
     for number, line in enumerate(lines, 1):
         for found in _PROSE.finditer(line):
             better = PROSE[found[0].lower()]
-            yield Finding(path, number, f"{found[0]!r} in prose: say {better!r}")
+            yield StyleFinding(path, number, f"{found[0]!r} in prose: say {better!r}")
 
 
-def comments_and_docstrings(source: Source) -> list[str]:
+def comments_and_docstrings(source: SourceFile) -> list[str]:
     """Return the lines of a file with everything but prose left empty."""
     kept = [""] * len(source.lines)
     for node in ast.walk(source.tree):
@@ -328,10 +330,10 @@ def comments_and_docstrings(source: Source) -> list[str]:
     return kept
 
 
-def check(root: Path = ROOT) -> list[Finding]:
+def check(root: Path = ROOT) -> list[StyleFinding]:
     """Return everything that the check finds below a folder, in order."""
-    found: set[Finding] = set()
-    sources: list[Source] = []
+    found: set[StyleFinding] = set()
+    sources: list[SourceFile] = []
     for path in files(root):
         if path.suffix not in {".md", ".py", ".sh"} and path.name not in {"Dockerfile", "Makefile"}:
             continue
@@ -341,7 +343,7 @@ def check(root: Path = ROOT) -> list[Finding]:
         if path.suffix == ".md":
             found |= set(check_prose(path, lines))
         elif path.suffix == ".py":
-            source = Source(path, room_of(path), lines, ast.parse(text, str(path)))
+            source = SourceFile(path, room_of(path), lines, ast.parse(text, str(path)))
             sources.append(source)
             found |= set(check_words(source))
             if path.name != "style.py":  # it lists the words

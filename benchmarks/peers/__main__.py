@@ -17,8 +17,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import ROOT, Ground, open_ground
-from benchmarks.figures import Row, Spread, arguments, finish, interleaved, main_of, ratios, say
+from benchmarks.environment import ROOT, BenchmarkEnvironment, open_environment
+from benchmarks.figures import (
+    FigureRow,
+    Spread,
+    arguments,
+    finish,
+    interleaved,
+    main_of,
+    ratios,
+    say,
+)
 from benchmarks.leads import events
 from leadstream.errors import UserError
 from schemas.codec import Reader
@@ -32,7 +41,7 @@ FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class PeerLoop:
     """One contender. `bar` is how many times faster Leadstream is to be; `most` bounds the events that it gets."""
 
     arguments: tuple[str, ...]
@@ -44,51 +53,55 @@ class Loop:
 
 OURS, REASONS = "leadstream, no reasons", "leadstream, 3 reasons"
 LOOPS = {
-    OURS: Loop(("leadstream.cli.main", "run"), "exactly once"),
-    REASONS: Loop(("leadstream.cli.main", "run"), "exactly once", reasons=3),
-    "Bytewax, batches": Loop(
+    OURS: PeerLoop(("leadstream.cli.main", "run"), "exactly once"),
+    REASONS: PeerLoop(("leadstream.cli.main", "run"), "exactly once", reasons=3),
+    "Bytewax, batches": PeerLoop(
         ("bytewax.run", "benchmarks.peers.bytewax_flow:flow('batches')"), "at least once", None, 4
     ),
-    "FastStream, batches": Loop(
+    "FastStream, batches": PeerLoop(
         ("benchmarks.peers.faststream_app", "batches"), "at most once", FEWER, 10
     ),
-    "Bytewax, rows": Loop(
+    "Bytewax, rows": PeerLoop(
         ("bytewax.run", "benchmarks.peers.bytewax_flow:flow('rows')"), "at least once", FEWEST
     ),
-    "FastStream, rows": Loop(("benchmarks.peers.faststream_app", "rows"), "at most once", FEWEST),
-    "Quix Streams, rows": Loop(("benchmarks.peers.quix",), "exactly once", FEWEST, 500),
+    "FastStream, rows": PeerLoop(
+        ("benchmarks.peers.faststream_app", "rows"), "at most once", FEWEST
+    ),
+    "Quix Streams, rows": PeerLoop(("benchmarks.peers.quix",), "exactly once", FEWEST, 500),
 }
 
 
-class Bench:
+class PeerBenchmark:
     """The topics, filled once, and Leadstream's predictions by lead, which the peers' are compared with."""
 
-    def __init__(self, ground: Ground, count: int) -> None:
-        self._ground = ground
+    def __init__(self, environment: BenchmarkEnvironment, count: int) -> None:
+        self._environment = environment
         self.counts = {name: min(count, loop.most or count) for name, loop in LOOPS.items()}
-        self._topics = {size: ground.topic("changes") for size in sorted(set(self.counts.values()))}
+        self._topics = {
+            size: environment.topic("changes") for size in sorted(set(self.counts.values()))
+        }
         self._reader = Reader("LeadPrediction")
         self._expected: dict[bytes, bytes] = {}
         for size, topic in self._topics.items():
-            ground.preload(topic, events(size))
+            environment.preload(topic, events(size))
 
     def run(self, name: str) -> float:
         """Run a loop over its events: how many a second. Raises UserError where a prediction is missing or differs."""
         loop, count = LOOPS[name], self.counts[name]
-        stage = self._ground.stage(self._topics[count])
+        contender = self._environment.contender(self._topics[count])
         path = (
-            stage.environ["PYTHONPATH"]
+            contender.environ["PYTHONPATH"]
             if name in (OURS, REASONS)
             else os.pathsep.join([str(FOLDER), str(ROOT)])
         )
         settings = {"LEADSTREAM_REASONS": str(loop.reasons), "PYTHONPATH": path}
-        with stage.program(*loop.arguments, **settings) as process:
-            flow = self._ground.watch(stage.predictions, count, process)
+        with contender.program(*loop.arguments, **settings) as process:
+            flow = self._environment.watch(contender.predictions, count, process)
         if flow.leads != count:
             raise UserError(f"{name} predicted {flow.leads:,} leads, not {count:,}")
-        for message in self._ground.read(stage.predictions):
+        for message in self._environment.read(contender.predictions):
             self._check(name, message.key() or b"", message.value() or b"")
-        self._ground.remove(*stage.topics)
+        self._environment.remove(*contender.topics)
         return flow.per_second
 
     def _check(self, name: str, key: bytes, value: bytes) -> None:
@@ -118,8 +131,8 @@ def main() -> int:
 
     def measure() -> int:
         versions = installed()
-        with open_ground("peers", say) as ground:
-            bench = Bench(ground, told.events)
+        with open_environment("peers", say) as environment:
+            bench = PeerBenchmark(environment, told.events)
             rates = interleaved(
                 {name: partial(bench.run, name) for name in LOOPS}, told.repeats, say, warm=True
             )
@@ -143,17 +156,19 @@ def main() -> int:
     return main_of(measure)
 
 
-def rows(rates: Mapping[str, list[float]]) -> tuple[list[Row], ...]:
+def rows(rates: Mapping[str, list[float]]) -> tuple[list[FigureRow], ...]:
     """The rates, and how many times as fast Leadstream is, against the bars of the issue."""
     peers = {name: loop for name, loop in LOOPS.items() if name not in (OURS, REASONS)}
     return (
-        [Row(name, Spread.of(found)) for name, found in rates.items()],
+        [FigureRow(name, Spread.of(found)) for name, found in rates.items()],
         [
-            Row(f"no reasons / {name}", ratios(rates[OURS], rates[name]), ",.1f", least=loop.bar)
+            FigureRow(
+                f"no reasons / {name}", ratios(rates[OURS], rates[name]), ",.1f", least=loop.bar
+            )
             for name, loop in peers.items()
         ],
         [
-            Row(f"3 reasons / {name}", ratios(rates[REASONS], rates[name]), ",.1f")
+            FigureRow(f"3 reasons / {name}", ratios(rates[REASONS], rates[name]), ",.1f")
             for name, loop in peers.items()
             if loop.bar
         ],

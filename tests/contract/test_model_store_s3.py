@@ -31,7 +31,7 @@ def answering(
     """The URL of a server that answers everything alike, and the headers that it was sent."""
     seen: list[dict[str, str]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class S3Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # the client asks to continue before it sends
 
         def answer(self) -> None:
@@ -48,7 +48,7 @@ def answering(
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), S3Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

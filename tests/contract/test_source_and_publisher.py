@@ -22,7 +22,7 @@ from tests.fakes import MemoryBroker, MemoryPublisher, MemorySource
 Member = tuple[Source, Publisher]
 
 
-class World(Protocol):
+class TopicPair(Protocol):
     """A broker with one input and one output topic."""
 
     source_topic: str
@@ -33,7 +33,7 @@ class World(Protocol):
     def read(self, count: int) -> list[Message]: ...
 
 
-class MemoryWorld:
+class MemoryTopicPair:
     def __init__(self) -> None:
         self.source_topic, self.target_topic = "in", "out"
         self._broker = MemoryBroker()
@@ -51,7 +51,7 @@ class MemoryWorld:
 
 
 @dataclass
-class KafkaWorld:
+class KafkaTopicPair:
     bootstrap: str
     transactional: bool
     source_topic: str
@@ -115,12 +115,12 @@ class KafkaWorld:
 
 
 @pytest.fixture(params=["memory", "mock", "kafka-at-least-once", "kafka-exactly-once"])
-def world(request: pytest.FixtureRequest) -> World:
+def pair(request: pytest.FixtureRequest) -> TopicPair:
     if request.param == "memory":
-        return MemoryWorld()
+        return MemoryTopicPair()
     name = uuid.uuid4().hex[:8]
     broker: Broker = request.getfixturevalue("mock_broker" if request.param == "mock" else "kafka")
-    kafka = KafkaWorld(
+    kafka = KafkaTopicPair(
         broker.bootstrap,
         request.param.endswith("exactly-once"),
         f"in-{name}",
@@ -137,11 +137,11 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 @pytest.fixture
-def join(world: World) -> Iterator[Callable[[], Member]]:
+def join(pair: TopicPair) -> Iterator[Callable[[], Member]]:
     members: list[Member] = []
 
     def joined() -> Member:
-        members.append(world.join())
+        members.append(pair.join())
         return members[-1]
 
     yield joined
@@ -167,48 +167,48 @@ def values(*batches_: Batch) -> list[bytes | None]:
 
 
 def test_a_batch_in_another_order_than_its_offsets_would_let_an_older_change_win(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(50)])
+    pair.send(*[Output(pair.source_topic, b"lead", b"%d" % i) for i in range(50)])
     source, _ = join()
     found = batches(source, 50)
     assert values(*found) == [b"%d" % i for i in range(50)]
-    assert found[0].first[world.source_topic, 0] == 0
-    assert found[-1].next[world.source_topic, 0] == 50
+    assert found[0].first[pair.source_topic, 0] == 0
+    assert found[-1].next[pair.source_topic, 0] == 50
 
 
 def test_outputs_that_are_visible_without_their_offsets_would_be_published_twice(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(5)])
+    pair.send(*[Output(pair.source_topic, b"lead", b"%d" % i) for i in range(5)])
     source, publisher = join()
     for batch in batches(source, 5):
         publisher.begin(
-            [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+            [Output(pair.target_topic, m.key(), m.value()) for m in batch.messages], batch
         )()
     source.close()
-    world.send(Output(world.source_topic, b"lead", b"later"))
+    pair.send(Output(pair.source_topic, b"lead", b"later"))
     second, _ = join()
     assert values(*batches(second, 1)) == [b"later"]
-    assert [message.value() for message in world.read(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [message.value() for message in pair.read(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_a_batch_that_nobody_committed_is_not_lost_with_the_process(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(Output(world.source_topic, b"lead", b"first"))
+    pair.send(Output(pair.source_topic, b"lead", b"first"))
     source, _ = join()
     assert values(*batches(source, 1)) == [b"first"]
     source.close()
     second, _ = join()
     assert values(*batches(second, 1)) == [b"first"]
-    assert world.read(0) == []
+    assert pair.read(0) == []
 
 
 def test_a_rewound_batch_that_comes_back_incomplete_would_lose_records(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(10)])
+    pair.send(*[Output(pair.source_topic, b"lead", b"%d" % i) for i in range(10)])
     source, publisher = join()
     found = batches(source, 10)
     for batch in reversed(found):
@@ -219,9 +219,11 @@ def test_a_rewound_batch_that_comes_back_incomplete_would_lose_records(
         publisher.begin([], batch)()
 
 
-def test_a_client_that_closes_while_it_owns_partitions_may_freeze_the_process(world: World) -> None:
-    world.send(Output(world.source_topic, b"lead", b"first"))
-    source, publisher = world.join()
+def test_a_client_that_closes_while_it_owns_partitions_may_freeze_the_process(
+    pair: TopicPair,
+) -> None:
+    pair.send(Output(pair.source_topic, b"lead", b"first"))
+    source, publisher = pair.join()
     batches(source, 1)
     client = _Closing(source) if isinstance(source, KafkaSource) else None
     publisher.close()
@@ -247,23 +249,23 @@ class _Closing:
 
 
 def test_idling_that_consumes_would_skip_what_came_meanwhile(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(Output(world.source_topic, b"lead", b"first"))
+    pair.send(Output(pair.source_topic, b"lead", b"first"))
     source, _ = join()
     first = batches(source, 1)[0]
     source.rewind(first)
-    world.send(Output(world.source_topic, b"lead", b"second"))
+    pair.send(Output(pair.source_topic, b"lead", b"second"))
     for _ in range(5):
         source.idle(0.1)
     assert values(*batches(source, 2)) == [b"first", b"second"]
 
 
 def test_a_dead_letter_that_differs_from_its_original_in_one_byte_cannot_be_replayed(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
     headers: Headers = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b""), ("null", None)]
-    world.send(Output(world.source_topic, b"\xffkey", b"\x00\xfe", headers, 1_234_567_890_123))
+    pair.send(Output(pair.source_topic, b"\xffkey", b"\x00\xfe", headers, 1_234_567_890_123))
     source, publisher = join()
     batch = batches(source, 1)[0]
     original = batch.messages[0]
@@ -271,71 +273,69 @@ def test_a_dead_letter_that_differs_from_its_original_in_one_byte_cannot_be_repl
     publisher.begin(
         [
             Output(
-                world.target_topic, original.key(), original.value(), original.headers(), timestamp
+                pair.target_topic, original.key(), original.value(), original.headers(), timestamp
             )
         ],
         batch,
     )()
-    letter = world.read(1)[0]
+    letter = pair.read(1)[0]
     assert (letter.key(), letter.value(), letter.headers()) == (b"\xffkey", b"\x00\xfe", headers)
     assert letter.timestamp()[1] == 1_234_567_890_123
 
 
 def test_a_null_that_is_published_as_empty_bytes_would_not_erase_the_lead(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(Output(world.source_topic, b"lead", None), Output(world.source_topic, b"lead", b""))
+    pair.send(Output(pair.source_topic, b"lead", None), Output(pair.source_topic, b"lead", b""))
     source, publisher = join()
     for batch in batches(source, 2):
         assert set(values(batch)) <= {None, b""}
         publisher.begin(
-            [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+            [Output(pair.target_topic, m.key(), m.value()) for m in batch.messages], batch
         )()
-    assert [message.value() for message in world.read(2)] == [None, b""]
+    assert [message.value() for message in pair.read(2)] == [None, b""]
 
 
-def test_a_topic_that_is_there_lacks_nothing(world: World, join: Callable[[], Member]) -> None:
+def test_a_topic_that_is_there_lacks_nothing(pair: TopicPair, join: Callable[[], Member]) -> None:
     _, publisher = join()
-    world.send(
-        Output(world.target_topic, None, b"makes the topic where topics appear on first use")
-    )
-    assert publisher.lacks(world.target_topic) is None
+    pair.send(Output(pair.target_topic, None, b"makes the topic where topics appear on first use"))
+    assert publisher.lacks(pair.target_topic) is None
 
 
 def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backlog(
-    world: World, join: Callable[[], Member]
+    pair: TopicPair, join: Callable[[], Member]
 ) -> None:
-    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(10)])
+    pair.send(*[Output(pair.source_topic, b"lead", b"%d" % i) for i in range(10)])
     source, _ = join()
     found = batches(source, 10)
-    assert source.lag()[world.source_topic, 0] == 0
+    assert source.lag()[pair.source_topic, 0] == 0
     source.rewind(found[0])
-    assert source.lag()[world.source_topic, 0] == 10 - found[0].first[world.source_topic, 0]
+    assert source.lag()[pair.source_topic, 0] == 10 - found[0].first[pair.source_topic, 0]
 
 
 def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_batch_comes_again(
     kafka: Broker,
 ) -> None:
     name = uuid.uuid4().hex[:8]
-    world = KafkaWorld(kafka.bootstrap, True, f"in-{name}", f"out-{name}", f"group-{name}")
+    pair = KafkaTopicPair(kafka.bootstrap, True, f"in-{name}", f"out-{name}", f"group-{name}")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.create_topics(
-        [NewTopic(world.source_topic, 2, 1), NewTopic(world.target_topic, 1, 1)]
+        [NewTopic(pair.source_topic, 2, 1), NewTopic(pair.target_topic, 1, 1)]
     ).values():
         future.result()
-    world.send(*[Output(world.source_topic, b"lead", b"%d" % i) for i in range(5)])
-    members = [world.join()]
+    pair.send(*[Output(pair.source_topic, b"lead", b"%d" % i) for i in range(5)])
+    members = [pair.join()]
     try:
         (source, publisher), found = members[0], list[Batch]()
 
         def begun(batch: Batch, publisher: Publisher) -> End:
             return publisher.begin(
-                [Output(world.target_topic, m.key(), m.value()) for m in batch.messages], batch
+                [Output(pair.target_topic, m.key(), m.value()) for m in batch.messages], batch
             )
 
         [batch] = batches(source, 5)
         end = begun(batch, publisher)
-        members.append(world.join())
+        members.append(pair.join())
         deadline = time.monotonic() + 30
         while not members[1][0].assigned():
             assert time.monotonic() < deadline, "the second member owns nothing"
@@ -350,7 +350,7 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
                 if (again := member.poll(0.1)) is not None:
                     begun(again, its)()
                     found.append(again)
-        assert sorted(m.value() or b"" for m in world.read(5)) == [b"%d" % i for i in range(5)]
+        assert sorted(m.value() or b"" for m in pair.read(5)) == [b"%d" % i for i in range(5)]
     finally:
         for member, its in members:
             its.close()
@@ -362,7 +362,7 @@ def test_a_topic_that_is_not_there_is_a_sentence_and_no_wait(
     kafka: Broker, transactional: bool
 ) -> None:
     name = uuid.uuid4().hex[:8]
-    source, publisher = KafkaWorld(
+    source, publisher = KafkaTopicPair(
         kafka.bootstrap, transactional, f"in-{name}", f"out-{name}", f"group-{name}"
     ).join()
     started = time.monotonic()

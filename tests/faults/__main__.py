@@ -16,7 +16,7 @@ from rich.console import Console
 from leadstream.errors import UserError
 from leadstream.local.kafka import fetched_jars, java
 from tests.faults.checker import Violation, violations
-from tests.faults.environment import fault_ground
+from tests.faults.environment import fault_environment
 from tests.faults.history import load
 from tests.faults.run import HISTORY, Ran, run
 from tests.faults.schedule import schedule
@@ -97,8 +97,8 @@ def _one(seed: int, options: argparse.Namespace, console: Console) -> Ran:
     ):
         ran = Ran(plan, folder)
         try:
-            with fault_ground(brokers, folder, lambda _: None) as ground:
-                ran = run(ground, plan, folder / "run")
+            with fault_environment(brokers, folder, lambda _: None) as environment:
+                ran = run(environment, plan, folder / "run")
         except Exception as error:  # noqa: BLE001  # hours of schedules do not end with one that could not be done
             ran.violations.append(Violation("harness", f"{type(error).__name__}: {error}"))
     ran.folder = folder

@@ -17,7 +17,16 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.faults.history import FATES, Ending, History, Kind, Output, Place, Process, Sent
+from tests.faults.history import (
+    DISPOSITIONS,
+    Ending,
+    ProcessRun,
+    RecordKind,
+    RunHistory,
+    SentRecord,
+    TopicSlice,
+    VisibleRecord,
+)
 from tests.faults.judge import Expected, by_transaction, expected, shown
 
 OWN_HEADERS = ("__connect.errors.", "dlq.")
@@ -31,7 +40,7 @@ class Violation:
     what: str
 
 
-def violations(history: History) -> list[Violation]:
+def violations(history: RunHistory) -> list[Violation]:
     """Everything that is wrong with a history; empty where every promise was kept."""
     wanted = expected(history)
     return [
@@ -46,8 +55,8 @@ def violations(history: History) -> list[Violation]:
     ]
 
 
-def _offsets(history: History) -> Iterator[Violation]:
-    stands: dict[Place, int] = defaultdict(int)
+def _offsets(history: RunHistory) -> Iterator[Violation]:
+    stands: dict[TopicSlice, int] = defaultdict(int)
     for transaction in history.transactions:
         for span in transaction.spans:
             if span.first != stands[span.place] or span.after <= span.first:
@@ -69,7 +78,7 @@ def _offsets(history: History) -> Iterator[Violation]:
             yield Violation("offsets", f"{place.shown()} ends at {end}; {reached}")
 
 
-def _fates(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+def _fates(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
     for output in (*history.predictions, *history.letters, *history.results):
         if output.transaction not in wanted:
             yield Violation("fates", f"{output.record.at()} belongs to no committed transaction")
@@ -99,7 +108,7 @@ def _fates(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
                 yield from _as_sent(output, *due.scored[output.source])
 
 
-def _as_sent(output: Output, sent: Sent, covered: int) -> Iterator[Violation]:
+def _as_sent(output: VisibleRecord, sent: SentRecord, covered: int) -> Iterator[Violation]:
     truth = sent.truth
     leads = truth.leads or (truth.lead,)
     fits = output.version >= truth.version if truth.thin else output.version == truth.version
@@ -114,7 +123,7 @@ def _as_sent(output: Output, sent: Sent, covered: int) -> Iterator[Violation]:
         )
 
 
-def _letters(history: History) -> Iterator[Violation]:
+def _letters(history: RunHistory) -> Iterator[Violation]:
     at = {(sent.record.place, sent.record.offset): sent for sent in history.sent}
     for letter in history.letters:
         sent = at.get(letter.source) if letter.source else None
@@ -122,7 +131,7 @@ def _letters(history: History) -> Iterator[Violation]:
             yield Violation("letters", f"{letter.record.at()} is of a record that was never sent")
             continue
         record, original = letter.record, sent.record
-        if sent.truth.kind is not Kind.POISON or letter.reason != sent.truth.reason:
+        if sent.truth.kind is not RecordKind.POISON or letter.reason != sent.truth.reason:
             meant = sent.truth.reason or sent.truth.kind.value
             yield Violation(
                 "letters",
@@ -143,7 +152,7 @@ def _letters(history: History) -> Iterator[Violation]:
             )
 
 
-def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+def _order(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
     erased = {
         (number, lead): deque(found)
         for number, due in wanted.items()
@@ -162,7 +171,7 @@ def _order(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
             highest[output.lead] = max(highest[output.lead], output.version)
 
 
-def _models(history: History) -> Iterator[Violation]:
+def _models(history: RunHistory) -> Iterator[Violation]:
     models: dict[int | None, set[str]] = defaultdict(set)
     for output in (*history.predictions, *history.letters):
         if output.model is not None:
@@ -172,8 +181,8 @@ def _models(history: History) -> Iterator[Violation]:
             yield Violation("models", f"transaction {number} mixes {', '.join(sorted(versions))}")
 
 
-def _visible(history: History) -> Iterator[Violation]:
-    seen: dict[Place, Counter[int]] = defaultdict(Counter)
+def _visible(history: RunHistory) -> Iterator[Violation]:
+    seen: dict[TopicSlice, Counter[int]] = defaultdict(Counter)
     for output in (*history.predictions, *history.letters, *history.results):
         seen[output.record.place][output.record.offset] += 1
     for append in history.appended:
@@ -194,7 +203,7 @@ def _visible(history: History) -> Iterator[Violation]:
         yield Violation("visible", f"{history.unfinished} transactions were left open")
 
 
-def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]:
+def _books(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
     models = {
         output.transaction: output.model
         for output in (*history.predictions, *history.letters)
@@ -233,13 +242,15 @@ def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
         )
     for process in history.processes:
         if process.metrics is not None:
-            written = {fate: sum(getattr(line, fate) for line in process.lines) for fate in FATES}
+            written = {
+                fate: sum(getattr(line, fate) for line in process.lines) for fate in DISPOSITIONS
+            }
             if written != process.metrics:
                 yield Violation(
                     "books", f"{process.name} counts {process.metrics} and has written {written}"
                 )
         for line in process.lines:
-            if line.consumed != sum(getattr(line, fate) for fate in FATES):
+            if line.consumed != sum(getattr(line, fate) for fate in DISPOSITIONS):
                 yield Violation(
                     "books",
                     f"{process.name} wrote a line that does not balance: {_said(line.counts())}",
@@ -247,11 +258,11 @@ def _books(history: History, wanted: dict[int, Expected]) -> Iterator[Violation]
 
 
 def _said(counts: tuple[int, ...]) -> str:
-    names = ("records", "consumed", *FATES, "requests")
+    names = ("records", "consumed", *DISPOSITIONS, "requests")
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count)
 
 
-def _processes(processes: Iterable[Process]) -> Iterator[Violation]:
+def _processes(processes: Iterable[ProcessRun]) -> Iterator[Violation]:
     for process in processes:
         well = {0} if process.started else {0, -signal.SIGTERM}
         if process.ending is Ending.DIED or (

@@ -21,7 +21,7 @@ transaction.state.log.min.isr={in_sync}
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class BrokerCluster:
     """The nodes of a cluster, and the folders of their logs."""
 
     nodes: tuple[KafkaProcess, ...]
@@ -42,7 +42,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def kafka_cluster(count: int, say: Say) -> Iterator[Cluster]:
+def kafka_cluster(count: int, say: Say) -> Iterator[BrokerCluster]:
     """A started cluster of `count` nodes with new, empty storage; raises UserError where there is no Java or Maven."""
     program, jars = java(), fetched_jars(say)
     with contextlib.ExitStack() as stack:
@@ -65,6 +65,6 @@ def kafka_cluster(count: int, say: Say) -> Iterator[Cluster]:
         ]
         for node in nodes:
             stack.callback(node.kill)
-        made = Cluster(tuple(nodes), tuple(folder / "data" for folder in folders))
+        made = BrokerCluster(tuple(nodes), tuple(folder / "data" for folder in folders))
         made.start()
         yield made

@@ -17,7 +17,7 @@ from leadstream.local.process import Say
 from leadstream.log import SILENT
 from models.registry.versions import ModelRegistry
 from producer.crm import create_schema
-from tests.faults.cluster import Cluster, kafka_cluster
+from tests.faults.cluster import BrokerCluster, kafka_cluster
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.schedule import PARTITIONS
 from tests.integration.running import QUICK, Stage
@@ -29,10 +29,10 @@ SECOND_SEED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class FaultEnvironment:
     """The parts, each to be broken on its own. Consumers see the proxies, the sender what is behind them."""
 
-    kafka: Cluster
+    kafka: BrokerCluster
     postgres: PostgresProcess
     database: Proxy
     registry: RegistryState
@@ -49,7 +49,7 @@ class Ground:
 
 
 @contextlib.contextmanager
-def fault_ground(brokers: int, folder: Path, say: Say) -> Iterator[Ground]:
+def fault_environment(brokers: int, folder: Path, say: Say) -> Iterator[FaultEnvironment]:
     """All of it, started; raises UserError where a part cannot be had on this machine."""
     with (
         kafka_cluster(brokers, say) as kafka,
@@ -64,33 +64,35 @@ def fault_ground(brokers: int, folder: Path, say: Say) -> Iterator[Ground]:
             contextlib.closing(Proxy(loop, host, int(port))) as database,
             contextlib.closing(Proxy(loop, "127.0.0.1", urlsplit(registry.url).port or 0)) as gate,
         ):
-            yield Ground(kafka, postgres, database, registry, gate, store)
+            yield FaultEnvironment(kafka, postgres, database, registry, gate, store)
 
 
-def staged(ground: Ground, folder: Path, *, coalesce: bool, batch_max_records: int) -> Stage:
+def staged(
+    environment: FaultEnvironment, folder: Path, *, coalesce: bool, batch_max_records: int
+) -> Stage:
     """Topics, a group, a database schema and a model store of one run's own."""
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "models"
-    shutil.copytree(ground.store, store)
-    shutil.copy(f"{ground.store}.pub", f"{store}.pub")
-    stage = Stage.on(ground.kafka.bootstrap, folder, str(store), create=False)
+    shutil.copytree(environment.store, store)
+    shutil.copy(f"{environment.store}.pub", f"{store}.pub")
+    stage = Stage.on(environment.kafka.bootstrap, folder, str(store), create=False)
     schema = f"crm_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(ground.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(environment.postgres.url, autocommit=True) as connection:
         connection.execute(f"create schema {schema}")
         connection.execute(f"set search_path to {schema}")
         create_schema(connection)
     stage.environment |= QUICK | {
-        "DATABASE_URL": in_schema(ground.database_url, schema),
-        "SCHEMA_REGISTRY_URL": ground.registry_url,
+        "DATABASE_URL": in_schema(environment.database_url, schema),
+        "SCHEMA_REGISTRY_URL": environment.registry_url,
         "LEADSTREAM_COALESCE": str(coalesce),
         "LEADSTREAM_BATCH_MAX_RECORDS": str(batch_max_records),
     }
-    admin = AdminClient({"bootstrap.servers": ground.kafka.bootstrap}, logger=SILENT)
+    admin = AdminClient({"bootstrap.servers": environment.kafka.bootstrap}, logger=SILENT)
     wanted = [
         NewTopic(
             getattr(stage.topics, field),
             1 if field == "rescore_requests" else PARTITIONS,
-            ground.kafka.replication,
+            environment.kafka.replication,
             config=config,
         )
         for field, config in CONFIGS.items()

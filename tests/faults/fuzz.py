@@ -47,11 +47,11 @@ OF_REQUESTS = {
 OF_CHANGES = set(Reason) - {Reason.INVALID_REQUEST, Reason.ENCODE_FAILED}
 
 
-class Fault(AssertionError):
+class FuzzFailure(AssertionError):
     """A batch that was not borne, in words, with the payloads to see it again."""
 
 
-class Line(Protocol):
+class BatchProcessor(Protocol):
     """What makes an outcome of a batch."""
 
     def process(self, batch: Batch) -> BatchResult: ...
@@ -77,15 +77,15 @@ def fuzzed(
     raise AssertionError("unreachable")
 
 
-def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
+def borne(line: BatchProcessor, messages: Sequence[FakeMessage]) -> Counter[str]:
     """The ends of one batch's records; raises Fault where one of the promises does not hold."""
     outcome = _processed(line, messages)
     for i, letter in outcome.letters.items():
         if letter.reason not in (OF_REQUESTS if messages[i].topic_ == REQUESTS else OF_CHANGES):
-            raise Fault(f"{letter.reason} is no reason for {_shown(messages[i])}")
+            raise FuzzFailure(f"{letter.reason} is no reason for {_shown(messages[i])}")
     good = [message for i, message in enumerate(messages) if i not in outcome.letters]
     if good and len(good) < len(messages) and _answers(line, good) != _kept(outcome):
-        raise Fault(
+        raise FuzzFailure(
             f"neighbours of dead letters changed; the first record is {_shown(messages[0])}"
         )
     ends = Counter({fate.value: count for fate, count in outcome.fates.items()})
@@ -94,24 +94,26 @@ def borne(line: Line, messages: Sequence[FakeMessage]) -> Counter[str]:
     return ends + Counter(letter.reason.value for letter in outcome.letters.values())
 
 
-def _processed(line: Line, messages: Sequence[FakeMessage]) -> BatchResult:
+def _processed(line: BatchProcessor, messages: Sequence[FakeMessage]) -> BatchResult:
     try:
         outcome = line.process(batch_of(*messages))
     except Exception as error:
         if len(messages) == 1:
-            raise Fault(f"{error!r} at {_shown(messages[0])}") from error
+            raise FuzzFailure(f"{error!r} at {_shown(messages[0])}") from error
         middle = len(messages) // 2
         for half in (messages[:middle], messages[middle:]):
             _processed(line, half)
-        raise Fault(f"{error!r}, but only in one batch from {_shown(messages[0])} on") from error
+        raise FuzzFailure(
+            f"{error!r}, but only in one batch from {_shown(messages[0])} on"
+        ) from error
     if not outcome.balances() or outcome.consumed != sum(
         message.topic_ != REQUESTS for message in messages
     ):
-        raise Fault(f"the books do not balance from {_shown(messages[0])} on")
+        raise FuzzFailure(f"the books do not balance from {_shown(messages[0])} on")
     return outcome
 
 
-def _answers(line: Line, messages: Sequence[FakeMessage]) -> list[Output]:
+def _answers(line: BatchProcessor, messages: Sequence[FakeMessage]) -> list[Output]:
     return _kept(_processed(line, messages))
 
 
@@ -164,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.payloads,
                 lambda n: shown.advance(task, n) if shown and task is not None else None,
             )
-        except Fault as fault:
+        except FuzzFailure as fault:
             print(f"seed {options.seed}: {fault}")
             return 1
     for end, count in ends.most_common():

@@ -10,10 +10,10 @@ from pydantic import ConfigDict, TypeAdapter
 
 _BYTES = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 Headers = tuple[tuple[str, bytes | None], ...]
-FATES = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
+DISPOSITIONS = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
 
 
-class Kind(StrEnum):
+class RecordKind(StrEnum):
     """What the sender meant a record to be."""
 
     CHANGE = "change"
@@ -32,7 +32,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TopicSlice:
     """One partition of a topic."""
 
     topic: str
@@ -43,12 +43,12 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class HistoryRecord:
     """A record as it stands in its topic."""
 
     __pydantic_config__: ClassVar = _BYTES
 
-    place: Place
+    place: TopicSlice
     offset: int
     key: bytes | None
     value: bytes | None
@@ -60,7 +60,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class Intent:
     """The intent behind a record, which travels in its header `truth`.
 
     `version` is a change's own; a `thin` one is scored with the database's, if that is higher. `reason` is that of
@@ -68,7 +68,7 @@ class Truth:
     `leads` are the known leads that a request asks for.
     """
 
-    kind: Kind
+    kind: RecordKind
     lead: str = ""
     version: int = 0
     thin: bool = False
@@ -78,27 +78,27 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentRecord:
     """A record of the changes or the requests."""
 
-    record: Record
-    truth: Truth
+    record: HistoryRecord
+    truth: Intent
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class VisibleRecord:
     """A record that a subscriber sees; `transaction` is the number of its transaction, None where it has none.
 
     `lead` is empty for letters, and the request's id for results. `source` is the record that led to it: erasures and
     results do not carry it. `model` is the version that the record names, if it names one.
     """
 
-    record: Record
+    record: HistoryRecord
     transaction: int | None
     lead: str = ""
     version: int = 0
     coalesced: int = 0
-    source: tuple[Place, int] | None = None
+    source: tuple[TopicSlice, int] | None = None
     model: str | None = None
     reason: str = ""
 
@@ -107,7 +107,7 @@ class Output:
 class Span:
     """Consumed offsets of one partition: from `first` up to, but not with, `after`."""
 
-    place: Place
+    place: TopicSlice
     first: int
     after: int
 
@@ -125,14 +125,14 @@ class Transaction:
 class Append:
     """A record batch in the log of an output topic: its offsets, and what became of its transaction."""
 
-    place: Place
+    place: TopicSlice
     first: int
     last: int
     committed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class BatchLine:
     """The log line of one batch: what a process says that it committed."""
 
     records: int
@@ -150,13 +150,13 @@ class Line:
         return (
             self.records,
             self.consumed,
-            *(getattr(self, fate) for fate in FATES),
+            *(getattr(self, fate) for fate in DISPOSITIONS),
             self.requests,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessRun:
     """One incarnation of the consumer. Before it has `started` it does not hear signals yet; `rejoins` counts how often
     it gave its clients up; `said` are lines for people; `metrics` are its last counters of changes by fate, where it
     was still there to be asked.
@@ -165,7 +165,7 @@ class Process:
     name: str
     ending: Ending
     exit_code: int
-    lines: tuple[Line, ...]
+    lines: tuple[BatchLine, ...]
     started: bool = True
     rejoins: int = 0
     said: tuple[str, ...] = ()
@@ -173,32 +173,32 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RunHistory:
     """Everything that the checker looks at. `unfinished` transactions were neither committed nor aborted at the end."""
 
     __pydantic_config__: ClassVar = _BYTES
 
     coalesce: bool
     requests_topic: str
-    sent: tuple[Sent, ...]
-    predictions: tuple[Output, ...]
-    letters: tuple[Output, ...]
-    results: tuple[Output, ...]
+    sent: tuple[SentRecord, ...]
+    predictions: tuple[VisibleRecord, ...]
+    letters: tuple[VisibleRecord, ...]
+    results: tuple[VisibleRecord, ...]
     transactions: tuple[Transaction, ...]
     appended: tuple[Append, ...]
     committed: tuple[Span, ...]
-    processes: tuple[Process, ...]
+    processes: tuple[ProcessRun, ...]
     unfinished: int = 0
 
 
-_JSON = TypeAdapter(History)
+_JSON = TypeAdapter(RunHistory)
 
 
-def save(history: History, path: Path) -> None:
+def save(history: RunHistory, path: Path) -> None:
     """Write a history as gzipped JSON."""
     path.write_bytes(gzip.compress(_JSON.dump_json(history), 3))
 
 
-def load(path: Path) -> History:
+def load(path: Path) -> RunHistory:
     """Read what `save` wrote."""
     return _JSON.validate_json(gzip.decompress(path.read_bytes()))

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from models.registry.versions import ModelRegistry
-from tests.faults.environment import Ground
-from tests.faults.members import Member, together
+from tests.faults.environment import FaultEnvironment
+from tests.faults.members import ConsumerMember, together
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.schedule import Fault
 from tests.integration.running import Stage
@@ -24,25 +24,27 @@ SLOW_SECONDS = 0.4
 class Inflicter:
     """Does the faults of one run to its parts."""
 
-    def __init__(self, ground: Ground, stage: Stage, members: Sequence[Member]) -> None:
-        self._ground, self._stage, self._members = ground, stage, members
+    def __init__(
+        self, environment: FaultEnvironment, stage: Stage, members: Sequence[ConsumerMember]
+    ) -> None:
+        self._environment, self._stage, self._members = environment, stage, members
         self._models = ModelRegistry(stage.environment["MODEL_STORE"], TRUST)
         self._kinds: Mapping[str, Callable[[Fault], AbstractContextManager[object]]] = {
-            "kill": lambda fault: self._away([fault.target], Member.kill),
-            "term": lambda fault: self._away([fault.target], Member.stop),
+            "kill": lambda fault: self._away([fault.target], ConsumerMember.kill),
+            "term": lambda fault: self._away([fault.target], ConsumerMember.stop),
             "rolling": lambda _: self._rolled(),
-            "scale": lambda _: self._away(range(1, len(members)), Member.stop),
+            "scale": lambda _: self._away(range(1, len(members)), ConsumerMember.stop),
             "freeze": self._frozen,
             "clock": self._jumped,
             "broker restart": lambda fault: self._broker(fault.target, orderly=True),
             "broker kill": lambda fault: self._broker(fault.target, orderly=False),
             "broker loss": lambda fault: self._broker(fault.target, orderly=False),
             "database down": lambda _: self._no_database(),
-            "database slow": lambda _: _behind(ground.database, "slow"),
-            "database refusing": lambda _: _behind(ground.database, "refuse"),
-            "database stalled": lambda _: _behind(ground.database, "stall"),
+            "database slow": lambda _: _behind(environment.database, "slow"),
+            "database refusing": lambda _: _behind(environment.database, "refuse"),
+            "database stalled": lambda _: _behind(environment.database, "stall"),
             "registry 500": lambda _: self._failing_registry(),
-            "registry refusing": lambda _: _behind(ground.registry_gate, "refuse"),
+            "registry refusing": lambda _: _behind(environment.registry_gate, "refuse"),
             "promote": lambda _: self._moved(self._promote),
             "roll back": lambda _: self._moved(self._roll_back),
             "full disk": lambda _: self._moved(self._full_disk),
@@ -53,7 +55,9 @@ class Inflicter:
         return self._kinds[fault.kind](fault)
 
     @contextlib.contextmanager
-    def _away(self, targets: Sequence[int], end: Callable[[Member], None]) -> Iterator[None]:
+    def _away(
+        self, targets: Sequence[int], end: Callable[[ConsumerMember], None]
+    ) -> Iterator[None]:
         members = [self._members[i] for i in targets]
         with _all(member.lock for member in members):
             together([partial(end, member) for member in members])
@@ -94,7 +98,7 @@ class Inflicter:
 
     @contextlib.contextmanager
     def _broker(self, target: int, *, orderly: bool) -> Iterator[None]:
-        node = self._ground.kafka.nodes[target]
+        node = self._environment.kafka.nodes[target]
         node.stop() if orderly else node.kill()
         try:
             yield
@@ -103,19 +107,19 @@ class Inflicter:
 
     @contextlib.contextmanager
     def _no_database(self) -> Iterator[None]:
-        self._ground.postgres.kill()
+        self._environment.postgres.kill()
         try:
             yield
         finally:
-            self._ground.postgres.start()
+            self._environment.postgres.start()
 
     @contextlib.contextmanager
     def _failing_registry(self) -> Iterator[None]:
-        self._ground.registry.failure = 500
+        self._environment.registry.failure = 500
         try:
             yield
         finally:
-            self._ground.registry.failure = None
+            self._environment.registry.failure = None
 
     @contextlib.contextmanager
     def _moved(self, move: Callable[[], None]) -> Iterator[None]:

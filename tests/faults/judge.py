@@ -5,13 +5,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.history import FATES, History, Kind, Output, Place, Sent
+from tests.faults.history import (
+    DISPOSITIONS,
+    RecordKind,
+    RunHistory,
+    SentRecord,
+    TopicSlice,
+    VisibleRecord,
+)
 
-Source = tuple[Place, int]
+Source = tuple[TopicSlice, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ExpectedDispositions:
     """The fate of each record of one lead in one batch, by offset, and how many changes its prediction covers.
 
     `ended` are the highest versions that the erasures end, in order.
@@ -30,7 +37,7 @@ class Expected:
 
     outputs: Counter[tuple[str, Any]] = field(default_factory=Counter)
     fates: Counter[str] = field(default_factory=Counter)
-    scored: dict[Source | None, tuple[Sent, int]] = field(default_factory=dict)
+    scored: dict[Source | None, tuple[SentRecord, int]] = field(default_factory=dict)
     erased: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     requests: int = 0
 
@@ -40,20 +47,20 @@ class Expected:
         return (
             changes + self.requests,
             changes,
-            *(self.fates[fate] for fate in FATES),
+            *(self.fates[fate] for fate in DISPOSITIONS),
             self.requests,
         )
 
 
-def by_transaction(outputs: Iterable[Output]) -> dict[int | None, list[Output]]:
+def by_transaction(outputs: Iterable[VisibleRecord]) -> dict[int | None, list[VisibleRecord]]:
     """Outputs by the number of their transaction."""
-    found: dict[int | None, list[Output]] = defaultdict(list)
+    found: dict[int | None, list[VisibleRecord]] = defaultdict(list)
     for output in outputs:
         found[output.transaction].append(output)
     return found
 
 
-def consumed(history: History) -> dict[int, list[Sent]]:
+def consumed(history: RunHistory) -> dict[int, list[SentRecord]]:
     """What each transaction consumed, in the order of the offsets."""
     at = {(sent.record.place, sent.record.offset): sent for sent in history.sent}
     return {
@@ -67,7 +74,7 @@ def consumed(history: History) -> dict[int, list[Sent]]:
     }
 
 
-def expected(history: History) -> dict[int, Expected]:
+def expected(history: RunHistory) -> dict[int, Expected]:
     """What must come of each transaction, by its number.
 
     What is older than what earlier transactions published of its lead, or erased, is covered by that.
@@ -77,7 +84,7 @@ def expected(history: History) -> dict[int, Expected]:
     found = {}
     for number, inputs in consumed(history).items():
         found[number] = due = Expected()
-        by_lead: dict[tuple[Place, str], list[Sent]] = defaultdict(list)
+        by_lead: dict[tuple[TopicSlice, str], list[SentRecord]] = defaultdict(list)
         for sent in inputs:
             source = _source(sent)
             if sent.record.place.topic == history.requests_topic:
@@ -98,13 +105,13 @@ def expected(history: History) -> dict[int, Expected]:
     return found
 
 
-def _source(sent: Sent) -> Source:
+def _source(sent: SentRecord) -> Source:
     return sent.record.place, sent.record.offset
 
 
-def _of_request(due: Expected, sent: Sent, source: Source) -> None:
+def _of_request(due: Expected, sent: SentRecord, source: Source) -> None:
     due.requests += 1
-    if sent.truth.kind is Kind.POISON:
+    if sent.truth.kind is RecordKind.POISON:
         due.outputs["letter", source] += 1
         return
     due.outputs["result", sent.truth.lead] += 1
@@ -113,7 +120,7 @@ def _of_request(due: Expected, sent: Sent, source: Source) -> None:
         due.scored[source] = (sent, 0)
 
 
-def _of_lead(due: Expected, changes: Sequence[Sent], published: int, coalesce: bool) -> None:
+def _of_lead(due: Expected, changes: Sequence[SentRecord], published: int, coalesce: bool) -> None:
     judged = judge(changes, published) if coalesce else judge_each(changes, published)
     due.fates.update(judged.fates.values())
     if judged.ended:
@@ -130,7 +137,7 @@ def _of_lead(due: Expected, changes: Sequence[Sent], published: int, coalesce: b
                 due.outputs["erasure", sent.truth.lead] += 1
 
 
-def judge(changes: Sequence[Sent], published: int) -> Judged:
+def judge(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
     """The fates of one lead's records in one batch, when the lead stands at the version `published`.
 
     Newer is the higher version, then the later offset. A null value is newer than all before it; a DELETED is as new
@@ -138,7 +145,7 @@ def judge(changes: Sequence[Sent], published: int) -> Judged:
     database has is never late.
     """
     fates: dict[int, str] = {}
-    stack: list[Sent] = []
+    stack: list[SentRecord] = []
     ended: list[int] = []
     erased_at = 0
     for sent in changes:
@@ -146,9 +153,9 @@ def judge(changes: Sequence[Sent], published: int) -> Judged:
         newest = max(erased_at, *(below.truth.version for below in stack), 0)
         if early := _before_scoring(sent):
             fates[offset] = early
-        elif 0 < truth.version < (newest if truth.kind is Kind.ERASURE else erased_at):
+        elif 0 < truth.version < (newest if truth.kind is RecordKind.ERASURE else erased_at):
             fates[offset] = "coalesced"
-        elif truth.kind is Kind.ERASURE:
+        elif truth.kind is RecordKind.ERASURE:
             fates |= {below.record.offset: "coalesced" for below in stack}
             stack, erased_at = [], max(newest, truth.version)
             fates[offset] = "coalesced" if 0 < truth.version < published else "erased"
@@ -156,15 +163,17 @@ def judge(changes: Sequence[Sent], published: int) -> Judged:
         else:
             stack.append(sent)
     stack.sort(key=lambda sent: sent.truth.version)
-    while stack and stack[-1].truth.kind is Kind.POISON and not _is_late(stack[-1], published):
+    while (
+        stack and stack[-1].truth.kind is RecordKind.POISON and not _is_late(stack[-1], published)
+    ):
         fates[stack.pop().record.offset] = "dead_lettered"
     if stack and not _is_late(stack[-1], published):
         fates[stack.pop().record.offset] = "scored"
     fates |= {sent.record.offset: "coalesced" for sent in stack}
-    return Judged(fates, len(stack), ended)
+    return ExpectedDispositions(fates, len(stack), ended)
 
 
-def judge_each(changes: Sequence[Sent], published: int) -> Judged:
+def judge_each(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
     """The same where nothing is coalesced but what is late: older than `published`, or than a good one before it."""
     fates: dict[int, str] = {}
     ended: list[int] = []
@@ -173,25 +182,25 @@ def judge_each(changes: Sequence[Sent], published: int) -> Judged:
         truth, offset = sent.truth, sent.record.offset
         if early := _before_scoring(sent):
             fates[offset] = early
-        elif truth.kind is Kind.POISON:
+        elif truth.kind is RecordKind.POISON:
             fates[offset] = "coalesced" if _is_late(sent, published) else "dead_lettered"
         elif _is_late(sent, newest):
             fates[offset] = "coalesced"
         else:
-            fates[offset] = "erased" if truth.kind is Kind.ERASURE else "scored"
+            fates[offset] = "erased" if truth.kind is RecordKind.ERASURE else "scored"
             newest = max(newest, truth.version)
-            ended += [newest] if truth.kind is Kind.ERASURE else []
-    return Judged(fates, 0, ended)
+            ended += [newest] if truth.kind is RecordKind.ERASURE else []
+    return ExpectedDispositions(fates, 0, ended)
 
 
-def _before_scoring(sent: Sent) -> str | None:
+def _before_scoring(sent: SentRecord) -> str | None:
     """The fate of what is no change that could be scored, nor an erasure."""
-    if sent.truth.kind is Kind.IGNORED:
+    if sent.truth.kind is RecordKind.IGNORED:
         return "ignored"
-    return "dead_lettered" if sent.truth.kind is Kind.POISON and not sent.truth.late else None
+    return "dead_lettered" if sent.truth.kind is RecordKind.POISON and not sent.truth.late else None
 
 
-def _is_late(sent: Sent, published: int) -> bool:
+def _is_late(sent: SentRecord, published: int) -> bool:
     return not sent.truth.thin and 0 < sent.truth.version < published
 
 

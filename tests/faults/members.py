@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.environment import CLOCK
-from tests.faults.history import FATES, Ending, Process
+from tests.faults.history import DISPOSITIONS, Ending, ProcessRun
 from tests.faults.reading import line
 from tests.integration.running import Running, Stage
 
 STOP_SECONDS = 40.0
 
 
-class Member:
+class ConsumerMember:
     """One place in the group. `lock` is held by whoever does something to it; `seen` counts what it told of."""
 
     def __init__(self, stage: Stage, number: int) -> None:
@@ -25,7 +25,7 @@ class Member:
         self._running: Running | None = None
         self._metrics: dict[str, int] | None = None
         self.lock = threading.Lock()
-        self.past: list[Process] = []
+        self.past: list[ProcessRun] = []
         self.seen: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -67,7 +67,7 @@ class Member:
     def note_metrics(self) -> None:
         """Remember what it has counted, which must be what it has written; call it when there is nothing to consume."""
         if self._running is not None and self._running.alive():
-            self._metrics = {fate: self._running.books()[fate] for fate in FATES}
+            self._metrics = {fate: self._running.books()[fate] for fate in DISPOSITIONS}
 
     def _end(self, ending: Ending) -> None:
         running = self._running
@@ -80,7 +80,7 @@ class Member:
             running.kill()
             code = -signal.SIGKILL
         self.past.append(
-            Process(
+            ProcessRun(
                 self._name(),
                 Ending.DIED if died else ending,
                 code,

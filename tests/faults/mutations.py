@@ -5,9 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tests.faults.history import Append, Ending, History, Kind, Output, Record, Sent, Span
+from tests.faults.history import (
+    Append,
+    Ending,
+    HistoryRecord,
+    RecordKind,
+    RunHistory,
+    SentRecord,
+    Span,
+    VisibleRecord,
+)
 
-Mutation = Callable[[History, random.Random], History]
+Mutation = Callable[[RunHistory, random.Random], RunHistory]
 OUTPUTS = ("predictions", "letters", "results")
 
 
@@ -15,13 +24,13 @@ def _replaced(items: Sequence[Any], i: int, *new: Any) -> tuple[Any, ...]:
     return (*items[:i], *new, *items[i + 1 :])
 
 
-def _with(history: History, **fields: Any) -> History:
+def _with(history: RunHistory, **fields: Any) -> RunHistory:
     return replace(history, **fields)
 
 
 def _edit(
-    history: History, chance: random.Random, field: str, change: Callable[[Any], Any]
-) -> History:
+    history: RunHistory, chance: random.Random, field: str, change: Callable[[Any], Any]
+) -> RunHistory:
     """`change` one entry of a field, whichever it can be done to."""
     items = getattr(history, field)
     for i in chance.sample(range(len(items)), len(items)):
@@ -31,15 +40,15 @@ def _edit(
     raise AssertionError(f"nothing in {field} to do this to")
 
 
-def lost(history: History, chance: random.Random) -> History:
+def lost(history: RunHistory, chance: random.Random) -> RunHistory:
     field = chance.choice(OUTPUTS)
     items = getattr(history, field)
     return _with(history, **{field: _replaced(items, chance.randrange(len(items)))})
 
 
-def lost_without_a_trace(history: History, chance: random.Random) -> History:
+def lost_without_a_trace(history: RunHistory, chance: random.Random) -> RunHistory:
     """Neither in the topic nor in its log: as if it had never been produced."""
-    gone: Output = chance.choice(getattr(history, chance.choice(OUTPUTS)))
+    gone: VisibleRecord = chance.choice(getattr(history, chance.choice(OUTPUTS)))
     append = next(a for a in history.appended if _holds(a, gone.record))
     before, after = (
         replace(append, last=gone.record.offset - 1),
@@ -56,10 +65,10 @@ def lost_without_a_trace(history: History, chance: random.Random) -> History:
     )
 
 
-def repeated(history: History, chance: random.Random) -> History:
+def repeated(history: RunHistory, chance: random.Random) -> RunHistory:
     """Once more, in a batch of its own that another transaction committed."""
     field = chance.choice(OUTPUTS)
-    again: Output = chance.choice(getattr(history, field))
+    again: VisibleRecord = chance.choice(getattr(history, field))
     place = again.record.place
     offset = 2 + max(a.last for a in history.appended if a.place == place)
     append = replace(history.appended[0], place=place, first=offset, last=offset)
@@ -70,7 +79,7 @@ def repeated(history: History, chance: random.Random) -> History:
     )
 
 
-def reordered(history: History, chance: random.Random) -> History:
+def reordered(history: RunHistory, chance: random.Random) -> RunHistory:
     """Two predictions of one lead, of different versions, change places."""
     told = [
         o for o in history.predictions if o.record.value is not None and o.lead.startswith("lead_")
@@ -104,17 +113,17 @@ def reordered(history: History, chance: random.Random) -> History:
     raise AssertionError("no lead has two predictions")
 
 
-def in_another_transaction(history: History, chance: random.Random) -> History:
-    def moved(output: Output) -> Output:
+def in_another_transaction(history: RunHistory, chance: random.Random) -> RunHistory:
+    def moved(output: VisibleRecord) -> VisibleRecord:
         others = [t.number for t in history.transactions if t.number != output.transaction]
         return replace(output, transaction=chance.choice(others))
 
     return _edit(history, chance, chance.choice(OUTPUTS), moved)
 
 
-def scored_though_late(history: History, chance: random.Random) -> History:
+def scored_though_late(history: RunHistory, chance: random.Random) -> RunHistory:
     """A change that was covered by a newer one that was there before it has a prediction all the same."""
-    late = [sent for sent in _covered_alone(history) if sent.truth.kind is Kind.CHANGE]
+    late = [sent for sent in _covered_alone(history) if sent.truth.kind is RecordKind.CHANGE]
     sent = chance.choice(late)
     number = next(
         t.number for t in history.transactions if any(_spans(span, sent.record) for span in t.spans)
@@ -142,7 +151,7 @@ def scored_though_late(history: History, chance: random.Random) -> History:
     return _fate_moved(history, _with(history, **fields), number, "coalesced", "scored")
 
 
-def called_late(history: History, chance: random.Random) -> History:
+def called_late(history: RunHistory, chance: random.Random) -> RunHistory:
     """A good change that nothing newer covers has no prediction, and the books say that it was coalesced."""
     gone = chance.choice(
         [o for o in history.predictions if o.source and not o.coalesced and o.version > 1]
@@ -161,51 +170,51 @@ def called_late(history: History, chance: random.Random) -> History:
     return _fate_moved(history, _with(history, **fields), gone.transaction, "scored", "coalesced")
 
 
-def of_no_transaction(history: History, chance: random.Random) -> History:
+def of_no_transaction(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(
         history, chance, chance.choice(OUTPUTS), lambda output: replace(output, transaction=None)
     )
 
 
-def of_another_record(history: History, chance: random.Random) -> History:
-    def shifted(output: Output) -> Output:
+def of_another_record(history: RunHistory, chance: random.Random) -> RunHistory:
+    def shifted(output: VisibleRecord) -> VisibleRecord:
         place, offset = output.source or (None, 0)
         return replace(output, source=(place, offset + chance.choice((-1, 1)))) if place else output
 
     return _edit(history, chance, chance.choice(("predictions", "letters")), shifted)
 
 
-def another_version(history: History, chance: random.Random) -> History:
+def another_version(history: RunHistory, chance: random.Random) -> RunHistory:
     sources = {(s.record.place, s.record.offset): s.truth for s in history.sent}
 
-    def older(output: Output) -> Output:
+    def older(output: VisibleRecord) -> VisibleRecord:
         truth = sources.get(output.source) if output.source else None
         return replace(output, version=truth.version - 1) if truth else output
 
     return _edit(history, chance, "predictions", older)
 
 
-def another_count(history: History, chance: random.Random) -> History:
-    def more(output: Output) -> Output:
+def another_count(history: RunHistory, chance: random.Random) -> RunHistory:
+    def more(output: VisibleRecord) -> VisibleRecord:
         return replace(output, coalesced=output.coalesced + 1) if output.source else output
 
     return _edit(history, chance, "predictions", more)
 
 
-def another_lead(history: History, chance: random.Random) -> History:
+def another_lead(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(
         history, chance, "predictions", lambda output: replace(output, lead=f"{output.lead}0")
     )
 
 
-def another_model(history: History, chance: random.Random) -> History:
+def another_model(history: RunHistory, chance: random.Random) -> RunHistory:
     alone = {
         t.number
         for t in history.transactions
         if sum(o.transaction == t.number for o in history.predictions) < 2
     }
 
-    def other(output: Output) -> Output:
+    def other(output: VisibleRecord) -> VisibleRecord:
         return (
             replace(output, model="9.9.9")
             if output.model and output.transaction not in alone
@@ -215,14 +224,14 @@ def another_model(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "predictions", other)
 
 
-def a_letter_changed(history: History, chance: random.Random) -> History:
+def a_letter_changed(history: RunHistory, chance: random.Random) -> RunHistory:
     def flipped(data: bytes | None) -> bytes:
         if not data:
             return b"x" if data is None else None  # type: ignore[return-value]
         i = chance.randrange(len(data))
         return data[:i] + bytes([data[i] ^ 1 << chance.randrange(8)]) + data[i + 1 :]
 
-    def changed(output: Output) -> Output:
+    def changed(output: VisibleRecord) -> VisibleRecord:
         record = output.record
         i = chance.randrange(2)
         match chance.choice(
@@ -251,32 +260,32 @@ def a_letter_changed(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "letters", changed)
 
 
-def good_called_poison(history: History, chance: random.Random) -> History:
+def good_called_poison(history: RunHistory, chance: random.Random) -> RunHistory:
     """The sender meant a change that was dead-lettered to be a good one."""
     letters = {letter.source for letter in history.letters}
 
     def good(sent: Any) -> Any:
         if (sent.record.place, sent.record.offset) not in letters:
             return sent
-        return replace(sent, truth=replace(sent.truth, kind=Kind.CHANGE))
+        return replace(sent, truth=replace(sent.truth, kind=RecordKind.CHANGE))
 
     return _edit(history, chance, "sent", good)
 
 
-def a_transaction_lost(history: History, chance: random.Random) -> History:
+def a_transaction_lost(history: RunHistory, chance: random.Random) -> RunHistory:
     return replace(
         history,
         transactions=_replaced(history.transactions, chance.randrange(len(history.transactions))),
     )
 
 
-def a_transaction_twice(history: History, chance: random.Random) -> History:
+def a_transaction_twice(history: RunHistory, chance: random.Random) -> RunHistory:
     i = chance.randrange(len(history.transactions))
     one = history.transactions[i]
     return replace(history, transactions=_replaced(history.transactions, i, one, one))
 
 
-def other_offsets(history: History, chance: random.Random) -> History:
+def other_offsets(history: RunHistory, chance: random.Random) -> RunHistory:
     def shifted(transaction: Any) -> Any:
         i = chance.randrange(len(transaction.spans))
         span: Span = transaction.spans[i]
@@ -287,34 +296,34 @@ def other_offsets(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "transactions", shifted)
 
 
-def committed_elsewhere(history: History, chance: random.Random) -> History:
+def committed_elsewhere(history: RunHistory, chance: random.Random) -> RunHistory:
     step = chance.choice((-1, 1))
     return _edit(history, chance, "committed", lambda span: replace(span, after=span.after + step))
 
 
-def a_record_of_the_input_lost(history: History, chance: random.Random) -> History:
+def a_record_of_the_input_lost(history: RunHistory, chance: random.Random) -> RunHistory:
     return replace(history, sent=_replaced(history.sent, chance.randrange(len(history.sent))))
 
 
-def aborted_but_seen(history: History, chance: random.Random) -> History:
+def aborted_but_seen(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(history, chance, "appended", lambda append: replace(append, committed=False))
 
 
-def committed_but_unseen(history: History, chance: random.Random) -> History:
+def committed_but_unseen(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(history, chance, "appended", lambda append: replace(append, last=append.last + 1))
 
 
-def in_no_log(history: History, chance: random.Random) -> History:
+def in_no_log(history: RunHistory, chance: random.Random) -> RunHistory:
     return replace(
         history, appended=_replaced(history.appended, chance.randrange(len(history.appended)))
     )
 
 
-def left_open(history: History, _chance: random.Random) -> History:
+def left_open(history: RunHistory, _chance: random.Random) -> RunHistory:
     return replace(history, unfinished=1)
 
 
-def a_line_lost(history: History, chance: random.Random) -> History:
+def a_line_lost(history: RunHistory, chance: random.Random) -> RunHistory:
     """One more than the kill excuses."""
 
     def shorter(process: Any) -> Any:
@@ -325,7 +334,7 @@ def a_line_lost(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", shorter)
 
 
-def a_line_twice(history: History, chance: random.Random) -> History:
+def a_line_twice(history: RunHistory, chance: random.Random) -> RunHistory:
     """It may not pass for the line that the killed process could not write."""
     unwritten = _unwritten(history)
 
@@ -336,7 +345,7 @@ def a_line_twice(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", longer)
 
 
-def another_line(history: History, chance: random.Random) -> History:
+def another_line(history: RunHistory, chance: random.Random) -> RunHistory:
     unwritten = _unwritten(history)
 
     def wrong(process: Any) -> Any:
@@ -354,7 +363,7 @@ def another_line(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", wrong)
 
 
-def another_model_in_a_line(history: History, chance: random.Random) -> History:
+def another_model_in_a_line(history: RunHistory, chance: random.Random) -> RunHistory:
     def wrong(process: Any) -> Any:
         i = chance.randrange(len(process.lines))
         return replace(
@@ -364,7 +373,7 @@ def another_model_in_a_line(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", wrong)
 
 
-def other_metrics(history: History, chance: random.Random) -> History:
+def other_metrics(history: RunHistory, chance: random.Random) -> RunHistory:
     fates = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
 
     def counted(process: Any) -> Any:
@@ -375,19 +384,19 @@ def other_metrics(history: History, chance: random.Random) -> History:
     return _edit(history, chance, "processes", counted)
 
 
-def a_process_that_dies(history: History, chance: random.Random) -> History:
+def a_process_that_dies(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(
         history, chance, "processes", lambda p: replace(p, ending=Ending.DIED, exit_code=1)
     )
 
 
-def a_process_that_stops_badly(history: History, chance: random.Random) -> History:
+def a_process_that_stops_badly(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(
         history, chance, "processes", lambda p: replace(p, exit_code=1) if p.exit_code == 0 else p
     )
 
 
-def a_stack_trace(history: History, chance: random.Random) -> History:
+def a_stack_trace(history: RunHistory, chance: random.Random) -> RunHistory:
     return _edit(
         history,
         chance,
@@ -396,15 +405,15 @@ def a_stack_trace(history: History, chance: random.Random) -> History:
     )
 
 
-def _holds(append: Append, record: Record) -> bool:
+def _holds(append: Append, record: HistoryRecord) -> bool:
     return append.place == record.place and append.first <= record.offset <= append.last
 
 
-def _spans(span: Span, record: Record) -> bool:
+def _spans(span: Span, record: HistoryRecord) -> bool:
     return span.place == record.place and span.first <= record.offset < span.after
 
 
-def _covered_alone(history: History) -> list[Sent]:
+def _covered_alone(history: RunHistory) -> list[SentRecord]:
     """Changes that have no output, whose lead has no output of their transaction either: they came late."""
     told = {(output.transaction, output.lead) for output in history.predictions}
     answered = {output.source for output in (*history.predictions, *history.letters)}
@@ -418,7 +427,9 @@ def _covered_alone(history: History) -> list[Sent]:
     ]
 
 
-def _fate_moved(good: History, history: History, number: int, fewer: str, more: str) -> History:
+def _fate_moved(
+    good: RunHistory, history: RunHistory, number: int, fewer: str, more: str
+) -> RunHistory:
     """Books that agree with what was done: one `fewer` and one `more` in the line of a transaction, if it has one."""
     from tests.faults.judge import expected
 
@@ -434,7 +445,7 @@ def _fate_moved(good: History, history: History, number: int, fewer: str, more: 
     return history
 
 
-def _unwritten(history: History) -> set[tuple[int, ...]]:
+def _unwritten(history: RunHistory) -> set[tuple[int, ...]]:
     """The numbers of the transactions that no line tells of."""
     from tests.faults.judge import expected
 

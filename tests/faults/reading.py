@@ -5,40 +5,40 @@ from functools import partial
 
 from leadstream.kafka.batch import Message
 from schemas.codec import Reader
-from tests.faults.history import Line, Output, Place, Record
+from tests.faults.history import BatchLine, HistoryRecord, TopicSlice, VisibleRecord
 
 
-def record_of(message: Message) -> Record:
+def record_of(message: Message) -> HistoryRecord:
     """A consumed or made-up message as a record."""
-    place = Place(message.topic(), message.partition())
+    place = TopicSlice(message.topic(), message.partition())
     headers = tuple(message.headers() or ())
-    return Record(
+    return HistoryRecord(
         place, message.offset(), message.key(), message.value(), headers, message.timestamp()[1]
     )
 
 
-def prediction(record: Record, transaction: int | None, reader: Reader) -> Output:
+def prediction(record: HistoryRecord, transaction: int | None, reader: Reader) -> VisibleRecord:
     """A record of the predictions, or the null that erases one."""
     lead = (record.key or b"").decode("utf-8", "replace")
     if record.value is None:
-        return Output(record, transaction, lead)
+        return VisibleRecord(record, transaction, lead)
     told = reader.decode(record.value)
-    return Output(
+    return VisibleRecord(
         record,
         transaction,
         lead=told["lead_id"],
         version=told["lead_version"],
         coalesced=told["coalesced_changes"],
-        source=(Place(told["source_topic"], told["source_partition"]), told["source_offset"]),
+        source=(TopicSlice(told["source_topic"], told["source_partition"]), told["source_offset"]),
         model=told["model_version"],
     )
 
 
-def letter(record: Record, transaction: int | None) -> Output:
+def letter(record: HistoryRecord, transaction: int | None) -> VisibleRecord:
     """A dead letter: its last headers are those that Leadstream added."""
     told = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-    place = Place(told["__connect.errors.topic"], int(told["__connect.errors.partition"]))
-    return Output(
+    place = TopicSlice(told["__connect.errors.topic"], int(told["__connect.errors.partition"]))
+    return VisibleRecord(
         record,
         transaction,
         source=(place, int(told["__connect.errors.offset"])),
@@ -47,12 +47,12 @@ def letter(record: Record, transaction: int | None) -> Output:
     )
 
 
-def result(record: Record, transaction: int | None) -> Output:
+def result(record: HistoryRecord, transaction: int | None) -> VisibleRecord:
     """A rescore result, told by its request's id."""
-    return Output(record, transaction, lead=(record.key or b"").decode("utf-8", "replace"))
+    return VisibleRecord(record, transaction, lead=(record.key or b"").decode("utf-8", "replace"))
 
 
-def readings(reader: Reader) -> dict[str, Callable[[Record, int | None], Output]]:
+def readings(reader: Reader) -> dict[str, Callable[[HistoryRecord, int | None], VisibleRecord]]:
     """By the field of their topic how to read the outputs; `reader` is that of the predictions."""
     return {
         "lead_predictions": partial(prediction, reader=reader),
@@ -61,7 +61,9 @@ def readings(reader: Reader) -> dict[str, Callable[[Record, int | None], Output]
     }
 
 
-def line(event: dict[str, object]) -> Line:
+def line(event: dict[str, object]) -> BatchLine:
     """A `batch` event of the log."""
-    counts = {name: int(str(event[name])) for name in Line.__dataclass_fields__ if name != "model"}
-    return Line(**counts, model=str(event["model_version"]))
+    counts = {
+        name: int(str(event[name])) for name in BatchLine.__dataclass_fields__ if name != "model"
+    }
+    return BatchLine(**counts, model=str(event["model_version"]))

@@ -10,15 +10,15 @@ from confluent_kafka import Consumer, TopicPartition
 from schemas.codec import Reader
 from tests.faults.history import (
     Append,
-    History,
-    Kind,
-    Output,
-    Place,
-    Process,
-    Record,
-    Sent,
+    HistoryRecord,
+    ProcessRun,
+    RecordKind,
+    RunHistory,
+    SentRecord,
     Span,
+    TopicSlice,
     Transaction,
+    VisibleRecord,
 )
 from tests.faults.reading import readings, record_of
 from tests.faults.segments import LogBatch, log_batches, offset_commit
@@ -33,11 +33,11 @@ _NO_PRODUCER = -1
 def record(
     stage: Stage,
     data: Sequence[Path],
-    processes: Sequence[Process],
+    processes: Sequence[ProcessRun],
     reader: Reader,
     *,
     coalesce: bool,
-) -> History:
+) -> RunHistory:
     """The history of a run that is over; `data` are the folders of the brokers' logs, which must agree, and `reader`
     reads its predictions.
     """
@@ -46,14 +46,14 @@ def record(
     sent = [_sent(r) for topic in sorted(inputs) for r in _read(stage, topic)]
     group = stage.environment["LEADSTREAM_GROUP_ID"]
     transactions, unfinished = _transactions(
-        _agreed(data, Place(_OFFSETS_TOPIC, 0), values=True), group
+        _agreed(data, TopicSlice(_OFFSETS_TOPIC, 0), values=True), group
     )
     owners = _Owners(transactions, sent)
-    outputs: dict[str, list[Output]] = {}
+    outputs: dict[str, list[VisibleRecord]] = {}
     appended: list[Append] = []
     for field in read:
         outputs[field] = []
-        by_place: dict[Place, list[Record]] = defaultdict(list)
+        by_place: dict[TopicSlice, list[HistoryRecord]] = defaultdict(list)
         for each in _read(stage, getattr(stage.topics, field)):
             by_place[each.place].append(each)
         for place in _places(data[0], getattr(stage.topics, field)):
@@ -62,7 +62,7 @@ def record(
             outputs[field] += found
             appended += appends
             unfinished += left
-    return History(
+    return RunHistory(
         coalesce=coalesce,
         requests_topic=stage.topics.rescore_requests,
         sent=tuple(sent),
@@ -79,26 +79,26 @@ def record(
     )
 
 
-def _read(stage: Stage, topic: str) -> Iterator[Record]:
+def _read(stage: Stage, topic: str) -> Iterator[HistoryRecord]:
     """What a subscriber of committed data sees."""
     return map(record_of, stage.read(topic, 0, seconds=120))
 
 
-def _sent(record: Record) -> Sent:
-    return Sent(record, truth_of(record.headers))
+def _sent(record: HistoryRecord) -> SentRecord:
+    return SentRecord(record, truth_of(record.headers))
 
 
-def _places(data: Path, topic: str) -> list[Place]:
+def _places(data: Path, topic: str) -> list[TopicSlice]:
     return sorted(
         (
-            Place(topic, int(folder.name.rpartition("-")[2]))
+            TopicSlice(topic, int(folder.name.rpartition("-")[2]))
             for folder in data.glob(f"{topic}-[0-9]*")
         ),
         key=lambda place: place.partition,
     )
 
 
-def _agreed(data: Sequence[Path], place: Place, *, values: bool = False) -> list[LogBatch]:
+def _agreed(data: Sequence[Path], place: TopicSlice, *, values: bool = False) -> list[LogBatch]:
     """The log of a partition, once every broker has the same."""
 
     def read() -> list[list[LogBatch]]:
@@ -116,11 +116,11 @@ def _agreed(data: Sequence[Path], place: Place, *, values: bool = False) -> list
 
 def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction], int]:
     """The committed transactions of a group in the order of their markers, and how many were left open."""
-    pending: dict[int, dict[Place, int]] = {}
-    stands: dict[Place, int] = defaultdict(int)
+    pending: dict[int, dict[TopicSlice, int]] = {}
+    stands: dict[TopicSlice, int] = defaultdict(int)
     found: list[Transaction] = []
 
-    def commit(producer: int, offsets: Mapping[Place, int]) -> None:
+    def commit(producer: int, offsets: Mapping[TopicSlice, int]) -> None:
         spans = tuple(Span(place, stands[place], offset) for place, offset in offsets.items())
         stands.update(offsets)
         found.append(Transaction(len(found), producer, spans))
@@ -133,7 +133,7 @@ def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction
             continue
         commits = filter(None, (offset_commit(key, value) for key, value in batch.records))
         own = {
-            Place(each.topic, each.partition): each.offset
+            TopicSlice(each.topic, each.partition): each.offset
             for each in commits
             if each.group == group
         }
@@ -147,7 +147,7 @@ def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction
 class _Owners:
     """Which transactions an output may belong to, by the records that it can come from."""
 
-    def __init__(self, transactions: Sequence[Transaction], sent: Sequence[Sent]) -> None:
+    def __init__(self, transactions: Sequence[Transaction], sent: Sequence[SentRecord]) -> None:
         self.producers = {transaction.number: transaction.producer for transaction in transactions}
         self._by_source = {
             (span.place, offset): transaction.number
@@ -158,10 +158,10 @@ class _Owners:
         self._by_lead: dict[str, set[int]] = defaultdict(set)
         for each in sent:
             number = self._by_source.get((each.record.place, each.record.offset))
-            if each.truth.kind in {Kind.ERASURE, Kind.REQUEST} and number is not None:
+            if each.truth.kind in {RecordKind.ERASURE, RecordKind.REQUEST} and number is not None:
                 self._by_lead[each.truth.lead].add(number)
 
-    def of(self, output: Output) -> set[int]:
+    def of(self, output: VisibleRecord) -> set[int]:
         if output.source is None:
             return self._by_lead[output.lead]
         number = self._by_source.get(output.source)
@@ -169,8 +169,8 @@ class _Owners:
 
 
 def _assigned(
-    log: Sequence[LogBatch], place: Place, visible: Sequence[Output], owners: _Owners
-) -> tuple[list[Output], list[Append], int]:
+    log: Sequence[LogBatch], place: TopicSlice, visible: Sequence[VisibleRecord], owners: _Owners
+) -> tuple[list[VisibleRecord], list[Append], int]:
     """The outputs of a partition with their transactions, what the log has of them, and how many were left open.
 
     Between two markers all batches of a producer are of one transaction: the earliest of its producer that consumed
@@ -179,7 +179,7 @@ def _assigned(
     at = {output.record.offset: output for output in visible}
     pending: dict[int, list[LogBatch]] = defaultdict(list)
     last: dict[int, int] = defaultdict(lambda: -1)
-    found: list[Output] = []
+    found: list[VisibleRecord] = []
     appends: list[Append] = []
     for batch in log:
         if batch.commits is None:
@@ -212,7 +212,7 @@ def _assigned(
     return [*found, *at.values()], appends, len(pending)
 
 
-def group_offsets(stage: Stage) -> dict[Place, tuple[int, int]]:
+def group_offsets(stage: Stage) -> dict[TopicSlice, tuple[int, int]]:
     """Of each consumed partition its end, and where the group stands by what it has committed."""
     # Of the group by name, without joining it.
     config = {
@@ -227,7 +227,7 @@ def group_offsets(stage: Stage) -> dict[Place, tuple[int, int]]:
             for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions
         ]
         return {
-            Place(each.topic, each.partition): (
+            TopicSlice(each.topic, each.partition): (
                 consumer.get_watermark_offsets(each, timeout=30)[1],
                 max(0, each.offset),
             )

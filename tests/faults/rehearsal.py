@@ -15,15 +15,15 @@ from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.history import (
     Append,
+    BatchLine,
     Ending,
-    History,
-    Line,
-    Output,
-    Place,
-    Process,
-    Sent,
+    ProcessRun,
+    RunHistory,
+    SentRecord,
     Span,
+    TopicSlice,
     Transaction,
+    VisibleRecord,
 )
 from tests.faults.reading import readings, record_of
 from tests.faults.traffic import LEADS, Traffic, truth_of
@@ -54,7 +54,7 @@ def rehearse(
     remembers: bool = True,
     leads: int = LEADS,
     most: int = 30,
-) -> History:
+) -> RunHistory:
     """What a well-behaved group of two processes leaves behind; one of them is killed before its last line.
 
     A batch has up to `most` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
@@ -64,11 +64,11 @@ def rehearse(
         seed, Writer("LeadChanged").encode, Writer("RescoreRequest").encode, now=NOW_MS, leads=leads
     )
     rows = {row.lead_id: row for row in traffic.people()}
-    log: dict[Place, list[FakeMessage]] = defaultdict(list)
+    log: dict[TopicSlice, list[FakeMessage]] = defaultdict(list)
     for shipment in itertools.islice(traffic.shipments(), records):
         topic = {"lead_changes": CHANGES, "rescore_requests": REQUESTS}[shipment.topic]
         partition = crc32(shipment.key or b"") % PARTITIONS if topic == CHANGES else 0
-        place = log[Place(topic, partition)]
+        place = log[TopicSlice(topic, partition)]
         place.append(
             FakeMessage(
                 topic,
@@ -102,18 +102,18 @@ def rehearse(
 
 
 def _consume(
-    log: dict[Place, list[FakeMessage]],
+    log: dict[TopicSlice, list[FakeMessage]],
     process: Callable[[list[FakeMessage]], BatchResult],
     rng: np.random.Generator,
     coalesce: bool,
     most: int,
-) -> History:
+) -> RunHistory:
     stands = dict.fromkeys(log, 0)
     transactions: list[Transaction] = []
     appended: list[Append] = []
-    outputs: dict[str, list[Output]] = {kind: [] for kind in _READINGS}
-    lines: dict[int, list[Line]] = {0: [], 1: []}
-    ends: Counter[Place] = Counter()
+    outputs: dict[str, list[VisibleRecord]] = {kind: [] for kind in _READINGS}
+    lines: dict[int, list[BatchLine]] = {0: [], 1: []}
+    ends: Counter[TopicSlice] = Counter()
     while any(stands[place] < len(log[place]) for place in log):
         spans = []
         for place, messages in log.items():
@@ -128,9 +128,9 @@ def _consume(
         outcome = process(
             [message for span in spans for message in log[span.place][span.first : span.after]]
         )
-        written: dict[Place, list[FakeMessage]] = defaultdict(list)
+        written: dict[TopicSlice, list[FakeMessage]] = defaultdict(list)
         for out in outcome.outputs:
-            place = Place(out.topic, crc32(out.key or b"") % PARTITIONS)
+            place = TopicSlice(out.topic, crc32(out.key or b"") % PARTITIONS)
             offset = ends[place] + len(written[place])
             headers, timestamp = list(out.headers or []), out.timestamp or NOW_MS
             written[place].append(
@@ -149,11 +149,11 @@ def _consume(
             )  # the marker that ends a transaction has an offset, too
         lines[number % 2].append(_line(outcome))
     killed = lines[1][:-1]
-    return History(
+    return RunHistory(
         coalesce=coalesce,
         requests_topic=REQUESTS,
         sent=tuple(
-            Sent(record_of(m), truth_of(tuple(m.headers() or ())))
+            SentRecord(record_of(m), truth_of(tuple(m.headers() or ())))
             for messages in log.values()
             for m in messages
         ),
@@ -164,17 +164,17 @@ def _consume(
         appended=tuple(appended),
         committed=tuple(Span(place, 0, len(messages)) for place, messages in log.items()),
         processes=(
-            Process("first", Ending.STOPPED, 0, tuple(lines[0])),
-            Process("second", Ending.KILLED, -9, tuple(killed)),
+            ProcessRun("first", Ending.STOPPED, 0, tuple(lines[0])),
+            ProcessRun("second", Ending.KILLED, -9, tuple(killed)),
         ),
     )
 
 
-def _line(outcome: BatchResult) -> Line:
+def _line(outcome: BatchResult) -> BatchLine:
     requests = outcome.requests_answered + outcome.requests_dead_lettered
     fates = {fate.value: count for fate, count in outcome.fates.items()}
     none = dict.fromkeys(("scored", "coalesced", "dead_lettered", "erased", "ignored"), 0)
-    return Line(
+    return BatchLine(
         outcome.consumed + requests,
         outcome.consumed,
         **none | fates,

@@ -18,10 +18,10 @@ from leadstream.local.process import Child
 from schemas.codec import Reader
 from schemas.registry import Registry
 from tests.faults.checker import Violation, violations
-from tests.faults.environment import Ground, in_schema, staged
-from tests.faults.history import History, save
+from tests.faults.environment import FaultEnvironment, in_schema, staged
+from tests.faults.history import RunHistory, save
 from tests.faults.inflict import Inflicter
-from tests.faults.members import Member, together
+from tests.faults.members import ConsumerMember, together
 from tests.faults.recorder import group_offsets, record
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
 from tests.integration.running import Stage, until
@@ -42,17 +42,19 @@ class Ran:
     violations: list[Violation] = field(default_factory=list)
 
 
-def run(ground: Ground, plan: Schedule, folder: Path) -> Ran:
+def run(environment: FaultEnvironment, plan: Schedule, folder: Path) -> Ran:
     """Do what a schedule says, let everything recover, and check what was left behind."""
     ran = Ran(plan, folder)
-    stage = staged(ground, folder, coalesce=plan.coalesce, batch_max_records=plan.batch_max_records)
-    members = [Member(stage, i) for i in range(CONSUMERS)]
+    stage = staged(
+        environment, folder, coalesce=plan.coalesce, batch_max_records=plan.batch_max_records
+    )
+    members = [ConsumerMember(stage, i) for i in range(CONSUMERS)]
     try:
         for member in members:
             member.start()
         together([member.until_ready for member in members])
-        with _sending(ground, stage, plan):
-            _inflict(Inflicter(ground, stage, members), plan, ran)
+        with _sending(environment, stage, plan):
+            _inflict(Inflicter(environment, stage, members), plan, ran)
         ran.violations += _drained(stage, members)
         if not ran.violations:
             together([member.note_metrics for member in members])
@@ -60,9 +62,9 @@ def run(ground: Ground, plan: Schedule, folder: Path) -> Ran:
     finally:
         together([member.kill for member in members])
     processes = [process for member in members for process in member.past]
-    registry = Registry(ground.registry.url)
+    registry = Registry(environment.registry.url)
     reader = Reader("LeadPrediction", registry)
-    history = record(stage, ground.kafka.data, processes, reader, coalesce=plan.coalesce)
+    history = record(stage, environment.kafka.data, processes, reader, coalesce=plan.coalesce)
     registry.close()
     save(history, folder / HISTORY)
     ran.violations += violations(history)
@@ -99,14 +101,14 @@ def _inflict(inflicter: Inflicter, plan: Schedule, ran: Ran) -> None:
 
 
 @contextlib.contextmanager
-def _sending(ground: Ground, stage: Stage, plan: Schedule) -> Iterator[None]:
+def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Iterator[None]:
     """The CRM, from its first record until the end of the block; then what it still holds is acknowledged."""
     schema = stage.environment["DATABASE_URL"].rpartition("%3D")[2]
     told = {
         "bootstrap": stage.bootstrap,
         "topics": {each.name: getattr(stage.topics, each.name) for each in fields(Topics)},
-        "database": in_schema(ground.postgres.url, schema),
-        "registry": ground.registry.url,
+        "database": in_schema(environment.postgres.url, schema),
+        "registry": environment.registry.url,
         "seed": plan.seed,
         "rate": plan.changes_per_second,
     }
@@ -128,7 +130,7 @@ def _sending(ground: Ground, stage: Stage, plan: Schedule) -> Iterator[None]:
         child.end(signal.SIGKILL, 10)
 
 
-def _drained(stage: Stage, members: Sequence[Member]) -> list[Violation]:
+def _drained(stage: Stage, members: Sequence[ConsumerMember]) -> list[Violation]:
     """Everything is consumed and everybody is ready again, by themselves, now that nothing fails any more."""
     try:
         until(lambda: _behind(stage) == 0, "everything is consumed", DRAIN_SECONDS)
@@ -143,7 +145,7 @@ def _behind(stage: Stage) -> int:
     return sum(end - stands for end, stands in group_offsets(stage).values())
 
 
-def _figures(history: History) -> dict[str, int]:
+def _figures(history: RunHistory) -> dict[str, int]:
     """What a run was like, in numbers."""
     changes = sum(sent.record.place.topic != history.requests_topic for sent in history.sent)
     return {

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaException, Producer
 
 from schemas.codec import Writer
 from schemas.registry import Registry
-from tests.faults.traffic import Row, Shipment, Traffic
+from tests.faults.traffic import PeopleRow, Shipment, Traffic
 
 TICK_SECONDS = 0.05
 _UPSERT = """
@@ -29,7 +29,7 @@ where people.lead_version < excluded.lead_version
 """
 
 
-class Crm:
+class PeopleTable:
     """The table of people; while it does not answer, what depends on it waits."""
 
     def __init__(self, url: str) -> None:
@@ -37,7 +37,7 @@ class Crm:
         self._connection: psycopg.Connection[Any] | None = None
         self._asked_at = 0.0
 
-    def write(self, rows: Sequence[Row]) -> bool:
+    def write(self, rows: Sequence[PeopleRow]) -> bool:
         """Write rows; False where that was not possible."""
         if self._connection is None and time.monotonic() < self._asked_at:
             return False
@@ -54,10 +54,10 @@ class Crm:
         return True
 
 
-class Sender:
+class ShipmentSender:
     """Sends shipments in their order; those with a row wait until it is written."""
 
-    def __init__(self, bootstrap: str, topics: Mapping[str, str], crm: Crm) -> None:
+    def __init__(self, bootstrap: str, topics: Mapping[str, str], crm: PeopleTable) -> None:
         self._bootstrap, self._topics, self._crm = bootstrap, topics, crm
         self._waiting: deque[Shipment] = deque()
         self._producer = self._connected()
@@ -116,8 +116,8 @@ def main(told: dict[str, Any]) -> None:
 
     traffic = Traffic(told["seed"], plain.encode, request.encode, now=_now())
     traffic.encode_change = encode
-    crm = Crm(told["database"])
-    sender = Sender(told["bootstrap"], told["topics"], crm)
+    crm = PeopleTable(told["database"])
+    sender = ShipmentSender(told["bootstrap"], told["topics"], crm)
     assert crm.write(traffic.people())
     shipments = traffic.shipments()
     print("sending", flush=True)

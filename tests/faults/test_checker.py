@@ -9,7 +9,7 @@ from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
 from tests.faults.__main__ import main
 from tests.faults.checker import violations
-from tests.faults.history import History, Kind, load, save
+from tests.faults.history import RecordKind, RunHistory, load, save
 from tests.faults.mutations import MUTATIONS
 from tests.faults.rehearsal import rehearse
 from tests.faults.traffic import LEADS
@@ -22,7 +22,7 @@ def slot(model_store: str) -> ModelSlot:
 
 
 @pytest.fixture(scope="module")
-def good(slot: ModelSlot) -> History:
+def good(slot: ModelSlot) -> RunHistory:
     return rehearse(slot, seed=1, records=800)
 
 
@@ -33,7 +33,7 @@ def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
 ) -> None:
     history = rehearse(slot, seed, coalesce=coalesce)
     assert violations(history) == []
-    assert {sent.truth.kind for sent in history.sent} == set(Kind)
+    assert {sent.truth.kind for sent in history.sent} == set(RecordKind)
     # So few that each batch has every lead many times, changed and erased in turn.
     assert (
         violations(rehearse(slot, seed, records=1500, coalesce=coalesce, leads=8, most=300)) == []
@@ -41,7 +41,7 @@ def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
 
 
 @pytest.mark.parametrize("wrong", MUTATIONS)
-def test_a_wrong_that_is_done_to_a_good_history_must_be_found(good: History, wrong: str) -> None:
+def test_a_wrong_that_is_done_to_a_good_history_must_be_found(good: RunHistory, wrong: str) -> None:
     assert violations(good) == []
     for seed in range(12):
         assert violations(MUTATIONS[wrong](good, random.Random(seed))), (wrong, seed)
@@ -60,7 +60,7 @@ def test_a_consumer_that_forgets_versions_is_seen_to_bring_back_older_prediction
 
 
 def test_a_history_that_is_kept_reads_as_it_was_and_is_judged_alike(
-    good: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: RunHistory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "history.json.gz"
     save(good, path)

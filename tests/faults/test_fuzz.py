@@ -16,7 +16,7 @@ from models.serve.scorer import Model
 from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
-from tests.faults.fuzz import Fault, borne, fuzz_pipeline, fuzzed
+from tests.faults.fuzz import FuzzFailure, borne, fuzz_pipeline, fuzzed
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, REQUESTS, avro_request, batch, change
 
 TOPICS = {"lead_changes": CHANGES, "rescore_requests": REQUESTS}
@@ -153,5 +153,5 @@ def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(
         change(3, "c"),
     ]
     assert borne(fuzz_pipeline(model_store), messages) == {"scored": 3, "UNKNOWN_FRAMING": 1}
-    with pytest.raises(Fault, match=told):
+    with pytest.raises(FuzzFailure, match=told):
         borne(Broken(model_store, wrong), messages)

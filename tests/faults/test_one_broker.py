@@ -14,7 +14,7 @@ import pytest
 from leadstream.kafka.batch import Output
 from schemas.codec import Writer
 from schemas.registry import Registry
-from tests.faults.environment import Ground, staged
+from tests.faults.environment import FaultEnvironment, staged
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.run import run
 from tests.faults.schedule import schedule
@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
 SECONDS = 7.0
 
 
-def proved(ground: Ground, seed: int, folder: Path) -> None:
+def proved(environment: FaultEnvironment, seed: int, folder: Path) -> None:
     """A short schedule without a violation."""
-    plan = schedule(seed, SECONDS, ground.kafka.replication)
-    ran = run(ground, plan, folder / "run")
+    plan = schedule(seed, SECONDS, environment.kafka.replication)
+    ran = run(environment, plan, folder / "run")
     replay = f"python -m tests.faults --seed {seed} --seconds {SECONDS:g} --brokers {plan.brokers}"
     assert ran.violations == [], replay
     assert ran.faults.total() == len(plan.faults)
@@ -37,29 +37,29 @@ def proved(ground: Ground, seed: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("seed", [3, 6, 7, 10])
 def test_whatever_fails_on_one_broker_nothing_is_lost_or_repeated(
-    one_broker: Ground, seed: int, tmp_path: Path
+    one_broker: FaultEnvironment, seed: int, tmp_path: Path
 ) -> None:
     proved(one_broker, seed, tmp_path)
 
 
 @contextlib.contextmanager
-def failing_registry(ground: Ground) -> Iterator[None]:
-    ground.registry.failure = 500
+def failing_registry(environment: FaultEnvironment) -> Iterator[None]:
+    environment.registry.failure = 500
     yield
-    ground.registry.failure = None
+    environment.registry.failure = None
 
 
 @contextlib.contextmanager
-def refusing_registry(ground: Ground) -> Iterator[None]:
-    ground.registry_gate.set("refuse")
+def refusing_registry(environment: FaultEnvironment) -> Iterator[None]:
+    environment.registry_gate.set("refuse")
     yield
-    ground.registry_gate.set("pass")
+    environment.registry_gate.set("pass")
 
 
 @contextlib.contextmanager
-def refusing_database(ground: Ground) -> Iterator[None]:
+def refusing_database(environment: FaultEnvironment) -> Iterator[None]:
     """It is there, and lets nobody in."""
-    with psycopg.connect(ground.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(environment.postgres.url, autocommit=True) as connection:
         connection.execute("alter role current_user nologin")
         connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'leadstream'"
@@ -70,7 +70,9 @@ def refusing_database(ground: Ground) -> Iterator[None]:
             connection.execute("alter role current_user login")
 
 
-TROUBLES: dict[str, tuple[str, Callable[[Ground], contextlib.AbstractContextManager[None]]]] = {
+TROUBLES: dict[
+    str, tuple[str, Callable[[FaultEnvironment], contextlib.AbstractContextManager[None]]]
+] = {
     "a registry that answers 500": ("registry", failing_registry),
     "a registry that refuses": ("registry", refusing_registry),
     "a database that lets nobody in": ("postgres", refusing_database),
@@ -88,7 +90,7 @@ def held_by(process: Running, dependency: str) -> bool:
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_is_named_while_it_lasts_and_makes_no_dead_letter_of_anything(
-    one_broker: Ground, tmp_path: Path, trouble: str
+    one_broker: FaultEnvironment, tmp_path: Path, trouble: str
 ) -> None:
     dependency, during = TROUBLES[trouble]
     stage = staged(one_broker, tmp_path / "run", coalesce=True, batch_max_records=100)
@@ -121,7 +123,11 @@ def test_trouble_is_named_while_it_lasts_and_makes_no_dead_letter_of_anything(
 
 
 def test_a_model_store_that_cannot_be_reached_is_waited_for_and_one_that_goes_away_stops_nothing(
-    one_broker: Ground, s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_broker: FaultEnvironment,
+    s3: str,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for file in filter(Path.is_file, one_broker.store.rglob("*")):
         put = f"{s3}/{bucket.removeprefix('s3://')}/{file.relative_to(one_broker.store)}"

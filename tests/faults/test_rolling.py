@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.environment import Ground
+from tests.faults.environment import FaultEnvironment
 from tests.faults.run import run
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
 
 
 def test_a_rolling_restart_under_load_loses_nothing_and_repeats_nothing(
-    one_broker: Ground, tmp_path: Path
+    one_broker: FaultEnvironment, tmp_path: Path
 ) -> None:
     plan = Schedule(
         seed=1,

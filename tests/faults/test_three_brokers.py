@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from tests.faults.environment import Ground, staged
+from tests.faults.environment import FaultEnvironment, staged
 from tests.faults.test_one_broker import held_by, proved
 from tests.integration.running import QUICK, until
 
@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
 
 
 def test_whatever_fails_on_three_brokers_nothing_is_lost_or_repeated(
-    three_brokers: Ground, tmp_path: Path
+    three_brokers: FaultEnvironment, tmp_path: Path
 ) -> None:
     proved(three_brokers, 11, tmp_path)
 
 
 def test_a_topic_without_leaders_holds_the_work_until_its_broker_is_back(
-    three_brokers: Ground, tmp_path: Path
+    three_brokers: FaultEnvironment, tmp_path: Path
 ) -> None:
     stage = staged(three_brokers, tmp_path / "run", coalesce=True, batch_max_records=100)
     admin = AdminClient({"bootstrap.servers": stage.bootstrap})

@@ -13,7 +13,7 @@ import numpy as np
 from consumer.scoring.decode import LOOP_ORIGIN
 from leadstream.errors import Reason
 from producer.bad_records import Encode, Topic, bad_records
-from tests.faults.history import Headers, Kind, Truth
+from tests.faults.history import Headers, Intent, RecordKind
 
 TRUTH = "truth"
 LATE = {Reason.LEAD_NOT_FOUND, Reason.FEATURE_FAILED, Reason.SCORING_FAILED}
@@ -22,7 +22,7 @@ BEFORE_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PeopleRow:
     """What the CRM has of a lead before its change is sent."""
 
     lead_id: str
@@ -38,7 +38,7 @@ class Shipment:
     key: bytes | None
     value: bytes | None
     headers: Headers
-    row: Row | None = None
+    row: PeopleRow | None = None
 
 
 class Traffic:
@@ -69,12 +69,12 @@ class Traffic:
         self._count = 0
         self.now = now
 
-    def people(self) -> list[Row]:
+    def people(self) -> list[PeopleRow]:
         """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
         known = [f"asked_{i}" for i in range(ASKED)] + [
             _name(i) for i in self._versions if _thin(i)
         ]
-        return [Row(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
+        return [PeopleRow(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
 
     def shipments(self) -> Iterator[Shipment]:
         """The next record, again and again."""
@@ -108,7 +108,9 @@ class Traffic:
         bad = next(self._bad)
         late = bad.reason in LATE
         lead = (bad.key or b"").decode() if late else ""
-        truth = Truth(Kind.POISON, lead, version=int(late), reason=bad.reason.value, late=late)
+        truth = Intent(
+            RecordKind.POISON, lead, version=int(late), reason=bad.reason.value, late=late
+        )
         return Shipment(bad.topic, bad.key, bad.value, self._headers(truth))
 
     def _request(self) -> Shipment:
@@ -120,33 +122,35 @@ class Traffic:
         record = {"request_id": request_id, "lead_ids": asked, "requested_by": None}
         avro = self._rng.random() < 0.5
         value = self._encode_request(record) if avro else json.dumps({"lead_ids": asked}).encode()
-        truth = Truth(Kind.REQUEST, request_id, version=1, leads=tuple(asked))
+        truth = Intent(RecordKind.REQUEST, request_id, version=1, leads=tuple(asked))
         return Shipment("rescore_requests", request_id.encode(), value, self._headers(truth))
 
     def _odd(self, i: int) -> Shipment:
         """A change of a lead that sends its state, and that ends otherwise than in a prediction."""
         match self._rng.integers(4):
             case 0:
-                truth = Truth(Kind.ERASURE, _name(i))
+                truth = Intent(RecordKind.ERASURE, _name(i))
                 return Shipment("lead_changes", truth.lead.encode(), None, self._headers(truth))
             case 1:
                 return self._sent(
-                    i, Truth(Kind.ERASURE, _name(i), self._newer(i)), change_type="DELETED"
+                    i, Intent(RecordKind.ERASURE, _name(i), self._newer(i)), change_type="DELETED"
                 )
             case 2:
                 return self._sent(
-                    i, Truth(Kind.IGNORED, _name(i), self._versions[i]), origin=LOOP_ORIGIN
+                    i, Intent(RecordKind.IGNORED, _name(i), self._versions[i]), origin=LOOP_ORIGIN
                 )
             case _:
                 reason = Reason.SCORING_FAILED.value
-                truth = Truth(Kind.POISON, _name(i), self._newer(i), reason=reason, late=True)
+                truth = Intent(
+                    RecordKind.POISON, _name(i), self._newer(i), reason=reason, late=True
+                )
                 return self._sent(i, truth, lead_score=1e14)
 
     def _change(self, i: int) -> Shipment:
-        return self._sent(i, Truth(Kind.CHANGE, _name(i), self._newer(i), thin=_thin(i)))
+        return self._sent(i, Intent(RecordKind.CHANGE, _name(i), self._newer(i), thin=_thin(i)))
 
     def _sent(
-        self, i: int, truth: Truth, lead_score: float | None = None, **facts: Any
+        self, i: int, truth: Intent, lead_score: float | None = None, **facts: Any
     ) -> Shipment:
         score = float(self._rng.integers(0, 100)) if lead_score is None else lead_score
         state = {
@@ -165,7 +169,7 @@ class Traffic:
             "lead": None if truth.thin else state,
             **facts,
         }
-        row = Row(truth.lead, truth.version, score) if truth.thin else None
+        row = PeopleRow(truth.lead, truth.version, score) if truth.thin else None
         value = self.encode_change(event)
         return Shipment("lead_changes", truth.lead.encode(), value, self._headers(truth), row)
 
@@ -173,7 +177,7 @@ class Traffic:
         self._versions[i] += 1
         return self._versions[i] + 1
 
-    def _headers(self, truth: Truth) -> Headers:
+    def _headers(self, truth: Intent) -> Headers:
         told = json.dumps(asdict(truth)).encode()
         odd = ("trace", self._rng.bytes(4) if self._rng.random() < 0.9 else None)
         return (
@@ -183,10 +187,10 @@ class Traffic:
         )
 
 
-def truth_of(headers: Headers) -> Truth:
+def truth_of(headers: Headers) -> Intent:
     """What the sender meant by a record with these headers."""
     facts = json.loads(dict(headers)[TRUTH] or b"")
-    return Truth(**{**facts, "kind": Kind(facts["kind"]), "leads": tuple(facts["leads"])})
+    return Intent(**{**facts, "kind": RecordKind(facts["kind"]), "leads": tuple(facts["leads"])})
 
 
 def _name(i: int) -> str:

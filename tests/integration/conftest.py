@@ -16,7 +16,7 @@ from tests.unit.pipelines import STATE
 
 
 @dataclass(frozen=True, slots=True)
-class Crm:
+class CrmTables:
     """The demo's tables in a schema of their own; `url` finds them there."""
 
     url: str
@@ -38,31 +38,31 @@ class Crm:
 
 
 @pytest.fixture(scope="session")
-def crm(postgres: Postgres) -> Iterator[Crm]:
+def crm(postgres: Postgres) -> Iterator[CrmTables]:
     schema = f"crm_{uuid.uuid4().hex[:8]}"
     url = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{schema}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"create schema {schema}")
         create_schema(connection)
-        yield Crm(url, connection)
+        yield CrmTables(url, connection)
         connection.execute(f"drop schema {schema} cascade")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedConsumer:
     """A running process that nobody ends before the session does: use leads of your own."""
 
     stage: Stage
     process: Running
-    crm: Crm
+    crm: CrmTables
 
 
 @pytest.fixture(scope="session")
 def served(
-    kafka: Broker, crm: Crm, model_store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+    kafka: Broker, crm: CrmTables, model_store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServedConsumer]:
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("served"), model_store)
     stage.environment["DATABASE_URL"] = crm.url
     with stage.running() as process:
-        yield Served(stage, process.until_ready(), crm)
+        yield ServedConsumer(stage, process.until_ready(), crm)
         assert process.stop() == 0

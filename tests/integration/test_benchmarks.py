@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import throughput
-from benchmarks.environment import open_ground
-from benchmarks.figures import Row, Spread
-from benchmarks.latency import Run
+from benchmarks.environment import open_environment
+from benchmarks.figures import FigureRow, Spread
+from benchmarks.latency import LatencyRun
 from benchmarks.leads import events, trained
 from benchmarks.plain import PlainModel
 from benchmarks.scale import longest_pauses
@@ -62,20 +62,20 @@ def test_a_benchmark_in_which_events_are_missing_is_an_error_and_no_result(
     kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
-    with open_ground("test", say=lambda _: None) as ground:
-        topic = ground.topic("predictions")
-        ground.preload(topic, events(10))
-        assert ground.watch(topic, 10).leads == 10
+    with open_environment("test", say=lambda _: None) as environment:
+        topic = environment.topic("predictions")
+        environment.preload(topic, events(10))
+        assert environment.watch(topic, 10).leads == 10
         with pytest.raises(UserError, match="10 records are visible"):
-            ground.watch(topic, 9)
-        ground.remove(topic)
+            environment.watch(topic, 9)
+        environment.remove(topic)
 
 
 def test_a_benchmark_on_the_mock_would_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEADSTREAM_LOCAL_BROKER", "mock")
     with (
         pytest.raises(UserError, match="a broker with transactions"),
-        open_ground("test", say=lambda _: None),
+        open_environment("test", say=lambda _: None),
     ):
         pass
 
@@ -118,7 +118,7 @@ def test_a_stall_meets_every_event_that_it_delays() -> None:
     due = np.arange(1_000) / 100
     seen = due + 0.001
     seen[(due >= 5) & (due < 6)] = 6.0
-    run = Run(100, due, seen)
+    run = LatencyRun(100, due, seen)
     assert run.at(0.5) == pytest.approx(1)
     assert run.at(0.99) == pytest.approx(920, abs=10)
     assert abs(run.lag()[2]) < 1
@@ -126,17 +126,17 @@ def test_a_stall_meets_every_event_that_it_delays() -> None:
 
 def test_a_lag_that_grows_is_told() -> None:
     due = np.arange(3_000) / 100
-    first, last, growth = Run(100, due, due * 1.2).lag()
+    first, last, growth = LatencyRun(100, due, due * 1.2).lag()
     assert first < last
     assert growth == pytest.approx(100 * (1 - 1 / 1.2), rel=0.05)
 
 
 def test_a_missed_bar_is_said() -> None:
-    low = Row("x", Spread.of([1, 2, 3]), least=2.5)
+    low = FigureRow("x", Spread.of([1, 2, 3]), least=2.5)
     assert low.met is False
     assert low.shown()[-1] == "≥ 2.5 MISSED"
-    assert Row("x", Spread.of([1, 2, 3]), most=2.5).shown()[-1] == "≤ 2.5 met"
-    assert Row("x", Spread.of([1])).met is None
+    assert FigureRow("x", Spread.of([1, 2, 3]), most=2.5).shown()[-1] == "≤ 2.5 met"
+    assert FigureRow("x", Spread.of([1])).met is None
 
 
 def test_a_pause_counts_in_every_window_that_it_reaches_into() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from leadstream.local.broker import Broker
-from tests.integration.conftest import Crm
+from tests.integration.conftest import CrmTables
 from tests.integration.running import QUICK, Running, Stage, until
 
 pytestmark = pytest.mark.broker
@@ -29,7 +29,7 @@ def stage(kafka: Broker, tmp_path: Path, model_store: str) -> Stage:
     return Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=4)
 
 
-class Load:
+class ConstantLoad:
     """Sends 40 changes of new leads again and again until it is stopped."""
 
     def __init__(self, stage: Stage) -> None:
@@ -48,7 +48,7 @@ class Load:
         self._done.set()
         self._thread.join()
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> "ConstantLoad":
         self._thread.start()
         return self
 
@@ -98,7 +98,7 @@ def test_a_process_killed_between_produce_and_commit_must_not_leave_half_a_batch
 
 @pytest.mark.postgres
 def test_a_request_whose_process_is_killed_has_no_prediction_without_its_result(
-    stage: Stage, crm: Crm
+    stage: Stage, crm: CrmTables
 ) -> None:
     leads = [f"{stage.topics.lead_changes} {i}" for i in range(3000)]
     crm.add(*leads)
@@ -126,7 +126,7 @@ def test_processes_killed_at_any_moment_under_load_neither_lose_nor_repeat_a_cha
         processes = [stack.enter_context(stage.running(**QUICK, **EACH)) for _ in range(4)]
         for process in processes:
             process.until_ready()
-        load = stack.enter_context(Load(stage))
+        load = stack.enter_context(ConstantLoad(stage))
         for victim in processes[:-1]:
             batches = len(victim.events("batch")) + chance.randrange(1, 15)
             until(lambda p=victim, n=batches: len(p.events("batch")) >= n, "it works")  # type: ignore[misc]
@@ -146,7 +146,7 @@ def test_a_process_that_is_stopped_hands_over_without_a_gap_or_a_repeat(stage: S
             owned = partial(process.metric, "assigned_partitions")
             process.until_ready()
             until(lambda read=owned: read() >= 2, "they share")  # type: ignore[misc]
-        with Load(stage) as load:
+        with ConstantLoad(stage) as load:
             for process in (first, second):
                 process.event("batch")
             assert first.stop() == 0

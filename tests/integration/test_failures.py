@@ -17,9 +17,9 @@ from models.registry.versions import ModelRegistry
 from producer.crm import create_schema
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
-from tests.integration.conftest import Crm
+from tests.integration.conftest import CrmTables
 from tests.integration.running import QUICK, Stage, until
-from tests.integration.test_delivery import EACH, SLOW, Load, scored
+from tests.integration.test_delivery import EACH, SLOW, ConstantLoad, scored
 from tests.registry_server import registry_server
 from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import event
@@ -35,7 +35,7 @@ def test_a_database_that_is_gone_for_longer_than_a_session_holds_the_work_and_ke
     leads = [f"lead_{i}" for i in range(600)]
     with psycopg.connect(fresh_postgres.url, autocommit=True) as connection:
         create_schema(connection)
-        Crm(fresh_postgres.url, connection).add(*leads)
+        CrmTables(fresh_postgres.url, connection).add(*leads)
     with stage.running(**QUICK) as process:
         process.until_ready()
         stage.send([stage.change(lead, lead=None) for lead in leads[:200]])
@@ -181,7 +181,7 @@ def test_a_model_promoted_under_load_takes_over_between_two_batches(
     registry = ModelRegistry(store, TRUST)
     version = registry.publish(trained(3))
     stage = Stage.on(kafka.bootstrap, tmp_path, store, partitions=1)
-    with stage.running(**EACH) as process, Load(stage) as load:
+    with stage.running(**EACH) as process, ConstantLoad(stage) as load:
         process.until_ready()
         process.event("batch", model_version="1.0.0")
         registry.promote(version)

@@ -15,7 +15,7 @@ from leadstream.errors import SettingsError, Transient
 from leadstream.local.postgres import Postgres
 from producer.crm import create_schema
 from tests.faults.proxy import Proxy, proxying
-from tests.integration.conftest import Crm
+from tests.integration.conftest import CrmTables
 
 pytestmark = pytest.mark.postgres
 UUID = "0d4f1f0e-6c1e-4f0a-9a55-1f2b3c4d5e6f"
@@ -23,18 +23,18 @@ PERSONAL = ("first_name", "last_name", "email", "phone", "conversion_probability
 
 
 @pytest.fixture
-def bare(postgres: Postgres) -> Iterator[Crm]:
+def bare(postgres: Postgres) -> Iterator[CrmTables]:
     """An empty schema, for a CRM of another shape."""
     schema = f"bare_{uuid.uuid4().hex[:8]}"
     url = f"{postgres.url}{'&' if '?' in postgres.url else '?'}options=-csearch_path%3D{schema}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"create schema {schema}")
-        yield Crm(url, connection)
+        yield CrmTables(url, connection)
         connection.execute(f"drop schema {schema} cascade")
 
 
 @pytest.fixture
-def leads(crm: Crm) -> Iterator[PostgresLeads]:
+def leads(crm: CrmTables) -> Iterator[PostgresLeads]:
     yield from reading(crm.url)
 
 
@@ -57,7 +57,7 @@ def new_id() -> str:
 
 
 def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
-    crm: Crm, leads: PostgresLeads
+    crm: CrmTables, leads: PostgresLeads
 ) -> None:
     lead, other, unknown = new_id(), new_id(), new_id()
     crm.add(lead, other, source="enquiry", programme_id=1, campus_id=1, lead_version=7)
@@ -83,7 +83,7 @@ def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
 
 
 def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(
-    crm: Crm, postgres: Postgres
+    crm: CrmTables, postgres: Postgres
 ) -> None:
     """Were any of them named in the query, Postgres would refuse it."""
     lead, role = new_id(), f"reader_{uuid.uuid4().hex[:8]}"
@@ -111,7 +111,7 @@ def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(
         crm.connection.execute(f"drop role {role}")
 
 
-def test_a_query_that_could_write_must_be_refused_by_the_session(bare: Crm) -> None:
+def test_a_query_that_could_write_must_be_refused_by_the_session(bare: CrmTables) -> None:
     bare.connection.execute("create table audit (seen text)")
     bare.connection.execute(
         "create function peek() returns timestamptz language plpgsql as"
@@ -123,7 +123,7 @@ def test_a_query_that_could_write_must_be_refused_by_the_session(bare: Crm) -> N
 
 
 def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no_error(
-    bare: Crm,
+    bare: CrmTables,
 ) -> None:
     bare.connection.execute(
         "create table people (id varchar(40) primary key, created_at date, status text)"
@@ -146,7 +146,7 @@ def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no
     }
 
 
-def test_a_crm_with_names_in_place_of_ids_is_read_as_it_is(bare: Crm) -> None:
+def test_a_crm_with_names_in_place_of_ids_is_read_as_it_is(bare: CrmTables) -> None:
     bare.connection.execute(
         "create table people (id text, created_at timestamptz, programme_name text, campus_name text)"
     )
@@ -155,7 +155,7 @@ def test_a_crm_with_names_in_place_of_ids_is_read_as_it_is(bare: Crm) -> None:
     assert (state["programme_name"], state["campus_name"]) == ("MBA", "Berlin")
 
 
-def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare: Crm) -> None:
+def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare: CrmTables) -> None:
     with pytest.raises(Transient, match="people has no column id, or does not exist"):
         fetched(bare.url, "a")
     bare.connection.execute("create table people (id text)")
@@ -175,7 +175,7 @@ def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare:
     ],
 )  # fmt: skip
 def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
-    bare: Crm, kind: str, good: str, malformed: list[str]
+    bare: CrmTables, kind: str, good: str, malformed: list[str]
 ) -> None:
     bare.connection.execute(
         f"create table people (id {kind} primary key, created_at timestamptz default now())"
@@ -186,7 +186,7 @@ def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
 
 
 def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_choked_on(
-    bare: Crm,
+    bare: CrmTables,
 ) -> None:
     bare.connection.execute(
         "create table people (id text, created_at timestamptz, lead_score double precision,"
@@ -210,7 +210,7 @@ def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_cho
 
 
 def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch_for_ever(
-    bare: Crm,
+    bare: CrmTables,
 ) -> None:
     bare.connection.execute(
         "create table people (id text, created_at timestamptz, lead_score numeric, engagement_score text)"
@@ -224,7 +224,7 @@ def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch
 
 
 def test_a_query_that_takes_too_long_is_given_up_and_tried_again(
-    bare: Crm, monkeypatch: pytest.MonkeyPatch
+    bare: CrmTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer.run.postgres, "STATEMENT_MS", 200)
     bare.connection.execute("create table people (id text primary key, created_at timestamptz)")
@@ -241,7 +241,7 @@ def test_a_query_that_takes_too_long_is_given_up_and_tried_again(
 
 
 def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowledged(
-    crm: Crm, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    crm: CrmTables, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It never gets to its own time-out, and TCP sees nothing wrong."""
     monkeypatch.setattr(consumer.run.postgres, "STATEMENT_MS", 300)
@@ -269,7 +269,7 @@ def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowl
 
 
 def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(
-    crm: Crm, leads: PostgresLeads
+    crm: CrmTables, leads: PostgresLeads
 ) -> None:
     lead = new_id()
     crm.add(lead)
@@ -283,7 +283,7 @@ def test_a_connection_that_the_server_ended_is_replaced_at_the_next_try(
     assert list(leads.fetch([lead])) == [lead]
 
 
-def test_what_the_database_says_must_not_give_away_the_password(crm: Crm) -> None:
+def test_what_the_database_says_must_not_give_away_the_password(crm: CrmTables) -> None:
     url = psycopg.conninfo.make_conninfo(crm.url, password="a wrong secret")
     with pytest.raises(Transient) as refused:
         fetched(url, "a")
@@ -298,7 +298,7 @@ def test_an_address_that_cannot_be_read_is_a_wrong_setting_and_not_a_database_th
 
 
 def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_table(
-    bare: Crm,
+    bare: CrmTables,
 ) -> None:
     connection = bare.connection
     create_schema(connection)

@@ -9,7 +9,7 @@ import pytest
 
 from leadstream.local.broker import Broker
 from tests.faults.proxy import Proxy, proxying
-from tests.integration.conftest import Crm
+from tests.integration.conftest import CrmTables
 from tests.integration.running import Stage, headers_of, until
 from tests.integration.test_delivery import EACH, scored
 from tests.unit.pipelines import STATE
@@ -54,7 +54,7 @@ def test_a_process_that_kept_anything_of_each_change_would_grow_with_its_backlog
 
 @pytest.mark.postgres
 def test_large_messages_a_full_queue_and_a_slow_database_cost_time_and_no_change(
-    kafka: Broker, crm: Crm, tmp_path: Path, model_store: str
+    kafka: Broker, crm: CrmTables, tmp_path: Path, model_store: str
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
     thin = [f"{stage.topics.lead_changes} {number}" for number in range(200)]

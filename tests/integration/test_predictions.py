@@ -8,7 +8,7 @@ import pytest
 
 from leadstream.kafka.batch import Output
 from schemas.codec import Reader
-from tests.integration.conftest import Served
+from tests.integration.conftest import ServedConsumer
 from tests.integration.running import FATES, until
 from tests.unit.pipelines import STATE
 
@@ -19,7 +19,9 @@ def new_id() -> str:
     return f"lead-{uuid.uuid4().hex}"
 
 
-def outputs(served: Served, *lead_ids: str, count: int) -> list[tuple[str, dict[str, Any] | None]]:
+def outputs(
+    served: ServedConsumer, *lead_ids: str, count: int
+) -> list[tuple[str, dict[str, Any] | None]]:
     """What the predictions topic has for these leads, once there are `count` records of them."""
     reader = Reader("LeadPrediction")
 
@@ -36,12 +38,12 @@ def outputs(served: Served, *lead_ids: str, count: int) -> list[tuple[str, dict[
     return found_
 
 
-def predictions(served: Served, *lead_ids: str, count: int) -> list[dict[str, Any]]:
+def predictions(served: ServedConsumer, *lead_ids: str, count: int) -> list[dict[str, Any]]:
     return [record for _, record in outputs(served, *lead_ids, count=count) if record is not None]
 
 
 def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carried_it(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     fat, thin = new_id(), new_id()
     served.crm.connection.execute(
@@ -70,7 +72,7 @@ def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carrie
     assert ours[fat]["source_topic"] == served.stage.topics.lead_changes
 
 
-def test_an_erased_lead_must_leave_a_null_in_the_table_of_scores(served: Served) -> None:
+def test_an_erased_lead_must_leave_a_null_in_the_table_of_scores(served: ServedConsumer) -> None:
     null, deleted = new_id(), new_id()
     served.stage.send([served.stage.change(null), served.stage.change(deleted)])
     outputs(served, null, deleted, count=2)
@@ -85,7 +87,7 @@ def test_an_erased_lead_must_leave_a_null_in_the_table_of_scores(served: Served)
 
 
 def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_all_are_counted(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     lead = new_id()
     before = served.process.books()
@@ -101,7 +103,7 @@ def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_a
     assert len(ours) < 8, "nothing was coalesced"
 
 
-def test_a_score_written_back_must_not_start_a_new_rescoring(served: Served) -> None:
+def test_a_score_written_back_must_not_start_a_new_rescoring(served: ServedConsumer) -> None:
     lead, after = new_id(), new_id()
     ignored = served.process.books()["ignored"]
     served.stage.send([served.stage.change(lead, origin="leadstream")])
@@ -110,7 +112,7 @@ def test_a_score_written_back_must_not_start_a_new_rescoring(served: Served) -> 
     assert [key for key, _ in outputs(served, lead, after, count=1)] == [after]
 
 
-def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: Served) -> None:
+def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: ServedConsumer) -> None:
     before = served.process.books()
     lead, junk = new_id(), Output(served.stage.topics.lead_changes, b"lead", b"{}")
     mixture = [
@@ -139,7 +141,7 @@ def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: Serve
     [float("nan"), float("inf"), float("-inf"), -1.0, 1e16],
 )
 def test_a_number_that_cannot_be_used_is_named_and_the_lead_still_predicted(
-    served: Served, unusable: float
+    served: ServedConsumer, unusable: float
 ) -> None:
     lead = new_id()
     served.stage.send([served.stage.change(lead, {"lead_score": unusable})])
@@ -148,7 +150,7 @@ def test_a_number_that_cannot_be_used_is_named_and_the_lead_still_predicted(
 
 
 def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_predictions(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     leads, unknown = [new_id() for _ in range(4)], new_id()
     served.crm.add(*leads)
@@ -182,7 +184,7 @@ def test_a_request_in_any_of_the_three_forms_is_answered_once_with_results_and_p
 
 
 def test_no_lead_id_and_no_personal_data_ever_stands_in_the_log_or_the_metrics(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     lead = new_id()
     served.crm.add(lead, first_name="Zaphod", email="zaphod@example.com", phone="+1 202 555 0199")

@@ -19,7 +19,7 @@ from leadstream.kafka.config import consumer_config
 from leadstream.kafka.source import KafkaSource
 from leadstream.settings import load_settings
 from schemas.codec import Reader, Writer
-from tests.integration.conftest import Served
+from tests.integration.conftest import ServedConsumer
 from tests.integration.running import Running, headers_of, until
 from tests.unit.pipelines import NOW_MS
 
@@ -38,7 +38,7 @@ def examples(kind: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def example(served: Served) -> Iterator[Served]:
+def example(served: ServedConsumer) -> Iterator[ServedConsumer]:
     """The page's leads: A-1001 and A-1002 can be scored, A-1003 was erased, A-1004 is beyond all numbers."""
     crm, stage = served.crm, served.stage
     crm.add("A-1001", lead_score=92, engagement_score=95, touchpoint_count=14, source="referral")
@@ -51,7 +51,7 @@ def example(served: Served) -> Iterator[Served]:
     crm.connection.execute("delete from people where id like 'A-100_'")
 
 
-def ours(served: Served, topic: str, name: str, *ids: str) -> list[dict[str, Any]]:
+def ours(served: ServedConsumer, topic: str, name: str, *ids: str) -> list[dict[str, Any]]:
     """The records of these requests."""
     field = "request_id" if name == "RescoreResult" else "event_id"
     reader = Reader(name)
@@ -63,7 +63,7 @@ def ours(served: Served, topic: str, name: str, *ids: str) -> list[dict[str, Any
     return [record for record in records if record[field] in ids]
 
 
-def answers(served: Served, *ids: str) -> dict[str, dict[str, Any]]:
+def answers(served: ServedConsumer, *ids: str) -> dict[str, dict[str, Any]]:
     """The results of these requests once each has one; none has two."""
     results = until(
         lambda: (
@@ -107,7 +107,7 @@ def shown(answer: dict[str, Any]) -> str:
 
 
 def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds_on_it(
-    example: Served,
+    example: ServedConsumer,
 ) -> None:
     topic, writer = example.stage.topics.rescore_requests, Writer("RescoreRequest")
     sent = []
@@ -133,14 +133,16 @@ def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds
     }
 
 
-def leadstream(served: Served, *arguments: str, **settings: str) -> Running:
+def leadstream(served: ServedConsumer, *arguments: str, **settings: str) -> Running:
     """A verb that has ended."""
     with served.stage.running(*arguments, **settings) as process:
         process.exit_code()
     return process
 
 
-def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(example: Served) -> None:
+def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(
+    example: ServedConsumer,
+) -> None:
     [(_, block)] = examples("console")
     command, *expected = block.splitlines()
     arguments = command.removeprefix("$ leadstream ").split()
@@ -161,7 +163,7 @@ def masked(line: str) -> str:
 
 
 def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was_aborted_never(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     topic, name = served.stage.topics.rescore_results, uuid.uuid4().hex
     written = Writer("RescoreResult")
@@ -188,7 +190,7 @@ def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was
         assert [answer["model_used"] for answer in answers.of([name], 60)] == ["committed"]
 
 
-def test_who_waits_in_vain_is_told_so_in_one_sentence(served: Served) -> None:
+def test_who_waits_in_vain_is_told_so_in_one_sentence(served: ServedConsumer) -> None:
     # Nobody consumes the topic of the outcomes.
     swapped = {
         "LEADSTREAM_TOPIC_RESCORE_REQUESTS": served.stage.topics.lead_outcomes,
@@ -204,7 +206,7 @@ def test_who_waits_in_vain_is_told_so_in_one_sentence(served: Served) -> None:
 
 
 def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(
-    served: Served, tmp_path: Path
+    served: ServedConsumer, tmp_path: Path
 ) -> None:
     known = [str(uuid.uuid4()) for _ in range(5000)]
     unknown = [str(uuid.uuid4()) for _ in range(MAX_REQUEST_LEADS - len(known))]
@@ -239,7 +241,7 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(
 
 
 def test_who_waits_for_more_leads_than_a_request_can_name_gets_the_answers_to_all_of_them(
-    served: Served, tmp_path: Path
+    served: ServedConsumer, tmp_path: Path
 ) -> None:
     ids = [f"nobody {i}" for i in range(MAX_REQUEST_LEADS + 1)]
     (tmp_path / "ids").write_text("\n".join(ids))
@@ -252,7 +254,7 @@ def test_who_waits_for_more_leads_than_a_request_can_name_gets_the_answers_to_al
 
 
 def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor_hold_changes(
-    served: Served,
+    served: ServedConsumer,
 ) -> None:
     stage = served.stage
     name = uuid.uuid4().hex

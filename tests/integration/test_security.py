@@ -20,7 +20,7 @@ from leadstream.local.postgres import Postgres
 from leadstream.settings import load_settings
 from tests.conftest import _ground
 from tests.faults.proxy import Proxy, proxying
-from tests.integration.conftest import Crm
+from tests.integration.conftest import CrmTables
 from tests.integration.outboxes import outbox_crm
 from tests.integration.running import Running, Stage, until
 from tests.integration.secured import Account, Grant, Secured, secured_broker
@@ -225,7 +225,7 @@ def own_name(name: str, stage: Stage) -> str:
 
 @pytest.mark.postgres
 def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them_are_listed(
-    stage: Stage, secured: Secured, crm: Crm
+    stage: Stage, secured: Secured, crm: CrmTables
 ) -> None:
     """From none at all: what it asks for by name is granted, and nothing else, until everything is done."""
     lead = uuid.uuid4().hex
@@ -278,7 +278,7 @@ def need(process: Running, given: list[Grant]) -> Grant | str | None:
 
 
 @contextlib.contextmanager
-def reading_role(crm: Crm) -> Iterator[str]:
+def reading_role(crm: CrmTables) -> Iterator[str]:
     """The CRM's URL for a role that may do what docs/how-to/secure.md says of `run`, and nothing else."""
     role = f"reader_{uuid.uuid4().hex[:8]}"
     assert "`SELECT` on `people`, `programmes` and `campuses`, and nothing else" in SECURE

@@ -26,7 +26,7 @@ from leadstream.errors import Reason
 from leadstream.kafka.batch import Message, Output
 from leadstream.local.broker import Broker
 from schemas.codec import Reader, Writer
-from tests.integration.conftest import Served
+from tests.integration.conftest import ServedConsumer
 from tests.integration.running import Running, Stage, headers_of, until
 from tests.letters import letter_output
 from tests.registry_server import registry_server
@@ -91,7 +91,7 @@ def decisions(stage: Stage, count: int) -> dict[LetterId, Decision]:
     return found
 
 
-class History:
+class LetterHistory:
     """Letters of six causes, and live changes of their leads: versions 1 and 3 of each failed, and some have a 4."""
 
     def __init__(self, stage: Stage, letters: int, seed: int) -> None:
@@ -183,7 +183,9 @@ def _ripe(stage: Stage, process: Running, target: int) -> bool:
     return written(stage, stage.topics.dead_letter_audit) >= target or not process.alive()
 
 
-def killed_again_and_again(stage: Stage, history: History, kills: int, seed: int, most: int) -> int:
+def killed_again_and_again(
+    stage: Stage, history: LetterHistory, kills: int, seed: int, most: int
+) -> int:
     """Kill replays at random moments, within `most` decisions each; how many were caught."""
     chance, audit, caught = random.Random(seed), stage.topics.dead_letter_audit, 0
     for _ in range(kills):
@@ -199,7 +201,7 @@ def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_
     kafka: Broker, model_store: str, tmp_path: Path
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=2)
-    history = History(stage, 800, seed=1)
+    history = LetterHistory(stage, 800, seed=1)
     history.send_letters()
     audit, words = (
         stage.topics.dead_letter_audit,
@@ -228,7 +230,7 @@ def test_of_ten_thousand_letters_each_is_decided_once_over_twenty_kills(
     kafka: Broker, model_store: str, tmp_path: Path, record_property: Any
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=6)
-    history = History(stage, 10_000, seed=2)
+    history = LetterHistory(stage, 10_000, seed=2)
     history.send_letters()
     with stage.running() as consumer:
         with history.coming_in():
@@ -246,7 +248,7 @@ def test_of_ten_thousand_letters_each_is_decided_once_over_twenty_kills(
 def many(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """10,000 letters of six causes, and nobody who consumes."""
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("many"), model_store, partitions=3)
-    History(stage, 10_000, seed=4).send_letters()
+    LetterHistory(stage, 10_000, seed=4).send_letters()
     return stage
 
 
@@ -320,7 +322,7 @@ def prediction_of(stage: Stage, lead: str) -> dict[str, Any]:
 
 @pytest.mark.postgres
 def test_a_letter_without_state_is_scored_from_the_present_state_once_the_lead_is_there(
-    served: Served, lead: str
+    served: ServedConsumer, lead: str
 ) -> None:
     stage = served.stage
     stage.send([stage.change(lead, lead=None)])
@@ -337,7 +339,7 @@ def test_a_letter_without_state_is_scored_from_the_present_state_once_the_lead_i
 
 @pytest.mark.postgres
 def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reason(
-    served: Served, lead: str
+    served: ServedConsumer, lead: str
 ) -> None:
     stage = served.stage
     value = CHANGE.encode(event(lead, {"status": "MARK"})).replace(b"MARK", b"MA\xffK")
@@ -373,7 +375,7 @@ def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reaso
 
 @pytest.mark.postgres
 def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_in_its_topic(
-    served: Served, lead: str
+    served: ServedConsumer, lead: str
 ) -> None:
     stage = served.stage
     value = CHANGE.encode(event(lead, {"created_at": event()["occurred_at"] + 1}))
@@ -393,7 +395,7 @@ def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_i
 
 @pytest.mark.postgres
 def test_a_letter_that_is_sent_back_and_fails_again_comes_back_and_is_parked_after_three_returns(
-    served: Served, lead: str
+    served: ServedConsumer, lead: str
 ) -> None:
     stage = served.stage
     stage.send([Output(stage.topics.lead_changes, lead.encode(), b"junk")])
@@ -413,7 +415,7 @@ def test_a_letter_that_is_sent_back_and_fails_again_comes_back_and_is_parked_aft
 
 @pytest.mark.postgres
 def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_is_not(
-    served: Served, lead: str
+    served: ServedConsumer, lead: str
 ) -> None:
     stage = served.stage
     for topic in (stage.topics.lead_changes, "orders"):

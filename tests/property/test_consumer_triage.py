@@ -19,7 +19,7 @@ from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import MemoryBroker
-from tests.harness import Ground, KafkaWorld, MemoryWorld, World, ground
+from tests.harness import Harness, KafkaHarness, MemoryHarness, SharedKafka, shared_kafka
 from tests.letters import letter_output
 from tests.trained_models import TRUST
 from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, event, pipeline
@@ -59,20 +59,20 @@ def forgetful(model: ModelSlot) -> Pipeline:
 @pytest.fixture(scope="module")
 def real(
     kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ground]:
-    with ground(kafka.bootstrap, tmp_path_factory.mktemp("triage"), model_store) as found:
+) -> Iterator[SharedKafka]:
+    with shared_kafka(kafka.bootstrap, tmp_path_factory.mktemp("triage"), model_store) as found:
         yield found
 
 
-class Crm:
+class TriagedCrm:
     """A CRM whose changes have rising versions, the consumers behind it, and operators at the letters.
 
     Some of its changes fail at first, and would pass by now. `history` is all that was not given up, in its order.
     """
 
-    def __init__(self, world: World, versions: bool, happenings: list[str | None]) -> None:
-        self.world = world
-        self.topics = world.settings.topics
+    def __init__(self, harness: Harness, versions: bool, happenings: list[str | None]) -> None:
+        self.harness = harness
+        self.topics = harness.settings.topics
         self.history: dict[int, tuple[str, bytes | None]] = {}
         self._versions = versions
         self._happenings = happenings
@@ -80,8 +80,8 @@ class Crm:
 
     def change(self, lead: str, erases: bool = False) -> tuple[bytes, bytes | None]:
         self._number += 1
-        self.world.tick()
-        lead += self.world.mark
+        self.harness.tick()
+        lead += self.harness.mark
         version = self._number if self._versions else 0
         facts = {
             "lead_version": version,
@@ -97,15 +97,15 @@ class Crm:
         return lead.encode(), value
 
     def live(self, lead: str, erases: bool = False) -> None:
-        self.world.append(Output(self.topics.lead_changes, *self.change(lead, erases)))
+        self.harness.append(Output(self.topics.lead_changes, *self.change(lead, erases)))
 
     def fail(self, lead: str) -> None:
         """A change became a letter, after all that stands before it in its topic."""
-        self.world.consume()
+        self.harness.consume()
         key, value = self.change(lead)
-        now = self.world.tick()
+        now = self.harness.tick()
         origin, topic = self.topics.lead_changes, self.topics.dead_letters
-        self.world.append(
+        self.harness.append(
             letter_output(
                 self._number, key, value, origin=origin, topic=topic, sent_at=now, failed_at=now
             )
@@ -114,7 +114,8 @@ class Crm:
     def letters(self) -> list[Letter]:
         """In the order in which they failed; a letter's origin has the number of its change as the offset."""
         found = [
-            Letter.from_message(message) for message in self.world.records(self.topics.dead_letters)
+            Letter.from_message(message)
+            for message in self.harness.records(self.topics.dead_letters)
         ]
         return sorted(
             (each for each in found if self._mine(each.key)),
@@ -123,7 +124,7 @@ class Crm:
 
     def replay(self, most: int) -> DecisionProgress:
         """An operator with a desk of his own; while it works and while it waits, the world goes on."""
-        executor = self.world.executor(self._happen)
+        executor = self.harness.executor(self._happen)
         executor.acquire()
         found = [each for each in self.letters() if executor.decided.get(each.id) is None][:most]
         executor.track({each.key for each in found if each.key})
@@ -131,14 +132,14 @@ class Crm:
             executor,
             stop=threading.Event(),
             rate=10**9,
-            pause=lambda _seconds: self.world.consume(),
+            pause=lambda _seconds: self.harness.consume(),
         )
-        progress = replay(run, found, Planner(self.world.settings, None))
+        progress = replay(run, found, Planner(self.harness.settings, None))
         executor.close()
         return progress
 
     def discard(self, place: int) -> None:
-        executor = self.world.executor(lambda: None)
+        executor = self.harness.executor(lambda: None)
         executor.acquire()
         found = [
             each
@@ -155,12 +156,12 @@ class Crm:
             return
         lead = self._happenings.pop()
         if lead is None:
-            self.world.steal()
+            self.harness.steal()
         else:
             self.live(lead)
 
     def table(self) -> dict[bytes | None, dict[str, Any] | None]:
-        records = self.world.records(self.topics.lead_predictions)
+        records = self.harness.records(self.topics.lead_predictions)
         return _table(
             (message.key(), message.value()) for message in records if self._mine(message.key())
         )
@@ -179,7 +180,7 @@ class Crm:
 
     def check_audit(self) -> None:
         """The chain holds, each letter has one decision, and what was replayed was sent once."""
-        audit = self.world.records(self.topics.dead_letter_audit)
+        audit = self.harness.records(self.topics.dead_letter_audit)
         assert verify(audit, DECISION).breaks == []
         mine = {each.id for each in self.letters()}
         found = [
@@ -188,12 +189,12 @@ class Crm:
             if (decision := decode_decision(message, DECISION)).letter in mine
         ]
         assert len(found) == len(mine)
-        changes = self.world.records(self.topics.lead_changes)
+        changes = self.harness.records(self.topics.lead_changes)
         sent = [message for message in changes if message.headers() and self._mine(message.key())]
         assert len(sent) == sum(decision.action is Action.REPLAYED for decision in found)
 
     def _mine(self, key: bytes | None) -> bool:
-        return (key or b"").endswith(self.world.mark.encode())
+        return (key or b"").endswith(self.harness.mark.encode())
 
 
 def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
@@ -212,7 +213,7 @@ def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
     return found
 
 
-def interleave(crm: Crm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> None:
+def interleave(crm: TriagedCrm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> None:
     """Let it all happen, then replay what is left: the table must be that of the history in its order."""
     for step, fact in drawn:
         match step:
@@ -223,13 +224,13 @@ def interleave(crm: Crm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> N
             case "fail":
                 crm.fail(fact)
             case "consume":
-                crm.world.consume(fact)
+                crm.harness.consume(fact)
             case "replay":
                 crm.replay(fact)
             case "discard":
                 crm.discard(fact)
     progress = crm.replay(1_000)
-    crm.world.consume()
+    crm.harness.consume()
     assert not progress.skipped
     assert crm.table() == crm.in_order(forgetful)
     crm.check_audit()
@@ -244,7 +245,7 @@ def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
     versions: bool,
     happens: list[str | None],
 ) -> None:
-    interleave(Crm(MemoryWorld(model), versions, happens), forgetful, drawn)
+    interleave(TriagedCrm(MemoryHarness(model), versions, happens), forgetful, drawn)
 
 
 # On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
@@ -263,13 +264,13 @@ _long = st.lists(steps, min_size=12, max_size=25)
 @_few
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
-    real: Ground,
+    real: SharedKafka,
     forgetful: Pipeline,
     drawn: list[tuple[str, Any]],
     versions: bool,
     happens: list[str | None],
 ) -> None:
-    interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)
+    interleave(TriagedCrm(KafkaHarness(real), versions, happens), forgetful, drawn)
 
 
 @pytest.mark.broker
@@ -278,10 +279,10 @@ def test_a_real_broker_must_not_know_an_interleaving_that_the_fake_one_does_not(
 @_many
 @given(drawn=_long, versions=st.booleans(), happens=happenings)
 def test_a_real_broker_must_not_know_one_among_many_either(
-    real: Ground,
+    real: SharedKafka,
     forgetful: Pipeline,
     drawn: list[tuple[str, Any]],
     versions: bool,
     happens: list[str | None],
 ) -> None:
-    interleave(Crm(KafkaWorld(real), versions, happens), forgetful, drawn)
+    interleave(TriagedCrm(KafkaHarness(real), versions, happens), forgetful, drawn)

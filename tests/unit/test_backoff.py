@@ -2,14 +2,7 @@ import pytest
 
 from leadstream.backoff import JITTER, MAX_SECONDS, PAUSE_SECONDS, Backoff
 from leadstream.deadline import Deadline
-
-
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.fakes import ManualClock
 
 
 def middle(low: float, high: float) -> float:

@@ -59,10 +59,10 @@ def test_a_peer_that_is_too_close_is_a_bar_missed_and_one_without_a_bar_is_not()
 
 
 def test_a_scan_of_a_whole_table_misses_its_bar() -> None:
-    run = database.Run(
+    run = database.DatabaseRun(
         per_second=100.0, queries_a_batch=1.0, records_a_batch=2000.0, state_seconds=1e-5
     )
-    runs = {database.FAT: [run], database.THIN: [run]}
+    runs = {database.WITH_STATE: [run], database.WITHOUT_STATE: [run]}
     for scans, met in (
         (["Index Scan using people_pkey on people p"], True),
         (["Seq Scan on people p"], False),

@@ -112,7 +112,7 @@ class Browser:
         return str(re.findall(r'name="form_token" value="([^"]+)"', self.ask("GET", "/").text)[0])
 
 
-class Served:
+class ServedConsole:
     def __init__(self, site: Any) -> None:
         self.said: list[str] = []
         self.console = Console(0, site, self.said.append)
@@ -133,24 +133,24 @@ def office() -> Office:
 
 
 @pytest.fixture
-def served(office: Office) -> Iterator[Served]:
+def served(office: Office) -> Iterator[ServedConsole]:
     pytest.importorskip("jinja2")
     triage: Any = office
-    found = Served(Pages(triage, Jobs(triage, "anna")))
+    found = ServedConsole(Pages(triage, Jobs(triage, "anna")))
     yield found
     found.console.stop()
     found.thread.join()
 
 
 @pytest.fixture
-def browser(served: Served) -> Browser:
+def browser(served: ServedConsole) -> Browser:
     found = served.browser()
     found.sign_in(served.link())
     return found
 
 
 def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(
-    served: Served, browser: Browser
+    served: ServedConsole, browser: Browser
 ) -> None:
     for name in (
         "evil.example",
@@ -170,7 +170,9 @@ def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(
 @pytest.mark.parametrize(
     "cookie", ["", "leadstream-console-{port}=guess", "other=1", "leadstream-console-{port}=é"]
 )
-def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(served: Served, cookie: str) -> None:
+def test_who_was_not_let_in_sees_no_letter_and_changes_nothing(
+    served: ServedConsole, cookie: str
+) -> None:
     browser = served.browser()
     browser.headers["Cookie"] = cookie.format(port=browser.port)
     for method, path in (
@@ -192,7 +194,7 @@ def test_an_odd_cookie_of_another_program_locks_nobody_out(browser: Browser) -> 
     assert browser.ask("GET", "/").status == 200
 
 
-def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: Served) -> None:
+def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: ServedConsole) -> None:
     link = served.link()
     answer = served.browser().ask("GET", link)
     assert answer.status == 200
@@ -389,7 +391,7 @@ def test_a_site_is_asked_for_nothing_before_the_gate() -> None:
         def message(self, status: int, title: str, text: str, to: str | None = None) -> Answer:
             return Answer(status, text.encode())
 
-    found = Served(Deaf())
+    found = ServedConsole(Deaf())
     try:
         assert found.browser().ask("GET", "/").status == 403
     finally:

@@ -39,7 +39,7 @@ from tests.unit.pipelines import (
     request,
     results,
 )
-from tests.unit.test_consumer_service import World
+from tests.unit.test_consumer_service import ServiceHarness
 
 SHARE = "0.3"
 LEADS = [f"lead_{i}" for i in range(30)]
@@ -329,13 +329,13 @@ def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(
         assert (output.value or b"").startswith(b"shadow's ") is (output.topic == SHADOW)
 
 
-def model_info(world: World) -> dict[str, str]:
+def model_info(world: ServiceHarness) -> dict[str, str]:
     """The version of each variant in service, by the metrics."""
     [family] = [f for f in world.metrics.registry.collect() if f.name == "leadstream_model_info"]
     return {sample.labels["variant"]: sample.labels["version"] for sample in family.samples}
 
 
-def rounds(world: World, *steps: Any) -> None:
+def rounds(world: ServiceHarness, *steps: Any) -> None:
     """One change to each step: run the step, let two seconds pass, and turn the loop until all is done."""
     for step in steps:
         step()
@@ -345,7 +345,7 @@ def rounds(world: World, *steps: Any) -> None:
         world.run()
 
 
-def versions(world: World) -> list[tuple[str, str | None]]:
+def versions(world: ServiceHarness) -> list[tuple[str, str | None]]:
     return [
         (facts["model_version"], facts.get("challenger_version"))
         for event, facts in world.log.lines
@@ -359,7 +359,7 @@ def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
     registry = ModelRegistry(promoted_store(tmp_path), TRUST)
     registry.publish(trained(2))
     registry.publish(trained(3))
-    world = World(registry.url)
+    world = ServiceHarness(registry.url)
     seen: list[dict[str, str]] = []
 
     def look_and(move: Callable[[], object]) -> Callable[[], None]:
@@ -406,7 +406,7 @@ def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on
 ) -> None:
     url = challenged_store(tmp_path)
     Store(url).replace("versions/1.1.0/model.joblib", b"tampered with")
-    world = World(url)
+    world = ServiceHarness(url)
     rounds(world, lambda: None, lambda: None)
     assert versions(world) == [("1.0.0", None)] * 2
     assert world.status.warnings()["challenger"].startswith(
@@ -421,7 +421,7 @@ def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on
 def test_a_challenger_that_breaks_leaves_after_the_batch_which_the_champion_has_scored(
     tmp_path: Path,
 ) -> None:
-    world = World(challenged_store(tmp_path))
+    world = ServiceHarness(challenged_store(tmp_path))
     rounds(world, lambda: None, lambda: as_(Breaks, world.challenger), lambda: None)
     assert versions(world) == [("1.0.0", "1.1.0"), ("1.0.0", None), ("1.0.0", None)]
     assert len(world.broker.records[PREDICTIONS]) == 3
@@ -431,7 +431,7 @@ def test_a_challenger_that_breaks_leaves_after_the_batch_which_the_champion_has_
 
 
 def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) -> None:
-    world = World(challenged_store(tmp_path))
+    world = ServiceHarness(challenged_store(tmp_path))
 
     class Lacking(MemoryPublisher):
         there = False
@@ -457,9 +457,9 @@ def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) ->
 
 
 def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_path: Path) -> None:
-    world = World(challenged_store(tmp_path))
+    world = ServiceHarness(challenged_store(tmp_path))
 
-    class Refusing(MemoryPublisher):
+    class RefusingShadow(MemoryPublisher):
         tries = 0
 
         def commit(self, outputs: Any, batch: Any) -> None:
@@ -469,7 +469,7 @@ def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_
                 raise Transient("brokers", "topic authorization failed")
             super().commit(outputs, batch)
 
-    world.publisher = publisher = Refusing(world.broker, world.source)
+    world.publisher = publisher = RefusingShadow(world.broker, world.source)
     rounds(world, lambda: None, lambda: None)
     assert versions(world) == [("1.0.0", None)] * 2
     assert publisher.tries == 3
@@ -482,9 +482,11 @@ def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_
 
 
 def test_brokers_that_fail_for_a_moment_must_not_move_the_leads_of_a_split(tmp_path: Path) -> None:
-    world = World(challenged_store(tmp_path), settings={"LEADSTREAM_CHALLENGER_SHARE": "1"})
+    world = ServiceHarness(
+        challenged_store(tmp_path), settings={"LEADSTREAM_CHALLENGER_SHARE": "1"}
+    )
 
-    class Failing(MemoryPublisher):
+    class FailingFirstCommit(MemoryPublisher):
         tries = 0
 
         def commit(self, outputs: Any, batch: Any) -> None:
@@ -493,7 +495,7 @@ def test_brokers_that_fail_for_a_moment_must_not_move_the_leads_of_a_split(tmp_p
                 raise Transient("brokers", "the transaction was aborted")
             super().commit(outputs, batch)
 
-    world.publisher = publisher = Failing(world.broker, world.source)
+    world.publisher = publisher = FailingFirstCommit(world.broker, world.source)
     rounds(world, lambda: None)
     assert publisher.tries == 2
     assert versions(world) == [("1.0.0", "1.1.0")]

@@ -17,10 +17,10 @@ from models.serve.scorer import Model
 from tests.fakes import FakeMessage, MemoryPublisher
 from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import STATE, FakeLeads, avro_request, batch, change, pipeline, raw
-from tests.unit.test_consumer_service import World
+from tests.unit.test_consumer_service import ServiceHarness
 
 
-class Watched(World):
+class DriftHarness(ServiceHarness):
     """A service with windows of 100 leads; a batch has ten records. `told` is what `on_drift` heard."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ def _drawn(known: dict[str, Any], at: float) -> Any:
 
 
 def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str) -> None:
-    world = Watched(model_store)
+    world = DriftHarness(model_store)
     world.send(*like_training(0, 100))
     world.run()
     assert world.metric("drift_windows_total") == 1
@@ -103,7 +103,7 @@ def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str
 def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
     model_store: str,
 ) -> None:
-    world = Watched(model_store)
+    world = DriftHarness(model_store)
     for first in (0, 100):
         world.send(*like_training(first, 100, source="a new network"))
         world.go_on()
@@ -131,7 +131,7 @@ def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
 
 
 def test_what_comes_within_a_second_of_a_full_window_is_in_none(model_store: str) -> None:
-    world = Watched(model_store)
+    world = DriftHarness(model_store)
     world.send(*like_training(0, 100), *like_training(100, 100, source="a new network"))
     world.run()
     world.send(*like_training(200, 100))
@@ -143,18 +143,18 @@ def test_what_comes_within_a_second_of_a_full_window_is_in_none(model_store: str
 def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_comes_again(
     model_store: str,
 ) -> None:
-    world = Watched(model_store)
+    world = DriftHarness(model_store)
     world.send(*like_training(0, 90))
     tries: list[int] = []
 
-    class Failing(MemoryPublisher):
+    class FailingCommits(MemoryPublisher):
         def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
             tries.append(len(batch.messages))
             if len(tries) < 40:
                 raise Transient("brokers", "the transaction was aborted")
             super().commit(outputs, batch)
 
-    world.publisher = Failing(world.broker, world.source)
+    world.publisher = FailingCommits(world.broker, world.source)
     world.run()
     assert world.committed() == 90
     assert len(world.service._drift._watch._changes) == 90  # type: ignore[union-attr]
@@ -165,7 +165,7 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
 ) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
-    world = Watched(store)
+    world = DriftHarness(store)
     world.send(*like_training(0, 190, source="a new network"))
     world.run()
     assert world.metric("drift_alarm", feature="source") == 1
@@ -193,7 +193,7 @@ def test_a_model_without_a_usable_reference_serves_unwatched_and_the_log_says_so
         part.pop("independent_rows", None)
     registry = ModelRegistry(str(tmp_path), TRUST)
     registry.promote(registry.publish(replace(trained(), manifest=manifest)))
-    world = Watched(str(tmp_path))
+    world = DriftHarness(str(tmp_path))
     world.send(*like_training(0, 120))
     world.run()
     assert world.committed() == 120
@@ -213,7 +213,7 @@ def test_a_manifest_from_before_independent_rows_were_counted_is_still_watched(
     registry.promote(
         registry.publish(replace(trained(), manifest={**trained().manifest, "drift": part}))
     )
-    world = Watched(str(tmp_path))
+    world = DriftHarness(str(tmp_path))
     world.send(*like_training(0, 100))
     world.run()
     assert world.metric("drift_windows_total") == 1

@@ -186,7 +186,7 @@ class FakeRequests:
         self.asked.append((service.version, dict(due), publish))
 
 
-class Stage:
+class MonitorHarness:
     """A watch with everything real but Kafka, whose clock goes a minute at each look at it."""
 
     def __init__(
@@ -225,7 +225,7 @@ class Stage:
         *batches: Sequence[Message] | Exception,
         known: frozenset[str] = frozenset(),
         busy: str = "",
-    ) -> "Stage":
+    ) -> "MonitorHarness":
         tail = FakeTail(*batches, known=known, busy=busy)
         tail.stop = self.watch.stop
         self.watch.run(tail)  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ DECIDED = [prediction("a"), outcome("a"), outcome("z", NOW)]
 def test_a_record_that_cannot_be_read_is_counted_and_its_neighbours_are_judged(
     model_store: str,
 ) -> None:
-    stage = Stage(model_store).run(
+    stage = MonitorHarness(model_store).run(
         [DECIDED[0], FakeMessage(TOPICS.lead_outcomes, value_=b"junk"), *DECIDED[1:]], []
     )
     assert stage.metric("records_skipped_total", reason="UNKNOWN_FRAMING") == 1
@@ -265,7 +265,7 @@ def test_a_store_that_does_not_answer_holds_the_record_and_it_is_taken_once_it_d
             raise Transient("model store", "no answer")
         return 60.0
 
-    stage = Stage(model_store, horizon=horizon).run(DECIDED, [])
+    stage = MonitorHarness(model_store, horizon=horizon).run(DECIDED, [])
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == 1
     assert stage.metric("predictions_read_total") == 1
     assert len(stage.events("follow.held")) == len(stage.events("follow.resumed")) == 1
@@ -273,13 +273,15 @@ def test_a_store_that_does_not_answer_holds_the_record_and_it_is_taken_once_it_d
 
 
 def test_one_kind_of_outcome_leaves_the_ranking_out_of_the_metrics(model_store: str) -> None:
-    stage = Stage(model_store).run(DECIDED, [])
+    stage = MonitorHarness(model_store).run(DECIDED, [])
     assert stage.metric("live_roc_auc", model_version="1.0.0", variant="champion") is None
     assert stage.metric("live_base_rate", model_version="1.0.0", variant="champion") == 1
 
 
 def test_an_erased_lead_leaves_the_live_figures(model_store: str) -> None:
-    stage = Stage(model_store).run(DECIDED, [FakeMessage(TOPICS.lead_predictions, key_=b"a")], [])
+    stage = MonitorHarness(model_store).run(
+        DECIDED, [FakeMessage(TOPICS.lead_predictions, key_=b"a")], []
+    )
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") is None
 
 
@@ -288,7 +290,7 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
 ) -> None:
     """The partition that holds a lead's outcome may be read just after the one that holds a newer lead's."""
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
-    stage = Stage(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [])
+    stage = MonitorHarness(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [])
     [champion] = stage.events("evaluation")[-1]["models"]
     assert (champion["judged"], champion["base_rate"]) == (2, 0.5)
 
@@ -301,7 +303,7 @@ def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being
 ) -> None:
     """Then only those that convert would be judged; but while outcomes are read, nobody knows who is silent."""
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
-    stage = Stage(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [], busy=busy)
+    stage = MonitorHarness(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [], busy=busy)
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == judged
 
 
@@ -325,7 +327,9 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
         prediction("a", variant="challenger", event_id="3"),
         prediction("a", NOW - 101 * DAY_MS, model_version="1.0.1", event_id="4"),
     ]
-    stage = Stage(model_store, Options(wanted, 1, Triggers(0, 0))).run([*others, *DECIDED], [])
+    stage = MonitorHarness(model_store, Options(wanted, 1, Triggers(0, 0))).run(
+        [*others, *DECIDED], []
+    )
     [(judged, promoted, now_ms)] = called
     found = [(one.made.model_version, one.made.variant) for one in judged]
     assert found == [("1.0.1", "champion"), ("1.0.0", "champion")]
@@ -336,7 +340,7 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
 
 
 def test_never_means_never(model_store: str) -> None:
-    Stage(model_store).run(
+    MonitorHarness(model_store).run(
         DECIDED, []
     )  # the hook is not called: there would be a patch, or an error
 
@@ -348,7 +352,9 @@ def test_a_hook_that_needs_a_person_says_so_and_the_figures_go_on(
         raise UserError("there is no key to sign with")
 
     monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
-    stage = Stage(model_store, Options(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(DECIDED, [])
+    stage = MonitorHarness(model_store, Options(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(
+        DECIDED, []
+    )
     assert stage.status.warnings()["recalibration"] == "there is no key to sign with"
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == 1
 
@@ -357,14 +363,14 @@ def test_evaluations_come_after_so_many_newly_judged_and_once_at_the_start(
     model_store: str,
 ) -> None:
     batches = [[prediction(str(i)), outcome(str(i))] for i in range(6)]
-    stage = Stage(model_store, Options(every=3, triggers=Triggers(0, 0))).run(
+    stage = MonitorHarness(model_store, Options(every=3, triggers=Triggers(0, 0))).run(
         [outcome("z", NOW)], *batches, []
     )
     assert [line["newly_judged"] for line in stage.events("evaluation")] == [0, 3, 3]
 
 
 def test_a_store_without_a_champion_still_shows_the_figures(tmp_path: Path) -> None:
-    stage = Stage(str(tmp_path)).run(DECIDED, [])
+    stage = MonitorHarness(str(tmp_path)).run(DECIDED, [])
     assert stage.watch.model() is None
     assert stage.requests.asked == []
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == 1
@@ -375,7 +381,7 @@ def test_only_outcomes_since_the_champion_was_made_ask_for_a_training(model_stor
     before = [prediction("a", created - 90 * DAY_MS), outcome("a", created - 1)]
     after = [prediction("b", created - 90 * DAY_MS), outcome("b", created + 1)]
     for records, wanted in ((before, set()), (after, {Trigger.OUTCOMES})):
-        stage = Stage(model_store, Options(every=1, triggers=Triggers(0, 1))).run(
+        stage = MonitorHarness(model_store, Options(every=1, triggers=Triggers(0, 1))).run(
             [*records, outcome("z", NOW)], []
         )
         assert set(stage.requests.asked[-1][1]) == wanted
@@ -383,10 +389,10 @@ def test_only_outcomes_since_the_champion_was_made_ask_for_a_training(model_stor
 
 def test_without_the_topic_of_requests_it_says_so_and_asks_in_the_log(model_store: str) -> None:
     options = Options(triggers=Triggers(1, 0))
-    stage = Stage(model_store, options).run([])
+    stage = MonitorHarness(model_store, options).run([])
     assert stage.requests.asked[-1][2] is False
     assert "leadstream topics create" in stage.status.warnings()["retrain requests"]
-    stage = Stage(model_store, options).run([], known=frozenset({TOPICS.retrain_requests}))
+    stage = MonitorHarness(model_store, options).run([], known=frozenset({TOPICS.retrain_requests}))
     assert stage.requests.asked[-1][2] is True
     assert stage.status.warnings() == {}
 

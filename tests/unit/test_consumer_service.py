@@ -41,7 +41,7 @@ from tests.unit.pipelines import (
 )
 
 
-class Log:
+class RecordingLog:
     """Remembers what was logged."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Log:
 
 
 @dataclass
-class World:
+class ServiceHarness:
     """A service over a broker in memory; idling lets the time pass and then runs `meanwhile`."""
 
     store: str
@@ -69,7 +69,7 @@ class World:
     limit: Limit = field(default_factory=lambda: Limit(1, 0))
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     metrics: Metrics = field(default_factory=Metrics)
-    log: Log = field(default_factory=Log)
+    log: RecordingLog = field(default_factory=RecordingLog)
     now: float = 1000.0
     settings: dict[str, Any] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
@@ -112,7 +112,7 @@ class World:
 class _Idling(MemorySource):
     """Ends the loop when there is nothing left to poll."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ServiceHarness) -> None:
         super().__init__(world.broker, "group", [CHANGES, REQUESTS], max_records=10)
         self.world = world
         self.idled: list[float] = []
@@ -130,7 +130,7 @@ class _Idling(MemorySource):
 
 
 def test_everything_that_is_sent_is_committed_and_counted(model_store: str) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     world.send(*[change(i, f"lead_{i}") for i in range(25)], raw(25, b"junk"))
     world.run()
     assert world.committed() == 26
@@ -146,7 +146,7 @@ def test_a_dead_database_holds_the_offsets_and_everything_comes_through_when_it_
     model_store: str,
 ) -> None:
     leads = FakeLeads(None)
-    world = World(model_store, leads)
+    world = ServiceHarness(model_store, leads)
     world.send(change(0), change(1, lead=None))
     held: list[Any] = []
 
@@ -174,7 +174,7 @@ def test_a_dead_database_holds_the_offsets_and_everything_comes_through_when_it_
 
 def test_waiting_grows_so_that_a_database_that_comes_up_is_not_stormed(model_store: str) -> None:
     leads = FakeLeads(None)
-    world = World(model_store, leads)
+    world = ServiceHarness(model_store, leads)
     world.send(change(0, lead=None))
     world.meanwhile = lambda: world.service.stop() if world.now > 1060 else None
     world.run()
@@ -183,7 +183,7 @@ def test_waiting_grows_so_that_a_database_that_comes_up_is_not_stormed(model_sto
 
 
 def test_a_loop_that_waits_must_still_say_that_it_turns(model_store: str) -> None:
-    world = World(model_store, FakeLeads(None))
+    world = ServiceHarness(model_store, FakeLeads(None))
     world.send(change(0, lead=None))
     alive: list[bool] = []
 
@@ -198,7 +198,7 @@ def test_a_loop_that_waits_must_still_say_that_it_turns(model_store: str) -> Non
 
 
 def test_too_many_dead_letters_stop_the_loop_and_commit_nothing(model_store: str) -> None:
-    world = World(model_store, limit=Limit(1, 3))
+    world = ServiceHarness(model_store, limit=Limit(1, 3))
     world.send(*[raw(i, b"junk") for i in range(5)])
     with pytest.raises(DeadLetterLimit):
         world.run()
@@ -210,18 +210,18 @@ def test_too_many_dead_letters_stop_the_loop_and_commit_nothing(model_store: str
 def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice(
     model_store: str,
 ) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     world.send(change(0), raw(1, b"junk"))
     tries: list[int] = []
 
-    class Failing(MemoryPublisher):
+    class FailingTwice(MemoryPublisher):
         def commit(self, outputs: Iterable[Record], batch: Batch) -> None:
             tries.append(len(batch.messages))
             if len(tries) < 3:
                 raise Transient("brokers", "the transaction was aborted")
             super().commit(outputs, batch)
 
-    world.publisher = Failing(world.broker, world.source)
+    world.publisher = FailingTwice(world.broker, world.source)
     world.run()
     assert tries == [2, 2, 2]
     assert world.metric("changes_consumed_total") == 2
@@ -231,7 +231,7 @@ def test_a_commit_that_fails_for_now_is_tried_again_and_nothing_is_counted_twice
 class Beside(MemoryPublisher):
     """Ends batches in a thread; `before(n)` is called there before the n-th end, from 1 on."""
 
-    def __init__(self, world: World, before: Callable[[int], None]) -> None:
+    def __init__(self, world: ServiceHarness, before: Callable[[int], None]) -> None:
         super().__init__(world.broker, world.source)
         self.before = before
         self.tries: list[int] = []
@@ -242,8 +242,10 @@ class Beside(MemoryPublisher):
         super().commit(outputs, batch)
 
 
-def overlapping(store: str, before: Callable[[int], None], **settings: Any) -> World:
-    world = World(store, further={"run_in_background": Worker("commits")}, settings=settings)
+def overlapping(store: str, before: Callable[[int], None], **settings: Any) -> ServiceHarness:
+    world = ServiceHarness(
+        store, further={"run_in_background": Worker("commits")}, settings=settings
+    )
     world.publisher = Beside(world, before)
     return world
 
@@ -374,7 +376,7 @@ def test_a_process_that_is_stopped_waits_for_the_commit_under_way_and_counts_it(
 
 
 def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     world.send(change(0))
 
     class FencedOut(MemoryPublisher):
@@ -390,7 +392,7 @@ def test_a_fenced_producer_ends_this_membership_uncommitted(model_store: str) ->
 def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
     model_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     world.send(change(0))
 
     def broken(*_: Any) -> None:
@@ -409,7 +411,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(
 ) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
-    world = World(store)
+    world = ServiceHarness(store)
     world.send(*[change(i, f"lead_{i}") for i in range(30)])
     polled = world.source.poll
     version = registry.publish(trained(3))
@@ -430,7 +432,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(
 def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_path: Path) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
-    world = World(store)
+    world = ServiceHarness(store)
     version = registry.publish(trained(3))
     world.send(change(0))
     world.run()
@@ -452,7 +454,7 @@ def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_p
 def test_a_store_that_goes_away_is_a_warning_until_it_answers_and_stops_nothing(
     model_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     away = False
     alias = ModelRegistry.alias
 
@@ -473,7 +475,7 @@ def test_a_store_that_goes_away_is_a_warning_until_it_answers_and_stops_nothing(
 
 
 def test_a_lead_id_must_not_be_readable_in_the_log(model_store: str) -> None:
-    world = World(model_store)
+    world = ServiceHarness(model_store)
     world.send(change(0), raw(1, b"junk", b"jane.doe@example.org"), raw(2, b"junk", None))
     world.run()
     [(event, facts), (_, without_key)] = world.log.details
@@ -489,7 +491,7 @@ def test_a_lead_id_must_not_be_readable_in_the_log(model_store: str) -> None:
 
 
 def test_leads_that_postgres_was_asked_for_are_counted(model_store: str) -> None:
-    world = World(model_store, FakeLeads({"lead_1": Lead(STATE, 1)}))
+    world = ServiceHarness(model_store, FakeLeads({"lead_1": Lead(STATE, 1)}))
     world.send(change(0, lead=None), change(1, "lead_2", lead=None), change(2, "lead_3"))
     world.run()
     assert world.metric("database_queries_total") == 1

@@ -131,12 +131,12 @@ def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(
 ) -> None:
     readers = []
 
-    class Watched(pickles._Reader):
+    class WatchedReader(pickles._Reader):
         def __init__(self, data: bytes) -> None:
             super().__init__(data)
             readers.append(weakref.ref(self))
 
-    monkeypatch.setattr(pickles, "_Reader", Watched)
+    monkeypatch.setattr(pickles, "_Reader", WatchedReader)
     gc.disable()
     try:
         artifact.unpack(artifact.dump(trained().artifact))

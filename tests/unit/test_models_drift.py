@@ -22,7 +22,7 @@ SHARES = 1 / np.arange(1, 61) ** 1.3
 
 
 @dataclass
-class Scored:
+class FakeScores:
     """All that the watch reads of the scores."""
 
     matrix: FeatureMatrix
@@ -58,9 +58,9 @@ def reference_() -> dict[str, Any]:
     return reference(FEATURES, columns_of(TRAINING), len(TRAINING), probability)
 
 
-def scored(states: list[dict[str, Any]]) -> Scored:
+def scored(states: list[dict[str, Any]]) -> FakeScores:
     matrix = FEATURES.transform(columns_of(states), np.full(len(states), NOW))
-    return Scored(matrix, np.random.default_rng(3).beta(2, 8, len(states)))
+    return FakeScores(matrix, np.random.default_rng(3).beta(2, 8, len(states)))
 
 
 def watch(size: int = 2_000, known: dict[str, Any] | None = None) -> DriftWatch:
@@ -156,7 +156,7 @@ def test_a_wave_of_an_unknown_category_and_of_gaps_alarms_by_the_name_of_the_inp
 
 def test_drift_of_the_stated_probability_shows_in_its_index() -> None:
     watching, states = watch(), leads(np.random.default_rng(9), 2_000)
-    high = Scored(scored(states).matrix, np.random.default_rng(4).beta(8, 2, 2_000))
+    high = FakeScores(scored(states).matrix, np.random.default_rng(4).beta(8, 2, 2_000))
     watching.add([f"lead {i}" for i in range(2_000)], list(range(2_000)), high)  # type: ignore[arg-type]
     window = watching.judged()
     assert window is not None

@@ -16,17 +16,8 @@ from models.registry.versions import Alias, ModelRegistry
 from models.serve.refused import Refused
 from models.serve.scorer import Model
 from models.serve.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
+from tests.fakes import ManualClock
 from tests.trained_models import TRUST, trained
-
-
-class Clock:
-    """A monotonic clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Counting(ModelRegistry):
@@ -96,7 +87,7 @@ def test_a_first_load_that_failed_is_tried_again(registry: Counting) -> None:
 
 
 def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=inline)
     old = weakref.ref(slot.get())
     registry.promote("1.1.0")
@@ -109,7 +100,7 @@ def test_a_moved_alias_swaps_the_model_and_frees_the_old_one(registry: Counting)
 
 
 def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     for _ in range(1000):
@@ -122,7 +113,7 @@ def test_the_alias_is_read_at_most_once_a_second(registry: Counting) -> None:
 def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serves(
     registry: Counting,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     registry.promote("1.1.0")
@@ -138,7 +129,7 @@ def test_a_version_that_does_not_verify_is_refused_once_and_the_present_one_serv
 
 
 def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
@@ -162,7 +153,7 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
 def test_an_alias_that_leads_nowhere_keeps_the_present_model(
     registry: Counting, alias: bytes
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     Store(registry.url).replace("aliases/champion.json", alias)
@@ -175,7 +166,7 @@ def test_an_alias_that_leads_nowhere_keeps_the_present_model(
 def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_after(
     registry: Counting,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
@@ -198,7 +189,7 @@ def test_a_store_that_is_down_keeps_the_present_model_and_is_followed_again_afte
 def test_a_version_that_takes_long_to_check_holds_up_nobody_and_is_taken_whole(
     registry: Counting,
 ) -> None:
-    clock, works = Clock(), list[Callable[[], None]]()
+    clock, works = ManualClock(), list[Callable[[], None]]()
     slot = ModelSlot(registry, clock=clock, run=works.append)
     present = slot.get()
     registry.promote("1.1.0")
@@ -225,7 +216,7 @@ def idle(worker: Worker) -> None:
 def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(
     registry: Counting,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     entered, checked = threading.Event(), threading.Event()
     verify = registry.verify
 
@@ -260,7 +251,7 @@ def test_a_version_is_checked_in_another_thread_than_the_one_that_scores(
 def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(
     registry: Counting,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     present = slot.get()
     registry.promote("1.1.0")
@@ -279,7 +270,7 @@ def test_a_version_that_was_rolled_back_while_it_was_checked_never_serves(
 
 def test_of_two_moves_in_quick_succession_only_the_last_one_serves(registry: Counting) -> None:
     registry.publish(trained(3))
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
@@ -301,7 +292,7 @@ def test_of_two_moves_in_quick_succession_only_the_last_one_serves(registry: Cou
 def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
     registry: Counting,
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
@@ -324,7 +315,7 @@ def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
 def test_a_bug_in_the_thread_is_a_bug_of_the_process(
     registry: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
@@ -352,7 +343,7 @@ def test_two_hundred_swaps_leave_no_model_behind(
     contents = {"1.0.0": trained(1), "1.1.0": trained(2)}
     manifests = {version: registry.show(version) for version in contents}
     monkeypatch.setattr(registry, "verify", lambda v: Model(contents[v].artifact, manifests[v]))
-    clock = Clock()
+    clock = ManualClock()
     slot = ModelSlot(registry, clock=clock, run=inline)
     seen = weakref.WeakSet([slot.get()])
     for i in range(200):
@@ -370,17 +361,17 @@ def test_two_hundred_swaps_leave_no_model_behind(
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def rival(registry: Counting, clock: Clock) -> ChallengerSlot:
+def rival(registry: Counting, clock: ManualClock) -> ChallengerSlot:
     """A slot for a challenger of 1.0.0."""
     return ChallengerSlot(registry, clock=clock, clock_ms=lambda: int(clock.now * 1000), run=inline)
 
 
-def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> str | None:
+def followed(rival: ChallengerSlot, clock: ManualClock, champion: str = "1.0.0") -> str | None:
     """The version of the challenger a second later."""
     clock.now += 1.0
     model = rival.follow(champion)
@@ -388,14 +379,14 @@ def followed(rival: ChallengerSlot, clock: Clock, champion: str = "1.0.0") -> st
 
 
 def test_without_the_alias_there_is_no_challenger_and_no_complaint(
-    rival: ChallengerSlot, clock: Clock
+    rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     assert followed(rival, clock) is None
     assert (rival.refused, rival.unanswered) == (None, None)
 
 
 def test_a_challenger_comes_and_goes_with_its_alias_and_is_freed(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.promote("1.1.0", "challenger")
     registry.loaded = 0
@@ -409,7 +400,7 @@ def test_a_challenger_comes_and_goes_with_its_alias_and_is_freed(
 
 
 def test_the_alias_of_a_challenger_is_read_at_most_once_a_second(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.promote("1.1.0", "challenger")
     registry.looked = 0
@@ -420,7 +411,7 @@ def test_the_alias_of_a_challenger_is_read_at_most_once_a_second(
 
 
 def test_a_champion_must_not_challenge_itself_from_the_very_batch_on_that_it_serves(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.promote("1.1.0", "challenger")
     assert followed(rival, clock) == "1.1.0"
@@ -431,7 +422,7 @@ def test_a_champion_must_not_challenge_itself_from_the_very_batch_on_that_it_ser
 
 
 def test_a_challenger_that_does_not_verify_is_refused_once_and_the_one_before_goes_on(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.publish(trained(3))
     registry.promote("1.1.0", "challenger")
@@ -449,7 +440,7 @@ def test_a_challenger_that_does_not_verify_is_refused_once_and_the_one_before_go
 
 
 def test_the_first_challenger_is_waited_for_and_the_next_is_not(
-    registry: Counting, clock: Clock
+    registry: Counting, clock: ManualClock
 ) -> None:
     works = list[Callable[[], None]]()
     rival = ChallengerSlot(registry, clock=clock, run=works.append)
@@ -469,7 +460,7 @@ def test_the_first_challenger_is_waited_for_and_the_next_is_not(
 
 
 def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(
-    registry: Counting, clock: Clock
+    registry: Counting, clock: ManualClock
 ) -> None:
     works = list[Callable[[], None]]()
     rival = ChallengerSlot(registry, clock=clock, run=works.append)
@@ -488,7 +479,7 @@ def test_a_challenger_that_was_retired_while_it_was_checked_never_serves(
     "alias", [b'{"version": "9.9.9", "previous": [], "moved_at": 1}', b"not JSON"]
 )
 def test_an_alias_of_a_challenger_that_leads_nowhere_is_a_complaint_and_no_error(
-    registry: Counting, rival: ChallengerSlot, clock: Clock, alias: bytes
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock, alias: bytes
 ) -> None:
     Store(registry.url).replace("aliases/challenger.json", alias)
     assert [followed(rival, clock) for _ in range(3)] == [None] * 3
@@ -496,7 +487,7 @@ def test_an_alias_of_a_challenger_that_leads_nowhere_is_a_complaint_and_no_error
 
 
 def test_a_store_that_is_down_keeps_the_challenger_and_is_asked_again_later(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.promote("1.1.0", "challenger")
     assert followed(rival, clock) == "1.1.0"
@@ -511,7 +502,7 @@ def test_a_store_that_is_down_keeps_the_challenger_and_is_asked_again_later(
 
 
 def test_what_stands_in_the_way_is_asked_before_a_challenger_is_loaded_and_again_later(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.promote("1.1.0", "challenger")
     registry.loaded = 0
@@ -523,7 +514,7 @@ def test_what_stands_in_the_way_is_asked_before_a_challenger_is_loaded_and_again
 
 
 def test_a_challenger_that_was_withdrawn_stays_away_until_its_alias_moves(
-    registry: Counting, rival: ChallengerSlot, clock: Clock
+    registry: Counting, rival: ChallengerSlot, clock: ManualClock
 ) -> None:
     registry.publish(trained(3))
     registry.promote("1.1.0", "challenger")

@@ -22,7 +22,7 @@ DECODED = (
 
 
 @dataclass(frozen=True)
-class FakeMessage:
+class BadMessage:
     bad: BadRecord
 
     def topic(self) -> str:
@@ -55,8 +55,8 @@ def _all(seed: int = 1, rounds: int = ROUNDS) -> list[BadRecord]:
 
 def _decoded(bad: BadRecord) -> object:
     if bad.topic == "lead_changes":
-        return decode_change(0, FakeMessage(bad), Reader("LeadChanged"))
-    return decode_request(0, FakeMessage(bad), Reader("RescoreRequest"))
+        return decode_change(0, BadMessage(bad), Reader("LeadChanged"))
+    return decode_request(0, BadMessage(bad), Reader("RescoreRequest"))
 
 
 def test_every_reason_has_a_bad_record_in_each_round() -> None:
@@ -112,7 +112,7 @@ def test_an_oversized_change_is_over_the_limit_and_fits_through_a_broker() -> No
 def test_an_answer_that_cannot_be_encoded_comes_from_a_request_that_can_be_read() -> None:
     for bad in _all():
         if bad.reason is Reason.ENCODE_FAILED:
-            request = decode_request(0, FakeMessage(bad), Reader("RescoreRequest"))
+            request = decode_request(0, BadMessage(bad), Reader("RescoreRequest"))
             result = {
                 "request_id": request.request_id,
                 "predictions": [],

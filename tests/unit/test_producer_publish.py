@@ -14,7 +14,7 @@ from schemas.codec import Reader
 Report = Callable[[KafkaError | None, Any], None]
 
 
-class FakeMessage:
+class DeliveredMessage:
     def topic(self) -> str:
         return "changes"
 
@@ -51,7 +51,7 @@ class FakeProducer:
 
     def _deliver(self) -> None:
         for report in self._waiting:
-            report(self.fails, FakeMessage())
+            report(self.fails, DeliveredMessage())
         self._waiting.clear()
 
 

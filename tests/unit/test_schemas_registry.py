@@ -14,18 +14,12 @@ from leadstream.errors import Poison, Reason, SettingsError, Transient, UserErro
 from schemas import catalogue
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
+from tests.fakes import ManualClock
 from tests.registry_server import RegistryState, registry_server
 
 OUTCOME = {"lead_id": "L-1", "converted": True, "decided_at": 1_700_000_000_000}
 SCHEMA = catalogue.current_schema("LeadOutcome")
 SUBJECT = "crm.lead-outcomes-value"
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -103,7 +97,7 @@ def test_an_id_that_the_registry_lacks_is_poison(registry: Registry) -> None:
 
 
 def test_a_flood_of_one_unknown_id_asks_once_and_later_asks_again(server: RegistryState) -> None:
-    clock = Clock()
+    clock = ManualClock()
     registry = Registry(server.url, clock=clock)
     for _ in range(3):
         poison(registry, 1)

@@ -29,7 +29,7 @@ def found(count: int) -> list[Letter]:
     return [letter(i, b"lead_%d" % i, CHANGE.encode(event(f"lead_{i}"))) for i in range(count)]
 
 
-class World:
+class ReplayHarness:
     """A broker, a desk, and a clock that pausing moves; `meanwhile` happens while somebody pauses."""
 
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -55,7 +55,7 @@ class World:
 
 
 def test_a_rate_that_is_not_kept_would_flood_the_consumers() -> None:
-    world = World()
+    world = ReplayHarness()
     progress = replay(world.run(rate=100, max_lag=10_000), found(1000), PLANNER)
     assert progress.decided == {Action.REPLAYED: 1000}
     assert 9.4 < world.now < 10.1
@@ -69,7 +69,7 @@ def test_while_the_consumers_lag_nothing_is_sent() -> None:
         if world.now > 5:
             world.consume()
 
-    world = World(meanwhile)
+    world = ReplayHarness(meanwhile)
     world.backlog(50)
     progress = replay(world.run(max_lag=20), found(10), PLANNER)
     assert set(seen[:-1]) == {50}
@@ -77,7 +77,7 @@ def test_while_the_consumers_lag_nothing_is_sent() -> None:
 
 
 def test_consumers_that_stand_still_are_not_waited_for_without_end_and_nothing_is_decided() -> None:
-    world = World()
+    world = ReplayHarness()
     world.backlog(50)
     progress = replay(world.run(max_lag=20), found(10), PLANNER)
     assert progress.skipped == {"the consumers are behind and make no progress": 10}
@@ -89,7 +89,7 @@ def test_consumers_that_get_on_are_waited_for_however_long_it_takes() -> None:
     def one() -> None:
         world.broker.committed[GROUP, CHANGES] = world.broker.committed.get((GROUP, CHANGES), 0) + 1
 
-    world = World(one)
+    world = ReplayHarness(one)
     world.backlog(1000)
     progress = replay(world.run(max_lag=20), found(10), PLANNER)
     assert progress.decided == {Action.REPLAYED: 10}
@@ -97,7 +97,7 @@ def test_consumers_that_get_on_are_waited_for_however_long_it_takes() -> None:
 
 
 def test_a_lead_whose_change_is_never_processed_keeps_only_its_own_letters_open() -> None:
-    world = World()
+    world = ReplayHarness()
     world.broker.append(Output(CHANGES, b"lead_3", b""))
     progress = replay(world.run(), found(10), PLANNER)
     assert progress.decided == {Action.REPLAYED: 9}
@@ -105,7 +105,7 @@ def test_a_lead_whose_change_is_never_processed_keeps_only_its_own_letters_open(
 
 
 def test_stopping_ends_it_between_two_transactions_and_the_rest_stays_open() -> None:
-    world, stop = World(), threading.Event()
+    world, stop = ReplayHarness(), threading.Event()
     run = world.run(stop=stop, report=lambda progress: stop.set() if progress.finished else None)
     progress = replay(run, found(1000), PLANNER)
     assert progress.stopped
@@ -129,8 +129,8 @@ class Contested(MemoryDecisionExecutor):
         return super().execute(planned)
 
 
-def contested(times: int) -> World:
-    world = World()
+def contested(times: int) -> ReplayHarness:
+    world = ReplayHarness()
     world.executor = Contested(world.broker, GROUP, Topics())
     world.executor.times = times
     world.executor.acquire()
@@ -154,13 +154,13 @@ def test_a_desk_that_is_always_taken_away_is_given_up_in_a_sentence() -> None:
 
 
 def test_a_letter_that_no_broker_takes_stays_open_and_its_neighbours_go() -> None:
-    class Refusing(MemoryDecisionExecutor):
+    class RefusingExecutor(MemoryDecisionExecutor):
         def execute(self, planned: Sequence[PlannedAction]) -> ExecutionResult:
             large = {each.letter.id: "too large" for each in planned if each.letter.id.offset == 4}
             return ExecutionResult(refused=large) if large else super().execute(planned)
 
-    world = World()
-    world.executor = Refusing(world.broker, GROUP, Topics())
+    world = ReplayHarness()
+    world.executor = RefusingExecutor(world.broker, GROUP, Topics())
     world.executor.acquire()
     progress = replay(world.run(), found(10), PLANNER)
     assert progress.decided == {Action.REPLAYED: 9}

@@ -22,7 +22,7 @@ from leadstream.errors import Transient, UserError
 from tests.letters import letter
 from tests.unit.test_console import VALUE, Office
 
-Play = Callable[["Stage"], Coroutine[Any, Any, None]]
+Play = Callable[["PilotHarness"], Coroutine[Any, Any, None]]
 
 
 class Recording(Office):
@@ -57,7 +57,7 @@ class Recording(Office):
         return [(wanted, said) for call, wanted, said in self.calls if call == name]
 
 
-class Stage:
+class PilotHarness:
     """The app and the keys that are pressed."""
 
     def __init__(self, pilot: Pilot[None], office: Recording) -> None:
@@ -101,7 +101,7 @@ def played(play: Play, office: Recording | None = None) -> Recording:
     async def scene() -> None:
         app = Watch(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
-            stage = Stage(pilot, office)
+            stage = PilotHarness(pilot, office)
             await stage.sees("open dead letter")
             await play(stage)
         app.finish()
@@ -111,7 +111,7 @@ def played(play: Play, office: Recording | None = None) -> Recording:
 
 
 def test_the_causes_and_the_keys_fit_a_screen_of_80_by_24() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         text = stage.text()
         assert "120 open dead letters, 6 causes" in text
         for group in stage.office.groups(Filter()):
@@ -134,7 +134,7 @@ def test_the_causes_and_the_keys_fit_a_screen_of_80_by_24() -> None:
 
 
 def test_a_letter_is_three_keys_away_and_so_is_the_way_back() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("down", "enter")
         await stage.sees("20 letters of")
         await stage.press("down", "enter")
@@ -148,7 +148,7 @@ def test_a_letter_is_three_keys_away_and_so_is_the_way_back() -> None:
 
 
 def test_a_replay_that_was_not_rehearsed_must_not_be_a_key_away() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
         assert stage.office.asked("replay") == []
@@ -168,7 +168,7 @@ def test_a_replay_that_was_not_rehearsed_must_not_be_a_key_away() -> None:
 
 
 def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
         stage.app.screen.query_one("#mend", Input).focus()
@@ -190,7 +190,7 @@ def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
 
 
 def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
         stage.app.screen.query_one("#mend", Input).focus()
@@ -203,7 +203,7 @@ def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
 
 
 def test_nothing_is_given_up_without_a_reason() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("d")
         await stage.sees("20 letters would be given up")
         await stage.press("enter", "enter")
@@ -220,7 +220,7 @@ def test_nothing_is_given_up_without_a_reason() -> None:
 
 
 def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         stage.office.may_go_on.clear()
         await stage.press("r")
         await stage.sees("Replay 20 letters")
@@ -244,7 +244,7 @@ def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None
     async def scene() -> Watch:
         app = Watch(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
-            stage = Stage(pilot, office)
+            stage = PilotHarness(pilot, office)
             await stage.sees("open dead letter")
             await stage.press("r")
             await stage.sees("Replay 20 letters")
@@ -264,7 +264,7 @@ def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None
 
 
 def test_brokers_that_go_away_are_a_sentence_and_the_view_stays() -> None:
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         stage.office.trouble = Transient("brokers", "Local: Broker transport failure")
         await stage.press("u")
         await stage.sees("brokers: Local: Broker transport failure")
@@ -280,7 +280,7 @@ def test_what_others_wrote_into_a_letter_is_text_and_no_markup() -> None:
     evil = "[bold]loud[/] [link=x]\x1b[31m"
     office.all = [letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode())])]
 
-    async def play(stage: Stage) -> None:
+    async def play(stage: PilotHarness) -> None:
         await stage.press("l")
         await stage.sees("[bold]loud[/] [link=x]\\x1b")
         await stage.press("s")
