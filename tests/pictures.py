@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from consumer.dead_letters.selection import Filter
 from consumer.dead_letters.service import TriageService
-from leadstream.cli.dead_letters.watch.app import Watch
+from leadstream.cli.dead_letters.watch.app import WatchApp
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Output
 from leadstream.kafka.dead_letter import dead_letter
@@ -146,14 +146,14 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     browser.find_element(By.CSS_SELECTOR, "tbody a").click()
     picture(browser, "letter", folder)
     browser.find_element(By.LINK_TEXT, "Causes").click()
-    press("Rehearse a replay of all")
+    press("Dry run of all")
     picture(browser, "rehearsing", folder)
     until(over, "the rehearsal")
     picture(browser, "rehearsal", folder)
     browser.find_element(By.LINK_TEXT, "Causes").click()
-    press("Rehearse a replay")
+    press("Dry run")
     until(over, "the rehearsal")
-    browser.find_element(By.NAME, "because").send_keys("the CRM has committed by now")
+    browser.find_element(By.NAME, "comment").send_keys("the CRM has committed by now")
     press("Replay ")
     until(
         lambda: browser.find_elements(By.CSS_SELECTOR, "progress[value]:not([value='0'])"),
@@ -167,7 +167,7 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     browser.find_elements(By.XPATH, "//button[contains(., 'Discard')]")[3].click()
     until(over, "the count")
     picture(browser, "discard", folder)
-    browser.find_element(By.NAME, "because").send_keys("the old exporter was left on")
+    browser.find_element(By.NAME, "comment").send_keys("the old exporter was left on")
     press("Discard ")
     until(over, "it is done")
     picture(browser, "discarded", folder)
@@ -199,7 +199,7 @@ def narrow(browser: WebDriver, link: str, folder: Path) -> None:
 async def watched(stage: Stage) -> str:
     """The causes on a screen of 100 columns, as SVG."""
     with TriageService(load_settings(stage.environment, None)) as triage:
-        app = Watch(triage, Filter(), "anna")
+        app = WatchApp(triage, Filter(), "anna")
         async with app.run_test(size=(100, 24)) as pilot:
             while "causes" not in app.export_screenshot():
                 await pilot.pause(0.1)

@@ -150,14 +150,14 @@ def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_for
 
 def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: ConsoleBrowser) -> None:
     desk.go("")
-    desk.press("Rehearse a replay of all")
+    desk.press("Dry run of all")
     said = desk.over()
     assert [each.text for each in desk.find(".figures dd")] == ["60", "50", "10", "0", "0", "0"]
     assert "10 would fail with DECODE_FAILED" in said
     assert desk.stage.read(desk.stage.topics.dead_letter_audit, 0) == []
 
     desk.go("?reason=FEATURE_FAILED")
-    desk.press("Rehearse a replay")
+    desk.press("Dry run")
     desk.over()
     # A letter that comes in after the rehearsal was not shown, and stays.
     late = desk.stage
@@ -168,7 +168,7 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Cons
         "sent_at": now,
     }
     late.send([letter_output(2, b"late", good("late"), failed_at=now, **facts)])
-    desk.find("#because")[0].send_keys("mended <b>since</b>")
+    desk.find("#comment")[0].send_keys("mended <b>since</b>")
     desk.press("Replay 10 letters")
     assert "10 letters sent back" in desk.over()
     found = decisions(desk.stage, 10)
@@ -183,12 +183,12 @@ def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: Cons
 
 def test_a_mended_replay_is_rehearsed_with_its_mend(desk: ConsoleBrowser) -> None:
     desk.go("?reason=INVALID_EVENT")
-    desk.press("Rehearse a replay")
+    desk.press("Dry run")
     desk.over()
     desk.find("summary")[-1].click()
-    desk.find("#mend")[0].send_keys("lead.status=won\nlead.lead_score=71")
-    desk.press("Rehearse again")
-    assert "Mended by lead.status=won, lead.lead_score=71" in desk.over()
+    desk.find("#patch")[0].send_keys("lead.status=won\nlead.lead_score=71")
+    desk.press("Repeat the dry run")
+    assert "Patched by lead.status=won, lead.lead_score=71" in desk.over()
     desk.press("Replay 10 letters")
     assert "10 letters sent back" in desk.over()
     patches = {each.patch for each in decisions(desk.stage, 20).values() if each.patch}
@@ -198,15 +198,15 @@ def test_a_mended_replay_is_rehearsed_with_its_mend(desk: ConsoleBrowser) -> Non
 def test_nothing_is_given_up_without_a_reason(desk: ConsoleBrowser) -> None:
     desk.go("?reason=DECODE_FAILED")
     desk.press("Discard")
-    assert "10 letters would be given up" in desk.over()
-    [field] = desk.find("#because")
+    assert "10 letters would be discarded" in desk.over()
+    [field] = desk.find("#comment")
     desk.click("Discard 10 letters")  # the browser holds the form back
     assert field.get_attribute("required") == "true"
     field.send_keys(" ")
     desk.press("Discard 10 letters")
-    assert "say why the letters are given up" in desk.text()
+    assert "say why the letters are discarded" in desk.text()
     desk.browser.back()
-    [field] = desk.find("#because")
+    [field] = desk.find("#comment")
     field.clear()
     field.send_keys("the CRM was mended")
     desk.press("Discard 10 letters")

@@ -273,10 +273,10 @@ def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes
 ) -> None:
     print_ = told(many, "groups")[0]["fingerprint"]
     said = leadstream(many, "replay", "--fingerprint", print_)
-    assert "Nothing was done, for it is more than 100 letters: add --yes." in said
+    assert "Nothing was done, because these are more than 100 letters: add --yes." in said
     assert re.search(r"1,667 +1,667", said)
-    said = leadstream(many, "discard", "--fingerprint", print_, "--because", "a test")
-    assert "Nothing was done, for it is more than 100 letters: add --yes." in said
+    said = leadstream(many, "discard", "--fingerprint", print_, "--comment", "a test")
+    assert "Nothing was done, because these are more than 100 letters: add --yes." in said
     said = told(many, "replay", "--fingerprint", print_, "--dry-run", "--limit", "50")
     [forecast] = said["groups"]
     assert said["dry_run"] is True
@@ -356,13 +356,13 @@ def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reaso
     assert f"fails at byte {at}, in lead.status: the text is not UTF-8" in said
     assert "[ff]" in said
     assert all(len(line) <= 80 for line in said.splitlines())
-    assert "the following arguments are required: --because" in leadstream(
+    assert "one of the arguments --comment is required" in leadstream(
         stage, "discard", "--lead", lead, code=2
     )
-    assert "--because is empty" in leadstream(
-        stage, "discard", "--lead", lead, "--because", " ", code=2
+    assert "--comment is empty" in leadstream(
+        stage, "discard", "--lead", lead, "--comment", " ", code=2
     )
-    words = ("discard", "--lead", lead, "--because", "the CRM was mended", "--by", "anna")
+    words = ("discard", "--lead", lead, "--comment", "the CRM was mended", "--by", "anna")
     assert leadstream(stage, *words) == "1 letter discarded\n"
     decided = told(stage, "show", id_)["decided"]
     assert (decided["action"], decided["decided_by"]) == ("DISCARDED", "anna")
@@ -481,7 +481,7 @@ def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(
     )
     with registry_server() as state:
         stage.environment["SCHEMA_REGISTRY_URL"] = state.url
-        assert leadstream(stage, "discard", "--because", "a test") == "1 letter discarded\n"
+        assert leadstream(stage, "discard", "--comment", "a test") == "1 letter discarded\n"
         assert told(stage, "audit", "verify")["decisions"]["DISCARDED"] == 1
         assert told(stage, "groups") == []
     [decision] = stage.read(topics.dead_letter_audit, 1)
@@ -499,5 +499,5 @@ def test_on_a_broker_without_transactions_letters_can_be_looked_at_and_not_decid
         [letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters)]
     )
     assert [group["count"] for group in told(stage, "groups")] == [1]
-    said = leadstream(stage, "discard", "--because", "a test", code=1)
+    said = leadstream(stage, "discard", "--comment", "a test", code=1)
     assert "this broker has no transactions" in said

@@ -119,7 +119,7 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
         screen.press("\r")
         screen.sees("3 open dead letters, 1 cause")
         screen.press("d")
-        screen.sees("3 letters would be given up")
+        screen.sees("3 letters would be discarded")
         screen.press("the CRM was mended\r")
         screen.sees("[Discard 3 letters]")
         screen.press("\r")

@@ -17,9 +17,9 @@ from consumer.dead_letters.inspection import Inspection, inspect
 from consumer.dead_letters.letters import Letter, LetterId
 from consumer.dead_letters.replay import DecisionProgress
 from consumer.dead_letters.selection import Filter, Selection
-from leadstream.cli.console.jobs import Jobs, Kind
+from leadstream.cli.console.jobs import JobKind, Jobs
 from leadstream.cli.console.pages import Pages
-from leadstream.cli.console.server import MOST_BYTES, Answer, Console
+from leadstream.cli.console.server import MAX_FORM_BYTES, Console, PageResponse
 from leadstream.errors import Transient, UserError
 from leadstream.settings import load_settings
 from schemas.codec import Writer
@@ -238,7 +238,7 @@ def test_a_page_that_may_load_or_be_framed_by_others_is_theirs(browser: Browser)
     assert "<script" not in browser.ask("GET", "/").text
 
 
-@pytest.mark.parametrize("size", [str(MOST_BYTES + 1), "-1", "a", "9" * 30])
+@pytest.mark.parametrize("size", [str(MAX_FORM_BYTES + 1), "-1", "a", "9" * 30])
 def test_a_form_without_an_end_is_not_waited_for(browser: Browser, size: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=10)
     connection.putrequest("POST", "/discard", skip_host=True)
@@ -336,7 +336,7 @@ def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(office: 
     office.may_go_on.clear()
 
     def look() -> Any:
-        job = jobs.look(Kind.COUNT, {}, Filter())
+        job = jobs.preview(JobKind.COUNT, {}, Filter())
         assert job.done.wait(30)
         return job
 
@@ -344,21 +344,21 @@ def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(office: 
     with pytest.raises(UserError, match="say why"):
         jobs.decide(first, "  ")
     going_on = jobs.decide(first, "a test")
-    with pytest.raises(UserError, match=f"job {going_on.number} decides just now"):
+    with pytest.raises(UserError, match=f"job {going_on.number} decides now"):
         jobs.decide(second, "a test")
-    with pytest.raises(UserError, match="only what was shown can be decided"):
+    with pytest.raises(UserError, match="only a preview can be decided"):
         jobs.decide(going_on, "a test")
     going_on.stop.set()
     office.may_go_on.set()
     assert going_on.done.wait(30)
-    assert going_on.tally.stopped
+    assert going_on.progress.stopped
     assert jobs.decide(second, "a test").done.wait(30)
 
 
 def test_a_console_that_ends_lets_the_transaction_at_hand_end(office: Office) -> None:
     triage: Any = office
     jobs = Jobs(triage, "anna")
-    shown = jobs.look(Kind.COUNT, {}, Filter())
+    shown = jobs.preview(JobKind.COUNT, {}, Filter())
     assert shown.done.wait(30)
     office.may_go_on.clear()
     job = jobs.decide(shown, "a test")
@@ -368,8 +368,8 @@ def test_a_console_that_ends_lets_the_transaction_at_hand_end(office: Office) ->
     assert closing.is_alive()
     office.may_go_on.set()
     closing.join(30)
-    assert job.over
-    assert job.tally.stopped
+    assert job.finished
+    assert job.progress.stopped
 
 
 def test_without_its_libraries_the_console_says_what_to_install(
@@ -383,13 +383,15 @@ def test_without_its_libraries_the_console_says_what_to_install(
 
 def test_a_site_is_asked_for_nothing_before_the_gate() -> None:
     class Deaf:
-        def get(self, *_: object) -> Answer:
+        def get(self, *_: object) -> PageResponse:
             raise AssertionError("asked")
 
         post = get
 
-        def message(self, status: int, title: str, text: str, to: str | None = None) -> Answer:
-            return Answer(status, text.encode())
+        def message(
+            self, status: int, title: str, text: str, to: str | None = None
+        ) -> PageResponse:
+            return PageResponse(status, text.encode())
 
     found = ServedConsole(Deaf())
     try:

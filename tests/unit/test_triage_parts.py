@@ -14,7 +14,7 @@ from consumer.dead_letters.inspection import fields, hex_window, inspect
 from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.patch import load_patch, merge, parse_assignments
 from consumer.dead_letters.selection import Filter
-from leadstream.cli.dead_letters.times import moment
+from leadstream.cli.dead_letters.times import parse_time
 from leadstream.errors import SettingsError, UserError
 from leadstream.kafka.topics import Topics
 from schemas.codec import Reader, Writer
@@ -128,13 +128,13 @@ def test_a_file_that_is_no_patch_is_one_sentence(tmp_path: Path, text: str) -> N
 
 def test_moments_are_utc_unless_they_say_otherwise() -> None:
     assert (
-        moment("--since", "2026-11-24T08:00")
-        == moment("--since", "2026-11-24T09:00+01:00")
+        parse_time("--since", "2026-11-24T08:00")
+        == parse_time("--since", "2026-11-24T09:00+01:00")
         == 1_795_507_200_000
     )
-    assert moment("--since", None) is None
+    assert parse_time("--since", None) is None
     with pytest.raises(SettingsError, match="--until yesterday"):
-        moment("--until", "yesterday")
+        parse_time("--until", "yesterday")
 
 
 @pytest.mark.parametrize("text", ["17", "0-", "-17", "a-b", "0-1-2", "²-1"])
@@ -147,9 +147,11 @@ def test_a_decoded_value_stands_beside_its_schema() -> None:
     value = Writer("LeadChanged").encode(event("lead_1"))
     inside = inspect(letter(1, b"lead_1", value), Topics(), None)
     assert inside.failure is None
-    shown = {field.name: (field.type, field.value) for field in fields("LeadChanged", inside.value)}
-    assert shown["change_type"] == ("CREATED | UPDATED | DELETED | RESCORE", "UPDATED")
-    assert shown["lead.touchpoint_count"] == ("int or null", 4)
+    format_time = {
+        field.name: (field.type, field.value) for field in fields("LeadChanged", inside.value)
+    }
+    assert format_time["change_type"] == ("CREATED | UPDATED | DELETED | RESCORE", "UPDATED")
+    assert format_time["lead.touchpoint_count"] == ("int or null", 4)
     thin = inspect(
         letter(1, b"lead_1", Writer("LeadChanged").encode(event("lead_1", lead=None))),
         Topics(),

@@ -16,7 +16,7 @@ from consumer.dead_letters.audit import Action
 from consumer.dead_letters.replay import DecisionProgress
 from consumer.dead_letters.selection import Filter, Selection
 from leadstream.cli.dead_letters.watch import watch
-from leadstream.cli.dead_letters.watch.app import Watch
+from leadstream.cli.dead_letters.watch.app import WatchApp
 from leadstream.cli.main import main
 from leadstream.errors import Transient, UserError
 from tests.letters import letter
@@ -99,7 +99,7 @@ def played(play: Play, office: Recording | None = None) -> Recording:
     triage: Any = office
 
     async def scene() -> None:
-        app = Watch(triage, Filter(), "anna")
+        app = WatchApp(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
             stage = PilotHarness(pilot, office)
             await stage.sees("open dead letter")
@@ -171,12 +171,12 @@ def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
-        stage.app.screen.query_one("#mend", Input).focus()
+        stage.app.screen.query_one("#patch", Input).focus()
         await stage.type("lead.status=won")
         assert stage.button().disabled
         await stage.press("enter")
         await stage.until(lambda: not stage.button().disabled, "it was rehearsed")
-        stage.app.screen.query_one("#because", Input).focus()
+        stage.app.screen.query_one("#comment", Input).focus()
         await stage.type("so it is")
         await stage.press("enter", "enter")
         await stage.sees("20 letters sent back")
@@ -193,7 +193,7 @@ def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
-        stage.app.screen.query_one("#mend", Input).focus()
+        stage.app.screen.query_one("#patch", Input).focus()
         await stage.type("status")
         await stage.press("enter")
         await stage.sees("write field=value")
@@ -205,10 +205,10 @@ def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
 def test_nothing_is_given_up_without_a_reason() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("d")
-        await stage.sees("20 letters would be given up")
+        await stage.sees("20 letters would be discarded")
         await stage.press("enter", "enter")
         assert stage.button().disabled
-        stage.app.screen.query_one("#because", Input).focus()
+        stage.app.screen.query_one("#comment", Input).focus()
         await stage.press("space")
         assert stage.button().disabled
         await stage.type("a test")
@@ -227,9 +227,9 @@ def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:
         await stage.press("enter")
         await stage.sees("deciding")
         await stage.press("s")
-        await stage.sees("Stopping after the transaction at hand")
+        await stage.sees("Stopping after the current transaction")
         stage.office.may_go_on.set()
-        await stage.sees("Stopped: what was not decided is still open.")
+        await stage.sees("Stopped: all other letters are still open.")
         await stage.press("enter")
         await stage.sees("newest letter")
 
@@ -241,8 +241,8 @@ def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None
     office.may_go_on.clear()
     triage: Any = office
 
-    async def scene() -> Watch:
-        app = Watch(triage, Filter(), "anna")
+    async def scene() -> WatchApp:
+        app = WatchApp(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
             stage = PilotHarness(pilot, office)
             await stage.sees("open dead letter")

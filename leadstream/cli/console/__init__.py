@@ -10,9 +10,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "console",
         help="the dead letters as a web page on this machine",
-        description="Serves, on 127.0.0.1 only and until it is stopped, a page with the causes of the\n"
-        "dead letters, each letter whole, rehearsals, replays, discards and the audit.\n"
-        "The link that it prints lets one browser in, once.",
+        description="Serve a web page on 127.0.0.1 until Ctrl-C: the causes of the dead\n"
+        "letters, each letter in full, dry runs, replays, discards and the audit.\n"
+        "The link that it prints works once, for one browser.",
         epilog="example:\n  leadstream console --port 8095",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -24,12 +24,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="N",
         help="where to listen; 0 = any free port (default: 8095)",
     )
-    add("--by", metavar="NAME", help="who decides, for the audit (default: your account)")
+    add("--by", metavar="NAME", help="the decider, for the audit (default: your account)")
     parser.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; what is being decided then ends with its transaction."""
+    """Serve until SIGTERM or SIGINT; then finish the current transaction of a decision."""
     from consumer.dead_letters.service import TriageService, current_account
     from leadstream import log
     from leadstream.cli.console.jobs import Jobs

@@ -1,10 +1,12 @@
-"""Who may come in: the browser that opened a link of the terminal, at an address that no other site can have.
+"""The gate of the console: it admits the browser that opened a link of the terminal.
 
-1. `Host` must name this machine. A site whose name is made to resolve to 127.0.0.1 (DNS rebinding) sends its own name.
-2. A link has a token that is good once; it is exchanged for a cookie that no script reads and no other site sends.
+1. `Host` must name this machine. A site whose name resolves to 127.0.0.1 (DNS rebinding) sends its
+   own name.
+2. A link has a token that works once. The gate exchanges it for a cookie that no script reads and
+   no other site sends.
 3. A form that changes something carries a token of its own, and comes from this origin.
 
-Secrets are compared in constant time.
+The gate compares secrets in constant time.
 """
 
 import hmac
@@ -27,11 +29,11 @@ class Gate:
 
     @property
     def link_token(self) -> str:
-        """The token of the next link."""
+        """Return the token of the next link."""
         return self._link
 
     def spend(self, token: str) -> bool:
-        """Whether this is the token of the link, which then is good no more."""
+        """Return whether this is the token of the link; it works only once."""
         with self._lock:
             good = _same(token, self._link)
             if good:
@@ -39,26 +41,26 @@ class Gate:
         return good
 
     def cookie(self, port: int) -> str:
-        """The cookie that lets a browser in, until either of them is closed."""
+        """Return the cookie of a session, until the browser or the console closes."""
         return f"{_name(port)}={self._session}; Path=/; HttpOnly; SameSite=Strict"
 
     def knows(self, headers: Mapping[str, str], port: int) -> bool:
-        """Whether a request has the cookie."""
-        # Read by hand: others on this machine share the header, and one odd cookie of theirs must not lock us out.
+        """Return whether a request has the cookie."""
+        # Parsed by hand: an odd cookie of another local program must not break the sign-in.
         cookies = (each.strip().partition("=") for each in headers.get("Cookie", "").split(";"))
         return any(
             name == _name(port) and _same(value, self._session) for name, _, value in cookies
         )
 
     def wrote(self, headers: Mapping[str, str], form: Mapping[str, str]) -> bool:
-        """Whether a form is one of ours."""
+        """Return whether a form comes from this console."""
         origin = headers.get("Origin")
         foreign = origin is not None and urlsplit(origin).netloc != headers.get("Host")
         return not foreign and _same(form.get("form_token", ""), self.form_token)
 
 
 def is_here(headers: Mapping[str, str]) -> bool:
-    """Whether a request was sent to this machine by a name of this machine; a tunnel may have another port."""
+    """Return whether a request names this machine; a tunnel may use another port."""
     try:
         return urlsplit(f"//{headers.get('Host', '')}").hostname in HERE
     except ValueError:
@@ -66,7 +68,7 @@ def is_here(headers: Mapping[str, str]) -> bool:
 
 
 def _name(port: int) -> str:
-    # Cookies are kept by host, whatever the port: two consoles on one machine must not overwrite each other's.
+    # Browsers keep cookies by host, not by port: two consoles on one machine need two names.
     return f"leadstream-console-{port}"
 
 

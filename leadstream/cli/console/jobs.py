@@ -1,4 +1,4 @@
-"""What takes longer than a page: looks at what a decision would do, and decisions, each in a thread of its own."""
+"""Jobs that take longer than a page: dry runs and decisions, each in a thread of its own."""
 
 import itertools
 import threading
@@ -16,13 +16,13 @@ from consumer.dead_letters.service import TriageService
 from leadstream.errors import Fenced, Poison, SettingsError, Transient, UserError
 
 KEPT = 50
-BUG = "it ended by a bug; the terminal of the console has the trace"
+BUG = "a bug ended this job; the terminal of the console has the trace"
 
 
-class Kind(StrEnum):
-    """The first two only look; the others carry out what one of them has shown."""
+class JobKind(StrEnum):
+    """The kind of a job. The first two only preview; the others execute a previewed."""
 
-    REHEARSAL = "rehearsal"
+    DRY_RUN = "dry run"
     COUNT = "count"
     REPLAY = "replay"
     DISCARD = "discard"
@@ -30,39 +30,45 @@ class Kind(StrEnum):
 
 @dataclass(slots=True)
 class Job:
-    """`words` say which letters are meant, `mend` has an assignment for each field; `trouble` is why it failed."""
+    """A preview or a decision.
+
+    `query` has the parameters that select the letters, `assignments` one patched field each.
+    `error` is the sentence of a failed job.
+    """
 
     number: int
-    kind: Kind
-    words: dict[str, str]
+    kind: JobKind
+    query: dict[str, str]
     wanted: Filter
-    mend: tuple[str, ...] = ()
-    because: str | None = None
-    survey: Selection | None = None
+    assignments: tuple[str, ...] = ()
+    comment: str | None = None
+    selection: Selection | None = None
     groups: list[LetterGroup] = field(default_factory=list)
-    forecasts: list[DryRunGroup] = field(default_factory=list)
-    tally: DecisionProgress = field(default_factory=DecisionProgress)
-    trouble: str | None = None
+    dry_run_groups: list[DryRunGroup] = field(default_factory=list)
+    progress: DecisionProgress = field(default_factory=DecisionProgress)
+    error: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def over(self) -> bool:
-        """Whether it has ended."""
+    def finished(self) -> bool:
+        """Return whether the job has ended."""
         return self.done.is_set()
 
     @property
     def decides(self) -> bool:
-        """Whether it changes anything."""
-        return self.kind in (Kind.REPLAY, Kind.DISCARD)
+        """Return whether the job changes anything."""
+        return self.kind in (JobKind.REPLAY, JobKind.DISCARD)
 
-    def tell(self, tally: DecisionProgress) -> None:
-        """Keep a copy of how far it is, for pages are made while it goes on."""
-        self.tally = replace(tally, decided=Counter(tally.decided), skipped=Counter(tally.skipped))
+    def report(self, progress: DecisionProgress) -> None:
+        """Keep a copy of the progress, because pages render while the job goes on."""
+        self.progress = replace(
+            progress, decided=Counter(progress.decided), skipped=Counter(progress.skipped)
+        )
 
 
 class Jobs:
-    """The newest jobs of one console; one decides at a time."""
+    """The newest jobs of one console; only one decides at a time."""
 
     def __init__(self, triage: TriageService, decided_by: str) -> None:
         self._triage = triage
@@ -70,101 +76,105 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._rehearsing = threading.Lock()  # each has the model in memory
+        self._dry_running = threading.Lock()  # each dry run has the model in memory
 
     def get(self, number: int) -> Job:
-        """Raises UserError where there is none."""
+        """Return a job. Raises UserError if it does not exist."""
         try:
             return self._jobs[number]
         except KeyError:
             raise UserError(
-                f"there is no job {number}: the console keeps the last {KEPT} since its start"
+                f"there is no job {number}: the console keeps its last {KEPT} jobs"
             ) from None
 
     def deciding(self) -> Job | None:
-        """The job that decides just now."""
+        """Return the job that decides now."""
         return next(
-            (job for job in list(self._jobs.values()) if job.decides and not job.over), None
+            (job for job in list(self._jobs.values()) if job.decides and not job.finished), None
         )
 
-    def look(
-        self, kind: Kind, words: dict[str, str], wanted: Filter, mend: tuple[str, ...] = ()
+    def preview(
+        self,
+        kind: JobKind,
+        query: dict[str, str],
+        wanted: Filter,
+        assignments: tuple[str, ...] = (),
     ) -> Job:
-        """Begin a rehearsal or a count. Raises SettingsError where the mend cannot be read."""
-        patch = parse_assignments(mend)
+        """Start a dry run or a count. Raises SettingsError for a bad assignment."""
+        patch = parse_assignments(assignments)
 
         def work(job: Job) -> None:
-            job.survey = survey = self._triage.select(wanted)
-            if kind is Kind.COUNT:
-                job.groups = self._triage.groups_of(survey)
-            elif survey.count:
-                with self._rehearsing:
-                    job.forecasts = self._triage.dry_run(survey, patch)
+            job.selection = selection = self._triage.select(wanted)
+            if kind is JobKind.COUNT:
+                job.groups = self._triage.groups_of(selection)
+            elif selection.count:
+                with self._dry_running:
+                    job.dry_run_groups = self._triage.dry_run(selection, patch)
 
-        return self._start(Job(next(self._numbers), kind, words, wanted, mend), work)
+        return self._start(Job(next(self._numbers), kind, query, wanted, assignments), work)
 
-    def decide(self, shown: Job, because: str, rate: int = RATE) -> Job:
-        """Carry out what a look has shown, on the letters that it has shown. Raises UserError."""
-        survey = shown.survey
-        if survey is None or shown.decides:
-            raise UserError("only what was shown can be decided: rehearse it first")
-        because = because.strip()
-        if shown.kind is Kind.COUNT and not because:
-            raise SettingsError("say why the letters are given up")
-        kind = Kind.DISCARD if shown.kind is Kind.COUNT else Kind.REPLAY
-        patch = parse_assignments(shown.mend)
+    def decide(self, previewed: Job, comment: str, rate: int = RATE) -> Job:
+        """Execute a preview, on exactly its letters. Raises UserError."""
+        selection = previewed.selection
+        if selection is None or previewed.decides:
+            raise UserError("only a preview can be decided: start with a dry run")
+        comment = comment.strip()
+        if previewed.kind is JobKind.COUNT and not comment:
+            raise SettingsError("say why the letters are discarded")
+        kind = JobKind.DISCARD if previewed.kind is JobKind.COUNT else JobKind.REPLAY
+        patch = parse_assignments(previewed.assignments)
 
         def work(job: Job) -> None:
-            who, tell, stop = self.decided_by, job.tell, job.stop
-            if kind is Kind.DISCARD:
-                tally = self._triage.discard(
-                    survey, decided_by=who, comment=because, report=tell, stop=stop
+            who, report, stop = self.decided_by, job.report, job.stop
+            if kind is JobKind.DISCARD:
+                progress = self._triage.discard(
+                    selection, decided_by=who, comment=comment, report=report, stop=stop
                 )
             else:
-                tally = self._triage.replay(
-                    survey,
+                progress = self._triage.replay(
+                    selection,
                     decided_by=who,
                     patch=patch,
-                    comment=because or None,
+                    comment=comment or None,
                     rate=rate,
-                    report=tell,
+                    report=report,
                     stop=stop,
                 )
-            job.tell(tally)
+            job.report(progress)
 
         job = Job(
             next(self._numbers),
             kind,
-            shown.words,
-            shown.wanted,
-            shown.mend,
-            because or None,
-            survey,
+            previewed.query,
+            previewed.wanted,
+            previewed.assignments,
+            comment or None,
+            selection,
         )
         return self._start(job, work)
 
     def close(self) -> None:
-        """End what is being decided after the transaction at hand."""
+        """Stop the deciding job after its current transaction."""
         if job := self.deciding():
             job.stop.set()
             job.done.wait()
 
     def _start(self, job: Job, work: Callable[[Job], None]) -> Job:
         def run() -> None:
-            job.trouble = BUG
+            job.error = BUG
             try:
                 work(job)
-                job.trouble = None
+                job.error = None
             except (UserError, Transient, Poison, Fenced) as error:
-                job.trouble = str(error)
+                job.error = str(error)
             finally:
                 job.done.set()
 
         with self._lock:
             if job.decides and (other := self.deciding()):
-                raise UserError(f"job {other.number} decides just now: wait for it, or stop it")
+                raise UserError(f"job {other.number} decides now: wait for it, or stop it")
             self._jobs[job.number] = job
-            for number in [number for number, old in self._jobs.items() if old.over][
+            for number in [number for number, old in self._jobs.items() if old.finished][
                 : max(0, len(self._jobs) - KEPT)
             ]:
                 del self._jobs[number]

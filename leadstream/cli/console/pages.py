@@ -1,4 +1,4 @@
-"""The pages: causes, letters, one letter, what a decision would do and did, the audit."""
+"""The pages: causes, letters, one letter, previews and decisions, the audit."""
 
 import itertools
 import re
@@ -13,22 +13,20 @@ from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.replay import RATE
 from consumer.dead_letters.selection import Filter
 from consumer.dead_letters.service import TriageService
-from leadstream.cli.console.jobs import Job, Jobs, Kind
-from leadstream.cli.console.selection import address, filter_of, number, words_of
-from leadstream.cli.console.server import Answer
-from leadstream.cli.dead_letters import text as words
-from leadstream.cli.dead_letters.times import shown
+from leadstream.cli.console.jobs import Job, JobKind, Jobs
+from leadstream.cli.console.query import address, filter_of, number, query_of
+from leadstream.cli.console.server import PageResponse
+from leadstream.cli.dead_letters import text
+from leadstream.cli.dead_letters.times import format_time
 from leadstream.errors import Reason, SettingsError, Transient, UserError
 
-INSTALL = (
-    "the console is made with jinja2, which is not installed here: pip install 'leadstream[triage]'"
-)
+INSTALL = "the console needs jinja2, which is not installed: pip install 'leadstream[triage]'"
 ON_A_PAGE = 50
-_OUTSIDE = {403, 413, 421}  # told to who was not let in
+_OUTSIDE = {403, 413, 421}  # shown to browsers that are not signed in
 
 
 class Pages:
-    """All that the console shows. A trouble that is told in a sentence is a page with that sentence."""
+    """The pages of the console. A known error is a page with one sentence."""
 
     def __init__(self, triage: TriageService, jobs: Jobs) -> None:
         try:
@@ -46,13 +44,13 @@ class Pages:
         )
         self._templates.filters |= {
             "count": "{:,}".format,
-            "moment": shown,
-            "clean": words.clean,
+            "moment": format_time,
+            "clean": text.clean,
             "iso": _iso,
             "zip": zip,
         }
         self._templates.globals |= {
-            "words": words,
+            "text": text,
             "address": address,
             "reasons": [reason.value for reason in Reason],
             "topic": triage.settings.topics.dead_letters,
@@ -60,56 +58,58 @@ class Pages:
             "by": jobs.decided_by,
             "rate": RATE,
         }
-        self._gets: list[tuple[str, Callable[..., Answer]]] = [
+        self._gets: list[tuple[str, Callable[..., PageResponse]]] = [
             ("/", self._causes),
             ("/letters", self._letters),
             (r"/letters/([\d-]+)", self._letter),
             (r"/jobs/(\d+)", self._job),
             ("/audit", self._audit),
         ]
-        self._posts: list[tuple[str, Callable[..., Answer]]] = [
-            ("/replay", self._rehearse),
+        self._posts: list[tuple[str, Callable[..., PageResponse]]] = [
+            ("/replay", self._dry_run),
             ("/discard", self._count),
             (r"/jobs/(\d+)/decide", self._decide),
             (r"/jobs/(\d+)/stop", self._stop),
         ]
 
-    def get(self, path: str, said: Mapping[str, str], form_token: str) -> Answer | None:
-        """A page to look at."""
-        return self._found(self._gets, path, said, form_token)
+    def get(self, path: str, params: Mapping[str, str], form_token: str) -> PageResponse | None:
+        """Return a page."""
+        return self._found(self._gets, path, params, form_token)
 
-    def post(self, path: str, said: Mapping[str, str]) -> Answer | None:
-        """A form that was sent; the answer is where to look now."""
-        return self._found(self._posts, path, said)
+    def post(self, path: str, params: Mapping[str, str]) -> PageResponse | None:
+        """Handle a form; the response redirects to the result."""
+        return self._found(self._posts, path, params)
 
-    def message(self, status: int, title: str, text: str, to: str | None = None) -> Answer:
-        """A page with a sentence; `to` is where it goes by itself."""
+    def message(self, status: int, title: str, text: str, to: str | None = None) -> PageResponse:
+        """Return a page with a sentence; `to` is the page that follows automatically."""
         return self._page(
             "message.html", status, title=title, text=text, to=to, bare=status in _OUTSIDE
         )
 
-    def _found(self, routes: Any, path: str, said: Mapping[str, str], *rest: str) -> Answer | None:
+    def _found(
+        self, routes: Any, path: str, params: Mapping[str, str], *rest: str
+    ) -> PageResponse | None:
         for pattern, page in routes:
             if match := re.fullmatch(pattern, path, re.ASCII):
                 try:
-                    answer: Answer = page(said, *rest, *match.groups())
+                    answer: PageResponse = page(params, *rest, *match.groups())
                 except Transient as error:
                     return self.message(503, "No answer", f"{error}. Load the page again.")
                 except SettingsError as error:
-                    return self.message(400, "That is not understood", str(error))
+                    return self.message(400, "Wrong input", str(error))
                 except UserError as error:
-                    return self.message(404, "That cannot be done", str(error))
+                    return self.message(404, "Not possible", str(error))
                 return answer
         return None
 
-    def _page(self, template: str, status: int = 200, **facts: object) -> Answer:
+    def _page(self, template: str, status: int = 200, **facts: object) -> PageResponse:
         facts = {"deciding": self._jobs.deciding(), "refresh": None, "bare": False} | facts
-        return Answer(
+        return PageResponse(
             status, self._templates.get_template(template).render(facts).encode("utf-8", "replace")
         )
 
-    def _causes(self, said: Mapping[str, str], form_token: str) -> Answer:
-        chosen = words_of(said)
+    def _causes(self, params: Mapping[str, str], form_token: str) -> PageResponse:
+        chosen = query_of(params)
         groups = self._triage.groups(filter_of(chosen))
         total = sum(group.count for group in groups)
         return self._page(
@@ -121,9 +121,9 @@ class Pages:
             now=_now(),
         )
 
-    def _letters(self, said: Mapping[str, str], form_token: str) -> Answer:
-        chosen = words_of(said)
-        skip = number("skip", said) or 0
+    def _letters(self, params: Mapping[str, str], form_token: str) -> PageResponse:
+        chosen = query_of(params)
+        skip = number("skip", params) or 0
         decided = self._triage.decided()
         found = self._triage.letters(filter_of(chosen), decided)
         some = list(itertools.islice(found, skip, skip + ON_A_PAGE + 1))
@@ -138,10 +138,10 @@ class Pages:
             after=skip + ON_A_PAGE if len(some) > ON_A_PAGE else None,
         )
 
-    def _letter(self, _said: Mapping[str, str], form_token: str, id_: str) -> Answer:
-        letter, inside, decision = self._triage.letter(LetterId.parse(id_))
-        readable = inside.value is not None and inside.record != "JSON"
-        failure = inside.failure
+    def _letter(self, _params: Mapping[str, str], form_token: str, id_: str) -> PageResponse:
+        letter, inspection, decision = self._triage.letter(LetterId.parse(id_))
+        readable = inspection.value is not None and inspection.record != "JSON"
+        failure = inspection.failure
         lines = (
             []
             if letter.value is None or readable
@@ -151,59 +151,63 @@ class Pages:
             "letter.html",
             form_token=form_token,
             letter=letter,
-            inside=inside,
+            inspection=inspection,
             decision=decision,
-            fields=list(fields(str(inside.record), inside.value)) if readable else [],
+            fields=list(fields(str(inspection.record), inspection.value)) if readable else [],
             lines=list(lines),
             only={"partition": str(letter.id.partition), "offset": str(letter.id.offset)},
         )
 
-    def _job(self, _said: Mapping[str, str], form_token: str, number: str) -> Answer:
+    def _job(self, _params: Mapping[str, str], form_token: str, number: str) -> PageResponse:
         job = self._jobs.get(int(number))
         return self._page(
-            "job.html", form_token=form_token, job=job, refresh=None if job.over else 1
+            "job.html", form_token=form_token, job=job, refresh=None if job.finished else 1
         )
 
-    def _audit(self, said: Mapping[str, str], _form_token: str) -> Answer:
-        skip = number("skip", said) or 0
-        verdict = self._triage.verify()
+    def _audit(self, params: Mapping[str, str], _form_token: str) -> PageResponse:
+        skip = number("skip", params) or 0
+        report = self._triage.verify()
         newest = []
-        if not verdict.breaks:
+        if not report.breaks:
             newest = sorted(self._triage.decisions(), key=_newest_last, reverse=True)
         some = newest[skip : skip + ON_A_PAGE]
         return self._page(
             "audit.html",
-            verdict=verdict,
+            report=report,
             decisions=some,
             before=None if skip == 0 else max(0, skip - ON_A_PAGE),
             after=skip + ON_A_PAGE if len(newest) > skip + ON_A_PAGE else None,
         )
 
-    def _rehearse(self, said: Mapping[str, str]) -> Answer:
-        mend = tuple(line.strip() for line in said.get("mend", "").splitlines() if line.strip())
-        return self._look(Kind.REHEARSAL, said, mend)
+    def _dry_run(self, params: Mapping[str, str]) -> PageResponse:
+        assignments = tuple(
+            line.strip() for line in params.get("patch", "").splitlines() if line.strip()
+        )
+        return self._preview(JobKind.DRY_RUN, params, assignments)
 
-    def _count(self, said: Mapping[str, str]) -> Answer:
-        return self._look(Kind.COUNT, said)
+    def _count(self, params: Mapping[str, str]) -> PageResponse:
+        return self._preview(JobKind.COUNT, params)
 
-    def _look(self, kind: Kind, said: Mapping[str, str], mend: tuple[str, ...] = ()) -> Answer:
-        # What was decided already cannot be decided again, whatever the page before has shown.
-        chosen = {name: text for name, text in words_of(said).items() if name != "all"}
+    def _preview(
+        self, kind: JobKind, params: Mapping[str, str], assignments: tuple[str, ...] = ()
+    ) -> PageResponse:
+        # Decided letters are never decided again, whatever the previous page has shown.
+        chosen = {name: text for name, text in query_of(params).items() if name != "all"}
         wanted: Filter = filter_of(chosen)
-        return _to(self._jobs.look(kind, chosen, wanted, mend))
+        return _to(self._jobs.preview(kind, chosen, wanted, assignments))
 
-    def _decide(self, said: Mapping[str, str], job: str) -> Answer:
-        rate = number("rate", said, least=1) or RATE
-        return _to(self._jobs.decide(self._jobs.get(int(job)), said.get("because", ""), rate))
+    def _decide(self, params: Mapping[str, str], job: str) -> PageResponse:
+        rate = number("rate", params, min_value=1) or RATE
+        return _to(self._jobs.decide(self._jobs.get(int(job)), params.get("comment", ""), rate))
 
-    def _stop(self, _said: Mapping[str, str], job: str) -> Answer:
+    def _stop(self, _params: Mapping[str, str], job: str) -> PageResponse:
         found = self._jobs.get(int(job))
         found.stop.set()
         return _to(found)
 
 
-def _to(job: Job) -> Answer:
-    return Answer(303, headers={"Location": f"/jobs/{job.number}"})
+def _to(job: Job) -> PageResponse:
+    return PageResponse(303, headers={"Location": f"/jobs/{job.number}"})
 
 
 def _newest_last(decision: Decision) -> tuple[int, int, int]:
@@ -215,4 +219,4 @@ def _now() -> str:
 
 
 def _iso(milliseconds: int) -> str:
-    return shown(milliseconds).replace(" ", "T") + "Z"
+    return format_time(milliseconds).replace(" ", "T") + "Z"

@@ -1,4 +1,4 @@
-"""The HTTP of the console: on loopback only, behind the gate, with headers that let a page load nothing of others."""
+"""The HTTP server of the console: loopback only, behind the gate, with strict headers."""
 
 import re
 import sys
@@ -14,10 +14,11 @@ from leadstream.cli.console.gate import Gate, is_here
 from leadstream.errors import SettingsError
 
 HOST = "127.0.0.1"
-MOST_BYTES = 64 * 1024
+MAX_FORM_BYTES = 64 * 1024
 QUIET_SECONDS = 30
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
+    "form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -30,8 +31,8 @@ _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a page is sent as."""
+class PageResponse:
+    """The response to a request."""
 
     status: int
     body: bytes = b""
@@ -40,36 +41,42 @@ class Answer:
 
 
 class Site(Protocol):
-    """The pages, for who was let in; `said` are the words of the query or form. None where there is no such page."""
+    """The pages for signed-in browsers.
 
-    def get(self, path: str, said: Mapping[str, str], form_token: str) -> Answer | None: ...
-    def post(self, path: str, said: Mapping[str, str]) -> Answer | None: ...
-    def message(self, status: int, title: str, text: str, to: str | None = None) -> Answer:
-        """A page with a sentence; `to` is where it goes by itself."""
+    `params` are those of the query or the form. The result is None for an unknown page.
+    """
+
+    def get(self, path: str, params: Mapping[str, str], form_token: str) -> PageResponse | None: ...
+    def post(self, path: str, params: Mapping[str, str]) -> PageResponse | None: ...
+    def message(self, status: int, title: str, text: str, to: str | None = None) -> PageResponse:
+        """Return a page with a sentence; `to` is the page that follows automatically."""
 
 
-class _Server(ThreadingHTTPServer):
+class ConsoleServer(ThreadingHTTPServer):
+    """A threading server that ignores broken connections."""
+
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser that leaves in the middle is no error of ours; anything else is a bug, and is shown.
+        # A browser may leave in the middle. Everything else is a bug, and is printed.
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class Console:
-    """Serves a site on `port` until it is stopped; each link that is printed by `say` is good once."""
+    """A server of a site on `port`; `say` prints each link, which works once."""
 
     def __init__(self, port: int, site: Site, say: Callable[[str], None]) -> None:
         self.gate = Gate()
         self._site = site
-        self._say = say
+        self._report_link = say
         self._stopped = threading.Event()
         try:
-            self._server = _Server((HOST, port), self._handler())
+            self._server = ConsoleServer((HOST, port), self._handler())
         except OSError as error:
             raise SettingsError(
-                f"--port {port}: cannot listen on {HOST}: {error.strerror}; choose another port, or 0 for any free one"
+                f"--port {port}: cannot listen on {HOST}: {error.strerror}; "
+                "choose another port, or 0 for any free one"
             ) from None
         self.port: int = self._server.server_address[1]
 
@@ -79,8 +86,9 @@ class Console:
             target=self._server.serve_forever, args=(0.1,), name="console", daemon=True
         )
         thread.start()
-        self._say(
-            f"Dead letters at {self._link()}\nThe link is good for one browser, once. Ctrl-C ends the console."
+        self._report_link(
+            f"Dead letters at {self._link()}\n"
+            "The link works once, for one browser. Ctrl-C ends the console."
         )
         self._stopped.wait()
         self._server.shutdown()
@@ -90,54 +98,56 @@ class Console:
         """End `serve`."""
         self._stopped.set()
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """The answer to a request: let in, refused, or asked to come by the link."""
+    def respond(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> PageResponse:
+        """Return the response to a request, after all checks of the gate."""
         url = urlsplit(target)
         if not is_here(headers):
             return self._site.message(
                 421,
                 "Wrong address",
-                f"The console is at http://{HOST}:{self.port}/, and has no other name.",
+                f"The console is at http://{HOST}:{self.port}/, and has no other address.",
             )
         if method == "GET" and url.path in _ASSETS:
-            return Answer(200, (_HERE / url.path[1:]).read_bytes(), _ASSETS[url.path])
-        said = dict(parse_qsl(url.query if method == "GET" else body.decode("utf-8", "replace")))
-        if method == "GET" and url.path == "/" and "token" in said:
-            return self._sign_in(said["token"], headers)
+            return PageResponse(200, (_HERE / url.path[1:]).read_bytes(), _ASSETS[url.path])
+        params = dict(parse_qsl(url.query if method == "GET" else body.decode("utf-8", "replace")))
+        if method == "GET" and url.path == "/" and "token" in params:
+            return self._sign_in(params["token"], headers)
         if not self.gate.knows(headers, self.port):
             return self._site.message(
                 403,
                 "Not signed in",
-                "Open the link that `leadstream console` shows in its terminal.",
+                "Open the link that `leadstream console` prints in its terminal.",
             )
-        if method == "POST" and not self.gate.wrote(headers, said):
+        if method == "POST" and not self.gate.wrote(headers, params):
             return self._site.message(
                 403,
                 "Not from this page",
-                "The form was not made by this console, or by an earlier one: load it again.",
+                "The form is from another site or an earlier console: load the page again.",
             )
         if method == "GET":
-            found = self._site.get(url.path, said, self.gate.form_token)
+            found = self._site.get(url.path, params, self.gate.form_token)
         else:
-            found = self._site.post(url.path, said)
+            found = self._site.post(url.path, params)
         return found or self._site.message(404, "No such page", "There is nothing at this address.")
 
-    def _sign_in(self, token: str, headers: Mapping[str, str]) -> Answer:
+    def _sign_in(self, token: str, headers: Mapping[str, str]) -> PageResponse:
         if self.gate.spend(token):
-            self._say(f"A browser signed in. For another one: {self._link()}")
-            # Not a redirect: one that began in another program would be followed without the strict cookie.
+            self._report_link(f"A browser signed in. For another one: {self._link()}")
+            # Not a redirect: a browser follows one from another program without the strict cookie.
             page = self._site.message(
-                200, "Signed in", "This browser may decide on dead letters now.", to="/"
+                200, "Signed in", "This browser can decide on dead letters now.", to="/"
             )
-            return Answer(
+            return PageResponse(
                 page.status, page.body, headers={"Set-Cookie": self.gate.cookie(self.port)}
             )
         if self.gate.knows(headers, self.port):
-            return Answer(303, headers={"Location": "/"})
+            return PageResponse(303, headers={"Location": "/"})
         return self._site.message(
             403,
             "This link was used",
-            "Each link is good once: open the newest in the terminal of `leadstream console`.",
+            "Each link works once: open the newest in the terminal of `leadstream console`.",
         )
 
     def _link(self) -> str:
@@ -146,7 +156,9 @@ class Console:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         console = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class ConsoleRequestHandler(BaseHTTPRequestHandler):
+            """The handler that connects HTTP to the console."""
+
             timeout = QUIET_SECONDS
 
             def do_GET(self) -> None:
@@ -154,34 +166,34 @@ class Console:
 
             def do_POST(self) -> None:
                 size = self.headers.get("Content-Length", "")
-                if not re.fullmatch(r"\d{1,9}", size) or int(size) > MOST_BYTES:
+                if not re.fullmatch(r"\d{1,9}", size) or int(size) > MAX_FORM_BYTES:
                     self.close_connection = True
                     self._send(console._site.message(413, "Too much", "The form is too long."))
                     return
                 self._answer("POST", self.rfile.read(int(size)))
 
             def _answer(self, method: str, body: bytes) -> None:
-                answer = console._site.message(
+                response = console._site.message(
                     500, "A bug", "The terminal of the console has the trace."
                 )
                 try:
-                    answer = console.answer(method, self.path, dict(self.headers.items()), body)
+                    response = console.respond(method, self.path, dict(self.headers.items()), body)
                 finally:
-                    self._send(answer)
+                    self._send(response)
 
-            def _send(self, answer: Answer) -> None:
-                self.send_response(answer.status)
-                for name, value in {**HEADERS, **answer.headers}.items():
+            def _send(self, response: PageResponse) -> None:
+                self.send_response(response.status)
+                for name, value in {**HEADERS, **response.headers}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Type", answer.kind)
-                self.send_header("Content-Length", str(len(answer.body)))
+                self.send_header("Content-Type", response.kind)
+                self.send_header("Content-Length", str(len(response.body)))
                 self.end_headers()
-                self.wfile.write(answer.body)
+                self.wfile.write(response.body)
 
             def version_string(self) -> str:
                 return "leadstream"
 
             def log_message(self, *_: object) -> None:
-                """Requests are not logged: their queries name leads."""
+                """Log no request: the queries name leads."""
 
-        return Handler
+        return ConsoleRequestHandler

@@ -1,4 +1,4 @@
-"""`leadstream dead-letters`: look at the dead letters, decide on them, and prove what was decided."""
+"""`leadstream dead-letters`: inspect dead letters, decide on them, and verify the decisions."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from typing import Any
 
 from leadstream.cli.progress import positive
 
-_MANY = 100
+_CONFIRM_ABOVE = 100
 _RATE = 500
 
 
@@ -16,61 +16,63 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "dead-letters", help="look at the dead letters, replay or discard them"
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    groups = _action(actions, "groups", "letters by cause", "groups")
-    _filters(groups)
+    groups = _add_action(actions, "groups", "letters by cause", "groups")
+    _add_filters(groups)
     groups.set_defaults(func=show_groups)
-    listed = _action(actions, "list", "one line a letter", "list --reason DECODE_FAILED --since 2h")
-    _filters(listed, limit=50)
+    listed = _add_action(
+        actions, "list", "one line a letter", "list --reason DECODE_FAILED --since 2h"
+    )
+    _add_filters(listed, limit=50)
     listed.set_defaults(func=show_list)
-    show = _action(
-        actions, "show", "one letter whole, with the place where decoding failed", "show 0-17"
+    show = _add_action(
+        actions, "show", "one letter in full, with the byte at which decoding failed", "show 0-17"
     )
     show.add_argument(
         "id", metavar="ID", help="the letter's id: partition-offset in the dead-letter topic"
     )
     show.set_defaults(func=show_letter)
-    export = _action(
+    export = _add_action(
         actions,
         "export",
         "letters as files, with a manifest",
         "export ./letters --reason OVERSIZED",
     )
     export.add_argument("folder", metavar="FOLDER", help="a new folder")
-    _filters(export)
+    _add_filters(export)
     export.set_defaults(func=export_letters)
     _add_replay(actions)
     _add_discard(actions)
     watch = actions.add_parser(
         "watch",
-        help="causes and letters on the whole screen, with keys to replay and discard",
+        help="causes and letters on the full screen, with keys to replay and discard",
         epilog="example:\n  leadstream dead-letters watch --since 2h",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _filters(watch)
+    _add_filters(watch)
     watch.add_argument(
-        "--by", metavar="NAME", help="who decides, for the audit (default: your account)"
+        "--by", metavar="NAME", help="the decider, for the audit (default: your account)"
     )
     watch.set_defaults(func=watch_letters)
-    audit = actions.add_parser("audit", help="what was decided on the letters").add_subparsers(
+    audit = actions.add_parser("audit", help="the decisions on the letters").add_subparsers(
         title="actions", metavar="ACTION", required=True
     )
-    verify = _action(
-        audit, "verify", "check that no decision was altered, taken out or put in", "audit verify"
+    verify = _add_action(
+        audit, "verify", "check that no decision was altered, removed or inserted", "audit verify"
     )
     verify.set_defaults(func=verify_audit)
 
 
 def _add_replay(actions: Any) -> None:
-    replay = _action(
+    replay = _add_action(
         actions,
         "replay",
-        "send letters back to where they came from",
+        "send letters back to their topics",
         "replay --fingerprint 3f0c2a9be1d47785",
     )
-    _filters(replay)
-    _decides(replay)
+    _add_filters(replay)
+    _add_decision_options(replay)
     add = replay.add_argument
-    add("--because", metavar="WORDS", help="why, for the audit")
+    _add_comment(replay, "why, for the audit")
     add(
         "--rate",
         type=positive,
@@ -78,33 +80,41 @@ def _add_replay(actions: Any) -> None:
         metavar="N",
         help=f"letters a second (default {_RATE})",
     )
-    mend = replay.add_mutually_exclusive_group()
-    mend.add_argument(
+    source = replay.add_mutually_exclusive_group()
+    source.add_argument(
         "--set",
         action="append",
         metavar="FIELD=VALUE",
-        help="mend a field of each value first; JSON or text, dots lead into lead; may be repeated",
+        help="patch a field of each value first; JSON or text, dots lead into lead; repeatable",
     )
-    mend.add_argument(
-        "--patch", metavar="FILE", help="mend each value first by a JSON merge patch (RFC 7396)"
+    source.add_argument(
+        "--patch", metavar="FILE", help="patch each value first by a JSON merge patch (RFC 7396)"
     )
     replay.set_defaults(func=replay_letters)
 
 
 def _add_discard(actions: Any) -> None:
-    discard = _action(
+    discard = _add_action(
         actions,
         "discard",
-        "give letters up",
-        'discard --reason UNKNOWN_FRAMING --because "a test of the CRM"',
+        "discard letters for good",
+        'discard --reason UNKNOWN_FRAMING --comment "a test of the CRM"',
     )
-    _filters(discard)
-    _decides(discard)
-    discard.add_argument("--because", metavar="WORDS", required=True, help="why, for the audit")
+    _add_filters(discard)
+    _add_decision_options(discard)
+    _add_comment(
+        discard.add_mutually_exclusive_group(required=True), "why, for the audit (required)"
+    )
     discard.set_defaults(func=discard_letters)
 
 
-def _action(actions: Any, name: str, help_: str, example: str) -> argparse.ArgumentParser:
+def _add_comment(parser: Any, help_: str) -> None:
+    parser.add_argument("--comment", metavar="TEXT", help=help_)
+    # The name of the option in 0.1.
+    parser.add_argument("--because", dest="comment", help=argparse.SUPPRESS)
+
+
+def _add_action(actions: Any, name: str, help_: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(
         name,
         help=help_,
@@ -115,7 +125,7 @@ def _action(actions: Any, name: str, help_: str, example: str) -> argparse.Argum
     return parser
 
 
-def _filters(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
+def _add_filters(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
     group = parser.add_argument_group("which letters")
     add = group.add_argument
     add("--reason", help="only this reason")
@@ -124,9 +134,9 @@ def _filters(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
     add(
         "--since",
         metavar="TIME",
-        help="only those that failed from then on: 2026-11-24T08:00 (UTC), or 90m, 2h, 3d ago",
+        help="only letters that failed since then: 2026-11-24T08:00 (UTC), or an age: 90m, 2h, 3d",
     )
-    add("--until", metavar="TIME", help="only those that failed before then")
+    add("--until", metavar="TIME", help="only letters that failed before then")
     add(
         "--partition",
         type=_number,
@@ -135,20 +145,20 @@ def _filters(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
     )
     add("--offset", type=_number, metavar="N", help="only this offset")
     default = f" (default {limit})" if limit else ""
-    add("--limit", type=positive, default=limit, metavar="N", help=f"at most so many{default}")
+    add("--limit", type=positive, default=limit, metavar="N", help=f"at most N letters{default}")
     if "replay" not in parser.prog and "discard" not in parser.prog:
-        add("--all", action="store_true", help="those that were decided on, too")
+        add("--all", action="store_true", help="include decided letters")
 
 
-def _decides(parser: argparse.ArgumentParser) -> None:
+def _add_decision_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--dry-run",
         action="store_true",
-        help=f"only say what would happen; the default for more than {_MANY} letters",
+        help=f"only print what would happen; the default above {_CONFIRM_ABOVE} letters",
     )
-    add("--yes", action="store_true", help=f"do it, even if it is more than {_MANY} letters")
-    add("--by", metavar="NAME", help="who decides, for the audit (default: your account)")
+    add("--yes", action="store_true", help=f"decide even more than {_CONFIRM_ABOVE} letters")
+    add("--by", metavar="NAME", help="the decider, for the audit (default: your account)")
 
 
 def _number(text: str) -> int:
@@ -158,46 +168,50 @@ def _number(text: str) -> int:
 
 
 def show_groups(arguments: argparse.Namespace) -> int:
-    """Letters by fingerprint, the most frequent first."""
+    """Print letters by fingerprint, the most frequent first."""
     from leadstream.cli.dead_letters import view
 
-    with _triage() as triage:
+    with _open_triage() as triage:
         groups = triage.groups(_filter(arguments))
-    view.out(
-        arguments, view.groups_facts(groups), lambda: view.groups(groups, everything=arguments.all)
+    view.print_result(
+        arguments,
+        view.groups_as_json(groups),
+        lambda: view.print_groups(groups, everything=arguments.all),
     )
     return 0
 
 
 def show_list(arguments: argparse.Namespace) -> int:
-    """One line for each letter that matches."""
+    """Print a line for each letter."""
     from leadstream.cli.dead_letters import view
 
-    with _triage() as triage:
+    with _open_triage() as triage:
         decided = triage.decided()
         letters = list(triage.letters(_filter(arguments), decided))
-    facts = [view.letter_facts(letter, decided) for letter in letters]
-    view.out(arguments, facts, lambda: view.letters(letters, decided, arguments.limit))
+    facts = [view.summary_as_json(letter, decided) for letter in letters]
+    view.print_result(
+        arguments, facts, lambda: view.print_letters(letters, decided, arguments.limit)
+    )
     return 0
 
 
 def show_letter(arguments: argparse.Namespace) -> int:
-    """Everything about one letter: its headers, what it holds, and where its bytes stop making sense."""
+    """Print one letter in full: its headers, its content, and the byte at which decoding fails."""
     from consumer.dead_letters.letters import LetterId
     from leadstream.cli.dead_letters import view
 
-    with _triage() as triage:
-        letter, inside, decision = triage.letter(LetterId.parse(arguments.id))
-    view.out(
+    with _open_triage() as triage:
+        letter, inspection, decision = triage.letter(LetterId.parse(arguments.id))
+    view.print_result(
         arguments,
-        view.whole_facts(letter, inside, decision),
-        lambda: view.whole(letter, inside, decision),
+        view.letter_as_json(letter, inspection, decision),
+        lambda: view.print_letter(letter, inspection, decision),
     )
     return 0
 
 
 def export_letters(arguments: argparse.Namespace) -> int:
-    """Write letters into a folder and say how many."""
+    """Write letters into a folder, and print how many."""
     from dataclasses import asdict
     from datetime import UTC, datetime
     from pathlib import Path
@@ -206,7 +220,7 @@ def export_letters(arguments: argparse.Namespace) -> int:
     from leadstream.cli.dead_letters.text import letters_word
 
     wanted = _filter(arguments)
-    with _triage() as triage:
+    with _open_triage() as triage:
         about = {
             "topic": triage.settings.topics.dead_letters,
             "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -214,94 +228,100 @@ def export_letters(arguments: argparse.Namespace) -> int:
         }
         manifest = triage.export(wanted, Path(arguments.folder), about)
     count = f"{manifest['letters']:,} {letters_word(manifest['letters'])}"
-    view.out(
+    view.print_result(
         arguments,
         manifest,
-        lambda: print(f"{count} in {arguments.folder}; manifest.json says what is what"),
+        lambda: print(f"{count} in {arguments.folder}; manifest.json describes the files"),
     )
     return 0
 
 
 def replay_letters(arguments: argparse.Namespace) -> int:
-    """Send letters back, or say what would become of them; 1 where some had to stay open."""
+    """Replay letters, or print a dry run; return 1 if some letters stay open."""
     from consumer.dead_letters.patch import load_patch, parse_assignments
     from leadstream.cli.dead_letters import view
 
     patch = (
         load_patch(arguments.patch) if arguments.patch else parse_assignments(arguments.set or ())
     )
-    with _triage() as triage:
-        survey = triage.select(_filter(arguments))
-        if _only_said(arguments, survey.count):
-            forecasts = triage.dry_run(survey, patch)
-            view.out(
+    with _open_triage() as triage:
+        selection = triage.select(_filter(arguments))
+        if _only_previews(arguments, selection.count):
+            groups = triage.dry_run(selection, patch)
+            view.print_result(
                 arguments,
-                view.rehearsed(view.forecast_facts(forecasts)),
-                lambda: view.forecast(forecasts),
+                view.dry_run_report(view.dry_run_as_json(groups)),
+                lambda: view.print_dry_run(groups),
             )
-            return _dry(arguments, survey.count)
-        with view.deciding(arguments, survey.count) as (tell, stop):
-            tally = triage.replay(
-                survey,
-                decided_by=_who(arguments),
+            return _print_hint(arguments, selection.count)
+        with view.decision_progress(arguments, selection.count) as (report, stop):
+            progress = triage.replay(
+                selection,
+                decided_by=_decided_by(arguments),
                 patch=patch,
-                comment=arguments.because,
+                comment=arguments.comment,
                 rate=arguments.rate,
-                report=tell,
+                report=report,
                 stop=stop,
             )
-    view.out(arguments, view.tally_facts(tally), lambda: view.tally(tally))
-    return _code(tally)
+    view.print_result(
+        arguments, view.progress_as_json(progress), lambda: view.print_progress(progress)
+    )
+    return _exit_code(progress)
 
 
 def discard_letters(arguments: argparse.Namespace) -> int:
-    """Give letters up, or say which that would be."""
+    """Discard letters, or print which ones that would be."""
     from leadstream.cli.dead_letters import view
     from leadstream.errors import SettingsError
 
-    if not arguments.because.strip():
-        raise SettingsError("--because is empty: say why the letters are given up")
-    with _triage() as triage:
+    if not arguments.comment.strip():
+        raise SettingsError("--comment is empty: say why the letters are discarded")
+    with _open_triage() as triage:
         wanted = _filter(arguments)
-        survey = triage.select(wanted)
-        if _only_said(arguments, survey.count):
+        selection = triage.select(wanted)
+        if _only_previews(arguments, selection.count):
             groups = triage.groups(wanted)
-            view.out(
-                arguments, view.rehearsed(view.groups_facts(groups)), lambda: view.groups(groups)
+            view.print_result(
+                arguments,
+                view.dry_run_report(view.groups_as_json(groups)),
+                lambda: view.print_groups(groups),
             )
-            return _dry(arguments, survey.count)
-        with view.deciding(arguments, survey.count) as (tell, stop):
-            tally = triage.discard(
-                survey,
-                decided_by=_who(arguments),
-                comment=arguments.because,
-                report=tell,
+            return _print_hint(arguments, selection.count)
+        with view.decision_progress(arguments, selection.count) as (report, stop):
+            progress = triage.discard(
+                selection,
+                decided_by=_decided_by(arguments),
+                comment=arguments.comment,
+                report=report,
                 stop=stop,
             )
-    view.out(arguments, view.tally_facts(tally), lambda: view.tally(tally))
-    return _code(tally)
+    view.print_result(
+        arguments, view.progress_as_json(progress), lambda: view.print_progress(progress)
+    )
+    return _exit_code(progress)
 
 
 def watch_letters(arguments: argparse.Namespace) -> int:
-    """Look and decide on the whole screen."""
+    """Show the full-screen view."""
     from leadstream.cli.dead_letters.watch import watch
 
     wanted = _filter(arguments)
-    with _triage() as triage:
+    with _open_triage() as triage:
         return watch(arguments, triage, wanted)
 
 
 def verify_audit(arguments: argparse.Namespace) -> int:
-    """Follow the chain of decisions; 1 where it is broken."""
+    """Verify the chain of decisions; return 1 if it is broken."""
     from leadstream.cli.dead_letters import view
 
-    with _triage() as triage:
-        verdict = triage.verify()
-    view.out(arguments, view.verdict_facts(verdict), lambda: view.verdict(verdict))
-    return 1 if verdict.breaks else 0
+    with _open_triage() as triage:
+        report = triage.verify()
+    view.print_result(arguments, view.audit_as_json(report), lambda: view.print_audit(report))
+    return 1 if report.breaks else 0
 
 
-def _triage() -> Any:
+def _open_triage() -> Any:
     from leadstream.kafka.access import Access
     from leadstream.settings import load_settings
 
@@ -315,14 +335,14 @@ def _triage() -> Any:
 
 def _filter(arguments: argparse.Namespace) -> Any:
     from consumer.dead_letters.selection import Filter
-    from leadstream.cli.dead_letters.times import moment
+    from leadstream.cli.dead_letters.times import parse_time
 
     return Filter(
         reason=arguments.reason,
         fingerprint=arguments.fingerprint,
         lead=arguments.lead,
-        since=moment("--since", arguments.since),
-        until=moment("--until", arguments.until),
+        since=parse_time("--since", arguments.since),
+        until=parse_time("--until", arguments.until),
         partition=arguments.partition,
         offset=arguments.offset,
         limit=arguments.limit,
@@ -330,27 +350,31 @@ def _filter(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _only_said(arguments: argparse.Namespace, count: int) -> bool:
-    return bool(arguments.dry_run or (count > _MANY and not arguments.yes))
+def _only_previews(arguments: argparse.Namespace, count: int) -> bool:
+    return bool(arguments.dry_run or (count > _CONFIRM_ABOVE and not arguments.yes))
 
 
-def _dry(arguments: argparse.Namespace, count: int) -> int:
+def _print_hint(arguments: argparse.Namespace, count: int) -> int:
     if count and not arguments.json:
         print(
             "Nothing was done"
-            + ("." if arguments.dry_run else f", for it is more than {_MANY} letters: add --yes.")
+            + (
+                "."
+                if arguments.dry_run
+                else f", because these are more than {_CONFIRM_ABOVE} letters: add --yes."
+            )
         )
     return 0
 
 
-def _who(arguments: argparse.Namespace) -> str:
+def _decided_by(arguments: argparse.Namespace) -> str:
     from consumer.dead_letters.service import current_account
 
     return arguments.by or current_account()
 
 
-def _code(tally: Any) -> int:
-    if tally.stopped:
+def _exit_code(progress: Any) -> int:
+    if progress.stopped:
         print("leadstream: interrupted; run it again to go on", file=sys.stderr)
         return 130
-    return 1 if tally.skipped else 0
+    return 1 if progress.skipped else 0

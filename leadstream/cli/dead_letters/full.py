@@ -1,4 +1,4 @@
-"""One letter whole, for a terminal: what became of it, its headers, and its value or the place where that fails."""
+"""One letter in full for a terminal: decision, headers, and the value or its defect."""
 
 import json
 from collections.abc import Iterator
@@ -10,47 +10,56 @@ from rich.text import Text
 from consumer.dead_letters.audit import Decision
 from consumer.dead_letters.inspection import Inspection, fields, hex_window
 from consumer.dead_letters.letters import Letter
-from leadstream.cli.dead_letters.text import clean, decision_line, origin, text, value_of
-from leadstream.cli.dead_letters.times import shown
+from leadstream.cli.dead_letters.text import (
+    clean,
+    decode_text,
+    format_decision,
+    format_origin,
+    format_value,
+)
+from leadstream.cli.dead_letters.times import format_time
 
 
-def whole(
-    letter: Letter, inside: Inspection, decision: Decision | None
+def render_letter(
+    letter: Letter, inspection: Inspection, decision: Decision | None
 ) -> Iterator[RenderableType]:
-    """Part after part, to be printed one below the other."""
-    told = letter.parsed
+    """Yield the parts of a letter, to print one below the other."""
+    parsed = letter.parsed
     yield Text(f"letter {letter.id}", "bold")
-    table = plain(headings=False)
+    table = basic_table(headings=False)
     table.add_column()
     table.add_column(overflow="fold")
     facts = {
         "key": "null" if letter.lead is None else letter.lead,
-        "came from": origin(letter),
-        "reason": told.reason,
-        "message": told.message,
-        "failed at": shown(letter.failed_at),
-        "decided": decision_line(decision) if decision else "not yet",
+        "came from": format_origin(letter),
+        "reason": parsed.reason,
+        "message": parsed.message,
+        "failed at": format_time(letter.failed_at),
+        "decided": format_decision(decision) if decision else "not yet",
     }
     if decision and decision.patch:
         facts["patch"] = decision.patch
-    for name, said in facts.items():
-        table.add_row(name, Text(clean(said)))
+    for name, fact in facts.items():
+        table.add_row(name, Text(clean(fact)))
     yield table
     yield Text("\nheaders", "bold")
-    table = plain(headings=False)
+    table = basic_table(headings=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in letter.headers:
-        table.add_row(Text(clean(name)), Text(clean(text(value) or "")))
+        table.add_row(Text(clean(name)), Text(clean(decode_text(value) or "")))
     yield table
     size = "null" if letter.value is None else f"{len(letter.value):,} bytes"
-    yield Text(f"\nvalue: {size}" + (f", {inside.record}" if inside.record else ""), "bold")
+    yield Text(f"\nvalue: {size}" + (f", {inspection.record}" if inspection.record else ""), "bold")
     if letter.value is not None:
-        yield from _value(letter.value, inside)
+        yield from _value(letter.value, inspection)
 
 
-def plain(title: str | None = None, *, headings: bool = True) -> Table:
-    """A table without lines. Words of others go into it as Text, for a string may be read as markup."""
+def basic_table(title: str | None = None, *, headings: bool = True, gap: int = 2) -> Table:
+    """Return a table without lines.
+
+    Put foreign strings into it as Text: rich reads markup in plain strings.
+    """
     return Table(
         title=title,
         title_justify="left",
@@ -58,31 +67,31 @@ def plain(title: str | None = None, *, headings: bool = True) -> Table:
         box=None,
         pad_edge=False,
         show_header=headings,
-        padding=(0, 2, 0, 0),
+        padding=(0, gap, 0, 0),
     )
 
 
-def _value(value: bytes, inside: Inspection) -> Iterator[RenderableType]:
-    if inside.record == "JSON" and inside.failure is None:
-        yield Text(json.dumps(inside.value, indent=2, ensure_ascii=False))
-    elif inside.value is not None:
-        table = plain()
+def _value(value: bytes, inspection: Inspection) -> Iterator[RenderableType]:
+    if inspection.record == "JSON" and inspection.failure is None:
+        yield Text(json.dumps(inspection.value, indent=2, ensure_ascii=False))
+    elif inspection.value is not None:
+        table = basic_table()
         for heading, ratio in (("field", 3), ("value", 3), ("type", 4)):
             table.add_column(heading, overflow="fold", ratio=ratio)
-        for field in fields(str(inside.record), inside.value):
-            table.add_row(field.name, Text(value_of(field)), Text(field.type, "dim"))
+        for field in fields(str(inspection.record), inspection.value):
+            table.add_row(field.name, Text(format_value(field)), Text(field.type, "dim"))
         yield table
-    elif inside.failure is None:
-        yield Text(clean(inside.detail or "Where it came from says nothing about what it holds."))
+    elif inspection.failure is None:
+        yield Text(clean(inspection.detail or "The content of a foreign topic is unknown."))
         yield from _hex(value, 0, mark=False)
     else:
-        failure = inside.failure
+        failure = inspection.failure
         yield Text(f"fails at byte {failure.offset}, in {failure.field}: {failure.why}", "red")
         yield from _hex(value, failure.offset)
 
 
 def _hex(value: bytes, at: int, *, mark: bool = True) -> Iterator[Text]:
-    """The bytes around a place, that byte in brackets."""
+    """Yield the bytes around an offset, with the byte at the offset in brackets."""
     for start, row in hex_window(value, at):
         line = Text(f"  {start:06x} ")
         for place, byte in enumerate(row, start):

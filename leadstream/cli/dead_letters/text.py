@@ -1,4 +1,4 @@
-"""The words for letters and decisions that every view uses: the verbs, the full-screen view and the console."""
+"""The sentences about letters and decisions that all views share."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,15 @@ from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.inspection import InspectedField
 from consumer.dead_letters.letters import Letter
 from consumer.dead_letters.replay import DecisionProgress
-from leadstream.cli.dead_letters.times import shown
+from leadstream.cli.dead_letters.times import format_time
 
-COLUMNS = ("letters", "pass", "fail", "void", "park", "stay")
+COLUMNS = ("letters", "pass", "fail", "superseded", "parked", "skipped")
 LEGEND = (
     "pass: would be scored, erased or answered · fail: would become letters again · "
-    "void: superseded by a newer change of the lead · park: came back three times · stay: cannot be sent"
+    "superseded: the lead has a newer change · parked: came back three times · "
+    "skipped: cannot be sent"
 )
-_DONE = {
+_RESULTS = {
     Action.REPLAYED: "sent back",
     Action.DISCARDED: "discarded",
     Action.SUPERSEDED: "superseded by a newer change or the erasure of the lead",
@@ -26,29 +27,28 @@ _DONE = {
 
 
 def letters_word(count: int) -> str:
-    """One letter, two letters."""
+    """Return the noun for a count of letters."""
     return "letter" if count == 1 else "letters"
 
 
-def heading(groups: Sequence[LetterGroup], *, everything: bool = False) -> str:
-    """How many letters of how many causes."""
+def format_heading(groups: Sequence[LetterGroup], *, everything: bool = False) -> str:
+    """Return how many letters and causes there are."""
     total = sum(group.count for group in groups)
     causes = "1 cause" if len(groups) == 1 else f"{len(groups):,} causes"
     return f"{total:,} {'dead' if everything else 'open dead'} {letters_word(total)}, {causes}"
 
 
-def share(part: int, total: int) -> str:
-    """A share in whole per cent."""
+def format_share(part: int, total: int) -> str:
+    """Return a share in whole percent."""
     of_all = part / total
     return "<1 %" if of_all < 0.01 else f"{of_all:.0%}".replace("%", " %")
 
 
-def where(group: LetterGroup) -> str:
-    """When and where a cause was seen."""
-    parts = [when(group)]
-    parts.append(
-        f"{'partition' if len(group.partitions) == 1 else 'partitions'} {_ranges(sorted(group.partitions))}"
-    )
+def format_location(group: LetterGroup) -> str:
+    """Return when and where letters of a group failed."""
+    parts = [format_period(group)]
+    noun = "partition" if len(group.partitions) == 1 else "partitions"
+    parts.append(f"{noun} {_ranges(sorted(group.partitions))}")
     if group.model_versions:
         parts.append(f"model {', '.join(sorted(group.model_versions))}")
     if group.writer != "Leadstream":
@@ -56,115 +56,118 @@ def where(group: LetterGroup) -> str:
     return " · ".join(parts)
 
 
-def when(group: LetterGroup) -> str:
-    """From the first letter of a cause to the last."""
-    first, last = shown(group.first_seen), shown(group.last_seen)
+def format_period(group: LetterGroup) -> str:
+    """Return the times of the first and the last letter of a group."""
+    first, last = format_time(group.first_seen), format_time(group.last_seen)
     return (
         first if first == last else f"{first} to {last[11:] if last[:10] == first[:10] else last}"
     )
 
 
-def origin(letter: Letter) -> str:
-    """Where a letter came from."""
-    told = letter.parsed
-    place = "unknown" if told.topic is None else f"{told.topic} {told.partition}-{told.offset}"
-    return place if told.writer == "Leadstream" else f"{place}, by {told.writer}"
+def format_origin(letter: Letter) -> str:
+    """Return the origin of a letter."""
+    parsed = letter.parsed
+    place = (
+        "unknown" if parsed.topic is None else f"{parsed.topic} {parsed.partition}-{parsed.offset}"
+    )
+    return place if parsed.writer == "Leadstream" else f"{place}, by {parsed.writer}"
 
 
-def decision_line(decision: Decision) -> str:
-    """What was decided, by whom, when and why."""
+def format_decision(decision: Decision) -> str:
+    """Return the action, the decider, the time and the comment of a decision."""
     why = f", because: {decision.comment}" if decision.comment else ""
-    return f"{decision.action} by {decision.decided_by} at {shown(decision.decided_at)}{why}"
+    return f"{decision.action} by {decision.decided_by} at {format_time(decision.decided_at)}{why}"
 
 
-def value_of(field: InspectedField) -> str:
-    """A field's value as text, a time in both ways."""
+def format_value(field: InspectedField) -> str:
+    """Return the value of a field as text, with a readable time."""
     text = (
         field.value if isinstance(field.value, str) else json.dumps(field.value, ensure_ascii=False)
     )
     time = (
-        f" ({shown(field.value)})" if "timestamp" in field.type and field.value is not None else ""
+        f" ({format_time(field.value)})"
+        if "timestamp" in field.type and field.value is not None
+        else ""
     )
     return clean(text) + time
 
 
-def forecast_row(forecast: DryRunGroup) -> tuple[int, ...]:
-    """The numbers under COLUMNS."""
+def dry_run_row(group: DryRunGroup) -> tuple[int, ...]:
+    """Return the numbers below COLUMNS."""
     return (
-        forecast.group.count,
-        forecast.passes,
-        forecast.fails.total(),
-        forecast.decided[Action.SUPERSEDED],
-        forecast.decided[Action.PARKED],
-        forecast.skipped.total(),
+        group.group.count,
+        group.passes,
+        group.fails.total(),
+        group.decided[Action.SUPERSEDED],
+        group.decided[Action.PARKED],
+        group.skipped.total(),
     )
 
 
-def forecast_sums(forecasts: Sequence[DryRunGroup]) -> tuple[int, ...]:
-    """The same numbers of all groups together."""
-    return tuple(map(sum, zip(*map(forecast_row, forecasts), strict=True)))
+def dry_run_totals(groups: Sequence[DryRunGroup]) -> tuple[int, ...]:
+    """Return the totals of all groups."""
+    return tuple(map(sum, zip(*map(dry_run_row, groups), strict=True)))
 
 
-def forecast_lines(forecasts: Sequence[DryRunGroup]) -> list[str]:
-    """Why letters would fail or stay."""
+def dry_run_lines(groups: Sequence[DryRunGroup]) -> list[str]:
+    """Return the causes of failed and skipped letters, a line for each."""
     return [
         f"{each.group.fingerprint}: {count:,} would {what}"
-        for each in forecasts
+        for each in groups
         for what, count in [
             *((f"fail with {reason}", count) for reason, count in each.fails.most_common()),
-            *((f"stay: {why}", count) for why, count in each.skipped.most_common()),
+            *((f"be skipped: {why}", count) for why, count in each.skipped.most_common()),
         ]
     ]
 
 
-def tally_lines(tally: DecisionProgress) -> list[str]:
-    """What was done, a line for each kind."""
-    lines = [] if tally.finished else ["no open dead letters match"]
+def progress_lines(progress: DecisionProgress) -> list[str]:
+    """Return the result of a decision, a line for each kind."""
+    lines = [] if progress.finished else ["no open dead letters match"]
     lines += [
-        f"{count:,} {letters_word(count)} {_DONE[action]}"
-        for action, count in tally.decided.items()
+        f"{count:,} {letters_word(count)} {_RESULTS[action]}"
+        for action, count in progress.decided.items()
         if count
     ]
-    if tally.elsewhere:
+    if progress.elsewhere:
         lines.append(
-            f"{tally.elsewhere:,} {letters_word(tally.elsewhere)} decided meanwhile by somebody else"
+            f"{progress.elsewhere:,} {letters_word(progress.elsewhere)} "
+            "decided by another process in the meantime"
         )
     return lines + [
         f"{count:,} {letters_word(count)} left open: {why}"
-        for why, count in tally.skipped.most_common()
+        for why, count in progress.skipped.most_common()
     ]
 
 
-def verdict_line(verdict: AuditReport) -> str:
-    """How many decisions there are, and of which kind."""
-    parts = [
-        f"{verdict.actions[action]:,} {action}" for action in Action if verdict.actions[action]
-    ]
-    decisions = "1 decision" if verdict.decisions == 1 else f"{verdict.decisions:,} decisions"
+def audit_summary(report: AuditReport) -> str:
+    """Return the number of decisions, in total and by action."""
+    parts = [f"{report.actions[action]:,} {action}" for action in Action if report.actions[action]]
+    decisions = "1 decision" if report.decisions == 1 else f"{report.decisions:,} decisions"
     return decisions + (f": {', '.join(parts)}" if parts else "")
 
 
-def chain_line(verdict: AuditReport) -> str:
-    """Whether the chain of decisions holds."""
-    if verdict.breaks:
+def chain_summary(report: AuditReport) -> str:
+    """Return whether the chain of decisions holds."""
+    if report.breaks:
         return "The chain is broken."
     return "The chain holds." + (
-        " Keep these heads to see later that nothing was cut off." if verdict.heads else ""
+        " Keep these heads to detect a removed tail later." if report.heads else ""
     )
 
 
-def text(value: bytes | None) -> str | None:
-    """Bytes as text, those that are none escaped."""
+def decode_text(value: bytes | None) -> str | None:
+    """Decode UTF-8, with escapes for other bytes."""
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 def clean(text: Any) -> str:
-    """Without what a terminal would obey."""
+    """Escape what a terminal would interpret."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """1, 2, 3, 5 as 1-3, 5."""
+    """Return 1, 2, 3, 5 as "1-3, 5"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

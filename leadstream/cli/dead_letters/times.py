@@ -1,4 +1,4 @@
-"""Moments as people write them."""
+"""Times as users write and read them."""
 
 import re
 import time
@@ -9,8 +9,8 @@ from leadstream.errors import SettingsError
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def moment(option: str, text: str | None) -> int | None:
-    """Milliseconds UTC of an ISO 8601 time (UTC unless it says otherwise), or of so long ago: 90m, 2h, 3d.
+def parse_time(option: str, text: str | None) -> int | None:
+    """Return milliseconds UTC of an ISO 8601 time (UTC by default) or of an age: 90m, 2h, 3d.
 
     Raises SettingsError.
     """
@@ -27,8 +27,8 @@ def moment(option: str, text: str | None) -> int | None:
     return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def shown(milliseconds: int) -> str:
-    """A moment in UTC, to the second."""
+def format_time(milliseconds: int) -> str:
+    """Return a time in UTC, to the second."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):

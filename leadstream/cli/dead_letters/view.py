@@ -1,4 +1,4 @@
-"""How letters and decisions are shown: made for 80 columns, and the same facts as JSON data."""
+"""The output of the verbs: text for 80 columns, and the same data as JSON."""
 
 import argparse
 import json
@@ -17,28 +17,27 @@ from rich.text import Text
 from consumer.dead_letters import export
 from consumer.dead_letters.audit import Action, AuditReport, Decision, DecisionIndex
 from consumer.dead_letters.dry_run_summary import DryRunGroup
-from consumer.dead_letters.dry_run_summary import as_json as forecast_of
+from consumer.dead_letters.dry_run_summary import as_json as group_as_json
 from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.inspection import Inspection, fields
 from consumer.dead_letters.letters import Letter
 from consumer.dead_letters.replay import DecisionProgress
-from leadstream.cli.dead_letters import text as words
-from leadstream.cli.dead_letters.full import plain
-from leadstream.cli.dead_letters.full import whole as parts_of
+from leadstream.cli.dead_letters import text
+from leadstream.cli.dead_letters.full import basic_table, render_letter
 from leadstream.cli.dead_letters.text import clean
-from leadstream.cli.dead_letters.times import shown
+from leadstream.cli.dead_letters.times import format_time
 
 
-def out(arguments: argparse.Namespace, facts: Any, show: Callable[[], None]) -> None:
-    """Print the facts as JSON, or show them."""
+def print_result(arguments: argparse.Namespace, data: Any, show: Callable[[], None]) -> None:
+    """Print data as JSON, or call `show`."""
     if arguments.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         show()
 
 
-def groups_facts(groups: Sequence[LetterGroup]) -> list[dict[str, Any]]:
-    """Groups as JSON data."""
+def groups_as_json(groups: Sequence[LetterGroup]) -> list[dict[str, Any]]:
+    """Return groups as JSON data."""
     total = sum(group.count for group in groups)
     return [
         {
@@ -59,13 +58,13 @@ def groups_facts(groups: Sequence[LetterGroup]) -> list[dict[str, Any]]:
     ]
 
 
-def groups(groups: Sequence[LetterGroup], *, everything: bool = False) -> None:
-    """Each cause in three lines: the figures, the words of its newest letter, when and where."""
+def print_groups(groups: Sequence[LetterGroup], *, everything: bool = False) -> None:
+    """Print three lines for each cause: the figures, the newest message, when and where."""
     total = sum(group.count for group in groups)
     if not total:
         print(f"no {'dead' if everything else 'open dead'} letters match")
         return
-    table = plain(words.heading(groups, everything=everything))
+    table = basic_table(text.format_heading(groups, everything=everything))
     for heading in ("letters", "share"):
         table.add_column(heading, justify="right")
     for heading in ("reason", "fingerprint", "example"):
@@ -74,7 +73,7 @@ def groups(groups: Sequence[LetterGroup], *, everything: bool = False) -> None:
     for group in groups:
         table.add_row(
             f"{group.count:,}",
-            words.share(group.count, total),
+            text.format_share(group.count, total),
             group.reason,
             group.fingerprint,
             str(group.example),
@@ -83,20 +82,20 @@ def groups(groups: Sequence[LetterGroup], *, everything: bool = False) -> None:
     for group in groups:
         console.print()
         console.print(Text(group.fingerprint, "bold"), Text(clean(group.message)))
-        console.print(Text("  " + words.where(group), "dim"))
+        console.print(Text("  " + text.format_location(group), "dim"))
     console.print()
-    print("One letter whole: leadstream dead-letters show ID, with the id of an example.")
+    print("One letter in full: leadstream dead-letters show ID, with the id of an example.")
 
 
-def letter_facts(letter: Letter, decided: DecisionIndex) -> dict[str, Any]:
-    """One letter as JSON data, without its headers and its value."""
-    facts = export.letter_as_json(letter, decided)
-    del facts["headers"]
-    return facts
+def summary_as_json(letter: Letter, decided: DecisionIndex) -> dict[str, Any]:
+    """Return a letter as JSON data, without headers and value."""
+    data = export.letter_as_json(letter, decided)
+    del data["headers"]
+    return data
 
 
-def letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -> None:
-    """A line for each."""
+def print_letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -> None:
+    """Print a line for each letter."""
     if not found:
         print("no dead letters match")
         return
@@ -104,7 +103,9 @@ def letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -> None
     for letter in found:
         action = decided.get(letter.id)
         reason = f"{letter.parsed.reason}, {action.lower()}" if action else letter.parsed.reason
-        rows.append((str(letter.id), shown(letter.failed_at), reason, clean(letter.parsed.message)))
+        rows.append(
+            (str(letter.id), format_time(letter.failed_at), reason, clean(letter.parsed.message))
+        )
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
     left = max(20, _console().width - sum(widths) - 6)
     for *cells, message in rows:
@@ -114,144 +115,152 @@ def letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -> None
         print(f"These are the first {limit:,}; --limit shows more.")
 
 
-def whole_facts(letter: Letter, inside: Inspection, decision: Decision | None) -> dict[str, Any]:
-    """One letter whole, as JSON data."""
-    facts = export.letter_as_json(letter, DecisionIndex(""))
-    failure = inside.failure
+def letter_as_json(
+    letter: Letter, inspection: Inspection, decision: Decision | None
+) -> dict[str, Any]:
+    """Return a letter in full as JSON data."""
+    data = export.letter_as_json(letter, DecisionIndex(""))
+    failure = inspection.failure
     return {
-        **facts,
+        **data,
         "decided": None
         if decision is None
         else {**decision.to_record(), "letter": str(decision.letter)},
-        "headers": {name: words.text(value) for name, value in letter.headers},
-        "record": inside.record,
-        "decoded": inside.value,
+        "headers": {name: text.decode_text(value) for name, value in letter.headers},
+        "record": inspection.record,
+        "decoded": inspection.value,
         "schema": None
-        if inside.value is None
-        or not isinstance(inside.value, dict)
-        or inside.record in (None, "JSON")
-        else {field.name: field.type for field in fields(str(inside.record), inside.value)},
+        if inspection.value is None
+        or not isinstance(inspection.value, dict)
+        or inspection.record in (None, "JSON")
+        else {field.name: field.type for field in fields(str(inspection.record), inspection.value)},
         "failure": None
         if failure is None
         else {"offset": failure.offset, "field": failure.field, "why": failure.why},
-        "detail": inside.detail,
+        "detail": inspection.detail,
         "value_hex": None if letter.value is None else letter.value.hex(),
     }
 
 
-def whole(letter: Letter, inside: Inspection, decision: Decision | None) -> None:
-    """One letter whole: what became of it, its headers, and its value or the place where that fails."""
-    for part in parts_of(letter, inside, decision):
+def print_letter(letter: Letter, inspection: Inspection, decision: Decision | None) -> None:
+    """Print a letter in full: decision, headers, and the value or its defect."""
+    for part in render_letter(letter, inspection, decision):
         _console().print(part)
 
 
-def forecast_facts(forecasts: Iterable[DryRunGroup]) -> list[dict[str, Any]]:
-    """Forecasts as JSON data."""
-    return [forecast_of(each) for each in forecasts]
+def dry_run_as_json(groups: Iterable[DryRunGroup]) -> list[dict[str, Any]]:
+    """Return a dry run as JSON data."""
+    return [group_as_json(each) for each in groups]
 
 
-def rehearsed(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a program reads of a dry run, which it may not have asked for."""
+def dry_run_report(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON of a dry run; `dry_run` marks one that the caller did not ask for."""
     return {"dry_run": True, "groups": groups}
 
 
-def forecast(forecasts: Sequence[DryRunGroup]) -> None:
-    """What would become of each group."""
-    if not forecasts:
+def print_dry_run(groups: Sequence[DryRunGroup]) -> None:
+    """Print what a replay would do with each group."""
+    if not groups:
         print("no open dead letters match")
         return
     console = _console()
-    console.print(forecast_table(forecasts))
-    console.print(words.LEGEND, style="dim")
-    for line in words.forecast_lines(forecasts):
+    console.print(dry_run_table(groups))
+    console.print(text.LEGEND, style="dim")
+    for line in text.dry_run_lines(groups):
         console.print(line)
 
 
-def forecast_table(forecasts: Sequence[DryRunGroup]) -> Table:
-    """The numbers of each group, and of all where there are several."""
-    table = plain("What a replay would do, by today's code, model and schemas")
-    table.add_column("fingerprint", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
-    for heading in words.COLUMNS:
+def dry_run_table(groups: Sequence[DryRunGroup], *, causes: bool = True) -> Table:
+    """Return the numbers of each group and the totals; `causes` adds fingerprint and reason."""
+    table = basic_table("What a replay would do, by today's code, model and schemas", gap=1)
+    for heading in ("fingerprint", "reason") if causes else ():
+        table.add_column(heading, no_wrap=True)
+    for heading in text.COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
-    for each in forecasts:
-        counts = (f"{count:,}" if count else "-" for count in words.forecast_row(each))
-        table.add_row(Text(each.group.fingerprint), Text(each.group.reason), *counts)
-    if len(forecasts) > 1:
+    for each in groups:
+        names = (Text(each.group.fingerprint), Text(each.group.reason)) if causes else ()
+        counts = (f"{count:,}" if count else "-" for count in text.dry_run_row(each))
+        table.add_row(*names, *counts)
+    if causes and len(groups) > 1:
         table.add_section()
-        table.add_row("", "all", *(f"{count:,}" for count in words.forecast_sums(forecasts)))
+        table.add_row("", "all", *(f"{count:,}" for count in text.dry_run_totals(groups)))
     return table
 
 
-def tally_facts(tally: DecisionProgress) -> dict[str, Any]:
-    """A tally as JSON data."""
+def progress_as_json(progress: DecisionProgress) -> dict[str, Any]:
+    """Return the result of a decision as JSON data."""
     return {
         "dry_run": False,
-        **{action.value.lower(): tally.decided[action] for action in Action},
-        "elsewhere": tally.elsewhere,
-        "left": dict(tally.skipped),
-        "stopped": tally.stopped,
+        **{action.value.lower(): progress.decided[action] for action in Action},
+        "elsewhere": progress.elsewhere,
+        "left": dict(progress.skipped),
+        "stopped": progress.stopped,
     }
 
 
-def tally(tally: DecisionProgress) -> None:
-    """What was done, a line for each kind."""
-    for line in words.tally_lines(tally):
+def print_progress(progress: DecisionProgress) -> None:
+    """Print the result of a decision, a line for each kind."""
+    for line in text.progress_lines(progress):
         _console().print(line)
 
 
-def verdict_facts(verdict: AuditReport) -> dict[str, Any]:
-    """What `audit verify` found, as JSON data."""
+def audit_as_json(report: AuditReport) -> dict[str, Any]:
+    """Return the result of `audit verify` as JSON data."""
     return {
-        "decisions": {action.value: verdict.actions[action] for action in Action},
-        "heads": {str(partition): head for partition, head in sorted(verdict.heads.items())},
-        "breaks": verdict.breaks,
+        "decisions": {action.value: report.actions[action] for action in Action},
+        "heads": {str(partition): head for partition, head in sorted(report.heads.items())},
+        "breaks": report.breaks,
     }
 
 
-def verdict(verdict: AuditReport) -> None:
-    """Decisions, breaks, and the heads to keep."""
-    print(words.verdict_line(verdict))
-    for sentence in verdict.breaks:
+def print_audit(report: AuditReport) -> None:
+    """Print decisions, breaks, and the heads to keep."""
+    print(text.audit_summary(report))
+    for sentence in report.breaks:
         print(f"- {sentence}")
-    if not verdict.breaks:
-        for partition, head in sorted(verdict.heads.items()):
+    if not report.breaks:
+        for partition, head in sorted(report.heads.items()):
             print(f"  partition {partition}  {head}")
-    print(words.chain_line(verdict))
+    print(text.chain_summary(report))
 
 
 @contextmanager
-def deciding(
+def decision_progress(
     arguments: argparse.Namespace, total: int
 ) -> Iterator[tuple[Callable[[DecisionProgress], None], threading.Event]]:
-    """A progress bar on standard error while it is a terminal, and the event that Ctrl-C or SIGTERM sets."""
+    """Show a progress bar on standard error while it is a terminal.
+
+    Yields the function that reports progress, and the event that Ctrl-C or SIGTERM sets.
+    """
     stop = threading.Event()
 
     def ask(number: int, _frame: object) -> None:
         stop.set()
-        signal.signal(number, signal.default_int_handler)  # the second one does not wait
+        signal.signal(number, signal.default_int_handler)  # a second signal does not wait
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    what = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
-    columns = (what, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+    description = TextColumn(
+        "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+    )
+    columns = (description, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
     disable = arguments.json or not sys.stderr.isatty()
     try:
         with Progress(
             *columns, console=Console(stderr=True), transient=True, disable=disable
-        ) as progress:
-            task = progress.add_task("deciding", total=total)
+        ) as bar:
+            task = bar.add_task("deciding", total=total)
 
-            def tell(tally: DecisionProgress) -> None:
-                what = (
+            def report(progress: DecisionProgress) -> None:
+                description = (
                     "stopping"
                     if stop.is_set()
-                    else f"waiting: {tally.waiting_for}"
-                    if tally.waiting_for
+                    else f"waiting: {progress.waiting_for}"
+                    if progress.waiting_for
                     else "deciding"
                 )
-                progress.update(task, completed=tally.finished, description=what)
+                bar.update(task, completed=progress.finished, description=description)
 
-            yield tell, stop
+            yield report, stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""The audit: whether the chain holds, and the newest decisions."""
+"""The audit screen: whether the chain holds, and the newest decisions."""
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -11,16 +11,14 @@ from textual.widgets import Footer, Static
 
 from consumer.dead_letters.audit import AuditReport, Decision
 from consumer.dead_letters.service import TriageService
-from leadstream.cli.dead_letters import text as words
-
-if TYPE_CHECKING:
-    from leadstream.cli.dead_letters.watch.app import Watch
+from leadstream.cli.dead_letters import text
+from leadstream.cli.dead_letters.watch.base import BackgroundApp
 
 NEWEST = 100
 
 
-class Audit(Screen[None]):
-    """What `audit verify` says, and below it the newest decisions."""
+class AuditScreen(Screen[None]):
+    """The result of `audit verify`, and below it the newest decisions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "app.pop_screen", "Back")]
 
@@ -29,36 +27,36 @@ class Audit(Screen[None]):
         self._triage = triage
 
     def compose(self) -> ComposeResult:
-        """What was found, and the keys."""
+        """Build the result and the keys."""
         yield Static("audit", id="heading", markup=False)
         with VerticalScroll():
-            yield Static("Reading the decisions …", id="whole", markup=False)
+            yield Static("Reading the decisions …", id="decisions", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
-        """Read them."""
+        """Read the decisions."""
 
         def work() -> tuple[AuditReport, list[Decision]]:
-            verdict = self._triage.verify()
-            return verdict, [] if verdict.breaks else self._triage.decisions()
+            report = self._triage.verify()
+            return report, [] if report.breaks else self._triage.decisions()
 
-        cast("Watch", self.app).ask(self, work, self._show, self._fail)
+        cast(BackgroundApp, self.app).run_in_background(self, work, self._show, self._fail)
 
     def _show(self, found: tuple[AuditReport, list[Decision]]) -> None:
-        verdict, decisions = found
-        said = Text(words.verdict_line(verdict) + "\n")
-        for sentence in verdict.breaks:
-            said.append(f"- {words.clean(sentence)}\n", "red")
-        for partition, head in sorted(verdict.heads.items()):
-            said.append(f"  partition {partition}  {head}\n", "dim")
-        said.append(
-            words.chain_line(verdict) + "\n", "bold red" if verdict.breaks else "bold green"
+        report, decisions = found
+        lines = Text(text.audit_summary(report) + "\n")
+        for sentence in report.breaks:
+            lines.append(f"- {text.clean(sentence)}\n", "red")
+        for partition, head in sorted(report.heads.items()):
+            lines.append(f"  partition {partition}  {head}\n", "dim")
+        lines.append(
+            text.chain_summary(report) + "\n", "bold red" if report.breaks else "bold green"
         )
         for decision in sorted(decisions, key=lambda each: -each.decided_at)[:NEWEST]:
-            said.append(f"\n{decision.letter}", "bold").append(
-                f" {words.clean(words.decision_line(decision))}"
+            lines.append(f"\n{decision.letter}", "bold").append(
+                f" {text.clean(text.format_decision(decision))}"
             )
-        self.query_one("#whole", Static).update(said)
+        self.query_one("#decisions", Static).update(lines)
 
     def _fail(self, sentence: str) -> None:
-        self.query_one("#whole", Static).update(Text(sentence, "bold red"))
+        self.query_one("#decisions", Static).update(Text(sentence, "bold red"))

@@ -1,10 +1,10 @@
-"""The first screen: a line for each cause, and the words of the one that is chosen."""
+"""The first screen: a line for each cause, and the message of the selected one."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -15,21 +15,19 @@ from textual.widgets import DataTable, Footer, Static
 from consumer.dead_letters.groups import LetterGroup
 from consumer.dead_letters.selection import Filter
 from consumer.dead_letters.service import TriageService
-from leadstream.cli.dead_letters import text as words
-from leadstream.cli.dead_letters.times import shown
-from leadstream.cli.dead_letters.watch.audit_screen import Audit
-from leadstream.cli.dead_letters.watch.decide import Discard, Replay
-from leadstream.cli.dead_letters.watch.letter_screens import Letters, Whole
+from leadstream.cli.dead_letters import text
+from leadstream.cli.dead_letters.times import format_time
+from leadstream.cli.dead_letters.watch.audit_screen import AuditScreen
+from leadstream.cli.dead_letters.watch.base import BackgroundApp
+from leadstream.cli.dead_letters.watch.dialogs import DiscardDialog, ReplayDialog
+from leadstream.cli.dead_letters.watch.letter_screens import LetterScreen, LettersScreen
 
-if TYPE_CHECKING:
-    from leadstream.cli.dead_letters.watch.app import Watch
-
-# Looking reads the whole topic: a tenth of the time at most, and not more often than this.
-LEAST_SECONDS, SHARE = 5.0, 10
+# A load reads the whole topic: spend at most a tenth of the time on it, and wait at least this.
+MIN_SECONDS, SHARE = 5.0, 10
 
 
-class Causes(Screen[None]):
-    """Looks again by itself, and keeps the cause that is chosen."""
+class CausesScreen(Screen[None]):
+    """The causes, which reload periodically and keep the selected cause."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         ("l", "letters", "Letters"),
@@ -50,7 +48,7 @@ class Causes(Screen[None]):
         self._asking = False
 
     def compose(self) -> ComposeResult:
-        """Heading, causes, the words of one, keys."""
+        """Build heading, causes, message and keys."""
         yield Static("Reading the letters …", id="heading", markup=False)
         table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True)
         yield table
@@ -58,7 +56,7 @@ class Causes(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Look for the first time."""
+        """Load the letters for the first time."""
         table = self.query_one(DataTable)
         for heading, width in (
             ("letters", 8),
@@ -71,12 +69,12 @@ class Causes(Screen[None]):
         self.action_look()
 
     def on_screen_resume(self) -> None:
-        """Look again after a decision."""
+        """Load again after a decision."""
         if self._groups:
             self.action_look()
 
     def action_look(self) -> None:
-        """Read the letters, unless they are being read."""
+        """Load the letters, unless a load is running."""
         if self._asking:
             return
         self._asking, began = True, time.monotonic()
@@ -92,106 +90,110 @@ class Causes(Screen[None]):
         def again() -> None:
             self._asking = False
             self.set_timer(
-                max(LEAST_SECONDS, SHARE * (time.monotonic() - began)), self._look_if_seen
+                max(MIN_SECONDS, SHARE * (time.monotonic() - began)), self._look_if_current
             )
 
-        self._watch.ask(self, lambda: self._triage.groups(self._wanted), show, fail)
+        self._app.run_in_background(self, lambda: self._triage.groups(self._wanted), show, fail)
 
     def action_everything(self) -> None:
-        """Count those that were decided on too, or no more."""
+        """Switch decided letters on or off."""
         self._wanted = replace(self._wanted, everything=not self._wanted.everything)
         self.action_look()
 
     def action_letters(self) -> None:
-        """The letters of the cause."""
-        if group := self._chosen():
-            self.app.push_screen(Letters(self._triage, self._of(group)))
+        """Show the letters of the cause."""
+        if group := self._selected():
+            self.app.push_screen(LettersScreen(self._triage, self._filter_for(group)))
 
     def action_example(self) -> None:
-        """The newest letter of the cause."""
-        if group := self._chosen():
-            self.app.push_screen(Whole(self._triage, group.example))
+        """Show the newest letter of the cause."""
+        if group := self._selected():
+            self.app.push_screen(LetterScreen(self._triage, group.example))
 
     def action_replay(self) -> None:
-        """Rehearse a replay of the cause, and ask."""
-        if group := self._chosen():
+        """Start a dry run of the cause, then ask."""
+        if group := self._selected():
             self.app.push_screen(
-                Replay(self._triage, replace(self._of(group), everything=False), _name(group))
+                ReplayDialog(
+                    self._triage, replace(self._filter_for(group), everything=False), _title(group)
+                )
             )
 
     def action_discard(self) -> None:
-        """Ask why, and give the cause up."""
-        if group := self._chosen():
+        """Ask for a comment, then discard the cause."""
+        if group := self._selected():
             self.app.push_screen(
-                Discard(self._triage, replace(self._of(group), everything=False), _name(group))
+                DiscardDialog(
+                    self._triage, replace(self._filter_for(group), everything=False), _title(group)
+                )
             )
 
     def action_audit(self) -> None:
-        """What was decided."""
-        self.app.push_screen(Audit(self._triage))
+        """Show the decisions."""
+        self.app.push_screen(AuditScreen(self._triage))
 
     def on_data_table_row_selected(self) -> None:
-        """The table takes the enter key."""
+        """Handle the enter key, which the table takes."""
         self.action_letters()
 
     def on_data_table_row_highlighted(self) -> None:
-        """Another cause is chosen."""
-        self._tell()
+        """Show the message of another cause."""
+        self._describe()
 
     @property
-    def _watch(self) -> "Watch":
-        return cast("Watch", self.app)
+    def _app(self) -> BackgroundApp:
+        return cast(BackgroundApp, self.app)
 
-    def _look_if_seen(self) -> None:
+    def _look_if_current(self) -> None:
         if self.is_current:
             self.action_look()
 
-    def _of(self, group: LetterGroup) -> Filter:
+    def _filter_for(self, group: LetterGroup) -> Filter:
         return replace(self._wanted, fingerprint=group.fingerprint)
 
-    def _chosen(self) -> LetterGroup | None:
+    def _selected(self) -> LetterGroup | None:
         row = self.query_one(DataTable).cursor_row
         return self._groups[row] if 0 <= row < len(self._groups) else None
 
     def _show(self, groups: list[LetterGroup]) -> None:
-        before = self._chosen()
+        before = self._selected()
         self._groups = groups
         everything = self._wanted.everything
         kind = "dead" if everything else "open dead"
         heading = (
-            words.heading(groups, everything=everything) if groups else f"no {kind} letters match"
+            text.format_heading(groups, everything=everything)
+            if groups
+            else f"no {kind} letters match"
         )
-        said = Text(heading, "bold").append(
+        title = Text(heading, "bold").append(
             f" · as of {datetime.now(UTC):%H:%M:%S} UTC", "not bold dim"
         )
-        self.query_one("#heading", Static).update(said)
+        self.query_one("#heading", Static).update(title)
         table, total = self.query_one(DataTable), sum(group.count for group in groups)
         table.clear()
         for group in groups:
             table.add_row(
                 Text(f"{group.count:,}", justify="right"),
-                Text(words.share(group.count, total), justify="right"),
-                Text(words.clean(group.reason)),
-                Text(shown(group.last_seen)),
+                Text(text.format_share(group.count, total), justify="right"),
+                Text(text.clean(group.reason)),
+                Text(format_time(group.last_seen)),
                 Text(group.fingerprint),
             )
         prints = [group.fingerprint for group in groups]
         if before and before.fingerprint in prints:
             table.move_cursor(row=prints.index(before.fingerprint))
-        self._tell()
+        self._describe()
 
-    def _tell(self) -> None:
-        group = self._chosen()
+    def _describe(self) -> None:
+        group = self._selected()
         about = Text()
         if group:
-            about.append(words.clean(group.message) + "\n", "bold")
-            about.append(words.where(group) + "\n", "dim")
-            about.append(
-                f"newest letter {group.example}, from {', '.join(sorted(group.topics)) or 'unknown'}",
-                "dim",
-            )
+            about.append(text.clean(group.message) + "\n", "bold")
+            about.append(text.format_location(group) + "\n", "dim")
+            topics = ", ".join(sorted(group.topics)) or "unknown"
+            about.append(f"newest letter {group.example}, from {topics}", "dim")
         self.query_one("#about", Static).update(about)
 
 
-def _name(group: LetterGroup) -> str:
-    return f"{words.clean(group.reason)} {group.fingerprint}"
+def _title(group: LetterGroup) -> str:
+    return f"{text.clean(group.reason)} {group.fingerprint}"
