@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code: each verb's help, the schemas, and the sources that pages link to.
+"""Pages of the site that are made from the code: help, schemas, and the sources that pages link to.
 
 MkDocs calls the functions on_...: they are its hooks.
 """
@@ -26,7 +26,7 @@ _LANGUAGES = {".avsc": "json", ".mjs": "js"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made."""
+    """Add the pages that are made from the code."""
     linked = {
         path
         for file in files.documentation_pages()
@@ -63,10 +63,11 @@ def _outside(page: str, target: str) -> Path | None:
 
 
 def commands() -> str:
-    """The help of every verb."""
+    """Return the page with the help of every verb."""
     os.environ["COLUMNS"] = "88"  # what argparse wraps to
     parts = [
-        "# Each verb's help\n\nWhat `--help` prints. [The reference](index.md#verbs) has all verbs in one table."
+        "# Each verb's help\n\nAfter this page you know every option of every verb: this is what "
+        "`--help` prints. [The reference](index.md#verbs) has all verbs in one table."
     ]
     for words, verb in verbs("leadstream", parser()):
         parts.append(f"## {words}\n\n```text\n{verb.format_help().rstrip()}\n```")
@@ -74,7 +75,7 @@ def commands() -> str:
 
 
 def verbs(words: str, at: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every verb that does something, by its words."""
+    """Yield every verb that does something, with its words."""
     inner: Any = [
         action for action in at._actions if isinstance(action, argparse._SubParsersAction)
     ]
@@ -86,15 +87,17 @@ def verbs(words: str, at: argparse.ArgumentParser) -> Iterator[tuple[str, argpar
 
 
 def schemas() -> str:
-    """Every record with its fields."""
+    """Return the page with the fields of every record."""
     parts = [
-        "# Schemas\n\nThe records, as `schemas/*.avsc` have them. Times are `timestamp-millis`, UTC; a field with a "
-        "default may be left out. `leadstream schemas show` prints a schema and its fingerprint."
+        "# Schemas\n\nAfter this page you know every field of every record, as `schemas/*.avsc` "
+        "define them. Times are `timestamp-millis`, UTC. A field with a default may be left out. "
+        "`leadstream schemas show` prints a schema and its fingerprint."
     ]
     for name in catalogue.FILES:
         record = catalogue.current_schema(name)
         parts.append(
-            f"## {name}\n\n{record['doc']}\n\nIt evolves {COMPATIBILITY[name]}.\n\n{_fields(record)}"
+            f"## {name}\n\n{record['doc']}\n\n"
+            f"It evolves {COMPATIBILITY[name]}.\n\n{_fields(record)}"
         )
         parts += [
             f"### {inner['name']}\n\n{inner.get('doc', '')}\n\n{_fields(inner)}"
@@ -116,7 +119,7 @@ def _text(default: Any) -> str:
 
 
 def _type(kind: Any) -> str:
-    """A type in words."""
+    """Return a type in words."""
     match kind:
         case str():
             return kind
@@ -137,7 +140,7 @@ def _type(kind: Any) -> str:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The records inside of a type, as they come."""
+    """Yield the records inside a type, in their order."""
     parts = kind if isinstance(kind, list) else []
     if isinstance(kind, dict):
         parts = [field["type"] for field in kind.get("fields", [])] + [
@@ -150,7 +153,7 @@ def _records(kind: Any) -> Iterator[Any]:
 
 
 def source(path: Path) -> str:
-    """A file as a page, or a folder as a list of what is in it."""
+    """Return a file as a page, or a folder as a list of its files."""
     name = path.relative_to(ROOT).as_posix()
     if path.is_dir():
         inner = "\n".join(
@@ -163,7 +166,7 @@ def source(path: Path) -> str:
 
 
 def _place(path: Path) -> str:
-    """Where the page of a file or folder is."""
+    """Return the place of the page of a file or folder."""
     name = PurePosixPath("source") / path.relative_to(ROOT).as_posix()
     return f"{name}/index.md" if path.is_dir() else f"{name}.md"
 
@@ -178,7 +181,7 @@ def _inner(folder: Path) -> list[Path]:
 
 
 def _with_inner(path: Path) -> Iterator[Path]:
-    """A path and, of a folder, what can be shown of it."""
+    """Yield a path and, for a folder, the files in it that can be shown."""
     yield path
     if path.is_dir():
         for each in _inner(path):
