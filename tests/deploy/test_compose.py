@@ -12,6 +12,8 @@ from leadstream.process.signals import SHUTDOWN_SECONDS
 from leadstream.settings import load_settings
 from tests.deploy.tools import DEPLOY, ROOT, said
 
+pytestmark = pytest.mark.deploy
+
 FILE = ROOT / "docker-compose.yml"
 OURS = ("prepare", "consumer", "relay", "follow")
 

@@ -19,6 +19,8 @@ from leadstream.local.broker import Broker
 from tests.deploy.tools import DEPLOY, ROOT, said
 from tests.integration.running import Stage
 
+pytestmark = pytest.mark.deploy
+
 BUILD = DEPLOY / "requirements-build.txt"
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -16,6 +16,8 @@ from leadstream.process.status import HEALTHY_SECONDS
 from leadstream.settings import load_settings
 from tests.deploy.tools import DEPLOY, ROOT, said, schema_of
 
+pytestmark = pytest.mark.deploy
+
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = ("1.30", "1.37")
 OPERATORS = {

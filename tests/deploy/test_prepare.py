@@ -15,7 +15,7 @@ from tests.deploy.tools import DEPLOY, ROOT
 from tests.integration.running import Stage
 from tests.registry_server import RegistryState, registry_server
 
-pytestmark = [pytest.mark.broker, pytest.mark.postgres]
+pytestmark = [pytest.mark.deploy, pytest.mark.broker, pytest.mark.postgres]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from leadstream.process.metrics import (
 )
 from tests.deploy.tools import DEPLOY, ROOT, said, tool
 
+pytestmark = pytest.mark.deploy
+
 PROMETHEUS = DEPLOY / "prometheus"
 RUNBOOK = (ROOT / "docs" / "how-to" / "alerts.md").read_text("utf-8")
 INTERVAL = "$__rate_interval"

@@ -13,6 +13,8 @@ import pytest
 from leadstream import __version__
 from tests.deploy.tools import DEPLOY, ROOT, said
 
+pytestmark = pytest.mark.deploy
+
 ROOMS = ("consumer", "features", "leadstream", "models", "producer", "schemas")
 
 

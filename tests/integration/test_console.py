@@ -23,7 +23,7 @@ from tests.integration.running import Running, Stage, until
 from tests.letters import letter_output
 from tests.unit.pipelines import event
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.browser]
 CHANGE, DECISION = Writer("LeadChanged"), Reader("TriageDecision")
 COUNT = 60
 
