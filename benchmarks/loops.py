@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, Message, Producer
 from benchmarks.plain import PlainModel
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.settings import Settings, load_settings
-from schemas import catalogue
+from schemas import schema_files
 
 Output = tuple[bytes | None, bytes | None]  # key, value
 Work = Callable[[Sequence[Message]], list[Output]]
@@ -27,10 +27,12 @@ Work = Callable[[Sequence[Message]], list[Output]]
 _HEADER = 10  # C3 01 and the fingerprint
 # Without logical types: times stay the numbers that they are.
 _READ, _WRITE = (
-    fastavro.parse_schema(json.loads(catalogue.canonical_form(catalogue.current_schema(name))))
+    fastavro.parse_schema(
+        json.loads(schema_files.canonical_form(schema_files.current_schema(name)))
+    )
     for name in ("LeadChanged", "LeadPrediction")
 )
-_FRAME = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.current_schema("LeadPrediction"))
+_FRAME = b"\xc3\x01" + schema_files.fingerprint_bytes(schema_files.current_schema("LeadPrediction"))
 _TYPICAL: dict[str, Any] = {
     "prediction": True,
     "probability": 0.42,

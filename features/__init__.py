@@ -1,9 +1,10 @@
-"""Lead state to feature matrix, vectorised and pure: no I/O and no clock; the moment `as_of` is an argument."""
+"""Lead states to a feature matrix: no I/O and no clock; the moment `as_of` is an argument."""
 
-from features.columns import MISSING, STATE_FIELDS, UNKNOWN, Columns, columns_of
+from features.columns import MISSING, UNKNOWN, Columns, columns_of
 from features.fitted import FeatureMatrix, FittedFeatures
 from features.own import own_fields
 from features.spec import FORMULAS, CalendarSettings, FeatureSpec, Specification, specify
+from leadstream.lead_fields import STATE_FIELDS
 
 __all__ = [
     "FORMULAS",

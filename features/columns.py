@@ -1,4 +1,7 @@
-"""Lead states as columns, and columns of Python objects as arrays: the only steps that see single values in Python."""
+"""Lead states as columns, and columns of Python objects as arrays.
+
+These are the only steps of the features that look at single values in Python.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,51 +12,39 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from features.spec import LONGEST_CATEGORY
 from leadstream.dictionary import DictionaryColumn
+from leadstream.lead_fields import MAX_CATEGORY_CHARACTERS, STATE_FIELDS
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Floats: TypeAlias = NDArray[np.float64]
 
-STATE_FIELDS = (
-    "created_at",
-    "lead_score",
-    "engagement_score",
-    "touchpoint_count",
-    "lifecycle_state",
-    "status",
-    "source",
-    "programme_name",
-    "campus_name",
-    "numbers",
-    "categories",
-)
-MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes of a category; FIRST is the most frequent one in training
-MOST_CATEGORIES = 64
-LEAST_SEEN = 20  # rows of training, or one in a hundred where that is less
+# Codes of a category; FIRST is the most frequent one in training.
+MISSING, UNKNOWN, FIRST = 0, 1, 2
+MAX_CATEGORIES = 64
+MIN_CATEGORY_ROWS = 20  # rows of training, or one in a hundred where that is fewer
 
 _row = itemgetter(*STATE_FIELDS)
-_PLAIN = frozenset({float, int, bool, NoneType})
+_NUMBER_TYPES = frozenset({float, int, bool, NoneType})
 
 
 def columns_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
-    """Turn n lead states into one column of length n for each field; a field that a state lacks is None."""
+    """Turn n lead states into one column of length n for each field.
+
+    A field that a state lacks is None.
+    """
     try:
         rows = list(map(_row, states))
     except KeyError:
         rows = [tuple(map(state.get, STATE_FIELDS)) for state in states]
-    return dict(
-        zip(
-            STATE_FIELDS, zip(*rows, strict=True) if rows else [()] * len(STATE_FIELDS), strict=True
-        )
-    )
+    columns = zip(*rows, strict=True) if rows else [()] * len(STATE_FIELDS)
+    return dict(zip(STATE_FIELDS, columns, strict=True))
 
 
 def column(columns: Columns, name: str, n: int) -> Sequence[Any]:
-    """The column of an input; an absent column is all None.
+    """Return the column of an input; an absent column is all None.
 
-    One of an own field, `numbers.X` or `categories.X`, is given itself or looked up in the column of maps. Raises
-    ValueError if its length is not n.
+    The column of an own field, `numbers.X` or `categories.X`, is present under that name, or its
+    values are taken from the column of maps. Raises ValueError if its length is not n.
     """
     field, dot, key = name.partition(".")
     if name in columns:
@@ -67,10 +58,13 @@ def column(columns: Columns, name: str, n: int) -> Sequence[Any]:
 
 
 def as_numbers(values: Sequence[Any] | NDArray[Any]) -> Floats:
-    """Numbers as float64 (n,); whatever is not a number, text included, is NaN, and a number beyond float64 is inf."""
+    """Return numbers as float64 (n,).
+
+    What is not a number, text included, becomes NaN. A number beyond float64 becomes inf.
+    """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values.astype(np.float64)
-    if _PLAIN.issuperset(map(type, values)):
+    if _NUMBER_TYPES.issuperset(map(type, values)):
         try:
             return np.array(values, dtype=np.float64)
         except OverflowError:
@@ -90,7 +84,10 @@ def _number(value: object) -> float:
 
 
 def as_codes(values: Sequence[Any], vocabulary: Mapping[str, int]) -> Floats:
-    """Categories as codes (n,): MISSING, UNKNOWN or the vocabulary's; only distinct values are looked at one by one."""
+    """Return categories as codes (n,): MISSING, UNKNOWN, or the code in the vocabulary.
+
+    Only distinct values are looked up.
+    """
     if isinstance(values, DictionaryColumn):
         known = np.array([_code(value, vocabulary) for value in values.values], dtype=np.float64)
         return known[values.codes]
@@ -99,30 +96,34 @@ def as_codes(values: Sequence[Any], vocabulary: Mapping[str, int]) -> Floats:
     return np.fromiter(map(codes.__getitem__, values), dtype=np.float64, count=len(values))
 
 
-def vocabulary_of(values: Sequence[Any]) -> dict[str, int]:
-    """Codes for the categories of a training column: the most frequent first, ties by text, at most MOST_CATEGORIES.
+def fit_vocabulary(values: Sequence[Any]) -> dict[str, int]:
+    """Return codes for the categories of a training column.
 
-    One that fewer than LEAST_SEEN rows have gets none: it stays UNKNOWN, and so trees learn what rare ones have in
-    common, which is what they have to say of a category that is new.
+    The most frequent comes first, ties by text, at most MAX_CATEGORIES. A category with fewer than
+    MIN_CATEGORY_ROWS rows gets no code and stays UNKNOWN. So trees learn from rare categories what
+    to predict for new ones.
     """
     counts: Counter[str] = Counter()
     for value, count in Counter(_hashable(values)).items():
         text = category(value)
-        if text and len(value) <= LONGEST_CATEGORY:
+        if text and len(value) <= MAX_CATEGORY_CHARACTERS:
             counts[text] += count
-    least = min(LEAST_SEEN, -(-len(values) // 100))
-    known = [text for text in counts if counts[text] >= least]
-    ordered = sorted(known, key=lambda text: (-counts[text], text))[:MOST_CATEGORIES]
+    min_rows = min(MIN_CATEGORY_ROWS, -(-len(values) // 100))
+    known = [text for text in counts if counts[text] >= min_rows]
+    ordered = sorted(known, key=lambda text: (-counts[text], text))[:MAX_CATEGORIES]
     return {text: FIRST + rank for rank, text in enumerate(ordered)}
 
 
 def category(value: object) -> str:
-    """The text that categories are compared by, without outer white space and case; empty for what is not text."""
+    """Return the text by which categories are compared: trimmed, and without case.
+
+    What is not text gives an empty text.
+    """
     return value.strip().casefold() if isinstance(value, str) else ""
 
 
 def _code(value: object, vocabulary: Mapping[str, int]) -> int:
-    if isinstance(value, str) and len(value) > LONGEST_CATEGORY:
+    if isinstance(value, str) and len(value) > MAX_CATEGORY_CHARACTERS:
         return UNKNOWN
     text = category(value)
     return vocabulary.get(text, UNKNOWN) if text else MISSING

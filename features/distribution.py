@@ -1,4 +1,4 @@
-"""The training distribution of a number, frozen: its median, its usual range and a bounded grid of mid-ranks."""
+"""The training distribution of a number: its median, its usual range, and a bounded grid of ranks."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ USUAL = (0.001, 0.999)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distribution:
-    """What is kept of the valid training values of one number.
+    """The frozen distribution of the valid training values of one number.
 
-    `grid` holds at most GRID_POINTS values that rise strictly, `ranks` the mid-rank of each: the share of training
-    below it plus half the share equal to it. Without any training value the grid is empty and every value is unusual.
+    `grid` holds at most GRID_POINTS values that rise strictly. `ranks` holds the mid-rank of each:
+    the share of training below it plus half the share equal to it. Without any training value the
+    grid is empty and every value is unusual.
     """
 
     median: float
@@ -26,7 +27,7 @@ class Distribution:
     ranks: Floats
 
 
-def distribution_of(values: Floats, fallback: float) -> Distribution:
+def fit_distribution(values: Floats, fallback: float) -> Distribution:
     """Freeze the distribution of finite values (n,); `fallback` is the median if there are none."""
     if not len(values):
         return Distribution(fallback, np.inf, -np.inf, np.empty(0), np.empty(0))
@@ -36,17 +37,16 @@ def distribution_of(values: Floats, fallback: float) -> Distribution:
         kept = np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], GRID_POINTS))
         kept = np.unique(np.append(kept[:-1], len(distinct) - 1))
         distinct, ranks = distinct[kept], ranks[kept]
-    low, high = (
-        np.quantile(values, USUAL[0], method="lower"),
-        np.quantile(values, USUAL[1], method="higher"),
-    )
+    low = np.quantile(values, USUAL[0], method="lower")
+    high = np.quantile(values, USUAL[1], method="higher")
     return Distribution(float(np.median(values)), float(low), float(high), distinct, ranks)
 
 
 def percentile(distribution: Distribution, values: Floats) -> Floats:
-    """The share of training below each value, 0..1, on a line between grid points; 0 below the grid and 1 above it.
+    """Return the share of training below each value, 0..1, interpolated between grid points.
 
-    Not `np.interp`: it has one way for long batches and another for short ones, and the last bit may differ.
+    It is 0 below the grid and 1 above it. `np.interp` is not used: it has one method for long
+    batches and another for short ones, and the last bit may differ.
     """
     grid, ranks = distribution.grid, distribution.ranks
     if not len(grid):
@@ -63,5 +63,5 @@ def percentile(distribution: Distribution, values: Floats) -> Floats:
 
 
 def is_unusual(distribution: Distribution, values: Floats) -> NDArray[np.bool_]:
-    """Which values lie outside the middle 99.8 % of training."""
+    """Return which values lie outside the middle 99.8 % of training."""
     return (values < distribution.usual_low) | (values > distribution.usual_high)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from features.spec import CATEGORY, LARGEST_NUMBER, LONGEST_CATEGORY, MEDIAN, NUMBER, FeatureSpec
+from features.spec import CATEGORY, MEDIAN, NUMBER, FeatureSpec
 from leadstream.errors import SettingsError
+from leadstream.lead_fields import MAX_CATEGORY_CHARACTERS, MAX_NUMBER
 
 _KEYS = {
     "number": {"name", "type", "range", "imputation", "description"},
@@ -13,10 +14,11 @@ _KEYS = {
 
 
 def own_fields(document: Mapping[str, Any]) -> tuple[FeatureSpec, ...]:
-    """The inputs that a list of tables `feature` describes, in its order; SettingsError that names the first mistake.
+    """Return the inputs that a list of tables `feature` describes, in its order.
 
-    A number has a `range` ([low, high], both valid) and an `imputation` ("median" or a number in the range); a category
-    is "missing" where it is absent. `name` is the key in the maps of LeadState.
+    A number has a `range` ([low, high], both valid) and an `imputation` ("median" or a number in
+    the range); an absent category is "missing". `name` is the key in the maps of LeadState. Raises
+    SettingsError that names the first mistake.
     """
     rows = document.get("feature")
     if set(document) != {"feature"} or not isinstance(rows, list):
@@ -42,9 +44,9 @@ def _spec(row: Any, where: str) -> FeatureSpec:
         if row.get("imputation", "missing") != "missing":
             raise SettingsError(f'{where} ({name}): imputation of a category is "missing"')
         return FeatureSpec(
-            f"categories.{name}", CATEGORY, 1, LONGEST_CATEGORY, "missing", description
+            f"categories.{name}", CATEGORY, 1, MAX_CATEGORY_CHARACTERS, "missing", description
         )
-    limits = row.get("range", [-LARGEST_NUMBER, LARGEST_NUMBER])
+    limits = row.get("range", [-MAX_NUMBER, MAX_NUMBER])
     if (
         not isinstance(limits, list)
         or len(limits) != 2
@@ -65,4 +67,4 @@ def _spec(row: Any, where: str) -> FeatureSpec:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER

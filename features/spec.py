@@ -1,4 +1,8 @@
-"""What goes into the features and what comes out: the specification that a model is trained and checked with."""
+"""The specification of a model's features: its inputs, its outputs and its calendar.
+
+A model is trained and checked with it. Its hash tells whether this code computes what the model
+was trained with.
+"""
 
 import hashlib
 import json
@@ -6,17 +10,25 @@ from dataclasses import dataclass
 from datetime import date
 from zoneinfo import ZoneInfo
 
+from features.definitions import FEATURES
 from leadstream.errors import SettingsError
+from leadstream.lead_fields import (
+    CRM_FIELDS,
+    END_TIME_MS,
+    MAX_CATEGORY_CHARACTERS,
+    MAX_NUMBER,
+    FieldKind,
+    LeadField,
+)
 
-LONGEST_CATEGORY = 256
-LARGEST_NUMBER = 1e15
-LAST_MOMENT = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z in milliseconds
+LAST_MOMENT = END_TIME_MS - 1  # 9999-12-31T23:59:59.999Z in milliseconds
 
 MOMENT, NUMBER, CATEGORY = "moment", "number", "category"
 MEDIAN = "median"
-OPTIONAL = ("score_cubed", "days_squared")
+OPTIONAL = tuple(feature.name for feature in FEATURES if feature.optional)
 
-# As inputs these would leak the label or feed the model its own output; the last four are personal and never read.
+# As inputs these would leak the label or feed the model its own output; the last four are personal
+# and never read.
 FORBIDDEN = (
     "application_source",
     "conversion_probability",
@@ -31,10 +43,11 @@ FORBIDDEN = (
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
-    """One input: its name in the lead state, its kind, the range that counts as valid, and what replaces it.
+    """One input: its name in the lead state, its kind, its valid range, and its imputation.
 
-    `kind` is "moment" (milliseconds UTC), "number" or "category"; for a category the range is its length in characters.
-    `imputation` of a number is "median" (of training) or the number itself as text.
+    `kind` is "moment" (milliseconds UTC), "number" or "category". The range of a category is its
+    length in characters. The `imputation` of a number is "median" (of training) or the number
+    itself as text.
     """
 
     name: str
@@ -47,9 +60,11 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True)
 class CalendarSettings:
-    """The calendar that moments are read in: an IANA time zone, the academic year's first day, the season's months.
+    """The calendar in which moments are read.
 
-    Raises SettingsError if the zone is unknown, the day does not exist in every year, or a month is not 1 to 12.
+    It has an IANA time zone, the first day of the academic year, and the months of the application
+    season. Raises SettingsError if the zone is unknown, if the day does not exist in every year, or
+    if a month is not 1 to 12.
     """
 
     time_zone: str = "UTC"
@@ -78,75 +93,24 @@ class CalendarSettings:
         object.__setattr__(self, "season_months", tuple(sorted(set(self.season_months))))
 
 
-# What LeadState carries. Nothing here is known only after an application, and nothing is an answer of a model.
-INPUTS = (
-    FeatureSpec(
-        "created_at",
-        MOMENT,
-        0,
-        LAST_MOMENT,
-        "refused",
-        "when the lead was created; the row fails without it",
-    ),
-    FeatureSpec(
-        "lead_score", NUMBER, 0, LARGEST_NUMBER, "median", "the CRM's own score, on its own scale"
-    ),
-    FeatureSpec(
-        "engagement_score", NUMBER, 0, 100, "median", "how engaged the lead is, in per cent"
-    ),
-    FeatureSpec("touchpoint_count", NUMBER, 0, 1e6, "median", "contacts with the lead so far"),
-    FeatureSpec(
-        "lifecycle_state",
-        CATEGORY,
-        1,
-        LONGEST_CATEGORY,
-        "missing",
-        "where the lead stands in the CRM's cycle",
-    ),
-    FeatureSpec("status", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the CRM's status of the lead"),
-    FeatureSpec("source", CATEGORY, 1, LONGEST_CATEGORY, "missing", "where the enquiry came from"),
-    FeatureSpec(
-        "programme_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the programme enquired about"
-    ),
-    FeatureSpec(
-        "campus_name", CATEGORY, 1, LONGEST_CATEGORY, "missing", "the campus enquired about"
-    ),
-)
-
-# Output -> formula, in matrix order. The text is part of the hash: a changed formula is another specification.
-FORMULAS = {
-    "lead_score": "lead_score",
-    "engagement_score": "engagement_score",
-    "touchpoint_count": "touchpoint_count",
-    "days_since_creation": "max(0, as_of - created_at) in days of 24 hours, with fractions",
-    "created_month": "month of created_at, 1 to 12",
-    "created_day_of_week": "weekday of created_at, 0 = Monday to 6 = Sunday",
-    "created_hour": "hour of created_at, 0 to 23",
-    "academic_week": "week of created_at in its academic year, 1 to 53; week 1 starts with the year's first day",
-    "is_application_season": "1 if created_at lies in a month of the season, else 0",
-    "score_squared": "lead_score^2",
-    "score_cubed": "lead_score^3",
-    "score_log": "ln(1 + lead_score)",
-    "score_percentile": "mid-rank share of lead_score in training",
-    "engagement_squared": "engagement_score^2",
-    "engagement_percentile": "mid-rank share of engagement_score in training",
-    "touchpoint_log": "ln(1 + touchpoint_count)",
-    "touchpoint_percentile": "mid-rank share of touchpoint_count in training",
-    "days_squared": "days_since_creation^2",
-    "score_engagement_interaction": "lead_score * engagement_score",
-    "score_time_interaction": "lead_score / (1 + days_since_creation)",
-    "score_engagement_score_interaction": "score_percentile * engagement_percentile",
-    "score_touchpoint_interaction": "lead_score * touchpoint_count",
-    "lifecycle_state": "code of lifecycle_state",
-    "status": "code of status",
-    "engagement_level": "code of the level: high from 80, medium from 50, else low; missing if engagement_score is",
-    "source": "code of source",
-    "campus_preference": "code of campus_name",
-    "programme_name": "code of programme_name",
-    "lead_score_missing": "1 if lead_score was imputed, else 0",
-    "engagement_score_missing": "1 if engagement_score was imputed, else 0",
-    "touchpoint_count_missing": "1 if touchpoint_count was imputed, else 0",
+_KINDS = {
+    FieldKind.TIME: (MOMENT, "refused"),
+    FieldKind.DOUBLE: (NUMBER, MEDIAN),
+    FieldKind.INT: (NUMBER, MEDIAN),
+    FieldKind.STRING: (CATEGORY, "missing"),
 }
+
+
+def _input(field: LeadField) -> FeatureSpec:
+    kind, imputation = _KINDS[field.kind]
+    return FeatureSpec(field.name, kind, field.low, field.high, imputation, field.description)
+
+
+# Nothing here is known only after an application, and nothing is an answer of a model.
+INPUTS = tuple(_input(field) for field in CRM_FIELDS)
+
+# Output -> formula, in matrix order. The text is part of the hash.
+FORMULAS = {feature.name: feature.formula for feature in FEATURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +121,16 @@ class Specification:
     outputs: tuple[str, ...]
     calendar: CalendarSettings
 
-    def of_kind(self, kind: str) -> tuple[FeatureSpec, ...]:
-        """The inputs of one kind, in the order of the specification."""
+    def inputs_of_kind(self, kind: str) -> tuple[FeatureSpec, ...]:
+        """Return the inputs of one kind, in the order of the specification."""
         return tuple(spec for spec in self.inputs if spec.kind == kind)
 
     def to_json(self) -> str:
-        """Canonical JSON (sorted keys, no spaces, ASCII) of all that decides a value; descriptions do not."""
-        facts = {
+        """Return canonical JSON of everything that decides a value; descriptions do not.
+
+        The JSON has sorted keys, no spaces, and ASCII characters only.
+        """
+        content = {
             "inputs": [
                 [s.name, s.kind, float(s.low), float(s.high), s.imputation] for s in self.inputs
             ],
@@ -177,11 +144,14 @@ class Specification:
                 "season_months": list(self.calendar.season_months),
             },
         }
-        return json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @property
     def hash(self) -> str:
-        """sha256 of `to_json()`, worked out anew: after a formula changed it differs from the hash kept at training."""
+        """The SHA-256 of `to_json()` in hexadecimal, computed at each call.
+
+        After a formula changed, it differs from the hash that training kept.
+        """
         return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()
 
 
@@ -192,33 +162,28 @@ def specify(
     optional: tuple[str, ...] = OPTIONAL,
     own: tuple[FeatureSpec, ...] = (),
 ) -> Specification:
-    """The standard specification, with a CRM's own fields (`numbers`, `categories`: names in the maps of LeadState).
+    """Build the standard specification, with a CRM's own fields.
 
-    `own` are further ones as `own_fields` reads them from a file; `optional` names the optional outputs to compute.
-    Raises SettingsError for a name that cannot be an input.
+    `numbers` and `categories` are names in the maps of LeadState, with default ranges; `own` are
+    fields with ranges of their own, as `own_fields` reads them. `optional` names the optional
+    outputs to compute. Raises SettingsError for a name that cannot be an input.
     """
     for name in (*numbers, *categories, *(spec.name.partition(".")[2] for spec in own)):
-        if not name or len(name) > LONGEST_CATEGORY or not name.isprintable():
-            raise SettingsError(
-                f"{name!r} cannot name a field: use 1 to {LONGEST_CATEGORY} printable characters"
-            )
-        if name.strip().casefold() in FORBIDDEN:
-            raise SettingsError(
-                f"{name!r} cannot be an input: it is an outcome, a prediction or personal"
-            )
+        _check_name(name)
     if unknown := set(optional) - set(OPTIONAL):
         raise SettingsError(
-            f"not an optional feature: {', '.join(sorted(unknown))}; there are {', '.join(OPTIONAL)}"
+            f"not an optional feature: {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(OPTIONAL)}"
         )
     own = (
         *(
-            FeatureSpec(
-                f"numbers.{n}", NUMBER, -LARGEST_NUMBER, LARGEST_NUMBER, MEDIAN, "own field"
-            )
+            FeatureSpec(f"numbers.{n}", NUMBER, -MAX_NUMBER, MAX_NUMBER, MEDIAN, "own field")
             for n in numbers
         ),
         *(
-            FeatureSpec(f"categories.{n}", CATEGORY, 1, LONGEST_CATEGORY, "missing", "own field")
+            FeatureSpec(
+                f"categories.{n}", CATEGORY, 1, MAX_CATEGORY_CHARACTERS, "missing", "own field"
+            )
             for n in categories
         ),
         *own,
@@ -232,3 +197,14 @@ def specify(
         twice = sorted({name for name in outputs if outputs.count(name) > 1})
         raise SettingsError(f"two features would have the same name: {', '.join(twice)}")
     return Specification((*INPUTS, *own), outputs, calendar or CalendarSettings())
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > MAX_CATEGORY_CHARACTERS or not name.isprintable():
+        raise SettingsError(
+            f"{name!r} cannot name a field: use 1 to {MAX_CATEGORY_CHARACTERS} printable characters"
+        )
+    if name.strip().casefold() in FORBIDDEN:
+        raise SettingsError(
+            f"{name!r} cannot be an input: it is an outcome, a prediction or personal"
+        )

@@ -10,14 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from leadstream.errors import Reason
+from leadstream.lead_fields import END_TIME_MS, MAX_CHANGE_BYTES, MAX_ID_CHARACTERS
 
 Topic = Literal["lead_changes", "rescore_requests"]
 Encode = Callable[[Mapping[str, Any]], bytes]
 
 SINGLE_OBJECT_MARKER = b"\xc3\x01"
-MAX_CHANGE_BYTES = 262_144
-MAX_ID_CHARACTERS = 256
-YEAR_10000_MS = 253_402_300_800_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +239,7 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ),
         ("lead_changes", "created after it changed", _later_created),
         ("lead_changes", "a change before 1970", _out_of_years(-1)),
-        ("lead_changes", "a change after 9999", _out_of_years(YEAR_10000_MS)),
+        ("lead_changes", "a change after 9999", _out_of_years(END_TIME_MS)),
     ),
     Reason.INVALID_REQUEST: (
         ("rescore_requests", "an id instead of a list", _request(b'{"lead_ids": "lead_1"}')),

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
+from psycopg import sql
 
 from leadstream.errors import UserError
+from leadstream.lead_fields import CRM_FIELDS, FieldKind, LeadField
 from leadstream.postgres import check_url
 from producer.simulator import (
     CAMPUSES,
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[Any]
 
-_PROGRAMME_IDS = {name: number for number, name in enumerate(PROGRAMMES, start=1)}
-_CAMPUS_IDS = {name: number for number, name in enumerate(CAMPUSES, start=1)}
+# The ids of names, by table.
+_IDS = {
+    table: {name: number for number, name in enumerate(names, start=1)}
+    for table, names in (("programmes", PROGRAMMES), ("campuses", CAMPUSES))
+}
 _FIRST_NAMES = (
     "Ada",
     "Ben",
@@ -60,9 +65,9 @@ _LAST_NAMES = (
     "Kumar",
 )
 
-_PEOPLE = (
-    "id, first_name, last_name, email, phone, lead_score, lifecycle_state, status, created_at, engagement_score, "
-    "touchpoint_count, source, programme_id, campus_id, lead_version"
+_STATE_COLUMNS = [field.column or field.name for field in CRM_FIELDS]
+_PEOPLE = ", ".join(
+    ["id", "first_name", "last_name", "email", "phone", *_STATE_COLUMNS, "lead_version"]
 )
 _APPLICATIONS = "person_id, source, programme_id, campus_id, submitted_at"
 _HISTORY = "event_id, lead_id, change_type, occurred_at, lead_version, state"
@@ -108,7 +113,11 @@ def create_schema(conn: Connection) -> None:
     """Create the tables that are missing, with the simulator's programmes and campuses."""
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute(resources.files("producer").joinpath("crm.sql").read_bytes())
-        for table, ids in (("programmes", _PROGRAMME_IDS), ("campuses", _CAMPUS_IDS)):
+        columns = {name for (name,) in cursor.execute(_PEOPLE_COLUMNS)}
+        for field in CRM_FIELDS:
+            if field.column not in columns:
+                cursor.execute(_add_column(field))
+        for table, ids in _IDS.items():
             cursor.executemany(
                 f"insert into {table} (id, name) values (%s, %s) on conflict do nothing",  # noqa: S608  # two constants
                 [(number, name) for name, number in ids.items()],
@@ -200,6 +209,25 @@ where history.state is not null
 order by history.occurred_at, history.seq
 """
 
+_PEOPLE_COLUMNS = """
+select attname::text from pg_attribute
+where attrelid = 'people'::regclass and attnum > 0 and not attisdropped
+"""
+_COLUMN_TYPES: dict[FieldKind, LiteralString] = {
+    FieldKind.TIME: "timestamptz",
+    FieldKind.DOUBLE: "double precision",
+    FieldKind.INT: "integer",
+    FieldKind.STRING: "text",
+}
+
+
+def _add_column(field: LeadField) -> sql.Composed:
+    """Return the statement for a field that has no column yet in crm.sql."""
+    return sql.SQL("alter table people add column {} {}").format(
+        sql.Identifier(field.column or field.name), sql.SQL(_COLUMN_TYPES[field.kind])
+    )
+
+
 _INSERT_HISTORY = f"""
 insert into lead_history ({_HISTORY}) values (%s, %s, %s, %s, %s, %s) on conflict (event_id) do nothing
 """  # noqa: S608  # constants only
@@ -209,13 +237,11 @@ insert into applications ({_APPLICATIONS})
 select %s, %s, %s, %s, %s where exists (select from people where id = %s)
 """  # noqa: S608  # constants only
 
+# A lead is created once.
+_CHANGED = [*(name for name in _STATE_COLUMNS if name != "created_at"), "lead_version"]
 _UPSERT_PERSON = f"""
-insert into people ({_PEOPLE}) values ({", ".join(["%s"] * 15)})
-on conflict (id) do update set
-    lead_score = excluded.lead_score, lifecycle_state = excluded.lifecycle_state, status = excluded.status,
-    engagement_score = excluded.engagement_score, touchpoint_count = excluded.touchpoint_count,
-    source = excluded.source, programme_id = excluded.programme_id, campus_id = excluded.campus_id,
-    lead_version = excluded.lead_version
+insert into people ({_PEOPLE}) values ({", ".join("%s" for _ in _PEOPLE.split(", "))})
+on conflict (id) do update set {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
 where people.lead_version < excluded.lead_version
 """  # noqa: S608  # constants only
 
@@ -254,24 +280,23 @@ def _person_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
         last,
         f"{first}.{last}.{number}@example.com".lower(),  # reserved for examples, like the phone numbers
         f"+1 202 555 01{number % 100:02}",
-        state["lead_score"],
-        state["lifecycle_state"],
-        state["status"],
-        _moment(state["created_at"]),
-        state["engagement_score"],
-        state["touchpoint_count"],
-        state["source"],
-        _PROGRAMME_IDS.get(state["programme_name"]),
-        _CAMPUS_IDS.get(state["campus_name"]),
+        *(_column_value(field, state.get(field.name)) for field in CRM_FIELDS),
         record["lead_version"],
     )
+
+
+def _column_value(field: LeadField, value: Any) -> Any:
+    """Return what the column of a field holds for this value of the field."""
+    if field.name_table is not None:
+        return _IDS[field.name_table].get(value)
+    return _moment(value) if field.kind is FieldKind.TIME else value
 
 
 def _application_row(application: Application) -> tuple[Any, ...]:
     return (
         application.lead_id,
         application.source,
-        _PROGRAMME_IDS[application.programme_name],
-        _CAMPUS_IDS[application.campus_name],
+        _IDS["programmes"][application.programme_name],
+        _IDS["campuses"][application.campus_name],
         _moment(application.submitted_at),
     )

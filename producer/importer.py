@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leadstream.errors import SettingsError, UserError
+from leadstream.lead_fields import STATE_FIELDS
 from producer.mapping import LeadMapping, MappedField, Value, column_positions
 from producer.parquet import read_lines
-from producer.table import STATE_FIELDS, training_frame
+from producer.table import training_frame
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,16 +11,27 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from leadstream.errors import SettingsError
-from producer.bad_records import MAX_ID_CHARACTERS, YEAR_10000_MS
+from leadstream.lead_fields import (
+    END_TIME_MS,
+    INT_LIMIT,
+    LONG_LIMIT,
+    MAX_ID_CHARACTERS,
+    MIN_TIME_MS,
+    FieldKind,
+    fields_of_kind,
+)
 
 Value = str | float | int
 Parse = Callable[[str], Value]
 
-_NUMBERS = {"lead_score", "engagement_score"}
-_WHOLE = {"touchpoint_count", "lead_version"}
-_MOMENTS = {"created_at", "occurred_at", "decided_at"}
-_TEXTS = {"lifecycle_state", "status", "source", "programme_name", "campus_name"}
-_FIELDS = _NUMBERS | _WHOLE | _MOMENTS | _TEXTS | {"lead_id"}
+_NUMBERS = fields_of_kind(FieldKind.DOUBLE)
+# The greatest value of each integer field.
+_INTEGERS = {
+    **dict.fromkeys(fields_of_kind(FieldKind.INT), INT_LIMIT - 1),
+    "lead_version": LONG_LIMIT - 1,
+}
+_TIMES = fields_of_kind(FieldKind.TIME) | {"occurred_at", "decided_at"}
+_FIELDS = fields_of_kind(FieldKind.STRING) | _NUMBERS | _INTEGERS.keys() | _TIMES | {"lead_id"}
 _OPTIONS = {
     "column",
     "constant",
@@ -287,7 +298,7 @@ class _FieldParsers:
     def parser(self, key: str, options: Mapping[str, Any]) -> Parse:
         name = key.rpartition(".")[2]
         own = key.startswith(("lead.numbers.", "lead.categories."))
-        if not own and name in _MOMENTS:
+        if not own and name in _TIMES:
             return self.moment(key, options)
         for option in options.keys() & {"format", "time_zone", "base", "step_ms"}:
             raise _Wrong(f"{key}.{option}", "is for times only")
@@ -296,9 +307,8 @@ class _FieldParsers:
             return lambda text: _finite(self.number(text) * scale)
         if "scale" in options:
             raise _Wrong(f"{key}.scale", "is for numbers only")
-        if not own and name in _WHOLE:
-            largest = 2**31 - 1 if name == "touchpoint_count" else 2**63 - 1
-            return lambda text: _whole(self.number(text), largest)
+        if not own and name in _INTEGERS:
+            return lambda text: _integer(self.number(text), _INTEGERS[name])
         return _identifier if not own and name == "lead_id" else _impersonal
 
     def number(self, text: str) -> float:
@@ -350,7 +360,7 @@ def _milliseconds(moment: datetime, zone: ZoneInfo) -> int:
 
 
 def _in_years(moment: int) -> int:
-    if not 0 <= moment < YEAR_10000_MS:
+    if not MIN_TIME_MS <= moment < END_TIME_MS:
         raise ValueError("is outside the years 1970 to 9999")
     return moment
 
@@ -361,8 +371,8 @@ def _finite(number: float) -> float:
     return number
 
 
-def _whole(number: float, largest: int) -> int:
-    if number != int(number) or not 0 <= number <= largest:
+def _integer(number: float, max_value: int) -> int:
+    if number != int(number) or not 0 <= number <= max_value:
         raise ValueError("is not a whole number in range")
     return int(number)
 
@@ -379,7 +389,7 @@ def _impersonal(text: str) -> str:
     return text
 
 
-def _known(table: Mapping[str, Any], key: str, names: set[str]) -> None:
+def _known(table: Mapping[str, Any], key: str, names: Set[str]) -> None:
     for name in table:
         if name not in names:
             raise _Wrong(

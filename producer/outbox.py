@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from leadstream.errors import Transient, UserError
+from leadstream.lead_fields import CRM_FIELDS
 from leadstream.postgres import Connection, check_url, connect
 
 CHANNEL = "leadstream_outbox"
@@ -216,16 +217,17 @@ def _trusted(sequence: Sequence[Any] | None) -> LiteralString:
 def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
     """The query for rows. Names are joined in by the ids that the CRM has; comparing texts, no type can fail it."""
     facts, joins = sql.SQL("coalesce(o.facts, '{{}}')").format(), [sql.Composed([])]
-    for table, name in (("programmes", "programme"), ("campuses", "campus")):
-        if {(table, "id"), (table, "name")} <= columns:
+    for field in CRM_FIELDS:
+        table = field.name_table
+        if table is not None and {(table, "id"), (table, "name")} <= columns:
             joins.append(
                 sql.SQL("left join {table} on {table}.id::text = o.facts ->> {id}").format(
-                    table=sql.Identifier(table), id=f"{name}_id"
+                    table=sql.Identifier(table), id=field.column
                 )
             )
             facts += sql.SQL(
                 " || case when {table}.id is null then '{{}}' else jsonb_build_object({key}, {table}.name) end"
-            ).format(table=sql.Identifier(table), key=f"{name}_name")
+            ).format(table=sql.Identifier(table), key=field.name)
     return sql.SQL(
         "select o.position, o.event_id::text, o.record, o.lead_id, o.change_type, o.occurred_at, o.origin, {facts}"
         " from leadstream_outbox o {joins} where o.position > %s and o.position <= %s order by o.position limit %s"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from leadstream.errors import Poison
-from producer.bad_records import MAX_CHANGE_BYTES
+from leadstream.lead_fields import LONG_LIMIT, MAX_CHANGE_BYTES
 from producer.outbox import Row
 from schemas.crm_rows import (
     corrected_change_time,
@@ -35,7 +35,7 @@ def lead_change_record(row: Row, *, state: bool = True) -> dict[str, Any]:
         "occurred_at": corrected_change_time(
             to_milliseconds(row.occurred_at), lead["created_at"] if lead else None
         ),
-        "lead_version": version if is_integer(version, 2**63) else 0,
+        "lead_version": version if is_integer(version, LONG_LIMIT) else 0,
         "origin": row.origin,
         "lead": lead if state else None,
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from leadstream.errors import UserError
-from producer.bad_records import MAX_ID_CHARACTERS
+from leadstream.lead_fields import MAX_ID_CHARACTERS
 from producer.crm import Connection
 
 # What the consumer answers together; and so few bytes that the answer fits a message even where no lead is found.

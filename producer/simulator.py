@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leadstream.lead_fields import CRM_FIELDS
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -265,7 +267,11 @@ class SimulatedCrm:
             "status": np.array(STATUSES, dtype=object)[status[order]],
             **{name: values[self._lead] for name, values in self._enquiry.items()},
         }
-        self._columns: dict[str, list[Any]] = {"created_at": created[self._lead].tolist()}
+        # A field that is not simulated is null.
+        self._columns: dict[str, list[Any]] = {
+            field.name: [None] * len(lead) for field in CRM_FIELDS
+        }
+        self._columns["created_at"] = created[self._lead].tolist()
         for name, values in columns.items():
             unknown = (
                 rng.random(len(created)) < _MISSING[name]

@@ -3,22 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from leadstream.lead_fields import LEAD_FIELDS, FieldKind
+
 if TYPE_CHECKING:
     import pandas as pd
-
-STATE_FIELDS = (
-    "created_at",
-    "lead_score",
-    "engagement_score",
-    "touchpoint_count",
-    "lifecycle_state",
-    "status",
-    "source",
-    "programme_name",
-    "campus_name",
-    "numbers",
-    "categories",
-)
 
 
 def training_frame(
@@ -37,7 +25,7 @@ def training_frame(
         "lead_id": pd.Series(lead_ids, dtype=object),
         "as_of": pd.Series(as_of, dtype="int64"),
     }
-    for name in STATE_FIELDS:
-        kind = "int64" if name == "created_at" else object
-        columns[name] = pd.Series([state.get(name) for state in states], dtype=kind)
+    for field in LEAD_FIELDS:
+        kind = "int64" if field.kind is FieldKind.TIME else object
+        columns[field.name] = pd.Series([state.get(field.name) for state in states], dtype=kind)
     return pd.DataFrame({**columns, "converted": pd.Series(converted, dtype=bool)})

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from leadstream import __version__
 from leadstream.kafka.topics import CONFIGS, Topics
-from schemas import catalogue
+from schemas import schema_files
 
 FILE = Path(__file__).parent / "asyncapi.yaml"
 AVRO = "application/vnd.apache.avro;version=1.12.0"
@@ -86,7 +86,7 @@ def document() -> dict[str, Any]:
             }
             for field, channel in CHANNELS.items()
         },
-        "components": {"messages": {record: _message(record) for record in catalogue.FILES}},
+        "components": {"messages": {record: _message(record) for record in schema_files.FILES}},
     }
 
 
@@ -113,7 +113,7 @@ def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
 
 
 def _message(record: str) -> dict[str, Any]:
-    schema = catalogue.current_schema(record)
+    schema = schema_files.current_schema(record)
     return {
         "name": record,
         "summary": schema["doc"],

@@ -17,7 +17,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason
-from schemas import catalogue
+from schemas import schema_files
 from schemas.limits import UnboundedSchemaError, parse_bounded
 from schemas.validation import RecordValidationError, compile_validator, lone_surrogate
 
@@ -139,11 +139,12 @@ class Writer:
         self._registry = registry
         self._topic = topic
         self.schema = _present(record)
-        self._check = compile_validator(catalogue.current_schema(record))
+        self._check = compile_validator(schema_files.current_schema(record))
         self._header = (
             None
             if registry
-            else _SINGLE_OBJECT + catalogue.fingerprint_bytes(catalogue.current_schema(record))
+            else _SINGLE_OBJECT
+            + schema_files.fingerprint_bytes(schema_files.current_schema(record))
         )
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
@@ -180,7 +181,7 @@ class Writer:
     def _register(self) -> bytes:
         assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none
         number = self._registry.schema_id(
-            f"{self._topic}-value", catalogue.current_schema(self._record)
+            f"{self._topic}-value", schema_files.current_schema(self._record)
         )
         self._header = _CONFLUENT + number.to_bytes(4, "big")
         return self._header
@@ -204,27 +205,27 @@ class _Body:
 
 
 def _body(schema: Any, record: str) -> _Body:
-    writer = parse_bounded(catalogue.canonical_form(schema))
-    same = catalogue.canonical_form(schema) == catalogue.canonical_form(
-        catalogue.current_schema(record)
+    writer = parse_bounded(schema_files.canonical_form(schema))
+    same = schema_files.canonical_form(schema) == schema_files.canonical_form(
+        schema_files.current_schema(record)
     )
     return _Body(writer) if same else _Body(writer, _present(record))
 
 
 @cache
 def _present(record: str) -> Any:
-    return parse_schema(_without_logical_types(catalogue.current_schema(record)))
+    return parse_schema(_without_logical_types(schema_files.current_schema(record)))
 
 
 @cache
 def _known_writers() -> dict[bytes, tuple[str, Any]]:
     """Every writer schema that needs no registry, present and released, by fingerprint: (record, schema)."""
     versions = [
-        *catalogue.released_schemas().values(),
-        {record: catalogue.current_schema(record) for record in catalogue.FILES},
+        *schema_files.released_schemas().values(),
+        {record: schema_files.current_schema(record) for record in schema_files.FILES},
     ]
     return {
-        catalogue.fingerprint_bytes(schema): (record, schema)
+        schema_files.fingerprint_bytes(schema): (record, schema)
         for version in versions
         for record, schema in version.items()
     }

@@ -1,66 +1,65 @@
-"""A row of a CRM's table of people as a LeadState. What is no value of its field is a missing value."""
+"""Rows of a CRM's table `people` as LeadState. A value that does not fit its field is missing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-TEXTS = ("lifecycle_state", "status", "source", "programme_name", "campus_name")
-STATE_COLUMNS = ("created_at", "lead_score", "engagement_score", "touchpoint_count", *TEXTS)
-# The clock of the CRM's application may be ahead of its database's: a lead cannot have changed before it was created.
-CLOCKS_DIFFER_MS = 300_000
+from leadstream.lead_fields import CRM_FIELDS, INT_LIMIT, LEAD_FIELDS, MAPS, FieldKind
+
+# The clock of the CRM's application may be ahead of its database's. A lead cannot have changed
+# before it was created.
+MAX_CLOCK_DIFFERENCE_MS = 300_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A time as a number is in milliseconds, microseconds or nanoseconds; between 1973 and 5138 its size tells which.
-_MICROSECONDS_FROM, _NANOSECONDS_FROM = 10**14, 10**17
+# A time as a number is in milliseconds, microseconds or nanoseconds. Its size tells which, for
+# times between 1973 and 5138.
+_MIN_MICROSECONDS, _MIN_NANOSECONDS = 10**14, 10**17
 
 
 def lead_state(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The LeadState of columns named as its fields; None without a time of creation, for then it is no state."""
-    created_at = parse_time(row.get("created_at"))
-    if created_at is None:
+    """Build a LeadState from columns that have the names of its fields.
+
+    Return None without a time of creation, because a state must have one.
+    """
+    state = {field.name: _PARSERS[field.kind](row.get(field.name)) for field in CRM_FIELDS}
+    if state["created_at"] is None:
         return None
-    touchpoints = row.get("touchpoint_count")
-    return {
-        "created_at": created_at,
-        "lead_score": number(row.get("lead_score")),
-        "engagement_score": number(row.get("engagement_score")),
-        "touchpoint_count": touchpoints if is_integer(touchpoints, 2**31) else None,
-        **{name: text(row.get(name)) for name in TEXTS},
-        "numbers": {},
-        "categories": {},
-    }
+    return state | {field.name: {} for field in LEAD_FIELDS if field.kind in MAPS}
 
 
 def corrected_change_time(occurred_at: int, created_at: int | None) -> int:
-    """When a change happened (ms UTC), given when its lead was created by another clock."""
+    """Return when a change happened (ms UTC), given when another clock created its lead."""
     ahead = 0 if created_at is None else created_at - occurred_at
-    return occurred_at + ahead if 0 < ahead <= CLOCKS_DIFFER_MS else occurred_at
+    return occurred_at + ahead if 0 < ahead <= MAX_CLOCK_DIFFERENCE_MS else occurred_at
 
 
-def number(value: Any) -> float | None:
-    """A finite number; texts (as which JSON has NaN) and what is beyond a double are missing."""
+def parse_number(value: Any) -> float | None:
+    """Return a finite number; texts (as which JSON has NaN) and larger numbers are missing."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     return float(value) if -1e308 <= value <= 1e308 else None
 
 
 def is_integer(value: Any, limit: int) -> bool:
-    """Whether this is an integer within limits."""
+    """Return whether this is an integer from -limit up to, not including, limit."""
     return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
 
 
-def text(value: Any) -> str | None:
-    """A text; numbers and truth values as JSON writes them."""
+def parse_text(value: Any) -> str | None:
+    """Return a text; numbers and truth values are written as JSON writes them."""
     return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
 
 
 def parse_time(value: Any) -> int | None:
-    """Milliseconds UTC of an ISO 8601 text (UTC where it names no zone) or of a number; None where it is neither."""
+    """Return milliseconds UTC of an ISO 8601 text or of a number; None where it is neither.
+
+    A text without a zone is in UTC.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) >= _NANOSECONDS_FROM:
+        if abs(value) >= _MIN_NANOSECONDS:
             return value // 1_000_000
-        return value // 1000 if abs(value) >= _MICROSECONDS_FROM else value
+        return value // 1000 if abs(value) >= _MIN_MICROSECONDS else value
     try:
         at = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -69,5 +68,17 @@ def parse_time(value: Any) -> int | None:
 
 
 def to_milliseconds(at: datetime) -> int:
-    """Milliseconds since 1970 UTC, rounded down."""
+    """Return milliseconds since 1970 UTC, rounded down."""
     return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _integer(value: Any) -> int | None:
+    return value if is_integer(value, INT_LIMIT) else None
+
+
+_PARSERS: dict[FieldKind, Callable[[Any], Any]] = {
+    FieldKind.TIME: parse_time,
+    FieldKind.DOUBLE: parse_number,
+    FieldKind.INT: _integer,
+    FieldKind.STRING: parse_text,
+}

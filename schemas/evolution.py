@@ -11,7 +11,7 @@ from typing import Any
 
 from fastavro import parse_schema
 
-from schemas import catalogue
+from schemas import schema_files
 
 
 class CompatibilityLevel(StrEnum):
@@ -55,11 +55,11 @@ class SchemaComparison:
     breaks: tuple[str, ...]
 
 
-def compare_releases(folder: Path = catalogue.FOLDER) -> list[SchemaComparison]:
+def compare_releases(folder: Path = schema_files.FOLDER) -> list[SchemaComparison]:
     """Every released schema against the present one. Raises UserError where a file is no schema."""
     return [
-        compare(record, version, catalogue.current_schema(record, folder), old)
-        for version, schemas in catalogue.released_schemas(folder).items()
+        compare(record, version, schema_files.current_schema(record, folder), old)
+        for version, schemas in schema_files.released_schemas(folder).items()
         for record, old in schemas.items()
     ]
 
@@ -75,7 +75,7 @@ def compare(record: str, version: str, present: Any, old: Any) -> SchemaComparis
             f"{record} {version} cannot read what is written now: {text}."
             for text in breaks(old, present)
         ]
-    same_bytes = catalogue.canonical_form(old) == catalogue.canonical_form(present)
+    same_bytes = schema_files.canonical_form(old) == schema_files.canonical_form(present)
     return SchemaComparison(
         record, version, COMPATIBILITY[record], old != present, same_bytes, tuple(broken)
     )

@@ -18,9 +18,9 @@ from fastavro import schemaless_reader
 from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason, SettingsError
+from leadstream.lead_fields import CRM_FIELDS, LONG_LIMIT
 from schemas.codec import Reader
 from schemas.crm_rows import (
-    STATE_COLUMNS,
     corrected_change_time,
     is_integer,
     lead_state,
@@ -29,6 +29,7 @@ from schemas.crm_rows import (
 from schemas.limits import UnboundedSchemaError, parse_bounded
 from schemas.registry import Registry
 
+STATE_COLUMNS = tuple(field.name for field in CRM_FIELDS)
 FIELDS = ("lead_id", "lead_version", *STATE_COLUMNS)
 _OPERATIONS = {"c": "CREATED", "r": "RESCORE", "u": "UPDATED", "d": "DELETED"}
 _TYPES = {"created": "CREATED", "updated": "UPDATED", "deleted": "DELETED", "rescore": "RESCORE"}
@@ -262,7 +263,7 @@ def _deletion(
 
 def _version(row: Mapping[str, Any] | None) -> int:
     version = (row or {}).get("lead_version")
-    return version if isinstance(version, int) and is_integer(version, 2**63) else 0
+    return version if isinstance(version, int) and is_integer(version, LONG_LIMIT) else 0
 
 
 def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:

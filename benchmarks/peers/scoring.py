@@ -19,7 +19,7 @@ from consumer.scoring.predictions import prediction_id
 from features import columns_of
 from leadstream.settings import Settings
 from models.serve.scorer import GRADES
-from schemas import catalogue
+from schemas import schema_files
 
 FRAME = (
     b"\xc3\x01"  # Avro's single-object encoding, followed by the schema's fingerprint of 8 bytes
@@ -49,10 +49,10 @@ class Scorer:
         )
         self._threshold = float(artifact["threshold"])
         self._cuts = [artifact["grades"][grade] for grade in ("C", "B", "A")]
-        self._reader = parse_schema(_plain(catalogue.current_schema("LeadChanged")))
-        self._writer = parse_schema(_plain(catalogue.current_schema("LeadPrediction")))
-        self._frame = FRAME + catalogue.fingerprint_bytes(
-            catalogue.current_schema("LeadPrediction")
+        self._reader = parse_schema(_plain(schema_files.current_schema("LeadChanged")))
+        self._writer = parse_schema(_plain(schema_files.current_schema("LeadPrediction")))
+        self._frame = FRAME + schema_files.fingerprint_bytes(
+            schema_files.current_schema("LeadPrediction")
         )
 
     def score(self, arrived: Sequence[Arrived]) -> list[tuple[bytes, bytes]]:

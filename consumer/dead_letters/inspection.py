@@ -8,7 +8,7 @@ from typing import Any
 from consumer.dead_letters.letters import Letter
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.topics import Topics
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Reader
 from schemas.locate import DecodeFailure, first_failure
 from schemas.registry import Registry
@@ -61,7 +61,7 @@ def inspect(letter: Letter, topics: Topics, registry: Registry | None) -> Inspec
 
 def fields(record: str, value: dict[str, Any]) -> Iterator[InspectedField]:
     """Yield the fields of a decoded record, in the order of the present schema."""
-    return _fields("", catalogue.current_schema(record), value)
+    return _fields("", schema_files.current_schema(record), value)
 
 
 def hex_window(value: bytes, at: int) -> Iterator[tuple[int, bytes]]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
-from consumer.scoring.decode import MAX_TIME_MS, MIN_TIME_MS
 from leadstream.errors import Poison, Reason, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.tail import Tail
 from leadstream.kafka.topics import Topics
+from leadstream.lead_fields import END_TIME_MS, MIN_TIME_MS
 from leadstream.log import configure
 from leadstream.settings import Settings
 from models.monitor.ledger import DAY_MS, HorizonDaysOf, Judged, Ledger, Made, horizon_of, known_at
@@ -78,7 +78,7 @@ class Intake:
         )
 
     def _time(self, name: str, value: int) -> int:
-        if not MIN_TIME_MS <= value < MAX_TIME_MS:
+        if not MIN_TIME_MS <= value < END_TIME_MS:
             raise _invalid(f"{name} is {value} ms, not a time between the years 1970 and 9999")
         if value > self._clock_ms() + AHEAD_MS:
             raise _invalid(f"{name} is more than a day ahead of this machine's clock")

@@ -10,44 +10,26 @@ from psycopg import sql
 
 from consumer.scoring.leads import Lead
 from leadstream.errors import Transient
+from leadstream.lead_fields import CRM_FIELDS, LEAD_FIELDS, MAPS, FieldKind, LeadField
 from leadstream.postgres import Connection, check_url, connect
 
 STATEMENT_MS = 5_000
 
-# Names, e-mail addresses, phone numbers, conversion_probability and all of `applications` are never read.
-_FIELDS: dict[str, tuple[str, LiteralString]] = {
-    "created_at": (
-        "created_at",
-        "CASE WHEN isfinite(p.created_at) THEN floor(extract(epoch FROM p.created_at) * 1000)::bigint END",
+# Names, e-mail addresses, phone numbers, conversion_probability and all of `applications` are never
+# read. Numbers that are no float64 and times that are infinite are missing values.
+_NUMBER: LiteralString = "CASE WHEN {column} BETWEEN -1e308 AND 1e308 THEN {column}::float8 END"
+_EXPRESSIONS: dict[FieldKind, LiteralString] = {
+    FieldKind.TIME: (
+        "CASE WHEN isfinite({column}) THEN floor(extract(epoch FROM {column}) * 1000)::bigint END"
     ),
-    "lead_score": (
-        "lead_score",
-        "CASE WHEN p.lead_score BETWEEN -1e308 AND 1e308 THEN p.lead_score::float8 END",
-    ),
-    "engagement_score": (
-        "engagement_score",
-        "CASE WHEN p.engagement_score BETWEEN -1e308 AND 1e308 THEN p.engagement_score::float8 END",
-    ),
-    "touchpoint_count": (
-        "touchpoint_count",
-        "CASE WHEN p.touchpoint_count BETWEEN -1e308 AND 1e308 THEN p.touchpoint_count::float8 END",
-    ),
-    "lifecycle_state": ("lifecycle_state", "p.lifecycle_state::text"),
-    "status": ("status", "p.status::text"),
-    "source": ("source", "p.source::text"),
-    "programme_name": (
-        "programme_id",
-        "(SELECT g.name::text FROM programmes g WHERE g.id = p.programme_id LIMIT 1)",
-    ),
-    "campus_name": (
-        "campus_id",
-        "(SELECT c.name::text FROM campuses c WHERE c.id = p.campus_id LIMIT 1)",
-    ),
-    "version": ("lead_version", "p.lead_version::bigint"),
+    FieldKind.DOUBLE: _NUMBER,
+    FieldKind.INT: _NUMBER,
+    FieldKind.STRING: "{column}::text",
 }
-_STATE = (*(field for field in _FIELDS if field != "version"), "numbers", "categories")
+_NAME: LiteralString = "(SELECT n.name::text FROM {table} n WHERE n.id = {column} LIMIT 1)"
+_MAPS = tuple(field.name for field in LEAD_FIELDS if field.kind in MAPS)
+_STATE = (*(field.name for field in CRM_FIELDS), *_MAPS)
 _REQUIRED = ("id", "created_at")
-_NUMBERS = ("lead_score", "engagement_score", "touchpoint_count")
 _NUMERIC = {"smallint", "integer", "bigint", "real", "double precision", "numeric"}
 _INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 _INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
@@ -75,7 +57,9 @@ class PostgresLeads:
             self.close()
             raise Transient("postgres", _sentence(error)) from error
         return {
-            lead_id: Lead(dict(zip(_STATE, (*values, {}, {}), strict=True)), version or 0)
+            lead_id: Lead(
+                dict(zip(_STATE, (*values, *({} for _ in _MAPS)), strict=True)), version or 0
+            )
             for lead_id, *values, version in rows
         }
 
@@ -100,8 +84,9 @@ class PostgresLeads:
             for table, column, kind in connection.execute(
                 "SELECT c.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a"
                 " JOIN pg_class c ON c.oid = a.attrelid"
-                " WHERE c.oid IN (to_regclass('people'), to_regclass('programmes'), to_regclass('campuses'))"
-                " AND a.attnum > 0 AND NOT a.attisdropped"
+                " WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
+                " AND a.attnum > 0 AND NOT a.attisdropped",
+                (["people", *filter(None, (field.name_table for field in CRM_FIELDS))],),
             )
         }
         for column in _REQUIRED:
@@ -130,24 +115,32 @@ class PostgresLeads:
 
 
 def _query(types: dict[tuple[str, str], str]) -> sql.Composed:
-    columns: list[sql.Composable] = []
-    for name, (needs, expression) in _FIELDS.items():
-        # What is no number in this CRM is a missing value: a cast that fails would fail the whole batch.
-        present = ("people", needs) in types and (
-            name not in _NUMBERS or types["people", needs] in _NUMERIC
-        )
-        if name in ("programme_name", "campus_name"):
-            table = "programmes" if name == "programme_name" else "campuses"
-            present = present and (table, "name") in types and (table, "id") in types
-            if not present and ("people", name) in types:
-                columns.append(sql.SQL("p.{}::text").format(sql.Identifier(name)))
-                continue
-        columns.append(sql.SQL(expression) if present else sql.SQL("NULL"))
+    """Return the query for the states of leads, given the type of each (table, column)."""
+    version: LiteralString = (
+        "p.lead_version::bigint" if ("people", "lead_version") in types else "NULL"
+    )
+    columns = [*(_expression(field, types) for field in CRM_FIELDS), sql.SQL(version)]
     kind = types["people", "id"]
     array = kind if kind in {*_INTEGER_BITS, "uuid"} else "text"
     return sql.SQL("SELECT p.id::text, {} FROM people p WHERE p.id = ANY(%s::{}[])").format(
         sql.SQL(", ").join(columns), sql.SQL(array)
     )
+
+
+def _expression(field: LeadField, types: dict[tuple[str, str], str]) -> sql.Composable:
+    """Return what reads a field; NULL where this CRM has no column for it."""
+    column = sql.SQL("p.{}").format(sql.Identifier(field.column or field.name))
+    present = ("people", field.column) in types
+    if field.name_table is not None:
+        table = field.name_table
+        if present and (table, "name") in types and (table, "id") in types:
+            return sql.SQL(_NAME).format(table=sql.Identifier(table), column=column)
+        column = sql.SQL("p.{}").format(sql.Identifier(field.name))
+        present = ("people", field.name) in types
+    elif field.kind in (FieldKind.DOUBLE, FieldKind.INT):
+        # A column that is no number would fail the cast, and with it the whole batch.
+        present = present and types["people", field.column or field.name] in _NUMERIC
+    return sql.SQL(_EXPRESSIONS[field.kind]).format(column=column) if present else sql.SQL("NULL")
 
 
 def _is_text(value: str) -> bool:

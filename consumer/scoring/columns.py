@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.scoring.decode import (
-    LOOP_ORIGIN,
-    MAX_CHANGE_BYTES,
-    MAX_ID_CHARACTERS,
-    MAX_TIME_MS,
-    MIN_TIME_MS,
-)
+from consumer.scoring.decode import LOOP_ORIGIN
 from consumer.scoring.leads import Lead
 from consumer.scoring.predictions import Rows
 from features import Columns, columns_of
 from features.spec import FeatureSpec
 from leadstream.dictionary import DictionaryColumn
 from leadstream.kafka.batch import Batch
+from leadstream.lead_fields import (
+    END_TIME_MS,
+    MAX_CHANGE_BYTES,
+    MAX_ID_CHARACTERS,
+    MIN_TIME_MS,
+)
 from schemas.columns import ColumnReader, DecodedColumns, MapColumn, TextColumn
 
 Ints = NDArray[np.intp]
@@ -131,7 +131,7 @@ def read_changes(batch: Batch, reader: ColumnReader, topic: str) -> Changes:
     plain = table.decoded & ids.equal(TextColumn.from_bytes(keys))
     plain &= np.array([origin != LOOP_ORIGIN for origin in origins.values], np.bool_)[origins.codes]
     plain &= column["change_type"] != symbols.index("DELETED")
-    plain &= (occurred_at >= MIN_TIME_MS) & (occurred_at < MAX_TIME_MS)
+    plain &= (occurred_at >= MIN_TIME_MS) & (occurred_at < END_TIME_MS)
     plain &= ~column["lead"] | (column["lead.created_at"] <= occurred_at)
     # A text of so many bytes has no more characters; a longer one is looked at by itself.
     for texts in (ids, events):

@@ -6,14 +6,16 @@ from typing import Any
 
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Message
+from leadstream.lead_fields import (
+    END_TIME_MS,
+    MAX_CHANGE_BYTES,
+    MAX_ID_CHARACTERS,
+    MIN_TIME_MS,
+)
 from schemas.codec import Reader
 
 LOOP_ORIGIN = "leadstream"
-MAX_ID_CHARACTERS = 256
-MAX_CHANGE_BYTES = 262_144
 MAX_REQUEST_LEADS = 10_000
-# 1970-01-01 and 10000-01-01: the times that a calendar can name.
-MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_800_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def decode_change(index: int, message: Message, reader: Reader) -> Change | Eras
     if event["origin"] == LOOP_ORIGIN:
         return Ignored(index)
     occurred_at = event["occurred_at"]
-    if not MIN_TIME_MS <= occurred_at < MAX_TIME_MS:
+    if not MIN_TIME_MS <= occurred_at < END_TIME_MS:
         raise _invalid(
             f"occurred_at is {occurred_at} ms, not a time between the years 1970 and 9999"
         )

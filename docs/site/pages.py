@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from leadstream.cli.main import parser
-from schemas import catalogue
+from schemas import schema_files
 from schemas.evolution import COMPATIBILITY
 
 ROOT = Path(__file__).parents[2]
@@ -93,8 +93,8 @@ def schemas() -> str:
         "define them. Times are `timestamp-millis`, UTC. A field with a default may be left out. "
         "`leadstream schemas show` prints a schema and its fingerprint."
     ]
-    for name in catalogue.FILES:
-        record = catalogue.current_schema(name)
+    for name in schema_files.FILES:
+        record = schema_files.current_schema(name)
         parts.append(
             f"## {name}\n\n{record['doc']}\n\n"
             f"It evolves {COMPATIBILITY[name]}.\n\n{_fields(record)}"

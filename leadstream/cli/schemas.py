@@ -77,7 +77,7 @@ def register(arguments: argparse.Namespace) -> int:
 
     from leadstream.errors import Transient, UserError
     from leadstream.settings import load_settings
-    from schemas import catalogue
+    from schemas import schema_files
     from schemas.evolution import COMPATIBILITY
     from schemas.registry import Registry
 
@@ -101,7 +101,7 @@ def register(arguments: argparse.Namespace) -> int:
             try:
                 # First, so that the registry judges this registration by it.
                 registry.set_compatibility(subject, COMPATIBILITY[record])
-                number = registry.schema_id(subject, catalogue.current_schema(record))
+                number = registry.schema_id(subject, schema_files.current_schema(record))
             except Transient as error:
                 raise UserError(
                     f"{subject} was not registered: the schema registry fails, {error.detail}."
@@ -127,24 +127,24 @@ def register(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Prints one schema and its fingerprint, or a line for every record. Raises SettingsError for an unknown name."""
     from leadstream.errors import SettingsError
-    from schemas import catalogue
+    from schemas import schema_files
     from schemas.evolution import COMPATIBILITY
 
-    if arguments.name is not None and arguments.name not in catalogue.FILES:
+    if arguments.name is not None and arguments.name not in schema_files.FILES:
         raise SettingsError(
-            f"There is no record {arguments.name}; there are {', '.join(catalogue.FILES)}."
+            f"There is no record {arguments.name}; there are {', '.join(schema_files.FILES)}."
         )
     rows = [
         {
             "record": record,
             # As a number is written; on the wire the bytes are the other way round.
-            "fingerprint": catalogue.fingerprint_bytes(catalogue.current_schema(record))[
+            "fingerprint": schema_files.fingerprint_bytes(schema_files.current_schema(record))[
                 ::-1
             ].hex(),
             "compatibility": COMPATIBILITY[record],
-            "schema": catalogue.current_schema(record),
+            "schema": schema_files.current_schema(record),
         }
-        for record in ([arguments.name] if arguments.name else catalogue.FILES)
+        for record in ([arguments.name] if arguments.name else schema_files.FILES)
     ]
     if arguments.json:
         print(json.dumps(rows[0] if arguments.name else rows, indent=2, ensure_ascii=False))

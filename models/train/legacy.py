@@ -13,7 +13,7 @@ from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.preprocessing import StandardScaler
 
 from features import CalendarSettings, FittedFeatures
-from features.calendar import DAY, calendar_of
+from features.calendar import DAY, build_calendar
 from features.distribution import Distribution
 from features.spec import CATEGORY, FORMULAS, INPUTS, NUMBER, Specification
 from leadstream.errors import UserError
@@ -201,9 +201,9 @@ def _trained(
     fitted = FittedFeatures(
         specification,
         specification.hash,
-        calendar_of(calendar),
+        build_calendar(calendar),
         {name: _unknown(parts.means.get(name, 0.0)) for name in _numbers()},
-        {spec.name: {} for spec in specification.of_kind(CATEGORY)},
+        {spec.name: {} for spec in specification.inputs_of_kind(CATEGORY)},
     )
     performance = _numbers_of(content["performance"])
     artifact = {

@@ -22,7 +22,7 @@ def reference(
     `probability` (m,), of the newest leads, is kept in ten equal bins. All shares of an input add up to 1.
     """
     inputs: dict[str, Any] = {}
-    for spec in features.specification.of_kind(NUMBER):
+    for spec in features.specification.inputs_of_kind(NUMBER):
         values = as_numbers(column(columns, spec.name, n))
         known = values[(values >= spec.low) & (values <= spec.high)]
         edges = (
@@ -37,7 +37,7 @@ def reference(
             "shares": (counts / n).tolist(),
             "missing": 1 - len(known) / n,
         }
-    for spec in features.specification.of_kind(CATEGORY):
+    for spec in features.specification.inputs_of_kind(CATEGORY):
         vocabulary = features.vocabularies[spec.name]
         codes = as_codes(column(columns, spec.name, n), vocabulary).astype(np.intp)
         shares = (np.bincount(codes, minlength=FIRST + len(vocabulary)) / n).tolist()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.scoring.decode import MAX_CHANGE_BYTES
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import BatchResult, Disposition
+from leadstream.lead_fields import MAX_CHANGE_BYTES
 from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
 from tests.fakes import FakeMessage

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import catalogue
+from schemas import schema_files
 from tests.docs.test_reference import ROOT, verbs
 
 pytest.importorskip("material", reason="the extra docs is not installed")
@@ -43,8 +43,8 @@ def test_what_is_made_of_the_code_is_there(site: Path) -> None:
     helps = (site / "reference" / "commands" / "index.html").read_text()
     assert all(f"leadstream {words}" in helps for words in verbs())
     schemas = (site / "reference" / "schemas" / "index.html").read_text()
-    for name in catalogue.FILES:
-        for field in catalogue.current_schema(name)["fields"]:
+    for name in schema_files.FILES:
+        for field in schema_files.current_schema(name)["fields"]:
             assert f"<code>{field['name']}</code>" in schemas
     assert "CRC-64" in (site / "how-to" / "subscribers" / "index.html").read_text()
     assert (site / "source" / "schemas" / "lead_prediction.avsc" / "index.html").exists()

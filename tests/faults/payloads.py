@@ -18,7 +18,7 @@ from fastavro import parse_schema, schemaless_writer
 
 from leadstream.errors import Poison, Reason
 from producer.bad_records import bad_records
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Writer
 from tests.unit.pipelines import CHANGES, NOW_MS, REQUESTS, STATE
 
@@ -87,7 +87,7 @@ class Shelf:
             1: _present(),
             2: _older(),
             3: _newer(),
-            4: catalogue.current_schema("LeadOutcome"),
+            4: schema_files.current_schema("LeadOutcome"),
         }
 
     def schema(self, number: int) -> Any:
@@ -128,7 +128,7 @@ _CHANGE, _REQUEST = Writer("LeadChanged"), Writer("RescoreRequest")
 
 @cache
 def _present() -> Any:
-    return catalogue.current_schema("LeadChanged")
+    return schema_files.current_schema("LeadChanged")
 
 
 @cache
@@ -166,7 +166,7 @@ def _change(rng: np.random.Generator, i: int) -> Payload:
     if rng.random() < 0.4:
         parts = _restructured(rng, parts)
     if number == 1 and rng.random() < 0.7:
-        header = _SINGLE + catalogue.fingerprint_bytes(schema)
+        header = _SINGLE + schema_files.fingerprint_bytes(schema)
     else:
         odd = (_UNKNOWN_ID, 4, int(rng.integers(2**31)))
         known = rng.random() < 0.97
@@ -233,7 +233,7 @@ def _noise(rng: np.random.Generator) -> Payload:
         b"\0",
         b"\0\0\0\0\1",
         b"\0\0\0\0\2",
-        _SINGLE + catalogue.fingerprint_bytes(_present()),
+        _SINGLE + schema_files.fingerprint_bytes(_present()),
         b"{",
         b"[",
     )

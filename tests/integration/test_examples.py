@@ -17,7 +17,7 @@ from fastavro import parse_schema, schemaless_writer
 
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.conftest import _unavailable
@@ -74,14 +74,14 @@ def subscribed(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
                 "SCHEMA_REGISTRY_URL": state.url,
                 "TOPIC": topic,
-                "SCHEMAS": str(catalogue.FOLDER),
+                "SCHEMAS": str(schema_files.FOLDER),
             }
         )
 
 
 def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
     """By a schema with one more field, first of all: who read it with their own schema alone would read nonsense."""
-    schema = json.loads(json.dumps(catalogue.current_schema("LeadPrediction")))
+    schema = json.loads(json.dumps(schema_files.current_schema("LeadPrediction")))
     schema["fields"].insert(0, {"name": "added_later", "type": "string", "default": ""})
     body = BytesIO()
     schemaless_writer(body, parse_schema(schema), record | {"added_later": "something"})

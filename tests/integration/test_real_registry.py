@@ -16,7 +16,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from leadstream.errors import Poison, Reason, Transient, UserError
 from leadstream.local.broker import Broker
 from leadstream.local.registry import RegistryProcess
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 from tests.conftest import _unavailable
@@ -55,7 +55,7 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
         assert process.exit_code(60) == 0, process.said()
         assert len(process.said()) == 8
     topic, subject = stage.topics.lead_predictions, f"{stage.topics.lead_predictions}-value"
-    present = catalogue.current_schema("LeadPrediction")
+    present = schema_files.current_schema("LeadPrediction")
     newer = json.loads(json.dumps(present))
     newer["fields"].insert(0, {"name": "added_later", "type": "string", "default": ""})
     broken = json.loads(json.dumps(present))
@@ -71,9 +71,9 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
             "ada",
             "ben",
         )
-        assert catalogue.canonical_form(
+        assert schema_files.canonical_form(
             registry.schema(int.from_bytes(framed[1:5], "big"))
-        ) == catalogue.canonical_form(present)
+        ) == schema_files.canonical_form(present)
         # And a reader of tomorrow, of what is written today.
         by_today = parse_schema(registry.schema(int.from_bytes(framed[1:5], "big")))
         read: Any = schemaless_reader(BytesIO(framed[5:]), by_today, parse_schema(newer))

@@ -148,10 +148,12 @@ def test_imputed_flags_codes_and_coverage_tell_the_same_story(batch: Leads) -> N
             assert not any(row.values())
             assert (matrix.coverage[i], matrix.unusual[i], matrix.imputed[i]) == (0, 0, ())
             continue
-        names = [spec.name for spec in SPECIFICATION.of_kind(NUMBER)]
+        names = [spec.name for spec in SPECIFICATION.inputs_of_kind(NUMBER)]
         assert matrix.imputed[i] == tuple(name for name in names if row[f"{name}_missing"])
         assert all(row[name] == FITTED.distributions[name].median for name in matrix.imputed[i])
-        codes = [row[output.get(spec.name, spec.name)] for spec in SPECIFICATION.of_kind(CATEGORY)]
+        codes = [
+            row[output.get(spec.name, spec.name)] for spec in SPECIFICATION.inputs_of_kind(CATEGORY)
+        ]
         absent = len(matrix.imputed[i]) + codes.count(MISSING)
         assert matrix.coverage[i] == (len(SPECIFICATION.inputs) - absent) / len(
             SPECIFICATION.inputs

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leadstream.errors import Poison, Reason
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Reader, Writer, _without_logical_types
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-READERS = {name: Reader(name) for name in catalogue.FILES}
-WRITERS = {name: Writer(name) for name in catalogue.FILES}
-NAMES = sorted(catalogue.FILES)
+READERS = {name: Reader(name) for name in schema_files.FILES}
+WRITERS = {name: Writer(name) for name in schema_files.FILES}
+NAMES = sorted(schema_files.FILES)
 
 
 def values(schema: Any) -> st.SearchStrategy[Any]:
@@ -53,10 +53,10 @@ def values(schema: Any) -> st.SearchStrategy[Any]:
     raise AssertionError(kind)
 
 
-RECORDS = {name: values(catalogue.current_schema(name)) for name in catalogue.FILES}
+RECORDS = {name: values(schema_files.current_schema(name)) for name in schema_files.FILES}
 SECOND = {
-    name: avro.schema.parse(json.dumps(_without_logical_types(catalogue.current_schema(name))))
-    for name in catalogue.FILES
+    name: avro.schema.parse(json.dumps(_without_logical_types(schema_files.current_schema(name))))
+    for name in schema_files.FILES
 }
 
 
@@ -77,7 +77,7 @@ class OneSchemaRegistry:
     def schema(self, number: int) -> Any:
         if number >= len(NAMES):
             raise Poison(Reason.UNKNOWN_SCHEMA, "decode", "There is no such id.")
-        return catalogue.current_schema(NAMES[number])
+        return schema_files.current_schema(NAMES[number])
 
     def schema_id(self, subject: str, schema: Any) -> int:
         return NAMES.index(schema["name"])
@@ -125,7 +125,7 @@ def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(
         at = data.draw(st.integers(10, len(value)))
         value[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=12))
     end = end_of(lambda: READERS[name].decode(bytes(value)))
-    fields = {field["name"] for field in catalogue.current_schema(name)["fields"]}
+    fields = {field["name"] for field in schema_files.current_schema(name)["fields"]}
     assert end == (Reason.DECODE_FAILED, "decode") or (
         isinstance(end, dict) and end.keys() == fields
     )

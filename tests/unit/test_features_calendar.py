@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from features import CalendarSettings
-from features.calendar import calendar_fields, calendar_of, local_time
+from features.calendar import build_calendar, calendar_fields, local_time
 from features.spec import LAST_MOMENT
 
 
@@ -16,7 +16,7 @@ def ms(text: str) -> int:
 
 
 def fields(moment: str, settings: CalendarSettings) -> dict[str, float]:
-    computed = calendar_fields(calendar_of(settings), np.array([ms(moment)]))
+    computed = calendar_fields(build_calendar(settings), np.array([ms(moment)]))
     return {name: float(values[0]) for name, values in computed.items()}
 
 
@@ -96,7 +96,7 @@ ZONES = [
 
 @pytest.mark.parametrize("name", ZONES)
 def test_local_time_is_that_of_the_time_zone_database_for_any_moment(name: str) -> None:
-    calendar, zone = calendar_of(CalendarSettings(name)), ZoneInfo(name)
+    calendar, zone = build_calendar(CalendarSettings(name)), ZoneInfo(name)
     random = np.random.default_rng(7)
     changes = (calendar.starts[1:, None] + np.array([-1000, -1, 0, 1, 1000])).ravel()
     soon = random.integers(0, ms("2100-01-01"), 2000)

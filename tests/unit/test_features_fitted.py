@@ -18,7 +18,7 @@ from features import (
     specify,
 )
 from features.columns import as_numbers
-from features.distribution import GRID_POINTS, distribution_of, percentile
+from features.distribution import GRID_POINTS, fit_distribution, percentile
 from features.fitted import FeatureMatrix
 from leadstream.errors import UserError
 
@@ -298,7 +298,7 @@ def test_a_percentile_does_not_depend_on_the_batch_but_on_training() -> None:
 def test_a_distribution_of_many_values_is_bounded_and_close_to_the_mid_rank() -> None:
     random = np.random.default_rng(3)
     values = np.where(random.random(50_000) < 0.3, 0.0, random.lognormal(size=50_000))
-    kept = distribution_of(values, 0.0)
+    kept = fit_distribution(values, 0.0)
     assert len(kept.grid) <= GRID_POINTS
     assert (kept.grid[0], kept.grid[-1]) == (values.min(), values.max())
     ordered = np.sort(values)
@@ -311,12 +311,12 @@ def test_a_distribution_of_many_values_is_bounded_and_close_to_the_mid_rank() ->
 
 
 def test_a_training_set_of_one_value_has_percentiles_below_at_and_above_it() -> None:
-    kept = distribution_of(np.array([3.0, 3.0]), 0.0)
+    kept = fit_distribution(np.array([3.0, 3.0]), 0.0)
     assert percentile(kept, np.array([2.0, 3.0, 4.0])).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_values_that_differ_by_the_least_possible_do_not_divide_by_zero() -> None:
-    kept = distribution_of(np.array([0.0, 5e-324]), 0.0)
+    kept = fit_distribution(np.array([0.0, 5e-324]), 0.0)
     assert percentile(kept, np.array([0.0, 5e-324])).tolist() == [0.25, 0.75]
 
 

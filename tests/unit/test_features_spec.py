@@ -19,7 +19,9 @@ from features import (
     own_fields,
     specify,
 )
-from features.spec import CATEGORY, FORBIDDEN, MOMENT, OPTIONAL, FeatureSpec
+from features.calendar import build_calendar, calendar_fields
+from features.definitions import BY_NAME, FEATURES, Feature, FeatureInputs
+from features.spec import CATEGORY, FORBIDDEN, INPUTS, MOMENT, OPTIONAL, FeatureSpec
 from leadstream.errors import SettingsError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "features.md"
@@ -58,6 +60,33 @@ AUDITED = {
 
 def test_no_audited_feature_is_dropped() -> None:
     assert set(specify().outputs) >= AUDITED
+
+
+def test_each_feature_of_the_registry_has_a_name_of_its_own_and_computes_one_value_a_lead() -> None:
+    assert len(BY_NAME) == len(FEATURES)
+    n, names = 5, [spec.name for spec in INPUTS]
+    values = dict(zip(names, np.random.default_rng(1).uniform(1, 9, (len(names), n)), strict=True))
+    calendar = calendar_fields(build_calendar(CalendarSettings()), np.zeros(n, np.int64))
+    flags = dict.fromkeys(names, np.zeros(n))
+    inputs = FeatureInputs(values, flags, values, values, calendar, np.arange(n, dtype=np.float64))
+    for feature in FEATURES:
+        assert feature.compute(inputs).shape == (n,), feature.name
+        assert feature.compute(inputs).dtype == np.float64, feature.name
+
+
+def test_a_new_entry_of_the_registry_is_computed_and_changes_no_other_feature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns: Columns = {"created_at": [0, 0, 0], "lead_score": [1.0, 2.0, 40.0]}
+    as_of = np.zeros(3, np.int64)
+    before = FittedFeatures.fit(columns, as_of, specify()).transform(columns, as_of)
+    doubled = Feature("score_doubled", "2 lead_score", lambda all_: 2 * all_.numbers["lead_score"])
+    monkeypatch.setitem(BY_NAME, doubled.name, doubled)
+    monkeypatch.setitem(FORMULAS, doubled.name, doubled.formula)
+    after = FittedFeatures.fit(columns, as_of, specify()).transform(columns, as_of)
+    assert after.names == (*before.names, "score_doubled")
+    assert after.values[:, -1].tolist() == [2.0, 4.0, 80.0]
+    assert after.values[:, :-1].tolist() == before.values.tolist()
 
 
 def test_no_input_comes_from_outside_the_lead_state() -> None:

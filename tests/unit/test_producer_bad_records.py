@@ -7,7 +7,8 @@ import pytest
 
 from consumer.scoring.decode import Change, decode_change, decode_request
 from leadstream.errors import Poison, Reason
-from producer.bad_records import BUILDERS, MAX_CHANGE_BYTES, BadRecord, bad_records
+from leadstream.lead_fields import MAX_CHANGE_BYTES
+from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Reader, Writer
 
 NOW = 1_760_000_000_000

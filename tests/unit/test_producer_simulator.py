@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from leadstream.lead_fields import STATE_FIELDS
 from producer.simulator import DAY_MS, DeliveryKind, Shares, SimulatedChange, SimulatedCrm
-from producer.table import STATE_FIELDS
 from schemas.codec import Reader, Writer
 
 START = 1_735_689_600_000  # 2025-01-01

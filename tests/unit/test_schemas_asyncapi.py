@@ -3,7 +3,7 @@
 import yaml  # type: ignore[import-untyped]
 
 from leadstream.kafka.topics import Topics
-from schemas import catalogue
+from schemas import schema_files
 from schemas.asyncapi import CHANNELS, FILE, document, write
 
 
@@ -15,9 +15,9 @@ def test_what_tools_read_is_the_schema_itself() -> None:
     read = yaml.safe_load(FILE.read_text())
     assert read == document()
     for record, message in read["components"]["messages"].items():
-        assert catalogue.canonical_form(message["payload"]["schema"]) == catalogue.canonical_form(
-            catalogue.current_schema(record)
-        )
+        assert schema_files.canonical_form(
+            message["payload"]["schema"]
+        ) == schema_files.canonical_form(schema_files.current_schema(record))
 
 
 def test_every_reference_leads_somewhere_and_every_topic_of_records_is_there() -> None:

@@ -14,7 +14,7 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 
 from leadstream.errors import Poison, Reason, Transient
-from schemas import catalogue, codec
+from schemas import codec, schema_files
 from schemas.codec import Reader, Writer
 
 OUTCOME = {"lead_id": "L-1", "converted": True, "decided_at": 1_700_000_000_000}
@@ -125,7 +125,7 @@ def test_the_bytes_of_a_single_object_are_these_and_no_others(
 
 
 def test_the_bytes_of_confluent_framing_are_these_and_no_others() -> None:
-    registry: Any = FakeRegistry({258: catalogue.current_schema("LeadOutcome")})
+    registry: Any = FakeRegistry({258: schema_files.current_schema("LeadOutcome")})
     value = raw("00 00000102" + OUTCOME_HEX[22:])
     assert Writer("LeadOutcome", registry, "crm.lead-outcomes").encode(OUTCOME) == value
     assert Reader("LeadOutcome", registry).decode(value) == OUTCOME
@@ -133,7 +133,7 @@ def test_the_bytes_of_confluent_framing_are_these_and_no_others() -> None:
 
 
 def test_a_reader_accepts_both_framings_in_any_order_and_asks_for_an_id_once() -> None:
-    registry = FakeRegistry({1: catalogue.current_schema("LeadOutcome")})
+    registry = FakeRegistry({1: schema_files.current_schema("LeadOutcome")})
     both = reader("LeadOutcome", registry)
     confluent, single = raw("00 00000001" + OUTCOME_HEX[22:]), raw(OUTCOME_HEX)
     assert [both.decode(value) for value in (single, confluent, single, confluent)] == [OUTCOME] * 4
@@ -184,7 +184,7 @@ def test_another_records_value_is_an_unknown_schema_even_if_its_bytes_would_fit(
     assert "LeadOutcome" in error.detail
     registry = FakeRegistry(
         {
-            7: catalogue.current_schema("LeadOutcome"),
+            7: schema_files.current_schema("LeadOutcome"),
             8: "string",
             9: [{"type": "int"}],
             10: {"type": "int"},
@@ -213,7 +213,7 @@ def test_an_id_that_the_registry_lacks_is_an_unknown_schema_but_a_dead_registry_
 
 
 def test_a_writer_that_could_not_register_tries_again_with_the_next_record() -> None:
-    registry: Any = FakeRegistry({3: catalogue.current_schema("LeadOutcome")})
+    registry: Any = FakeRegistry({3: schema_files.current_schema("LeadOutcome")})
     registry.down = True
     writer = Writer("LeadOutcome", registry, "t")
     with pytest.raises(Transient):
@@ -273,7 +273,9 @@ def test_an_unknown_union_branch_is_undecodable(number: int) -> None:
 )
 @pytest.mark.parametrize("what", ["string", "array", "array block", "map", "map block"])
 def test_an_absurd_length_is_undecodable_at_once_and_takes_no_memory(what: str, count: int) -> None:
-    request = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.current_schema("RescoreRequest"))
+    request = b"\xc3\x01" + schema_files.fingerprint_bytes(
+        schema_files.current_schema("RescoreRequest")
+    )
     change = raw(CHANGE_HEX)[: -len(raw("02 02 61 0000000000000040 00 00"))]
     name, value = {
         "string": ("RescoreRequest", request + long(count) + b"abc"),
@@ -302,7 +304,7 @@ def test_an_absurd_length_is_undecodable_at_once_and_takes_no_memory(what: str, 
 def test_blocks_with_their_sizes_are_read_as_the_specification_allows() -> None:
     head = (
         b"\xc3\x01"
-        + catalogue.fingerprint_bytes(catalogue.current_schema("RescoreRequest"))
+        + schema_files.fingerprint_bytes(schema_files.current_schema("RescoreRequest"))
         + b"\x02r"
     )
     blocks = long(-2) + long(4) + b"\x02a\x02b" + long(1) + b"\x02c" + long(0)
@@ -310,7 +312,9 @@ def test_blocks_with_their_sizes_are_read_as_the_specification_allows() -> None:
 
 
 def test_many_empty_blocks_and_endless_numbers_end_quickly() -> None:
-    head = b"\xc3\x01" + catalogue.fingerprint_bytes(catalogue.current_schema("RescoreRequest"))
+    head = b"\xc3\x01" + schema_files.fingerprint_bytes(
+        schema_files.current_schema("RescoreRequest")
+    )
     for junk in (
         b"\x80" * 100_000,
         b"\x02r" + (long(-(2**63)) + b"\x00") * 20_000,
@@ -321,7 +325,7 @@ def test_many_empty_blocks_and_endless_numbers_end_quickly() -> None:
 
 def changed(name: str, change: Any) -> Any:
     """The present schema of `name` after `change` has worked on a copy."""
-    schema = deepcopy(catalogue.current_schema(name))
+    schema = deepcopy(schema_files.current_schema(name))
     change(schema)
     return schema
 
@@ -373,7 +377,9 @@ def test_a_truncated_field_that_the_reader_skips_is_still_undecodable() -> None:
             lambda schema, kind=extra: schema["fields"].append({"name": "x", "type": kind}),
         )
         value = (
-            b"\x00\x00\x00\x00\x05" + body(catalogue.current_schema("LeadOutcome"), OUTCOME) + junk
+            b"\x00\x00\x00\x00\x05"
+            + body(schema_files.current_schema("LeadOutcome"), OUTCOME)
+            + junk
         )
         assert poison(value, "LeadOutcome", FakeRegistry({5: new})).reason is Reason.DECODE_FAILED
 
@@ -519,7 +525,7 @@ def test_a_second_implementation_reads_and_writes_the_same_bytes(name: str) -> N
         (CHANGE, raw(CHANGE_HEX)) if name == "LeadChanged" else (OUTCOME, raw(OUTCOME_HEX))
     )
     schema = avro.schema.parse(
-        json.dumps(codec._without_logical_types(catalogue.current_schema(name)))
+        json.dumps(codec._without_logical_types(schema_files.current_schema(name)))
     )
     stream = BytesIO()
     avro.io.DatumWriter(schema).write(record, avro.io.BinaryEncoder(stream))

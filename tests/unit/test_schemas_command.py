@@ -10,7 +10,7 @@ import pytest
 
 from leadstream.cli import schemas as command
 from leadstream.errors import SettingsError, UserError
-from schemas import catalogue
+from schemas import schema_files
 from tests.registry_server import RegistryState, registry_server
 
 
@@ -43,18 +43,18 @@ def test_each_help_has_an_example(words: list[str], capsys: pytest.CaptureFixtur
 def test_check_passes_on_what_is_released(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(catalogue.FILES)
+    assert len(lines) == len(schema_files.FILES)
     assert all(line.endswith("unchanged") and len(line) <= 80 for line in lines)
 
 
 def test_check_exits_1_with_a_sentence_for_each_break(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = deepcopy(catalogue.current_schema("LeadChanged"))
+    broken = deepcopy(schema_files.current_schema("LeadChanged"))
     broken["fields"].append({"name": "region", "type": "string"})
-    real = catalogue.current_schema
+    real = schema_files.current_schema
     monkeypatch.setattr(
-        catalogue,
+        schema_files,
         "current_schema",
         lambda name, *rest: broken if name == "LeadChanged" else real(name, *rest),
     )
@@ -76,22 +76,22 @@ def test_show_prints_a_schema_that_can_be_used_and_its_fingerprint(
     assert run("show", "LeadOutcome") == 0
     head, _, schema = capsys.readouterr().out.partition("\n")
     assert "7d89da283dd6cc21" in head
-    assert json.loads(schema) == catalogue.current_schema("LeadOutcome")
+    assert json.loads(schema) == schema_files.current_schema("LeadOutcome")
     assert run("show", "LeadOutcome", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["fingerprint"], answer["schema"]) == (
         "7d89da283dd6cc21",
-        catalogue.current_schema("LeadOutcome"),
+        schema_files.current_schema("LeadOutcome"),
     )
 
 
 def test_show_without_a_name_lists_every_record(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
-        catalogue.FILES
+        schema_files.FILES
     )
     assert run("show", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)) == len(catalogue.FILES)
+    assert len(json.loads(capsys.readouterr().out)) == len(schema_files.FILES)
 
 
 def test_an_unknown_name_is_a_usage_error_that_names_the_known_ones() -> None:
@@ -116,7 +116,7 @@ def test_register_fills_an_empty_registry_with_every_subject_and_its_level(
         "crm.retrain-requests-value": "FULL_TRANSITIVE",
     }
     assert server.subjects.keys() == server.levels.keys()
-    assert json.loads(server.schemas[0]) == catalogue.current_schema("LeadChanged")
+    assert json.loads(server.schemas[0]) == schema_files.current_schema("LeadChanged")
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 

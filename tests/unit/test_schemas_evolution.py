@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from schemas import catalogue
+from schemas import schema_files
 from schemas.evolution import COMPATIBILITY, CompatibilityLevel, breaks, compare, compare_releases
 
 Change = Callable[[Any], Any]
 
 
 def changed(name: str, change: Change) -> Any:
-    schema = deepcopy(catalogue.current_schema(name))
+    schema = deepcopy(schema_files.current_schema(name))
     change(schema)
     return schema
 
@@ -49,13 +49,13 @@ def require(name: str) -> Change:
 
 def refused(name: str, change: Change) -> str:
     return " ".join(
-        compare(name, "1.0.0", changed(name, change), catalogue.current_schema(name)).breaks
+        compare(name, "1.0.0", changed(name, change), schema_files.current_schema(name)).breaks
     )
 
 
 def test_the_present_schemas_break_no_release() -> None:
     comparisons = compare_releases()
-    assert {each.record for each in comparisons} == set(catalogue.FILES) == set(COMPATIBILITY)
+    assert {each.record for each in comparisons} == set(schema_files.FILES) == set(COMPATIBILITY)
     assert [each.breaks for each in comparisons if each.breaks] == []
 
 
@@ -181,7 +181,7 @@ def test_every_cause_gets_its_own_sentence() -> None:
                 "LeadChanged",
                 "1.0.0",
                 changed("LeadChanged", change),
-                catalogue.current_schema("LeadChanged"),
+                schema_files.current_schema("LeadChanged"),
             ).breaks
         )
         == 2
@@ -195,18 +195,18 @@ def test_schemas_of_one_fingerprint_are_still_compared() -> None:
     micros = changed(
         "LeadPrediction", set_type("scored_at", {"type": "long", "logicalType": "timestamp-micros"})
     )
-    assert catalogue.fingerprint_bytes(with_default) == catalogue.fingerprint_bytes(without)
-    assert catalogue.fingerprint_bytes(micros) == catalogue.fingerprint_bytes(
-        catalogue.current_schema("LeadPrediction")
+    assert schema_files.fingerprint_bytes(with_default) == schema_files.fingerprint_bytes(without)
+    assert schema_files.fingerprint_bytes(micros) == schema_files.fingerprint_bytes(
+        schema_files.current_schema("LeadPrediction")
     )
-    older = catalogue.current_schema("LeadPrediction")
+    older = schema_files.current_schema("LeadPrediction")
     assert compare("LeadPrediction", "1.0.0", with_default, older).breaks == ()
     assert compare("LeadPrediction", "1.0.0", without, older).breaks != ()
     assert compare("LeadPrediction", "1.0.0", micros, older).breaks != ()
 
 
 def test_a_change_of_words_alone_is_seen_as_the_same_bytes() -> None:
-    old = catalogue.current_schema("LeadChanged")
+    old = schema_files.current_schema("LeadChanged")
     words = compare(
         "LeadChanged",
         "1.0.0",
@@ -222,11 +222,11 @@ def test_a_change_of_words_alone_is_seen_as_the_same_bytes() -> None:
 
 def test_every_release_counts_not_only_the_newest(tmp_path: Path) -> None:
     """A field that came with a default and then lost it still reads the newest release, but no longer the first."""
-    for name in catalogue.FILES.values():
-        shutil.copy(catalogue.FOLDER / name, tmp_path / name)
-    shutil.copytree(catalogue.FOLDER / "released" / "1.0.0", tmp_path / "released" / "1.0.0")
-    shutil.copytree(catalogue.FOLDER / "released" / "1.0.0", tmp_path / "released" / "1.1.0")
-    file = catalogue.FILES["LeadChanged"]
+    for name in schema_files.FILES.values():
+        shutil.copy(schema_files.FOLDER / name, tmp_path / name)
+    shutil.copytree(schema_files.FOLDER / "released" / "1.0.0", tmp_path / "released" / "1.0.0")
+    shutil.copytree(schema_files.FOLDER / "released" / "1.0.0", tmp_path / "released" / "1.1.0")
+    file = schema_files.FILES["LeadChanged"]
     with_default = changed("LeadChanged", add(name="region", type="string", default=""))
     (tmp_path / "released" / "1.1.0" / file).write_text(json.dumps(with_default))
     (tmp_path / file).write_text(

@@ -10,7 +10,7 @@ import avro.schema
 import pytest
 
 from leadstream.errors import UserError
-from schemas import catalogue
+from schemas import schema_files
 
 T = {"type": "long", "logicalType": "timestamp-millis"}
 
@@ -145,8 +145,8 @@ def outline(kind: Any) -> Any:
 
 ALL_RECORDS = {
     record["name"]: record
-    for name in catalogue.FILES
-    for record in records_in(catalogue.current_schema(name))
+    for name in schema_files.FILES
+    for record in records_in(schema_files.current_schema(name))
 }
 
 
@@ -161,8 +161,10 @@ def test_a_record_has_the_fields_of_the_contract_in_its_order(name: str) -> None
 
 def test_no_record_stands_beside_the_contract() -> None:
     assert ALL_RECORDS.keys() == CONTRACT.keys()
-    assert {path.name for path in catalogue.FOLDER.glob("*.avsc")} == set(catalogue.FILES.values())
-    assert {catalogue.current_schema(name)["namespace"] for name in catalogue.FILES} == {
+    assert {path.name for path in schema_files.FOLDER.glob("*.avsc")} == set(
+        schema_files.FILES.values()
+    )
+    assert {schema_files.current_schema(name)["namespace"] for name in schema_files.FILES} == {
         "crm.leads"
     }
 
@@ -192,7 +194,7 @@ def test_every_field_says_what_it_means(name: str) -> None:
     ],
 )
 def test_fingerprints_are_those_of_the_avro_specification(schema: Any, number: int) -> None:
-    assert int.from_bytes(catalogue.fingerprint_bytes(schema), "little", signed=True) == number
+    assert int.from_bytes(schema_files.fingerprint_bytes(schema), "little", signed=True) == number
 
 
 def rabin(text: bytes) -> int:
@@ -205,22 +207,22 @@ def rabin(text: bytes) -> int:
     return crc
 
 
-@pytest.mark.parametrize("name", catalogue.FILES)
+@pytest.mark.parametrize("name", schema_files.FILES)
 def test_two_implementations_agree_on_canonical_form_and_fingerprint(name: str) -> None:
-    schema = catalogue.current_schema(name)
-    canonical = catalogue.canonical_form(schema)
+    schema = schema_files.current_schema(name)
+    canonical = schema_files.canonical_form(schema)
     # avro 1.12 leaves {"type": "long"} where a logical type stood; specification and Java have "long".
     other = avro.schema.parse(json.dumps(schema).replace(json.dumps(T), '"long"'))
     assert canonical == other.canonical_form
-    assert catalogue.fingerprint_bytes(schema) == other.fingerprint()
-    assert catalogue.fingerprint_bytes(schema) == rabin(canonical.encode()).to_bytes(8, "little")
+    assert schema_files.fingerprint_bytes(schema) == other.fingerprint()
+    assert schema_files.fingerprint_bytes(schema) == rabin(canonical.encode()).to_bytes(8, "little")
 
 
 def test_a_released_schema_never_changes() -> None:
     """What was released is on the topics: these numbers may only be added to."""
     marks = {
-        (version, name): catalogue.fingerprint_bytes(schema)[::-1].hex()
-        for version, schemas in catalogue.released_schemas().items()
+        (version, name): schema_files.fingerprint_bytes(schema)[::-1].hex()
+        for version, schemas in schema_files.released_schemas().items()
         for name, schema in schemas.items()
     }
     assert {key: mark for key, mark in marks.items() if key[0] == "1.0.0"} == {
@@ -237,7 +239,7 @@ def test_a_released_schema_never_changes() -> None:
 def test_released_versions_come_oldest_first_by_number_not_by_text(tmp_path: Path) -> None:
     for version in ("1.10.0", "1.2.0", "2.0.0"):
         (tmp_path / "released" / version).mkdir(parents=True)
-    assert list(catalogue.released_schemas(tmp_path)) == ["1.2.0", "1.10.0", "2.0.0"]
+    assert list(schema_files.released_schemas(tmp_path)) == ["1.2.0", "1.10.0", "2.0.0"]
 
 
 @pytest.mark.parametrize(
@@ -247,9 +249,9 @@ def test_released_versions_come_oldest_first_by_number_not_by_text(tmp_path: Pat
 def test_a_broken_schema_file_is_one_sentence_not_a_stack_trace(tmp_path: Path, text: str) -> None:
     (tmp_path / "lead_changed.avsc").write_text(text)
     with pytest.raises(UserError, match=r"lead_changed\.avsc is not a valid Avro schema"):
-        catalogue.current_schema("LeadChanged", tmp_path)
+        schema_files.current_schema("LeadChanged", tmp_path)
 
 
 def test_a_missing_schema_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lead_changed\.avsc is missing"):
-        catalogue.current_schema("LeadChanged", tmp_path)
+        schema_files.current_schema("LeadChanged", tmp_path)

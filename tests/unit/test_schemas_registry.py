@@ -11,14 +11,14 @@ import pytest
 import trustme
 
 from leadstream.errors import Poison, Reason, SettingsError, Transient, UserError
-from schemas import catalogue
+from schemas import schema_files
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 from tests.fakes import ManualClock
 from tests.registry_server import RegistryState, registry_server
 
 OUTCOME = {"lead_id": "L-1", "converted": True, "decided_at": 1_700_000_000_000}
-SCHEMA = catalogue.current_schema("LeadOutcome")
+SCHEMA = schema_files.current_schema("LeadOutcome")
 SUBJECT = "crm.lead-outcomes-value"
 
 
