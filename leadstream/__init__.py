@@ -1,3 +1,3 @@
 """Leadstream: calibrated lead scores that follow every change of a lead."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

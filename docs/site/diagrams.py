@@ -25,6 +25,7 @@ PROGRAM = "@mermaid-js/mermaid-cli@11"
 THEME = {"theme": "neutral", "htmlLabels": False, "flowchart": {"htmlLabels": False}}
 _FENCE = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r"^\s*accTitle: *(.+)$", re.MULTILINE)
+_WIDTH = re.compile(r'viewBox="\S+ \S+ (\S+) ')
 _log = logging.getLogger("mkdocs.hooks.diagrams")
 
 
@@ -40,7 +41,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return fence[0]
         title = _TITLE.search(fence[1])
         here = PurePosixPath(page.file.src_uri).parent
-        return f"![{title[1] if title else 'Diagram'}]({os.path.relpath(FOLDER / name, here)})"
+        link = f"![{title[1] if title else 'Diagram'}]({os.path.relpath(FOLDER / name, here)})"
+        width = _WIDTH.search((DOCS / FOLDER / name).read_text("utf-8"))
+        return f"{link}{{ width={float(width[1]):.0f} }}" if width else link
 
     return _FENCE.sub(picture, markdown)
 
