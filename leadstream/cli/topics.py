@@ -13,8 +13,8 @@ _CONFIGS = 'kafka-configs.sh --bootstrap-server "$KAFKA_BOOTSTRAP_SERVERS" --alt
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One way in which a topic is not as it should be."""
+class TopicDifference:
+    """A difference between a topic and the contract."""
 
     topic: str
     what: str
@@ -23,7 +23,7 @@ class Difference:
 
     @property
     def longer(self) -> bool:
-        """Whether records are only kept longer, which costs no more than space, and that what was erased goes later."""
+        """Return whether the topic only keeps records longer, at the cost of disk space."""
         return (
             self.what == "retention.ms"
             and self.is_now is not None
@@ -31,20 +31,18 @@ class Difference:
         )
 
     def sentence(self) -> str:
-        """What is, and what should be."""
+        """Return the present and the expected value."""
         if self.is_now is None:
             return f"{self.topic}: missing"
         return f"{self.topic}: {self.what} is {self.is_now}, should be {self.should_be}"
 
     @property
-    def mend(self) -> str:
-        """What to do about it."""
+    def fix(self) -> str:
+        """Return the command or the steps that fix the topic."""
         if self.is_now is None:
             return "leadstream topics create"
         if self.what == "partitions":
-            return (
-                "partitions cannot be taken back: delete the topic, then leadstream topics create"
-            )
+            return "partitions cannot be removed: delete the topic, then leadstream topics create"
         return f"{_CONFIGS} --topic {self.topic} --add-config {self.what}={self.should_be}"
 
 
@@ -54,7 +52,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser(
         "create",
-        help="create what is missing; what exists is not changed",
+        help="create missing topics; change no existing one",
         epilog="example:\n  leadstream topics create --partitions 6 --replication 3",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,7 +69,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     create.set_defaults(func=create_topics)
     check = actions.add_parser(
         "check",
-        help="say what differs from the contract; exit 1 if anything does",
+        help="print the differences to the contract; exit 1 if there are any",
         epilog="example:\n  leadstream topics check",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,7 +78,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def create_topics(arguments: argparse.Namespace) -> int:
-    """Create the missing topics and say which."""
+    """Create the missing topics, and print them."""
     from leadstream.errors import SettingsError
     from leadstream.settings import load_settings
 
@@ -98,7 +96,7 @@ def create_topics(arguments: argparse.Namespace) -> int:
 def create_missing(
     settings: "Settings", partitions: int, replication: int = -1
 ) -> dict[str, list[str]]:
-    """Create the missing topics; the names of those that were `created` and of those `existing` before."""
+    """Create the missing topics; return the names of the `created` and the `existing` ones."""
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
@@ -135,27 +133,27 @@ def create_missing(
 
 
 def check_topics(arguments: argparse.Namespace) -> int:
-    """Print how the topics differ from the contract; 0 where nothing does."""
+    """Print the differences to the contract; return 1 if there are any."""
     from leadstream.settings import load_settings
 
     differences = find_differences(load_settings())
     if arguments.json:
-        rows = [asdict(difference) | {"mend": difference.mend} for difference in differences]
+        rows = [asdict(difference) | {"mend": difference.fix} for difference in differences]
         print(json.dumps(rows, indent=2))
     for difference in [] if arguments.json else differences:
         print(difference.sentence())
-    # Each once, and by itself on its line, to be copied.
-    for mend in (
-        [] if arguments.json else dict.fromkeys(difference.mend for difference in differences)
+    # Print each command once, on a line of its own, ready to copy.
+    for fix in (
+        [] if arguments.json else dict.fromkeys(difference.fix for difference in differences)
     ):
-        print(f"  {mend}")
+        print(f"  {fix}")
     if not differences and not arguments.json:
         print("all topics are as the contract says")
     return 1 if differences else 0
 
 
-def find_differences(settings: "Settings") -> list[Difference]:
-    """What differs between the cluster's topics and the contract."""
+def find_differences(settings: "Settings") -> list[TopicDifference]:
+    """Return the differences between the topics of the cluster and the contract."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
     from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION
@@ -163,13 +161,13 @@ def find_differences(settings: "Settings") -> list[Difference]:
     admin, names = _connect(settings)
     existing = _existing(admin)
     differences = [
-        Difference(names[field], "topic", None, "present")
+        TopicDifference(names[field], "topic", None, "present")
         for field in CONFIGS
         if names[field] not in existing
     ]
-    # Requests in as many partitions as changes could leave one process all of the changes.
+    # With as many partitions as changes, requests could move all changes to one process.
     differences += [
-        Difference(names[field], "partitions", str(existing[names[field]]), "1")
+        TopicDifference(names[field], "partitions", str(existing[names[field]]), "1")
         for field in sorted(SINGLE_PARTITION)
         if existing.get(names[field], 1) > 1
     ]
@@ -182,14 +180,14 @@ def find_differences(settings: "Settings") -> list[Difference]:
         actual = future.result()
         for key, should_be in present[resource.name].items():
             is_now = actual[key].value
-            # A longer limit for letters than ours is no fault, nor a shadow that is kept until it can be compared.
-            may = key == "max.message.bytes" or (resource.name, key) == (
+            # Larger letters and longer shadow predictions are allowed, see `longer`.
+            larger_is_fine = key == "max.message.bytes" or (resource.name, key) == (
                 names["shadow_predictions"],
                 "retention.ms",
             )
-            fits = is_now == should_be or (may and _longer(is_now, should_be))
-            if not fits:
-                differences.append(Difference(resource.name, key, is_now, should_be))
+            is_allowed = is_now == should_be or (larger_is_fine and _longer(is_now, should_be))
+            if not is_allowed:
+                differences.append(TopicDifference(resource.name, key, is_now, should_be))
     return differences
 
 
@@ -210,7 +208,7 @@ def _longer(is_now: str, should_be: str) -> bool:
 
 
 def _existing(admin: Any) -> dict[str, int]:
-    """The topics that there are, with the number of their partitions."""
+    """Return the topics of the cluster with their numbers of partitions."""
     from confluent_kafka import KafkaException
 
     from leadstream.errors import UserError
@@ -219,7 +217,7 @@ def _existing(admin: Any) -> dict[str, int]:
         topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
     except KafkaException as error:
         raise UserError(
-            f"the brokers do not answer ({error.args[0].str()}): check KAFKA_BOOTSTRAP_SERVERS and that Kafka is up, "
-            "or ask `leadstream doctor`"
+            f"the brokers do not answer ({error.args[0].str()}): check KAFKA_BOOTSTRAP_SERVERS and "
+            "that Kafka is up, or run `leadstream doctor`"
         ) from None
     return {name: len(topic.partitions) for name, topic in topics.items()}

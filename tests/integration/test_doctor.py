@@ -1,4 +1,4 @@
-"""Every mistake that a newcomer makes, made for real: each must have its sentence, and the sentence its mend."""
+"""Every mistake of a newcomer, made for real: each must have a sentence that says how to fix it."""
 
 import json
 import os
@@ -67,13 +67,13 @@ class Patient:
         assert code == int(any(not finding["ok"] for finding in findings))
         return findings
 
-    def mends(self, *words: str) -> list[tuple[str, str]]:
-        """What is to be mended: the check and its sentence."""
+    def failures(self, *words: str) -> list[tuple[str, str]]:
+        """Return the check and the sentence of each failure."""
         return [(f["check"], f["detail"]) for f in self.findings(*words) if f["verdict"] == "mend"]
 
     def sentence(self, check: str, *words: str) -> str:
-        """The one sentence that says what is to be mended, which must be the only one."""
-        [(found, detail)] = self.mends(*words)
+        """Return the sentence of the only failure."""
+        [(found, detail)] = self.failures(*words)
         assert found == check, detail
         assert "Traceback" not in detail
         return detail
@@ -196,12 +196,14 @@ def test_what_a_broker_in_a_container_gets_wrong_is_named(
     monkeypatch.setattr(cluster, "ASK_SECONDS", 2)
     with misled_broker() as (well, badly):
         patient.set(KAFKA_BOOTSTRAP_SERVERS=badly)
-        assert f"{badly} answers, but names its brokers 127.0.0.1:1" in patient.sentence("brokers")
+        assert f"{badly} answers, but advertises the brokers 127.0.0.1:1" in patient.sentence(
+            "brokers"
+        )
         patient.set(KAFKA_BOOTSTRAP_SERVERS=well, LEADSTREAM_DELIVERY="exactly-once")
-        said = dict(patient.mends())
+        said = dict(patient.failures())
         assert "transaction.state.log.replication.factor" in said["delivery"]
         patient.set(LEADSTREAM_DELIVERY="at-least-once")
-        assert "delivery" not in dict(patient.mends())
+        assert "delivery" not in dict(patient.failures())
 
 
 def test_a_missing_topic_is_named_with_the_command_that_creates_it(patient: Patient) -> None:
@@ -215,7 +217,7 @@ def test_a_topic_that_forgets_too_soon_is_told_with_what_sets_it(
     patient: Patient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     patient.configure(patient.changes, retention_ms="3600000")
-    until(patient.mends, "the broker has it")
+    until(patient.failures, "the broker has it")
     assert f"--topic {patient.changes} --add-config retention.ms=604800000" in patient.sentence(
         "topics"
     )
@@ -225,7 +227,7 @@ def test_a_topic_that_forgets_too_soon_is_told_with_what_sets_it(
     assert first == f"{patient.changes}: retention.ms is 3600000, should be 604800000"
     assert command.endswith(f"--topic {patient.changes} --add-config retention.ms=604800000")
     patient.configure(patient.changes, retention_ms="-1")
-    until(lambda: not patient.mends(), "longer is no fault")
+    until(lambda: not patient.failures(), "longer is no fault")
     assert [f["check"] for f in patient.findings() if f["verdict"] == "note"] == ["topics"]
 
 
@@ -235,7 +237,7 @@ def test_requests_in_many_partitions_would_take_the_changes_away_from_some_proce
     requests = patient.stage.topics.rescore_requests
     for future in patient.admin.create_partitions([NewPartitions(requests, 4)]).values():
         future.result(30)
-    until(patient.mends, "the brokers have them")
+    until(patient.failures, "the brokers have them")
     assert f"{requests}: partitions is 4, should be 1" in patient.sentence("topics")
 
 
@@ -252,7 +254,7 @@ def test_more_processes_than_partitions_are_told_before_and_while_they_run(
     ):
         for process in (one, two, three):
             process.event("rebalance")
-        until(patient.mends, "three are in the group")
+        until(patient.failures, "three are in the group")
         assert "for 3 processes" in patient.sentence("processes")
 
 
@@ -264,16 +266,16 @@ def test_framing_of_a_registry_without_its_url_is_told_before_all_become_dead_le
         patient.send(Writer("LeadChanged", registry, patient.changes).encode(event("framed")))
         registry.close()
         patient.set(SCHEMA_REGISTRY_URL=server.url)
-        assert patient.mends() == []
+        assert patient.failures() == []
         patient.unset("SCHEMA_REGISTRY_URL")
-        assert "Set SCHEMA_REGISTRY_URL to the registry that their sender uses" in patient.sentence(
+        assert "Set SCHEMA_REGISTRY_URL to the registry of the producer" in patient.sentence(
             "changes"
         )
     with registry_server() as another:
         patient.set(SCHEMA_REGISTRY_URL=another.url)
         assert "has no schema with id 1" in patient.sentence("changes")
     patient.set(SCHEMA_REGISTRY_URL=another.url)
-    assert {check for check, _ in patient.mends()} == {"changes", "registry"}
+    assert {check for check, _ in patient.failures()} == {"changes", "registry"}
 
 
 def test_json_in_place_of_avro_is_told(patient: Patient) -> None:
@@ -305,7 +307,7 @@ def first_offset(patient: Patient, partition: int) -> int:
 def test_changes_that_were_deleted_unread_do_not_go_unnoticed(patient: Patient) -> None:
     patient.stage.send(patient.stage.changes("lead", 40))
     patient.commit(1, 1)
-    assert patient.mends() == []
+    assert patient.failures() == []
     place = TopicPartition(patient.changes, 0, 5)
     for future in patient.admin.delete_records([place]).values():
         future.result(30)
@@ -324,9 +326,12 @@ def test_a_downtime_that_is_about_to_outlast_the_retention_is_told_in_time(
     assert "unread change of" in (sentence := patient.sentence("retention"))
     assert "is 4 days old, and the topic keeps changes for 7 days" in sentence
     patient.commit(
-        *(place.end for place in cluster.open_cluster(load_settings()).places(patient.changes))
+        *(
+            state.end
+            for state in cluster.open_cluster(load_settings()).partition_states(patient.changes)
+        )
     )
-    assert patient.mends() == []
+    assert patient.failures() == []
 
 
 def test_an_empty_model_store_is_told_with_the_two_steps_to_a_model(
@@ -379,8 +384,9 @@ def test_a_trigger_that_does_not_fire_is_told(
     patient: Patient, crm: OutboxCrm, mistake: Callable[[OutboxCrm], None]
 ) -> None:
     mistake(crm)
-    assert "the trigger leadstream_person_changed on people is gone or off" in patient.sentence(
-        "outbox"
+    assert (
+        "the trigger leadstream_person_changed on people is missing or disabled"
+        in patient.sentence("outbox")
     )
 
 
@@ -393,7 +399,7 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
         "insert into leadstream_migrations (number, name, sha256) values (2, '0002_lead_scores.sql', '')"
     )
     crm.add("ada")
-    assert patient.mends() == []
+    assert patient.failures() == []
     crm.do("update leadstream_outbox set occurred_at = now() - interval '3 hours'")
     assert "its newest row has waited for 3 h: start `leadstream relay`" in patient.sentence(
         "outbox"
@@ -401,7 +407,7 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
     with patient.stage.running("relay", DATABASE_URL=crm.url, LEADSTREAM_HTTP_PORT="0") as relay:
         relay.event("batch")
         assert relay.stop() == 0
-    assert patient.mends() == []
+    assert patient.failures() == []
     crm.do("drop table leadstream_outbox cascade")
     [found] = [finding for finding in patient.findings() if finding["verdict"] == "note"]
     assert (found["check"], "`leadstream db migrate` adds it" in found["detail"]) == (
@@ -417,5 +423,5 @@ def test_people_read_it_in_a_terminal_and_programs_line_by_line(
     with stage.running("doctor", MODEL_STORE=str(tmp_path / uuid.uuid4().hex)) as process:
         assert process.exit_code() == 1
         lines = process.sentences()
-    assert [line[:4].strip() for line in lines] == ["ok"] * (len(lines) - 1) + ["MEND"]
-    assert lines[-1].startswith("MEND  model     no model is promoted")
+    assert [line[:4].strip() for line in lines] == ["ok"] * (len(lines) - 1) + ["FAIL"]
+    assert lines[-1].startswith("FAIL  model     no model is promoted")

@@ -1,11 +1,11 @@
-"""`leadstream doctor`: is everything there that the consumer needs, and what to do where it is not."""
+"""`leadstream doctor`: check everything that the consumer needs, and report what to fix."""
 
 import argparse
 import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from leadstream.cli.doctor.findings import Finding, Verdict, mend
+from leadstream.cli.doctor.findings import CheckStatus, Finding, fail
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
@@ -18,8 +18,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "doctor",
         help="check settings, brokers, topics, group, registry, database and model",
-        description="Check what the consumer depends on, and say what to mend; it changes nothing.\n"
-        "Exit 1 if anything is to be mended. A note may be as you want it.",
+        description="Check everything that the consumer depends on, and report what to fix;\n"
+        "change nothing. The exit code is 1 after a FAIL. A note may be what you want.",
         epilog="example:\n  leadstream doctor\n  leadstream doctor --processes 3",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -27,14 +27,14 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--processes",
         type=int,
         metavar="N",
-        help="how many consumers are to share the work (default: as many as do now)",
+        help="the number of consumers that will share the work (default: as many as now)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(func=doctor)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Run every check, also after one has failed."""
+    """Run every check, even after a failure."""
     from leadstream.errors import SettingsError
     from leadstream.log import silence
     from leadstream.settings import load_settings
@@ -44,35 +44,36 @@ def doctor(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     silence()
     findings = [
-        finding for name, check in _checks(arguments) for finding in _found(name, check, settings)
+        finding
+        for name, check in _checks(arguments)
+        for finding in _run_check(name, check, settings)
     ]
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))
     else:
         _show(findings)
-    return 1 if any(finding.verdict is Verdict.MEND for finding in findings) else 0
+    return 1 if any(finding.status is CheckStatus.FAIL for finding in findings) else 0
 
 
 def _checks(arguments: argparse.Namespace) -> Iterable[tuple[str, Check]]:
-    from leadstream.cli.doctor import brokers
-    from leadstream.cli.doctor import dependencies as beside
+    from leadstream.cli.doctor import brokers, dependencies
 
-    yield "settings", beside.check_settings
+    yield "settings", dependencies.check_settings
     yield "brokers", lambda settings: brokers.check(settings, arguments.processes)
-    yield "registry", beside.check_registry
-    yield "database", beside.check_database
-    yield "model", beside.check_model
+    yield "registry", dependencies.check_registry
+    yield "database", dependencies.check_database
+    yield "model", dependencies.check_model
 
 
-def _found(name: str, check: Check, settings: "Settings") -> list[Finding]:
-    """What a check finds, up to where it ends with an error, which is a finding too."""
+def _run_check(name: str, check: Check, settings: "Settings") -> list[Finding]:
+    """Return the findings of a check; an error is the last one."""
     from leadstream.errors import LeadstreamError
 
     found: list[Finding] = []
     try:
         found.extend(check(settings))
     except LeadstreamError as error:
-        found.append(mend(name, str(error)))
+        found.append(fail(name, str(error)))
     return found
 
 
@@ -83,9 +84,9 @@ def _show(findings: list[Finding]) -> None:
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for finding in findings:
-        start = f"{finding.verdict.shown():<4}  {finding.check:<9} "
+        start = f"{finding.status.label():<4}  {finding.check:<9} "
         text = start + finding.detail
-        # A program that reads lines gets one for each finding.
+        # Without a terminal, print one line for each finding, for programs that read lines.
         print(
             textwrap.fill(text, width, subsequent_indent=" " * len(start), break_on_hyphens=False)
             if width

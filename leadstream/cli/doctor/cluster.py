@@ -1,4 +1,4 @@
-"""A cluster as the doctor looks at it: addresses, partitions, the group's place, a few records. Nothing is changed."""
+"""The read-only view of a cluster: addresses, partitions, committed offsets and a few records."""
 
 import re
 import time
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from leadstream.kafka.batch import Message
 
 ASK_SECONDS = 5.0
-# How librdkafka begins what it says of a broker that has told its id, and so its name.
+# The start of an error of librdkafka about a broker whose id and name are known.
 _NAMED = re.compile(r"(?:\w+://)?(\S+:\d+)/\d+: ")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A partition: its first offset, its end, and where the group stands in it, None where it never committed."""
+class PartitionState:
+    """A partition: its first offset, its end, and the committed offset of the group, or None."""
 
     topic: str
     partition: int
@@ -47,18 +47,18 @@ class Place:
     committed: int | None
 
     @property
-    def stands(self) -> int:
-        """The next offset that the group reads."""
+    def next_offset(self) -> int:
+        """Return the next offset that the group reads."""
         return self.first if self.committed is None else self.committed
 
-    def at(self, offset: int) -> TopicPartition:
-        """An offset of it."""
+    def at_offset(self, offset: int) -> TopicPartition:
+        """Return an offset of the partition."""
         return TopicPartition(self.topic, self.partition, offset)
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """Brokers that answer, and their topics with the number of partitions."""
+class DoctorCluster:
+    """The brokers that answer, and their topics with the number of partitions."""
 
     settings: Settings
     admin: AdminClient
@@ -66,45 +66,50 @@ class Cluster:
     partitions: dict[str, int]
 
     def members(self) -> int:
-        """How many processes are in the group."""
+        """Return the number of processes in the group."""
         [future] = self.admin.describe_consumer_groups(
             [self.settings.group_id], request_timeout=ASK_SECONDS
         ).values()
-        return len(_asked(future).members)
+        return len(_result_of(future).members)
 
-    def places(self, topic: str) -> list[Place]:
-        """Each partition of a topic, and where the group stands in it."""
+    def partition_states(self, topic: str) -> list[PartitionState]:
+        """Return the state of each partition of a topic."""
         group = ConsumerGroupTopicPartitions(self.settings.group_id)
         [future] = self.admin.list_consumer_group_offsets(
             [group], request_timeout=ASK_SECONDS
         ).values()
         committed = {
-            place.partition: place.offset
-            for place in _asked(future).topic_partitions or []
-            if place.topic == topic and place.offset >= 0
+            state.partition: state.offset
+            for state in _result_of(future).topic_partitions or []
+            if state.topic == topic and state.offset >= 0
         }
         first = self._offsets(topic, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         end = self._offsets(topic, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return [
-            Place(topic, number, first[number], end[number], committed.get(number))
+            PartitionState(topic, number, first[number], end[number], committed.get(number))
             for number in sorted(first)
         ]
 
     def _offsets(self, topic: str, which: OffsetSpec) -> dict[int, int]:
         wanted = {TopicPartition(topic, number): which for number in range(self.partitions[topic])}
-        asked = self.admin.list_offsets(wanted, request_timeout=ASK_SECONDS)
-        return {place.partition: _asked(future).offset for place, future in asked.items()}
+        request = self.admin.list_offsets(wanted, request_timeout=ASK_SECONDS)
+        return {state.partition: _result_of(future).offset for state, future in request.items()}
 
     def retention_seconds(self, topic: str) -> float:
-        """How long a topic keeps its records; infinite where it does not limit that."""
+        """Return how long a topic keeps its records; infinite without a limit."""
         [future] = self.admin.describe_configs(
             [ConfigResource(ResourceType.TOPIC, topic)], request_timeout=ASK_SECONDS
         ).values()
-        kept = int(_asked(future)["retention.ms"].value)
+        kept = int(_result_of(future)["retention.ms"].value)
         return kept / 1000 if kept >= 0 else float("inf")
 
-    def read(self, places: list[TopicPartition], most: int | None = None) -> "list[Message]":
-        """The committed records of partitions from these offsets on, at most so many of each; what comes in time."""
+    def read(
+        self, partitions_to_read: list[TopicPartition], limit: int | None = None
+    ) -> "list[Message]":
+        """Return the committed records of partitions from these offsets, at most `limit` of each.
+
+        The read ends after ASK_SECONDS, with the records up to then.
+        """
         own = {
             "group.id": f"doctor-{uuid.uuid4()}",
             "enable.partition.eof": True,
@@ -113,17 +118,17 @@ class Cluster:
         consumer = Consumer(_config(self.settings) | own | {"fetch.wait.max.ms": 50})
         found: list[Any] = []
         count: Counter[int | None] = Counter()
-        unread = {place.partition for place in places}
+        unread = {state.partition for state in partitions_to_read}
         deadline = time.monotonic() + ASK_SECONDS
         try:
-            consumer.assign(places)
+            consumer.assign(partitions_to_read)
             while unread and time.monotonic() < deadline:
                 for message in consumer.consume(500, 0.1):
                     partition, error = message.partition(), message.error()
                     if error is None and partition in unread:
                         found.append(message)
                         count[partition] += 1
-                    if count[partition] == most or (
+                    if count[partition] == limit or (
                         error is not None and error.code() == KafkaError._PARTITION_EOF
                     ):
                         unread.discard(partition)
@@ -132,9 +137,9 @@ class Cluster:
         return found
 
     def transactions(self) -> str | None:
-        """Why no transaction can begin, or None."""
+        """Return why no transaction can begin, or None."""
         config = producer_config(self.settings, transactional=True) | {"logger": client_logger()}
-        # Always the same one, so that the brokers have no more to remember each time.
+        # Always the same id: the brokers remember every new one for days.
         producer = Producer(config | {"transactional.id": f"{self.settings.group_id}-doctor"})
         try:
             producer.init_transactions(ASK_SECONDS)
@@ -143,34 +148,36 @@ class Cluster:
         return None
 
 
-def open_cluster(settings: Settings) -> Cluster:
-    """The cluster at KAFKA_BOOTSTRAP_SERVERS. Raises UserError with the reason where clients cannot work with it."""
+def open_cluster(settings: Settings) -> DoctorCluster:
+    """Return the cluster at KAFKA_BOOTSTRAP_SERVERS. Raises UserError if clients cannot use it."""
     errors: list[str] = []
     client = AdminClient(_config(settings) | {"error_cb": lambda error: errors.append(error.str())})
     given = (settings.kafka_bootstrap_servers or "").split(",")
-    if not (there := [address.strip() for address in given if _listens(address.strip())]):
+    if not (listening := [address.strip() for address in given if _is_listening(address.strip())]):
         raise UserError(
-            f"nothing listens at {', '.join(given)}: check host and port in KAFKA_BOOTSTRAP_SERVERS, "
-            "and that Kafka is up"
+            f"nothing listens at {', '.join(given)}: check host and port in "
+            "KAFKA_BOOTSTRAP_SERVERS, and that Kafka is up"
         )
     try:
         metadata = client.list_topics(timeout=ASK_SECONDS)
     except KafkaException as error:
         client.poll(0.1)
-        # A broker that told its name is from then on looked for under it, and under that alone.
+        # Clients use only the advertised name once they have learned it.
         if misnamed := {
-            found[1] for each in errors if (found := _NAMED.match(each)) and not _listens(found[1])
+            found[1]
+            for each in errors
+            if (found := _NAMED.match(each)) and not _is_listening(found[1])
         }:
-            raise _unreachable(there, misnamed) from None
+            raise _unreachable_error(listening, misnamed) from None
         raise UserError(
-            f"something listens at {', '.join(there)}, but does not answer as a broker "
-            f"({errors[0] if errors else error.args[0].str()}): check that the port is that of Kafka's clients, and "
-            "LEADSTREAM_KAFKA_SECURITY_PROTOCOL and what belongs to it (TLS, user, password)"
+            f"something listens at {', '.join(listening)}, but does not answer as a broker "
+            f"({errors[0] if errors else error.args[0].str()}): check that the port is for Kafka "
+            "clients, LEADSTREAM_KAFKA_SECURITY_PROTOCOL and its settings (TLS, user, password)"
         ) from None
     named = sorted(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
-    if lost := {address for address in named if not _listens(address)}:
-        raise _unreachable(there, lost)
-    return Cluster(
+    if unreachable := {address for address in named if not _is_listening(address)}:
+        raise _unreachable_error(listening, unreachable)
+    return DoctorCluster(
         settings,
         client,
         named,
@@ -178,15 +185,16 @@ def open_cluster(settings: Settings) -> Cluster:
     )
 
 
-def _unreachable(there: list[str], lost: set[str]) -> UserError:
+def _unreachable_error(listening: list[str], unreachable: set[str]) -> UserError:
     return UserError(
-        f"{', '.join(there)} answers, but names its brokers {', '.join(sorted(lost))}, out of reach from here, and "
-        "clients go where the brokers say: set their advertised.listeners to addresses that this machine can reach"
+        f"{', '.join(listening)} answers, but advertises the brokers "
+        f"{', '.join(sorted(unreachable))}, which this machine cannot reach. Clients connect to "
+        "advertised addresses: set advertised.listeners to addresses that this machine can reach"
     )
 
 
-def _listens(address: str) -> bool:
-    """Whether anything does at host:port, or at Kafka's own port where none is given."""
+def _is_listening(address: str) -> bool:
+    """Return whether a program listens at host:port; Kafka's own port is the default."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     return (
         answers(host.strip("[]"), int(port), seconds=3)
@@ -199,8 +207,8 @@ def _config(settings: Settings) -> dict[str, Any]:
     return client_config(settings) | {"logger": client_logger()}
 
 
-def _asked(future: Any) -> Any:
-    """The answer; raises Transient where there is none."""
+def _result_of(future: Any) -> Any:
+    """Return the result of a request. Raises Transient if it fails."""
     try:
         return future.result(2 * ASK_SECONDS)
     except KafkaException as error:

@@ -1,29 +1,29 @@
-"""What can be wrong beside the brokers: settings, registry, the CRM's Postgres and its outbox, the model."""
+"""The checks of settings, registry, the CRM's Postgres with its outbox, and the model."""
 
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from leadstream.cli.doctor.brokers import SKEW_SECONDS
-from leadstream.cli.doctor.findings import Finding, lasting, mend, note, ok
+from leadstream.cli.doctor.findings import Finding, fail, format_duration, note, ok
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
     from producer.postgres_status import PostgresStatus
 
-# A relay publishes within milliseconds; a row that waits for so long is waited for by nobody.
+# A relay publishes within milliseconds: no relay handles a row that waits this long.
 WAITING_SECONDS = 60.0
 
 
 def check_settings(_settings: "Settings") -> Iterator[Finding]:
-    """Variables that nothing reads, and what only costs time."""
+    """Yield unknown variables, and a missing accelerator."""
     from leadstream.settings import unknown_variables
     from schemas.columns import COMPILED
 
     unknown = unknown_variables()
-    yield from (mend("settings", sentence) for sentence in unknown)
+    yield from (fail("settings", sentence) for sentence in unknown)
     if not unknown:
-        yield ok("settings", "each is known and can be meant; `leadstream config` shows them")
+        yield ok("settings", "all are known and valid; `leadstream config` shows them")
     if not COMPILED:
         yield note(
             "settings",
@@ -32,7 +32,7 @@ def check_settings(_settings: "Settings") -> Iterator[Finding]:
 
 
 def check_registry(settings: "Settings") -> Iterator[Finding]:
-    """Whether it answers."""
+    """Yield whether the registry answers."""
     from contextlib import closing
 
     from leadstream.settings import masked_url
@@ -47,14 +47,14 @@ def check_registry(settings: "Settings") -> Iterator[Finding]:
 
 
 def check_database(settings: "Settings") -> Iterator[Finding]:
-    """Whether the states of leads can be read, the clocks agree, and the outbox is whole and emptied."""
+    """Yield whether states can be read, the clocks agree, and the outbox is complete and empty."""
     from consumer.run.postgres import PostgresLeads
     from producer.postgres_status import read_postgres_status
 
     if settings.database_url is None:
         yield ok(
             "database",
-            "DATABASE_URL is not set: changes that carry no state become dead letters (LEAD_NOT_FOUND)",
+            "DATABASE_URL is not set: changes without state become dead letters (LEAD_NOT_FOUND)",
         )
         return
     leads = PostgresLeads(settings.database_url)
@@ -62,42 +62,42 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
         leads.fetch(["leadstream doctor asks for a lead that does not exist"])
     finally:
         leads.close()
-    yield ok("database", "answers, and has the columns that are needed")
+    yield ok("database", "answers, and has the required columns")
     found = read_postgres_status(settings.database_url)
     if abs(found.clock_ahead_seconds) > SKEW_SECONDS:
         way = "ahead of" if found.clock_ahead_seconds > 0 else "behind"
-        yield mend(
+        yield fail(
             "clock",
-            f"Postgres's clock is {lasting(abs(found.clock_ahead_seconds))} {way} this machine's: one of them is wrong, and "
-            "scores are as of the time that a change says; keep both by NTP",
+            f"Postgres's clock is {format_duration(abs(found.clock_ahead))} {way} this machine's: "
+            "one of them is wrong, and a score is as of the time in the change; keep both by NTP",
         )
-    yield from _outbox(settings, found)
+    yield from _check_outbox(settings, found)
 
 
-def _outbox(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
+def _check_outbox(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
     if not found.applied:
         yield note(
             "outbox",
-            "there is none in this database; `leadstream db migrate` adds it, if changes are to come from it",
+            "this database has none; `leadstream db migrate` adds it, if changes come from here",
         )
         return
     if found.missing:
-        yield mend(
+        yield fail(
             "outbox",
             f"not up to date, without {', '.join(found.missing)}: run `leadstream db migrate`",
         )
     for table, trigger in found.absent_triggers:
-        yield mend(
+        yield fail(
             "outbox",
-            f"the trigger {trigger} on {table} is gone or off, so changes reach nobody: "
-            f"`alter table {table} enable trigger {trigger}`, or create it as in producer/migrations/0001_outbox.sql; "
-            "then `leadstream rescore --all`",
+            f"the trigger {trigger} on {table} is missing or disabled, so changes are lost: "
+            f"`alter table {table} enable trigger {trigger}`, or create it as in "
+            "producer/migrations/0001_outbox.sql; then `leadstream rescore --all`",
         )
-    yield from _relayed(settings, found)
+    yield from _check_relay(settings, found)
 
 
-def _relayed(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
-    """Whether somebody publishes the rows."""
+def _check_relay(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
+    """Yield whether a relay publishes the rows."""
     from leadstream.errors import Transient
     from producer.positions import read_position
     from producer.publication import transactional_id
@@ -105,28 +105,28 @@ def _relayed(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]
     try:
         last = read_position(settings, transactional_id(settings))
     except Transient:
-        return  # what is wrong with the brokers or that topic is told by their own checks
-    waits = found.last is not None and found.last.position > (last.position if last else 0)
+        return  # other checks report what is wrong with the brokers or that topic
+    waiting = found.last is not None and found.last.position > (last.position if last else 0)
     if (
-        waits
+        waiting
         and found.last
         and (age := time.time() + found.clock_ahead_seconds - found.last.written_at)
         > WAITING_SECONDS
     ):
-        yield mend(
+        yield fail(
             "outbox",
-            f"its newest row has waited for {lasting(age)}: start `leadstream relay`, as LEADSTREAM_GROUP_ID="
-            f"{settings.group_id} if that was the group of the one before",
+            f"its newest row has waited for {format_duration(age)}: start `leadstream relay`, with "
+            f"LEADSTREAM_GROUP_ID={settings.group_id} if the previous relay had that group",
         )
     elif not found.missing and not found.absent_triggers:
         yield ok(
             "outbox",
-            "its tables and triggers are there" + (", and nothing waits" if not waits else ""),
+            "its tables and triggers exist" + (", and nothing waits" if not waiting else ""),
         )
 
 
 def check_model(settings: "Settings") -> Iterator[Finding]:
-    """Whether the champion and its challenger can be loaded."""
+    """Yield whether the champion and its challenger can be loaded."""
     from leadstream.variants import CHALLENGER
     from models.registry.versions import open_registry
     from models.serve.slot import ModelSlot

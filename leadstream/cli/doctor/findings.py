@@ -1,52 +1,57 @@
-"""What a check says: a verdict, and a sentence."""
+"""The findings of the doctor: a status and a sentence each."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 
-class Verdict(StrEnum):
-    """`ok`; `note`, which may be as it is meant; or `mend`, which no consumer should start with."""
+class CheckStatus(StrEnum):
+    """`OK`; `NOTE`, which may be intended; or `FAIL`, which a consumer should not start with."""
 
     OK = "ok"
     NOTE = "note"
-    MEND = "mend"
+    FAIL = "mend"  # the word of `--json` since 0.1
 
-    def shown(self) -> str:
-        """As people see it: what is to be mended stands out."""
-        return self.upper() if self is Verdict.MEND else self.value
+    def label(self) -> str:
+        """Return the status for people; a failure is in capitals."""
+        return "FAIL" if self is CheckStatus.FAIL else self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found; the sentence of a note or a mend says what to do."""
+    """A finding; the sentence of a note or a failure says what to do."""
 
     check: str
-    verdict: Verdict
+    status: CheckStatus
     detail: str
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields, and `ok`, which is false only where something is to be mended."""
-        return asdict(self) | {"ok": self.verdict is not Verdict.MEND}
+        """Return the fields, and `ok`, which is false only for a failure."""
+        return {
+            "check": self.check,
+            "verdict": self.status.value,
+            "detail": self.detail,
+            "ok": self.status is not CheckStatus.FAIL,
+        }
 
 
 def ok(check: str, detail: str) -> Finding:
-    """Nothing to do."""
-    return Finding(check, Verdict.OK, detail)
+    """Return a finding that needs nothing."""
+    return Finding(check, CheckStatus.OK, detail)
 
 
 def note(check: str, detail: str) -> Finding:
-    """Something to know."""
-    return Finding(check, Verdict.NOTE, detail)
+    """Return a finding to know about."""
+    return Finding(check, CheckStatus.NOTE, detail)
 
 
-def mend(check: str, detail: str) -> Finding:
-    """Something to do."""
-    return Finding(check, Verdict.MEND, detail)
+def fail(check: str, detail: str) -> Finding:
+    """Return a finding to fix."""
+    return Finding(check, CheckStatus.FAIL, detail)
 
 
-def lasting(seconds: float) -> str:
-    """A time as people say it, rounded: 45 s, 30 min, 2 h, 7 days, ever."""
+def format_duration(seconds: float) -> str:
+    """Return a rounded time: 45 s, 30 min, 2 h, 7 days, ever."""
     if seconds == float("inf"):
         return "ever"
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
