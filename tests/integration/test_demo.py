@@ -87,7 +87,7 @@ def assert_balanced(said: str) -> None:
     assert numbers, said
     consumed, fates = (part.replace(",", "") for part in numbers.groups())
     assert int(consumed) == sum(map(int, fates.split("+"))) == 1000
-    assert "The books balance." in said
+    assert "The accounting balances." in said
     for reason in Reason:
         assert re.search(rf"\b3  {reason}\b", said), reason
     for term in ("p50", "p99", "calibration error", "Brier", "predicted", "leadstream demo --keep"):

@@ -125,15 +125,15 @@ class Jobs:
         patch = parse_assignments(previewed.assignments)
 
         def work(job: Job) -> None:
-            who, report, stop = self.decided_by, job.report, job.stop
+            decided_by, report, stop = self.decided_by, job.report, job.stop
             if kind is JobKind.DISCARD:
                 progress = self._triage.discard(
-                    selection, decided_by=who, comment=comment, report=report, stop=stop
+                    selection, decided_by=decided_by, comment=comment, report=report, stop=stop
                 )
             else:
                 progress = self._triage.replay(
                     selection,
-                    decided_by=who,
+                    decided_by=decided_by,
                     patch=patch,
                     comment=comment or None,
                     rate=rate,

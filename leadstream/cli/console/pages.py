@@ -102,10 +102,11 @@ class Pages:
                 return answer
         return None
 
-    def _page(self, template: str, status: int = 200, **facts: object) -> PageResponse:
-        facts = {"deciding": self._jobs.deciding(), "refresh": None, "bare": False} | facts
+    def _page(self, template: str, status: int = 200, **context: object) -> PageResponse:
+        context = {"deciding": self._jobs.deciding(), "refresh": None, "bare": False} | context
         return PageResponse(
-            status, self._templates.get_template(template).render(facts).encode("utf-8", "replace")
+            status,
+            self._templates.get_template(template).render(context).encode("utf-8", "replace"),
         )
 
     def _causes(self, params: Mapping[str, str], form_token: str) -> PageResponse:

@@ -188,9 +188,9 @@ def show_list(arguments: argparse.Namespace) -> int:
     with _open_triage() as triage:
         decided = triage.decided()
         letters = list(triage.letters(_filter(arguments), decided))
-    facts = [view.summary_as_json(letter, decided) for letter in letters]
+    rows = [view.summary_as_json(letter, decided) for letter in letters]
     view.print_result(
-        arguments, facts, lambda: view.print_letters(letters, decided, arguments.limit)
+        arguments, rows, lambda: view.print_letters(letters, decided, arguments.limit)
     )
     return 0
 

@@ -29,7 +29,7 @@ def render_letter(
     table = basic_table(headings=False)
     table.add_column()
     table.add_column(overflow="fold")
-    facts = {
+    summary = {
         "key": "null" if letter.lead is None else letter.lead,
         "came from": format_origin(letter),
         "reason": parsed.reason,
@@ -38,9 +38,9 @@ def render_letter(
         "decided": format_decision(decision) if decision else "not yet",
     }
     if decision and decision.patch:
-        facts["patch"] = decision.patch
-    for name, fact in facts.items():
-        table.add_row(name, Text(clean(fact)))
+        summary["patch"] = decision.patch
+    for name, entry in summary.items():
+        table.add_row(name, Text(clean(entry)))
     yield table
     yield Text("\nheaders", "bold")
     table = basic_table(headings=False)

@@ -14,7 +14,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="the whole system on this machine, without any setup",
         description="Start a broker and Postgres, make a CRM and its history, train, start the\n"
         "consumer, send lead changes with bad ones among them, and check that every\n"
-        "one is accounted for. Nothing is left behind. Exits 0 only if the books balance.",
+        "one is accounted for. Everything is removed at the end. The exit code is 0 only\n"
+        "if the accounting balances.",
         epilog="example:\n  leadstream demo --keep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,13 +41,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="N",
         help="the same seed gives the same CRM (default 1)",
     )
-    add("--keep", action="store_true", help="keep everything running until Ctrl-C, to look further")
+    add("--keep", action="store_true", help="keep everything running until Ctrl-C")
     parser.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; 0 if the books balance."""
-    from leadstream.cli.demo.steps import Options, demo
+    """Run the demo; return 0 if the accounting balances."""
+    from leadstream.cli.demo.steps import DemoOptions, demo
     from leadstream.errors import SettingsError
 
     changes, bad = arguments.changes, arguments.bad or max(_EVERY_REASON, arguments.changes // 100)
@@ -54,4 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             f"--changes {changes}: with {bad} bad records at least {bad * 4}; see --bad"
         )
-    return demo(Options(changes, bad, arguments.rate, arguments.seed, arguments.keep))
+    return demo(DemoOptions(changes, bad, arguments.rate, arguments.seed, arguments.keep))

@@ -1,4 +1,4 @@
-"""What the demo shows, made for 80 columns: steps, the live view (lines where there is no terminal), the report."""
+"""The output of the demo for 80 columns: steps, live view, report."""
 
 import textwrap
 import time
@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.dead_letters.dry_run_summary import DryRunGroup
-from leadstream.cli.demo.accounting import FATES, Calibration, Counted, Place, Seen, Sent, latencies
+from leadstream.cli.demo.accounting import (
+    DISPOSITIONS,
+    Calibration,
+    ConsumerCounts,
+    RecordId,
+    SeenRecords,
+    SentParcel,
+    latencies,
+)
 from leadstream.errors import Reason
 from models.train.evaluate import Floats, expected_calibration_error
 from producer.bad_records import BUILDERS
@@ -30,57 +38,60 @@ _INDENT = (0, 0, 0, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """How far the traffic is: records to send and sent; `latency` are the newest latencies in seconds."""
+class TrafficSnapshot:
+    """The progress of the traffic; `latency` has the newest latencies in seconds."""
 
     at: float
     total: int
     sent: int
-    counted: Counted
+    counted: ConsumerCounts
     latency: Floats
 
 
 class Screen:
-    """The demo's standard output."""
+    """The standard output of the demo."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, markup=False, emoji=False)
 
     @property
     def block(self) -> str:
-        """What bars are drawn with: a character that the output can take."""
+        """Return the character for bars, which the encoding of the output supports."""
         return "#" if self.console.options.ascii_only else "█"
 
     def heading(self, text: str) -> None:
-        """A new part."""
+        """Print the heading of a new part."""
         self.console.print()
         self.console.print(Text(text, style="bold"))
 
     def say(self, text: object) -> None:
-        """A line of this part, wrapped and indented where it is long."""
+        """Print a line, wrapped and indented."""
         for line in textwrap.wrap(str(text), self.console.width - 2, break_on_hyphens=False):
             self.console.print(f"  {line}")
 
     def show(self, what: RenderableType) -> None:
-        """Anything of this part, indented."""
+        """Print a renderable, indented."""
         self.console.print(Padding(what, _INDENT, expand=False))
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[str, float], None]]:
-        """A bar while it lasts, or else a line for each new description; takes a description and a share of 1."""
+        """Show a bar, or print a line for each new description without a terminal.
+
+        Yields the function that takes a description and a share of 1.
+        """
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
         )
-        told = what
+        last_description = what
 
         def update(description: str, share: float) -> None:
-            nonlocal told
+            nonlocal last_description
             progress.update(task, description=description, completed=share)
-            if not self.console.is_terminal and description != told and share < 1:
-                told = description
+            if not self.console.is_terminal and description != last_description and share < 1:
+                last_description = description
                 self.say(f"{description} ...")
 
         with Progress(
@@ -90,29 +101,29 @@ class Screen:
             yield update
 
     @contextmanager
-    def live(self) -> Iterator[Callable[[Moment], None]]:
-        """The live view of the records going through, or a line every two seconds."""
-        history: deque[Moment] = deque()
-        told = time.monotonic()
+    def live(self) -> Iterator[Callable[[TrafficSnapshot], None]]:
+        """Show the live view of the traffic, or print a line every two seconds."""
+        history: deque[TrafficSnapshot] = deque()
+        last_line_at = time.monotonic()
 
-        def update(moment: Moment) -> None:
-            nonlocal told
-            history.append(moment)
-            while moment.at - history[0].at > _WINDOW_SECONDS and len(history) > 2:
+        def update(snapshot: TrafficSnapshot) -> None:
+            nonlocal last_line_at
+            history.append(snapshot)
+            while snapshot.at - history[0].at > _WINDOW_SECONDS and len(history) > 2:
                 history.popleft()
             if self.console.is_terminal:
-                view.update(Padding(live_view(history[0], moment), _INDENT))
-            elif moment.at - told >= LINE_SECONDS:
-                told = moment.at
-                self.say(_line(moment))
+                view.update(Padding(live_view(history[0], snapshot), _INDENT))
+            elif snapshot.at - last_line_at >= LINE_SECONDS:
+                last_line_at = snapshot.at
+                self.say(_line(snapshot))
 
-        # Without a terminal it stays empty: its last state would be printed at the end.
+        # Without a terminal the view stays empty: rich would print its last state at the end.
         with Live(console=self.console, refresh_per_second=4, transient=True) as view:
             yield update
 
 
-def live_view(before: Moment, now: Moment) -> Group:
-    """How far it is, how fast, and what became of what, with rates since `before`."""
+def live_view(before: TrafficSnapshot, now: TrafficSnapshot) -> Group:
+    """Return the progress, the rates since `before`, and the counts by disposition and reason."""
     seconds = max(now.at - before.at, 1e-9)
     answered = now.counted.records
     top = Table.grid(padding=(0, 2))
@@ -126,11 +137,11 @@ def live_view(before: Moment, now: Moment) -> Group:
     )
     top.add_row("lag", f"{max(0, now.sent - answered):,}", "sent and not answered yet")
     if len(now.latency):
-        half, most = np.quantile(now.latency, (0.5, 0.99))
+        p50, p99 = np.quantile(now.latency, (0.5, 0.99))
         top.add_row(
             "latency",
-            f"{half * 1000:,.0f} ms",
-            f"p50, from sent to seen by a subscriber; p99 {_ms(most)}",
+            f"{p50 * 1000:,.0f} ms",
+            f"p50, from sent to seen by a subscriber; p99 {_ms(p99)}",
         )
     else:
         top.add_row("latency", "-", "from sent to seen by a subscriber")
@@ -146,31 +157,37 @@ def live_view(before: Moment, now: Moment) -> Group:
     ):
         parts.add_column(width=width, justify=justify)  # type: ignore[arg-type]  # two of rich's words
     reasons = [(reason.value, f"{now.counted.reasons.get(reason.value, 0):,}") for reason in Reason]
-    for row, fate in enumerate(FATES):
-        count = f"{now.counted.fates.get(fate, 0):,}"
-        parts.add_row(fate, count, "", *reasons[row], *reasons[row + len(FATES)])
+    for row, disposition in enumerate(DISPOSITIONS):
+        count = f"{now.counted.dispositions.get(disposition, 0):,}"
+        parts.add_row(disposition, count, "", *reasons[row], *reasons[row + len(DISPOSITIONS)])
     heading = Table.grid(padding=(0, 2))
     heading.add_column(width=27)
     heading.add_column()
     heading.add_row(
-        Text("what became of the changes", "bold"), Text("dead letters by reason", "bold")
+        Text("dispositions of the changes", "bold"), Text("dead letters by reason", "bold")
     )
     return Group(top, Text(), heading, parts)
 
 
-def _line(now: Moment) -> str:
+def _line(now: TrafficSnapshot) -> str:
     letters = sum(now.counted.reasons.values())
     latency = f", p50 {_ms(float(np.median(now.latency)))}" if len(now.latency) else ""
     answered = now.counted.records
     lag = max(0, now.sent - answered)
-    return f"sent {now.sent:,} of {now.total:,}, answered {answered:,}, lag {lag:,}, {letters:,} dead letters{latency}"
+    return (
+        f"sent {now.sent:,} of {now.total:,}, answered {answered:,}, lag {lag:,}, "
+        f"{letters:,} dead letters{latency}"
+    )
 
 
-def accounting(counted: Counted) -> Text:
-    """Both equations of the books, each number under its name."""
-    changes = {"consumed": counted.consumed} | {fate: counted.fates.get(fate, 0) for fate in FATES}
+def accounting(counted: ConsumerCounts) -> Text:
+    """Return both equations of the accounting, each number below its name."""
+    changes = {"consumed": counted.consumed} | {
+        disposition: counted.dispositions.get(disposition, 0) for disposition in DISPOSITIONS
+    }
     requests = {"requests": sum(counted.requests.values())} | {
-        fate: counted.requests.get(fate, 0) for fate in ("answered", "dead_lettered")
+        disposition: counted.requests.get(disposition, 0)
+        for disposition in ("answered", "dead_lettered")
     }
     lines = []
     for numbers in (changes, requests):
@@ -181,19 +198,19 @@ def accounting(counted: Counted) -> Text:
     return Text("\n".join(lines), no_wrap=True)
 
 
-def evidence(sent: Mapping[Place, Sent], seen: Seen, topic: str) -> Table:
-    """What was compared, where it all agrees; `topic` is that of the changes."""
-    scored = sum(prediction.place[0] == topic for prediction in seen.predictions)
+def evidence(sent: Mapping[RecordId, SentParcel], seen: SeenRecords, topic: str) -> Table:
+    """Return what was compared, for a balanced accounting; `topic` is that of the changes."""
+    scored = sum(prediction.record_id[0] == topic for prediction in seen.predictions)
     asked = sum(len(result["predictions"]) + len(result["errors"]) for result in seen.results)
     unknown = sum(len(result["errors"]) for result in seen.results)
-    return _facts(
+    return _figures(
         (f"{len(sent):,}", "records sent, and each is accounted for"),
-        (f"{scored:,}", "predictions read, each of a good change and none of one twice"),
+        (f"{scored:,}", "predictions read, each of a good change, and none twice"),
         (
             f"{len(seen.letters):,}",
             "dead letters read: the bad records, byte for byte, right reason",
         ),
-        (f"{len(seen.erasures):,}", "leads erased: a null value stands for each"),
+        (f"{len(seen.erasures):,}", "leads erased: a null value for each"),
         (
             f"{len(seen.results):,}",
             f"requests answered: {asked - unknown} leads predicted, {unknown} unknown",
@@ -201,37 +218,41 @@ def evidence(sent: Mapping[Place, Sent], seen: Seen, topic: str) -> Table:
     )
 
 
-def traffic(sent: Mapping[Place, Sent], seen: Seen, topic: str, seconds: float) -> Table:
-    """What was sent, how fast, and p50 and p99 from sent to visible."""
+def traffic(
+    sent: Mapping[RecordId, SentParcel], seen: SeenRecords, topic: str, seconds: float
+) -> Table:
+    """Return what was sent, the rate, and p50 and p99 of the latency."""
     kinds = Counter(each.parcel.kind for each in sent.values())
     bad = sum(each.parcel.reason is not None for each in sent.values())
     requests = sum(each.parcel.asks > 0 for each in sent.values())
     found = latencies(sent, seen.predictions, topic)
-    half, most = (
+    p50, p99 = (
         (_ms(value) for value in np.quantile(found, (0.5, 0.99))) if len(found) else ("-", "-")
     )
-    return _facts(
+    return _figures(
         (
             f"{len(sent):,}",
-            f"records sent, {len(sent) / max(seconds, 1e-9):,.0f} a second for {seconds:.1f} s, of which",
+            f"records sent, {len(sent) / max(seconds, 1e-9):,.0f} a second for {seconds:.1f} s, "
+            "of which",
         ),
         (f"{bad:,}", "are bad, on purpose, and"),
         (f"{requests:,}", "are requests to score given leads again; of the changes"),
         (f"{kinds[DeliveryKind.THIN]:,}", "carry no state: it is read from Postgres"),
         (
             f"{kinds[DeliveryKind.LATE]:,}",
-            f"come late, after a newer one of their lead, and {kinds[DeliveryKind.REPEATED]:,} come twice",
+            "arrive late, after a newer one of their lead, and "
+            f"{kinds[DeliveryKind.REPEATED]:,} twice",
         ),
         (f"{kinds[DeliveryKind.DELETED] + kinds[DeliveryKind.TOMBSTONE]:,}", "erase their lead"),
         (f"{kinds[DeliveryKind.LOOP]:,}", "are scores written back, to be ignored"),
         ("", ""),
-        (half, "p50: from a change being sent to its prediction being visible"),
-        (most, "p99 of the same"),
+        (p50, "p50: from a change being sent to its prediction being visible"),
+        (p99, "p99 of the same"),
     )
 
 
-def calibration(facts: Calibration, block: str) -> Table:
-    """Predicted and true beside what then happened, a tenth of the scored changes in each row; bars of `block`."""
+def calibration(result: Calibration, block: str) -> Table:
+    """Return predicted, true and observed shares, a row for each tenth; `block` draws the bars."""
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("changes", justify="right")
     table.add_column("predicted", justify="right")
@@ -239,7 +260,7 @@ def calibration(facts: Calibration, block: str) -> Table:
     table.add_column("true", justify="right")
     table.add_column("", width=_BAR_WIDTH)
     table.add_column("applied", justify="right")
-    tenths = list(facts.tenths())
+    tenths = list(result.tenths())
     top = max((max(predicted, true) for _, predicted, true, _ in tenths), default=1.0)
     for leads, predicted, true, applied in tenths:
         bars = [block * round(_BAR_WIDTH * value / top) for value in (predicted, true)]
@@ -249,27 +270,26 @@ def calibration(facts: Calibration, block: str) -> Table:
     return table
 
 
-def calibration_line(facts: Calibration) -> str:
-    """The numbers in a sentence; an empty text where nothing was scored."""
-    if not len(facts.predicted):
-        return (
-            "Nothing was predicted of a lead that had not applied yet: there is nothing to compare."
-        )
-    applied = facts.applied.astype(np.float64)
-    ece = expected_calibration_error(facts.predicted, facts.applied)
-    ours, best, naive = (
-        float(np.mean((stated - applied) ** 2))
-        for stated in (facts.predicted, facts.true, applied.mean())
+def calibration_line(result: Calibration) -> str:
+    """Return the figures of the calibration in words."""
+    if not len(result.predicted):
+        return "No lead without an application has a prediction: there is nothing to compare."
+    applied = result.applied.astype(np.float64)
+    ece = expected_calibration_error(result.predicted, result.applied)
+    score, best, constant = (
+        float(np.mean((probability - applied) ** 2))
+        for probability in (result.predicted, result.true, applied.mean())
     )
     return (
-        "A row is a tenth of the scored changes, lowest first; applied: within 30 days, in the simulated life. "
-        f"Expected calibration error {ece:.3f}. Brier score {ours:.3f}: nobody can do better than the "
-        f"true probabilities, {best:.3f}, and {_percent(float(applied.mean()))} for everyone scores {naive:.3f}."
+        "A row is a tenth of the scored changes, lowest first; applied: within 30 days, in the "
+        f"simulation. Expected calibration error {ece:.3f}. Brier score {score:.3f}: the best "
+        f"possible score, of the true probabilities, is {best:.3f}, and a constant "
+        f"{_percent(float(applied.mean()))} scores {constant:.3f}."
     )
 
 
-def dead_letters(seen: Seen) -> Table:
-    """How many letters of each reason, with an example of what causes them."""
+def dead_letters(seen: SeenRecords) -> Table:
+    """Return the number of letters of each reason, with an example of its cause."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("letters", justify="right")
     table.add_column("reason")
@@ -280,19 +300,21 @@ def dead_letters(seen: Seen) -> Table:
     return table
 
 
-def triage(forecasts: Sequence[DryRunGroup]) -> str:
-    """A rehearsed replay in a sentence."""
+def triage(groups: Sequence[DryRunGroup]) -> str:
+    """Return the result of a dry run in words."""
     letters, passes = (
-        sum(counts) for counts in zip(*((f.group.count, f.passes) for f in forecasts), strict=True)
+        sum(counts)
+        for counts in zip(*((group.group.count, group.passes) for group in groups), strict=True)
     )
     return (
-        f"{letters:,} dead letters of {len(forecasts):,} causes. A replay rehearsed over them, by the present code, "
-        f"model and schemas: {passes:,} would pass, {letters - passes:,} fail again. "
-        "`leadstream dead-letters` has them by cause, shows where each fails, and replays or discards them."
+        f"{letters:,} dead letters of {len(groups):,} causes. A dry run of their replay, with the "
+        f"present code, model and schemas: {passes:,} would pass, {letters - passes:,} fail again. "
+        "`leadstream dead-letters` groups them by cause, shows where each fails, and replays or "
+        "discards them."
     )
 
 
-def _facts(*rows: tuple[str, str]) -> Table:
+def _figures(*rows: tuple[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", width=9)
     table.add_column()

@@ -1,4 +1,4 @@
-"""What the demo stands on: broker, Postgres and topics, apart from whatever else is in them, gone afterwards."""
+"""The environment of the demo: a broker, a Postgres and topics, removed afterwards."""
 
 import contextlib
 import os
@@ -29,13 +29,16 @@ _PARTITIONS = 3
 _GROUP_SECONDS = 15.0
 
 
-def ground(
+def demo_environment(
     stack: contextlib.ExitStack, screen: Screen, folder: Path
 ) -> tuple[dict[str, str], Settings]:
-    """Broker, Postgres and topics, and the settings that lead there; what was given to us keeps its own data apart."""
+    """Start what is missing; return the variables of the environment and the settings.
+
+    On a given broker or Postgres, the demo has topics, a group and a database of its own.
+    """
     broker = stack.enter_context(local_broker(say=screen.say))
     postgres = stack.enter_context(local_postgres(screen.say))
-    ours = {
+    variables = {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
         "DATABASE_URL": stack.enter_context(_database(postgres)),
         "MODEL_STORE": str(folder / "models"),
@@ -46,24 +49,24 @@ def ground(
     }
     if broker.kind == "given":
         name = f"leadstream-demo-{secrets.token_hex(4)}"
-        ours |= {variable: f"{name}.{topic}" for variable, topic in VARIABLES.items()} | {
+        variables |= {variable: f"{name}.{topic}" for variable, topic in VARIABLES.items()} | {
             "LEADSTREAM_GROUP_ID": name
         }
-        ours |= {
+        variables |= {
             variable: value
             for variable, value in os.environ.items()
             if variable.startswith(KAFKA_PREFIX)
         }
-    settings = load_settings(ours, env_file=None)
+    settings = load_settings(variables, env_file=None)
     make_key(key_path(settings))
     stack.enter_context(_topics(screen, broker, settings))
     screen.say(f"Delivery: {settings.delivery.value}")
-    return ours, settings
+    return variables, settings
 
 
 @contextlib.contextmanager
 def _database(postgres: Postgres) -> Iterator[str]:
-    """Where the demo's CRM goes: in a Postgres that somebody else owns, a new database that is dropped afterwards."""
+    """Yield the URL of the demo's database; in a given Postgres a new one, dropped afterwards."""
     if postgres.kind != "given":
         yield postgres.url
         return
@@ -73,8 +76,8 @@ def _database(postgres: Postgres) -> Iterator[str]:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise UserError(
-            f"DATABASE_URL: the demo makes a database of its own there, and cannot: {str(error).strip()}; "
-            "unset DATABASE_URL, and it starts a Postgres instead"
+            f"DATABASE_URL: the demo cannot create a database there: {str(error).strip()}; "
+            "unset DATABASE_URL, and the demo starts a Postgres instead"
         ) from None
     try:
         yield psycopg.conninfo.make_conninfo(postgres.url, dbname=name)
@@ -85,11 +88,11 @@ def _database(postgres: Postgres) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _topics(screen: Screen, broker: Broker, settings: Settings) -> Iterator[None]:
-    """The topics; on brokers that somebody else owns they go away afterwards."""
+    """Create the topics; remove them afterwards from a given broker."""
     names: list[str] = list(asdict(settings.topics).values())
     if broker.kind == "mock":
         toucher = Producer({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
-        for name in names:  # the mock makes a topic when it is first asked about
+        for name in names:  # the mock creates a topic at the first request for it
             toucher.list_topics(name, timeout=10)
     else:
         create_missing(settings, _PARTITIONS)
@@ -101,7 +104,7 @@ def _topics(screen: Screen, broker: Broker, settings: Settings) -> Iterator[None
 
 
 def _remove(screen: Screen, settings: Settings, topics: list[str]) -> None:
-    """Remove topics and group; a group is busy until the session of a consumer that was killed has ended."""
+    """Remove topics and group; retry while the session of a killed consumer still lasts."""
     admin = AdminClient(client_config(settings), logger=SILENT)
     deadline = time.monotonic() + _GROUP_SECONDS
     waiting = {**admin.delete_topics(topics), **admin.delete_consumer_groups([settings.group_id])}

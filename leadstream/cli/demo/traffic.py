@@ -1,4 +1,4 @@
-"""The demo's traffic: one thread sends what a CRM would, another reads what a subscriber would."""
+"""The traffic of the demo: one thread sends like a CRM, another reads like a subscriber."""
 
 import itertools
 import json
@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from leadstream.cli.demo.accounting import Letter, Parcel, Place, Prediction, Seen, Sent
+from leadstream.cli.demo.accounting import (
+    Parcel,
+    RecordId,
+    SeenLetter,
+    SeenPrediction,
+    SeenRecords,
+    SentParcel,
+)
 from leadstream.errors import UserError
 from leadstream.kafka.config import consumer_config
 from leadstream.log import SILENT
@@ -28,35 +35,39 @@ from schemas.codec import Reader
 if TYPE_CHECKING:
     from leadstream.kafka.topics import Topics
 
-# Of the changes; what they leave is orderly.
+# Shares of the changes; all others are in order.
 SHARES = Shares(late=0.01, repeated=0.01, thin=0.05, deleted=0.002, tombstone=0.002, loop=0.005)
 _REQUEST_LEADS = 4
-_NOBODY = "unknown_to_the_crm"
-_READ_AT_ONCE = 1_000
+_UNKNOWN_LEAD = "unknown_to_the_crm"
+_MAX_MESSAGES = 1_000
 _END_SECONDS = 30.0
 
 
-class Sender:
-    """Sends the newest changes of a CRM, bad records and requests among them.
+class ParcelSender:
+    """A sender of the newest changes of a CRM, with bad records and requests among them.
 
-    `total` is how many records that will be, `sent` those acknowledged, and `began` and `ended` are monotonic seconds.
+    `total` is the number of records to send, `sent` the acknowledged ones. `began` and `ended` are
+    monotonic seconds.
     """
 
     def __init__(
         self, settings: Settings, crm: SimulatedCrm, *, since: int, now: int, changes: int, bad: int
     ) -> None:
-        """`changes` records for the changes topic, with `bad` bad ones, of which some are for the requests topic."""
-        self.sent: dict[Place, Sent] = {}
+        """Plan `changes` records, `bad` of them bad; some bad ones go to the requests topic."""
+        self.sent: dict[RecordId, SentParcel] = {}
         self.total = changes
         self.began = self.ended = 0.0
         self._settings, self._crm, self._since, self._now = settings, crm, since, now
         self._changes, self._bad = changes, bad
 
     def run(self, rate: float, stop: threading.Event) -> None:
-        """Send everything at `rate` records a second, each change once Postgres knows of it; returns early on stop."""
+        """Send everything at `rate` records a second, or until `stop`.
+
+        Postgres has the state of each change before the change is sent.
+        """
         topics, database = (
             self._settings.topics,
-            self._settings.need("DATABASE_URL", "the CRM is there"),
+            self._settings.need("DATABASE_URL", "the demo's CRM"),
         )
         with connected(database) as conn, publishing(self._settings) as publisher:
             bad = list(
@@ -75,14 +86,17 @@ class Sender:
                     return
                 at = time.monotonic()
                 publisher.send_bytes(
-                    parcel.topic, parcel.key, parcel.value, partial(self._acknowledged, parcel, at)
+                    parcel.topic,
+                    parcel.key,
+                    parcel.value,
+                    partial(self._acknowledged, parcel, at),
                 )
             publisher.flush()
             self.ended = time.monotonic()
             write_applications(conn, self._crm.applications(self._since, self._now))
 
     def _acknowledged(self, parcel: Parcel, at: float, message: Any) -> None:
-        self.sent[message.topic(), message.partition(), message.offset()] = Sent(parcel, at)
+        self.sent[message.topic(), message.partition(), message.offset()] = SentParcel(parcel, at)
 
     def _mixed(
         self,
@@ -91,14 +105,14 @@ class Sender:
         good: int,
         bad: Iterable[BadRecord],
     ) -> Iterator[Parcel]:
-        """The changes in their order, the bad records and the requests in theirs, mixed by chance."""
+        """Yield changes, bad records and requests, each in their order, mixed at random."""
         topics = self._settings.topics
         recent: deque[str] = deque(maxlen=_REQUEST_LEADS)
         queues: tuple[Iterator[Parcel], ...] = (
             (_change(publisher, topics, change, recent) for change in changes),
             (_bad(topics, record) for record in bad),
             (
-                _request(publisher, topics, number, [*recent, _NOBODY])
+                _request(publisher, topics, number, [*recent, _UNKNOWN_LEAD])
                 for number in itertools.count(1)
             ),
         )
@@ -111,7 +125,7 @@ class Sender:
 
 
 def _requests_for(changes: int) -> int:
-    """How many good requests the demo sends among so many changes."""
+    """Return the number of good requests among so many changes."""
     return max(2, changes // 1000)
 
 
@@ -138,7 +152,7 @@ def _bad(topics: "Topics", record: BadRecord) -> Parcel:
 def _request(
     publisher: EventPublisher, topics: "Topics", number: int, lead_ids: list[str]
 ) -> Parcel:
-    """Avro and the older JSON form in turn; the key is the request's id in both."""
+    """Return a request, in turn as Avro and as the older JSON; the key is the id of the request."""
     request_id = f"demo-request-{number}"
     if number % 2:
         request = {
@@ -152,19 +166,19 @@ def _request(
     return Parcel(topics.rescore_requests, request_id.encode(), value, asks=len(lead_ids))
 
 
-class Subscriber:
-    """Reads predictions, results and dead letters from their beginning, only what is committed; `seen` grows."""
+class DemoSubscriber:
+    """A reader of committed predictions, results and dead letters from the start; `seen` grows."""
 
     def __init__(self, settings: Settings) -> None:
         topics = settings.topics
-        self.seen = Seen()
+        self.seen = SeenRecords()
         self._take = {
             topics.lead_predictions: self._take_prediction,
             topics.dead_letters: self._take_letter,
             topics.rescore_results: self._take_result,
         }
         self._predictions, self._results = Reader("LeadPrediction"), Reader("RescoreResult")
-        # The end of a partition is told even where its last records are transaction markers, which are no messages.
+        # Events for the ends of partitions: transaction markers are not messages.
         self._config: dict[str, Any] = consumer_config(settings) | {
             "enable.partition.eof": True,
             "logger": SILENT,
@@ -176,7 +190,7 @@ class Subscriber:
         self._to_the_end.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Read until stopped or finished. Raises UserError where the brokers do not let it."""
+        """Read until stopped or finished. Raises UserError if the brokers refuse."""
         with closing(Consumer(self._config)) as consumer:
             try:
                 partitions = [
@@ -228,9 +242,9 @@ class Subscriber:
             self.seen.erasures.append((message.key() or b"").decode())
             return
         record = self._predictions.decode(value)
-        place = (record["source_topic"], record["source_partition"], record["source_offset"])
+        record_id = (record["source_topic"], record["source_partition"], record["source_offset"])
         self.seen.predictions.append(
-            Prediction(place, record["lead_id"], record["probability"], at)
+            SeenPrediction(record_id, record["lead_id"], record["probability"], at)
         )
 
     def _take_letter(self, message: Any, _at: float) -> None:
@@ -238,9 +252,9 @@ class Subscriber:
         topic, partition, offset = (
             headers[f"__connect.errors.{name}"] for name in ("topic", "partition", "offset")
         )
-        place = (topic, int(partition), int(offset))
+        record_id = (topic, int(partition), int(offset))
         self.seen.letters.append(
-            Letter(place, message.key(), message.value(), headers["dlq.reason"])
+            SeenLetter(record_id, message.key(), message.value(), headers["dlq.reason"])
         )
 
     def _take_result(self, message: Any, _at: float) -> None:
@@ -248,6 +262,6 @@ class Subscriber:
 
 
 def _some(consumer: Consumer) -> list[Any]:
-    """What is there, at once; `consume` alone would wait until it has so many."""
+    """Return the available messages at once; `consume` alone would wait for a full batch."""
     first = consumer.poll(0.1)
-    return [] if first is None else [first, *consumer.consume(_READ_AT_ONCE, 0)]
+    return [] if first is None else [first, *consumer.consume(_MAX_MESSAGES, 0)]

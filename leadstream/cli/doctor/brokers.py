@@ -123,9 +123,9 @@ def _check_retention(cluster: DoctorCluster, states: list[PartitionState]) -> It
     if age > kept / 2:
         yield fail(
             "retention",
-            f"the oldest unread change of {topic} is {format_duration(age)} old, and the topic keeps "
-            f"changes for {format_duration(kept)}: start `leadstream run` before it is deleted, "
-            "or raise retention.ms",
+            f"the oldest unread change of {topic} is {format_duration(age)} old, and the topic "
+            f"keeps changes for {format_duration(kept)}: start `leadstream run` before it is "
+            "deleted, or raise retention.ms",
         )
     else:
         yield ok(

@@ -68,8 +68,9 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
         way = "ahead of" if found.clock_ahead_seconds > 0 else "behind"
         yield fail(
             "clock",
-            f"Postgres's clock is {format_duration(abs(found.clock_ahead))} {way} this machine's: "
-            "one of them is wrong, and a score is as of the time in the change; keep both by NTP",
+            f"Postgres's clock is {format_duration(abs(found.clock_ahead_seconds))} {way} this "
+            "machine's: one of them is wrong, and a score is as of the time in the change; keep "
+            "both by NTP",
         )
     yield from _check_outbox(settings, found)
 
