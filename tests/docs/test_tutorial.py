@@ -51,7 +51,7 @@ def commands() -> list[str]:
     return [
         line.removeprefix("$ ")
         for block in blocks
-        for line in block.splitlines()
+        for line in re.sub(r"\\\n +", "", block).splitlines()
         if line.startswith("$ ")
     ]
 
