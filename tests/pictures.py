@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from PIL import Image
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
@@ -133,10 +134,20 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     """Every page once, and a picture of each."""
 
     def press(label: str) -> None:
-        browser.find_element(By.XPATH, f"//button[contains(., '{label}')]").click()
+        def pressed() -> bool:
+            try:
+                browser.find_element(By.XPATH, f"//button[contains(., '{label}')]").click()
+            except WebDriverException:  # the page reloaded between the two
+                return False
+            return True
+
+        until(pressed, f"a button with the text {label}")
 
     def over() -> bool:
         return not browser.find_elements(By.CSS_SELECTOR, "meta[http-equiv=refresh]")
+
+    def asks() -> bool:
+        return bool(browser.find_elements(By.NAME, "comment"))
 
     browser.get(link)
     until(lambda: browser.find_elements(By.CSS_SELECTOR, ".cause"), "the causes")
@@ -147,12 +158,12 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     picture(browser, "letter", folder)
     browser.find_element(By.LINK_TEXT, "Causes").click()
     press("Dry run of all")
-    picture(browser, "rehearsing", folder)
-    until(over, "the rehearsal")
-    picture(browser, "rehearsal", folder)
+    picture(browser, "dry-run-progress", folder)
+    until(asks, "the dry run")
+    picture(browser, "dry-run", folder)
     browser.find_element(By.LINK_TEXT, "Causes").click()
     press("Dry run")
-    until(over, "the rehearsal")
+    until(asks, "the dry run")
     browser.find_element(By.NAME, "comment").send_keys("the CRM has committed by now")
     press("Replay ")
     until(
@@ -165,7 +176,7 @@ def walk(browser: WebDriver, link: str, folder: Path) -> None:
     picture(browser, "stopped", folder)
     browser.find_element(By.LINK_TEXT, "Causes").click()
     browser.find_elements(By.XPATH, "//button[contains(., 'Discard')]")[3].click()
-    until(over, "the count")
+    until(asks, "the count")
     picture(browser, "discard", folder)
     browser.find_element(By.NAME, "comment").send_keys("the old exporter was left on")
     press("Discard ")
@@ -186,7 +197,7 @@ def narrow(browser: WebDriver, link: str, folder: Path) -> None:
         "console": "",
         "letters": "letters?limit=5",
         "letter": "letters/0-3",
-        "rehearsal": "jobs/1",
+        "dry-run": "jobs/1",
         "audit": "audit",
     }
     for name, page in (
@@ -223,7 +234,7 @@ def main(folder: Path | None) -> None:
         if folder:
             narrow(browser, link(), folder)
         else:
-            for kept in ("console", "rehearsal", "watch"):
+            for kept in ("console", "dry-run", "watch"):
                 shutil.copy(made / f"{kept}.png", IMAGES)
 
 
