@@ -52,7 +52,9 @@ HORIZON_DAYS = 30
 INTERVAL = (
     "15s"  # what Grafana makes of $__rate_interval when it scrapes each second and looks at minutes
 )
-_SHARES = Shares(late=0.01, repeated=0.01, thin=0.05, deleted=0.001, tombstone=0.001, loop=0.005)
+_SHARES = Shares(
+    late=0.01, repeated=0.01, without_state=0.05, deleted=0.001, tombstone=0.001, loop=0.005
+)
 _OWN = ("KAFKA_", "LEADSTREAM_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MODEL_STORE")
 
 

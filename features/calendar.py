@@ -40,14 +40,20 @@ class Calendar:
 
 
 def build_calendar(settings: CalendarSettings) -> Calendar:
-    """Compute the offsets of a zone; cached, because the first time takes a fraction of a second."""
+    """Compute the offsets of a zone.
+
+    They are cached, because the first time takes a fraction of a second.
+    """
     changes = _changes(settings.time_zone)
     starts, offsets = np.array(changes, dtype=np.int64).T
     return Calendar(settings, starts.copy(), offsets.copy())
 
 
 def local_time(calendar: Calendar, moments: Moments) -> Moments:
-    """Return local time in ms since 1970-01-01T00:00 local, for moments of 1970 to 9999 in ms UTC."""
+    """Return local time in ms since 1970-01-01T00:00 local.
+
+    `moments` are of the years 1970 to 9999, in ms UTC.
+    """
     folded = moments - np.maximum(0, (moments - _FOLD_FROM) // _CYCLE) * _CYCLE
     local: Moments = (
         moments + calendar.offsets[np.searchsorted(calendar.starts, folded, side="right") - 1]

@@ -17,12 +17,12 @@ ENGAGEMENT_LEVELS = {"low": FIRST, "medium": FIRST + 1, "high": FIRST + 2}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureInputs:
-    """What the features of n leads are computed from; every array is float64 (n,).
+    """The arrays that the features of n leads are computed from; each is float64 (n,).
 
     `numbers` are the numeric inputs with imputed values filled in, `missing` is 1 where a value was
-    imputed, `codes` are the codes of the categories, all by the name of the input. `percentiles`
-    are the mid-rank shares of `numbers` in training. `calendar` is what `calendar_fields` returns.
-    `days` is the age of a lead in days.
+    imputed, and `codes` are the codes of the categories, all by the name of the input.
+    `percentiles` are the mid-rank shares of `numbers` in training. `calendar` is what
+    `calendar_fields` returns. `days` is the age of a lead in days.
     """
 
     numbers: Mapping[str, Floats]

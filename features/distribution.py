@@ -1,4 +1,4 @@
-"""The training distribution of a number: its median, its usual range, and a bounded grid of ranks."""
+"""The training distribution of a number: its median, its usual range, and a grid of ranks."""
 
 from dataclasses import dataclass
 

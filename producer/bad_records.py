@@ -1,4 +1,7 @@
-"""Bad records of every `dlq.reason`, several ways each: what a consumer must survive. Deterministic by seed."""
+"""Bad records of every `dlq.reason`, several kinds each, that a consumer must survive.
+
+The seed determines them.
+"""
 
 import itertools
 import json
@@ -20,7 +23,7 @@ SINGLE_OBJECT_MARKER = b"\xc3\x01"
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that ends as a dead letter with `reason`; `what` says in a few words what is wrong with it."""
+    """A record that becomes a dead letter with `reason`; `what` names its fault in a few words."""
 
     topic: Topic
     key: bytes | None
@@ -30,8 +33,8 @@ class BadRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """What a builder works with: chance, the present moment (ms UTC) and an encoder of each record."""
+class _BuilderTools:
+    """The tools of a builder: chance, the current time (ms UTC), and an encoder of each record."""
 
     rng: np.random.Generator
     now: int
@@ -41,8 +44,8 @@ class _Bench:
     def name(self, prefix: str) -> str:
         return f"{prefix}_{self.rng.bytes(6).hex()}"
 
-    def event(self, state: Mapping[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
-        """A good LeadChanged, but for the given facts and state."""
+    def event(self, state: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        """Return a good LeadChanged, but with the given fields and state."""
         good = {
             "created_at": self.now - int(self.rng.integers(1, 30 * 86_400_000)),
             "lead_score": float(self.rng.integers(0, 100)),
@@ -64,12 +67,12 @@ class _Bench:
             "lead_version": 1,
             "origin": "crm",
             "lead": {**good, **(state or {})},
-            **facts,
+            **fields,
         }
 
-    def sent(self, state: Mapping[str, Any] | None = None, **facts: Any) -> tuple[bytes, bytes]:
-        """Key and value of such an event."""
-        event = self.event(state, **facts)
+    def sent(self, state: Mapping[str, Any] | None = None, **fields: Any) -> tuple[bytes, bytes]:
+        """Return the key and value of such an event."""
+        event = self.event(state, **fields)
         return event["lead_id"].encode(), self.encode_event(event)
 
     def body(self, value: bytes) -> bytes:
@@ -79,129 +82,138 @@ class _Bench:
 KeyAndValue = tuple[bytes | None, bytes | None]
 
 
-def _text(bench: _Bench, value: bytes) -> KeyAndValue:
-    return bench.name("bad").encode(), value
+def _text(tools: _BuilderTools, value: bytes) -> KeyAndValue:
+    return tools.name("bad").encode(), value
 
 
-def _truncated(bench: _Bench) -> KeyAndValue:
-    key, value = bench.sent()
-    return key, value[: -int(bench.rng.integers(1, len(bench.body(value))))]
+def _truncated(tools: _BuilderTools) -> KeyAndValue:
+    key, value = tools.sent()
+    return key, value[: -int(tools.rng.integers(1, len(tools.body(value))))]
 
 
-def _trailing(bench: _Bench) -> KeyAndValue:
-    key, value = bench.sent()
-    return key, value + bench.rng.bytes(int(bench.rng.integers(1, 9)))
+def _trailing(tools: _BuilderTools) -> KeyAndValue:
+    key, value = tools.sent()
+    return key, value + tools.rng.bytes(int(tools.rng.integers(1, 9)))
 
 
-def _not_utf8(bench: _Bench) -> KeyAndValue:
-    key, value = bench.sent({"status": "MARK"})
+def _not_utf8(tools: _BuilderTools) -> KeyAndValue:
+    key, value = tools.sent({"status": "MARK"})
     return key, value.replace(b"MARK", b"\xff\xfe\x80\xc0")
 
 
-def _unknown_symbol(bench: _Bench) -> KeyAndValue:
-    """Two encodings that differ in the symbol alone show where it stands; there goes an index no schema has."""
-    event = bench.event()
-    value = bytearray(bench.encode_event(event))
-    other = bench.encode_event({**event, "change_type": "CREATED"})
+def _unknown_symbol(tools: _BuilderTools) -> KeyAndValue:
+    """Return an event with an enum index that no schema has.
+
+    Two encodings that differ only in the symbol show where it is.
+    """
+    event = tools.event()
+    value = bytearray(tools.encode_event(event))
+    other = tools.encode_event({**event, "change_type": "CREATED"})
     at = next(i for i, (a, b) in enumerate(zip(value, other, strict=True)) if a != b)
     value[at] = 0x7E  # index 63
     return event["lead_id"].encode(), bytes(value)
 
 
-def _unknown_fingerprint(bench: _Bench) -> KeyAndValue:
-    key, value = bench.sent()
-    return key, SINGLE_OBJECT_MARKER + bench.rng.bytes(8) + bench.body(value)
+def _unknown_fingerprint(tools: _BuilderTools) -> KeyAndValue:
+    key, value = tools.sent()
+    return key, SINGLE_OBJECT_MARKER + tools.rng.bytes(8) + tools.body(value)
 
 
-def _unknown_id(bench: _Bench) -> KeyAndValue:
-    key, value = bench.sent()
-    return key, struct.pack(">BI", 0, 2**31 - 1 - int(bench.rng.integers(1000))) + bench.body(value)
+def _unknown_id(tools: _BuilderTools) -> KeyAndValue:
+    key, value = tools.sent()
+    return key, struct.pack(">BI", 0, 2**31 - 1 - int(tools.rng.integers(1000))) + tools.body(value)
 
 
-def _keyed(key: bytes | None) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: (key, bench.sent()[1])
+def _keyed(key: bytes | None) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: (key, tools.sent()[1])
 
 
-def _facts(**facts: Any) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: bench.sent(**facts)
+def _fields(**fields: Any) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: tools.sent(**fields)
 
 
-def _state(**state: Any) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: bench.sent(state)
+def _state(**state: Any) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: tools.sent(state)
 
 
-def _later_created(bench: _Bench) -> KeyAndValue:
-    return bench.sent({"created_at": bench.now + int(bench.rng.integers(1, 10**9))})
+def _later_created(tools: _BuilderTools) -> KeyAndValue:
+    return tools.sent({"created_at": tools.now + int(tools.rng.integers(1, 10**9))})
 
 
-def _out_of_years(occurred_at: int) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: bench.sent({"created_at": min(0, occurred_at)}, occurred_at=occurred_at)
+def _out_of_years(occurred_at: int) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: tools.sent({"created_at": min(0, occurred_at)}, occurred_at=occurred_at)
 
 
-def _unknown_lead(change_type: str) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: bench.sent(
-        lead_id=bench.name("nobody"), change_type=change_type, lead=None
+def _unknown_lead(change_type: str) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: tools.sent(
+        lead_id=tools.name("nobody"), change_type=change_type, lead=None
     )
 
 
-def _long_request_id(bench: _Bench) -> KeyAndValue:
+def _long_request_id(tools: _BuilderTools) -> KeyAndValue:
     return None, json.dumps(
-        {"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [bench.name("bad")]}
+        {"request_id": "x" * (MAX_ID_CHARACTERS + 1), "lead_ids": [tools.name("bad")]}
     ).encode()
 
 
-def _request(value: bytes | None) -> Callable[[_Bench], KeyAndValue]:
-    return lambda bench: (bench.name("request").encode(), value)
+def _request(value: bytes | None) -> Callable[[_BuilderTools], KeyAndValue]:
+    return lambda tools: (tools.name("request").encode(), value)
 
 
-def _cut_request(bench: _Bench) -> KeyAndValue:
-    request_id = bench.name("request")
-    value = bench.encode_request(
-        {"request_id": request_id, "lead_ids": [bench.name("bad")], "requested_by": None}
+def _cut_request(tools: _BuilderTools) -> KeyAndValue:
+    request_id = tools.name("request")
+    value = tools.encode_request(
+        {"request_id": request_id, "lead_ids": [tools.name("bad")], "requested_by": None}
     )
     return request_id.encode(), value[:-3]
 
 
-def _half_character(bench: _Bench) -> KeyAndValue:
-    """json.dumps writes a lone surrogate as an escape: valid JSON, and an id that no answer can carry."""
-    request = {"request_id": f"{bench.name('request')}\ud800", "lead_ids": [bench.name("bad")]}
+def _half_character(tools: _BuilderTools) -> KeyAndValue:
+    """Return a request whose id has a lone surrogate.
+
+    json.dumps writes it as an escape: valid JSON, and an id that no answer can carry.
+    """
+    request = {"request_id": f"{tools.name('request')}\ud800", "lead_ids": [tools.name("bad")]}
     return None, json.dumps(request).encode()
 
 
-def _half_pairs(bench: _Bench) -> KeyAndValue:
-    request = {"request_id": "\udc00" * int(bench.rng.integers(1, 100)), "lead_ids": []}
-    return bench.name("request").encode(), json.dumps(request).encode()
+def _half_pairs(tools: _BuilderTools) -> KeyAndValue:
+    request = {"request_id": "\udc00" * int(tools.rng.integers(1, 100)), "lead_ids": []}
+    return tools.name("request").encode(), json.dumps(request).encode()
 
 
-def _padded(bench: _Bench) -> KeyAndValue:
-    return bench.sent(
-        {"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(bench.rng.integers(1, 1000)))}}
+def _padded(tools: _BuilderTools) -> KeyAndValue:
+    return tools.sent(
+        {"categories": {"note": "x" * (MAX_CHANGE_BYTES + int(tools.rng.integers(1, 1000)))}}
     )
 
 
-def _large_junk(bench: _Bench) -> KeyAndValue:
-    return bench.name("bad").encode(), bench.rng.bytes(MAX_CHANGE_BYTES + 1)
+def _large_junk(tools: _BuilderTools) -> KeyAndValue:
+    return tools.name("bad").encode(), tools.rng.bytes(MAX_CHANGE_BYTES + 1)
 
 
-def _large_answer(bench: _Bench) -> KeyAndValue:
-    """A request that a broker takes, and whose answer repeats every id beside an error: over 1,000,000 bytes."""
-    ids = [f"{bench.name('nobody')}{'x' * 230}" for _ in range(3700)]
-    return bench.name("request").encode(), json.dumps(ids).encode()
+def _large_answer(tools: _BuilderTools) -> KeyAndValue:
+    """Return a request that a broker accepts, with an answer of over 1,000,000 bytes.
+
+    The answer repeats every id together with an error.
+    """
+    ids = [f"{tools.name('nobody')}{'x' * 230}" for _ in range(3700)]
+    return tools.name("request").encode(), json.dumps(ids).encode()
 
 
-Builder = Callable[[_Bench], KeyAndValue]
+Builder = Callable[[_BuilderTools], KeyAndValue]
 
 BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
     Reason.UNKNOWN_FRAMING: (
-        ("lead_changes", "JSON", lambda bench: _text(bench, json.dumps(bench.event()).encode())),
-        ("lead_changes", "an empty value", lambda bench: _text(bench, b"")),
-        ("lead_changes", "a line of CSV", lambda bench: _text(bench, b"4711,new,12.5\n")),
+        ("lead_changes", "JSON", lambda tools: _text(tools, json.dumps(tools.event()).encode())),
+        ("lead_changes", "an empty value", lambda tools: _text(tools, b"")),
+        ("lead_changes", "a line of CSV", lambda tools: _text(tools, b"4711,new,12.5\n")),
         (
             "lead_changes",
             "an Avro container file",
-            lambda bench: _text(bench, b"Obj\x01" + bench.rng.bytes(40)),
+            lambda tools: _text(tools, b"Obj\x01" + tools.rng.bytes(40)),
         ),
-        ("lead_changes", "XML", lambda bench: _text(bench, b"<lead id='1'/>")),
+        ("lead_changes", "XML", lambda tools: _text(tools, b"<lead id='1'/>")),
         (
             "rescore_requests",
             "a request that is neither Avro nor JSON",
@@ -225,17 +237,17 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("lead_changes", "a key that is not the lead id", _keyed(b"somebody_else")),
         ("lead_changes", "a key that is not UTF-8", _keyed(b"\xff\xfe")),
         ("lead_changes", "neither key nor value", lambda _: (None, None)),
-        ("lead_changes", "an empty lead id", _facts(lead_id="")),
-        ("lead_changes", "an empty event id", _facts(event_id="")),
+        ("lead_changes", "an empty lead id", _fields(lead_id="")),
+        ("lead_changes", "an empty event id", _fields(event_id="")),
         (
             "lead_changes",
             "a lead id that is too long",
-            _facts(lead_id="x" * (MAX_ID_CHARACTERS + 1)),
+            _fields(lead_id="x" * (MAX_ID_CHARACTERS + 1)),
         ),
         (
             "lead_changes",
             "an event id that is too long",
-            _facts(event_id="x" * (MAX_ID_CHARACTERS + 1)),
+            _fields(event_id="x" * (MAX_ID_CHARACTERS + 1)),
         ),
         ("lead_changes", "created after it changed", _later_created),
         ("lead_changes", "a change before 1970", _out_of_years(-1)),
@@ -254,8 +266,8 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
         ("rescore_requests", "a request id that is too long", _long_request_id),
     ),
     Reason.LEAD_NOT_FOUND: (
-        ("lead_changes", "a thin change of a lead nobody knows", _unknown_lead("UPDATED")),
-        ("lead_changes", "a rescoring of a lead nobody knows", _unknown_lead("RESCORE")),
+        ("lead_changes", "a change without state of an unknown lead", _unknown_lead("UPDATED")),
+        ("lead_changes", "a rescoring of an unknown lead", _unknown_lead("RESCORE")),
     ),
     Reason.FEATURE_FAILED: (
         ("lead_changes", "created before 1970", _state(created_at=-1)),
@@ -281,13 +293,14 @@ BUILDERS: dict[Reason, tuple[tuple[Topic, str, Builder], ...]] = {
 def bad_records(
     seed: int, *, now: int, encode_event: Encode, encode_request: Encode
 ) -> Iterator[BadRecord]:
-    """Bad records without end: the reasons in turn, and for each reason its builders in turn.
+    """Yield bad records without end: the reasons in turn, and the builders of each in turn.
 
-    `now` (ms UTC) is when they claim to have occurred; the encoders are those of LeadChanged and RescoreRequest.
+    `now` (ms UTC) is their time of occurrence; the encoders are those of LeadChanged and
+    RescoreRequest.
     """
-    bench = _Bench(np.random.default_rng([seed, 2]), now, encode_event, encode_request)
+    tools = _BuilderTools(np.random.default_rng([seed, 2]), now, encode_event, encode_request)
     for round_number in itertools.count():
         for reason, builders in BUILDERS.items():
             topic, what, build = builders[round_number % len(builders)]
-            key, value = build(bench)
+            key, value = build(tools)
             yield BadRecord(topic, key, value, reason, what)

@@ -1,4 +1,4 @@
-"""The demo's CRM in Postgres: its tables, a bulk fill from the simulator, live writes, and the training table."""
+"""The demo's CRM in Postgres: tables, a bulk fill, live writes, and the training table."""
 
 import json
 import zlib
@@ -76,7 +76,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class FillCounts:
-    """How many rows a fill wrote."""
+    """The number of rows that a fill wrote."""
 
     people: int
     applications: int
@@ -85,7 +85,10 @@ class FillCounts:
 
 @contextmanager
 def connected(database_url: str) -> Iterator[Connection]:
-    """A connection that commits each statement or transaction block; UserError where the CRM cannot be had."""
+    """Open a connection that commits each statement or transaction block.
+
+    Raises UserError if the CRM is not available.
+    """
     try:
         conn = psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
@@ -110,7 +113,10 @@ def connected(database_url: str) -> Iterator[Connection]:
 
 
 def create_schema(conn: Connection) -> None:
-    """Create the tables that are missing, with the simulator's programmes and campuses."""
+    """Create the tables that are missing, with the simulator's programmes and campuses.
+
+    Fields of a lead that have no column yet get one.
+    """
     with conn.transaction(), conn.cursor() as cursor:
         cursor.execute(resources.files("producer").joinpath("crm.sql").read_bytes())
         columns = {name for (name,) in cursor.execute(_PEOPLE_COLUMNS)}
@@ -130,9 +136,10 @@ def fill(
     until: int | None = None,
     advance: Callable[[int], object] = lambda _changes: None,
 ) -> FillCounts:
-    """Write everything that happened before `until` (ms UTC): history, present state of people, applications.
+    """Write everything that happened before `until` (ms UTC), in one transaction.
 
-    One transaction; the CRM's leads must not be in the tables yet. `advance` is told of each change written.
+    That is the history, the current state of people, and applications. The CRM's leads must not be
+    in the tables yet. `advance` is called for each change written.
     """
     newest: dict[str, SimulatedChange] = {}
     changes = 0
@@ -155,9 +162,10 @@ def fill(
 
 
 def write_changes(conn: Connection, changes: Iterable[SimulatedChange]) -> None:
-    """Do in the CRM what these changes tell, in one transaction: a person never goes back to an older version.
+    """Apply these changes to the CRM in one transaction.
 
-    Call it before the changes are sent, as a CRM does. A score written back tells nothing new.
+    A person never goes back to an older version. Call this before the changes are sent, as a CRM
+    does. A score that was written back changes nothing.
     """
     history, people, erased = [], [], []
     for change in changes:
@@ -175,17 +183,21 @@ def write_changes(conn: Connection, changes: Iterable[SimulatedChange]) -> None:
 
 
 def write_applications(conn: Connection, applications: Iterable[Application]) -> None:
-    """Add applications of people who are in the CRM, in one transaction; those of erased people are left out."""
+    """Add applications of people who are in the CRM, in one transaction.
+
+    Those of erased people are left out.
+    """
     rows = [(*_application_row(application), application.lead_id) for application in applications]
     with conn.transaction(), conn.cursor() as cursor:
         cursor.executemany(_INSERT_APPLICATION, rows)
 
 
 def training_table(database_url: str, horizon_days: float) -> "pd.DataFrame":
-    """One row per change of a lead that had not applied: lead_id, as_of (ms UTC), the LeadState fields, converted.
+    """Build a table with one row for each change of a lead that had not applied.
 
-    `converted`: an application was submitted within `horizon_days` after as_of. Changes younger than that, by the
-    newest moment of the history, are left out: their outcome is not known yet.
+    Columns are lead_id, as_of (ms UTC), the LeadState fields, and converted: an application was
+    submitted within `horizon_days` after as_of. Changes younger than that, by the newest moment of
+    the history, are left out: their outcome is not known yet.
     """
     with connected(database_url) as conn:
         rows = conn.execute(_TRAINING, {"horizon": timedelta(days=horizon_days)}).fetchall()
@@ -195,7 +207,9 @@ def training_table(database_url: str, horizon_days: float) -> "pd.DataFrame":
 
 _TRAINING = """
 with newest as (select max(occurred_at) as moment from lead_history),
-     first_application as (select person_id, min(submitted_at) as moment from applications group by person_id)
+     first_application as (
+         select person_id, min(submitted_at) as moment from applications group by person_id
+     )
 select history.lead_id,
        (extract(epoch from history.occurred_at) * 1000)::bigint,
        history.state,
@@ -229,7 +243,8 @@ def _add_column(field: LeadField) -> sql.Composed:
 
 
 _INSERT_HISTORY = f"""
-insert into lead_history ({_HISTORY}) values (%s, %s, %s, %s, %s, %s) on conflict (event_id) do nothing
+insert into lead_history ({_HISTORY}) values (%s, %s, %s, %s, %s, %s)
+on conflict (event_id) do nothing
 """  # noqa: S608  # constants only
 
 _INSERT_APPLICATION = f"""
@@ -278,7 +293,8 @@ def _person_row(record: Mapping[str, Any]) -> tuple[Any, ...]:
         lead_id,
         first,
         last,
-        f"{first}.{last}.{number}@example.com".lower(),  # reserved for examples, like the phone numbers
+        # Reserved for examples, like the phone numbers.
+        f"{first}.{last}.{number}@example.com".lower(),
         f"+1 202 555 01{number % 100:02}",
         *(_column_value(field, state.get(field.name)) for field in CRM_FIELDS),
         record["lead_version"],

@@ -1,6 +1,7 @@
-"""Reads a CRM export: rows of CSV or Parquet become LeadChanged and LeadOutcome records, or a training table.
+"""A reader of CRM exports: rows of CSV or Parquet become records or a training table.
 
-A bad row is reported by its line and never stops the rest. Values are not shown in reports: they may be anybody's.
+The records are LeadChanged and LeadOutcome. A bad row is reported by its line and never stops the
+rest. Reports do not contain values: they may be personal.
 """
 
 import csv
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
-    """A lead as one line tells it; times in ms UTC, `converted` None where the outcome is not known."""
+    """A lead as one line describes it; times are in ms UTC.
+
+    `converted` is None if the outcome is not known.
+    """
 
     line: int
     lead_id: str
@@ -44,9 +48,10 @@ class RefusedRow:
 def read_rows(
     path: Path, mapping: LeadMapping, *, parquet: bool = False
 ) -> Iterator[ImportedRow | RefusedRow]:
-    """The rows of a CSV (or Parquet) file in its order, each parsed or refused; those that `rows.only` leaves out not.
+    """Yield the rows of a CSV (or Parquet) file in its order, each parsed or refused.
 
-    Raises SettingsError where the file lacks a column of the mapping, UserError where it cannot be read at all.
+    Rows that `rows.only` excludes are left out. Raises SettingsError if the file lacks a column of
+    the mapping, UserError if it cannot be read at all.
     """
     first_lines: dict[tuple[str, int], int] = {}
     for line, cells in read_lines(path, mapping) if parquet else _csv_lines(path, mapping):
@@ -66,15 +71,15 @@ def read_rows(
 
 
 def _csv_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """Each record's first line with its mapped cells by column, or with what is wrong with it."""
-    # A signature at the start (Excel writes one) is no part of the first column's name.
+    """Yield the first line of each record, with its mapped cells by column or with its fault."""
+    # A byte order mark (Excel writes one) is no part of the first column's name.
     encoding = (
         "utf-8-sig"
         if mapping.encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
         else mapping.encoding
     )
     try:
-        # Bytes that are no text become surrogates, which only their own row suffers for.
+        # Bytes that are no text become surrogates, so that only their own row is refused.
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
             yield from _csv_cells(file, path, mapping)
     except OSError as error:
@@ -186,9 +191,9 @@ def select(
     newest: float | None = None,
     limit: int | None = None,
 ) -> list[ImportedRow]:
-    """The rows in the order of time: the oldest or newest share of them, and of these at most the first `limit`.
+    """Return rows in the order of time: the oldest or newest share, at most the first `limit`.
 
-    `oldest` = x and `newest` = 1 - x share out every row exactly once.
+    `oldest` = x and `newest` = 1 - x select every row exactly once.
     """
     ordered = sorted(rows, key=lambda row: (row.occurred_at, row.line))
     if oldest is not None:
@@ -203,7 +208,10 @@ def _share(share: float, size: int) -> int:
 
 
 def lead_change_of_row(row: ImportedRow) -> dict[str, Any]:
-    """The LeadChanged of a row; its event_id is the same whenever the same row is imported again."""
+    """Build the LeadChanged of a row.
+
+    Its event_id is the same at each import of the same row.
+    """
     identity = f"import\0{row.lead_id}\0{row.occurred_at}\0{row.lead_version}"
     return {
         "event_id": hashlib.sha256(identity.encode()).hexdigest()[:32],
@@ -217,7 +225,7 @@ def lead_change_of_row(row: ImportedRow) -> dict[str, Any]:
 
 
 def lead_outcome_of_row(row: ImportedRow) -> dict[str, Any] | None:
-    """The LeadOutcome of a row, None where it is not known."""
+    """Build the LeadOutcome of a row, or return None if it is not known."""
     if row.converted is None:
         return None
     return {"lead_id": row.lead_id, "converted": row.converted, "decided_at": row.decided_at}
@@ -232,9 +240,10 @@ def read_table(
     limit: int | None = None,
     parquet: bool = False,
 ) -> tuple["pd.DataFrame", list[RefusedRow]]:
-    """A training table (see `training_frame`) of the rows whose outcome is known, and the rows that were refused.
+    """Build a training table (see `training_frame`); also return the rows that were refused.
 
-    Shares are taken before rows without an outcome are left out. SettingsError if the mapping has no outcome.
+    It has the rows with a known outcome. Shares are taken before the others are left out. Raises
+    SettingsError if the mapping has no outcome.
     """
     if mapping.outcome is None:
         raise SettingsError(

@@ -1,4 +1,7 @@
-"""A simulated CRM at work: each change first in Postgres, then on Kafka, at a chosen pace, with bad records between."""
+"""A simulated CRM at work: each change first in Postgres, then on Kafka.
+
+Changes come at a chosen pace, with bad records in between.
+"""
 
 import itertools
 import time
@@ -22,14 +25,14 @@ _PORTION = 100
 
 @dataclass(frozen=True, slots=True)
 class SentCounts:
-    """How many changes were sent, by kind, and how many bad records, by reason."""
+    """The number of changes sent, by kind, and of bad records, by reason."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
 
 
 def bad_for(publisher: EventPublisher, topics: Topics, seed: int, now: int) -> Iterator[BadRecord]:
-    """Bad records without end, in the framing that the publisher writes; `now` in ms UTC."""
+    """Yield bad records without end, in the framing of the publisher; `now` is in ms UTC."""
     return bad_records(
         seed,
         now=now,
@@ -56,7 +59,7 @@ def send_changes(
     seed: int,
     advance: Callable[[int], None],
 ) -> SentCounts:
-    """Send the changes in their order, and on average `bad_share` bad records (0 to 1) beside each."""
+    """Send the changes in order, with `bad_share` bad records (0 to 1) for each on average."""
     rng = np.random.default_rng([seed, 3])
     sent = SentCounts()
     for change in changes:
@@ -71,7 +74,7 @@ def send_changes(
 
 
 def recorded(changes: Iterator[SimulatedChange], conn: Connection) -> Iterator[SimulatedChange]:
-    """The same changes, each once the CRM in Postgres knows of it."""
+    """Yield the same changes, each after it was written to the CRM in Postgres."""
     while portion := list(itertools.islice(changes, _PORTION)):
         write_changes(conn, portion)
         yield from portion
@@ -84,7 +87,7 @@ def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Paced]:
-    """The same changes at `rate` a second, counted from the first; 0 = as fast as they are taken."""
+    """Yield the same changes at `rate` a second, counted from the first; 0 means no limit."""
     began = clock()
     for number, change in enumerate(changes):
         if rate and (wait := began + number / rate - clock()) > 0:

@@ -1,4 +1,4 @@
-"""Mapping files (TOML): which column of a CRM export is which field of a lead, and how its text is read."""
+"""Mapping files (TOML): the column of a CRM export for each field of a lead, and its format."""
 
 import difflib
 import re
@@ -44,7 +44,7 @@ _OPTIONS = {
     "step_ms",
 }
 _FILE = {"delimiter", "encoding", "decimal", "thousands", "missing", "time_zone"}
-# Columns that hold who somebody is: never read, whatever a mapping says.
+# Columns with personal data: never read, whatever a mapping says.
 _PERSONAL = frozenset(
     [
         "email",
@@ -78,7 +78,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class MappedField:
-    """One field of a lead: `column` is None where the value is a constant or follows from the line number."""
+    """One field of a lead.
+
+    `column` is None if the value is a constant or follows from the line number.
+    """
 
     key: str
     column: str | None
@@ -88,7 +91,10 @@ class MappedField:
     parse: Parse
 
     def read(self, row: Mapping[str, str], line: int) -> Value | None:
-        """The value in this row, None where it is missing; ValueError with the rest of a sentence if it is wrong."""
+        """Return the value in this row, None if it is missing.
+
+        Raises ValueError with the rest of a sentence if it is wrong.
+        """
         if self.constant is not None:
             text = self.constant
         elif self.column is None:
@@ -102,7 +108,7 @@ class MappedField:
 
 @dataclass(frozen=True, slots=True)
 class MappedOutcome:
-    """Where the export says what became of a lead."""
+    """The column of an export that says whether a lead converted, and its values."""
 
     column: str
     true: frozenset[str]
@@ -111,7 +117,10 @@ class MappedOutcome:
     decided_at: MappedField | None
 
     def read(self, row: Mapping[str, str]) -> bool | None:
-        """True, False, or None where it is not decided; ValueError if the value is none of the listed ones."""
+        """Return True, False, or None if it is not decided.
+
+        Raises ValueError if the value is none of the listed ones.
+        """
         text = row[self.column].strip()
         if text in self.true or text in self.false:
             return text in self.true
@@ -122,7 +131,10 @@ class MappedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class LeadMapping:
-    """A whole mapping file. `fields` holds created_at, the LeadState fields and, where mapped, lead_version."""
+    """A full mapping file.
+
+    `fields` holds created_at, the LeadState fields and, if mapped, lead_version.
+    """
 
     name: str
     delimiter: str
@@ -137,7 +149,7 @@ class LeadMapping:
     outcome: MappedOutcome | None
 
     def columns(self) -> dict[str, str]:
-        """Every column that is read, with the key of the mapping that names it."""
+        """Return every column that is read, with the key of the mapping that names it."""
         fields = [
             self.lead_id,
             *self.fields.values(),
@@ -154,7 +166,10 @@ class LeadMapping:
         return columns | {field.column: field.key for field in fields if field.column is not None}
 
     def origins(self) -> dict[str, str]:
-        """The column of every input of a model, by the input's name there (own fields: `numbers.X`, `categories.X`)."""
+        """Return the column of every input of a model, by the name of the input.
+
+        Own fields are `numbers.X` and `categories.X`.
+        """
         own = {f"numbers.{name}": field for name, field in self.numbers.items()}
         own |= {f"categories.{name}": field for name, field in self.categories.items()}
         return {
@@ -165,7 +180,10 @@ class LeadMapping:
 
 
 def column_positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
-    """Where each column of the mapping stands in a file's header; SettingsError for one that is not there once."""
+    """Return the index of each column of the mapping in a file's header.
+
+    Raises SettingsError for a column that is not present exactly once.
+    """
     found = {}
     for column, key in mapping.columns().items():
         if header.count(column) != 1:
@@ -183,7 +201,10 @@ class _Wrong(Exception):  # never leaves this module
 
 
 def load_mapping(path: Path) -> LeadMapping:
-    """The mapping in a TOML file; SettingsError in one sentence that names the file and the key."""
+    """Read the mapping in a TOML file.
+
+    Raises SettingsError in one sentence that names the file and the key.
+    """
     try:
         table = tomllib.loads(path.read_text("utf-8"))
         return _mapping(path.name, table)
@@ -196,7 +217,10 @@ def load_mapping(path: Path) -> LeadMapping:
 
 
 def parse_mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
-    """The mapping that a mapping file with these tables would be; SettingsError in one sentence that names the key."""
+    """Parse the tables of a mapping file.
+
+    Raises SettingsError in one sentence that names the key.
+    """
     try:
         return _mapping(name, table)
     except _Wrong as wrong:
@@ -262,7 +286,7 @@ def _outcome(table: Mapping[str, Any], reader: "_FieldParsers") -> MappedOutcome
 
 @dataclass(frozen=True, slots=True)
 class _FieldParsers:
-    """The defaults of the file, and how each kind of field is read under them."""
+    """The defaults of the file, and a parser for each kind of field."""
 
     decimal: str
     thousands: str

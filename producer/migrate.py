@@ -1,4 +1,4 @@
-"""Adds to a CRM's database what Leadstream needs in it: numbered SQL files, each applied once, in order."""
+"""Migrations of a CRM's database: numbered SQL files, each applied once, in order."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from leadstream.postgres import check_url
 Connection = psycopg.Connection[Any]
 
 FOLDER = Path(str(resources.files("producer"))) / "migrations"
-# A trigger is made under a lock that writers of the table wait behind: rather fail than hold up a CRM.
+# Writers of a table wait for the lock that creates a trigger: fail rather than block a CRM.
 LOCK_TIMEOUT = "3s"
 PRIVILEGES = "CREATE on the schema of people, and TRIGGER on people and applications"
 _ONE_AT_A_TIME = 0x1EAD5EA
@@ -35,7 +35,10 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """What there was and what was done: names of migrations, and sentences about what to know of this CRM."""
+    """The migrations that were present and those that were applied, by name.
+
+    `notes` are sentences about what will not work in this CRM.
+    """
 
     schema: str
     present: list[str]
@@ -44,7 +47,7 @@ class MigrationResult:
 
 
 def migrations(folder: Path = FOLDER) -> list[Migration]:
-    """The files `0001_name.sql` of a folder in the order of their numbers."""
+    """Read the files `0001_name.sql` of a folder in the order of their numbers."""
     found = []
     for path in sorted(folder.glob("*.sql")):
         content = path.read_bytes()
@@ -56,16 +59,17 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
 
 
 def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) -> MigrationResult:
-    """Apply what is missing, in one transaction; with `dry_run` the same, taken back at the end.
+    """Apply the missing migrations in one transaction; `dry_run` rolls it back at the end.
 
-    Raises UserError where this database is no CRM, a migration was edited after it was applied, or a right is missing.
+    Raises UserError if this database is no CRM, if a migration was edited after it was applied, or
+    if a right is missing.
     """
     known = migrations(folder)
     with _connected(database_url) as connection, connection.transaction(force_rollback=dry_run):
         connection.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
         connection.execute("select pg_advisory_xact_lock(%s)", (_ONE_AT_A_TIME,))
         schema, notes = _look(connection)
-        # The functions keep this path; temporary tables come last in it, so that nobody can put theirs in the way.
+        # The functions keep this path. Temporary tables come last and so cannot shadow others.
         connection.execute(
             sql.SQL("set local search_path = {}, pg_temp").format(sql.Identifier(schema))
         )
@@ -107,7 +111,7 @@ group by c.relname, n.nspname
 
 
 def _look(connection: Connection) -> tuple[str, list[str]]:
-    """The schema of people, and what will not work in this CRM as it is."""
+    """Return the schema of people, and what will not work in this CRM."""
     tables = {
         table: (schema, set(columns)) for table, schema, columns in connection.execute(_COLUMNS)
     }
@@ -152,11 +156,13 @@ def _connected(database_url: str) -> Iterator[Connection]:
             yield connection
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(
-            f"DATABASE_URL: this role may not do that ({error.diag.message_primary}); `db migrate` needs {PRIVILEGES}"
+            f"DATABASE_URL: this role may not do that ({error.diag.message_primary}); "
+            f"`db migrate` needs {PRIVILEGES}"
         ) from None
     except psycopg.errors.LockNotAvailable:
         raise UserError(
-            f"people or applications were in use for over {LOCK_TIMEOUT}: nothing was changed, try again"
+            f"people or applications were in use for over {LOCK_TIMEOUT}: "
+            "nothing was changed, try again"
         ) from None
     except psycopg.OperationalError as error:
         text = str(error).strip().splitlines()

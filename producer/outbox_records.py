@@ -1,4 +1,4 @@
-"""From a row of the outbox to the record that it stands for."""
+"""The records that rows of the outbox become."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from schemas.crm_rows import (
 
 
 def lead_outcome_record(row: Row) -> dict[str, Any]:
-    """The LeadOutcome of a submitted application."""
+    """Build the LeadOutcome of a submitted application."""
     decided_at = parse_time(row.facts.get("decided_at"))
     return {
         "lead_id": row.lead_id,
@@ -26,7 +26,10 @@ def lead_outcome_record(row: Row) -> dict[str, Any]:
 
 
 def lead_change_record(row: Row, *, state: bool = True) -> dict[str, Any]:
-    """The LeadChanged of a row; without its state where that is not wanted, or is none."""
+    """Build the LeadChanged of a row.
+
+    It has no state if `state` is false or the row holds none.
+    """
     lead, version = lead_state(row.facts), row.facts.get("lead_version")
     return {
         "event_id": row.event_id,
@@ -42,9 +45,9 @@ def lead_change_record(row: Row, *, state: bool = True) -> dict[str, Any]:
 
 
 def encode_change(encode: Callable[[Mapping[str, Any]], bytes], record: Mapping[str, Any]) -> bytes:
-    """The bytes of a change; without its state where it cannot be written or is longer than a change may be.
+    """Encode a change, without its state if that cannot be encoded or is too long.
 
-    So every row can be sent, and what is wrong with a lead is told where it is scored.
+    So every row can be sent, and the consumer reports what is wrong with a lead.
     """
     try:
         value = encode(record)

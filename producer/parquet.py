@@ -1,9 +1,10 @@
-"""Reads a Parquet file as the CSV that it would make: every cell becomes the text that a mapping reads.
+"""A reader of Parquet files as the CSV that they would make.
 
-Numbers are written as short as they can be, with the mapping's decimal sign, whole ones without a fraction; true and
-false in small letters; times with a zone in UTC, times without one as they are, so that the mapping's zone holds; null
-and NaN are missing. Columns that hold more than one value in a cell, or bytes, are refused. Batches of rows are read
-one after another.
+Every cell becomes the text that a mapping reads. Numbers are as short as possible, with the
+mapping's decimal sign; integral ones have no fraction. True and false are lower case. Times with a
+zone are in UTC; times without one stay as they are, so that the mapping's zone applies. Null and
+NaN are missing. Columns with more than one value in a cell, or with bytes, are refused. Batches of
+rows are read one after another.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ _NO_TIME = "outside the years 1 to 9999"
 
 
 def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each row's number, counted as in a CSV with a header (the first is 2), and its mapped cells by column.
+    """Yield the number of each row and its mapped cells by column.
 
-    Raises SettingsError where the file lacks a column of the mapping or has one of a type that is no text, UserError
-    where it cannot be read, or pyarrow is missing.
+    Rows are numbered as in a CSV with a header: the first is 2. Raises SettingsError if the file
+    lacks a column of the mapping or its type cannot become text. Raises UserError if the file
+    cannot be read or pyarrow is missing.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415  # an extra
@@ -54,7 +56,8 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
                 if (to_texts := _reader(kind, mapping.decimal)) is None:
                     key = mapping.columns()[column]
                     raise SettingsError(
-                        f"{mapping.name}: {key}: {path.name} has {column!r} as {kind}, which is no text"
+                        f"{mapping.name}: {key}: {path.name} has {column!r} as {kind}, "
+                        "which is no text"
                     )
                 texts[column] = to_texts
             line = 2
@@ -75,7 +78,10 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
 
 
 def read_header(path: Path) -> list[str]:
-    """The names of the columns. Raises UserError where the file cannot be read, or pyarrow is missing."""
+    """Return the names of the columns.
+
+    Raises UserError if the file cannot be read or pyarrow is missing.
+    """
     try:
         import pyarrow as pa  # noqa: PLC0415  # an extra
         from pyarrow import parquet  # noqa: PLC0415
@@ -90,7 +96,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str]] | None":
-    """What makes texts of a column of this type, None where nothing does."""
+    """Return a function from a column of this type to texts, or None."""
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import types as is_  # noqa: PLC0415
 
@@ -98,7 +104,7 @@ def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str
         inner = _reader(kind.value_type, decimal)
         return inner and (lambda array: inner(array.dictionary_decode()))
     if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
-        # Bytes that are no text become surrogates, which only their own row suffers for.
+        # Bytes that are no text become surrogates, so that only their own row is refused.
         return lambda array: _texts(
             array.cast(pa.large_binary()), lambda raw: raw.decode(errors="surrogateescape")
         )

@@ -1,4 +1,4 @@
-"""The CRM's Postgres as it is: its clock, which migrations it has, which triggers fire, and the outbox's last row."""
+"""The state of the CRM's Postgres: clock, migrations, triggers, and the outbox's newest row."""
 
 import time
 from dataclasses import dataclass
@@ -27,7 +27,11 @@ class NewestRow:
 
 @dataclass(frozen=True, slots=True)
 class PostgresStatus:
-    """`clock_ahead_seconds` is seconds by which Postgres's clock is ahead of ours; `applied` and `missing` are migrations."""
+    """The result of `read_postgres_status`.
+
+    `clock_ahead_seconds` is how far Postgres's clock is ahead of ours; `applied` and `missing` are
+    names of migrations.
+    """
 
     clock_ahead_seconds: float
     applied: list[str]
@@ -37,7 +41,10 @@ class PostgresStatus:
 
 
 def read_postgres_status(database_url: str) -> PostgresStatus:
-    """Look, and change nothing. Raises Transient where Postgres does not answer or does not let this role look."""
+    """Read the status, and change nothing.
+
+    Raises Transient if Postgres does not answer or refuses this role.
+    """
     try:
         with connect(
             database_url, statement_ms=STATEMENT_MS, options="-c default_transaction_read_only=on"
@@ -80,8 +87,13 @@ _TABLES = (
 # D is disabled, R fires in replicas only.
 _FIRING = """
 select tgrelid::regclass::text, tgname::text from pg_trigger
-where tgrelid in (to_regclass('people'), to_regclass('applications'), to_regclass('leadstream_outbox'))
+where tgrelid in (
+    to_regclass('people'), to_regclass('applications'), to_regclass('leadstream_outbox')
+  )
   and tgenabled in ('O', 'A')
 """
 _THERE = "select name from unnest(%s::text[]) as name where to_regclass(name) is not null"
-_LAST = "select position, extract(epoch from occurred_at)::float8 from leadstream_outbox order by position desc limit 1"
+_LAST = (
+    "select position, extract(epoch from occurred_at)::float8 from leadstream_outbox"
+    " order by position desc limit 1"
+)

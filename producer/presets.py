@@ -1,7 +1,8 @@
-"""Presets: mappings for the exports of well-known CRMs, of which a file takes what it has.
+"""Presets: mappings for the exports of well-known CRMs.
 
-A preset is a mapping file in which a list of columns stands for the first that is there. Letter case does not matter,
-and a column that the file does not have leaves its field missing; the id and the time of creation must be there.
+A preset is a mapping file in which a list of columns means the first that is present. Letter case
+does not matter. A column that the file does not have leaves its field missing; the id and the time
+of creation must be present.
 """
 
 import csv
@@ -20,9 +21,9 @@ _REQUIRED = ("lead_id", "created_at")
 
 
 def load_preset(name: str, path: Path, *, parquet: bool = False) -> tuple[LeadMapping, list[str]]:
-    """The mapping of this file by a preset, and the fields that stay missing for want of a column.
+    """Build the mapping of this file by a preset; also return the fields without a column.
 
-    Raises SettingsError where a required column is not there, UserError where the file cannot be read.
+    Raises SettingsError if a required column is absent, UserError if the file cannot be read.
     """
     table = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
     header = {

@@ -1,4 +1,7 @@
-"""A Kafka producer for events that never loses one silently: every record is acknowledged, or a UserError says so."""
+"""A Kafka producer for events that loses none silently.
+
+Every record is acknowledged, or a UserError reports it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +22,10 @@ _CONNECT_SECONDS = 10.0
 
 
 class EventPublisher:
-    """Encodes and sends records; `delivered` counts those that the brokers have acknowledged."""
+    """An encoder and sender of records.
+
+    `delivered` is the number of records that the brokers have acknowledged.
+    """
 
     def __init__(self, producer: Producer, registry: Registry | None) -> None:
         self._producer = producer
@@ -30,7 +36,10 @@ class EventPublisher:
         self.delivered = 0
 
     def encode(self, name: str, topic: str, record: Mapping[str, Any]) -> bytes:
-        """The bytes of an Avro record (`name` as in the contract) on this topic. Raises as `Writer.encode` does."""
+        """Encode an Avro record (`name` as in the contract) for this topic.
+
+        Raises as `Writer.encode` does.
+        """
         if (name, topic) not in self._writers:
             self._writers[name, topic] = Writer(name, self._registry, topic)
         return self._writers[name, topic].encode(record)
@@ -48,7 +57,10 @@ class EventPublisher:
         value: bytes | None,
         on_delivered: Callable[[Message], None] = lambda _message: None,
     ) -> None:
-        """Send these bytes; UserError as soon as any record was given up. `on_delivered` gets it once acknowledged."""
+        """Send these bytes, and call `on_delivered` after they are acknowledged.
+
+        Raises UserError as soon as the delivery of any record failed.
+        """
 
         def report(error: KafkaError | None, message: Message) -> None:
             self._report(error, message)
@@ -83,13 +95,17 @@ class EventPublisher:
     def _check(self) -> None:
         if self._failed:
             raise UserError(
-                f"{self._failed} records were not delivered ({self.delivered} were): {self._first_failure}"
+                f"{self._failed} records were not delivered "
+                f"({self.delivered} were): {self._first_failure}"
             )
 
 
 @contextmanager
 def publishing(settings: Settings) -> Iterator[EventPublisher]:
-    """A publisher on the brokers of the settings; leaving the block waits for every acknowledgement."""
+    """Open a publisher on the brokers of the settings.
+
+    Leaving the block waits for every acknowledgement.
+    """
     Access(settings).check()
     config = {"message.timeout.ms": DELIVERY_TIMEOUT_MS, **producer_config(settings)}
     try:

@@ -1,4 +1,7 @@
-"""Asks for leads to be scored again: by RESCORE events without state, or by requests that are answered together."""
+"""Requests to score leads again.
+
+They are RESCORE events without state, or requests that are answered together.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -7,25 +10,33 @@ from leadstream.errors import UserError
 from leadstream.lead_fields import MAX_ID_CHARACTERS
 from producer.crm import Connection
 
-# What the consumer answers together; and so few bytes that the answer fits a message even where no lead is found.
+# The consumer answers this many together. The bytes are so few that the answer fits a message
+# even if no lead is found.
 REQUEST_LEADS = 10_000
 REQUEST_BYTES = 500_000
 
 
 def read_ids(lines: Iterable[str]) -> Iterator[str]:
-    """One id a line; blank lines and lines that start with # are skipped, and an id that comes again."""
+    """Yield one id a line.
+
+    Blank lines, lines that start with #, and repeated ids are skipped.
+    """
     return unique(
         line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
     )
 
 
 def unique(lead_ids: Iterable[str]) -> Iterator[str]:
-    """The ids in their order, each once; UserError where one is empty or longer than the changes topic takes."""
+    """Yield the ids in their order, each once.
+
+    Raises UserError if one is empty or longer than the changes topic takes.
+    """
     seen: set[str] = set()
     for lead_id in lead_ids:
         if not 0 < len(lead_id) <= MAX_ID_CHARACTERS:
             raise UserError(
-                f"a lead id has 1 to {MAX_ID_CHARACTERS} characters; number {len(seen) + 1} has {len(lead_id)}"
+                f"a lead id has 1 to {MAX_ID_CHARACTERS} characters; "
+                f"number {len(seen) + 1} has {len(lead_id)}"
             )
         if lead_id not in seen:
             seen.add(lead_id)
@@ -33,13 +44,16 @@ def unique(lead_ids: Iterable[str]) -> Iterator[str]:
 
 
 def count_leads(conn: Connection) -> int:
-    """How many leads the CRM has."""
+    """Return the number of leads in the CRM."""
     row = conn.execute("select count(*) from people").fetchone()
     return int(row[0]) if row else 0
 
 
 def all_leads(conn: Connection) -> Iterator[tuple[str, int]]:
-    """Every lead of the CRM with its version, read in portions by a server-side cursor."""
+    """Yield every lead of the CRM with its version.
+
+    A server-side cursor reads them in portions.
+    """
     with conn.transaction(), conn.cursor("all_leads") as cursor:
         cursor.itersize = 5_000
         cursor.execute("select id, lead_version from people order by id")
@@ -47,7 +61,7 @@ def all_leads(conn: Connection) -> Iterator[tuple[str, int]]:
 
 
 def rescore_event(lead_id: str, version: int, *, event_id: str, now: int) -> dict[str, Any]:
-    """A LeadChanged that only asks for a new score: without state, as of `now` (ms UTC)."""
+    """Build a LeadChanged that only asks for a new score: without state, as of `now` (ms UTC)."""
     return {
         "event_id": event_id,
         "lead_id": lead_id,
@@ -62,7 +76,10 @@ def rescore_event(lead_id: str, version: int, *, event_id: str, now: int) -> dic
 def rescore_requests(
     lead_ids: Iterable[str], *, new_id: Callable[[], str], requested_by: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """RescoreRequest records of at most 10,000 leads and 500,000 bytes of ids each, in order."""
+    """Yield RescoreRequest records in order.
+
+    Each has at most 10,000 leads and 500,000 bytes of ids.
+    """
     for portion in _portions(lead_ids):
         yield {"request_id": new_id(), "lead_ids": portion, "requested_by": requested_by}
 

@@ -1,11 +1,13 @@
-"""A CRM that lives, with a hidden truth: pure, seeded, without a clock.
+"""A simulated CRM with a hidden truth: pure, seeded, without a clock.
 
-Each lead has a hidden probability p of ever applying. If it applies, then after a delay T of at most `WINDOW_DAYS`
-days with the distribution F(x) = 1 - (1 - x / WINDOW_DAYS)^3. What the CRM sees (scores, touchpoints, states) depends
-on the lead's traits and on chance, never on T. So for a lead of age t that has not applied, the probability of an
-application within the next H days is known exactly: p (F(t + H) - F(t)) / (1 - p F(t)).
+Each lead has a hidden probability p of ever applying. If it applies, then after a delay T of at
+most `WINDOW_DAYS` days with the distribution F(x) = 1 - (1 - x / WINDOW_DAYS)^3. What the CRM sees
+(scores, touchpoints, states) depends on the lead's traits and on chance, never on T. So for a lead
+of age t that has not applied, the probability of an application within the next H days is known
+exactly: p (F(t + H) - F(t)) / (1 - p F(t)).
 """
 
+import dataclasses
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -75,12 +77,12 @@ _MISSING = {  # shares of leads
 
 
 class DeliveryKind(StrEnum):
-    """How a change is delivered."""
+    """The ways in which a change is delivered."""
 
     PLAIN = "plain"
     LATE = "late"
     REPEATED = "repeated"
-    THIN = "thin"
+    WITHOUT_STATE = "thin"
     DELETED = "deleted"
     TOMBSTONE = "tombstone"
     LOOP = "loop"
@@ -88,11 +90,11 @@ class DeliveryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What only the simulator knows at the moment of a change.
+    """The facts that only the simulator knows at the moment of a change.
 
-    `probability` is that of an application within the horizon, given the lead's hidden propensity and that it has not
-    applied yet; where `applied` is true it has, and the change says nothing about calibration. `converts` is what
-    then happened.
+    `probability` is that of an application within the horizon, given the lead's hidden propensity
+    and that it has not applied yet. If `applied` is true, it has, and the change says nothing about
+    calibration. `converts` is what then happened.
     """
 
     probability: float
@@ -102,9 +104,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedChange:
-    """One message of the changes topic: `record` has the shape of LeadChanged, or is None for a tombstone.
+    """One message of the changes topic.
 
-    `state` is what the CRM knows of the lead from then on, whether the record tells it or not; None when it is erased.
+    `record` has the shape of LeadChanged, or is None for a tombstone. `state` is what the CRM knows
+    of the lead from then on, whether or not the record carries it; None after an erasure.
     """
 
     lead_id: str
@@ -116,7 +119,10 @@ class SimulatedChange:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application; its source, programme and campus are its own, not those of the enquiry. Times in ms UTC."""
+    """An application; times are in ms UTC.
+
+    Its source, programme and campus are its own, not those of the enquiry.
+    """
 
     lead_id: str
     submitted_at: int
@@ -127,37 +133,37 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How disorderly the changes arrive: each a share of the orderly changes.
+    """The disorder of the deliveries: each value is a share of the orderly changes.
 
-    `late` ones (a share of those that have a successor) come after a newer change of the same lead, `thin` ones carry
-    no state. The others are additional: the same event again, DELETED, a null value, or a score that was written back
-    (`origin` is "leadstream").
+    `late` ones (a share of those that have a successor) come after a newer change of the same lead;
+    `without_state` ones carry no state. The others are additional: the same event again, DELETED, a
+    null value, or a score that was written back (`origin` is "leadstream").
     """
 
     late: float = 0.0
     repeated: float = 0.0
-    thin: float = 0.0
+    without_state: float = 0.0
     deleted: float = 0.0
     tombstone: float = 0.0
     loop: float = 0.0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.late, self.repeated, self.thin, self.deleted, self.tombstone, self.loop) < 0
-            or self.late + self.thin > 1
-        ):
-            raise ValueError("shares must not be negative, and late + thin must not exceed 1")
+        if min(dataclasses.astuple(self)) < 0 or self.late + self.without_state > 1:
+            raise ValueError(
+                "shares must not be negative, and late + without_state must not exceed 1"
+            )
 
 
 def delay_distribution(days: Floats) -> Floats:
-    """F: the probability that a lead that applies has done so within so many days; any shape."""
+    """Return F: the probability that a lead that applies has done so within `days`, any shape."""
     return 1.0 - (1.0 - np.clip(days / WINDOW_DAYS, 0.0, 1.0)) ** 3
 
 
 class SimulatedCrm:
-    """`leads` enquiries that arrive in `days` days from `start` (ms UTC), with everything that happens to them.
+    """A CRM with `leads` enquiries that arrive in `days` days from `start` (ms UTC).
 
-    The same arguments give the same CRM, to the byte. `horizon_days` is what Truth looks ahead.
+    It has everything that happens to them. The same arguments give the same CRM, to the byte.
+    `horizon_days` is the horizon of Truth.
     """
 
     def __init__(
@@ -200,7 +206,7 @@ class SimulatedCrm:
         self._touch(rng, created, intent, propensity)
 
     def _submit(self, rng: np.random.Generator) -> list[Application]:
-        """The applications of those who apply: one in five applies again, elsewhere, within a month."""
+        """Return the applications: one lead in five applies again, elsewhere, within a month."""
         applications: list[Application] = []
         names = tuple(list(table) for table in (SOURCES, PROGRAMMES, CAMPUSES))
         for lead in np.flatnonzero(self._applied_at < np.iinfo(np.int64).max).tolist():
@@ -220,7 +226,10 @@ class SimulatedCrm:
     def _touch(
         self, rng: np.random.Generator, created: Integers, intent: Floats, propensity: Floats
     ) -> None:
-        """Every change of every lead, as columns in the order of time; change 0 of a lead is its arrival."""
+        """Compute every change of every lead, as columns in the order of time.
+
+        Change 0 of a lead is its arrival.
+        """
         changes = 1 + rng.poisson(np.minimum(2.0 * np.exp(0.35 * intent), 12.0))
         lead = np.repeat(np.arange(len(created)), changes)
         first = np.cumsum(changes) - changes
@@ -230,7 +239,7 @@ class SimulatedCrm:
         )
         elapsed = np.cumsum(waits)
         occurred = created[lead] + elapsed - elapsed[first[lead]]
-        # Three views of the same hidden intent, each with noise of its lead and noise of the moment.
+        # Three views of the same hidden intent, each with noise of its lead and of the moment.
         trait = intent[lead]
         view = [
             trait + rng.normal(0, 0.6, len(created))[lead] + rng.normal(0, 0.25, len(lead))
@@ -281,11 +290,14 @@ class SimulatedCrm:
             self._columns[name] = column.tolist()
 
     def __len__(self) -> int:
-        """How many orderly changes there are."""
+        """Return the number of orderly changes."""
         return len(self._lead)
 
     def moment(self, position: int, until: int | None = None) -> int:
-        """When the orderly change at this position occurs, ms UTC: 0 is the oldest, -1 the newest before `until`."""
+        """Return when the orderly change at this position occurs, in ms UTC.
+
+        0 is the oldest, -1 the newest before `until`.
+        """
         return int(self._occurred[: self._window(None, until).stop][position])
 
     def _window(self, since: int | None, until: int | None) -> range:
@@ -323,11 +335,14 @@ class SimulatedCrm:
     def changes(
         self, since: int | None = None, until: int | None = None
     ) -> Iterator[SimulatedChange]:
-        """Every change with `since` <= occurred_at < `until` (ms UTC), complete and in the order of time."""
+        """Yield the changes with `since` <= occurred_at < `until` (ms UTC), in the order of time."""
         return map(self._change, self._window(since, until))
 
     def applications(self, since: int | None = None, until: int | None = None) -> list[Application]:
-        """Every application with `since` <= submitted_at < `until` (ms UTC), in the order of time."""
+        """Return every application with `since` <= submitted_at < `until` (ms UTC).
+
+        They are in the order of time.
+        """
         return [
             application
             for application in self._applications
@@ -338,9 +353,10 @@ class SimulatedCrm:
     def deliveries(
         self, shares: Shares, since: int | None = None, until: int | None = None
     ) -> Iterator[SimulatedChange]:
-        """The same changes as a real CRM delivers them: some late, thin or repeated, with erasures and loops between.
+        """Yield the same changes as a real CRM delivers them.
 
-        Whatever an erased lead has to say comes before its erasure.
+        Some are late, without state, or repeated, with erasures and loops in between. All changes
+        of an erased lead come before its erasure.
         """
         rng = np.random.default_rng([self.seed, 1])
         window = self._window(since, until)
@@ -363,10 +379,13 @@ class SimulatedCrm:
             if draw < shares.late and may_move and i != last[lead]:
                 held[lead] = replace(change, kind=DeliveryKind.LATE)
                 continue
-            # An erased lead may have left Postgres before its thin change is looked up: it sends its state along.
-            if draw > 1 - shares.thin and lead not in erased:
+            # An erased lead may have left Postgres before its state is looked up, so its changes
+            # carry their state.
+            if draw > 1 - shares.without_state and lead not in erased:
                 change = replace(
-                    change, record={**_record(change), "lead": None}, kind=DeliveryKind.THIN
+                    change,
+                    record={**_record(change), "lead": None},
+                    kind=DeliveryKind.WITHOUT_STATE,
                 )
             yield change
             if lead in held:
@@ -399,13 +418,13 @@ class SimulatedCrm:
         if tombstone:
             return SimulatedChange(change.lead_id, None, None, None, DeliveryKind.TOMBSTONE)
         record = _record(change)
-        facts = {
+        fields = {
             "event_id": _hex_id(rng),
             "change_type": "DELETED",
             "lead_version": record["lead_version"] + 1,
         }
         return SimulatedChange(
-            change.lead_id, record | facts | {"lead": None}, None, None, DeliveryKind.DELETED
+            change.lead_id, record | fields | {"lead": None}, None, None, DeliveryKind.DELETED
         )
 
 
@@ -426,12 +445,15 @@ def _choose(rng: np.random.Generator, table: dict[str, tuple[float, float]], siz
 
 
 def _month(moments: Integers) -> Integers:
-    """0 for January, from ms UTC."""
+    """Return the month of ms UTC, 0 for January."""
     return moments.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64) % 12
 
 
 def _cumulate(steps: Integers, first: Integers, lead: Integers) -> Integers:
-    """The running sum of `steps` inside each lead; `first` is the position of a lead's first step."""
+    """Return the running sum of `steps` inside each lead.
+
+    `first` is the position of a lead's first step.
+    """
     total = np.cumsum(steps)
     return total - (total - steps)[first[lead]]
 
@@ -439,7 +461,7 @@ def _cumulate(steps: Integers, first: Integers, lead: Integers) -> Integers:
 def _arrivals(
     rng: np.random.Generator, start: int, leads: int, days: float
 ) -> tuple[Integers, npt.NDArray[np.bool_]]:
-    """When leads arrive (ms UTC, ascending), and which of them come in the burst of a campaign."""
+    """Return when leads arrive (ms UTC, ascending), and which come in a campaign's burst."""
     hours = start + HOUR_MS * np.arange(max(1, int(days * 24)), dtype=np.int64)
     since_monday = (hours // HOUR_MS - 96) // 24 % 7  # 1970-01-05, hour 96, was a Monday
     intensity = (

@@ -1,4 +1,7 @@
-"""The training table: one row per moment at which a lead could have been scored, with what became of it."""
+"""The training table: one row for each moment at which a lead could have been scored.
+
+Each row has the outcome of the lead.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +18,10 @@ def training_frame(
     states: Sequence[Mapping[str, Any]],
     converted: Sequence[bool],
 ) -> "pd.DataFrame":
-    """A table with lead_id, as_of (int64, ms UTC), the LeadState fields as events carry them, and converted (bool).
+    """Build a table with lead_id, as_of, the LeadState fields, and converted (bool).
 
-    The optional fields keep Python's own values: None where absent, never NaN.
+    as_of is int64, ms UTC; the fields are as events carry them. Optional fields keep Python's own
+    values: None where absent, never NaN.
     """
     import pandas as pd  # noqa: PLC0415  # only training needs it
 

@@ -1,1 +1,1 @@
-"""The records on the wire: their Avro schemas, the two framings, the registry, and how schemas may change."""
+"""The records on the wire: their schemas, both framings, the registry, and their evolution."""

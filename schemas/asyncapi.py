@@ -1,4 +1,7 @@
-"""The topics and their records for tools that read AsyncAPI, made from the .avsc files: `make asyncapi`."""
+"""The AsyncAPI document of the topics and their records, made from the .avsc files.
+
+`make asyncapi` writes it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +13,12 @@ from schemas import schema_files
 
 FILE = Path(__file__).parent / "asyncapi.yaml"
 AVRO = "application/vnd.apache.avro;version=1.12.0"
-_LISTS, _WHOLE = {"cleanup.policy"}, {"retention.ms", "delete.retention.ms", "max.message.bytes"}
+_LISTS, _INTEGERS = {"cleanup.policy"}, {"retention.ms", "delete.retention.ms", "max.message.bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What Leadstream does with a topic, whose records it holds, what its key is, and what it is for."""
+    """The use of a topic: its direction, the record of its values, its key, and its purpose."""
 
     action: Literal["receive", "send"]
     record: str
@@ -62,7 +65,7 @@ CHANNELS = {
 
 
 def document() -> dict[str, Any]:
-    """The whole AsyncAPI 3 document, with the default names of the topics."""
+    """Build the AsyncAPI 3 document, with the default names of the topics."""
     topics = Topics()
     names = {field: getattr(topics, field) for field in CHANNELS}
     return {
@@ -70,7 +73,8 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Leadstream",
             "version": __version__,
-            "description": "Lead changes in, calibrated conversion probabilities out. Read committed data only.",
+            "description": "Lead changes in, calibrated conversion probabilities out. "
+            "Read committed data only.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/vnd.apache.avro",
@@ -91,8 +95,8 @@ def document() -> dict[str, Any]:
 
 
 def write() -> str:
-    """The document as YAML."""
-    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # only those who change a schema need it
+    """Return the document as YAML."""
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # only a schema change needs it
 
     text = yaml.safe_dump(document(), sort_keys=False, width=120, allow_unicode=True)
     return f"# Made from the .avsc files by `make asyncapi`: do not edit.\n{text}"
@@ -101,7 +105,7 @@ def write() -> str:
 def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for key, value in CONFIGS[field].items():
-        config[key] = [value] if key in _LISTS else int(value) if key in _WHOLE else value
+        config[key] = [value] if key in _LISTS else int(value) if key in _INTEGERS else value
     return {
         "address": name,
         "description": f"{channel.summary} The key is {channel.key}, in UTF-8.",

@@ -1,9 +1,11 @@
 """Bytes on the wire to records and back, in both framings.
 
-    single object   C3 01 · CRC-64-AVRO fingerprint of the writer schema, 8 bytes little endian · Avro body
+    single object   C3 01 · CRC-64-AVRO fingerprint of the writer schema, 8 bytes little endian
+                    · Avro body
     Confluent       00 · id of the writer schema in the registry, 4 bytes big endian · Avro body
 
-Records are plain dicts; times are ints (milliseconds UTC), so that no value can overflow a datetime.
+Records are dicts of basic Python values. Times are ints (milliseconds UTC), so that no value can
+overflow a datetime.
 """
 
 from collections.abc import Mapping
@@ -31,12 +33,15 @@ _CONFLUENT_HEADER = 5
 
 
 class Reader:
-    """Decodes values of one record (by its Avro name, e.g. LeadChanged), in either framing, to its present schema."""
+    """A decoder of the values of one record, in either framing, to its current schema.
+
+    `record` is the Avro name of the record, for example LeadChanged.
+    """
 
     def __init__(self, record: str, registry: "Registry | None" = None) -> None:
         self._record = record
         self._registry = registry
-        self.schema = _present(record)
+        self.schema = _current(record)
         self._bodies = {
             _SINGLE_OBJECT + mark: _body(schema, record)
             for mark, (name, schema) in _known_writers().items()
@@ -44,13 +49,14 @@ class Reader:
         }
 
     def current_headers(self) -> list[bytes]:
-        """Each header, as far as seen until now, after which a body is written by the present schema."""
+        """Return each header, seen until now, whose bodies are written by the current schema."""
         return [header for header, body in self._bodies.items() if body.reader is None]
 
     def decode(self, value: bytes) -> dict[str, Any]:
-        """The record in `value`, absent optional fields None, enums str.
+        """Decode the record in `value`: absent optional fields are None, enums are str.
 
-        Raises Poison (UNKNOWN_FRAMING, UNKNOWN_SCHEMA, DECODE_FAILED), or Transient where the registry does not answer.
+        Raises Poison (UNKNOWN_FRAMING, UNKNOWN_SCHEMA, DECODE_FAILED), or Transient if the registry
+        does not answer.
         """
         start, body = self._framed(value)
         stream = BytesIO(value)
@@ -58,21 +64,31 @@ class Reader:
         try:
             record = body.read(stream)
         except (EOFError, IndexError):
-            detail = f"The body ends too early, or a number in it is wrong (seen at byte {stream.tell()} of {len(value)})."
+            detail = (
+                "The body ends too early, or a number in it is wrong "
+                f"(seen at byte {stream.tell()} of {len(value)})."
+            )
         except KeyError:
             detail = f"The schema has no enum symbol of that number (before byte {stream.tell()})."
         except UnicodeDecodeError:
             detail = f"A text is not valid UTF-8 (it ends before byte {stream.tell()})."
         except SchemaResolutionError:
-            detail = f"The value is well-formed, but holds what the present schema of {self._record} has no place for."
+            detail = (
+                "The value is well-formed, but holds what the present schema of "
+                f"{self._record} has no place for."
+            )
         else:
             if stream.tell() == len(value):
                 return record
-            detail = f"The record ends at byte {stream.tell()}, but {len(value) - stream.tell()} more bytes follow."
+            left = len(value) - stream.tell()
+            detail = f"The record ends at byte {stream.tell()}, but {left} more bytes follow."
         raise _poison(Reason.DECODE_FAILED, detail)
 
     def layout(self, value: bytes) -> tuple[int, Any]:
-        """Where the body of `value` starts, and the schema that it says it was written by. Raises as `decode` does."""
+        """Return where the body of `value` starts, and the writer schema that it names.
+
+        Raises as `decode` does.
+        """
         start, body = self._framed(value)
         return start, body.writer
 
@@ -83,7 +99,10 @@ class Reader:
         return _CONFLUENT_HEADER, self._bodies.get(value[:_CONFLUENT_HEADER]) or self._unseen(value)
 
     def _unseen(self, value: bytes) -> "_Body":
-        """The body of a value whose header is new to this reader. Raises Poison, Transient."""
+        """Return the body of a value with a header that is new to this reader.
+
+        Raises Poison, Transient.
+        """
         if value[:1] == _CONFLUENT and len(value) >= _CONFLUENT_HEADER:
             return self._from_registry(value[:_CONFLUENT_HEADER])
         if value[:2] == _SINGLE_OBJECT and len(value) >= _SINGLE_OBJECT_HEADER:
@@ -102,7 +121,10 @@ class Reader:
     def _from_registry(self, header: bytes) -> "_Body":
         number = int.from_bytes(header[1:], "big")
         if self._registry is None:
-            detail = f"The value names schema id {number} of a registry, but none is configured (SCHEMA_REGISTRY_URL)."
+            detail = (
+                f"The value names schema id {number} of a registry, "
+                "but none is configured (SCHEMA_REGISTRY_URL)."
+            )
             raise _poison(Reason.UNKNOWN_SCHEMA, detail)
         schema = self._registry.schema(number)
         name = schema.get("name", "") if isinstance(schema, dict) else ""
@@ -121,14 +143,20 @@ class Reader:
             ValueError,
             RecursionError,
         ):
-            detail = f"The registry's schema id {number} cannot be used: it is not valid Avro, or its values have no bounds."
+            detail = (
+                f"The registry's schema id {number} cannot be used: "
+                "it is not valid Avro, or its values have no bounds."
+            )
             raise _poison(Reason.DECODE_FAILED, detail) from None
         self._bodies[header] = body
         return body
 
 
 class Writer:
-    """Encodes one record by its present schema: Confluent framing where a registry is given, else single object."""
+    """An encoder of one record by its current schema.
+
+    The framing is Confluent's if a registry is given, else single object.
+    """
 
     def __init__(
         self, record: str, registry: "Registry | None" = None, topic: str | None = None
@@ -138,7 +166,7 @@ class Writer:
         self._record = record
         self._registry = registry
         self._topic = topic
-        self.schema = _present(record)
+        self.schema = _current(record)
         self._check = compile_validator(schema_files.current_schema(record))
         self._header = (
             None
@@ -148,9 +176,10 @@ class Writer:
         )
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
-        """The framed bytes of `record` (plain Python values; fields with a default may be left out).
+        """Encode `record` with its framing; fields with a default may be left out.
 
-        Raises Poison(ENCODE_FAILED) where the record does not fit, and Transient where the registry does not answer.
+        Raises Poison(ENCODE_FAILED) if the record does not fit the schema, and Transient if the
+        registry does not answer.
         """
         header = self.header()
         stream = BytesIO(header)
@@ -171,15 +200,19 @@ class Writer:
         return stream.getvalue()
 
     def header(self) -> bytes:
-        """What stands before each body. Raises Transient where the registry does not answer."""
+        """Return the bytes before each body. Raises Transient if the registry does not answer."""
         return self._header or self._register()
 
     def open(self) -> None:
-        """Learn now how records are framed, so that `encode` asks nobody. Raises Transient; UserError where refused."""
+        """Fetch the header now, so that `encode` asks no registry.
+
+        Raises Transient; UserError if the registry refuses the schema.
+        """
         self.header()
 
     def _register(self) -> bytes:
-        assert self._registry is not None  # noqa: S101 -- __init__ sets the header where there is none
+        # Without a registry, __init__ sets the header.
+        assert self._registry is not None  # noqa: S101
         number = self._registry.schema_id(
             f"{self._topic}-value", schema_files.current_schema(self._record)
         )
@@ -189,7 +222,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """How to read a body: by the writer schema alone, or resolved to the reader schema where that differs."""
+    """The schemas that decode a body: the writer's, and the current one if it differs."""
 
     writer: Any
     reader: Any = None
@@ -198,7 +231,8 @@ class _Body:
         start = stream.tell()
         record: Any = schemaless_reader(stream, self.writer, None)
         if self.reader is not None:
-            # fastavro checks nothing in a field that it skips: only a value that reads well as written may be resolved.
+            # fastavro checks nothing in a field that it skips, so resolve only a value that is
+            # valid by its writer schema.
             stream.seek(start)
             record = _unshared(schemaless_reader(stream, self.writer, self.reader))
         return cast(dict[str, Any], record)
@@ -209,17 +243,17 @@ def _body(schema: Any, record: str) -> _Body:
     same = schema_files.canonical_form(schema) == schema_files.canonical_form(
         schema_files.current_schema(record)
     )
-    return _Body(writer) if same else _Body(writer, _present(record))
+    return _Body(writer) if same else _Body(writer, _current(record))
 
 
 @cache
-def _present(record: str) -> Any:
+def _current(record: str) -> Any:
     return parse_schema(_without_logical_types(schema_files.current_schema(record)))
 
 
 @cache
 def _known_writers() -> dict[bytes, tuple[str, Any]]:
-    """Every writer schema that needs no registry, present and released, by fingerprint: (record, schema)."""
+    """Return each writer schema that needs no registry, by fingerprint: (record, schema)."""
     versions = [
         *schema_files.released_schemas().values(),
         {record: schema_files.current_schema(record) for record in schema_files.FILES},
@@ -242,7 +276,10 @@ def _without_logical_types(schema: Any) -> Any:
 
 
 def _unshared(part: Any) -> Any:
-    """A copy of a decoded value: where fastavro fills in a default, all records share the schema's own map or list."""
+    """Return a copy of a decoded value.
+
+    Where fastavro fills in a default, all records share the schema's own map or list.
+    """
     if isinstance(part, dict):
         return {key: _unshared(value) for key, value in part.items()}
     return [_unshared(value) for value in part] if isinstance(part, list) else part

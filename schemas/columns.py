@@ -1,8 +1,9 @@
-"""Many records at once: framed bytes to columns and back, as machine code (schemas/compiled.py, the extra `fast`).
+"""Many records at a time: framed bytes to columns and back, as machine code.
 
-Both ways give what the codec gives record by record, and leave to it what they do not know to be right: reading marks a
-row as not read, writing refuses all rows (`UnsupportedColumns`), and then the codec tells the bad one by its own name. Below
-some ten records the codec is faster anyway.
+schemas/compiled.py has the kernels (the extra `fast`). Both directions give what the codec gives
+record by record, and leave to it what they do not know to be right. Reading marks such a row as not
+decoded. Writing refuses all rows (`UnsupportedColumns`), and then the codec names the bad record.
+Below some ten records the codec is faster.
 """
 
 import os
@@ -30,13 +31,13 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-# From so many records on columns are faster.
+# From this number of records on, columns are faster.
 MIN_ROWS = 10
 _SEED = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
 
 def use_columns(n: int) -> bool:
-    """Whether n records are read and written in columns here."""
+    """Return whether n records are decoded and encoded in columns here."""
     return COMPILED and n >= MIN_ROWS
 
 
@@ -50,7 +51,10 @@ class MissingColumnError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextColumn:
-    """A column of texts as slices of UTF-8: `lengths` bytes of `data` from `offsets` on; null where that is below 0."""
+    """A column of texts as slices of UTF-8: `lengths` (n,) bytes of `data` from `offsets` (n,).
+
+    A row with a length below 0 is null.
+    """
 
     data: Bytes
     offsets: Ints
@@ -58,7 +62,7 @@ class TextColumn:
 
     @classmethod
     def from_bytes(cls, texts: Sequence[bytes]) -> "TextColumn":
-        """The column of these texts."""
+        """Build the column of these texts."""
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         return cls(np.frombuffer(b"".join(texts), np.uint8), np.cumsum(lengths) - lengths, lengths)
 
@@ -66,16 +70,16 @@ class TextColumn:
         return len(self.offsets)
 
     def take(self, indices: NDArray[np.intp]) -> "TextColumn":
-        """The column of these rows."""
+        """Return the column of the rows at these indices."""
         return TextColumn(self.data, self.offsets[indices], self.lengths[indices])
 
     def to_list(self) -> list[bytes]:
-        """Each row's bytes; of a null none."""
-        whole, ends = self.data.tobytes(), (self.offsets + self.lengths).tolist()
-        return [whole[begin:end] for begin, end in zip(self.offsets.tolist(), ends, strict=True)]
+        """Return the bytes of each row; those of a null are empty."""
+        data, ends = self.data.tobytes(), (self.offsets + self.lengths).tolist()
+        return [data[start:end] for start, end in zip(self.offsets.tolist(), ends, strict=True)]
 
     def equal(self, other: "TextColumn") -> Flags:
-        """In which rows both are equal."""
+        """Return in which rows both columns are equal."""
         mine, others = (
             (self.data, self.offsets, self.lengths),
             (other.data, other.offsets, other.lengths),
@@ -83,7 +87,7 @@ class TextColumn:
         return compiled.equal_slices(*mine, *others)
 
     def dictionary_encode(self) -> DictionaryColumn:
-        """The same column by its distinct values, null as None."""
+        """Return the same column by its distinct values, null as None."""
         codes, rows = compiled.dictionary_encode(self.data, self.offsets, self.lengths, _SEED)
         raw = self.take(rows)
         values = [
@@ -95,18 +99,21 @@ class TextColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapColumn:
-    """A column of maps in their encoded form, null where `offsets` is -1; `text_values` or of doubles."""
+    """A column of maps in their encoded form; `offsets` (n,) is -1 for a null.
+
+    The values are texts if `text_values`, else doubles.
+    """
 
     data: Bytes
     offsets: Ints
     text_values: bool
 
     def take(self, indices: NDArray[np.intp]) -> "MapColumn":
-        """The column of these rows."""
+        """Return the column of the rows at these indices."""
         return MapColumn(self.data, self.offsets[indices], self.text_values)
 
     def lookup(self, key: str) -> Floats | TextColumn:
-        """What each map has under a key: a double, else NaN; or a text, else null."""
+        """Return what each map has under a key: a double, else NaN; or a text, else null."""
         offsets, lengths = np.empty_like(self.offsets), np.empty_like(self.offsets)
         sought = np.frombuffer(key.encode(), np.uint8)
         compiled.find_key(self.data, self.offsets, sought, self.text_values, offsets, lengths)
@@ -119,7 +126,10 @@ class MapColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListColumn:
-    """A column of arrays: `counts` (n,) items in each row, and by field the columns of all items one after another."""
+    """A column of arrays: `counts` (n,) items in each row.
+
+    `columns` has, by field, the column of the items of all rows one after another.
+    """
 
     counts: Ints
     columns: Mapping[str, Any]
@@ -127,13 +137,12 @@ class ListColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedColumns:
-    """n records, as far as they could be read in columns: `decoded` (n,) says which, the others' rows have no meaning.
+    """The columns of n records, as far as they could be decoded.
 
-    `sizes` (n,) are the bytes of the values.
-
-    Columns are by the path of the field ("lead.source"): int64 (an enum by its symbol's number), bool, TextColumn, MapColumn, or
-    float64 with NaN where an optional number is null. An optional record has a bool of its own: whether it is there.
-    Arrays have no column.
+    `decoded` (n,) tells which rows were; the others have no meaning. `sizes` (n,) are the bytes of
+    the values. Columns are by the path of the field ("lead.source"): int64 (an enum by the index of
+    its symbol), bool, TextColumn, MapColumn, or float64 with NaN where an optional number is null.
+    An optional record has a bool of its own: whether it is present. Arrays have no column.
     """
 
     decoded: Flags
@@ -142,7 +151,10 @@ class DecodedColumns:
 
 
 class ColumnReader:
-    """Reads what a reader decodes one by one: values whose writer schema is the present one, and none else."""
+    """A decoder of many values into columns, for values whose writer schema is the current one.
+
+    Other values are not decoded.
+    """
 
     def __init__(self, reader: Reader, fields: Collection[str] | None = None) -> None:
         """Plan the decoding of `fields` (paths), or of every field where it is None.
@@ -164,7 +176,7 @@ class ColumnReader:
                 "decode it in schemas/columns.py, or leave it out of `fields`"
             )
         self._program = np.array(self._steps, np.int64)
-        # Compiles what a batch needs, or loads what was compiled: now, and not while a batch waits.
+        # Compile or load the kernels of a batch now, and not while a batch waits.
         for column in self.decode([b""]).columns.values():
             if isinstance(column, TextColumn):
                 column.equal(column)
@@ -173,11 +185,11 @@ class ColumnReader:
                 column.lookup("")
 
     def decode(self, values: Sequence[bytes | None]) -> DecodedColumns:
-        """The records in n framed values; a null is not read."""
+        """Decode n framed values; a null is not decoded."""
         n = len(values)
-        whole = [value or b"" for value in values]
-        lengths = np.fromiter(map(len, whole), np.int64, n)
-        data = np.frombuffer(b"".join(whole), np.uint8)
+        filled = [value or b"" for value in values]
+        lengths = np.fromiter(map(len, filled), np.int64, n)
+        data = np.frombuffer(b"".join(filled), np.uint8)
         ends = np.cumsum(lengths)
         bodies = np.full(n, -1, np.int64)
         for header in self._reader.current_headers():
@@ -213,7 +225,7 @@ class ColumnReader:
     def _plan(
         self, schema: Any, named: Mapping[str, Any], path: str, *, optional: bool = False
     ) -> None:
-        """The steps that read a value of this schema, and where its columns will be."""
+        """Add the steps that decode a value of this schema, and note where its columns will be."""
         schema = _defined(schema, named)
         kind = (
             "union"
@@ -254,7 +266,10 @@ class ColumnReader:
                 raise MissingColumnError(f"no column for {path}: columns of {kind} are not decoded")
 
     def _array(self, items: Any, named: Mapping[str, Any], path: str) -> None:
-        """Arrays are read only to get past them. One of pairs of a text and a double is encoded as a map of doubles."""
+        """Add the step that skips an array; it has no column.
+
+        An array of pairs of a text and a double is encoded as a map of doubles.
+        """
         schema = _defined(items, named)
         fields = (
             [field["type"] for field in schema["fields"]] if isinstance(schema, dict) else schema
@@ -293,14 +308,14 @@ class ColumnReader:
 
 
 class ColumnWriter:
-    """Encodes records of one kind from columns, in the framing of a writer.
+    """An encoder of records of one kind from columns, in the framing of a writer.
 
-    A column is one value for all rows, an array of float64, int64 or bool, TextColumn, a DictionaryColumn of any values, a list of
-    texts, or ListColumn.
+    A column is one value for all rows; an array of float64, int64 or bool; a TextColumn; a
+    DictionaryColumn of any values; a list of texts; or a ListColumn.
     """
 
     def __init__(self, writer: Writer, columns: Collection[str]) -> None:
-        """Check that `columns` are the fields of the schema; fields of array items as "array.field".
+        """Check that `columns` are the fields of the schema, items of arrays as "array.field".
 
         Raise MissingColumnError where they are not.
         """
@@ -312,12 +327,13 @@ class ColumnWriter:
         if COMPILED:
             nothing = _Pools()
             nothing.constant(b"", 0)
-            nothing.written(0)  # as in ColumnReader: not while a batch waits
+            nothing.encode(0)  # as in ColumnReader: not while a batch waits
 
     def encode(self, columns: Mapping[str, Any], n: int) -> list[bytes]:
-        """The framed bytes of n records; every field of the schema has its column.
+        """Encode n records; every field of the schema has its column.
 
-        Raises UnsupportedColumns where a column does not fit its field, and Transient where the registry does not answer.
+        Raises UnsupportedColumns if a column does not fit its field, MissingColumnError if the
+        columns are not the fields, and Transient if the registry does not answer.
         """
         pools = _Pools()
         pools.constant(self._writer.header(), n)
@@ -332,10 +348,10 @@ class ColumnWriter:
             KeyError,
         ) as error:
             raise UnsupportedColumns(str(error)) from error
-        return pools.written(n)
+        return pools.encode(n)
 
     def _paths(self, schema: Any) -> Iterator[str]:
-        """Yield the name of each column that a record needs; array items have one for each field."""
+        """Yield the name of each column that a record needs; items have one for each field."""
         for field in schema["fields"]:
             part = _defined(field["type"], self._named)
             items = _defined(part.get("items"), self._named) if isinstance(part, dict) else None
@@ -392,13 +408,16 @@ class ColumnWriter:
 
 
 class _Pools:
-    """The columns of a table for the kernel: all numbers in one array, all bytes in another, and the steps."""
+    """The arguments of the encoding kernel: its steps, and pools of numbers and bytes.
+
+    All integers are in one array, all doubles in another, and all bytes in a third.
+    """
 
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
         self._ints: list[Ints] = []
         self._floats: list[Floats] = []
-        self._begins: list[Ints] = []
+        self._offsets: list[Ints] = []
         self._lengths: list[Ints] = []
         self._data: list[Bytes] = []
         self._data_at: dict[int, int] = {}
@@ -406,7 +425,7 @@ class _Pools:
         self._room = 0
 
     def constant(self, value: bytes, n: int) -> None:
-        """The same bytes in every row."""
+        """Add a step that writes the same bytes in every row."""
         last = self.steps[-1] if self.steps else None
         at = self._sizes["data"]
         self._bytes(np.frombuffer(value, np.uint8))
@@ -417,7 +436,7 @@ class _Pools:
             self.steps.append([compiled.CONSTANT, at, len(value)])
 
     def choice(self, choices: Sequence[bytes], codes: NDArray[np.intp], n: int) -> None:
-        """In each row the bytes that its code chooses."""
+        """Add a step that writes, in each row, the bytes that its code chooses."""
         if codes.shape != (n,) or (
             n and not 0 <= int(codes.min()) <= int(codes.max()) < len(choices)
         ):
@@ -433,14 +452,14 @@ class _Pools:
         )
 
     def texts(self, column: TextColumn, n: int) -> None:
-        """A string field."""
+        """Add a step for a string field."""
         if len(column) != n or (n and int(column.lengths.min()) < 0):
             raise UnsupportedColumns("a text is missing")
         self._room += 10 * n + int(column.lengths.sum())
         self.steps.append([compiled.TEXT, self._spans(column), 0])
 
     def numbers(self, kind: str, column: NDArray[Any], n: int) -> None:
-        """A field of numbers or flags."""
+        """Add a step for a field of numbers or flags."""
         if column.shape != (n,):
             raise UnsupportedColumns(f"a column has the shape {column.shape}, not {(n,)}")
         self._room += 10 * n
@@ -466,7 +485,7 @@ class _Pools:
                 raise UnsupportedColumns(f"a column of {column.dtype} is no {kind}")
 
     def items(self, counts: Ints, n: int) -> None:
-        """An array field; the steps of its items follow."""
+        """Add a step for an array field; the steps of its items follow."""
         if counts.shape != (n,) or (n and int(counts.min()) < 0):
             raise UnsupportedColumns("an array has no number of items")
         self._room += 11 * n
@@ -474,18 +493,18 @@ class _Pools:
             [compiled.ITEMS, self._add("ints", self._ints, counts.astype(np.int64)), 0]
         )
 
-    def written(self, n: int) -> list[bytes]:
-        """The bytes of each of n rows."""
+    def encode(self, n: int) -> list[bytes]:
+        """Run the kernel and return the bytes of each of n rows."""
         out, ends = np.empty(self._room, np.uint8), np.empty(n, np.int64)
         ints, floats = _joined(self._ints, np.int64), _joined(self._floats, np.float64)
-        spans = _joined(self._begins, np.int64), _joined(self._lengths, np.int64)
+        spans = _joined(self._offsets, np.int64), _joined(self._lengths, np.int64)
         steps = np.array(self.steps, np.uint64)
         compiled.encode_rows(
             steps, ints, floats.view(np.uint64), _joined(self._data, np.uint8), *spans, out, ends
         )
         stops = ends.tolist()
-        whole = out[: stops[-1] if stops else 0].tobytes()
-        return [whole[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
+        data = out[: stops[-1] if stops else 0].tobytes()
+        return [data[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def _add(self, pool: str, parts: list[Any], part: NDArray[Any]) -> int:
         at = self._sizes[pool]
@@ -494,20 +513,20 @@ class _Pools:
         return at
 
     def _bytes(self, data: Bytes) -> int:
-        """Where these bytes stand among all; those of several columns are taken once."""
+        """Return where these bytes are in the pool; those of several columns are added once."""
         if id(data) not in self._data_at:
             self._data_at[id(data)] = self._add("data", self._data, data)
         return self._data_at[id(data)]
 
     def _spans(self, texts: TextColumn) -> int:
         at = self._bytes(texts.data)
-        self._add("spans", self._begins, texts.offsets + at)
+        self._add("spans", self._offsets, texts.offsets + at)
         self._lengths.append(texts.lengths)
         return self._sizes["spans"] - len(texts)
 
 
 def to_records(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
-    """The n records that the columns hold, as plain Python values."""
+    """Return the n records that the columns hold, as basic Python values."""
     rows = zip(*(_values(column, n) for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -531,7 +550,7 @@ def _values(column: Any, n: int) -> Sequence[Any]:
 
 
 def _defined(schema: Any, named: Mapping[str, Any]) -> Any:
-    """The schema itself, where it is only named."""
+    """Return the definition where a schema is only a name."""
     return named.get(schema, schema) if isinstance(schema, str) else schema
 
 

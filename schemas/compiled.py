@@ -1,10 +1,11 @@
-"""Avro bodies of many records to columns and back, as machine code; schemas/columns.py says what is read and written.
+"""Kernels for Avro bodies of many records to columns and back.
 
-A schema comes as steps, one for each of its primitive fields in the order of the body: (kind, what the kind needs).
-Reading never decides that a body is wrong: what it does not know to be right it leaves to the codec, record by record.
+schemas/columns.py says what is decoded and encoded. A schema comes as steps, one for each of its
+primitive fields in the order of the body: (kind, what the kind needs). Decoding never decides that
+a body is wrong: it leaves what it does not know to be right to the codec, record by record.
 
-Arrays are indexed by unsigned numbers (`U`): of a signed one the compiler must ask each time whether it counts from the
-end, and a copy of bytes takes ten times as long.
+Arrays are indexed by unsigned numbers (`U`). For a signed index the compiler must check each time
+whether it counts from the end, and a copy of bytes takes ten times as long.
 """
 
 import numpy as np
@@ -16,7 +17,8 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 
-# Kinds of steps. Reading: (kind, row of its matrix, what more). Writing: (kind, place in its pool, what more).
+# Kinds of steps. Decoding: (kind, row of its matrix, more). Encoding: (kind, place in its pool,
+# more).
 LONG, INT, DOUBLE, BOOLEAN, TEXT, ENUM, OPTIONAL, MAP_OF_DOUBLES, MAP_OF_TEXTS = range(9)
 CONSTANT, CHOICE, ITEMS = range(9, 12)
 ARRAY_OF_TEXTS = 12
@@ -28,7 +30,10 @@ _ONE, _SEVEN, _LAST = U(1), U(0x7F), U(0x80)
 
 @compiled
 def read_long(data: Bytes, at: int, end: int) -> tuple[int, int]:
-    """(the number at `at`, the place behind it), or a place of -1 where there is none of at most 64 bits."""
+    """Read a number: return (the number at `at`, the position after it).
+
+    The position is -1 if there is no number of at most 64 bits.
+    """
     bits, shift = U(0), U(0)
     while at < end and shift < U(64):
         byte = U(data[U(at)])
@@ -44,7 +49,10 @@ def read_long(data: Bytes, at: int, end: int) -> tuple[int, int]:
 
 @compiled
 def is_text(data: Bytes, at: int, end: int) -> bool:
-    """Whether data[at:end] is UTF-8 as Python reads it: no surrogates, nothing longer than need be (RFC 3629)."""
+    """Check that data[at:end] is UTF-8 as Python reads it (RFC 3629).
+
+    Surrogates and overlong sequences are not.
+    """
     while at < end:
         head = data[U(at)]
         at += 1
@@ -75,7 +83,7 @@ def is_text(data: Bytes, at: int, end: int) -> bool:
 
 @compiled
 def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
-    """(where the text at `at` offsets, where it ends), or an end of -1."""
+    """Return (where the text at `at` begins, where it ends), or an end of -1."""
     length, at = read_long(data, at, end)
     if at < 0 or length < 0 or length > end - at or not is_text(data, at, at + length):
         return 0, -1
@@ -84,9 +92,10 @@ def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
 
 @compiled
 def _items(data: Bytes, at: int, end: int, texts: int, doubles: int) -> int:
-    """Where the map or array at `at` ends, or -1: items of so many texts, then so many doubles (a map's key is a text).
+    """Return where the map or array at `at` ends, or -1.
 
-    Blocks that state their size are left to the codec.
+    Each item has this many texts, then this many doubles; a map's key is a text. Blocks that state
+    their size are left to the codec.
     """
     while True:
         count, at = read_long(data, at, end)
@@ -123,9 +132,10 @@ def decode_rows(
     offsets: Ints,
     lengths: Ints,
 ) -> NDArray[np.bool_]:
-    """Which rows were read, (n,): the body data[starts[i]:ends[i]] of each, whose start is not -1.
+    """Decode the bodies data[starts[i]:ends[i]], and return which rows were decoded, (n,).
 
-    `ints`, `bits` (of doubles), `offsets` and `lengths` (of texts and maps) have a row for each field and n columns.
+    A start of -1 means that there is no body. `ints`, `bits` (of doubles), `offsets` and `lengths`
+    (of texts and maps) have a row for each field and n columns.
     """
     n = starts.shape[0]
     good = np.zeros(n, np.bool_)
@@ -179,7 +189,7 @@ def decode_rows(
                 else:
                     ints[place, row] = value
         good[row] = at == end and at >= 0
-        if not good[row]:  # what was found until it went wrong is nobody's: as good as null
+        if not good[row]:  # what was decoded before the fault counts as null
             offsets[:, row] = -1
             lengths[:, row] = -1
     return good
@@ -195,7 +205,7 @@ def _same(a: Bytes, a_at: np.uint64, b: Bytes, b_at: np.uint64, size: np.uint64)
 
 @compiled
 def match_prefix(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Ints) -> None:
-    """Where data[starts[i]:ends[i]] offsets with `head`, bodies[i] becomes the place behind it."""
+    """Set bodies[i] to the position after `head` where data[starts[i]:ends[i]] begins with it."""
     size = head.shape[0]
     for row in range(U(starts.shape[0])):
         at = starts[row]
@@ -207,7 +217,7 @@ def match_prefix(data: Bytes, starts: Ints, ends: Ints, head: Bytes, bodies: Int
 def equal_slices(
     a: Bytes, a_at: Ints, a_size: Ints, b: Bytes, b_at: Ints, b_size: Ints
 ) -> NDArray[np.bool_]:
-    """For each row whether two slices are the same bytes."""
+    """Compare two slices in each row, and return where they are the same bytes."""
     found = np.zeros(a_at.shape[0], np.bool_)
     for row in range(U(a_at.shape[0])):
         size = a_size[row]
@@ -221,9 +231,10 @@ def equal_slices(
 def dictionary_encode(
     data: Bytes, offsets: Ints, lengths: Ints, seed: np.uint64
 ) -> tuple[Ints, Ints]:
-    """(the number of each row's slice among the distinct ones, a row that has each); one of length -1 counts as such.
+    """Number the distinct slices: return (the code of each row, a row that has each code).
 
-    Hashes are FNV-1a (draft-eastlake-fnv) from a seed, so that nobody can choose texts that all collide.
+    A slice of length -1 counts as a value of its own. Hashes are FNV-1a (draft-eastlake-fnv) from a
+    random seed, so that no sender can choose texts that all collide.
     """
     n = offsets.shape[0]
     size = 16
@@ -263,9 +274,10 @@ def dictionary_encode(
 def find_key(
     data: Bytes, offsets: Ints, key: Bytes, text_values: bool, found: Ints, lengths: Ints
 ) -> None:
-    """Where the value of `key` in each row's map offsets (-1 where it has none), and how long a text is.
+    """Find where the value of `key` in each row's map begins, and how long a text is.
 
-    The maps were read by `decode_rows`; of a key that comes twice the last value counts, as in a dict.
+    `found` is -1 where the map lacks the key. The maps were decoded by `decode_rows`. If a key
+    occurs twice, the last value counts, as in a dict.
     """
     for row in range(offsets.shape[0]):
         found[row], lengths[row] = -1, -1
@@ -290,7 +302,7 @@ def find_key(
 
 @compiled
 def read_doubles(data: Bytes, places: Ints, bits: Bits) -> None:
-    """The doubles that begin at `places` (n,) as bits (n,); those of -1 are left as they are."""
+    """Read the doubles at `places` (n,) as bits (n,); those of -1 are left as they are."""
     for row in range(places.shape[0]):
         if places[row] >= 0:
             bits[row] = _bits(data, places[row])
@@ -298,7 +310,10 @@ def read_doubles(data: Bytes, places: Ints, bits: Bits) -> None:
 
 @compiled
 def _put_long(out: Bytes, at: np.uint64, value: int) -> np.uint64:
-    """Zigzag, then seven bits a byte, the lowest first; all but the last have the eighth bit set."""
+    """Write a number in zigzag, seven bits a byte, the lowest first.
+
+    All bytes but the last have the eighth bit set.
+    """
     rest = U((value << 1) ^ (value >> 63))
     while rest > _SEVEN:
         out[at] = np.uint8((rest & _SEVEN) | _LAST)
@@ -328,10 +343,10 @@ def encode_rows(
     out: Bytes,
     ends: Ints,
 ) -> None:
-    """n records one after another into `out`, and where each ends into `ends` (n,).
+    """Encode n records one after another into `out`, and where each ends into `ends` (n,).
 
-    ITEMS stands before the steps of its items: so many as it says more; its counts are ints. One loop for fields and
-    items alike: functions that are handed all these arrays cost more than what they do.
+    ITEMS comes before the steps of its items, and says how many they are; its counts are ints. One
+    loop serves fields and items: a function that takes all these arrays costs more than its work.
     """
     at, count = U(0), U(steps.shape[0])
     written = np.zeros(

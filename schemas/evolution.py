@@ -1,6 +1,7 @@
-"""How schemas may change: the present ones against every released one, by the Avro specification's schema resolution.
+"""The check of schema changes: the current schemas against every released one.
 
-Compared are whole schemas, not fingerprints: those do not see that a default was dropped or a time unit changed.
+It follows schema resolution in the Avro specification. It compares full schemas, not fingerprints:
+a fingerprint does not show that a default was dropped or a time unit changed.
 """
 
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from schemas import schema_files
 
 
 class CompatibilityLevel(StrEnum):
-    """What a change must keep, towards every released version; the names are the registry's."""
+    """The promise that a change must keep towards every released version.
 
-    BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"  # the present reads what any release wrote
-    FULL_TRANSITIVE = "FULL_TRANSITIVE"  # and any release reads what the present writes
+    The names are the registry's.
+    """
+
+    BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"  # the current schema reads what any release wrote
+    FULL_TRANSITIVE = "FULL_TRANSITIVE"  # and any release reads what the current one writes
 
 
 COMPATIBILITY = {
@@ -45,7 +49,7 @@ _PROMOTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class SchemaComparison:
-    """One released schema against the present one of the same record."""
+    """One released schema compared with the current one of the same record."""
 
     record: str
     version: str
@@ -56,7 +60,10 @@ class SchemaComparison:
 
 
 def compare_releases(folder: Path = schema_files.FOLDER) -> list[SchemaComparison]:
-    """Every released schema against the present one. Raises UserError where a file is no schema."""
+    """Compare every released schema with the current one.
+
+    Raises UserError if a file holds no schema.
+    """
     return [
         compare(record, version, schema_files.current_schema(record, folder), old)
         for version, schemas in schema_files.released_schemas(folder).items()
@@ -65,7 +72,7 @@ def compare_releases(folder: Path = schema_files.FOLDER) -> list[SchemaCompariso
 
 
 def compare(record: str, version: str, present: Any, old: Any) -> SchemaComparison:
-    """The schema `old`, released as `version`, against `present`, at the level of `record`."""
+    """Compare the schema `old`, released as `version`, with `present`, at the level of `record`."""
     broken = [
         f"{record} can no longer read what {version} wrote: {text}."
         for text in breaks(present, old)
@@ -82,9 +89,10 @@ def compare(record: str, version: str, present: Any, old: Any) -> SchemaComparis
 
 
 def breaks(reader: Any, writer: Any) -> list[str]:
-    """Why `reader` cannot read all that `writer` may write, one clause for each cause; empty where it can (JSON data).
+    """List why `reader` cannot read all that `writer` may write; both are JSON data.
 
-    Beyond the specification a changed logical type is a break: the bytes still decode, but to another moment.
+    There is one clause for each cause, and none if it can. Beyond the specification, a changed
+    logical type is a break: the bytes still decode, but to another moment.
     """
     reader_names: dict[str, Any] = {}
     writer_names: dict[str, Any] = {}
@@ -108,7 +116,7 @@ class _Pair:
                 yield from self.breaks(reader, branch, path)
         elif isinstance(reader, list):
             if not any(self._fits(branch, writer, path) for branch in reader):
-                # The branch of the same kind is the one that was meant: its breaks say more than that no branch fits.
+                # The breaks of the branch of the same kind say more than that no branch fits.
                 alike = [
                     part
                     for part in reader
@@ -143,7 +151,8 @@ class _Pair:
             if missing and "default" not in reader:
                 yield f"{_at(path)} has no symbol {', '.join(missing)}, and no default symbol"
         elif kind == "fixed" and reader["size"] != writer["size"]:
-            yield f"{_at(path)} is {reader['size']} bytes to the reader, but {writer['size']} to the writer"
+            sizes = f"{reader['size']} bytes to the reader, but {writer['size']} to the writer"
+            yield f"{_at(path)} is {sizes}"
         elif kind in ("array", "map"):
             part = "items" if kind == "array" else "values"
             yield from self.breaks(reader[part], writer[part], f"{path}[]")
@@ -161,7 +170,7 @@ class _Pair:
 
 
 def _defined(schema: Any, names: dict[str, Any]) -> Any:
-    """The definition where `schema` is a name."""
+    """Return the definition where `schema` is a name."""
     return names.get(schema, schema) if isinstance(schema, str) else schema
 
 
@@ -174,7 +183,7 @@ def _logical(schema: Any) -> str | None:
 
 
 def _name(schema: Any) -> str:
-    """A type for a person: its logical type, its name, or its kind."""
+    """Return a type for messages: its logical type, its name, or its kind."""
     if isinstance(schema, dict):
         return str(_logical(schema) or _short(schema.get("name") or schema["type"]))
     return str(schema)
@@ -185,7 +194,7 @@ def _short(name: str) -> str:
 
 
 def _same_name(reader: Any, writer: Any) -> bool:
-    """Whether the unqualified names are equal, as the specification has it, or the writer's is one of the aliases."""
+    """Return whether the unqualified names are equal, or the writer's is one of the aliases."""
     aliases = reader.get("aliases", ())
     return _short(reader["name"]) == _short(writer["name"]) or not {
         writer["name"],

@@ -1,7 +1,8 @@
-"""Change events of other systems as LeadChanged: Debezium's Postgres connector, its outbox event router, CloudEvents.
+"""Change events of other systems as LeadChanged.
 
-Pure functions of what a message holds. Each gives the fields of LeadChanged; None where nothing changed that a score
-depends on; or raises Poison, or Transient where a registry is needed and does not answer.
+The formats are Debezium's Postgres connector, its outbox event router, and CloudEvents. All
+functions are pure. Each converter returns the fields of LeadChanged, or None where nothing changed
+that a score depends on. It raises Poison, or Transient if a registry is needed and does not answer.
 """
 
 import base64
@@ -33,13 +34,13 @@ STATE_COLUMNS = tuple(field.name for field in CRM_FIELDS)
 FIELDS = ("lead_id", "lead_version", *STATE_COLUMNS)
 _OPERATIONS = {"c": "CREATED", "r": "RESCORE", "u": "UPDATED", "d": "DELETED"}
 _TYPES = {"created": "CREATED", "updated": "UPDATED", "deleted": "DELETED", "rescore": "RESCORE"}
-# What Debezium writes for a long text that an update did not touch.
+# Debezium writes this for a long text that an update did not change.
 _NOT_SENT = "__debezium_unavailable_value"
 _DECIMAL = "org.apache.kafka.connect.data.Decimal"
 
 
 class ForeignFormat(StrEnum):
-    """What a topic of foreign changes holds."""
+    """The formats that a topic of foreign changes can have."""
 
     DEBEZIUM = "debezium"
     OUTBOX = "outbox"
@@ -48,7 +49,10 @@ class ForeignFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ForeignMessage:
-    """What a message holds. `position` names it (topic-partition-offset), `timestamp` is Kafka's, ms UTC."""
+    """The content of a message.
+
+    `position` identifies it (topic-partition-offset); `timestamp` is Kafka's, in ms UTC.
+    """
 
     key: bytes | None
     value: bytes | None
@@ -59,7 +63,11 @@ class ForeignMessage:
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """How messages are read: which column is which field, whether states are taken from them, and Avro's readers."""
+    """The settings of a conversion.
+
+    `columns` maps each field to its column; `state` says whether states are taken from messages;
+    `reader` and `registry` decode Avro.
+    """
 
     columns: Mapping[str, str]
     state: bool
@@ -68,9 +76,10 @@ class ConversionOptions:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`lead_id=id, lead_score=score` as the column of each field; one that is not named has the field's own name.
+    """Parse `lead_id=id, lead_score=score` into the column of each field.
 
-    Raises SettingsError for what is no field.
+    A field that is not named has the column of its own name. Raises SettingsError for an unknown
+    field.
     """
     columns = {field: field for field in FIELDS} | {"lead_id": "id"}
     for pair in filter(None, (part.strip() for part in text.split(","))):
@@ -82,8 +91,10 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
-    """Debezium's change events of the table of people: JSON (with or without its schema) or Avro, with the envelope or
-    unwrapped by ExtractNewRecordState. A null value, which follows a deletion, is the same deletion.
+    """Convert a change event of Debezium for the table `people`.
+
+    The event is JSON (with or without its schema) or Avro, with the envelope or unwrapped by
+    ExtractNewRecordState. A null value, which follows a deletion, is the same deletion.
     """
     key = _parsed(message.key, how.registry)
     if message.value is None:
@@ -104,7 +115,7 @@ def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, 
         identity = f"{source.get('schema')}.{source.get('table')}-{source['lsn']}-{lead_id}"
     if operation == "d":
         return _deletion(lead_id, message, occurred_at, identity, before)
-    # `before` is whole with REPLICA IDENTITY FULL alone; else what did not change cannot be told from what did.
+    # Only REPLICA IDENTITY FULL makes `before` complete; without it, no comparison is possible.
     if (
         operation == "u"
         and before
@@ -118,16 +129,18 @@ def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, 
 
 
 def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
-    """Rows of leadstream_outbox through Debezium's outbox event router: lead_id is the key, facts the value, event_id
-    the header `id`; change_type, occurred_at and origin are headers of their own names (additional placement).
+    """Convert a row of leadstream_outbox that Debezium's outbox event router published.
+
+    lead_id is the key, facts the value, and event_id the header `id`. change_type, occurred_at and
+    origin are headers of their own names (additional placement).
     """
     key = _parsed(message.key, how.registry, plain=True)
     lead_id = _required("the key, which is the lead's id,", key if isinstance(key, str) else None)
     identity = _header(message, "id") or message.position
     occurred_at = _time(_header(message, "occurred_at")) or message.timestamp
     kind = _header(message, "change_type") or "UPDATED"
-    facts = _parsed(message.value, how.registry) if message.value is not None else None
-    row = _json(facts.encode("utf-8", "surrogatepass")) if isinstance(facts, str) else facts
+    content = _parsed(message.value, how.registry) if message.value is not None else None
+    row = _json(content.encode("utf-8", "surrogatepass")) if isinstance(content, str) else content
     if kind == "DELETED" or row is None:
         return _deletion(lead_id, message, occurred_at, identity, row)
     if kind not in _TYPES.values() or not isinstance(row, dict):
@@ -139,9 +152,11 @@ def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, An
 
 
 def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
-    """A CloudEvent in binary mode (attributes are headers) or structured mode (JSON). Its data is a row of people, or a
-    LeadChanged in Avro; its id, time and subject are those of the change; its type ends in .created, .updated, .deleted
-    or .rescore; the extension `origin` may say who caused it.
+    """Convert a CloudEvent in binary mode (attributes are headers) or structured mode (JSON).
+
+    Its data is a row of people, or a LeadChanged in Avro. Its id, time and subject are those of the
+    change. Its type ends in .created, .updated, .deleted or .rescore. The extension `origin` may
+    name the system that caused the change.
     """
     content = (_header(message, "content-type") or "").lower()
     if content.startswith("application/cloudevents+json"):
@@ -195,7 +210,10 @@ CONVERTERS: dict[
 
 
 def headers_by_name(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, bytes]:
-    """The last header of each name, names in small letters, as CloudEvents and HTTP have them."""
+    """Return the last header of each name.
+
+    Names become lower case, as in CloudEvents and HTTP.
+    """
     return {name.lower(): value for name, value in headers or () if value is not None}
 
 
@@ -267,7 +285,7 @@ def _version(row: Mapping[str, Any] | None) -> int:
 
 
 def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
-    """The columns of a row under the names of their fields; those that it does not have are left out."""
+    """Return the columns of a row under the names of their fields, without absent ones."""
     if row is None:
         return None
     if not isinstance(row, dict):
@@ -276,7 +294,10 @@ def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
 
 
 def _value(value: Any) -> Any:
-    """A column's value: a decimal with a scale of its own is a number, and a text that was not sent is missing."""
+    """Return a column's value.
+
+    A decimal with a scale of its own becomes a number; a text that was not sent is missing.
+    """
     if value == _NOT_SENT:
         return None
     if isinstance(value, dict) and value.keys() == {"scale", "value"}:
@@ -295,7 +316,7 @@ def _lead_id(row: Mapping[str, Any] | None, key: Any, how: ConversionOptions) ->
 
 
 def _id_of_key(key: Any, how: ConversionOptions) -> str:
-    """The id in a key: the field of that column, or the only one."""
+    """Return the id in a key: the field of that column, or the only field."""
     if isinstance(key, dict):
         column = how.columns["lead_id"]
         key = key[column] if column in key else next(iter(key.values())) if len(key) == 1 else None
@@ -303,7 +324,10 @@ def _id_of_key(key: Any, how: ConversionOptions) -> str:
 
 
 def _parsed(raw: bytes | None, registry: Registry | None, *, plain: bool = False) -> Any:
-    """JSON, with Connect's schema or without, or Avro in Confluent's framing; `plain`: or else a text."""
+    """Parse JSON, with or without Connect's schema, or Avro in Confluent's framing.
+
+    With `plain`, anything else is a text.
+    """
     if raw is None:
         return None
     if raw[:1] == b"\x00":
@@ -322,7 +346,7 @@ def _parsed(raw: bytes | None, registry: Registry | None, *, plain: bool = False
 
 
 def _typed(value: Any, schema: Any) -> Any:
-    """A value with the decimals that its Connect schema tells of; all else is what JSON has."""
+    """Return a value with the decimals that its Connect schema describes."""
     if value is None or not isinstance(schema, dict):
         return value
     if schema.get("name") == _DECIMAL:
@@ -389,7 +413,7 @@ def _header(message: ForeignMessage, name: str) -> str | None:
 
 
 def _time(value: Any) -> int | None:
-    """A time in an attribute or a header, where numbers are digits."""
+    """Parse a time in an attribute or a header, where numbers are digits."""
     return parse_time(
         int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
     )

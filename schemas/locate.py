@@ -1,4 +1,7 @@
-"""The place where an Avro body stops being what its schema says: for a person who must find the fault in the bytes."""
+"""The place where an Avro body stops being what its schema says.
+
+It helps a person who searches for the fault in the bytes.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ _VARINT_BYTES = 10
 
 @dataclass(frozen=True, slots=True)
 class DecodeFailure:
-    """The first byte that cannot be meant, counted from the value's first one; the field it belongs to; and why."""
+    """The first byte that cannot be valid: its offset in the value, its field, and why."""
 
     offset: int
     field: str
@@ -25,9 +28,10 @@ class _Stop(Exception):
 
 
 def first_failure(value: bytes, start: int, schema: Any) -> DecodeFailure | None:
-    """Walk the body that begins at `start` by its writer schema (as parsed); None where it reads to the last byte.
+    """Walk the body that begins at `start` by its parsed writer schema, and return its failure.
 
-    A wrong byte early in a value often reads well and only misleads: then the failure is where that shows.
+    Return None if it reads to the last byte. A wrong byte early in a value often reads well and
+    only misleads: then the failure is where that shows.
     """
     walk = _Walk(value, start, dict(_named(schema)))
     try:
@@ -44,7 +48,10 @@ def first_failure(value: bytes, start: int, schema: Any) -> DecodeFailure | None
 
 
 class _Walk:
-    """Reads nothing but positions: `at` is the next byte, `field` the dotted path of what is being read."""
+    """A reader of positions only.
+
+    `at` is the next byte, `field` the dotted path of what is being read.
+    """
 
     def __init__(self, value: bytes, at: int, named: dict[str, Any]) -> None:
         self.at = at
@@ -139,7 +146,7 @@ class _Walk:
 
 
 def _named(schema: Any) -> Iterator[tuple[str, Any]]:
-    """Every type that the schema defines, by its full name."""
+    """Yield every type that the schema defines, with its full name."""
     if isinstance(schema, list):
         for branch in schema:
             yield from _named(branch)

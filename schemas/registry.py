@@ -1,4 +1,7 @@
-"""A Confluent-compatible schema registry: what it answers, what it does not have, and whether it answers at all."""
+"""A client of a Confluent-compatible schema registry.
+
+It separates what the registry answers, what it does not have, and that it does not answer.
+"""
 
 import json
 import time
@@ -21,16 +24,18 @@ _LARGEST_ID = 2**31 - 1
 
 
 class Registry:
-    """The registry at `url` (SCHEMA_REGISTRY_URL; several separated by commas; basic auth as user:password@).
+    """The registry at `url` (SCHEMA_REGISTRY_URL).
 
-    Nothing is sent before the first question, and no question is asked twice: the caller's loop does the retrying.
-    Each raises Transient("registry", ...) while the registry is unreachable, overloaded or refuses the credentials.
+    Several addresses are separated by commas; basic auth is user:password@. Nothing is sent before
+    the first request, and no request is sent twice: the caller's loop retries. Each method raises
+    Transient("registry", ...) while the registry is unreachable or overloaded, or refuses the
+    credentials.
     """
 
     def __init__(
         self, url: str, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        # Imported here because it brings an HTTP client, which nobody without a registry should wait for.
+        # Imported here because it loads an HTTP client, which takes time and only a registry needs.
         from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415
 
         hosts, user = _without_user(url)
@@ -48,7 +53,10 @@ class Registry:
         self._ids: dict[tuple[str, str], int] = {}
 
     def schema(self, number: int) -> Any:
-        """The schema with this id as JSON data. Raises Poison(UNKNOWN_SCHEMA) where there is none, and Transient."""
+        """Return the schema with this id as JSON data.
+
+        Raises Poison(UNKNOWN_SCHEMA) if there is none, and Transient.
+        """
         if number in self._schemas:
             return self._schemas[number]
         if not 0 < number <= _LARGEST_ID or self._unknown_until.get(number, 0.0) > self._clock():
@@ -71,11 +79,14 @@ class Registry:
         return self._schemas[number]
 
     def schema_id(self, subject: str, schema: Any) -> int:
-        """The id of `schema` under `subject`, registered where missing. Raises Transient; UserError where refused."""
+        """Return the id of `schema` under `subject`; register it if it is missing.
+
+        Raises Transient; UserError if the registry refuses it.
+        """
         text = json.dumps(schema, separators=(",", ":"))
         if (subject, text) not in self._ids:
             avro = self._avro(text)
-            # Asked first: an account that may not register can still write by a schema that someone else registered.
+            # Look it up first: an account that may not register can still use a registered schema.
             known = self._ask(partial(self._client.lookup_schema, subject, avro), subject)
             number = (
                 known.schema_id
@@ -88,16 +99,19 @@ class Registry:
         return self._ids[subject, text]
 
     def set_compatibility(self, subject: str, level: str) -> None:
-        """Sets what changes the registry lets into `subject`, e.g. FULL_TRANSITIVE. Raises Transient, UserError."""
+        """Set which changes the registry accepts into `subject`, for example FULL_TRANSITIVE.
+
+        Raises Transient, UserError.
+        """
         if self._ask(partial(self._client.set_compatibility, subject, level), subject) is None:
             raise UserError(f"The schema registry cannot set the compatibility of {subject}.")
 
     def ping(self) -> None:
-        """Asks for the subjects, to see whether the registry answers. Raises Transient where it does not."""
+        """Ask for the subjects, to check that the registry answers. Raises Transient if not."""
         self._ask(self._client.get_subjects)
 
     def close(self) -> None:
-        """Closes the connections; may be called twice."""
+        """Close the connections; it may be called twice."""
         self._client.close()
 
     @staticmethod
@@ -107,7 +121,7 @@ class Registry:
         return Schema(text, "AVRO")
 
     def _ask(self, question: Callable[[], Any], subject: str = "") -> Any:
-        """The answer, or None where the registry says that it has no such schema, version or subject."""
+        """Return the answer, or None if the registry has no such schema, version or subject."""
         from confluent_kafka.schema_registry import SchemaRegistryError  # noqa: PLC0415
 
         http = _http()
@@ -115,11 +129,14 @@ class Registry:
             return question()
         except SchemaRegistryError as error:
             status = error.http_status_code
-            # With a registry's own code (404xx) it means "no such schema"; any other 404 means a wrong address.
+            # The code 404xx of the registry means "no such schema"; other 404s mean a wrong address.
             if status == 404 and str(error.error_code)[:-2] == "404":
                 return None
             if status in (409, 422):
-                detail = f"The schema registry refuses the schema of {subject} (HTTP {status}): {error.error_message}"
+                detail = (
+                    f"The schema registry refuses the schema of {subject} "
+                    f"(HTTP {status}): {error.error_message}"
+                )
                 raise UserError(detail) from None
             raise Transient("registry", _refusal(status)) from None
         except http.TimeoutException:
@@ -128,7 +145,8 @@ class Registry:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Transient(
                     "registry",
-                    f"its certificate cannot be trusted ({error}); name its authority in SSL_CERT_FILE",
+                    f"its certificate cannot be trusted ({error}); "
+                    "name its authority in SSL_CERT_FILE",
                 ) from None
             raise Transient("registry", f"it cannot be reached ({error})") from None
         except ValueError:
@@ -138,14 +156,18 @@ class Registry:
 
 
 def _without_user(url: str) -> tuple[str, str | None]:
-    """The addresses without the credentials, which would else show in errors of the HTTP client, and these."""
+    """Return the addresses without credentials, and the credentials.
+
+    Errors of the HTTP client would show them.
+    """
     hosts = []
     user = None
     for address in url.split(","):
         parts = urlsplit(address.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SettingsError(
-                "SCHEMA_REGISTRY_URL must be an http:// or https:// address, or several with commas between"
+                "SCHEMA_REGISTRY_URL must be an http:// or https:// address, "
+                "or several with commas between"
             )
         if parts.username is not None and user is None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -154,13 +176,16 @@ def _without_user(url: str) -> tuple[str, str | None]:
 
 
 def _http() -> Any:
-    """The HTTP library that confluent-kafka speaks through: httpx2 where it is installed, else httpx."""
+    """Return the HTTP library of confluent-kafka: httpx2 where it is installed, else httpx."""
     return import_module("httpx2" if find_spec("httpx2") else "httpx")
 
 
 def _refusal(status: int) -> str:
     if status in (401, 403):
-        return f"it refuses the credentials (HTTP {status}); check the user and password in SCHEMA_REGISTRY_URL"
+        return (
+            f"it refuses the credentials (HTTP {status}); "
+            "check the user and password in SCHEMA_REGISTRY_URL"
+        )
     if status == 404:
         return (
             "no registry answers at this address (HTTP 404); check the path in SCHEMA_REGISTRY_URL"

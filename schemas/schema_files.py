@@ -1,4 +1,4 @@
-"""The schemas on file: the present ones, every released one, and the fingerprint that tells them apart."""
+"""The schemas in files: the current ones, every released one, and their fingerprints."""
 
 import json
 from functools import cache
@@ -29,13 +29,16 @@ FILES = {
 
 @cache
 def current_schema(record: str, folder: Path = FOLDER) -> Any:
-    """The present schema of `record` as JSON data, shared: do not change it. Raises UserError where it is no schema."""
+    """Return the current schema of `record` as JSON data, shared: do not change it.
+
+    Raises UserError if the file holds no schema.
+    """
     return _load(folder / FILES[record])
 
 
 @cache
 def released_schemas(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """Every released schema by version (oldest first) and record, as JSON data."""
+    """Return every released schema by version (oldest first) and record, as JSON data."""
     versions = sorted(
         (folder / "released").iterdir(),
         key=lambda path: [int(part) for part in path.name.split(".")],
@@ -49,12 +52,18 @@ def released_schemas(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
 
 
 def canonical_form(schema: Any) -> str:
-    """Avro's Parsing Canonical Form: what decides the bytes, without docs, defaults, aliases, logical types."""
+    """Return Avro's Parsing Canonical Form.
+
+    It holds what decides the bytes, and no docs, defaults, aliases or logical types.
+    """
     return str(to_parsing_canonical_form(schema))
 
 
 def fingerprint_bytes(schema: Any) -> bytes:
-    """CRC-64-AVRO of the Parsing Canonical Form, 8 bytes, little endian as on the wire (Avro specification)."""
+    """Return CRC-64-AVRO of the Parsing Canonical Form: 8 bytes, little endian as on the wire.
+
+    See "Single-object encoding" in the Avro specification.
+    """
     return bytes.fromhex(fingerprint(canonical_form(schema), "CRC-64-AVRO"))
 
 

@@ -1,4 +1,7 @@
-"""Does a record fit its schema? Asked before fastavro, which writes 1.5 as a long and any text as the boolean true."""
+"""The check of a record against its schema, before fastavro encodes it.
+
+fastavro itself would write 1.5 as a long, and any text as the boolean true.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +23,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
 
 
 class RecordValidationError(Exception):
-    """Where and how a record differs from its schema, never what it holds."""
+    """A difference between a record and its schema: where and how, never the value."""
 
     def __init__(self, what: str, path: str = "") -> None:
         super().__init__(f"{path or 'it'} {what}")
@@ -29,16 +32,17 @@ class RecordValidationError(Exception):
 
 
 def compile_validator(schema: Any) -> Check:
-    """A function that raises RecordValidationError where a record of plain Python values does not fit `schema` (JSON data).
+    """Build a function that checks a record of basic Python values against `schema` (JSON data).
 
-    Left to fastavro: numbers beyond 64 bits (OverflowError) and lone surrogates (UnicodeEncodeError).
+    It raises RecordValidationError if the record does not fit. fastavro checks the rest: numbers
+    beyond 64 bits (OverflowError) and lone surrogates (UnicodeEncodeError).
     """
     named: dict[str, Any] = {}
     return _compile(parse_schema(schema, named), named)
 
 
 def lone_surrogate(part: Any, path: str = "") -> RecordValidationError | None:
-    """Which text within `part` is not Unicode; None where each is."""
+    """Find the text within `part` that is not Unicode; return None if there is none."""
     if isinstance(part, str):
         try:
             part.encode()
@@ -83,7 +87,7 @@ def _record(schema: Any, named: dict[str, Any]) -> Check:
     fields = [
         (
             field["name"],
-            _plain_type(field["type"]),
+            _exact_type(field["type"]),
             _compile(field["type"], named),
             "default" in field,
         )
@@ -95,14 +99,14 @@ def _record(schema: Any, named: dict[str, Any]) -> Check:
         if not isinstance(value, Mapping):
             raise _wrong(value, "a record")
         present = 0
-        for name, plain, validate, has_default in fields:
+        for name, exact, validate, has_default in fields:
             item = value.get(name, _ABSENT)
             if item is _ABSENT:
                 if not has_default:
                     raise RecordValidationError("is missing", name)
                 continue
             present += 1
-            if type(item) is not plain:
+            if type(item) is not exact:
                 _validate_part(validate, name, item)
         if present != len(value):
             raise RecordValidationError(
@@ -112,8 +116,8 @@ def _record(schema: Any, named: dict[str, Any]) -> Check:
     return check
 
 
-def _plain_type(schema: Any) -> type | None:
-    """The Python type whose every value fits, where there is one."""
+def _exact_type(schema: Any) -> type | None:
+    """Return the Python type whose every value fits, or None."""
     kind = schema.get("type") if isinstance(schema, dict) else schema
     return _SCALARS[kind][0] if isinstance(kind, str) and kind in _SCALARS else None
 
@@ -169,7 +173,7 @@ def _scalar(kind: str) -> Check:
     types = _SCALARS[kind]
 
     def check(value: Any) -> None:
-        # To Python a bool is an int, to Avro it is not.
+        # In Python a bool is an int, in Avro it is not.
         if not isinstance(value, types) or (isinstance(value, bool) and kind != "boolean"):
             raise _wrong(value, f"a {kind}")
 

@@ -146,7 +146,7 @@ def _shares(arguments: argparse.Namespace) -> "Shares":
     return Shares(
         late=arguments.late_share,
         repeated=arguments.repeated_share,
-        thin=thin,
+        without_state=thin,
         deleted=arguments.erased_share / 2,
         tombstone=arguments.erased_share / 2,
         loop=arguments.loop_share,

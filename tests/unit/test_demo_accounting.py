@@ -34,7 +34,7 @@ def balanced_run() -> tuple[dict[RecordId, SentParcel], SeenRecords, ConsumerCou
         Parcel(
             CHANGES, b"a", b"2", DeliveryKind.PLAIN, truth=truth
         ),  # scored, and 1 coalesced into it
-        Parcel(CHANGES, b"b", b"3", DeliveryKind.THIN, truth=replace(truth, applied=True)),
+        Parcel(CHANGES, b"b", b"3", DeliveryKind.WITHOUT_STATE, truth=replace(truth, applied=True)),
         Parcel(CHANGES, b"c", b"4", DeliveryKind.LOOP),
         Parcel(CHANGES, b"d", None, DeliveryKind.TOMBSTONE),
         Parcel(CHANGES, None, b"{}", reason=Reason.INVALID_EVENT),

@@ -145,7 +145,9 @@ def test_live_writes_end_where_the_fill_ends_whatever_the_disorder(
 ) -> None:
     cut = crm.moment(-1500)
     fill(conn, crm, cut)
-    delivered = list(crm.deliveries(Shares(late=0.2, repeated=0.1, thin=0.2, loop=0.1), since=cut))
+    delivered = list(
+        crm.deliveries(Shares(late=0.2, repeated=0.1, without_state=0.2, loop=0.1), since=cut)
+    )
     for start in range(0, len(delivered), 100):
         write_changes(conn, delivered[start : start + 100])
     write_applications(conn, crm.applications(since=cut))

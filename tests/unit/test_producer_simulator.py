@@ -75,7 +75,9 @@ def test_an_application_leaves_no_trace_in_what_the_crm_sees(
 
 
 def test_the_same_seed_gives_the_same_changes_to_the_byte(crm: SimulatedCrm) -> None:
-    shares = Shares(late=0.1, repeated=0.1, thin=0.1, deleted=0.05, tombstone=0.05, loop=0.1)
+    shares = Shares(
+        late=0.1, repeated=0.1, without_state=0.1, deleted=0.05, tombstone=0.05, loop=0.1
+    )
     again = SimulatedCrm(7, start=START, leads=6000)
     assert list(crm.deliveries(shares)) == list(again.deliveries(shares))
     assert crm.applications() == again.applications()
@@ -98,7 +100,7 @@ def test_changes_come_in_the_order_of_time_and_of_versions(changes: list[Simulat
 
 def test_every_record_can_be_written_and_read_as_a_lead_change(crm: SimulatedCrm) -> None:
     writer, reader = Writer("LeadChanged"), Reader("LeadChanged")
-    shares = Shares(thin=0.2, deleted=0.1, loop=0.1)
+    shares = Shares(without_state=0.2, deleted=0.1, loop=0.1)
     for change in crm.deliveries(shares, since=crm.moment(-500)):
         assert reader.decode(writer.encode(change.record or {})) == change.record
 
@@ -142,19 +144,23 @@ def test_a_window_starts_at_since_and_ends_before_until(
 def test_shares_are_kept_and_nothing_is_lost(
     crm: SimulatedCrm, changes: list[SimulatedChange]
 ) -> None:
-    shares = Shares(late=0.05, repeated=0.05, thin=0.1, deleted=0.02, tombstone=0.02, loop=0.05)
+    shares = Shares(
+        late=0.05, repeated=0.05, without_state=0.1, deleted=0.02, tombstone=0.02, loop=0.05
+    )
     delivered = list(crm.deliveries(shares))
     kinds = Counter(change.kind for change in delivered)
     size = len(changes)
     for kind, expected in (
         (DeliveryKind.REPEATED, 0.05),
-        (DeliveryKind.THIN, 0.1),
+        (DeliveryKind.WITHOUT_STATE, 0.1),
         (DeliveryKind.DELETED, 0.02),
         (DeliveryKind.LOOP, 0.05),
     ):
         assert kinds[kind] == pytest.approx(expected * size, rel=0.2)
     orderly = [
-        c for c in delivered if c.kind in {DeliveryKind.PLAIN, DeliveryKind.LATE, DeliveryKind.THIN}
+        c
+        for c in delivered
+        if c.kind in {DeliveryKind.PLAIN, DeliveryKind.LATE, DeliveryKind.WITHOUT_STATE}
     ]
     ids = {c.record["event_id"] for c in changes if c.record}
     assert len(orderly) == size
@@ -182,7 +188,9 @@ def test_a_repeated_change_is_the_same_event(crm: SimulatedCrm) -> None:
 
 
 def test_an_erased_lead_is_never_heard_of_again(crm: SimulatedCrm) -> None:
-    shares = Shares(late=0.2, repeated=0.2, thin=0.2, deleted=0.05, tombstone=0.05, loop=0.2)
+    shares = Shares(
+        late=0.2, repeated=0.2, without_state=0.2, deleted=0.05, tombstone=0.05, loop=0.2
+    )
     erased: set[str] = set()
     for change in crm.deliveries(shares):
         assert change.lead_id not in erased
@@ -196,14 +204,16 @@ def test_an_erased_lead_is_never_heard_of_again(crm: SimulatedCrm) -> None:
 def test_a_lead_that_is_erased_sends_its_state_along_for_postgres_may_have_forgotten_it(
     crm: SimulatedCrm,
 ) -> None:
-    delivered = list(crm.deliveries(Shares(thin=0.5, deleted=0.05, tombstone=0.05)))
+    delivered = list(crm.deliveries(Shares(without_state=0.5, deleted=0.05, tombstone=0.05)))
     erased = {
         change.lead_id
         for change in delivered
         if change.kind in {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}
     }
     assert erased
-    assert not erased & {change.lead_id for change in delivered if change.kind is DeliveryKind.THIN}
+    assert not erased & {
+        change.lead_id for change in delivered if change.kind is DeliveryKind.WITHOUT_STATE
+    }
 
 
 def test_a_score_written_back_bears_the_mark_of_the_loop(crm: SimulatedCrm) -> None:
@@ -225,7 +235,7 @@ def test_truth_looks_no_further_than_its_horizon() -> None:
         assert change.truth.converts == (0 < wait <= DAY_MS)
 
 
-@pytest.mark.parametrize("shares", [{"late": -0.1}, {"late": 0.6, "thin": 0.6}])
+@pytest.mark.parametrize("shares", [{"late": -0.1}, {"late": 0.6, "without_state": 0.6}])
 def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares"):
         Shares(**shares)

@@ -16,7 +16,12 @@ from producer.simulator import DeliveryKind, Truth
 RecordId = tuple[str, int, int]
 
 DISPOSITIONS = tuple(disposition.value for disposition in Disposition)
-_SCORABLE = {DeliveryKind.PLAIN, DeliveryKind.LATE, DeliveryKind.THIN, DeliveryKind.REPEATED}
+_SCORABLE = {
+    DeliveryKind.PLAIN,
+    DeliveryKind.LATE,
+    DeliveryKind.WITHOUT_STATE,
+    DeliveryKind.REPEATED,
+}
 _ERASING = {DeliveryKind.DELETED, DeliveryKind.TOMBSTONE}
 
 

@@ -237,7 +237,7 @@ def traffic(
         ),
         (f"{bad:,}", "are bad, on purpose, and"),
         (f"{requests:,}", "are requests to score given leads again; of the changes"),
-        (f"{kinds[DeliveryKind.THIN]:,}", "carry no state: it is read from Postgres"),
+        (f"{kinds[DeliveryKind.WITHOUT_STATE]:,}", "carry no state: it is read from Postgres"),
         (
             f"{kinds[DeliveryKind.LATE]:,}",
             "arrive late, after a newer one of their lead, and "

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from leadstream.kafka.topics import Topics
 
 # Shares of the changes; all others are in order.
-SHARES = Shares(late=0.01, repeated=0.01, thin=0.05, deleted=0.002, tombstone=0.002, loop=0.005)
+SHARES = Shares(
+    late=0.01, repeated=0.01, without_state=0.05, deleted=0.002, tombstone=0.002, loop=0.005
+)
 _REQUEST_LEADS = 4
 _UNKNOWN_LEAD = "unknown_to_the_crm"
 _MAX_MESSAGES = 1_000
