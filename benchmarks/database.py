@@ -37,7 +37,7 @@ from producer.crm import connected, create_schema
 from schemas.codec import Reader
 
 WITH_STATE, WITHOUT_STATE = "state in the event", "state from Postgres"
-ASKED_AT_ONCE = 2_000  # a full batch, as the plan is asked for
+LEADS_PER_QUERY = 2_000  # a full batch, as the plan is asked for
 FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 
@@ -65,7 +65,7 @@ class DatabaseBenchmark:
         }
         for name, topic in self._topics.items():
             environment.preload(
-                topic, _encode_changes(drawn.tolist(), leads, thin=name == WITHOUT_STATE)
+                topic, _encode_changes(drawn.tolist(), leads, without_state=name == WITHOUT_STATE)
             )
         self._reader = Reader("LeadPrediction")
         self._expected: dict[bytes, dict[str, Any]] = {}
@@ -104,7 +104,7 @@ class DatabaseBenchmark:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "States from Postgres beside states in the events.",
         leads=(1_000_000, "leads in the table"),
         events=(100_000, "events of a run"),
@@ -112,32 +112,32 @@ def main() -> int:
     )
 
     def measure() -> int:
-        if told.events > told.leads:
+        if options.events > options.leads:
             raise UserError(
-                f"--events {told.events}: at most one for each of the {told.leads} leads"
+                f"--events {options.events}: at most one for each of the {options.leads} leads"
             )
         with local_postgres(say) as postgres, open_environment("database", say) as environment:
-            say(f"filling the table with {told.leads:,} leads")
-            fill(postgres.url, told.leads)
-            nodes, plan = plan_of(postgres.url, told.leads)
-            say(f"preloading {told.events:,} events of each kind")
-            bench = DatabaseBenchmark(environment, postgres.url, told.leads, told.events)
+            say(f"filling the table with {options.leads:,} leads")
+            fill(postgres.url, options.leads)
+            nodes, plan = plan_of(postgres.url, options.leads)
+            say(f"preloading {options.events:,} events of each kind")
+            bench = DatabaseBenchmark(environment, postgres.url, options.leads, options.events)
             runs = interleaved(
                 {name: partial(bench.run, name) for name in (WITH_STATE, WITHOUT_STATE)},
-                told.repeats,
+                options.repeats,
                 say,
             )
         code = finish(
-            f"States from Postgres: {told.leads:,} leads, {told.events:,} events, {told.repeats} runs",
-            told.json,
+            f"States from Postgres: {options.leads:,} leads, {options.events:,} events, {options.repeats} runs",
+            options.json,
             *rows(runs, nodes),
-            leads=told.leads,
-            events=told.events,
+            leads=options.leads,
+            events=options.events,
             runs=runs,
             plan=plan,
         )
         print(
-            f"Every prediction is the same either way. The plan of the query for {ASKED_AT_ONCE:,} leads:"
+            f"Every prediction is the same either way. The plan of the query for {LEADS_PER_QUERY:,} leads:"
         )
         print("\n".join(f"  {line}" for line in plan))
         return code
@@ -148,31 +148,39 @@ def main() -> int:
 def rows(runs: Mapping[str, list[DatabaseRun]], scans: list[str]) -> tuple[list[FigureRow], ...]:
     """The rates and their ratio against the bar of the issue, and what the database was asked."""
     rate = {name: [run.per_second for run in each] for name, each in runs.items()}
-    thin = runs[WITHOUT_STATE]
+    without_state = runs[WITHOUT_STATE]
     return (
-        [FigureRow(f"{name}, events a second", Spread.of(each)) for name, each in rate.items()],
+        [
+            FigureRow(f"{name}, events a second", Spread.from_values(each))
+            for name, each in rate.items()
+        ],
         [
             FigureRow(
                 "from Postgres / in the event",
                 ratios(rate[WITHOUT_STATE], rate[WITH_STATE]),
                 ".2f",
-                least=0.3,
+                minimum=0.3,
             )
         ],
         [
             FigureRow(
-                "queries a batch", Spread.of(run.queries_a_batch for run in thin), ".2f", most=1
+                "queries a batch",
+                Spread.from_values(run.queries_a_batch for run in without_state),
+                ".2f",
+                maximum=1,
             ),
-            FigureRow("records a batch", Spread.of(run.records_a_batch for run in thin)),
+            FigureRow(
+                "records a batch", Spread.from_values(run.records_a_batch for run in without_state)
+            ),
             FigureRow(
                 "reading states, µs an event",
-                Spread.of(1e6 * run.state_seconds for run in thin),
+                Spread.from_values(1e6 * run.state_seconds for run in without_state),
                 ".1f",
             ),
             FigureRow(
                 "scans without an index",
-                Spread.of([sum("Index" not in scan for scan in scans)]),
-                most=0,
+                Spread.from_values([sum("Index" not in scan for scan in scans)]),
+                maximum=0,
             ),
         ],
     )
@@ -226,7 +234,7 @@ def plan_of(url: str, leads: int) -> tuple[list[str], list[str]]:
     """How Postgres carries out the consumer's own query for a full batch: its scans, and its plan without the ids."""
     ids = [
         lead_id(number)
-        for number in np.random.default_rng(5).choice(leads, min(leads, ASKED_AT_ONCE)).tolist()
+        for number in np.random.default_rng(5).choice(leads, min(leads, LEADS_PER_QUERY)).tolist()
     ]
     with closing(PostgresLeads(url)) as reader, psycopg.connect(url) as connection:
         found = reader.fetch(ids)
@@ -245,11 +253,13 @@ def without_ids(line: str) -> str:
     return f"{before}{mark}…{after[after.index('}') :]}" if mark else line
 
 
-def _encode_changes(numbers: list[int], leads: int, *, thin: bool) -> Iterator[Event]:
+def _encode_changes(numbers: list[int], leads: int, *, without_state: bool) -> Iterator[Event]:
     """The events of these leads, in this order."""
     wanted = set(numbers)
     found = {
-        number: event for number, event in enumerate(events(leads, thin=thin)) if number in wanted
+        number: event
+        for number, event in enumerate(events(leads, without_state=without_state))
+        if number in wanted
     }
     return map(found.__getitem__, numbers)
 

@@ -37,8 +37,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.leads import Event, trained
-from benchmarks.plain import FITTED
 from benchmarks.process import BenchmarkProcess
+from benchmarks.straightforward import FITTED
 from leadstream.errors import UserError
 from leadstream.kafka.topics import SINGLE_PARTITION, VARIABLES
 from leadstream.local.broker import local_broker
@@ -247,7 +247,7 @@ class BenchmarkEnvironment:
 
     def ends(self, topic: str) -> dict[int, int]:
         """By partition the offset up to which records are committed: markers of transactions have one, too."""
-        return _ends(self.admin, _places(self.admin, topic))
+        return _ends(self.admin, _partitions(self.admin, topic))
 
     def read(self, topic: str) -> Iterator[Message]:
         """Every committed record of a topic, each partition in its order."""
@@ -285,7 +285,7 @@ class BenchmarkEnvironment:
         self, topic: str, expected: int, processes: Sequence[BenchmarkProcess]
     ) -> list[tuple[float, dict[int, int]]]:
         """When the committed end of the topic moved, and to where; until it has not moved for a while."""
-        places = _places(self.admin, topic)
+        places = _partitions(self.admin, topic)
         seen: list[tuple[float, dict[int, int]]] = []
         moved = time.monotonic()
         while True:
@@ -320,10 +320,10 @@ def open_environment(
         say("training the model: the audited recipe on simulated leads")
         make_key(folder / "key.pem")
         registry = _registry(folder)
-        grown = [trained(seed) for seed in range(1, models + 1)]
-        versions = tuple(registry.publish(each) for each in grown)
+        fitted = [trained(seed) for seed in range(1, models + 1)]
+        versions = tuple(registry.publish(each) for each in fitted)
         registry.promote(versions[0], force=True)
-        joblib.dump((grown[0].artifact, registry.show(versions[0])), folder / FITTED)
+        joblib.dump((fitted[0].artifact, registry.show(versions[0])), folder / FITTED)
         admin = AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
         # What is there by now stays: a search of it for garbage would blind whoever measures for up to 0.2 s.
         gc.collect()
@@ -348,7 +348,7 @@ def _partition(message: Message) -> int:
     return partition
 
 
-def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
+def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
     deadline = time.monotonic() + 30
     while not (partitions := admin.list_topics(topic, timeout=30).topics[topic].partitions):
         if (

@@ -29,7 +29,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
+    def from_values(cls, values: Iterable[float]) -> "Spread":
         known = sorted(values)
         return cls(statistics.median(known), known[0], known[-1])
 
@@ -41,31 +41,31 @@ class FigureRow:
     label: str
     value: Spread
     form: str = ",.0f"
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def met(self) -> bool | None:
         """Whether the median meets the bar; None without one."""
-        if self.least is None and self.most is None:
+        if self.minimum is None and self.maximum is None:
             return None
-        above = self.least is None or self.value.median >= self.least
-        return above and (self.most is None or self.value.median <= self.most)
+        above = self.minimum is None or self.value.median >= self.minimum
+        return above and (self.maximum is None or self.value.median <= self.maximum)
 
-    def shown(self) -> tuple[str, ...]:
+    def cells(self) -> tuple[str, ...]:
         """The cells of the line."""
         cells = [
             format(value, self.form)
             for value in (self.value.median, self.value.low, self.value.high)
         ]
-        sign, bar = ("≥", self.least) if self.least is not None else ("≤", self.most)
-        verdict = "" if bar is None else f"{sign} {bar:g} {'met' if self.met else 'MISSED'}"
-        return (self.label, *cells, verdict)
+        sign, bar = ("≥", self.minimum) if self.minimum is not None else ("≤", self.maximum)
+        mark = "" if bar is None else f"{sign} {bar:g} {'met' if self.met else 'MISSED'}"
+        return (self.label, *cells, mark)
 
 
 def ratios(ones: Iterable[float], others: Iterable[float]) -> Spread:
     """The spread of one by other in each turn: what the machine did in a turn met both of them."""
-    return Spread.of(one / other for one, other in zip(ones, others, strict=True))
+    return Spread.from_values(one / other for one, other in zip(ones, others, strict=True))
 
 
 def interleaved(
@@ -94,15 +94,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def show(title: str, *sections: Sequence[FigureRow]) -> None:
     """Print the table, 80 columns wide: median, least and most of each row, and whether it meets its bar."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("")
+    cells = Table(title=title, title_justify="left")
+    cells.add_column("")
     for name in ("median", "min", "max", "bar"):
-        shown.add_column(name, justify="right", no_wrap=True)
+        cells.add_column(name, justify="right", no_wrap=True)
     for section in sections:
         for row in section:
-            shown.add_row(*row.shown())
-        shown.add_section()
-    Console(width=WIDTH, highlight=False).print(shown)
+            cells.add_row(*row.cells())
+        cells.add_section()
+    Console(width=WIDTH, highlight=False).print(cells)
 
 
 def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespace:
@@ -116,14 +116,14 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
     return parser.parse_args()
 
 
-def finish(title: str, path: Path | None, *sections: Sequence[FigureRow], **facts: Any) -> int:
-    """Print the table, write it and the `facts` to `path` as JSON; the exit code is 1 where a bar is missed."""
+def finish(title: str, path: Path | None, *sections: Sequence[FigureRow], **fields: Any) -> int:
+    """Print the table, write it and the `fields` to `path` as JSON; the exit code is 1 where a bar is missed."""
     show(title, *sections)
     rows = [{**asdict(row), "met": row.met} for section in sections for row in section]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps({"title": title, "rows": rows, **facts}, indent=2, default=asdict) + "\n",
+            json.dumps({"title": title, "rows": rows, **fields}, indent=2, default=asdict) + "\n",
             "utf-8",
         )
     return int(any(row["met"] is False for row in rows))

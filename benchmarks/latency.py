@@ -67,7 +67,7 @@ class LatencyRun:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "Event to visible prediction, open loop.",
         rate_of=(0, "throughput that loads are shares of; 0 = measure it first"),
         seconds=(20, "seconds of each run at 10 % and 50 %"),
@@ -79,7 +79,7 @@ def main() -> int:
     def measure() -> int:
         with open_environment("latency", say) as environment:
             quick_rate(environment, "warming the broker up")
-            rate = float(told.rate_of) or quick_rate(environment, "measuring the throughput")
+            rate = float(options.rate_of) or quick_rate(environment, "measuring the throughput")
             say(f"loads are shares of {rate:,.0f} events a second")
             changes = environment.topic("changes")
             contender = environment.contender(changes)
@@ -87,21 +87,21 @@ def main() -> int:
                 environment.preload(changes, events(2_000))
                 environment.watch(contender.predictions, 2_000, process)
                 sender = _Sender(environment, contender, process, first=2_000)
-                loads = {"idle": partial(sender.run, IDLE_PER_SECOND, told.idle)}
+                loads = {"idle": partial(sender.run, IDLE_PER_SECOND, options.idle)}
                 for load in LOADS:
                     loads[f"{load:.0%}"] = partial(
-                        sender.run, load * rate, int(load * rate * told.seconds)
+                        sender.run, load * rate, int(load * rate * options.seconds)
                     )
-                runs = interleaved(loads, told.repeats, say)
-                say(f"80% for {told.minutes} minutes")
-                heavy = sender.run(HEAVY * rate, int(HEAVY * rate * told.minutes * 60))
+                runs = interleaved(loads, options.repeats, say)
+                say(f"80% for {options.minutes} minutes")
+                heavy = sender.run(HEAVY * rate, int(HEAVY * rate * options.minutes * 60))
                 process.end()
         return finish(
             f"Event to visible prediction, loads of {rate:,.0f} events a second",
-            told.json,
+            options.json,
             *rows(runs, heavy),
             throughput=rate,
-            minutes=told.minutes,
+            minutes=options.minutes,
             counted={
                 name: [len(run.latencies) for run in each]
                 for name, each in {**runs, "80%": [heavy]}.items()
@@ -128,9 +128,9 @@ def rows(runs: dict[str, list[LatencyRun]], heavy: LatencyRun) -> tuple[list[Fig
         [
             FigureRow(
                 f"{load}: {name}, ms",
-                Spread.of(run.at(share) for run in each),
+                Spread.from_values(run.at(share) for run in each),
                 ",.1f",
-                most=bars.get((load, name)),
+                maximum=bars.get((load, name)),
             )
             for name, share in PERCENTILES.items()
         ]
@@ -138,13 +138,13 @@ def rows(runs: dict[str, list[LatencyRun]], heavy: LatencyRun) -> tuple[list[Fig
     ]
     first, last, growth = heavy.lag()
     lag = [
-        FigureRow("80%: lag at the begin, events", Spread.of([first])),
-        FigureRow("80%: lag at the end, events", Spread.of([last])),
+        FigureRow("80%: lag at the begin, events", Spread.from_values([first])),
+        FigureRow("80%: lag at the end, events", Spread.from_values([last])),
         FigureRow(
             "80%: growth of the lag / load",
-            Spread.of([growth / heavy.per_second]),
+            Spread.from_values([growth / heavy.per_second]),
             ".4f",
-            most=0.005,
+            maximum=0.005,
         ),
     ]
     return *sections, lag
@@ -183,7 +183,7 @@ class _Sender:
         subscriber.assign([TopicPartition(self._stage.predictions, 0, OFFSET_END)])
         subscriber.poll(0.5)
         begin = time.monotonic() + READY_SECONDS
-        told = (
+        options = (
             self._stage.environ["LEADSTREAM_TOPIC_LEAD_CHANGES"],
             first,
             count,
@@ -191,7 +191,7 @@ class _Sender:
             begin,
         )
         try:
-            with self._stage.program("benchmarks.sender", *map(str, told)) as sender:
+            with self._stage.program("benchmarks.sender", *map(str, options)) as sender:
                 seen = self._see(
                     subscriber, first, count, begin + count / per_second + LATE_SECONDS, sender
                 )
@@ -227,7 +227,7 @@ class _Sender:
                 self._consumer.must_live()
                 if left and now > deadline:
                     raise UserError(
-                        f"{left:,} of {count:,} predictions were not seen in time; {sender.tail()}"
+                        f"{left:,} of {count:,} predictions were not seen in time; {sender.last_lines()}"
                     )
         return np.frombuffer(seen, dtype=np.float64)
 

@@ -33,7 +33,7 @@ def trained(seed: int = 1) -> Trained:
     )
 
 
-def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]:
+def events(count: int, first: int = 0, *, without_state: bool = False) -> Iterator[Event]:
     """`count` changes of as many different leads, numbered from `first`: fat ones of 112 to 183 bytes, or thin ones.
 
     Event n says what `repeated_changes()` says at n modulo their number; each is encoded once, and gets its ids after.
@@ -42,7 +42,7 @@ def events(count: int, first: int = 0, *, thin: bool = False) -> Iterator[Event]
     writer, parts = Writer("LeadChanged"), []
     for change in repeated_changes():
         record = change | {"event_id": event_mark, "lead_id": lead_mark}
-        value = writer.encode(record | {"lead": None} if thin else record)
+        value = writer.encode(record | {"lead": None} if without_state else record)
         head, tail = value.split(event_mark.encode())
         middle, tail = tail.split(lead_mark.encode())
         parts.append((head, middle, tail))

@@ -16,7 +16,7 @@ from typing import Any
 import fastavro
 from confluent_kafka import Consumer, Message, Producer
 
-from benchmarks.plain import PlainModel
+from benchmarks.straightforward import PlainModel
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.settings import Settings, load_settings
 from schemas import schema_files

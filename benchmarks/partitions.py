@@ -27,7 +27,7 @@ from leadstream.log import SILENT
 from leadstream.settings import load_settings
 
 PROTOCOLS = ("classic", "consumer")
-LOOK_SECONDS, SETTLE_SECONDS = 0.005, 90.0
+LOOK_SECONDS, QUIET_SECONDS = 0.005, 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Moved:
     seconds: float
     alone: float
     moved: int
-    least: int
-    most: int
+    minimum: int
+    largest: int
 
 
 class GroupMember:
@@ -113,8 +113,8 @@ class MemberGroup:
             if since and now - since > 1.0:
                 moved = sum(self.members[i] is not before.get(place) for place, i in owners.items())
                 return Moved(since - began, alone, moved, min(counts), max(counts))
-            if now - began > SETTLE_SECONDS:
-                raise UserError(f"not shared evenly after {SETTLE_SECONDS:.0f} s: {sorted(counts)}")
+            if now - began > QUIET_SECONDS:
+                raise UserError(f"not shared evenly after {QUIET_SECONDS:.0f} s: {sorted(counts)}")
             time.sleep(LOOK_SECONDS)
 
     def leave(self) -> None:
@@ -129,7 +129,7 @@ class MemberGroup:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "How a group shares many partitions.",
         partitions=(100, "partitions of the topic"),
         most=(16, "members at most"),
@@ -140,21 +140,21 @@ def main() -> int:
         with local_broker(say=say) as broker:
             admin = AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
             topic = f"bench-changes-{uuid.uuid4().hex[:8]}"
-            for future in admin.create_topics([NewTopic(topic, told.partitions, 1)]).values():
+            for future in admin.create_topics([NewTopic(topic, options.partitions, 1)]).values():
                 future.result(60)
             for protocol in PROTOCOLS:
                 rows, members = [], 1
-                while members <= told.most:
+                while members <= options.most:
                     say(f"{protocol}, {members} members")
-                    run = measured(broker.bootstrap, topic, told.partitions, protocol, members)
+                    run = measured(broker.bootstrap, topic, options.partitions, protocol, members)
                     runs[f"{protocol}, {members}"] = run
                     rows += rows_of(protocol, members, run)
                     members *= 2
                 sections.append(rows)
             for future in admin.delete_topics([topic]).values():
                 future.result(60)
-        title = f"{told.partitions} partitions, one run each; both protocols with their defaults"
-        return finish(title, told.json, *sections, runs=runs)
+        title = f"{options.partitions} partitions, one run each; both protocols with their defaults"
+        return finish(title, options.json, *sections, runs=runs)
 
     return main_of(measure)
 
@@ -178,7 +178,7 @@ def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[FigureRo
     """The lines of a group of one size."""
     joined, more, less = run["all join"], run["one more"], run["one less"]
     figures = {
-        "partitions of the busiest": (joined.most, ",.0f"),
+        "partitions of the busiest": (joined.largest, ",.0f"),
         "all join, s": (joined.seconds, ".2f"),
         "one more joins, s": (more.seconds, ".2f"),
         "then moved": (more.moved, ",.0f"),
@@ -187,7 +187,7 @@ def rows_of(protocol: str, members: int, run: dict[str, Moved]) -> list[FigureRo
         "then moved, of those": (less.moved, ",.0f"),
     }
     return [
-        FigureRow(f"{protocol}, {members}: {name}", Spread.of([value]), form)
+        FigureRow(f"{protocol}, {members}: {name}", Spread.from_values([value]), form)
         for name, (value, form) in figures.items()
     ]
 

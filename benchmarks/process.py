@@ -33,7 +33,7 @@ class BenchmarkProcess:
     def must_live(self) -> None:
         """UserError where it has ended by itself."""
         if not self._child.alive():
-            raise UserError(f"a process ended by itself; its log ends:\n{self.tail()}")
+            raise UserError(f"a process ended by itself; its log ends:\n{self.last_lines()}")
 
     def event(self, name: str, seconds: float = 60) -> dict[str, Any]:
         """The first structured log line of this event, waited for."""
@@ -43,7 +43,7 @@ class BenchmarkProcess:
                 return found[0]
             self.must_live()
             time.sleep(0.02)
-        raise UserError(f"a process did not log {name}; its log ends:\n{self.tail()}")
+        raise UserError(f"a process did not log {name}; its log ends:\n{self.last_lines()}")
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Every structured log line of this event so far."""
@@ -54,7 +54,7 @@ class BenchmarkProcess:
         """When a structured line was logged, in seconds from the start of the process."""
         return datetime.fromisoformat(line["timestamp"]).timestamp() - self._began_at
 
-    def tail(self) -> str:
+    def last_lines(self) -> str:
         """The last lines of its log."""
         return self._child.tail()
 
@@ -83,5 +83,5 @@ def resident(pid: int) -> int:
 
 
 def _sample(name: str, labels: Mapping[str, str]) -> str:
-    told = ",".join(f'{label}="{value}"' for label, value in labels.items())
-    return name.removeprefix("leadstream_") + (f"{{{told}}}" if told else "")
+    selector = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return name.removeprefix("leadstream_") + (f"{{{selector}}}" if selector else "")

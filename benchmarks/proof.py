@@ -104,8 +104,8 @@ def bank(path: Path) -> list[ImportedRow]:
     clean = specify(
         numbers=tuple(name for name in numbers if name != "duration"), categories=categories
     )
-    cut, grown = periods(table, 5)
-    chain = [candidates.step("audited", grown[i - 1], cut[i], clean, 0) for i in range(1, 5)]
+    cut, cumulative = periods(table, 5)
+    chain = [candidates.step("audited", cumulative[i - 1], cut[i], clean, 0) for i in range(1, 5)]
     again = candidates.together(chain)
     frozen = [chain[1].scored, *(chain[2].fitted.scored(part) for part in cut[3:])]
     never = candidates.Scored(*map(np.concatenate, zip(*frozen, strict=True)))
@@ -116,8 +116,10 @@ def bank(path: Path) -> list[ImportedRow]:
     ):
         for method in follow.METHODS:
             followed = follow.replay(raw, labels, start, LATE, method=method)
-            judged = _rows("bank", f"bank, {what}, {method}", followed, raw[start:], labels[start:])
-            rows += judged if method == follow.METHODS[-1] else judged[:1]
+            evaluated = _rows(
+                "bank", f"bank, {what}, {method}", followed, raw[start:], labels[start:]
+            )
+            rows += evaluated if method == follow.METHODS[-1] else evaluated[:1]
     return rows
 
 
@@ -149,14 +151,14 @@ def simulator(leads: int = 10_000) -> tuple[list[ImportedRow], ImportedRow]:
         row["met"] = _met("simulator", row) if row["met"] is not None else None
     inside, width = _coverage(scores, labels), scores.high - scores.low
     complete = scores.coverage == 1.0
-    facts = {
+    summary = {
         "bins": inside,
         "width_complete": float(width[complete].mean()),
         "width_incomplete": float(width[~complete].mean()),
         "confidence_complete": float(scores.confidence[complete].mean()),
         "confidence_incomplete": float(scores.confidence[~complete].mean()),
     }
-    return rows, facts
+    return rows, summary
 
 
 def _coverage(scores: Scores, labels: NDArray[np.bool_]) -> list[ImportedRow]:
@@ -216,8 +218,8 @@ def _rows(
         ("  by the audited formula", legacy_sigmoid(raw)),
     )
     for what, stated in named:
-        judged = metrics(stated, labels, 0.5)
-        row: ImportedRow = {"name": what, **{key: judged[key] for key in COLUMNS}}
+        evaluated = metrics(stated, labels, 0.5)
+        row: ImportedRow = {"name": what, **{key: evaluated[key] for key in COLUMNS}}
         row["met"] = _met(data, row) if what == name else None
         rows.append(row)
     return rows
@@ -237,7 +239,7 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(highlight=False)
     try:
-        simulated, facts = simulator()
+        simulated, summary = simulator()
         rows = [
             *xeducation(arguments.data / XEDUCATION.name),
             *bank(arguments.data / BANK.name),
@@ -247,28 +249,28 @@ def main() -> int:
         console.print(str(error))
         return 1
     if arguments.json:
-        print(json.dumps({"rows": rows, "simulator": facts}, indent=2))
+        print(json.dumps({"rows": rows, "simulator": summary}, indent=2))
         return 0 if all(row["met"] is not False for row in rows) else 1
     table = Table(title="On leads that came after those the model learnt from")
     table.add_column("")
     for label in (*COLUMNS.values(), "bars"):
         table.add_column(label, justify="right")
     for row in rows:
-        verdict = {None: "", True: "met", False: "missed"}[row["met"]]
-        table.add_row(row["name"], *(f"{row[key]:.3f}" for key in COLUMNS), verdict)
+        mark = {None: "", True: "met", False: "missed"}[row["met"]]
+        table.add_row(row["name"], *(f"{row[key]:.3f}" for key in COLUMNS), mark)
     console.print(table)
     for data, bars in BARS.items():
         console.print(
             f"bars, {data}: " + ", ".join(f"{COLUMNS[key]} {bar:g}" for key, bar in bars.items())
         )
     console.print("simulator, mean interval and realised rate by tenths of the stated probability:")
-    for one in facts["bins"]:
-        verdict = "within its sampling error" if one["inside"] else "outside"
-        console.print(f"  {one['low']:.3f} .. {one['high']:.3f}  {one['rate']:.3f}  {verdict}")
+    for one in summary["bins"]:
+        mark = "within its sampling error" if one["inside"] else "outside"
+        console.print(f"  {one['low']:.3f} .. {one['high']:.3f}  {one['rate']:.3f}  {mark}")
     console.print(
-        f"width where all fields are there {facts['width_complete']:.4f}, where some are missing "
-        f"{facts['width_incomplete']:.4f}; confidence {facts['confidence_complete']:.3f} and "
-        f"{facts['confidence_incomplete']:.3f}"
+        f"width where all fields are there {summary['width_complete']:.4f}, where some are missing "
+        f"{summary['width_incomplete']:.4f}; confidence {summary['confidence_complete']:.3f} and "
+        f"{summary['confidence_incomplete']:.3f}"
     )
     return 0 if all(row["met"] is not False for row in rows) else 1
 

@@ -34,8 +34,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "xeducation_leads.csv"
 MAPPING = Path(__file__).parents[1] / "producer" / "mappings" / "xeducation.toml"
 SIMULATION_START = 1_672_531_200_000  # 2023-01-01
 OLDER, NEWER = 0.8, 0.2
-MOST_EXPLAINED = 2_000  # shap takes some milliseconds for a lead
-SHOWN = {
+MAX_EXPLAINED = 2_000  # shap takes some milliseconds for a lead
+DISPLAYED = {
     "leads": "leads explained",
     "features": "features of the forest",
     "same_first": "same first reason",
@@ -88,17 +88,17 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
     done = train(older, options)
     artifact = done.artifact
     model = Model(artifact, {**done.manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
-    shown = newer.iloc[
-        np.linspace(0, len(newer) - 1, min(len(newer), MOST_EXPLAINED)).astype(np.intp)
+    displayed = newer.iloc[
+        np.linspace(0, len(newer) - 1, min(len(newer), MAX_EXPLAINED)).astype(np.intp)
     ]
     columns = {
-        name: shown[name].tolist()
-        for name in shown.columns
+        name: displayed[name].tolist()
+        for name in displayed.columns
         if name not in ("lead_id", "as_of", "converted")
     }
-    as_of = shown["as_of"].to_numpy()
+    as_of = displayed["as_of"].to_numpy()
     scores = model.score(columns, as_of, reasons=len(model.features))
-    ours = np.zeros((len(shown), len(model.features)))
+    ours = np.zeros((len(displayed), len(model.features)))
     for row, reasons in enumerate(scores.reasons):
         for name, value in reasons:
             ours[row, model.features.index(name)] = value
@@ -113,7 +113,7 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
     )
     exact = explainer.shap_values(rows)[:, :, 1]
     return {
-        "leads": len(shown),
+        "leads": len(displayed),
         "features": len(model.features),
         **agreement(ours, exact),
         "error": float(np.abs(model.base + ours.sum(axis=1) - scores.raw).max()),
@@ -125,15 +125,15 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
 
 def agreement(ours: Floats, exact: Floats) -> dict[str, float]:
     """How far two sets of contributions (n, k) name the same features; strength is the absolute contribution."""
-    tops = [np.argsort(-np.abs(one), axis=1, kind="stable")[:, :3] for one in (ours, exact)]
-    shared = (tops[0][:, :, None] == tops[1][:, None, :]).any(axis=2).sum(axis=1)
+    strongest = [np.argsort(-np.abs(one), axis=1, kind="stable")[:, :3] for one in (ours, exact)]
+    shared = (strongest[0][:, :, None] == strongest[1][:, None, :]).any(axis=2).sum(axis=1)
     ranks = [rankdata(one, axis=1) for one in (ours, exact)]
     spread = [one - one.mean(axis=1, keepdims=True) for one in ranks]
     norms = np.sqrt((spread[0] ** 2).sum(axis=1) * (spread[1] ** 2).sum(axis=1))
     return {
-        "same_first": float((tops[0][:, 0] == tops[1][:, 0]).mean()),
-        "overlap": float(shared.mean() / tops[0].shape[1]),
-        "same_three": float((shared == tops[0].shape[1]).mean()),
+        "same_first": float((strongest[0][:, 0] == strongest[1][:, 0]).mean()),
+        "overlap": float(shared.mean() / strongest[0].shape[1]),
+        "same_three": float((shared == strongest[0].shape[1]).mean()),
         "correlation": float(((spread[0] * spread[1]).sum(axis=1) / norms).mean()),
     }
 
@@ -163,13 +163,13 @@ def main() -> int:
     table.add_column("")
     for name in results:
         table.add_column(name, justify="right")
-    for key, label in SHOWN.items():
-        table.add_row(label, *(_shown(key, result[key]) for result in results.values()))
+    for key, label in DISPLAYED.items():
+        table.add_row(label, *(_format(key, result[key]) for result in results.values()))
     console.print(table)
     return 0
 
 
-def _shown(key: str, value: float) -> str:
+def _format(key: str, value: float) -> str:
     match key:
         case "leads" | "features":
             return f"{value:,}"

@@ -39,7 +39,7 @@ from leadstream.errors import UserError
 PARTITIONS = 4
 BACKLOGS = (10_000, 100_000, 1_000_000)
 EDGE = 100_000  # events at either end of the longest backlog whose memory is compared
-MOST_BYTES = 350_000_000
+MAX_BYTES = 350_000_000
 FLAT = 1.05
 BATCH = 2_000
 STREAM_PER_SECOND = 500.0
@@ -58,27 +58,27 @@ class Backlog:
     per_second: float
     first: int
     last: int
-    most: int
+    largest: int
 
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
     """What swaps did: memory before, after the first ten and after all; seconds between two batches, at most.
 
-    `beside` are those of each swap, while the model was read and taken; `apart` those of as long a time a little later.
+    `during` are those of each swap, while the model was read and taken; `apart` those of as long a time a little later.
     """
 
     swaps: int
     before: int
     warm: int
     after: int
-    beside: list[float]
+    during: list[float]
     apart: list[float]
 
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "Processes, backlogs and model swaps.",
         events=(1_000_000, "events for one and two processes"),
         most=(BACKLOGS[-1], "the longest backlog"),
@@ -88,16 +88,16 @@ def main() -> int:
 
     def measure() -> int:
         with open_environment("scale", say, models=2) as environment:
-            group = processes(environment, told.events, told.repeats)
+            group = processes(environment, options.events, options.repeats)
             works = backlogs(
                 environment,
-                [*(size for size in BACKLOGS if size < told.most), told.most],
-                told.repeats,
+                [*(size for size in BACKLOGS if size < options.most), options.most],
+                options.repeats,
             )
-            swapped = swaps(environment, told.swaps)
+            swapped = swaps(environment, options.swaps)
         return finish(
-            f"Scale, {told.repeats} runs of each",
-            told.json,
+            f"Scale, {options.repeats} runs of each",
+            options.json,
             *rows(group, works, swapped),
             processes=group,
             backlogs={f"{size}": each for size, each in works.items()},
@@ -178,7 +178,7 @@ def _work_off(environment: BenchmarkEnvironment, changes: str, size: int) -> Bac
             (resident for moment, resident in memory if late <= moment <= ended),
             default=memory[-1][1],
         ),
-        most=max(resident for _, resident in memory),
+        largest=max(resident for _, resident in memory),
     )
 
 
@@ -215,10 +215,10 @@ def swaps(environment: BenchmarkEnvironment, count: int) -> Swaps:
     first, second = environment.versions
     begin = time.monotonic() + 10
     flowing = 10**9  # until it is ended
-    told = (changes, 0, flowing, STREAM_PER_SECOND, begin)
+    options = (changes, 0, flowing, STREAM_PER_SECOND, begin)
     with (
         contender.leadstream() as process,
-        contender.program("benchmarks.sender", *map(str, told)) as sender,
+        contender.program("benchmarks.sender", *map(str, options)) as sender,
     ):
         page = f"{process.event('started')['http']}/model"
         time.sleep(max(0.0, begin - time.monotonic()) + 5)
@@ -237,13 +237,13 @@ def swaps(environment: BenchmarkEnvironment, count: int) -> Swaps:
         after = process.resident()
         swapped = [process.when(line) for line in process.events("model.loaded")][1:]
         batches = np.array([process.when(line) for line in process.events("batch")])
-    beside = longest_pauses(
+    during = longest_pauses(
         batches, [(when - 0.75 * WINDOW_SECONDS, when + 0.25 * WINDOW_SECONDS) for when in swapped]
     )
     apart = longest_pauses(
         batches, [(when + 0.5 * WINDOW_SECONDS, when + 1.5 * WINDOW_SECONDS) for when in swapped]
     )
-    return Swaps(count, before, warm, after, beside, apart)
+    return Swaps(count, before, warm, after, during, apart)
 
 
 def longest_pauses(batches: Floats, windows: Iterable[tuple[float, float]]) -> list[float]:
@@ -262,14 +262,14 @@ def _until_in_service(page: str, version: str, *alive: BenchmarkProcess) -> None
     deadline = time.monotonic() + SWAP_SECONDS
     while True:
         with urlopen(page, timeout=10) as answer:
-            told: dict[str, Any] = json.load(answer)
-        if told["version"] == version:
+            options: dict[str, Any] = json.load(answer)
+        if options["version"] == version:
             return
         for process in alive:
             process.must_live()
         if time.monotonic() > deadline:
             raise UserError(
-                f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {told['refused']}"
+                f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {options['refused']}"
             )
         time.sleep(LOOK_SECONDS)
 
@@ -279,56 +279,67 @@ def rows(
 ) -> tuple[list[FigureRow], ...]:
     """Rates and ratios, memory against its bars, and what swaps cost."""
     one, two = group.values()
-    scaled = [FigureRow(f"{name}, events/s", Spread.of(rates)) for name, rates in group.items()]
+    scaled = [
+        FigureRow(f"{name}, events/s", Spread.from_values(rates)) for name, rates in group.items()
+    ]
     scaled.append(FigureRow("two processes / one", ratios(two, one), ".2f"))
     worked = [
-        FigureRow(f"backlog of {size:,}, events/s", Spread.of(r.per_second for r in each))
+        FigureRow(f"backlog of {size:,}, events/s", Spread.from_values(r.per_second for r in each))
         for size, each in works.items()
     ]
-    stopped = max(0.0, max(swapped.beside) - max(swapped.apart))
+    stopped = max(0.0, max(swapped.during) - max(swapped.apart))
     longest, [run] = max(works), works[max(works)]
     memory = [
         FigureRow(
             f"backlog of {n:,}: memory, MB",
-            Spread.of(r.most / 1e6 for r in each),
+            Spread.from_values(r.largest / 1e6 for r in each),
             ",.0f",
-            most=MOST_BYTES / 1e6,
+            maximum=MAX_BYTES / 1e6,
         )
         for n, each in works.items()
     ]
     if longest >= 2 * EDGE:
         memory.append(
             FigureRow(
-                "memory, last 100,000 / first", Spread.of([run.last / run.first]), ".3f", most=FLAT
+                "memory, last 100,000 / first",
+                Spread.from_values([run.last / run.first]),
+                ".3f",
+                maximum=FLAT,
             )
         )
     swap = [
-        FigureRow("memory before the swaps, MB", Spread.of([swapped.before / 1e6])),
-        FigureRow(f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.of([swapped.warm / 1e6])),
-        FigureRow(f"after {swapped.swaps}, MB", Spread.of([swapped.after / 1e6])),
-        FigureRow("memory, after all / before", Spread.of([swapped.after / swapped.before]), ".3f"),
+        FigureRow("memory before the swaps, MB", Spread.from_values([swapped.before / 1e6])),
+        FigureRow(
+            f"after {min(WARM_SWAPS, swapped.swaps)}, MB", Spread.from_values([swapped.warm / 1e6])
+        ),
+        FigureRow(f"after {swapped.swaps}, MB", Spread.from_values([swapped.after / 1e6])),
+        FigureRow(
+            "memory, after all / before",
+            Spread.from_values([swapped.after / swapped.before]),
+            ".3f",
+        ),
         # The first swaps make room for a second model, which is there before the last one goes.
         FigureRow(
             "memory, after all / after the first ten",
-            Spread.of([swapped.after / swapped.warm]),
+            Spread.from_values([swapped.after / swapped.warm]),
             ".3f",
-            most=FLAT,
+            maximum=FLAT,
         ),
         FigureRow(
             "between two batches beside a swap, ms",
-            Spread.of(1000 * pause for pause in swapped.beside),
+            Spread.from_values(1000 * pause for pause in swapped.during),
             ",.1f",
         ),
         FigureRow(
             "the same apart from swaps, ms",
-            Spread.of(1000 * pause for pause in swapped.apart),
+            Spread.from_values(1000 * pause for pause in swapped.apart),
             ",.1f",
         ),
         FigureRow(
             "pause by a swap, full batches",
-            Spread.of([stopped * run.per_second / BATCH]),
+            Spread.from_values([stopped * run.per_second / BATCH]),
             ".1f",
-            most=1,
+            maximum=1,
         ),
     ]
     return scaled, worked, memory, swap

@@ -12,32 +12,32 @@ from benchmarks.environment import BenchmarkEnvironment, open_environment
 from benchmarks.figures import FigureRow, Spread, arguments, finish, interleaved, main_of, say
 from benchmarks.leads import events
 
-MOST_SECONDS = 3.0
+MAX_SECONDS = 3.0
 STAGES = {"to the first line of its log": "started", "to the model in service": "model.loaded"}
 
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments("Process start to the first visible prediction.", repeats=(5, "runs"))
+    options = arguments("Process start to the first visible prediction.", repeats=(5, "runs"))
 
     def measure() -> int:
         with open_environment("start", say) as environment:
             changes = environment.topic("changes")
             environment.preload(changes, events(1))
-            runs = interleaved({"start": lambda: once(environment, changes)}, told.repeats, say)[
+            runs = interleaved({"start": lambda: once(environment, changes)}, options.repeats, say)[
                 "start"
             ]
         rows = [
             FigureRow(
                 f"{name}, s",
-                Spread.of(run[name] for run in runs),
+                Spread.from_values(run[name] for run in runs),
                 ".2f",
-                most=MOST_SECONDS if i == 0 else None,
+                maximum=MAX_SECONDS if i == 0 else None,
             )
             for i, name in enumerate(runs[0])
         ]
         return finish(
-            f"From the start of the process, {told.repeats} runs", told.json, rows, runs=runs
+            f"From the start of the process, {options.repeats} runs", options.json, rows, runs=runs
         )
 
     return main_of(measure)

@@ -49,7 +49,7 @@ class ThroughputRun:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "Events a second of one consumer process on a preloaded topic.",
         events=(200_000, "events in the topic"),
         repeats=(3, "runs of each"),
@@ -57,13 +57,13 @@ def main() -> int:
 
     def measure() -> int:
         with open_environment("throughput", say) as environment:
-            runs = compare(environment, told.events, told.repeats)
+            runs = compare(environment, options.events, options.repeats)
         return finish(
-            f"Events a second: one process, one partition, {told.events:,} events, {told.repeats} runs",
-            told.json,
+            f"Events a second: one process, one partition, {options.events:,} events, {options.repeats} runs",
+            options.json,
             *rows(runs),
-            events=told.events,
-            runs={name: [_facts(run) for run in each] for name, each in runs.items()},
+            events=options.events,
+            runs={name: [_as_json(run) for run in each] for name, each in runs.items()},
         )
 
     return main_of(measure)
@@ -131,15 +131,17 @@ def _run(
 def rows(runs: Mapping[str, list[ThroughputRun]]) -> tuple[list[FigureRow], ...]:
     """The rates, the ratios against the bars of the issue, and where a consumer's time goes."""
     rate = {name: [run.flow.per_second for run in each] for name, each in runs.items()}
-    copied, plain = rate[LOOPS["copy"]], rate[LOOPS["straightforward"]]
+    copied, straightforward = rate[LOOPS["copy"]], rate[LOOPS["straightforward"]]
     bars = [
-        FigureRow("no reasons / copy", ratios(rate[NONE], copied), ".2f", least=0.5),
-        FigureRow("3 reasons / copy", ratios(rate[THREE], copied), ".2f", least=0.4),
-        FigureRow("3 reasons / straightforward", ratios(rate[THREE], plain), ".1f", least=8),
-        FigureRow("3 reasons / no reasons", ratios(rate[THREE], rate[NONE]), ".2f", least=0.75),
+        FigureRow("no reasons / copy", ratios(rate[NONE], copied), ".2f", minimum=0.5),
+        FigureRow("3 reasons / copy", ratios(rate[THREE], copied), ".2f", minimum=0.4),
+        FigureRow(
+            "3 reasons / straightforward", ratios(rate[THREE], straightforward), ".1f", minimum=8
+        ),
+        FigureRow("3 reasons / no reasons", ratios(rate[THREE], rate[NONE]), ".2f", minimum=0.75),
         FigureRow("3 reasons / floor", ratios(rate[THREE], rate[LOOPS["floor"]]), ".2f"),
     ]
-    seconds = [FigureRow(name, Spread.of(each)) for name, each in rate.items()]
+    seconds = [FigureRow(name, Spread.from_values(each)) for name, each in rate.items()]
     return seconds, bars, _breakdown("3 reasons", runs[THREE]), _breakdown("no reasons", runs[NONE])
 
 
@@ -149,12 +151,12 @@ def _breakdown(name: str, runs: list[ThroughputRun]) -> list[FigureRow]:
     parts["the rest"] = [1 / run.flow.per_second - sum(run.steps.values()) for run in runs]
     parts["all"] = [1 / run.flow.per_second for run in runs]
     return [
-        FigureRow(f"{name}: {part}, µs", Spread.of(1e6 * value for value in each), ".2f")
+        FigureRow(f"{name}: {part}, µs", Spread.from_values(1e6 * value for value in each), ".2f")
         for part, each in parts.items()
     ]
 
 
-def _facts(run: ThroughputRun) -> dict[str, object]:
+def _as_json(run: ThroughputRun) -> dict[str, object]:
     return {
         "records": run.flow.records,
         "leads": run.flow.leads,

@@ -114,7 +114,10 @@ def measure(data: Path, say: Callable[[str], None]) -> dict[str, Any]:
         answers = _everything(environ)
         if broker.kind == "given":
             _remove_topics(environ)
-    result = _judge(answers, outcomes) | {"seconds": round(seconds, 1), "consumer_exit_code": code}
+    result = _evaluate(answers, outcomes) | {
+        "seconds": round(seconds, 1),
+        "consumer_exit_code": code,
+    }
     return result | {"passed": result["passed"] and code == 0}
 
 
@@ -227,7 +230,7 @@ def _remove_topics(environ: dict[str, str]) -> None:
         future.result()
 
 
-def _judge(answers: list[dict[str, Any]], outcomes: dict[str, bool]) -> dict[str, Any]:
+def _evaluate(answers: list[dict[str, Any]], outcomes: dict[str, bool]) -> dict[str, Any]:
     ids = [answer["lead_id"] for answer in answers]
     once = len(ids) == len(set(ids)) and set(ids) == set(outcomes)
     labels = np.array([outcomes[i] for i in ids if i in outcomes], dtype=np.bool_)

@@ -258,14 +258,14 @@ def _placed(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
         },
         "table": {"frameIndex": 0, "showHeader": True},
     }[panel.kind]
-    at_once = {"format": "table", "instant": True} if panel.kind == "table" else {}
+    instant = {"format": "table", "instant": True} if panel.kind == "table" else {}
     targets = [
         {
             "refId": chr(ord("A") + i),
             "datasource": DATASOURCE,
             "expr": query,
             "legendFormat": legend,
-            **at_once,
+            **instant,
         }
         for i, (query, legend) in enumerate(panel.queries)
     ]

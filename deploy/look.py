@@ -107,7 +107,7 @@ class Prometheus:
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
         self.child = Child(arguments, folder, folder / "prometheus.log", ending=signal.SIGTERM)
-        await_ready("Prometheus", self.child, self._answers, seconds=30)
+        await_ready("Prometheus", self.child, self._responds, seconds=30)
 
     def range(self, query: str, began: float, ended: float) -> list[Series]:
         """The series of a query between two moments (seconds since 1970), each second."""
@@ -120,7 +120,7 @@ class Prometheus:
         found = self._get(f"api/v1/query_range?{urlencode(words)}")["data"]["result"]
         return [_series(json.dumps(one["metric"]), one["values"], began) for one in found]
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             self._get("api/v1/status/buildinfo")
         except OSError:
@@ -162,7 +162,9 @@ def look(load: LoadProfile, program: Path) -> dict[str, list[Series]]:
         )
         _send(settings, crm, load, since, now, sorted(events, key=lambda event: event[0]))
         time.sleep(5)  # the last readings
-        return {panel.title: _shown(prometheus, panel, began, time.time()) for panel in panels()}
+        return {
+            panel.title: _panel_series(prometheus, panel, began, time.time()) for panel in panels()
+        }
 
 
 def _crm(settings: Settings, load: LoadProfile, now: int) -> tuple[SimulatedCrm, int]:
@@ -278,16 +280,16 @@ def _send(
         )
 
 
-def _shown(prometheus: Prometheus, panel: Panel, began: float, ended: float) -> list[Series]:
-    shown = []
+def _panel_series(prometheus: Prometheus, panel: Panel, began: float, ended: float) -> list[Series]:
+    displayed = []
     for query, legend in panel.queries:
         found = [one for one in prometheus.range(query, began, ended) if one.values]
         if not found:
             _say(f"panel {panel.title!r}: nothing is found by {query}")
-        shown += [
+        displayed += [
             Series(_legend(legend, one.legend), one.seconds, one.values) for one in found
         ] or [NOTHING]
-    return shown
+    return displayed
 
 
 def _series(labels: str, samples: list[list[Any]], began: float) -> Series:
@@ -321,13 +323,17 @@ def main() -> None:
         "--prometheus", type=Path, default=Path(".tools/bin/prometheus"), metavar="PROGRAM"
     )
     given = parser.parse_args()
-    shown = look(LoadProfile(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve())
-    empty = [title for title, series in shown.items() if NOTHING in series]
+    displayed = look(
+        LoadProfile(given.changes, given.rate, bad_share=0.02), given.prometheus.resolve()
+    )
+    empty = [title for title, series in displayed.items() if NOTHING in series]
     if empty:
         sys.exit(f"panels with a query that found nothing: {', '.join(empty)}")
-    draw(ROWS, shown, PICTURE)
+    draw(ROWS, displayed, PICTURE)
     queries = sum(len(panel.queries) for panel in panels())
-    _say(f"{queries} queries of {len(shown)} panels found something, and are drawn in {PICTURE}")
+    _say(
+        f"{queries} queries of {len(displayed)} panels found something, and are drawn in {PICTURE}"
+    )
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ _COLOURS = (
     "#508642",
     "#cca300",
 )
-_MOST_LEGENDS = 8
+_MAX_LEGENDS = 8
 
 
 def draw(
-    rows: Mapping[str, Sequence[Panel]], shown: Mapping[str, "Sequence[Series]"], file: Path
+    rows: Mapping[str, Sequence[Panel]], displayed: Mapping[str, "Sequence[Series]"], file: Path
 ) -> None:
     """One picture with each panel where Grafana has it, roughly as Grafana draws it."""
     lines = [line for title, row in rows.items() for line in _lines(title, row)]
@@ -69,7 +69,7 @@ def draw(
                 axes = figure.add_subplot(grid[i, x : x + panel.width], facecolor=_PAPER)
                 axes.set_title(panel.title, loc="left", fontsize=8, color=_INK)
                 {"stat": _stat, "table": _table, "timeseries": _curves}[panel.kind](
-                    axes, panel, shown[panel.title]
+                    axes, panel, displayed[panel.title]
                 )
                 x += panel.width
         figure.savefig(file, dpi=80)
@@ -90,12 +90,12 @@ def _lines(title: str, row: Sequence[Panel]) -> list[str | list[Panel]]:
     return [*lines, fitting]
 
 
-def _curves(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
+def _curves(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
     if panel.stacked:
         # Series may begin late: each value at its second, 0 before.
-        at = sorted({second for one in shown for second in one.seconds})
-        by_second = [dict(zip(one.seconds, one.values, strict=True)) for one in shown]
-        labels = [one.legend for one in shown]
+        at = sorted({second for one in displayed for second in one.seconds})
+        by_second = [dict(zip(one.seconds, one.values, strict=True)) for one in displayed]
+        labels = [one.legend for one in displayed]
         axes.stackplot(
             at,
             [[values.get(second, 0) for second in at] for values in by_second],
@@ -103,18 +103,20 @@ def _curves(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
             alpha=0.7,
         )
     else:
-        for one in shown:
+        for one in displayed:
             axes.plot(one.seconds, one.values, label=one.legend, linewidth=1)
     axes.margins(y=0.1)
-    axes.set_ylim(bottom=0, top=None if any(value for one in shown for value in one.values) else 1)
+    axes.set_ylim(
+        bottom=0, top=None if any(value for one in displayed for value in one.values) else 1
+    )
     axes.grid(color="#2c3036", linewidth=0.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:.0f} s"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value, panel.unit)))
     handles, labels = axes.get_legend_handles_labels()
-    more = f" (and {len(labels) - _MOST_LEGENDS} more)" if len(labels) > _MOST_LEGENDS else ""
+    more = f" (and {len(labels) - _MAX_LEGENDS} more)" if len(labels) > _MAX_LEGENDS else ""
     axes.legend(
-        handles[:_MOST_LEGENDS],
-        [*labels[: _MOST_LEGENDS - 1], labels[_MOST_LEGENDS - 1] + more] if more else labels,
+        handles[:_MAX_LEGENDS],
+        [*labels[: _MAX_LEGENDS - 1], labels[_MAX_LEGENDS - 1] + more] if more else labels,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.12),
         ncols=4 if panel.width >= 12 else 2,
@@ -123,20 +125,20 @@ def _curves(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
     )
 
 
-def _stat(axes: Any, panel: Panel, shown: "Sequence[Series]") -> None:
+def _stat(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
     axes.set(xticks=[], yticks=[])
-    for i, one in enumerate(shown):
+    for i, one in enumerate(displayed):
         value = one.values[-1]
         red = panel.red_from is not None and value >= panel.red_from
-        text = _text(value, panel.unit) + (f" {one.legend}" if len(shown) > 1 else "")
-        place = (i + 0.5) / len(shown)
+        text = _text(value, panel.unit) + (f" {one.legend}" if len(displayed) > 1 else "")
+        place = (i + 0.5) / len(displayed)
         axes.text(place, 0.45, text, transform=axes.transAxes, fontsize=15, ha="center", va="center",
                   color=_RED if red else _GREEN)  # fmt: skip
 
 
-def _table(axes: Any, _panel: Panel, shown: "Sequence[Series]") -> None:
+def _table(axes: Any, _panel: Panel, displayed: "Sequence[Series]") -> None:
     axes.set(xticks=[], yticks=[])
-    for i, one in enumerate(shown):
+    for i, one in enumerate(displayed):
         axes.text(
             0.03, 0.85 - 0.15 * i, f"{one.legend}   {one.values[-1]:g}", transform=axes.transAxes
         )

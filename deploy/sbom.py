@@ -67,8 +67,8 @@ def write() -> str:
         components[name] = Component(name=name, version=package.version, purl=purl, bom_ref=ref)
         bom.components.add(components[name])
     for package in packages:
-        for whom in package.needed_by:
-            bom.register_dependency(components[whom], [components[package.name]])
+        for dependent in package.needed_by:
+            bom.register_dependency(components[dependent], [components[package.name]])
     return (
         make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1) + "\n"
     )

@@ -22,7 +22,7 @@ from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres,
 from leadstream.local.process import Say
 from tests.trained_models import promoted_store
 
-Ground = TypeVar("Ground")
+Started = TypeVar("Started")
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -37,24 +37,24 @@ def _unavailable(reason: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _ground(start: Callable[[Say], AbstractContextManager[Ground]]) -> Iterator[Ground]:
+def start_or_skip(start: Callable[[Say], AbstractContextManager[Started]]) -> Iterator[Started]:
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
         try:
-            ground = stack.enter_context(start(lines.append))
+            started = stack.enter_context(start(lines.append))
         except UserError as error:
             _unavailable(str(error))
-        if isinstance(ground, Broker) and ground.kind == "mock":
+        if isinstance(started, Broker) and started.kind == "mock":
             _unavailable(
                 "no real broker: " + (" | ".join(lines[:-1]) or "LEADSTREAM_LOCAL_BROKER=mock")
             )
-        yield ground
+        yield started
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Broker]:
     """A real Kafka with transactions, shared by all tests: use topics and groups of your own."""
-    with _ground(lambda say: local_broker(say=say)) as broker:
+    with start_or_skip(lambda say: local_broker(say=say)) as broker:
         yield broker
 
 
@@ -68,21 +68,21 @@ def mock_broker() -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A real Postgres, shared by all tests: use a schema or tables of your own."""
-    with _ground(local_postgres) as server:
+    with start_or_skip(local_postgres) as server:
         yield server
 
 
 @pytest.fixture
 def fresh_kafka() -> Iterator[KafkaProcess]:
     """A Kafka of this test's own, to stop, kill and start again."""
-    with _ground(local_kafka) as node:
+    with start_or_skip(local_kafka) as node:
         yield node
 
 
 @pytest.fixture
 def fresh_postgres() -> Iterator[PostgresProcess]:
     """A Postgres of this test's own, to stop, kill and start again."""
-    with _ground(local_server) as server:
+    with start_or_skip(local_server) as server:
         yield server
 
 

@@ -222,11 +222,11 @@ class MemoryDecisionExecutor:
             self._decide(each)
         return ExecutionResult()
 
-    def _decide(self, verdict: PlannedAction) -> None:
-        topic, letter = self._topics.dead_letters, verdict.letter.id
+    def _decide(self, planned: PlannedAction) -> None:
+        topic, letter = self._topics.dead_letters, planned.letter.id
         head = self.decided.heads.get(0, "")
-        told = (verdict.action, "memory", self._broker.now, verdict.comment, verdict.patch)
-        decision = Decision(topic, letter, *told, head)
+        fields = (planned.action, "memory", self._broker.now, planned.comment, planned.patch)
+        decision = Decision(topic, letter, *fields, head)
         output = decision.output(self._topics.dead_letter_audit, self._decisions)
         self._broker.append(output)
         self.decided.add(decision, 0, output.value or b"")

@@ -48,7 +48,7 @@ class Harness(Protocol):
     def steal(self) -> None:
         """Somebody else takes the desk, and leaves."""
 
-    def consume(self, most: int = ALL) -> None:
+    def consume(self, max_changes: int = ALL) -> None:
         """The consumers process all that is there, or one batch of at most so many changes."""
 
     def records(self, topic: str) -> Sequence[Message]:
@@ -84,15 +84,15 @@ class MemoryHarness:
     def steal(self) -> None:
         self._broker.executor = None
 
-    def consume(self, most: int = ALL) -> None:
-        self._source._max_records = most
+    def consume(self, max_changes: int = ALL) -> None:
+        self._source._max_records = max_changes
         while (found := self._source.poll(0)) is not None:
             self.tick()
             outcome = self._line.process(found)
             self._publisher.commit(outcome.outputs, found)
             self._line.begun(outcome)
             self._line.ended(committed=True)
-            if most < ALL:
+            if max_changes < ALL:
                 return
 
     def records(self, topic: str) -> Sequence[Message]:
@@ -174,9 +174,9 @@ class KafkaHarness:
         thief.acquire()
         thief.close()
 
-    def consume(self, most: int = ALL) -> None:
+    def consume(self, max_changes: int = ALL) -> None:
         at = self._shared
-        at.source._max_records = most
+        at.source._max_records = max_changes
 
         def batch() -> bool:
             found = at.source.poll(0.5)
@@ -190,7 +190,7 @@ class KafkaHarness:
 
         while at.consumed < at.changes:
             until(batch, "a batch")
-            if most < ALL:
+            if max_changes < ALL:
                 return
 
     def records(self, topic: str) -> Sequence[Message]:

@@ -49,9 +49,9 @@ def letter_output(
     )
 
 
-def letter(i: int, key: bytes | None, value: bytes | None, **facts: object) -> Letter:
+def letter(i: int, key: bytes | None, value: bytes | None, **fields: object) -> Letter:
     """The same as it is read, at partition 0 and offset `i`."""
-    output = letter_output(i, key, value, **facts)  # type: ignore[arg-type]  # passed on as they are
+    output = letter_output(i, key, value, **fields)  # type: ignore[arg-type]  # passed on as they are
     return Letter.from_message(
         FakeMessage(output.topic, 0, i, output.key, output.value, output.headers, output.timestamp)
     )

@@ -231,19 +231,19 @@ def deflated(block: bytes, times: int) -> bytes:
 
 def cut() -> dict[str, bytes]:
     """A good file that ends too early or too late, packed and not."""
-    whole = artifact.dump(trained().artifact)
-    flat = zlib.decompress(whole)
+    full = artifact.dump(trained().artifact)
+    flat = zlib.decompress(full)
 
     def lengths(n: int) -> list[int]:
         return [0, 1, 2, 3, 100, n // 2, n - 100, n - 1]
 
     return {
-        **{f"packed, {n} bytes": whole[:n] for n in lengths(len(whole))},
+        **{f"packed, {n} bytes": full[:n] for n in lengths(len(full))},
         **{f"plain, {n} bytes": flat[:n] for n in lengths(len(flat))},
         **{f"packed again, {n} bytes": zlib.compress(flat[:n], 1) for n in lengths(len(flat))},
-        "packed, and more": whole + b"x",
+        "packed, and more": full + b"x",
         "plain, and more": flat + b"x",
-        "twice": whole + whole,
+        "twice": full + full,
     }
 
 

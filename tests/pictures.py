@@ -83,7 +83,7 @@ def value(lead: str, reason: Reason) -> bytes:
 
 
 @contextmanager
-def ground() -> Iterator[Stage]:
+def environment() -> Iterator[Stage]:
     """A broker with the letters, and a consumer that has processed newer changes of some leads."""
     with tempfile.TemporaryDirectory() as name, local_kafka(say=lambda _: None) as node:
         folder = Path(name)
@@ -221,7 +221,7 @@ def main(folder: Path | None) -> None:
     """All pictures into a folder; without one those of the docs."""
     with (
         tempfile.TemporaryDirectory() as name,
-        ground() as stage,
+        environment() as stage,
         console(stage) as link,
         chromium() as browser,
     ):

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def prediction(lead_id: str, **facts: Any) -> dict[str, Any]:
+def prediction(lead_id: str, **fields: Any) -> dict[str, Any]:
     """A LeadPrediction of this lead with these facts."""
     return {
         "prediction_id": f"p-{lead_id}",
@@ -32,5 +32,5 @@ def prediction(lead_id: str, **facts: Any) -> dict[str, Any]:
         "source_topic": "crm.lead-changes",
         "source_partition": 0,
         "source_offset": 0,
-        **facts,
+        **fields,
     }

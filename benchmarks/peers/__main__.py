@@ -42,11 +42,11 @@ FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 @dataclass(frozen=True, slots=True)
 class PeerLoop:
-    """One contender. `bar` is how many times faster Leadstream is to be; `most` bounds the events that it gets."""
+    """One contender. `bar` is how many times faster Leadstream is to be; `max_events` bounds the events that it gets."""
 
     arguments: tuple[str, ...]
     delivery: str
-    most: int | None = None
+    max_events: int | None = None
     bar: float | None = None
     reasons: int = 0
 
@@ -76,7 +76,7 @@ class PeerBenchmark:
 
     def __init__(self, environment: BenchmarkEnvironment, count: int) -> None:
         self._environment = environment
-        self.counts = {name: min(count, loop.most or count) for name, loop in LOOPS.items()}
+        self.counts = {name: min(count, loop.max_events or count) for name, loop in LOOPS.items()}
         self._topics = {
             size: environment.topic("changes") for size in sorted(set(self.counts.values()))
         }
@@ -123,7 +123,7 @@ class PeerBenchmark:
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
-    told = arguments(
+    options = arguments(
         "Leadstream beside other frameworks on the same work.",
         repeats=(3, "runs of each"),
         events=(EVENTS, "events of the fast loops; slow ones get fewer"),
@@ -132,13 +132,13 @@ def main() -> int:
     def measure() -> int:
         versions = installed()
         with open_environment("peers", say) as environment:
-            bench = PeerBenchmark(environment, told.events)
+            bench = PeerBenchmark(environment, options.events)
             rates = interleaved(
-                {name: partial(bench.run, name) for name in LOOPS}, told.repeats, say, warm=True
+                {name: partial(bench.run, name) for name in LOOPS}, options.repeats, say, warm=True
             )
         code = finish(
-            f"Predictions a second, with the frameworks of others, {told.repeats} runs",
-            told.json,
+            f"Predictions a second, with the frameworks of others, {options.repeats} runs",
+            options.json,
             *rows(rates),
             rates=rates,
             versions=versions,
@@ -160,10 +160,10 @@ def rows(rates: Mapping[str, list[float]]) -> tuple[list[FigureRow], ...]:
     """The rates, and how many times as fast Leadstream is, against the bars of the issue."""
     peers = {name: loop for name, loop in LOOPS.items() if name not in (OURS, REASONS)}
     return (
-        [FigureRow(name, Spread.of(found)) for name, found in rates.items()],
+        [FigureRow(name, Spread.from_values(found)) for name, found in rates.items()],
         [
             FigureRow(
-                f"no reasons / {name}", ratios(rates[OURS], rates[name]), ",.1f", least=loop.bar
+                f"no reasons / {name}", ratios(rates[OURS], rates[name]), ",.1f", minimum=loop.bar
             )
             for name, loop in peers.items()
         ],

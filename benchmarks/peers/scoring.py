@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from benchmarks.plain import FITTED
+from benchmarks.straightforward import FITTED
 from consumer.scoring.predictions import prediction_id
 from features import columns_of
 from leadstream.settings import Settings
@@ -49,8 +49,12 @@ class Scorer:
         )
         self._threshold = float(artifact["threshold"])
         self._cuts = [artifact["grades"][grade] for grade in ("C", "B", "A")]
-        self._reader = parse_schema(_plain(schema_files.current_schema("LeadChanged")))
-        self._writer = parse_schema(_plain(schema_files.current_schema("LeadPrediction")))
+        self._reader = parse_schema(
+            _without_logical_types(schema_files.current_schema("LeadChanged"))
+        )
+        self._writer = parse_schema(
+            _without_logical_types(schema_files.current_schema("LeadPrediction"))
+        )
         self._frame = FRAME + schema_files.fingerprint_bytes(
             schema_files.current_schema("LeadPrediction")
         )
@@ -126,8 +130,12 @@ class Scorer:
         return event["lead_id"].encode(), stream.getvalue()
 
 
-def _plain(schema: Any) -> Any:
+def _without_logical_types(schema: Any) -> Any:
     """The schema without logical types: times stay milliseconds, with no datetime made on the way."""
     if isinstance(schema, dict):
-        return {key: _plain(part) for key, part in schema.items() if key != "logicalType"}
-    return [_plain(part) for part in schema] if isinstance(schema, list) else schema
+        return {
+            key: _without_logical_types(part)
+            for key, part in schema.items()
+            if key != "logicalType"
+        }
+    return [_without_logical_types(part) for part in schema] if isinstance(schema, list) else schema

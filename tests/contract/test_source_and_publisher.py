@@ -328,13 +328,13 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
     try:
         (source, publisher), found = members[0], list[Batch]()
 
-        def begun(batch: Batch, publisher: Publisher) -> End:
+        def started(batch: Batch, publisher: Publisher) -> End:
             return publisher.begin(
                 [Output(pair.target_topic, m.key(), m.value()) for m in batch.messages], batch
             )
 
         [batch] = batches(source, 5)
-        end = begun(batch, publisher)
+        end = started(batch, publisher)
         members.append(pair.join())
         deadline = time.monotonic() + 30
         while not members[1][0].assigned():
@@ -348,7 +348,7 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
             assert time.monotonic() < deadline, "the batch did not come again"
             for member, its in members:
                 if (again := member.poll(0.1)) is not None:
-                    begun(again, its)()
+                    started(again, its)()
                     found.append(again)
         assert sorted(m.value() or b"" for m in pair.read(5)) == [b"%d" % i for i in range(5)]
     finally:

@@ -32,7 +32,7 @@ CHANGE, CHANGE_READER = Writer("LeadChanged"), Reader("LeadChanged")
 MANY = 1000
 
 
-class World(Protocol):
+class TriageHarness(Protocol):
     topics: Topics
 
     def executor(self) -> DecisionExecutor: ...
@@ -44,7 +44,7 @@ class World(Protocol):
 
 
 @dataclass
-class MemoryWorld:
+class MemoryTriageHarness:
     topics: Topics
     broker: MemoryBroker
 
@@ -64,7 +64,7 @@ class MemoryWorld:
 
 
 @dataclass
-class KafkaWorld:
+class KafkaTriageHarness:
     topics: Topics
     stage: Stage
 
@@ -90,13 +90,13 @@ class KafkaWorld:
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> TriageHarness:
     if request.param == "memory":
-        return MemoryWorld(Topics(), MemoryBroker())
-    return kafka_world(request.getfixturevalue("kafka"), tmp_path)
+        return MemoryTriageHarness(Topics(), MemoryBroker())
+    return kafka_harness(request.getfixturevalue("kafka"), tmp_path)
 
 
-def kafka_world(kafka: Broker, folder: Path) -> KafkaWorld:
+def kafka_harness(kafka: Broker, folder: Path) -> KafkaTriageHarness:
     """With the topics that a desk knows, and no others: making them all takes a second."""
     stage = Stage.on(kafka.bootstrap, folder, "", create=False)
     topics = stage.topics
@@ -113,15 +113,15 @@ def kafka_world(kafka: Broker, folder: Path) -> KafkaWorld:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.create_topics(wanted).values():
         future.result(30)
-    return KafkaWorld(topics, stage)
+    return KafkaTriageHarness(topics, stage)
 
 
 @pytest.fixture
-def executor(world: World) -> Iterator[Callable[[], DecisionExecutor]]:
+def executor(harness: TriageHarness) -> Iterator[Callable[[], DecisionExecutor]]:
     executors: list[DecisionExecutor] = []
 
     def taken() -> DecisionExecutor:
-        executors.append(world.executor())
+        executors.append(harness.executor())
         executors[-1].acquire()
         return executors[-1]
 
@@ -130,9 +130,9 @@ def executor(world: World) -> Iterator[Callable[[], DecisionExecutor]]:
         each.close()
 
 
-def change(world: World, lead: str, version: int) -> Output:
+def change(harness: TriageHarness, lead: str, version: int) -> Output:
     return Output(
-        world.topics.lead_changes, lead.encode(), CHANGE.encode(event(lead, lead_version=version))
+        harness.topics.lead_changes, lead.encode(), CHANGE.encode(event(lead, lead_version=version))
     )
 
 
@@ -149,18 +149,18 @@ def _letter(i: int, lead: str, version: int, topics: Topics) -> Output:
     )
 
 
-def letters(world: World, *leads: str) -> list[Letter]:
+def letters(harness: TriageHarness, *leads: str) -> list[Letter]:
     """A letter of each lead, at version 5, as read from the dead-letter topic."""
-    topics = world.topics
+    topics = harness.topics
     for i, lead in enumerate(leads):
-        world.send(_letter(i, lead, 5, topics))
+        harness.send(_letter(i, lead, 5, topics))
     return [
-        Letter.from_message(message) for message in world.visible(topics.dead_letters, len(leads))
+        Letter.from_message(message) for message in harness.visible(topics.dead_letters, len(leads))
     ]
 
 
-def replays(world: World, found: list[Letter]) -> list[PlannedAction]:
-    names = {f.name: getattr(world.topics, f.name) for f in fields(Topics)}
+def replays(harness: TriageHarness, found: list[Letter]) -> list[PlannedAction]:
+    names = {f.name: getattr(harness.topics, f.name) for f in fields(Topics)}
     settings = load_settings({}, None).model_copy(update={"topics": Topics(**names)})
     planner = Planner(settings, None)
     planned = [planner.plan(each, CurrentScores((), Reader("LeadPrediction"))) for each in found]
@@ -170,35 +170,35 @@ def replays(world: World, found: list[Letter]) -> list[PlannedAction]:
     return [each for each in planned if isinstance(each, PlannedAction)]
 
 
-def sent_back(world: World, count: int) -> list[bytes | None]:
+def sent_back(harness: TriageHarness, count: int) -> list[bytes | None]:
     """The keys of the replayed records that consumers can see."""
-    messages = world.visible(world.topics.lead_changes, count)
+    messages = harness.visible(harness.topics.lead_changes, count)
     return [
         message.key() for message in messages if ("dlq.replays", b"1") in (message.headers() or [])
     ]
 
 
-def decisions(world: World, count: int) -> dict[LetterId, Action]:
+def decisions(harness: TriageHarness, count: int) -> dict[LetterId, Action]:
     """What the audit topic says, of which the chain must hold."""
-    messages = world.visible(world.topics.dead_letter_audit, count)
-    verdict = verify(messages, Reader("TriageDecision"))
-    assert verdict.breaks == []
+    messages = harness.visible(harness.topics.dead_letter_audit, count)
+    planned = verify(messages, Reader("TriageDecision"))
+    assert planned.breaks == []
     found = [decode_decision(message, Reader("TriageDecision")) for message in messages]
-    assert verdict.decisions == len(found)
+    assert planned.decisions == len(found)
     return {each.letter: each.action for each in found}
 
 
 def test_a_decision_without_its_record_or_a_record_without_its_decision_is_half_a_replay(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    found = letters(world, "a", "b", "c")
+    found = letters(harness, "a", "b", "c")
     one = executor()
     one.refresh(MANY)
     discarded = PlannedAction(found[2], Action.DISCARDED, "a test")
-    assert one.execute([*replays(world, found[:2]), discarded]).committed
-    assert sent_back(world, 2) == [b"a", b"b"]
+    assert one.execute([*replays(harness, found[:2]), discarded]).committed
+    assert sent_back(harness, 2) == [b"a", b"b"]
     ids = [each.id for each in found]
-    assert decisions(world, 3) == dict(
+    assert decisions(harness, 3) == dict(
         zip(ids, (Action.REPLAYED, Action.REPLAYED, Action.DISCARDED), strict=True)
     )
     another = executor()
@@ -210,98 +210,102 @@ def test_a_decision_without_its_record_or_a_record_without_its_decision_is_half_
 
 
 def test_a_desk_that_somebody_else_took_decides_nothing_more(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    found = letters(world, "a", "b")
+    found = letters(harness, "a", "b")
     first, second = executor(), executor()
     for each in (first, second):
         each.refresh(MANY)
     with pytest.raises(Fenced):
-        first.execute(replays(world, found))
-    assert second.execute(replays(world, found[1:])).committed
+        first.execute(replays(harness, found))
+    assert second.execute(replays(harness, found[1:])).committed
     first.acquire()
     assert first.decided.get(found[0].id) is None
     assert first.decided.get(found[1].id) is Action.REPLAYED
     first.refresh(MANY)
-    world.consume()
+    harness.consume()
     first.refresh(MANY)
-    assert first.execute(replays(world, found[:1])).committed
-    assert sent_back(world, 2) == [b"b", b"a"]
-    assert set(decisions(world, 2)) == {found[0].id, found[1].id}
+    assert first.execute(replays(harness, found[:1])).committed
+    assert sent_back(harness, 2) == [b"b", b"a"]
+    assert set(decisions(harness, 2)) == {found[0].id, found[1].id}
 
 
 def test_a_letter_decided_twice_by_one_desk_is_a_bug_and_not_a_record(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    found = letters(world, "a")
+    found = letters(harness, "a")
     one = executor()
     one.refresh(MANY)
-    assert one.execute(replays(world, found)).committed
+    assert one.execute(replays(harness, found)).committed
     with pytest.raises(AssertionError):
-        one.execute(replays(world, found))
+        one.execute(replays(harness, found))
 
 
 def test_a_change_that_came_in_before_a_replayed_one_of_its_lead_would_be_set_back(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    found = letters(world, "a", "b")
+    found = letters(harness, "a", "b")
     one = executor()
     one.refresh(MANY)
-    world.send(change(world, "a", 6), change(world, "other", 1))
-    assert one.execute(replays(world, found)) == ExecutionResult(overtaken=frozenset({found[0].id}))
-    assert sent_back(world, 2) == []
+    harness.send(change(harness, "a", 6), change(harness, "other", 1))
+    assert one.execute(replays(harness, found)) == ExecutionResult(
+        overtaken=frozenset({found[0].id})
+    )
+    assert sent_back(harness, 2) == []
     assert one.decided.get(found[0].id) is one.decided.get(found[1].id) is None
     # What was aborted is in nobody's way, and the other letter goes.
     assert one.refresh(MANY).waiting == {b"a", b"other"}
-    assert one.execute(replays(world, found[1:])).committed
-    assert sent_back(world, 3) == [b"b"]
-    assert list(decisions(world, 1)) == [found[1].id]
+    assert one.execute(replays(harness, found[1:])).committed
+    assert sent_back(harness, 3) == [b"b"]
+    assert list(decisions(harness, 1)) == [found[1].id]
 
 
 def test_a_change_waits_until_the_consumers_have_committed_past_it(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
     one = executor()
-    world.send(change(world, "a", 6), change(world, "b", 1))
+    harness.send(change(harness, "a", 6), change(harness, "b", 1))
     snapshot = one.refresh(MANY)
     assert snapshot.lag == 2
     assert snapshot.waiting == {b"a", b"b"}
     assert one.refresh(1).lag == 2
-    world.consume()
+    harness.consume()
     after = one.refresh(MANY)
     assert (after.lag, after.waiting) == (0, frozenset())
     assert after.committed > snapshot.committed
 
 
 def test_scores_are_those_of_the_last_look_and_only_of_the_leads_that_are_watched(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    topic = world.topics.lead_predictions
+    topic = harness.topics.lead_predictions
     one = executor()
     one.track([b"lead"])
-    world.send(Output(topic, b"lead", scored(6).value_), Output(topic, b"other", scored(6).value_))
+    harness.send(
+        Output(topic, b"lead", scored(6).value_), Output(topic, b"other", scored(6).value_)
+    )
     one.refresh(MANY)
     older = event("lead", lead_version=5)
     assert one.scores.why_superseded(b"lead", NOW_MS, older)
     assert one.scores.why_superseded(b"other", NOW_MS, older) is None
-    world.send(Output(topic, b"lead", None))
+    harness.send(Output(topic, b"lead", None))
     one.refresh(MANY)
     assert one.scores.why_superseded(b"lead", 0, None) == "the lead was erased since"
 
 
 def test_of_one_leads_letters_the_newest_must_come_last(
-    world: World, executor: Callable[[], DecisionExecutor]
+    harness: TriageHarness, executor: Callable[[], DecisionExecutor]
 ) -> None:
-    topics = world.topics
+    topics = harness.topics
     for i, version in enumerate((6, 5)):
-        world.send(_letter(i, "a", version, topics))
-    found = [Letter.from_message(message) for message in world.visible(topics.dead_letters, 2)]
+        harness.send(_letter(i, "a", version, topics))
+    found = [Letter.from_message(message) for message in harness.visible(topics.dead_letters, 2)]
     one = executor()
     one.refresh(MANY)
-    assert one.execute(replays(world, found)).committed
+    assert one.execute(replays(harness, found)).committed
     sent = [
         CHANGE_READER.decode(message.value() or b"")
-        for message in world.visible(topics.lead_changes, 2)
+        for message in harness.visible(topics.lead_changes, 2)
     ]
     assert [record["lead_version"] for record in sent] == [5, 6]
 
@@ -310,8 +314,8 @@ def test_of_one_leads_letters_the_newest_must_come_last(
 def test_a_record_that_no_broker_takes_holds_back_only_itself(
     kafka: Broker, tmp_path: Path
 ) -> None:
-    world = kafka_world(kafka, tmp_path)
-    stage = world.stage
+    harness = kafka_harness(kafka, tmp_path)
+    stage = harness.stage
     big = random.Random(1).randbytes(1_048_500)
     topics = stage.topics
     # Idempotent, or a first request that has to be sent again would come after the second.
@@ -328,12 +332,12 @@ def test_a_record_that_no_broker_takes_holds_back_only_itself(
         )
         producer.produce(one.topic, one.value, one.key, headers=dict(one.headers or []))
     assert producer.flush(30) == 0
-    found = [Letter.from_message(message) for message in world.visible(topics.dead_letters, 2)]
-    executor = world.executor()
+    found = [Letter.from_message(message) for message in harness.visible(topics.dead_letters, 2)]
+    executor = harness.executor()
     executor.acquire()
     executor.refresh(MANY)
-    result = executor.execute(replays(world, found))
+    result = executor.execute(replays(harness, found))
     assert set(result.refused) == {found[0].id}
-    assert executor.execute(replays(world, found[1:])).committed
-    assert sent_back(world, 1) == [b"a1"]
+    assert executor.execute(replays(harness, found[1:])).committed
+    assert sent_back(harness, 1) == [b"a1"]
     executor.close()

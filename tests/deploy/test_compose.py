@@ -10,7 +10,7 @@ from leadstream import __version__
 from leadstream.local import kafka
 from leadstream.process.signals import SHUTDOWN_SECONDS
 from leadstream.settings import load_settings
-from tests.deploy.tools import DEPLOY, ROOT, said
+from tests.deploy.tools import DEPLOY, ROOT, output
 
 pytestmark = pytest.mark.deploy
 
@@ -26,7 +26,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_compose_itself_takes_the_file() -> None:
-    loaded = yaml.safe_load(said("compose-load", FILE))
+    loaded = yaml.safe_load(output("compose-load", FILE))
     assert set(loaded["services"]) == {
         "kafka",
         "postgres",

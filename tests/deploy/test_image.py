@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from deploy import sbom
 from leadstream.local.broker import Broker
-from tests.deploy.tools import DEPLOY, ROOT, said
+from tests.deploy.tools import DEPLOY, ROOT, output
 from tests.integration.running import Stage
 
 pytestmark = pytest.mark.deploy
@@ -35,7 +35,7 @@ def versions(file: Path, python: str = sbom.PYTHON) -> dict[str, str]:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    assert said("hadolint", ROOT / "Dockerfile") == ""
+    assert output("hadolint", ROOT / "Dockerfile") == ""
 
 
 @pytest.mark.parametrize("file", [sbom.LOCK, BUILD], ids=lambda file: file.name)

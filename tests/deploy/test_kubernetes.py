@@ -14,7 +14,7 @@ from leadstream.kafka.topics import Topics
 from leadstream.process.signals import SHUTDOWN_SECONDS
 from leadstream.process.status import HEALTHY_SECONDS
 from leadstream.settings import load_settings
-from tests.deploy.tools import DEPLOY, ROOT, said, schema_of
+from tests.deploy.tools import DEPLOY, ROOT, output, schema_of
 
 pytestmark = pytest.mark.deploy
 
@@ -91,7 +91,7 @@ def test_a_field_that_an_operator_does_not_know_is_dropped_without_a_word(kind: 
 
 
 def test_kustomize_makes_of_the_files_what_they_say() -> None:
-    made = list(yaml.safe_load_all(said("kustomize", "build", DEPLOY / "kubernetes")))
+    made = list(yaml.safe_load_all(output("kustomize", "build", DEPLOY / "kubernetes")))
     assert sorted((one["kind"], one["metadata"]["name"]) for one in made) == sorted(
         (one["kind"], one["metadata"]["name"])
         for one in manifests()

@@ -50,16 +50,16 @@ def test_it_leaves_a_consumer_all_that_it_needs_and_a_second_time_changes_nothin
         connection.execute(
             (ROOT / "producer" / "crm.sql").read_bytes()
         )  # as Postgres' image does at its first start
-    said = []
+    output = []
     for _ in range(2):
         done = subprocess.run(
             ["sh", DEPLOY / "prepare.sh"], capture_output=True, text=True, check=False, cwd=tmp_path,
             env=environment | bare,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        said.append(done.stdout)
-    assert "added" in said[0]
-    assert "added" not in said[1]
+        output.append(done.stdout)
+    assert "added" in output[0]
+    assert "added" not in output[1]
     versions = [path.name for path in (tmp_path / "models" / "store" / "versions").iterdir()]
     assert versions == ["1.0.0"]
     environment.pop("LEADSTREAM_MODEL_SIGNING_KEY")

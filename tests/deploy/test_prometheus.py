@@ -17,7 +17,7 @@ from leadstream.process.metrics import (
     SinkMetrics,
     TranslateMetrics,
 )
-from tests.deploy.tools import DEPLOY, ROOT, said, tool
+from tests.deploy.tools import DEPLOY, ROOT, output, tool
 
 pytestmark = pytest.mark.deploy
 
@@ -50,11 +50,11 @@ def exported() -> dict[str, set[str]]:
 
 
 def test_promtool_takes_configuration_and_alerts() -> None:
-    said("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+    output("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
 
 
 def test_an_alert_fires_when_it_should_and_not_before() -> None:
-    said("promtool", "test", "rules", PROMETHEUS / "alerts_test.yml")
+    output("promtool", "test", "rules", PROMETHEUS / "alerts_test.yml")
 
 
 @pytest.mark.parametrize("name", alerts())
@@ -100,7 +100,7 @@ def test_a_label_that_a_metric_does_not_have_folds_all_its_series_into_one(query
 
 
 def test_grafanas_own_schema_takes_the_dashboard() -> None:
-    said("dashboard-check", FILE)
+    output("dashboard-check", FILE)
 
 
 def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     ]
     file = tmp_path / "panels.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    said("promtool", "check", "rules", file)
+    output("promtool", "check", "rules", file)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_dashboard_that_is_behind_its_table_shows_what_was() -> None:
 
 
 def test_the_dashboard_shows_what_an_operator_is_promised() -> None:
-    said_by_panels = " ".join(queries())
+    panel_metrics = " ".join(queries())
     for metric in (
         "changes_consumed_total",
         "lag_records",
@@ -142,7 +142,7 @@ def test_the_dashboard_shows_what_an_operator_is_promised() -> None:
         "live_ece",
         "changes_total",
     ):
-        assert f"leadstream_{metric}" in said_by_panels
+        assert f"leadstream_{metric}" in panel_metrics
 
 
 def test_no_two_panels_lie_upon_each_other_and_none_leaves_the_grid() -> None:

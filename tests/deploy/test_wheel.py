@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from leadstream import __version__
-from tests.deploy.tools import DEPLOY, ROOT, said
+from tests.deploy.tools import DEPLOY, ROOT, output
 
 pytestmark = pytest.mark.deploy
 
@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         else:
             shutil.copy(ROOT / name, source / name)
-    said("uv", "build", "--quiet", "--wheel", "--out-dir", source / "dist", source)
+    output("uv", "build", "--quiet", "--wheel", "--out-dir", source / "dist", source)
     [built] = (source / "dist").glob("*.whl")
     return built
 
@@ -66,13 +66,13 @@ def test_pip_install_of_the_wheel_gives_a_working_command(wheel: Path, tmp_path:
 
 def test_what_the_image_installs_is_enough_for_the_wheel(wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
-    said("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    output("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     install = ["pip", "install", "--quiet", "--python", python]
-    said(
+    output(
         "uv", *map(str, install), "--require-hashes", "--no-deps", "-r", DEPLOY / "requirements.txt"
     )
-    said("uv", *map(str, install), "--offline", "--no-deps", wheel)
-    said("uv", "pip", "check", "--quiet", "--python", python)
+    output("uv", *map(str, install), "--offline", "--no-deps", wheel)
+    output("uv", "pip", "check", "--quiet", "--python", python)
     works(tmp_path / "venv", tmp_path)
     kernels = "import models.serve.compiled, schemas.compiled, s3fs"
     subprocess.run(

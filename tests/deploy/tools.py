@@ -38,7 +38,7 @@ def _lacking(name: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def said(name: str, *arguments: str | Path, folder: Path = ROOT) -> str:
+def output(name: str, *arguments: str | Path, folder: Path = ROOT) -> str:
     """What a program printed that must end well."""
     ran = subprocess.run(
         [tool(name), *arguments], capture_output=True, text=True, check=False, cwd=folder

@@ -68,7 +68,7 @@ OTHERS = {
 }
 
 
-def shown() -> Iterator[tuple[Path, str]]:
+def displayed() -> Iterator[tuple[Path, str]]:
     """The page and text of every command, without prompt, comment and settings before it, one of each line's."""
     for page in PAGES:
         text = page.read_text()
@@ -87,7 +87,7 @@ def shown() -> Iterator[tuple[Path, str]]:
                     yield page, without
 
 
-COMMANDS = list(dict.fromkeys(shown()))
+COMMANDS = list(dict.fromkeys(displayed()))
 
 
 def verb(command: str) -> str:
@@ -106,12 +106,12 @@ def test_a_command_that_cannot_be_given_as_it_stands_fails_its_reader(
     if not command.startswith("leadstream "):
         assert any(command.startswith(begin) for begin in OTHERS), command
         return
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             parser().parse_args(shlex.split(command)[1:])
     except SystemExit:
-        pytest.fail(f"{page.name}: {said.getvalue()}")
+        pytest.fail(f"{page.name}: {output.getvalue()}")
     assert verb(command) in RUN, command
 
 

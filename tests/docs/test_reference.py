@@ -75,7 +75,7 @@ def test_a_verb_without_an_example_leaves_its_reader_guessing(words: str) -> Non
 def test_every_setting_is_in_the_reference_with_its_default_and_meaning() -> None:
     expected = {
         field.alias: [
-            f"`{_shown(field.default)}`" if field.default is not None else "",
+            f"`{_format(field.default)}`" if field.default is not None else "",
             field.description,
         ]
         for field in Settings.model_fields.values()
@@ -137,10 +137,10 @@ def test_config_prints_every_setting_as_one_json_object(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "DATABASE_URL": "postgresql://crm:hush@db/crm"},
     )
-    shown = json.loads(done.stdout)
-    assert set(shown) == set(rows("Settings")) | set(VARIABLES)
+    displayed = json.loads(done.stdout)
+    assert set(displayed) == set(rows("Settings")) | set(VARIABLES)
     assert "hush" not in done.stdout
 
 
-def _shown(default: object) -> str:
+def _format(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else f"{default}"

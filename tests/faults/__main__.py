@@ -32,7 +32,7 @@ COLUMNS = (
     "fenced",
     "violations",
 )
-SHOWN = 5
+MAX_PRINTED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,13 +141,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _row(ran: Ran) -> tuple[int | str, ...]:
     figures = ran.figures
-    told = [figures.get(name, 0) for name in ("changes", "letters", "transactions")]
+    cells = [figures.get(name, 0) for name in ("changes", "letters", "transactions")]
     fenced = figures.get("rejoins", 0) + figures.get("lost assignments", 0)
     return (
         ran.schedule.seed,
         ran.schedule.brokers,
         ran.faults.total(),
-        *told,
+        *cells,
         fenced,
         len(ran.violations),
     )
@@ -158,10 +158,10 @@ def _width(name: str) -> int:
 
 
 def _tell(console: Console, found: Sequence[Violation]) -> None:
-    for violation in found[:SHOWN]:
+    for violation in found[:MAX_PRINTED]:
         console.print(f"  {violation.rule}: {violation.what}", markup=False)
-    if len(found) > SHOWN:
-        console.print(f"  and {len(found) - SHOWN} more")
+    if len(found) > MAX_PRINTED:
+        console.print(f"  and {len(found) - MAX_PRINTED} more")
 
 
 def _replay(ran: Ran) -> str:
@@ -170,7 +170,7 @@ def _replay(ran: Ran) -> str:
 
 
 def _write(path: Path, done: Sequence[Ran], seconds: float) -> None:
-    told = [
+    cells = [
         {
             "schedule": asdict(ran.schedule),
             "faults": ran.faults,
@@ -179,7 +179,7 @@ def _write(path: Path, done: Sequence[Ran], seconds: float) -> None:
         }
         for ran in done
     ]
-    path.write_text(json.dumps({"seconds": round(seconds), "schedules": told}, indent=1), "utf-8")
+    path.write_text(json.dumps({"seconds": round(seconds), "schedules": cells}, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

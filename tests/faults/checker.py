@@ -4,7 +4,7 @@ offsets    the committed transactions' spans follow each other without gap or ov
 fates      in its transaction every consumed record has exactly one outcome, and every output its one source
 letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they were
 order      the predictions of a lead never go back in lead_version, and no older change brings back an erased lead;
-           what is older than what was published before has no output (which `fates` holds, too)
+           what is older than what was published before has no output (which `dispositions` holds, too)
 models     no transaction mixes two model versions
 visible    a subscriber sees all of the committed transactions and nothing else, and none is left open
 books      each process's log lines are transactions, and each transaction has its line, but for what a process
@@ -17,6 +17,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tests.faults.expectation import Expected, by_transaction, expected, format_output
 from tests.faults.history import (
     DISPOSITIONS,
     Ending,
@@ -27,7 +28,6 @@ from tests.faults.history import (
     TopicSlice,
     VisibleRecord,
 )
-from tests.faults.judge import Expected, by_transaction, expected, shown
 
 OWN_HEADERS = ("__connect.errors.", "dlq.")
 
@@ -45,12 +45,12 @@ def violations(history: RunHistory) -> list[Violation]:
     wanted = expected(history)
     return [
         *_offsets(history),
-        *_fates(history, wanted),
+        *_dispositions(history, wanted),
         *_letters(history),
         *_order(history, wanted),
         *_models(history),
         *_visible(history),
-        *_books(history, wanted),
+        *_accounting(history, wanted),
         *_processes(history.processes),
     ]
 
@@ -60,7 +60,7 @@ def _offsets(history: RunHistory) -> Iterator[Violation]:
     for transaction in history.transactions:
         for span in transaction.spans:
             if span.first != stands[span.place] or span.after <= span.first:
-                spoken = f"{span.first} to {span.after} of {span.place.shown()}, which stood at {stands[span.place]}"
+                spoken = f"{span.first} to {span.after} of {span.place.format()}, which stood at {stands[span.place]}"
                 yield Violation("offsets", f"transaction {transaction.number} commits {spoken}")
             stands[span.place] = span.after
     counts = Counter(sent.record.place for sent in history.sent)
@@ -71,14 +71,14 @@ def _offsets(history: RunHistory) -> Iterator[Violation]:
         )
         if counts[place] != end:
             yield Violation(
-                "offsets", f"{place.shown()} has {counts[place]} records up to offset {end}"
+                "offsets", f"{place.format()} has {counts[place]} records up to offset {end}"
             )
         if not end == stands[place] == committed.get(place, 0):
             reached = f"the transactions reach {stands[place]}, the group {committed.get(place, 0)}"
-            yield Violation("offsets", f"{place.shown()} ends at {end}; {reached}")
+            yield Violation("offsets", f"{place.format()} ends at {end}; {reached}")
 
 
-def _fates(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
+def _dispositions(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
     for output in (*history.predictions, *history.letters, *history.results):
         if output.transaction not in wanted:
             yield Violation("fates", f"{output.record.at()} belongs to no committed transaction")
@@ -100,9 +100,11 @@ def _fates(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violati
             + [("result", output.lead) for output in results[number]]
         )
         for what, count in (due.outputs - found).items():
-            yield Violation("fates", f"transaction {number} lacks {count}: {shown(what)}")
+            yield Violation("fates", f"transaction {number} lacks {count}: {format_output(what)}")
         for what, count in (found - due.outputs).items():
-            yield Violation("fates", f"transaction {number} has {count} too many: {shown(what)}")
+            yield Violation(
+                "fates", f"transaction {number} has {count} too many: {format_output(what)}"
+            )
         for output in predictions[number]:
             if output.source in due.scored:
                 yield from _as_sent(output, *due.scored[output.source])
@@ -111,7 +113,9 @@ def _fates(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violati
 def _as_sent(output: VisibleRecord, sent: SentRecord, covered: int) -> Iterator[Violation]:
     truth = sent.truth
     leads = truth.leads or (truth.lead,)
-    fits = output.version >= truth.version if truth.thin else output.version == truth.version
+    fits = (
+        output.version >= truth.version if truth.without_state else output.version == truth.version
+    )
     if output.lead not in leads or output.record.key != output.lead.encode() or not fits:
         yield Violation(
             "fates",
@@ -190,20 +194,20 @@ def _visible(history: RunHistory) -> Iterator[Violation]:
         found = [seen[append.place].pop(offset, 0) for offset in offsets]
         if any(count != append.committed for count in found):
             state = "committed" if append.committed else "aborted or open"
-            where = f"{append.place.shown()} {append.first} to {append.last}"
+            where = f"{append.place.format()} {append.first} to {append.last}"
             yield Violation(
                 "visible", f"{where} is {state}, and a subscriber sees {sum(found)} of its records"
             )
     for place, left in seen.items():
         for offset in left:
             yield Violation(
-                "visible", f"{place.shown()} shows offset {offset}, which its log does not have"
+                "visible", f"{place.format()} shows offset {offset}, which its log does not have"
             )
     if history.unfinished:
         yield Violation("visible", f"{history.unfinished} transactions were left open")
 
 
-def _books(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
+def _accounting(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violation]:
     models = {
         output.transaction: output.model
         for output in (*history.predictions, *history.letters)
@@ -229,35 +233,36 @@ def _books(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violati
         if left:
             yield Violation(
                 "books",
-                f"{left} log lines say {_said(counts)} with model {model}; no transaction does",
+                f"{left} log lines say {_format_counts(counts)} with model {model}; no transaction does",
             )
     excused = sum(
         (process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes
     )
     if len(without) > excused:
-        told = "; ".join(map(_said, without[:5]))
+        missing = "; ".join(map(_format_counts, without[:5]))
         yield Violation(
             "books",
-            f"{len(without)} transactions have no log line, {excused} could be excused: {told}",
+            f"{len(without)} transactions have no log line, {excused} could be excused: {missing}",
         )
     for process in history.processes:
         if process.metrics is not None:
             written = {
-                fate: sum(getattr(line, fate) for line in process.lines) for fate in DISPOSITIONS
+                disposition: sum(getattr(line, disposition) for line in process.lines)
+                for disposition in DISPOSITIONS
             }
             if written != process.metrics:
                 yield Violation(
                     "books", f"{process.name} counts {process.metrics} and has written {written}"
                 )
         for line in process.lines:
-            if line.consumed != sum(getattr(line, fate) for fate in DISPOSITIONS):
+            if line.consumed != sum(getattr(line, disposition) for disposition in DISPOSITIONS):
                 yield Violation(
                     "books",
-                    f"{process.name} wrote a line that does not balance: {_said(line.counts())}",
+                    f"{process.name} wrote a line that does not balance: {_format_counts(line.counts())}",
                 )
 
 
-def _said(counts: tuple[int, ...]) -> str:
+def _format_counts(counts: tuple[int, ...]) -> str:
     names = ("records", "consumed", *DISPOSITIONS, "requests")
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True) if count)
 
@@ -272,5 +277,5 @@ def _processes(processes: Iterable[ProcessRun]) -> Iterator[Violation]:
                 "processes",
                 f"{process.name} {process.ending.value} with exit code {process.exit_code}",
             )
-        for line in process.said:
+        for line in process.sentences:
             yield Violation("processes", f"{process.name} said: {line}")

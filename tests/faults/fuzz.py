@@ -82,13 +82,13 @@ def borne(line: BatchProcessor, messages: Sequence[FakeMessage]) -> Counter[str]
     outcome = _processed(line, messages)
     for i, letter in outcome.letters.items():
         if letter.reason not in (OF_REQUESTS if messages[i].topic_ == REQUESTS else OF_CHANGES):
-            raise FuzzFailure(f"{letter.reason} is no reason for {_shown(messages[i])}")
+            raise FuzzFailure(f"{letter.reason} is no reason for {_format(messages[i])}")
     good = [message for i, message in enumerate(messages) if i not in outcome.letters]
-    if good and len(good) < len(messages) and _answers(line, good) != _kept(outcome):
+    if good and len(good) < len(messages) and _outputs(line, good) != _kept(outcome):
         raise FuzzFailure(
-            f"neighbours of dead letters changed; the first record is {_shown(messages[0])}"
+            f"neighbours of dead letters changed; the first record is {_format(messages[0])}"
         )
-    ends = Counter({fate.value: count for fate, count in outcome.fates.items()})
+    ends = Counter({disposition.value: count for disposition, count in outcome.fates.items()})
     ends["answered"] = outcome.requests_answered
     del ends["dead_lettered"]
     return ends + Counter(letter.reason.value for letter in outcome.letters.values())
@@ -99,21 +99,21 @@ def _processed(line: BatchProcessor, messages: Sequence[FakeMessage]) -> BatchRe
         outcome = line.process(batch_of(*messages))
     except Exception as error:
         if len(messages) == 1:
-            raise FuzzFailure(f"{error!r} at {_shown(messages[0])}") from error
+            raise FuzzFailure(f"{error!r} at {_format(messages[0])}") from error
         middle = len(messages) // 2
         for half in (messages[:middle], messages[middle:]):
             _processed(line, half)
         raise FuzzFailure(
-            f"{error!r}, but only in one batch from {_shown(messages[0])} on"
+            f"{error!r}, but only in one batch from {_format(messages[0])} on"
         ) from error
     if not outcome.balances() or outcome.consumed != sum(
         message.topic_ != REQUESTS for message in messages
     ):
-        raise FuzzFailure(f"the books do not balance from {_shown(messages[0])} on")
+        raise FuzzFailure(f"the books do not balance from {_format(messages[0])} on")
     return outcome
 
 
-def _answers(line: BatchProcessor, messages: Sequence[FakeMessage]) -> list[Output]:
+def _outputs(line: BatchProcessor, messages: Sequence[FakeMessage]) -> list[Output]:
     return _kept(_processed(line, messages))
 
 
@@ -143,7 +143,7 @@ def _message(offset: int, payload: Payload) -> FakeMessage:
     return FakeMessage(payload.topic, 0, offset, payload.key, payload.value, None, NOW_MS)
 
 
-def _shown(message: FakeMessage) -> str:
+def _format(message: FakeMessage) -> str:
     value = None if message.value_ is None else message.value_[:200].hex()
     return f"payload {message.offset_} ({message.topic_}, key {message.key_!r}, value {value})"
 

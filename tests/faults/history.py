@@ -38,7 +38,7 @@ class TopicSlice:
     topic: str
     partition: int
 
-    def shown(self) -> str:
+    def format(self) -> str:
         return f"{self.topic} {self.partition}"
 
 
@@ -56,14 +56,14 @@ class HistoryRecord:
     timestamp: int
 
     def at(self) -> str:
-        return f"{self.place.shown()}-{self.offset}"
+        return f"{self.place.format()}-{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
     """The intent behind a record, which travels in its header `truth`.
 
-    `version` is a change's own; a `thin` one is scored with the database's, if that is higher. `reason` is that of
+    `version` is a change's own; a `without_state` one is scored with the database's, if that is higher. `reason` is that of
     poison; `late` poison shows only when it is scored, so a newer change of its lead in the same batch may cover it.
     `leads` are the known leads that a request asks for.
     """
@@ -71,7 +71,7 @@ class Intent:
     kind: RecordKind
     lead: str = ""
     version: int = 0
-    thin: bool = False
+    without_state: bool = False
     reason: str = ""
     late: bool = False
     leads: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class BatchLine:
         return (
             self.records,
             self.consumed,
-            *(getattr(self, fate) for fate in DISPOSITIONS),
+            *(getattr(self, disposition) for disposition in DISPOSITIONS),
             self.requests,
         )
 
@@ -158,7 +158,7 @@ class BatchLine:
 @dataclass(frozen=True, slots=True)
 class ProcessRun:
     """One incarnation of the consumer. Before it has `started` it does not hear signals yet; `rejoins` counts how often
-    it gave its clients up; `said` are lines for people; `metrics` are its last counters of changes by fate, where it
+    it gave its clients up; `sentences` are lines for people; `metrics` are its last counters of changes by fate, where it
     was still there to be asked.
     """
 
@@ -168,7 +168,7 @@ class ProcessRun:
     lines: tuple[BatchLine, ...]
     started: bool = True
     rejoins: int = 0
-    said: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     metrics: dict[str, int] | None = None
 
 

@@ -60,14 +60,16 @@ class ConsumerMember:
 
     def jump(self, seconds: int) -> None:
         """From now on its wall clock is wrong by so much."""
-        told = self._clock.with_suffix(".new")
-        told.write_text(str(seconds), "utf-8")
-        told.replace(self._clock)
+        replacement = self._clock.with_suffix(".new")
+        replacement.write_text(str(seconds), "utf-8")
+        replacement.replace(self._clock)
 
     def note_metrics(self) -> None:
         """Remember what it has counted, which must be what it has written; call it when there is nothing to consume."""
         if self._running is not None and self._running.alive():
-            self._metrics = {fate: self._running.books()[fate] for fate in DISPOSITIONS}
+            self._metrics = {
+                disposition: self._running.books()[disposition] for disposition in DISPOSITIONS
+            }
 
     def _end(self, ending: Ending) -> None:
         running = self._running
@@ -87,7 +89,7 @@ class ConsumerMember:
                 tuple(map(line, running.events("batch"))),
                 started=bool(running.events("started")),
                 rejoins=len(running.events("rejoining")),
-                said=tuple(running.sentences()),
+                sentences=tuple(running.sentences()),
                 metrics=self._metrics,
             )
         )

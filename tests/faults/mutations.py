@@ -81,12 +81,12 @@ def repeated(history: RunHistory, chance: random.Random) -> RunHistory:
 
 def reordered(history: RunHistory, chance: random.Random) -> RunHistory:
     """Two predictions of one lead, of different versions, change places."""
-    told = [
+    changed = [
         o for o in history.predictions if o.record.value is not None and o.lead.startswith("lead_")
     ]
-    chance.shuffle(told)
-    for first in told:
-        for second in told:
+    chance.shuffle(changed)
+    for first in changed:
+        for second in changed:
             between = range(first.record.offset, second.record.offset)
             erased = any(
                 o.lead == first.lead and o.record.offset in between
@@ -148,7 +148,7 @@ def scored_though_late(history: RunHistory, chance: random.Random) -> RunHistory
         "predictions": (*history.predictions, brought),
         "appended": (*history.appended, append),
     }
-    return _fate_moved(history, _with(history, **fields), number, "coalesced", "scored")
+    return _disposition_moved(history, _with(history, **fields), number, "coalesced", "scored")
 
 
 def called_late(history: RunHistory, chance: random.Random) -> RunHistory:
@@ -167,7 +167,9 @@ def called_late(history: RunHistory, chance: random.Random) -> RunHistory:
         "predictions": tuple(o for o in history.predictions if o is not gone),
         "appended": _replaced(history.appended, history.appended.index(append), *left),
     }
-    return _fate_moved(history, _with(history, **fields), gone.transaction, "scored", "coalesced")
+    return _disposition_moved(
+        history, _with(history, **fields), gone.transaction, "scored", "coalesced"
+    )
 
 
 def of_no_transaction(history: RunHistory, chance: random.Random) -> RunHistory:
@@ -374,11 +376,14 @@ def another_model_in_a_line(history: RunHistory, chance: random.Random) -> RunHi
 
 
 def other_metrics(history: RunHistory, chance: random.Random) -> RunHistory:
-    fates = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
+    dispositions = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
 
     def counted(process: Any) -> Any:
-        sums = {fate: sum(getattr(line, fate) for line in process.lines) for fate in fates}
-        sums[chance.choice(fates)] += 1
+        sums = {
+            disposition: sum(getattr(line, disposition) for line in process.lines)
+            for disposition in dispositions
+        }
+        sums[chance.choice(dispositions)] += 1
         return replace(process, metrics=sums)
 
     return _edit(history, chance, "processes", counted)
@@ -401,7 +406,7 @@ def a_stack_trace(history: RunHistory, chance: random.Random) -> RunHistory:
         history,
         chance,
         "processes",
-        lambda p: replace(p, said=("Traceback (most recent call last):",)),
+        lambda p: replace(p, sentences=("Traceback (most recent call last):",)),
     )
 
 
@@ -415,7 +420,7 @@ def _spans(span: Span, record: HistoryRecord) -> bool:
 
 def _covered_alone(history: RunHistory) -> list[SentRecord]:
     """Changes that have no output, whose lead has no output of their transaction either: they came late."""
-    told = {(output.transaction, output.lead) for output in history.predictions}
+    changed = {(output.transaction, output.lead) for output in history.predictions}
     answered = {output.source for output in (*history.predictions, *history.letters)}
     return [
         sent
@@ -423,15 +428,15 @@ def _covered_alone(history: RunHistory) -> list[SentRecord]:
         for sent in history.sent
         if any(_spans(span, sent.record) for span in transaction.spans)
         and (sent.record.place, sent.record.offset) not in answered
-        and (transaction.number, sent.truth.lead) not in told
+        and (transaction.number, sent.truth.lead) not in changed
     ]
 
 
-def _fate_moved(
+def _disposition_moved(
     good: RunHistory, history: RunHistory, number: int, fewer: str, more: str
 ) -> RunHistory:
     """Books that agree with what was done: one `fewer` and one `more` in the line of a transaction, if it has one."""
-    from tests.faults.judge import expected
+    from tests.faults.expectation import expected
 
     counts = expected(good)[number].counts()
     for i, process in enumerate(history.processes):
@@ -440,14 +445,14 @@ def _fate_moved(
                 moved = replace(
                     line, **{fewer: getattr(line, fewer) - 1, more: getattr(line, more) + 1}
                 )
-                told = replace(process, lines=_replaced(process.lines, j, moved))
-                return _with(history, processes=_replaced(history.processes, i, told))
+                changed = replace(process, lines=_replaced(process.lines, j, moved))
+                return _with(history, processes=_replaced(history.processes, i, changed))
     return history
 
 
 def _unwritten(history: RunHistory) -> set[tuple[int, ...]]:
     """The numbers of the transactions that no line tells of."""
-    from tests.faults.judge import expected
+    from tests.faults.expectation import expected
 
     written = [line.counts() for process in history.processes for line in process.lines]
     left = [due.counts() for due in expected(history).values()]

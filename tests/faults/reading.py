@@ -22,28 +22,31 @@ def prediction(record: HistoryRecord, transaction: int | None, reader: Reader) -
     lead = (record.key or b"").decode("utf-8", "replace")
     if record.value is None:
         return VisibleRecord(record, transaction, lead)
-    told = reader.decode(record.value)
+    fields = reader.decode(record.value)
     return VisibleRecord(
         record,
         transaction,
-        lead=told["lead_id"],
-        version=told["lead_version"],
-        coalesced=told["coalesced_changes"],
-        source=(TopicSlice(told["source_topic"], told["source_partition"]), told["source_offset"]),
-        model=told["model_version"],
+        lead=fields["lead_id"],
+        version=fields["lead_version"],
+        coalesced=fields["coalesced_changes"],
+        source=(
+            TopicSlice(fields["source_topic"], fields["source_partition"]),
+            fields["source_offset"],
+        ),
+        model=fields["model_version"],
     )
 
 
 def letter(record: HistoryRecord, transaction: int | None) -> VisibleRecord:
     """A dead letter: its last headers are those that Leadstream added."""
-    told = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
-    place = TopicSlice(told["__connect.errors.topic"], int(told["__connect.errors.partition"]))
+    fields = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+    place = TopicSlice(fields["__connect.errors.topic"], int(fields["__connect.errors.partition"]))
     return VisibleRecord(
         record,
         transaction,
-        source=(place, int(told["__connect.errors.offset"])),
-        model=told["dlq.model_version"],
-        reason=told["dlq.reason"],
+        source=(place, int(fields["__connect.errors.offset"])),
+        model=fields["dlq.model_version"],
+        reason=fields["dlq.reason"],
     )
 
 

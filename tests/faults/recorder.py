@@ -56,9 +56,9 @@ def record(
         by_place: dict[TopicSlice, list[HistoryRecord]] = defaultdict(list)
         for each in _read(stage, getattr(stage.topics, field)):
             by_place[each.place].append(each)
-        for place in _places(data[0], getattr(stage.topics, field)):
-            told = [read[field](each, None) for each in by_place[place]]
-            found, appends, left = _assigned(_agreed(data, place), place, told, owners)
+        for place in _partitions(data[0], getattr(stage.topics, field)):
+            records = [read[field](each, None) for each in by_place[place]]
+            found, appends, left = _assigned(_agreed(data, place), place, records, owners)
             outputs[field] += found
             appended += appends
             unfinished += left
@@ -88,7 +88,7 @@ def _sent(record: HistoryRecord) -> SentRecord:
     return SentRecord(record, truth_of(record.headers))
 
 
-def _places(data: Path, topic: str) -> list[TopicSlice]:
+def _partitions(data: Path, topic: str) -> list[TopicSlice]:
     return sorted(
         (
             TopicSlice(topic, int(folder.name.rpartition("-")[2]))
@@ -110,7 +110,7 @@ def _agreed(data: Sequence[Path], place: TopicSlice, *, values: bool = False) ->
         ]
         return logs if logs and all(log == logs[0] for log in logs) else []
 
-    logs: list[list[LogBatch]] = until(read, f"the brokers agree on {place.shown()}", 60)
+    logs: list[list[LogBatch]] = until(read, f"the brokers agree on {place.format()}", 60)
     return logs[0]
 
 
@@ -161,7 +161,7 @@ class _Owners:
             if each.truth.kind in {RecordKind.ERASURE, RecordKind.REQUEST} and number is not None:
                 self._by_lead[each.truth.lead].add(number)
 
-    def of(self, output: VisibleRecord) -> set[int]:
+    def transactions_of(self, output: VisibleRecord) -> set[int]:
         if output.source is None:
             return self._by_lead[output.lead]
         number = self._by_source.get(output.source)
@@ -197,7 +197,7 @@ def _assigned(
             continue
         fitting = {
             number
-            for number in set.intersection(*map(owners.of, own))
+            for number in set.intersection(*map(owners.transactions_of, own))
             if owners.producers[number] == batch.producer and number > last[batch.producer]
         }
         number = min(fitting, default=None)

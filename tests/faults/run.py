@@ -104,7 +104,7 @@ def _inflict(inflicter: Inflicter, plan: Schedule, ran: Ran) -> None:
 def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Iterator[None]:
     """The CRM, from its first record until the end of the block; then what it still holds is acknowledged."""
     schema = stage.environment["DATABASE_URL"].rpartition("%3D")[2]
-    told = {
+    options = {
         "bootstrap": stage.bootstrap,
         "topics": {each.name: getattr(stage.topics, each.name) for each in fields(Topics)},
         "database": in_schema(environment.postgres.url, schema),
@@ -115,7 +115,7 @@ def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Ite
     folder = stage.folder / "sender"
     folder.mkdir()
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), os.getcwd())))
-    command = [sys.executable, "-m", "tests.faults.sender", json.dumps(told)]
+    command = [sys.executable, "-m", "tests.faults.sender", json.dumps(options)]
     child = Child(command, folder, folder / "log", environ={**os.environ, "PYTHONPATH": path})
     try:
         until(

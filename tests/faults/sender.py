@@ -103,21 +103,21 @@ class ShipmentSender:
                 return
 
 
-def main(told: dict[str, Any]) -> None:
+def main(options: dict[str, Any]) -> None:
     """`bootstrap`, `topics` (by field), `database`, `registry`, `seed`, `rate` (a second)."""
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
     plain, request = Writer("LeadChanged"), Writer("RescoreRequest")
-    framed = Writer("LeadChanged", Registry(told["registry"]), told["topics"]["lead_changes"])
-    rng = np.random.default_rng([told["seed"], 7])
+    framed = Writer("LeadChanged", Registry(options["registry"]), options["topics"]["lead_changes"])
+    rng = np.random.default_rng([options["seed"], 7])
 
     def encode(event: Mapping[str, Any]) -> bytes:
         return (framed if rng.random() < 0.5 else plain).encode(event)
 
-    traffic = Traffic(told["seed"], plain.encode, request.encode, now=_now())
+    traffic = Traffic(options["seed"], plain.encode, request.encode, now=_now())
     traffic.encode_change = encode
-    crm = PeopleTable(told["database"])
-    sender = ShipmentSender(told["bootstrap"], told["topics"], crm)
+    crm = PeopleTable(options["database"])
+    sender = ShipmentSender(options["bootstrap"], options["topics"], crm)
     assert crm.write(traffic.people())
     shipments = traffic.shipments()
     print("sending", flush=True)
@@ -125,7 +125,7 @@ def main(told: dict[str, Any]) -> None:
         traffic.now = _now()
         # Sometimes much at once, as after a CRM's own batch job.
         much = 10 if rng.random() < 0.02 else 1
-        count = int(rng.poisson(told["rate"] * TICK_SECONDS)) * much
+        count = int(rng.poisson(options["rate"] * TICK_SECONDS)) * much
         sender.send([next(shipments) for _ in range(count)])
     if left := sender.finish():
         print(f"{left} records were not acknowledged", flush=True)

@@ -11,7 +11,7 @@ from tests.faults.__main__ import main
 from tests.faults.checker import violations
 from tests.faults.history import RecordKind, RunHistory, load, save
 from tests.faults.mutations import MUTATIONS
-from tests.faults.rehearsal import rehearse
+from tests.faults.simulated_run import simulate_run
 from tests.faults.traffic import LEADS
 from tests.trained_models import TRUST
 
@@ -23,7 +23,7 @@ def slot(model_store: str) -> ModelSlot:
 
 @pytest.fixture(scope="module")
 def good(slot: ModelSlot) -> RunHistory:
-    return rehearse(slot, seed=1, records=800)
+    return simulate_run(slot, seed=1, records=800)
 
 
 @pytest.mark.parametrize("coalesce", [True, False])
@@ -31,12 +31,15 @@ def good(slot: ModelSlot) -> RunHistory:
 def test_a_checker_that_cries_at_the_pipeline_itself_would_be_switched_off(
     slot: ModelSlot, seed: int, coalesce: bool
 ) -> None:
-    history = rehearse(slot, seed, coalesce=coalesce)
+    history = simulate_run(slot, seed, coalesce=coalesce)
     assert violations(history) == []
     assert {sent.truth.kind for sent in history.sent} == set(RecordKind)
     # So few that each batch has every lead many times, changed and erased in turn.
     assert (
-        violations(rehearse(slot, seed, records=1500, coalesce=coalesce, leads=8, most=300)) == []
+        violations(
+            simulate_run(slot, seed, records=1500, coalesce=coalesce, leads=8, max_records=300)
+        )
+        == []
     )
 
 
@@ -53,7 +56,7 @@ def test_a_consumer_that_forgets_versions_is_seen_to_bring_back_older_prediction
     slot: ModelSlot, leads: int, coalesce: bool
 ) -> None:
     found = violations(
-        rehearse(slot, seed=1, records=1500, coalesce=coalesce, leads=leads, remembers=False)
+        simulate_run(slot, seed=1, records=1500, coalesce=coalesce, leads=leads, remembers=False)
     )
     assert {violation.rule for violation in found} == {"order", "fates", "books"}
     assert any("goes back to version" in violation.what for violation in found)

@@ -144,7 +144,7 @@ class Broken:
     ],
 )
 def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(
-    model_store: str, wrong: str, told: str
+    model_store: str, wrong: str, sentence: str
 ) -> None:
     messages = [
         change(0, "a"),
@@ -153,5 +153,5 @@ def test_a_fuzzer_that_does_not_see_a_broken_pipeline_is_worth_nothing(
         change(3, "c"),
     ]
     assert borne(fuzz_pipeline(model_store), messages) == {"scored": 3, "UNKNOWN_FRAMING": 1}
-    with pytest.raises(FuzzFailure, match=told):
+    with pytest.raises(FuzzFailure, match=sentence):
         borne(Broken(model_store, wrong), messages)

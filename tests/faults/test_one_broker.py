@@ -81,11 +81,11 @@ TROUBLES: dict[
 
 def held_by(process: Running, dependency: str) -> bool:
     """Whether /readyz and the metrics say that a dependency, and nothing else, holds the process back."""
-    told = (
+    reported = (
         process.missing().keys() == {dependency}
         and process.metric("unavailable", dependency=dependency) == 1
     )
-    return told and process.metric("held_batches_total", dependency=dependency) >= 1
+    return reported and process.metric("held_batches_total", dependency=dependency) >= 1
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)

@@ -72,7 +72,7 @@ class Traffic:
     def people(self) -> list[PeopleRow]:
         """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
         known = [f"asked_{i}" for i in range(ASKED)] + [
-            _name(i) for i in self._versions if _thin(i)
+            _name(i) for i in self._versions if _without_state(i)
         ]
         return [PeopleRow(lead_id, 1, float(self._rng.integers(0, 100))) for lead_id in known]
 
@@ -100,7 +100,7 @@ class Traffic:
         if chance < 0.02:
             return self._request()
         i = int(self._rng.integers(len(self._versions)))
-        if chance > 0.95 and not _thin(i):
+        if chance > 0.95 and not _without_state(i):
             return self._odd(i)
         return self._change(i)
 
@@ -147,10 +147,12 @@ class Traffic:
                 return self._sent(i, truth, lead_score=1e14)
 
     def _change(self, i: int) -> Shipment:
-        return self._sent(i, Intent(RecordKind.CHANGE, _name(i), self._newer(i), thin=_thin(i)))
+        return self._sent(
+            i, Intent(RecordKind.CHANGE, _name(i), self._newer(i), without_state=_without_state(i))
+        )
 
     def _sent(
-        self, i: int, truth: Intent, lead_score: float | None = None, **facts: Any
+        self, i: int, truth: Intent, lead_score: float | None = None, **fields: Any
     ) -> Shipment:
         score = float(self._rng.integers(0, 100)) if lead_score is None else lead_score
         state = {
@@ -166,10 +168,10 @@ class Traffic:
             "change_type": "UPDATED",
             "occurred_at": self.now,
             "lead_version": truth.version,
-            "lead": None if truth.thin else state,
-            **facts,
+            "lead": None if truth.without_state else state,
+            **fields,
         }
-        row = PeopleRow(truth.lead, truth.version, score) if truth.thin else None
+        row = PeopleRow(truth.lead, truth.version, score) if truth.without_state else None
         value = self.encode_change(event)
         return Shipment("lead_changes", truth.lead.encode(), value, self._headers(truth), row)
 
@@ -178,24 +180,24 @@ class Traffic:
         return self._versions[i] + 1
 
     def _headers(self, truth: Intent) -> Headers:
-        told = json.dumps(asdict(truth)).encode()
+        intent = json.dumps(asdict(truth)).encode()
         odd = ("trace", self._rng.bytes(4) if self._rng.random() < 0.9 else None)
         return (
-            ((TRUTH, told), odd, ("trace", b""))
+            ((TRUTH, intent), odd, ("trace", b""))
             if self._rng.random() < 0.5
-            else (odd, (TRUTH, told))
+            else (odd, (TRUTH, intent))
         )
 
 
 def truth_of(headers: Headers) -> Intent:
     """What the sender meant by a record with these headers."""
-    facts = json.loads(dict(headers)[TRUTH] or b"")
-    return Intent(**{**facts, "kind": RecordKind(facts["kind"]), "leads": tuple(facts["leads"])})
+    fields = json.loads(dict(headers)[TRUTH] or b"")
+    return Intent(**{**fields, "kind": RecordKind(fields["kind"]), "leads": tuple(fields["leads"])})
 
 
 def _name(i: int) -> str:
     return f"lead_{i}"
 
 
-def _thin(i: int) -> bool:
+def _without_state(i: int) -> bool:
     return i % 3 == 0

@@ -12,8 +12,8 @@ from benchmarks.environment import open_environment
 from benchmarks.figures import FigureRow, Spread
 from benchmarks.latency import LatencyRun
 from benchmarks.leads import events, trained
-from benchmarks.plain import PlainModel
 from benchmarks.scale import longest_pauses
+from benchmarks.straightforward import PlainModel
 from features import columns_of
 from leadstream.errors import UserError
 from leadstream.local.broker import Broker
@@ -110,7 +110,7 @@ def test_events_are_of_different_leads_and_of_the_size_that_is_said() -> None:
     assert {key.decode() for key, _ in found} == {
         reader.decode(value)["lead_id"] for _, value in found
     }
-    assert all(reader.decode(value)["lead"] is None for _, value in events(10, thin=True))
+    assert all(reader.decode(value)["lead"] is None for _, value in events(10, without_state=True))
     assert all(112 <= len(value) <= 183 for _, value in found)
 
 
@@ -132,11 +132,11 @@ def test_a_lag_that_grows_is_told() -> None:
 
 
 def test_a_missed_bar_is_said() -> None:
-    low = FigureRow("x", Spread.of([1, 2, 3]), least=2.5)
+    low = FigureRow("x", Spread.from_values([1, 2, 3]), minimum=2.5)
     assert low.met is False
-    assert low.shown()[-1] == "≥ 2.5 MISSED"
-    assert FigureRow("x", Spread.of([1, 2, 3]), most=2.5).shown()[-1] == "≤ 2.5 met"
-    assert FigureRow("x", Spread.of([1])).met is None
+    assert low.cells()[-1] == "≥ 2.5 MISSED"
+    assert FigureRow("x", Spread.from_values([1, 2, 3]), maximum=2.5).cells()[-1] == "≤ 2.5 met"
+    assert FigureRow("x", Spread.from_values([1])).met is None
 
 
 def test_a_pause_counts_in_every_window_that_it_reaches_into() -> None:

@@ -18,7 +18,7 @@ from leadstream.kafka.topics import Topics
 from leadstream.local.broker import Broker
 from leadstream.local.postgres import Postgres
 from leadstream.settings import load_settings
-from tests.conftest import _ground
+from tests.conftest import start_or_skip
 from tests.faults.proxy import Proxy, proxying
 from tests.integration.conftest import CrmTables
 from tests.integration.outboxes import outbox_crm
@@ -48,7 +48,7 @@ false = ["0"]
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
     """A broker for all tests here: use an account of your own."""
-    with _ground(secured_broker) as broker:
+    with start_or_skip(secured_broker) as broker:
         yield broker
 
 

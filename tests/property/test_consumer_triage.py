@@ -122,11 +122,13 @@ class TriagedCrm:
             key=lambda each: each.parsed.offset or 0,
         )
 
-    def replay(self, most: int) -> DecisionProgress:
+    def replay(self, max_changes: int) -> DecisionProgress:
         """An operator with a desk of his own; while it works and while it waits, the world goes on."""
         executor = self.harness.executor(self._happen)
         executor.acquire()
-        found = [each for each in self.letters() if executor.decided.get(each.id) is None][:most]
+        found = [each for each in self.letters() if executor.decided.get(each.id) is None][
+            :max_changes
+        ]
         executor.track({each.key for each in found if each.key})
         run = DecisionRun(
             executor,

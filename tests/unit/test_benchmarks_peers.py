@@ -9,7 +9,7 @@ from benchmarks import database
 from benchmarks.leads import events
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers.scoring import Arrived, Scorer
-from benchmarks.plain import FITTED
+from benchmarks.straightforward import FITTED
 from leadstream.settings import load_settings
 from models.registry.versions import ModelRegistry
 from schemas.codec import Reader

@@ -45,7 +45,7 @@ _READINGS = readings(Reader("LeadPrediction"))
 _READ = {PREDICTIONS: "lead_predictions", LETTERS: "dead_letters", RESULTS: "rescore_results"}
 
 
-def rehearse(
+def simulate_run(
     slot: ModelSlot,
     seed: int,
     records: int = 400,
@@ -53,11 +53,11 @@ def rehearse(
     coalesce: bool = True,
     remembers: bool = True,
     leads: int = LEADS,
-    most: int = 30,
+    max_records: int = 30,
 ) -> RunHistory:
     """What a well-behaved group of two processes leaves behind; one of them is killed before its last line.
 
-    A batch has up to `most` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
+    A batch has up to `max_records` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
     """
     rng = np.random.default_rng([seed, 9])
     traffic = Traffic(
@@ -98,7 +98,7 @@ def rehearse(
             line.ended(committed=True)
         return outcome
 
-    return _consume(log, process, rng, coalesce, most)
+    return _consume(log, process, rng, coalesce, max_records)
 
 
 def _consume(
@@ -106,7 +106,7 @@ def _consume(
     process: Callable[[list[FakeMessage]], BatchResult],
     rng: np.random.Generator,
     coalesce: bool,
-    most: int,
+    max_records: int,
 ) -> RunHistory:
     stands = dict.fromkeys(log, 0)
     transactions: list[Transaction] = []
@@ -117,7 +117,7 @@ def _consume(
     while any(stands[place] < len(log[place]) for place in log):
         spans = []
         for place, messages in log.items():
-            take = min(int(rng.integers(0, most)), len(messages) - stands[place])
+            take = min(int(rng.integers(0, max_records)), len(messages) - stands[place])
             if take:
                 spans.append(Span(place, stands[place], stands[place] + take))
                 stands[place] += take
@@ -172,12 +172,12 @@ def _consume(
 
 def _line(outcome: BatchResult) -> BatchLine:
     requests = outcome.requests_answered + outcome.requests_dead_lettered
-    fates = {fate.value: count for fate, count in outcome.fates.items()}
+    dispositions = {disposition.value: count for disposition, count in outcome.fates.items()}
     none = dict.fromkeys(("scored", "coalesced", "dead_lettered", "erased", "ignored"), 0)
     return BatchLine(
         outcome.consumed + requests,
         outcome.consumed,
-        **none | fates,
+        **none | dispositions,
         requests=requests,
         model=outcome.model_version,
     )

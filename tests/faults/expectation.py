@@ -24,7 +24,7 @@ class ExpectedDispositions:
     `ended` are the highest versions that the erasures end, in order.
     """
 
-    fates: dict[int, str]
+    dispositions: dict[int, str]
     covered: int
     ended: list[int]
 
@@ -36,18 +36,18 @@ class Expected:
     """
 
     outputs: Counter[tuple[str, Any]] = field(default_factory=Counter)
-    fates: Counter[str] = field(default_factory=Counter)
+    dispositions: Counter[str] = field(default_factory=Counter)
     scored: dict[Source | None, tuple[SentRecord, int]] = field(default_factory=dict)
     erased: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     requests: int = 0
 
     def counts(self) -> tuple[int, ...]:
         """The same numbers in the same order as `Line.counts` of its log line."""
-        changes = self.fates.total()
+        changes = self.dispositions.total()
         return (
             changes + self.requests,
             changes,
-            *(self.fates[fate] for fate in DISPOSITIONS),
+            *(self.dispositions[disposition] for disposition in DISPOSITIONS),
             self.requests,
         )
 
@@ -121,30 +121,30 @@ def _of_request(due: Expected, sent: SentRecord, source: Source) -> None:
 
 
 def _of_lead(due: Expected, changes: Sequence[SentRecord], published: int, coalesce: bool) -> None:
-    judged = judge(changes, published) if coalesce else judge_each(changes, published)
-    due.fates.update(judged.fates.values())
-    if judged.ended:
-        due.erased[changes[0].truth.lead] += judged.ended
+    found = expect(changes, published) if coalesce else expect_each(changes, published)
+    due.dispositions.update(found.dispositions.values())
+    if found.ended:
+        due.erased[changes[0].truth.lead] += found.ended
     for sent in changes:
         source = _source(sent)
-        match judged.fates[sent.record.offset]:
+        match found.dispositions[sent.record.offset]:
             case "scored":
                 due.outputs["prediction", source] += 1
-                due.scored[source] = (sent, judged.covered)
+                due.scored[source] = (sent, found.covered)
             case "dead_lettered":
                 due.outputs["letter", source] += 1
             case "erased":
                 due.outputs["erasure", sent.truth.lead] += 1
 
 
-def judge(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
+def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
     """The fates of one lead's records in one batch, when the lead stands at the version `published`.
 
     Newer is the higher version, then the later offset. A null value is newer than all before it; a DELETED is as new
     as its version. Poison that shows only when it is scored gives its place to the change below it. A state that the
     database has is never late.
     """
-    fates: dict[int, str] = {}
+    dispositions: dict[int, str] = {}
     stack: list[SentRecord] = []
     ended: list[int] = []
     erased_at = 0
@@ -152,45 +152,45 @@ def judge(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions
         truth, offset = sent.truth, sent.record.offset
         newest = max(erased_at, *(below.truth.version for below in stack), 0)
         if early := _before_scoring(sent):
-            fates[offset] = early
+            dispositions[offset] = early
         elif 0 < truth.version < (newest if truth.kind is RecordKind.ERASURE else erased_at):
-            fates[offset] = "coalesced"
+            dispositions[offset] = "coalesced"
         elif truth.kind is RecordKind.ERASURE:
-            fates |= {below.record.offset: "coalesced" for below in stack}
+            dispositions |= {below.record.offset: "coalesced" for below in stack}
             stack, erased_at = [], max(newest, truth.version)
-            fates[offset] = "coalesced" if 0 < truth.version < published else "erased"
-            ended += [max(erased_at, published)] if fates[offset] == "erased" else []
+            dispositions[offset] = "coalesced" if 0 < truth.version < published else "erased"
+            ended += [max(erased_at, published)] if dispositions[offset] == "erased" else []
         else:
             stack.append(sent)
     stack.sort(key=lambda sent: sent.truth.version)
     while (
         stack and stack[-1].truth.kind is RecordKind.POISON and not _is_late(stack[-1], published)
     ):
-        fates[stack.pop().record.offset] = "dead_lettered"
+        dispositions[stack.pop().record.offset] = "dead_lettered"
     if stack and not _is_late(stack[-1], published):
-        fates[stack.pop().record.offset] = "scored"
-    fates |= {sent.record.offset: "coalesced" for sent in stack}
-    return ExpectedDispositions(fates, len(stack), ended)
+        dispositions[stack.pop().record.offset] = "scored"
+    dispositions |= {sent.record.offset: "coalesced" for sent in stack}
+    return ExpectedDispositions(dispositions, len(stack), ended)
 
 
-def judge_each(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
+def expect_each(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
     """The same where nothing is coalesced but what is late: older than `published`, or than a good one before it."""
-    fates: dict[int, str] = {}
+    dispositions: dict[int, str] = {}
     ended: list[int] = []
     newest = published
     for sent in changes:
         truth, offset = sent.truth, sent.record.offset
         if early := _before_scoring(sent):
-            fates[offset] = early
+            dispositions[offset] = early
         elif truth.kind is RecordKind.POISON:
-            fates[offset] = "coalesced" if _is_late(sent, published) else "dead_lettered"
+            dispositions[offset] = "coalesced" if _is_late(sent, published) else "dead_lettered"
         elif _is_late(sent, newest):
-            fates[offset] = "coalesced"
+            dispositions[offset] = "coalesced"
         else:
-            fates[offset] = "erased" if truth.kind is RecordKind.ERASURE else "scored"
+            dispositions[offset] = "erased" if truth.kind is RecordKind.ERASURE else "scored"
             newest = max(newest, truth.version)
             ended += [newest] if truth.kind is RecordKind.ERASURE else []
-    return ExpectedDispositions(fates, 0, ended)
+    return ExpectedDispositions(dispositions, 0, ended)
 
 
 def _before_scoring(sent: SentRecord) -> str | None:
@@ -201,14 +201,14 @@ def _before_scoring(sent: SentRecord) -> str | None:
 
 
 def _is_late(sent: SentRecord, published: int) -> bool:
-    return not sent.truth.thin and 0 < sent.truth.version < published
+    return not sent.truth.without_state and 0 < sent.truth.version < published
 
 
-def shown(what: tuple[str, Any]) -> str:
+def format_output(what: tuple[str, Any]) -> str:
     """An output in words."""
     kind, about = what
     return (
-        f"{kind} of {about[0].shown()}-{about[1]}"
+        f"{kind} of {about[0].format()}-{about[1]}"
         if isinstance(about, tuple)
         else f"{kind} of {about}"
     )
