@@ -94,15 +94,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def show(title: str, *sections: Sequence[FigureRow]) -> None:
     """Print the table, 80 columns wide: median, least and most of each row, and whether it meets its bar."""
-    cells = Table(title=title, title_justify="left")
-    cells.add_column("")
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
     for name in ("median", "min", "max", "bar"):
-        cells.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     for section in sections:
         for row in section:
-            cells.add_row(*row.cells())
-        cells.add_section()
-    Console(width=WIDTH, highlight=False).print(cells)
+            table.add_row(*row.cells())
+        table.add_section()
+    Console(width=WIDTH, highlight=False).print(table)
 
 
 def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespace:

@@ -178,13 +178,15 @@ class MemoryDecisionExecutor:
     def track(self, leads: Collection[bytes]) -> None:
         self.scores, self._read = CurrentScores(leads, self._predictions), 0
 
-    def refresh(self, most: int) -> LagSnapshot:
+    def refresh(self, max_records: int) -> LagSnapshot:
         committed = self._broker.committed.get((self._group, self._topics.lead_changes), 0)
         changes = self._broker.records[self._topics.lead_changes]
         self._seen = len(changes)
-        waiting = [message.key() or b"" for message in changes[committed : committed + most + 1]]
+        waiting = [
+            message.key() or b"" for message in changes[committed : committed + max_records + 1]
+        ]
         predictions = self._broker.records[self._topics.lead_predictions]
-        for message in predictions[self._read :] if len(waiting) <= most else ():
+        for message in predictions[self._read :] if len(waiting) <= max_records else ():
             self.scores.add(message)
             self._read += 1
         return LagSnapshot(len(waiting), frozenset(waiting), committed)

@@ -109,7 +109,7 @@ def console(stage: Stage) -> Iterator[Callable[[], str]]:
 
         def link() -> str:
             return str(
-                until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[-1]
+                until(lambda: re.findall(r"http://\S+", "\n".join(process.lines())), "the link")[-1]
             )
 
         yield link

@@ -181,10 +181,10 @@ def sent_back(harness: TriageHarness, count: int) -> list[bytes | None]:
 def decisions(harness: TriageHarness, count: int) -> dict[LetterId, Action]:
     """What the audit topic says, of which the chain must hold."""
     messages = harness.visible(harness.topics.dead_letter_audit, count)
-    planned = verify(messages, Reader("TriageDecision"))
-    assert planned.breaks == []
+    verification = verify(messages, Reader("TriageDecision"))
+    assert verification.breaks == []
     found = [decode_decision(message, Reader("TriageDecision")) for message in messages]
-    assert planned.decisions == len(found)
+    assert verification.decisions == len(found)
     return {each.letter: each.action for each in found}
 
 

@@ -156,15 +156,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     began = time.monotonic()
     progress = Progress(transient=True) if sys.stdout.isatty() else nullcontext()
-    with tempfile.TemporaryDirectory() as folder, progress as shown:
+    with tempfile.TemporaryDirectory() as folder, progress as progress_bar:
         store = promoted_store(Path(folder) / "models")
-        task = shown.add_task("payloads", total=options.payloads) if shown else None
+        task = progress_bar.add_task("payloads", total=options.payloads) if progress_bar else None
         try:
             ends = fuzzed(
                 store,
                 options.seed,
                 options.payloads,
-                lambda n: shown.advance(task, n) if shown and task is not None else None,
+                lambda n: (
+                    progress_bar.advance(task, n) if progress_bar and task is not None else None
+                ),
             )
         except FuzzFailure as fault:
             print(f"seed {options.seed}: {fault}")

@@ -68,7 +68,7 @@ class ConsumerMember:
         """Remember what it has counted, which must be what it has written; call it when there is nothing to consume."""
         if self._running is not None and self._running.alive():
             self._metrics = {
-                disposition: self._running.books()[disposition] for disposition in DISPOSITIONS
+                disposition: self._running.accounting()[disposition] for disposition in DISPOSITIONS
             }
 
     def _end(self, ending: Ending) -> None:

@@ -314,9 +314,9 @@ def _mutated(rng: np.random.Generator, payload: Payload, other: Payload) -> Payl
 
 
 def _varint(number: int) -> bytes:
-    coded = (number << 1) ^ (number >> 63)
+    encoded = (number << 1) ^ (number >> 63)
     out = bytearray()
-    while coded > 0x7F:
-        out.append(coded & 0x7F | 0x80)
-        coded >>= 7
-    return bytes([*out, coded])
+    while encoded > 0x7F:
+        out.append(encoded & 0x7F | 0x80)
+        encoded >>= 7
+    return bytes([*out, encoded])

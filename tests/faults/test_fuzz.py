@@ -136,7 +136,7 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "sentence"),
     [
         ("raises", "ZeroDivisionError.*payload 2 .*b'bad'"),
         ("touches", "neighbours"),

@@ -115,7 +115,7 @@ def test_trouble_is_named_while_it_lasts_and_makes_no_dead_letter_of_anything(
         assert len(stage.read(stage.topics.lead_predictions, 2)) == 2
         process.until_ready()
         assert process.metric("unavailable", dependency=dependency) == 0
-        assert process.books()["scored"] == 2
+        assert process.accounting()["scored"] == 2
         assert process.stop() == 0
         assert process.sentences() == []
     assert stage.letters(0) == []

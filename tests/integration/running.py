@@ -32,7 +32,7 @@ from leadstream.local.process import Child
 from schemas.codec import Reader, Writer
 from tests.unit.pipelines import event
 
-FATES = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
+DISPOSITIONS = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
 # A killed process is missed after a second and a half, and its transaction aborted after two.
 QUICK = {
     "LEADSTREAM_KAFKA_SESSION_TIMEOUT_MS": "1500",
@@ -72,28 +72,28 @@ class Running:
     def alive(self) -> bool:
         return self._child.alive()
 
-    def said(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Every whole line so far."""
         return [line for line in self._log.read_text("utf-8").split("\n")[:-1] if line]
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The structured lines so far, all or those of one event."""
-        lines = [json.loads(line) for line in self.said() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.lines() if line.startswith("{")]
         return [line for line in lines if name in (None, line["event"])]
 
     def sentences(self) -> list[str]:
         """The lines for people."""
-        return [line for line in self.said() if not line.startswith("{")]
+        return [line for line in self.lines() if not line.startswith("{")]
 
-    def event(self, name: str, seconds: float = 60, **facts: Any) -> dict[str, Any]:
+    def event(self, name: str, seconds: float = 60, **fields: Any) -> dict[str, Any]:
         """The first event of this name and with these facts, waited for."""
 
         def found() -> list[dict[str, Any]]:
-            lines = [line for line in self.events(name) if facts.items() <= line.items()]
+            lines = [line for line in self.events(name) if fields.items() <= line.items()]
             assert lines or self.alive(), f"it ended without {name}: {self._child.tail()}"
             return lines
 
-        line: dict[str, Any] = until(found, f"{name} {facts}", seconds)[0]
+        line: dict[str, Any] = until(found, f"{name} {fields}", seconds)[0]
         return line
 
     def get(self, page: str) -> tuple[int, bytes]:
@@ -120,15 +120,17 @@ class Running:
         """One sample of /metrics; 0 where there is none."""
         return self._metrics().get((f"leadstream_{name}", tuple(sorted(labels.items()))), 0)
 
-    def books(self) -> dict[str, int]:
+    def accounting(self) -> dict[str, int]:
         """The accounting as one reading of /metrics has it, which must balance."""
         metrics = self._metrics()
-        books = {
-            fate: int(metrics.get(("leadstream_changes_total", (("fate", fate),)), 0))
-            for fate in FATES
+        accounting = {
+            disposition: int(metrics.get(("leadstream_changes_total", (("fate", disposition),)), 0))
+            for disposition in DISPOSITIONS
         }
-        assert sum(books.values()) == metrics["leadstream_changes_consumed_total", ()], books
-        return books
+        assert sum(accounting.values()) == metrics["leadstream_changes_consumed_total", ()], (
+            accounting
+        )
+        return accounting
 
     def _metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         families = text_string_to_metric_families(self.get("/metrics")[1].decode())
@@ -235,12 +237,12 @@ class Stage:
         produce(producer, outputs, time.monotonic() + 60)
         assert producer.flush(30) == 0
 
-    def change(self, lead_id: str, state: dict[str, Any] | None = None, **facts: Any) -> Output:
+    def change(self, lead_id: str, state: dict[str, Any] | None = None, **fields: Any) -> Output:
         """A change of a lead; with lead=None a thin one."""
         return Output(
             self.topics.lead_changes,
             lead_id.encode(),
-            _CHANGE.encode(event(lead_id, state, **facts)),
+            _CHANGE.encode(event(lead_id, state, **fields)),
         )
 
     def changes(self, prefix: str, count: int) -> list[Output]:

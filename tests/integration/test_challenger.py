@@ -83,7 +83,7 @@ def test_in_the_shadow_every_lead_has_one_prediction_of_each_and_the_alias_is_fo
         theirs = shadows(stage_, 401)
         assert json.loads(process.get("/model")[1])["challenger"]["version"] is None
         assert process.metric("challenger_predictions_total", mode="shadow", result="scored") == 400
-        assert process.books()["scored"] == 500
+        assert process.accounting()["scored"] == 500
         assert process.stop() == 0
         batches = process.events("batch")
     assert {batch.get("challenger_version") for batch in batches} == {None, "1.1.0", "1.2.0"}
@@ -125,7 +125,7 @@ def test_in_a_split_a_lead_keeps_its_variant_over_changes_processes_and_restarts
             process.event("challenger.loaded")
         stage_.send(stage_.changes("lead", 500))
         stage_.predictions(500)
-        assert sum(process.books()["scored"] for process in (first, second)) == 500
+        assert sum(process.accounting()["scored"] for process in (first, second)) == 500
         assert first.stop() == second.stop() == 0
     stage_.send(
         [stage_.change(f"lead_{i}", event_id=f"again {i}", lead_version=2) for i in range(500)]
@@ -190,8 +190,8 @@ def test_without_a_shadow_topic_the_challenger_waits_and_the_champion_does_not(
 
 def compared(stage: Stage, *words: str) -> dict[str, Any]:
     with stage.running("models", "compare", "--json", *words) as verb:
-        assert verb.exit_code() == 0, verb.said()
-        found: dict[str, Any] = json.loads("\n".join(verb.said()))
+        assert verb.exit_code() == 0, verb.lines()
+        found: dict[str, Any] = json.loads("\n".join(verb.lines()))
     return found
 
 
@@ -237,8 +237,11 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
         "shadow",
         400,
     )
-    for side, said in (("champion", ours), ("challenger", theirs)):
-        brier = sum((said[lead]["probability"] - converted[lead]) ** 2 for lead in theirs) / 400
+    for side, predictions_of in (("champion", ours), ("challenger", theirs)):
+        brier = (
+            sum((predictions_of[lead]["probability"] - converted[lead]) ** 2 for lead in theirs)
+            / 400
+        )
         assert found["figures"][side]["brier"] == pytest.approx(brier)
     difference = found["figures"]["challenger"]["brier"] - found["figures"]["champion"]["brier"]
     assert found["low"] < found["difference"] < found["high"]

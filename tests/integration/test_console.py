@@ -62,16 +62,16 @@ class ConsoleBrowser:
     def over(self) -> str:
         """What the page of a job says once it renews itself no more."""
 
-        def stays() -> bool:
+        def is_still_there() -> bool:
             page = self.browser.page_source
             return "</main>" in page and 'http-equiv="refresh"' not in page
 
-        until(stays, "it is over")
+        until(is_still_there, "it is over")
         return self.text()
 
 
 @pytest.fixture(scope="module")
-def desk(
+def console(
     kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ConsoleBrowser]:
     if why := absent():
@@ -80,7 +80,7 @@ def desk(
         pytest.skip(why)
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("console"), model_store, partitions=2)
     topics, now = stage.topics, time.time_ns() // 1_000_000
-    facts: Any = {
+    fields: Any = {
         "origin": topics.lead_changes,
         "topic": topics.dead_letters,
         "sent_at": now,
@@ -93,14 +93,14 @@ def desk(
         for i, value in enumerate(values)
     ]
     stage.send(
-        [letter_output(i, f"lead_{i}".encode(), value, **facts) for i, value in enumerate(values)]
+        [letter_output(i, f"lead_{i}".encode(), value, **fields) for i, value in enumerate(values)]
     )
     with (
         stage.running() as consumer,
         stage.running("console", "--port", "0", "--by", "anna") as process,
         chromium() as browser,
     ):
-        link = until(lambda: re.findall(r"http://\S+", "\n".join(process.said())), "the link")[0]
+        link = until(lambda: re.findall(r"http://\S+", "\n".join(process.lines())), "the link")[0]
         browser.get(link)
         found = ConsoleBrowser(browser, link.split("?")[0], process, stage)
         until(lambda: found.find(".causes"), "the causes")
@@ -118,104 +118,106 @@ def decisions(stage: Stage, count: int) -> dict[str, Any]:
 
 
 def test_whoever_opens_the_link_sees_the_causes_and_no_secret_stays_in_the_address(
-    desk: ConsoleBrowser,
+    console: ConsoleBrowser,
 ) -> None:
-    assert "token" not in desk.browser.current_url
-    assert f"{COUNT} open dead letters, 6 causes" in desk.text()
-    assert [each.text for each in desk.find(".cause .number")] == ["10"] * 6
+    assert "token" not in console.browser.current_url
+    assert f"{COUNT} open dead letters, 6 causes" in console.text()
+    assert [each.text for each in console.find(".cause .number")] == ["10"] * 6
     # Nothing was loaded from elsewhere, and nothing was refused by the policy.
-    assert [each for each in desk.browser.get_log("browser") if each["level"] == "SEVERE"] == []
+    assert [each for each in console.browser.get_log("browser") if each["level"] == "SEVERE"] == []
 
 
-def test_a_letter_that_cannot_be_read_shows_the_byte(desk: ConsoleBrowser) -> None:
-    desk.go("?reason=DECODE_FAILED")
-    [cause] = desk.find(".cause h2 a")
+def test_a_letter_that_cannot_be_read_shows_the_byte(console: ConsoleBrowser) -> None:
+    console.go("?reason=DECODE_FAILED")
+    [cause] = console.find(".cause h2 a")
     cause.click()
-    desk.find("tbody a")[0].click()
-    assert "in lead.status: the text is not UTF-8" in desk.text()
-    assert [each.text for each in desk.find("mark")] == ["ff"]
+    console.find("tbody a")[0].click()
+    assert "in lead.status: the text is not UTF-8" in console.text()
+    assert [each.text for each in console.find("mark")] == ["ff"]
 
 
 def test_a_letter_that_can_be_read_is_beside_its_schema_and_every_field_of_a_form_has_a_name(
-    desk: ConsoleBrowser,
+    console: ConsoleBrowser,
 ) -> None:
-    desk.go("letters?reason=FEATURE_FAILED")
-    desk.find("summary")[0].click()
-    for field in desk.find("input:not([type=hidden]), textarea"):
+    console.go("letters?reason=FEATURE_FAILED")
+    console.find("summary")[0].click()
+    for field in console.find("input:not([type=hidden]), textarea"):
         assert field.accessible_name, field.get_attribute("name")
-    desk.find("tbody a")[0].click()
-    rows = {row.text.split()[0]: row.text for row in desk.find("tbody tr")}
+    console.find("tbody a")[0].click()
+    rows = {row.text.split()[0]: row.text for row in console.find("tbody tr")}
     assert "int or null" in rows["lead.touchpoint_count"]
 
 
-def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(desk: ConsoleBrowser) -> None:
-    desk.go("")
-    desk.press("Dry run of all")
-    said = desk.over()
-    assert [each.text for each in desk.find(".figures dd")] == ["60", "50", "10", "0", "0", "0"]
-    assert "10 would fail with DECODE_FAILED" in said
-    assert desk.stage.read(desk.stage.topics.dead_letter_audit, 0) == []
+def test_a_replay_is_shown_before_it_is_done_and_done_as_it_was_shown(
+    console: ConsoleBrowser,
+) -> None:
+    console.go("")
+    console.press("Dry run of all")
+    text = console.over()
+    assert [each.text for each in console.find(".figures dd")] == ["60", "50", "10", "0", "0", "0"]
+    assert "10 would fail with DECODE_FAILED" in text
+    assert console.stage.read(console.stage.topics.dead_letter_audit, 0) == []
 
-    desk.go("?reason=FEATURE_FAILED")
-    desk.press("Dry run")
-    desk.over()
+    console.go("?reason=FEATURE_FAILED")
+    console.press("Dry run")
+    console.over()
     # A letter that comes in after the rehearsal was not shown, and stays.
-    late = desk.stage
+    late = console.stage
     now = time.time_ns() // 1_000_000
-    facts: Any = {
+    fields: Any = {
         "origin": late.topics.lead_changes,
         "topic": late.topics.dead_letters,
         "sent_at": now,
     }
-    late.send([letter_output(2, b"late", good("late"), failed_at=now, **facts)])
-    desk.find("#comment")[0].send_keys("mended <b>since</b>")
-    desk.press("Replay 10 letters")
-    assert "10 letters sent back" in desk.over()
-    found = decisions(desk.stage, 10)
+    late.send([letter_output(2, b"late", good("late"), failed_at=now, **fields)])
+    console.find("#comment")[0].send_keys("mended <b>since</b>")
+    console.press("Replay 10 letters")
+    assert "10 letters sent back" in console.over()
+    found = decisions(console.stage, 10)
     assert {(each.action, each.decided_by, each.comment) for each in found.values()} == {
         (Action.REPLAYED, "anna", "mended <b>since</b>")
     }
-    desk.go("letters?reason=FEATURE_FAILED")
-    assert [row.find_element("css selector", "td.key").text for row in desk.find("tbody tr")] == [
-        "late"
-    ]
+    console.go("letters?reason=FEATURE_FAILED")
+    assert [
+        row.find_element("css selector", "td.key").text for row in console.find("tbody tr")
+    ] == ["late"]
 
 
-def test_a_mended_replay_is_rehearsed_with_its_mend(desk: ConsoleBrowser) -> None:
-    desk.go("?reason=INVALID_EVENT")
-    desk.press("Dry run")
-    desk.over()
-    desk.find("summary")[-1].click()
-    desk.find("#patch")[0].send_keys("lead.status=won\nlead.lead_score=71")
-    desk.press("Repeat the dry run")
-    assert "Patched by lead.status=won, lead.lead_score=71" in desk.over()
-    desk.press("Replay 10 letters")
-    assert "10 letters sent back" in desk.over()
-    patches = {each.patch for each in decisions(desk.stage, 20).values() if each.patch}
+def test_a_mended_replay_is_rehearsed_with_its_mend(console: ConsoleBrowser) -> None:
+    console.go("?reason=INVALID_EVENT")
+    console.press("Dry run")
+    console.over()
+    console.find("summary")[-1].click()
+    console.find("#patch")[0].send_keys("lead.status=won\nlead.lead_score=71")
+    console.press("Repeat the dry run")
+    assert "Patched by lead.status=won, lead.lead_score=71" in console.over()
+    console.press("Replay 10 letters")
+    assert "10 letters sent back" in console.over()
+    patches = {each.patch for each in decisions(console.stage, 20).values() if each.patch}
     assert patches == {'{"lead": {"lead_score": 71, "status": "won"}}'}
 
 
-def test_nothing_is_given_up_without_a_reason(desk: ConsoleBrowser) -> None:
-    desk.go("?reason=DECODE_FAILED")
-    desk.press("Discard")
-    assert "10 letters would be discarded" in desk.over()
-    [field] = desk.find("#comment")
-    desk.click("Discard 10 letters")  # the browser holds the form back
+def test_nothing_is_given_up_without_a_reason(console: ConsoleBrowser) -> None:
+    console.go("?reason=DECODE_FAILED")
+    console.press("Discard")
+    assert "10 letters would be discarded" in console.over()
+    [field] = console.find("#comment")
+    console.click("Discard 10 letters")  # the browser holds the form back
     assert field.get_attribute("required") == "true"
     field.send_keys(" ")
-    desk.press("Discard 10 letters")
-    assert "say why the letters are discarded" in desk.text()
-    desk.browser.back()
-    [field] = desk.find("#comment")
+    console.press("Discard 10 letters")
+    assert "say why the letters are discarded" in console.text()
+    console.browser.back()
+    [field] = console.find("#comment")
     field.clear()
     field.send_keys("the CRM was mended")
-    desk.press("Discard 10 letters")
-    assert "10 letters discarded" in desk.over()
-    desk.browser.find_element("link text", "Audit").click()
-    said = desk.text()
-    assert "10 DISCARDED" in said
-    assert "The chain holds." in said
-    assert "the CRM was mended" in said
+    console.press("Discard 10 letters")
+    assert "10 letters discarded" in console.over()
+    console.browser.find_element("link text", "Audit").click()
+    text = console.text()
+    assert "10 DISCARDED" in text
+    assert "The chain holds." in text
+    assert "the CRM was mended" in text
 
 
 def test_brokers_that_do_not_answer_are_a_sentence_on_every_page(

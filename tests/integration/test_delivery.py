@@ -173,9 +173,9 @@ def test_at_least_once_a_kill_may_repeat_a_prediction_under_its_old_id_but_loses
     stage.send(map(stage.change, leads))
     with stage.running(**QUICK, **SLOW) as killed:
         kill_in_mid_batch(stage, killed, stage.topics.lead_changes, 1)
-    begun, committed = len(stage.predictions(1)), stage.committed(stage.topics.lead_changes)
+    before, committed = len(stage.predictions(1)), stage.committed(stage.topics.lead_changes)
     with stage.running(**QUICK) as process:
-        everything = stage.predictions(begun - committed + 6000)
+        everything = stage.predictions(before - committed + 6000)
         assert process.stop() == 0
     assert {prediction["lead_id"] for prediction in everything} == leads
     assert len({prediction["prediction_id"] for prediction in everything}) == 6000 < len(everything)

@@ -65,43 +65,43 @@ def programs_of(folder: Path) -> list[str]:
 
 def all_of(process: subprocess.Popen[str]) -> str:
     """What it still says until it ends, checked as every output of it is to be."""
-    said = process.communicate(timeout=150)[0]
+    output = process.communicate(timeout=150)[0]
     for word in ("Traceback", "Warning", "warning", "Error"):
-        assert word not in said, said
-    assert all(len(line) <= 80 for line in said.splitlines()), said
-    return said
+        assert word not in output, output
+    assert all(len(line) <= 80 for line in output.splitlines()), output
+    return output
 
 
-def until_said(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+def until_output(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     assert process.stdout is not None
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if match := re.search(pattern, line):
             return match
-    pytest.fail(f"never said {pattern!r}: {''.join(said)}")
+    pytest.fail(f"never said {pattern!r}: {''.join(output)}")
 
 
-def assert_balanced(said: str) -> None:
-    numbers = re.search(r"consumed = .*\n\s*([\d,]+) = ([\d,+ ]+)\n", said)
-    assert numbers, said
-    consumed, fates = (part.replace(",", "") for part in numbers.groups())
-    assert int(consumed) == sum(map(int, fates.split("+"))) == 1000
-    assert "The accounting balances." in said
+def assert_balanced(output: str) -> None:
+    numbers = re.search(r"consumed = .*\n\s*([\d,]+) = ([\d,+ ]+)\n", output)
+    assert numbers, output
+    consumed, dispositions = (part.replace(",", "") for part in numbers.groups())
+    assert int(consumed) == sum(map(int, dispositions.split("+"))) == 1000
+    assert "The accounting balances." in output
     for reason in Reason:
-        assert re.search(rf"\b3  {reason}\b", said), reason
+        assert re.search(rf"\b3  {reason}\b", output), reason
     for term in ("p50", "p99", "calibration error", "Brier", "predicted", "leadstream demo --keep"):
-        assert term in said
+        assert term in output
 
 
 @pytest.mark.broker
 @pytest.mark.postgres
 def test_the_demo_balances_its_books_and_leaves_nothing(kafka: Broker, postgres: Postgres) -> None:
     with demo(*SMALL) as process:
-        said = all_of(process)
-    assert process.returncode == 0, said
-    assert "Delivery: exactly-once" in said
-    assert_balanced(said)
+        output = all_of(process)
+    assert process.returncode == 0, output
+    assert "Delivery: exactly-once" in output
+    assert_balanced(output)
 
 
 @pytest.mark.postgres
@@ -109,11 +109,11 @@ def test_without_a_real_broker_the_demo_says_what_is_missing_and_balances_all_th
     postgres: Postgres,
 ) -> None:
     with demo(*SMALL, "--seed", "2", LEADSTREAM_LOCAL_BROKER="mock") as process:
-        said = all_of(process)
-    assert process.returncode == 0, said
-    assert "The mock broker has no real transactions" in " ".join(said.split())
-    assert "Delivery: at-least-once" in said
-    assert_balanced(said)
+        output = all_of(process)
+    assert process.returncode == 0, output
+    assert "The mock broker has no real transactions" in " ".join(output.split())
+    assert "Delivery: at-least-once" in output
+    assert_balanced(output)
 
 
 @pytest.mark.broker
@@ -132,23 +132,23 @@ def test_in_a_kafka_and_postgres_of_the_user_nothing_of_the_demo_stays_even_afte
 
     given = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "DATABASE_URL": postgres.url}
     with demo("--changes", "4000", "--rate", "200", **given) as process:
-        consumer = int(until_said(process, r"process (\d+), ready")[1])
+        consumer = int(until_output(process, r"process (\d+), ready")[1])
         assert len(theirs()) == 12  # 10 topics, a group, a database
-        until_said(process, r"sent [\d,]+ of")
+        until_output(process, r"sent [\d,]+ of")
         os.kill(consumer, signal.SIGKILL)
-        said = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
-    assert "Traceback" not in said
-    assert "could not be removed" not in said
-    assert "leadstream: The consumer ended with exit code -9; its log ends with:" in said
+    assert "Traceback" not in output
+    assert "could not be removed" not in output
+    assert "leadstream: The consumer ended with exit code -9; its log ends with:" in output
     assert theirs() == set()
 
 
 @pytest.mark.postgres
 def test_kept_running_it_names_what_to_export_until_ctrl_c(postgres: Postgres) -> None:
     with demo(*SMALL, "--keep", LEADSTREAM_LOCAL_BROKER="mock") as process:
-        port = until_said(process, r"export LEADSTREAM_HTTP_PORT=(\d+)")[1]
-        until_said(process, r"Ctrl-C ends it")
+        port = until_output(process, r"export LEADSTREAM_HTTP_PORT=(\d+)")[1]
+        until_output(process, r"Ctrl-C ends it")
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
             ready = answer.status
         os.killpg(process.pid, signal.SIGINT)
@@ -159,6 +159,6 @@ def test_kept_running_it_names_what_to_export_until_ctrl_c(postgres: Postgres) -
 
 def test_more_bad_records_than_the_consumer_bears_are_refused_in_one_line() -> None:
     with demo("--changes", "100", "--bad", "50") as process:
-        said = all_of(process)
+        output = all_of(process)
     assert process.returncode == 2
-    assert said == "leadstream: --changes 100: with 50 bad records at least 200; see --bad\n"
+    assert output == "leadstream: --changes 100: with 50 bad records at least 200; see --bad\n"

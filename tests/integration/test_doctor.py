@@ -200,8 +200,8 @@ def test_what_a_broker_in_a_container_gets_wrong_is_named(
             "brokers"
         )
         patient.set(KAFKA_BOOTSTRAP_SERVERS=well, LEADSTREAM_DELIVERY="exactly-once")
-        said = dict(patient.failures())
-        assert "transaction.state.log.replication.factor" in said["delivery"]
+        details = dict(patient.failures())
+        assert "transaction.state.log.replication.factor" in details["delivery"]
         patient.set(LEADSTREAM_DELIVERY="at-least-once")
         assert "delivery" not in dict(patient.failures())
 

@@ -70,9 +70,11 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
         assert process.metric("drift_missing_share", feature="engagement_score") == 1
         assert process.metric("drift_psi", feature="source") > 1
         assert "source (PSI " in warnings(process)["drift"]
-        said = [(line["feature"], line["model_version"]) for line in process.events("drift.alarm")]
-        assert {feature for feature, _ in said} == {"source", "engagement_score"}
-        assert len(said) == 2
+        alarms = [
+            (line["feature"], line["model_version"]) for line in process.events("drift.alarm")
+        ]
+        assert {feature for feature, _ in alarms} == {"source", "engagement_score"}
+        assert len(alarms) == 2
         until(
             lambda: process.metric("retrain_requested_total", trigger="DRIFT") == 1,
             "a request for training",
@@ -83,4 +85,4 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
         (event,) = stage.read(stage.topics.retrain_requests, 1)
         assert event.key() == b"1.0.0:DRIFT"
         assert process.missing() == {}
-        process.books()
+        process.accounting()

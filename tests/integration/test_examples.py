@@ -32,7 +32,7 @@ EXPECTED = ["framed\t0.500\tC", "gone\terased", "newer\t0.125\tD", "single\t0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
+class SubscriberOutput:
     """What an example is told about where to read."""
 
     environment: dict[str, str]
@@ -48,7 +48,7 @@ class Subscribed:
 
 
 @pytest.fixture(scope="module")
-def subscribed(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subscribed]:
+def outputs(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SubscriberOutput]:
     """Both framings, an erasure, a record by a schema newer than the reader's, and one that was never committed."""
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("examples"), "unused", partitions=3)
     topic = stage.topics.lead_predictions
@@ -69,7 +69,7 @@ def subscribed(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Itera
         producer.produce(topic, single.encode(prediction("aborted")), b"aborted")
         assert producer.flush(30) == 0
         producer.abort_transaction(30)
-        yield Subscribed(
+        yield SubscriberOutput(
             {
                 "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
                 "SCHEMA_REGISTRY_URL": state.url,
@@ -116,21 +116,19 @@ def _run(folder: Path, *command: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
-def test_python(subscribed: Subscribed) -> None:
-    assert (
-        subscribed.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
-    )
+def test_python(outputs: SubscriberOutput) -> None:
+    assert outputs.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
 
 
-def test_node(subscribed: Subscribed) -> None:
+def test_node(outputs: SubscriberOutput) -> None:
     _runtime("node", "npm")
     folder = _prepared("node", "package-lock.json")
     if not (folder / "node_modules" / "kafkajs").exists():
         _run(folder, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    assert subscribed.lines(folder, "node", "subscribe.mjs", "--once") == EXPECTED
+    assert outputs.lines(folder, "node", "subscribe.mjs", "--once") == EXPECTED
 
 
-def test_java(subscribed: Subscribed) -> None:
+def test_java(outputs: SubscriberOutput) -> None:
     _runtime("java", "javac", "mvn")
     folder = _prepared("java", "pom.xml")
     if not (folder / "target" / "dependency").exists():
@@ -145,23 +143,23 @@ def test_java(subscribed: Subscribed) -> None:
         "src/main/java/example/Subscribe.java",
     )
     java = ("java", "-XX:TieredStopAtLevel=1", "-cp", "target/classes:target/dependency/*")
-    assert subscribed.lines(folder, *java, "example.Subscribe", "--once") == EXPECTED
+    assert outputs.lines(folder, *java, "example.Subscribe", "--once") == EXPECTED
 
 
-def test_go(subscribed: Subscribed) -> None:
+def test_go(outputs: SubscriberOutput) -> None:
     _runtime("go")
     folder = _prepared("go", "go.sum")
     _run(folder, "go", "build", "-o", "subscribe", ".")
-    assert subscribed.lines(folder, "./subscribe", "-once") == EXPECTED
+    assert outputs.lines(folder, "./subscribe", "-once") == EXPECTED
 
 
-def test_kcat(subscribed: Subscribed) -> None:
+def test_kcat(outputs: SubscriberOutput) -> None:
     _runtime("kcat")
     topic, broker = (
-        subscribed.environment["TOPIC"],
-        subscribed.environment["KAFKA_BOOTSTRAP_SERVERS"],
+        outputs.environment["TOPIC"],
+        outputs.environment["KAFKA_BOOTSTRAP_SERVERS"],
     )
-    lines = subscribed.lines(
+    lines = outputs.lines(
         EXAMPLES, "kcat", "-q", "-b", broker, "-t", topic, "-C", "-e", "-f", "%k %S\\n"
     )
     assert [line.split()[0] for line in lines] == ["framed", "gone", "newer", "single"]

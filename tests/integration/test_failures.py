@@ -44,8 +44,10 @@ def test_a_database_that_is_gone_for_longer_than_a_session_holds_the_work_and_ke
         fresh_postgres.kill()
         stage.send([stage.change(lead, lead=None) for lead in leads[200:400]])
         stage.send(stage.changes("fat", 100))
-        told = until(lambda: process.missing().get("postgres"), "it says that Postgres is missing")
-        assert "leadstream" not in told, "the connection string may hold secrets"
+        reported = until(
+            lambda: process.missing().get("postgres"), "it says that Postgres is missing"
+        )
+        assert "leadstream" not in reported, "the connection string may hold secrets"
         # Held for longer than the group would wait for a member that does not poll.
         held = process.metric("held_batches_total", dependency="postgres")
         deadline = time.monotonic() + 3
@@ -62,7 +64,7 @@ def test_a_database_that_is_gone_for_longer_than_a_session_holds_the_work_and_ke
         process.until_ready()
         assert process.metric("unavailable", dependency="postgres") == 0
         assert process.events("rebalance") == rebalances
-        assert process.books()["dead_lettered"] == 0
+        assert process.accounting()["dead_lettered"] == 0
         assert process.stop() == 0
     assert scored(stage, 700) == expected
     assert stage.letters(0) == []
@@ -96,14 +98,14 @@ def test_brokers_that_go_away_under_load_are_named_and_the_work_resumes_by_itsel
         began = time.monotonic()
         assert stopped.stop() == 0, stopped.events()[-1]
         assert time.monotonic() - began < 25
-        lines = len(process.said())
+        lines = len(process.lines())
         fresh_kafka.start()
         assert scored(stage, expected.total()) == expected
         process.until_ready()
         # It had paused its partitions when it lost them, and its producer's coordinator was gone: it must work again.
         quiet.send(quiet.changes("late", 10))
         assert scored(quiet, 10) == Counter(f"late_{i}" for i in range(10))
-        assert len(process.said()) - lines < 60, "the log was flooded"
+        assert len(process.lines()) - lines < 60, "the log was flooded"
         assert process.stop() == 0
         assert idle.stop() == 0
         assert [*process.sentences(), *idle.sentences(), *stopped.sentences()] == []

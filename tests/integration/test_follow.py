@@ -46,7 +46,7 @@ def prediction(
     probability: float,
     *,
     shadow: bool = False,
-    **facts: Any,
+    **fields: Any,
 ) -> Output:
     record = PREDICTION_RECORD | {
         "lead_id": lead_id,
@@ -58,7 +58,7 @@ def prediction(
         "occurred_at": START + round(day * DAY_MS),
     }
     topic = stage.topics.shadow_predictions if shadow else stage.topics.lead_predictions
-    return Output(topic, lead_id.encode(), _PREDICTION.encode(record | facts))
+    return Output(topic, lead_id.encode(), _PREDICTION.encode(record | fields))
 
 
 def outcome(stage: Stage, lead_id: str, converted: bool, day: float) -> Output:
@@ -89,7 +89,9 @@ def simulated(
             outcomes[day + wait] = (lead_id, converted)
         stated.append(probability)
         labels.append(converted and not late)
-    in_time = [outcome(stage, *of_whom, day) for day, of_whom in sorted(outcomes.items())]
+    in_time = [
+        outcome(stage, *lead_and_label, day) for day, lead_and_label in sorted(outcomes.items())
+    ]
     return predictions, in_time, np.array(stated), np.array(labels)
 
 
@@ -111,9 +113,9 @@ def stage(kafka: Broker, tmp_path: Path, model_store: str) -> Stage:
 
 def once(stage: Stage, *words: str) -> dict[str, Any]:
     with stage.running("follow", "--once", "--json", *words) as process:
-        assert process.exit_code() == 0, process.said()
+        assert process.exit_code() == 0, process.lines()
         found: dict[str, Any] = json.loads(
-            "\n".join(line for line in process.said() if not line.startswith('{"'))
+            "\n".join(line for line in process.lines() if not line.startswith('{"'))
         )
         return found
 
@@ -152,9 +154,9 @@ def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_else
         "AGE",
         "CALIBRATION",
     }  # those after the horizon are no conversions
-    judged = read_judged(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
-    assert len(judged) == len(labels) + 1
-    assert {one.made.lead_id for one in judged if one.made.shadow} == {"challenged"}
+    joined = read_judged(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
+    assert len(joined) == len(labels) + 1
+    assert {one.made.lead_id for one in joined if one.made.shadow} == {"challenged"}
 
 
 def live(process: Running, name: str) -> float:
@@ -180,14 +182,14 @@ def test_a_running_process_shows_the_live_figures_asks_once_for_a_training_and_e
             assert process.metric("retrain_requested_total", trigger=trigger) == 1
         assert process.stop() == 0
         assert process.events("stopped")
-        told = process.events("retrain.requested")
+        requests = process.events("retrain.requested")
     asked = stage.read(stage.topics.retrain_requests, 2)
     assert {message.key() for message in asked} == {
-        f"{VERSION}:{line['trigger']}".encode() for line in told
+        f"{VERSION}:{line['trigger']}".encode() for line in requests
     }
-    assert len(asked) == len(told) == 2
+    assert len(asked) == len(requests) == 2
     records = [_REQUESTED.decode(message.value() or b"") for message in asked]
-    assert {record["detail"] for record in records} == {line["detail"] for line in told}
+    assert {record["detail"] for record in records} == {line["detail"] for line in requests}
     assert {record["model_version"] for record in records} == {VERSION}
 
 
@@ -225,8 +227,8 @@ def test_what_is_not_there_yet_is_waited_for_by_name(
         predictions, outcomes, _, labels = simulated(stage, 100)
         stage.send([*predictions, *outcomes[:50]])
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-        [grown] = admin.create_partitions([NewPartitions(stage.topics.lead_outcomes, 4)]).values()
-        grown.result(30)
+        [created] = admin.create_partitions([NewPartitions(stage.topics.lead_outcomes, 4)]).values()
+        created.result(30)
         until(
             lambda: (
                 len(admin.list_topics(stage.topics.lead_outcomes).topics.popitem()[1].partitions)
@@ -252,8 +254,8 @@ def test_once_without_its_topics_or_its_brokers_is_one_sentence(
         stage = Stage.on(bootstrap, tmp_path, model_store, create=False)
         with stage.running("follow", "--once") as process:
             assert process.exit_code() == 1
-            [said] = process.sentences()
-            assert sentence in said
+            [printed] = process.sentences()
+            assert sentence in printed
 
 
 def test_brokers_that_go_away_are_waited_for_and_what_came_meanwhile_is_read(

@@ -203,7 +203,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
 
 
 @contextlib.contextmanager
-def ground_process(folder: Path, *kinds: str) -> Iterator[subprocess.Popen[str]]:
+def environment_process(folder: Path, *kinds: str) -> Iterator[subprocess.Popen[str]]:
     """Another Python that starts the ground with all its temporary files in `folder`, as a terminal would start it."""
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *kinds],
@@ -242,7 +242,7 @@ def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
     kafka: Broker, sign: signal.Signals, kinds: set[str]
 ) -> None:
     """SIGINT goes to the whole group, as from a terminal; the other two leave Python no chance to clean up."""
-    with open_folder() as folder, ground_process(folder, *kinds) as process:
+    with open_folder() as folder, environment_process(folder, *kinds) as process:
         wait_for_line(process, "serving")
         assert {path.name.split("-")[1] for path in folder.iterdir()} == kinds
         assert len(programs_in(folder)) >= 2 * len(kinds)  # each server and its guard
@@ -255,7 +255,7 @@ def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
 @pytest.mark.broker
 @pytest.mark.postgres
 def test_nothing_is_left_when_ctrl_c_comes_while_kafka_starts(kafka: Broker) -> None:
-    with open_folder() as folder, ground_process(folder, "kafka") as process:
+    with open_folder() as folder, environment_process(folder, "kafka") as process:
         wait_for_line(process, "postgres")
         assert until(lambda: any("StorageTool" in command for command in programs_in(folder)))
         os.killpg(process.pid, signal.SIGINT)

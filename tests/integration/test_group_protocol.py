@@ -28,10 +28,10 @@ def test_where_the_brokers_assign_partitions_move_and_every_change_is_answered_o
             stage.send(stage.changes("shared", 200))
             stage.predictions(240)
             until(
-                lambda: one.books()["scored"] + two.books()["scored"] == 240,
+                lambda: one.accounting()["scored"] + two.accounting()["scored"] == 240,
                 "each was counted once",
             )
-            assert two.books()["scored"] > 0
+            assert two.accounting()["scored"] > 0
             assert two.stop() == 0
         stage.send(stage.changes("late", 40))
         predictions = stage.predictions(280)
@@ -75,5 +75,5 @@ def test_what_the_brokers_decide_on_cannot_be_set_as_well(
     }
     with stage.running(**settings) as process:
         assert process.exit_code() == 2
-        [sentence] = process.said()
+        [sentence] = process.lines()
         assert "session.timeout.ms" in sentence

@@ -41,8 +41,8 @@ def test_the_model_in_service_is_the_champion_of_the_store(served: ServedConsume
     assert model["version"] == "1.0.0"
     assert model["metrics"] == manifest["metrics"]
     assert model["loaded_since"] > 1_700_000_000_000
-    facts = {name: model[name] for name in ("version", "sha256", "model_used")}
-    assert served.process.metric("model_info", variant="champion", **facts) == 1
+    labels = {name: model[name] for name in ("version", "sha256", "model_used")}
+    assert served.process.metric("model_info", variant="champion", **labels) == 1
     assert model["challenger"] == {"version": None, "refused": None, "share": 0}
 
 

@@ -37,16 +37,16 @@ def test_a_process_that_knew_only_what_it_published_itself_would_bring_back_old_
     with stage.running(**QUICK) as process:
         stage.send([stage.change(lead, lead_version=6) for lead in leads])
         stage.send([stage.change("lead_0", change_type="DELETED", lead_version=7)])
-        until(lambda: sum(process.books().values()) == few + 1, "all are committed")
-        assert process.books()["erased"] == 1
+        until(lambda: sum(process.accounting().values()) == few + 1, "all are committed")
+        assert process.accounting()["erased"] == 1
         assert process.stop() == 0
     before = table(stage, few)
     assert before == dict.fromkeys(leads, 6) | {"lead_0": None}
     with stage.running(**QUICK) as process:
         stage.send([stage.change(lead, lead_version=5) for lead in leads])
         stage.send([stage.change("new", lead_version=1)])
-        until(lambda: process.books()["scored"] == 1, "the new lead is scored")
-        until(lambda: process.books()["coalesced"] == few, "the others are late")
+        until(lambda: process.accounting()["scored"] == 1, "the new lead is scored")
+        until(lambda: process.accounting()["coalesced"] == few, "the others are late")
         assert process.metric("late_changes_total") == few
         assert sum(line.get("late", 0) for line in process.events("batch")) == few
         assert process.stop() == 0
@@ -56,20 +56,21 @@ def test_a_process_that_knew_only_what_it_published_itself_would_bring_back_old_
 def test_a_crm_whose_versions_went_back_has_a_way_out(stage: Stage) -> None:
     with stage.running(**QUICK) as process:
         stage.send([stage.change("lead_0", lead_version=900)])
-        until(lambda: process.books()["scored"] == 1, "it is scored")
+        until(lambda: process.accounting()["scored"] == 1, "it is scored")
         assert process.stop() == 0
     with stage.running(**QUICK, LEADSTREAM_LATE="score") as process:
         stage.send([stage.change("lead_0", lead_version=500)])
-        until(lambda: process.books()["scored"] == 1, "it is scored although it is older")
+        until(lambda: process.accounting()["scored"] == 1, "it is scored although it is older")
         assert process.metric("late_changes_total") == 0
         assert process.stop() == 0
     with stage.running(**QUICK) as process:
         stage.send([stage.change("lead_0", lead_version=501)])
         until(
-            lambda: process.books()["scored"] == 1, "it is newer than what stands in the topic last"
+            lambda: process.accounting()["scored"] == 1,
+            "it is newer than what stands in the topic last",
         )
         stage.send([stage.change("lead_0", lead_version=499)])
-        until(lambda: process.books()["coalesced"] == 1, "and this one is late")
+        until(lambda: process.accounting()["coalesced"] == 1, "and this one is late")
         assert process.stop() == 0
 
 
@@ -93,10 +94,12 @@ def test_predictions_of_a_transaction_that_is_still_open_are_waited_for(stage: S
     other.flush(30)
     with stage.running(**QUICK) as process:
         stage.send([stage.change("lead_0", lead_version=7)])
-        told = until(lambda: process.missing().get("brokers"), "it waits")
-        assert stage.topics.lead_predictions in told
+        reported = until(lambda: process.missing().get("brokers"), "it waits")
+        assert stage.topics.lead_predictions in reported
         assert process.metric("changes_consumed_total") == 0
         other.commit_transaction(30)
-        until(lambda: process.books()["coalesced"] == 1, "what was committed meanwhile is newer")
+        until(
+            lambda: process.accounting()["coalesced"] == 1, "what was committed meanwhile is newer"
+        )
         process.until_ready()
         assert process.stop() == 0

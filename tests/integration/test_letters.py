@@ -137,7 +137,7 @@ def test_a_letter_that_differs_from_its_original_by_a_byte_cannot_be_replayed(po
 
 def test_a_letter_must_say_where_it_came_from_and_what_went_wrong_exactly_once(post: Post) -> None:
     for number, letter in post.letters.items():
-        original, facts = post.originals[number], headers_of(letter)
+        original, headers = post.originals[number], headers_of(letter)
         names = [
             name for name, _ in letter.headers() or [] if name.startswith(("dlq.", "__connect."))
         ]
@@ -157,13 +157,13 @@ def test_a_letter_must_say_where_it_came_from_and_what_went_wrong_exactly_once(p
                 "dlq.replays",
             ]
         )
-        assert facts["__connect.errors.topic"] == original.topic()
-        assert facts["__connect.errors.partition"] == str(original.partition())
-        assert facts["__connect.errors.offset"] == str(original.offset())
-        assert 0 < len(facts["__connect.errors.exception.message"]) <= 1000
-        assert facts["dlq.model_version"] == "1.0.0"
-        assert facts["dlq.replays"] == "2"
-        assert facts["dlq.consumer_group"].startswith("group-")
+        assert headers["__connect.errors.topic"] == original.topic()
+        assert headers["__connect.errors.partition"] == str(original.partition())
+        assert headers["__connect.errors.offset"] == str(original.offset())
+        assert 0 < len(headers["__connect.errors.exception.message"]) <= 1000
+        assert headers["dlq.model_version"] == "1.0.0"
+        assert headers["dlq.replays"] == "2"
+        assert headers["dlq.consumer_group"].startswith("group-")
 
 
 def test_a_cause_must_have_the_same_fingerprint_after_a_restart_and_in_another_record(

@@ -16,7 +16,7 @@ from tests.unit.pipelines import STATE
 
 pytestmark = pytest.mark.broker
 BACKLOG = 200_000
-GROWN_BYTES, MOST_BYTES = 25_000_000, 350_000_000
+GROWTH_BYTES, MAX_BYTES = 25_000_000, 350_000_000
 
 
 def resident(pid: int) -> int:
@@ -35,21 +35,21 @@ def test_a_process_that_kept_anything_of_each_change_would_grow_with_its_backlog
         "LEADSTREAM_KAFKA_QUEUED_MAX_MESSAGES_KBYTES": "2048",
         "LEADSTREAM_REASONS": "0",
     }
-    most = [0, 0, 0]
+    largest = [0, 0, 0]
     with stage.running(**EACH, **small) as process:
         process.event("batch")
 
         def worked_off() -> bool:
             done = int(process.metric("changes_consumed_total"))
             third = min(2, done * 3 // BACKLOG)
-            most[third] = max(most[third], resident(process.pid))
+            largest[third] = max(largest[third], resident(process.pid))
             return done == BACKLOG
 
         until(worked_off, "the backlog is worked off", 150)
-        assert process.books()["scored"] == BACKLOG
+        assert process.accounting()["scored"] == BACKLOG
         assert process.stop() == 0
-    assert 0 < most[2] < most[0] + GROWN_BYTES, most
-    assert max(most) < MOST_BYTES, most
+    assert 0 < largest[2] < largest[0] + GROWTH_BYTES, largest
+    assert max(largest) < MAX_BYTES, largest
 
 
 @pytest.mark.postgres
@@ -57,22 +57,22 @@ def test_large_messages_a_full_queue_and_a_slow_database_cost_time_and_no_change
     kafka: Broker, crm: CrmTables, tmp_path: Path, model_store: str
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
-    thin = [f"{stage.topics.lead_changes} {number}" for number in range(200)]
-    crm.add(*thin)
+    without_state = [f"{stage.topics.lead_changes} {number}" for number in range(200)]
+    crm.add(*without_state)
 
     def large(lead_id: str, size: int) -> dict[str, object]:
         return {**STATE, "categories": {lead_id: "x" * size}}
 
     stage.send(
         [
-            *(stage.change(lead, lead=None) for lead in thin),
+            *(stage.change(lead, lead=None) for lead in without_state),
             *(stage.change(f"large_{number}", large("large", 250_000)) for number in range(60)),
             *(stage.change(f"over_{number}", large("over", 300_000)) for number in range(3)),
             *stage.changes("small", 2000),
         ]
     )
     expected = Counter(
-        [*thin, *(f"large_{n}" for n in range(60)), *(f"small_{n}" for n in range(2000))]
+        [*without_state, *(f"large_{n}" for n in range(60)), *(f"small_{n}" for n in range(2000))]
     )
     server = psycopg.conninfo.conninfo_to_dict(crm.url)
     with (
@@ -85,7 +85,7 @@ def test_large_messages_a_full_queue_and_a_slow_database_cost_time_and_no_change
         with stage.running(**EACH, **full, DATABASE_URL=url) as process:
             assert scored(stage, expected.total()) == expected
             letters = stage.letters(3)
-            assert process.books()["dead_lettered"] == 3
+            assert process.accounting()["dead_lettered"] == 3
             assert process.events("batch.held") == []
             assert process.stop() == 0
             assert process.sentences() == []

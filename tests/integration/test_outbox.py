@@ -255,9 +255,9 @@ def test_the_verb_says_what_it_would_add_and_what_it_added(
         connection.execute("create table people (id text primary key, created_at timestamptz)")
         for arguments, words in ((["--dry-run"], "would be added"), ([], "added"), ([], "present")):
             assert main(["db", "migrate", *arguments]) == 0
-            said = capsys.readouterr().out.splitlines()
-            assert said[0].split("  ")[0] == words, said
-            assert said[-1] == "note: there is no table applications: no outcomes will be sent"
+            printed = capsys.readouterr().out.splitlines()
+            assert printed[0].split("  ")[0] == words, printed
+            assert printed[-1] == "note: there is no table applications: no outcomes will be sent"
 
 
 def test_a_busy_crm_is_not_held_up_by_a_migration(postgres: Postgres) -> None:

@@ -66,15 +66,15 @@ def test_the_same_leads_in_another_file_format_must_not_be_another_model(folder:
 
 
 def test_the_same_leads_in_another_file_format_must_not_be_other_events(folder: Path) -> None:
-    def said(file: str) -> Any:
+    def report(file: str) -> Any:
         done = leadstream(
             folder, "import", file, "--mapping", "map.toml", "--dry-run", "--outcomes", "--json"
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    assert said("leads.csv") == said("leads.parquet")
-    assert said("leads.parquet")["changes"] == said("leads.parquet")["outcomes"] == 1500
+    assert report("leads.csv") == report("leads.parquet")
+    assert report("leads.parquet")["changes"] == report("leads.parquet")["outcomes"] == 1500
 
 
 def test_a_csv_called_parquet_is_one_sentence(folder: Path) -> None:

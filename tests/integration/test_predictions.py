@@ -9,7 +9,7 @@ import pytest
 from leadstream.kafka.batch import Output
 from schemas.codec import Reader
 from tests.integration.conftest import ServedConsumer
-from tests.integration.running import FATES, until
+from tests.integration.running import DISPOSITIONS, until
 from tests.unit.pipelines import STATE
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres]
@@ -45,16 +45,21 @@ def predictions(served: ServedConsumer, *lead_ids: str, count: int) -> list[dict
 def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carried_it(
     served: ServedConsumer,
 ) -> None:
-    fat, thin = new_id(), new_id()
+    with_state, without_state = new_id(), new_id()
     served.crm.connection.execute(
         "insert into programmes values (901, 'MBA') on conflict do nothing"
     )
     served.crm.connection.execute(
         "insert into campuses values (901, 'Berlin') on conflict do nothing"
     )
-    served.crm.add(thin, programme_id=901, campus_id=901, lead_version=9)
-    served.stage.send([served.stage.change(fat), served.stage.change(thin, lead=None)])
-    ours = {record["lead_id"]: record for record in predictions(served, fat, thin, count=2)}
+    served.crm.add(without_state, programme_id=901, campus_id=901, lead_version=9)
+    served.stage.send(
+        [served.stage.change(with_state), served.stage.change(without_state, lead=None)]
+    )
+    ours = {
+        record["lead_id"]: record
+        for record in predictions(served, with_state, without_state, count=2)
+    }
     own = (
         "prediction_id",
         "lead_id",
@@ -64,12 +69,12 @@ def test_a_lead_whose_state_is_in_the_crm_must_score_as_if_its_change_had_carrie
         "source_offset",
         "lead_version",
     )
-    assert {k: v for k, v in ours[fat].items() if k not in own} == {
-        k: v for k, v in ours[thin].items() if k not in own
+    assert {k: v for k, v in ours[with_state].items() if k not in own} == {
+        k: v for k, v in ours[without_state].items() if k not in own
     }
-    assert ours[thin]["lead_version"] == 9
-    assert ours[fat]["feature_coverage"] == 1.0
-    assert ours[fat]["source_topic"] == served.stage.topics.lead_changes
+    assert ours[without_state]["lead_version"] == 9
+    assert ours[with_state]["feature_coverage"] == 1.0
+    assert ours[with_state]["source_topic"] == served.stage.topics.lead_changes
 
 
 def test_an_erased_lead_must_leave_a_null_in_the_table_of_scores(served: ServedConsumer) -> None:
@@ -90,14 +95,15 @@ def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_a
     served: ServedConsumer,
 ) -> None:
     lead = new_id()
-    before = served.process.books()
+    before = served.process.accounting()
     served.stage.send(
         [served.stage.change(lead, event_id=f"{lead} {i}", lead_version=i) for i in range(1, 9)]
     )
     until(
-        lambda: sum(served.process.books().values()) == sum(before.values()) + 8, "all are counted"
+        lambda: sum(served.process.accounting().values()) == sum(before.values()) + 8,
+        "all are counted",
     )
-    ours = predictions(served, lead, count=served.process.books()["scored"] - before["scored"])
+    ours = predictions(served, lead, count=served.process.accounting()["scored"] - before["scored"])
     assert ours[-1]["lead_version"] == 8
     assert sum(1 + record["coalesced_changes"] for record in ours) == 8
     assert len(ours) < 8, "nothing was coalesced"
@@ -105,15 +111,15 @@ def test_changes_of_a_lead_that_arrive_together_are_answered_by_the_newest_and_a
 
 def test_a_score_written_back_must_not_start_a_new_rescoring(served: ServedConsumer) -> None:
     lead, after = new_id(), new_id()
-    ignored = served.process.books()["ignored"]
+    ignored = served.process.accounting()["ignored"]
     served.stage.send([served.stage.change(lead, origin="leadstream")])
-    until(lambda: served.process.books()["ignored"] == ignored + 1, "it is counted as ignored")
+    until(lambda: served.process.accounting()["ignored"] == ignored + 1, "it is counted as ignored")
     served.stage.send([served.stage.change(after)])
     assert [key for key, _ in outputs(served, lead, after, count=1)] == [after]
 
 
 def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: ServedConsumer) -> None:
-    before = served.process.books()
+    before = served.process.accounting()
     lead, junk = new_id(), Output(served.stage.topics.lead_changes, b"lead", b"{}")
     mixture = [
         *(served.stage.change(f"{lead}-{i}") for i in range(50)),
@@ -124,11 +130,11 @@ def test_every_change_of_a_mixed_batch_has_one_fate_in_the_metrics(served: Serve
     ]
     served.stage.send(mixture)
     until(
-        lambda: sum(served.process.books().values()) == sum(before.values()) + len(mixture),
+        lambda: sum(served.process.accounting().values()) == sum(before.values()) + len(mixture),
         "all are consumed",
     )
-    after = served.process.books()
-    gained = {fate: after[fate] - before[fate] for fate in FATES}
+    after = served.process.accounting()
+    gained = {disposition: after[disposition] - before[disposition] for disposition in DISPOSITIONS}
     assert gained["scored"] + gained["coalesced"] == 50
     assert (gained["dead_lettered"], gained["erased"], gained["ignored"]) == (2, 1, 1)
     assert (
@@ -192,6 +198,6 @@ def test_no_lead_id_and_no_personal_data_ever_stands_in_the_log_or_the_metrics(
         [served.stage.change(lead, lead=None), served.stage.change(lead, {"created_at": -1})]
     )
     predictions(served, lead, count=1)
-    told = "\n".join(served.process.said()) + served.process.get("/metrics")[1].decode()
+    everything = "\n".join(served.process.lines()) + served.process.get("/metrics")[1].decode()
     for secret in (lead, "Zaphod", "zaphod@example.com", "555 0199", STATE["programme_name"]):
-        assert secret not in told
+        assert secret not in everything

@@ -131,9 +131,9 @@ def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
     )
     with stage.running(PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
         assert process.exit_code() == 1
-        said = "\n".join(process.sentences())
-        assert said.count("Traceback (most recent call last)") == 1
-        assert "KeyError: 'a bug'" in said
+        text = "\n".join(process.sentences())
+        assert text.count("Traceback (most recent call last)") == 1
+        assert "KeyError: 'a bug'" in text
     assert stage.committed(stage.topics.lead_changes) == 0
 
 
@@ -168,10 +168,10 @@ def test_a_stop_while_the_modules_load_is_no_failure(
     with stage.running(
         *words, PYTHONPATH=f"{tmp_path}:{ROOT}", DATABASE_URL="postgresql://db/crm"
     ) as process:
-        until(lambda: process.said() == ["loading"], "it loads its modules")
+        until(lambda: process.lines() == ["loading"], "it loads its modules")
         process.signal(signal.SIGTERM)
         assert process.exit_code() == 0
-        assert process.said() == ["loading"]
+        assert process.lines() == ["loading"]
 
 
 def test_brokers_that_do_not_answer_are_waited_for_by_name_and_a_stop_still_ends_it(
@@ -184,7 +184,7 @@ def test_brokers_that_do_not_answer_are_waited_for_by_name_and_a_stop_still_ends
         assert process.get("/healthz")[0] == 200
         assert process.get("/model")[0] == 503
         # The client tries many times a second, and says so once.
-        assert len(process.said()) < 20
+        assert len(process.lines()) < 20
         assert process.stop(20) == 0
         assert process.sentences() == []
 

@@ -52,8 +52,8 @@ def test_schemas_are_registered_evolved_and_refused_and_outlive_the_registry(
     stage = Stage.on(kafka.bootstrap, tmp_path / "stage", "unused", create=False)
     stage.folder.mkdir()
     with stage.running("schemas", "register", SCHEMA_REGISTRY_URL=apicurio.url) as process:
-        assert process.exit_code(60) == 0, process.said()
-        assert len(process.said()) == 8
+        assert process.exit_code(60) == 0, process.lines()
+        assert len(process.lines()) == 8
     topic, subject = stage.topics.lead_predictions, f"{stage.topics.lead_predictions}-value"
     present = schema_files.current_schema("LeadPrediction")
     newer = json.loads(json.dumps(present))

@@ -44,9 +44,9 @@ def example(served: ServedConsumer) -> Iterator[ServedConsumer]:
     crm.add("A-1001", lead_score=92, engagement_score=95, touchpoint_count=14, source="referral")
     crm.add("A-1002", lead_score=12, engagement_score=8, touchpoint_count=1)
     crm.add("A-1004", lead_score=10**14)
-    erased = served.process.books()["erased"]
+    erased = served.process.accounting()["erased"]
     stage.send([stage.change("A-1003"), Output(stage.topics.lead_changes, b"A-1003", None)])
-    until(lambda: served.process.books()["erased"] > erased, "it is erased")
+    until(lambda: served.process.accounting()["erased"] > erased, "it is erased")
     yield served
     crm.connection.execute("delete from people where id like 'A-100_'")
 
@@ -63,7 +63,7 @@ def ours(served: ServedConsumer, topic: str, name: str, *ids: str) -> list[dict[
     return [record for record in records if record[field] in ids]
 
 
-def answers(served: ServedConsumer, *ids: str) -> dict[str, dict[str, Any]]:
+def replies(served: ServedConsumer, *ids: str) -> dict[str, dict[str, Any]]:
     """The results of these requests once each has one; none has two."""
     results = until(
         lambda: (
@@ -91,7 +91,7 @@ def near(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown(answer: dict[str, Any]) -> str:
+def format_reply(answer: dict[str, Any]) -> str:
     """An answer as the page has it: a line for each lead, numbers with three digits."""
     text = json.dumps(answer, indent=2, ensure_ascii=False)
     text = re.sub(r"\d\.\d+", lambda number: f"{float(number[0]):.3f}", text)
@@ -118,8 +118,8 @@ def test_a_page_whose_answers_are_not_what_the_software_says_misleads_who_builds
     assert len(sent) == 3, "the page has not all three forms"
     example.stage.send(sent)
     expected = {name: json.loads(block) for name, block in examples("answer")}
-    found = answers(example, *expected)
-    page = "\n".join(map(shown, found.values()))
+    found = replies(example, *expected)
+    page = "\n".join(map(format_reply, found.values()))
     assert found == {name: near(answer) for name, answer in expected.items()}, (
         f"the page should have:\n{page}"
     )
@@ -147,10 +147,10 @@ def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(
     command, *expected = block.splitlines()
     arguments = command.removeprefix("$ leadstream ").split()
     done = leadstream(example, *arguments)
-    said = done.said()
-    assert max(map(len, said)) <= 80
-    assert [masked(line) for line in said] == [masked(line) for line in expected if line], (
-        "\n".join(said)
+    output = done.lines()
+    assert max(map(len, output)) <= 80
+    assert [masked(line) for line in output] == [masked(line) for line in expected if line], (
+        "\n".join(output)
     )
     assert done.exit_code() == 0
 
@@ -174,7 +174,7 @@ def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was
         "successful_predictions": 0,
         "errors": [],
     }
-    with answering(load_settings(served.stage.environment, None)) as answers:
+    with answering(load_settings(served.stage.environment, None)) as replies:
         producer = Producer({"bootstrap.servers": served.stage.bootstrap, "transactional.id": name})
         producer.init_transactions(30)
         for model, end in (
@@ -187,7 +187,7 @@ def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was
             )
             producer.flush(30)
             end(30)
-        assert [answer["model_used"] for answer in answers.of([name], 60)] == ["committed"]
+        assert [answer["model_used"] for answer in replies.of([name], 60)] == ["committed"]
 
 
 def test_who_waits_in_vain_is_told_so_in_one_sentence(served: ServedConsumer) -> None:
@@ -198,7 +198,7 @@ def test_who_waits_in_vain_is_told_so_in_one_sentence(served: ServedConsumer) ->
     }
     done = leadstream(served, "rescore", "lead", "--wait", "--timeout", "1", **swapped)
     assert done.exit_code() == 1
-    [sentence] = done.said()
+    [sentence] = done.lines()
     assert re.match(
         r"leadstream: no answer to request \S{36} within 1 s: see that `leadstream run` is up",
         sentence,
@@ -215,10 +215,10 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(
     (tmp_path / "ids").write_text("\n".join(asked))
     queries = served.process.metric("database_queries_total")
     done = leadstream(served, "rescore", "--file", str(tmp_path / "ids"), "--wait", "--json")
-    said = json.loads("\n".join(done.said()))
-    [request_id] = said["request_ids"]
-    answer = answers(served, request_id)[request_id]
-    assert [answer] == said["results"]
+    output = json.loads("\n".join(done.lines()))
+    [request_id] = output["request_ids"]
+    answer = replies(served, request_id)[request_id]
+    assert [answer] == output["results"]
     assert [score["lead_id"] for score in answer["predictions"]] == known
     assert [(error["lead_id"], error["code"]) for error in answer["errors"]] == [
         (id_, "LEAD_NOT_FOUND") for id_ in unknown
@@ -231,7 +231,7 @@ def test_the_largest_request_has_one_answer_and_one_more_id_is_refused(
     served.stage.send(
         [served.stage.request(name, [*asked, "one more"]), served.stage.request(f"{name} 2", [])]
     )
-    answers(served, f"{name} 2")
+    replies(served, f"{name} 2")
     [letter] = [headers_of(m) for m in served.stage.letters(1) if m.key() == name.encode()]
     assert letter["dlq.reason"] == "INVALID_REQUEST"
     assert (
@@ -246,11 +246,11 @@ def test_who_waits_for_more_leads_than_a_request_can_name_gets_the_answers_to_al
     ids = [f"nobody {i}" for i in range(MAX_REQUEST_LEADS + 1)]
     (tmp_path / "ids").write_text("\n".join(ids))
     done = leadstream(served, "rescore", "--file", str(tmp_path / "ids"), "--wait", "--json")
-    said = json.loads("\n".join(done.said()))
-    assert said["leads"] == len(ids)
-    assert [result["request_id"] for result in said["results"]] == said["request_ids"]
-    assert [error["lead_id"] for result in said["results"] for error in result["errors"]] == ids
-    assert [result["total_processed"] for result in said["results"]] == [MAX_REQUEST_LEADS, 1]
+    output = json.loads("\n".join(done.lines()))
+    assert output["leads"] == len(ids)
+    assert [result["request_id"] for result in output["results"]] == output["request_ids"]
+    assert [error["lead_id"] for result in output["results"] for error in result["errors"]] == ids
+    assert [result["total_processed"] for result in output["results"]] == [MAX_REQUEST_LEADS, 1]
 
 
 def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor_hold_changes(
@@ -292,6 +292,6 @@ def test_a_backlog_of_large_requests_must_not_become_one_endless_transaction_nor
     assert asked == [request.key for request in requests]
     assert set(changed) == {change.key for change in changes}
     assert len(changed) == len(changes)
-    assert sorted(answers(served, *(f"{name} {i}" for i in range(4)))) == [
+    assert sorted(replies(served, *(f"{name} {i}" for i in range(4)))) == [
         f"{name} {i}" for i in range(4)
     ]

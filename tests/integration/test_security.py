@@ -72,8 +72,8 @@ def stage(secured: Secured, tmp_path: Path, model_store: str) -> Stage:
 def refused(stage: Stage, settings: dict[str, str], *words: str) -> str:
     """The one sentence of a verb that ends with exit code 2."""
     with stage.running(*words, **settings) as process:
-        assert process.exit_code() == 2, process.said()
-        [sentence] = process.said()
+        assert process.exit_code() == 2, process.lines()
+        [sentence] = process.lines()
     assert "hunter2" not in sentence
     return sentence
 
@@ -144,12 +144,12 @@ def test_a_broker_that_comes_back_while_it_is_looked_at_must_not_be_taken_for_on
 def test_a_certificate_of_the_authority_lets_in_and_one_of_a_stranger_does_not(
     stage: Stage, secured: Secured
 ) -> None:
-    said = refused(stage, secured.bearer(secured.stranger).settings, "topics", "check")
-    assert "refuse this client's certificate" in said
+    sentence = refused(stage, secured.bearer(secured.stranger).settings, "topics", "check")
+    assert "refuse this client's certificate" in sentence
     account = secured.bearer()
     secured.grant(account, *granted("topics check", stage))
     with stage.running("topics", "check", **account.settings) as process:
-        assert process.exit_code() == 0, process.said()
+        assert process.exit_code() == 0, process.lines()
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_every_verb_says_so_where_it_is_not_let_in(
     }
     with outside.running(*words, **settings) as process:
         assert process.exit_code() == (1 if words == ("doctor",) else 2)
-        said = [line for line in process.said() if "credentials" in line]
-    assert len(said) == 1
-    assert "hunter2" not in str(process.said())
+        warnings = [line for line in process.lines() if "credentials" in line]
+    assert len(warnings) == 1
+    assert "hunter2" not in str(process.lines())
 
 
 def test_no_secret_comes_out_however_much_is_told(stage: Stage, secured: Secured) -> None:
@@ -191,12 +191,12 @@ def test_no_secret_comes_out_however_much_is_told(stage: Stage, secured: Secured
         process.event("batch.held", dependency="registry")
         pages = "".join(str(process.get(page)) for page in ("/readyz", "/metrics", "/model"))
         process.stop()
-        said = "\n".join(process.said())
-    assert secret not in said + pages
+        sentence = "\n".join(process.lines())
+    assert secret not in sentence + pages
     for words in (("config",), ("config", "--json"), ("run", "--help"), ("doctor",)):
         with stage.running(*words, **account.settings | urls) as process:
             process.exit_code()
-            assert secret not in "\n".join(process.said())
+            assert secret not in "\n".join(process.lines())
 
 
 def granted(verb: str, stage: Stage) -> list[Grant]:
@@ -251,7 +251,7 @@ def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them
         assert len(stage.predictions(3)) == 3
         assert len(stage.letters(1)) == 1
         assert len(stage.results(1)) == 1
-        assert process.books() == {
+        assert process.accounting() == {
             "scored": 2,
             "dead_lettered": 1,
             "coalesced": 0,
@@ -272,8 +272,10 @@ def need(process: Running, given: list[Grant]) -> Grant | str | None:
         and process.metric("requests_total", fate="answered") == 1
     ):
         return "done"
-    told = NEEDS.search(process.missing().get("brokers", ""))
-    grant = told and Grant(told[2].replace(" ", "_").upper(), told[1].upper(), told[3])
+    reported = NEEDS.search(process.missing().get("brokers", ""))
+    grant = reported and Grant(
+        reported[2].replace(" ", "_").upper(), reported[1].upper(), reported[3]
+    )
     return None if grant in given else grant
 
 
@@ -314,7 +316,7 @@ def busy(
 
 
 @pytest.mark.parametrize(
-    ("verb", "words", "said"),
+    ("verb", "words", "sentence"),
     [
         ("topics create", "", "exists"),
         ("simulate", "--rate 0 --count 20 --bad-share 0.5", "20 changes sent"),
@@ -327,7 +329,7 @@ def busy(
     ],
 )
 def test_what_is_listed_for_a_verb_is_enough(
-    busy: Stage, secured: Secured, tmp_path: Path, verb: str, words: str, said: str
+    busy: Stage, secured: Secured, tmp_path: Path, verb: str, words: str, sentence: str
 ) -> None:
     account = secured.user()
     secured.grant(account, *granted(verb, busy))
@@ -335,8 +337,8 @@ def test_what_is_listed_for_a_verb_is_enough(
     (tmp_path / "leads.toml").write_text(MAPPING)
     words = words.replace("leads.", f"{tmp_path}/leads.")
     with busy.running(*verb.split(), *words.split(), **account.settings) as process:
-        assert process.exit_code(90) == 0, process.said()
-        assert said in "\n".join(process.said())
+        assert process.exit_code(90) == 0, process.lines()
+        assert sentence in "\n".join(process.lines())
 
 
 @pytest.mark.postgres

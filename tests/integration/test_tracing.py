@@ -93,8 +93,8 @@ def traces(messages: list[Message]) -> dict[bytes | None, list[str]]:
     }
 
 
-def traced(stage: Stage, lead_id: str, *headers: tuple[str, bytes], **facts: Any) -> Output:
-    return stage.change(lead_id, **facts)._replace(headers=list(headers))
+def traced(stage: Stage, lead_id: str, *headers: tuple[str, bytes], **fields: Any) -> Output:
+    return stage.change(lead_id, **fields)._replace(headers=list(headers))
 
 
 def sent(stage: Stage) -> None:
@@ -139,9 +139,9 @@ def test_the_trace_of_a_change_goes_on_in_its_prediction_and_its_letter(
     [carried] = [dict(m.headers() or []) for m in predictions if m.key() == b"sampled"]
     assert carried["traceparent"] == f"00-{SAMPLED}-{created.span_id.hex()}-01".encode()
     assert carried["tracestate"] == b"crm=1"
-    [buried] = collector.named(f"create {stage.topics.dead_letters}")
-    assert buried.trace_id.hex() == POISONED
-    assert {each.key: each.value.string_value for each in buried.attributes}[
+    [dead_lettered] = collector.named(f"create {stage.topics.dead_letters}")
+    assert dead_lettered.trace_id.hex() == POISONED
+    assert {each.key: each.value.string_value for each in dead_lettered.attributes}[
         "error.type"
     ] == "UNKNOWN_FRAMING"
     batches = collector.named(f"process {stage.topics.lead_changes}")
@@ -159,9 +159,9 @@ def test_a_batch_that_is_not_committed_says_so_and_its_next_try_is_another_span(
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
     # The topic takes nothing: each transaction is aborted.
-    least = ConfigEntry("max.message.bytes", "10", incremental_operation=AlterConfigOpType.SET)
+    minimum = ConfigEntry("max.message.bytes", "10", incremental_operation=AlterConfigOpType.SET)
     topic = ConfigResource(
-        ResourceType.TOPIC, stage.topics.lead_predictions, incremental_configs=[least]
+        ResourceType.TOPIC, stage.topics.lead_predictions, incremental_configs=[minimum]
     )
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.incremental_alter_configs([topic]).values():
@@ -203,7 +203,7 @@ def test_without_traces_nothing_is_carried_and_with_a_dead_collector_nothing_wai
 def refused(process: Running) -> list[str]:
     until(lambda: not process.alive(), "it ends")
     assert process.exit_code() == 2
-    return process.said()
+    return process.lines()
 
 
 def test_traces_without_the_extra_or_of_a_kind_that_is_none_are_one_sentence(

@@ -40,9 +40,9 @@ def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stag
     ) as process:
         messages = stage.read(stage.topics.lead_changes, 6)
         [letter] = stage.letters(1)
-        fates = {
-            fate: process.metric("translate_records_total", fate=fate)
-            for fate in ("translated", "unchanged")
+        dispositions = {
+            disposition: process.metric("translate_records_total", disposition=disposition)
+            for disposition in ("translated", "unchanged")
         }
         assert process.stop() == 0
     changes = [_CHANGE.decode(message.value() or b"") for message in messages]
@@ -52,7 +52,7 @@ def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stag
     )
     assert dict(letter.headers() or [])["dlq.reason"] == b"DECODE_FAILED"
     assert (letter.key(), letter.value()) == (b"junk", b"junk")
-    assert fates == {"translated": 6, "unchanged": 1}
+    assert dispositions == {"translated": 6, "unchanged": 1}
 
 
 def test_a_translator_that_is_killed_translates_each_event_once(stage: Stage) -> None:

@@ -55,7 +55,7 @@ def leadstream(stage: Stage, *words: str, code: int = 0, **settings: str) -> str
     return out.getvalue() + (errors.getvalue() if code else "")
 
 
-def told(stage: Stage, *words: str) -> Any:
+def replies(stage: Stage, *words: str) -> Any:
     return json.loads(leadstream(stage, *words, "--json"))
 
 
@@ -85,9 +85,9 @@ def decisions(stage: Stage, count: int) -> dict[LetterId, Decision]:
         if (decision := decode_decision(message, DECISION))
     }
     assert len(found) == len(messages) == count
-    verdict = told(stage, "audit", "verify")
-    assert verdict["breaks"] == []
-    assert sum(verdict["decisions"].values()) == count
+    verification = replies(stage, "audit", "verify")
+    assert verification["breaks"] == []
+    assert sum(verification["decisions"].values()) == count
     return found
 
 
@@ -175,8 +175,8 @@ class LetterHistory:
 
     @staticmethod
     def _value(lead: str, version: int) -> bytes:
-        facts = {"lead_version": version, "event_id": f"{lead} {version}"}
-        return CHANGE.encode(event(lead, {"lead_score": float(version)}, **facts))
+        fields = {"lead_version": version, "event_id": f"{lead} {version}"}
+        return CHANGE.encode(event(lead, {"lead_score": float(version)}, **fields))
 
 
 def _ripe(stage: Stage, process: Running, target: int) -> bool:
@@ -184,12 +184,12 @@ def _ripe(stage: Stage, process: Running, target: int) -> bool:
 
 
 def killed_again_and_again(
-    stage: Stage, history: LetterHistory, kills: int, seed: int, most: int
+    stage: Stage, history: LetterHistory, kills: int, seed: int, max_letters: int
 ) -> int:
-    """Kill replays at random moments, within `most` decisions each; how many were caught."""
+    """Kill replays at random moments, within `max_letters` decisions each; how many were caught."""
     chance, audit, caught = random.Random(seed), stage.topics.dead_letter_audit, 0
     for _ in range(kills):
-        target = written(stage, audit) + chance.randint(1, most)
+        target = written(stage, audit) + chance.randint(1, max_letters)
         with stage.running("dead-letters", "replay", "--yes", "--rate", "2000") as process:
             until(partial(_ripe, stage, process, target), "it is worth killing")
             caught += process.alive()
@@ -212,13 +212,16 @@ def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_
             until(lambda: written(stage, audit) > 0, "it has begun")
             one.signal(signal.SIGINT)
             assert one.exit_code() == 130
-        said = "\n".join(one.said())
-        assert "interrupted; run it again to go on" in said
-        assert "letters sent back" in said
+        output = "\n".join(one.lines())
+        assert "interrupted; run it again to go on" in output
+        assert "letters sent back" in output
         history.send_live(0.3)
-        assert killed_again_and_again(stage, history, 2, seed=1, most=150) == 2
+        assert killed_again_and_again(stage, history, 2, seed=1, max_letters=150) == 2
         with history.coming_in(), stage.running(*words) as one, stage.running(*words) as other:
-            assert (one.exit_code(120), other.exit_code(120)) == (0, 0), (one.said(), other.said())
+            assert (one.exit_code(120), other.exit_code(120)) == (0, 0), (
+                one.lines(),
+                other.lines(),
+            )
         history.send_live(1)
         assert history.check()["SUPERSEDED"] > 0
         assert consumer.stop() == 0
@@ -234,7 +237,7 @@ def test_of_ten_thousand_letters_each_is_decided_once_over_twenty_kills(
     history.send_letters()
     with stage.running() as consumer:
         with history.coming_in():
-            caught = killed_again_and_again(stage, history, 20, seed=2, most=500)
+            caught = killed_again_and_again(stage, history, 20, seed=2, max_letters=500)
             leadstream(stage, "replay", "--yes", "--rate", "2000")
         history.send_live(1)
         actions = history.check()
@@ -253,7 +256,7 @@ def many(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_ten_thousand_letters_of_six_causes_are_six_groups(many: Stage) -> None:
-    groups = told(many, "groups")
+    groups = replies(many, "groups")
     assert sorted(group["count"] for group in groups) == [1666, 1666, 1667, 1667, 1667, 1667]
     assert {group["reason"] for group in groups} == set(Reason) - {
         Reason.UNKNOWN_FRAMING,
@@ -263,31 +266,31 @@ def test_ten_thousand_letters_of_six_causes_are_six_groups(many: Stage) -> None:
     }
     assert {tuple(group["partitions"]) for group in groups} == {(0, 1, 2)}
     assert abs(sum(group["share"] for group in groups) - 1) < 1e-9
-    said = leadstream(many, "groups")
-    assert "10,000 open dead letters, 6 causes" in said
-    assert all(len(line) <= 80 for line in said.splitlines())
+    output = leadstream(many, "groups")
+    assert "10,000 open dead letters, 6 causes" in output
+    assert all(len(line) <= 80 for line in output.splitlines())
 
 
 def test_more_than_a_hundred_letters_are_only_rehearsed_unless_somebody_says_yes(
     many: Stage,
 ) -> None:
-    print_ = told(many, "groups")[0]["fingerprint"]
-    said = leadstream(many, "replay", "--fingerprint", print_)
-    assert "Nothing was done, because these are more than 100 letters: add --yes." in said
-    assert re.search(r"1,667 +1,667", said)
-    said = leadstream(many, "discard", "--fingerprint", print_, "--comment", "a test")
-    assert "Nothing was done, because these are more than 100 letters: add --yes." in said
-    said = told(many, "replay", "--fingerprint", print_, "--dry-run", "--limit", "50")
-    [forecast] = said["groups"]
-    assert said["dry_run"] is True
-    assert (forecast["count"], forecast["passes"]) == (50, 50)
+    print_ = replies(many, "groups")[0]["fingerprint"]
+    output = leadstream(many, "replay", "--fingerprint", print_)
+    assert "Nothing was done, because these are more than 100 letters: add --yes." in output
+    assert re.search(r"1,667 +1,667", output)
+    output = leadstream(many, "discard", "--fingerprint", print_, "--comment", "a test")
+    assert "Nothing was done, because these are more than 100 letters: add --yes." in output
+    output = replies(many, "replay", "--fingerprint", print_, "--dry-run", "--limit", "50")
+    [dry_run_report] = output["groups"]
+    assert output["dry_run"] is True
+    assert (dry_run_report["count"], dry_run_report["passes"]) == (50, 50)
     assert (
         written(many, many.topics.dead_letter_audit) == written(many, many.topics.lead_changes) == 0
     )
 
 
 def test_an_export_has_every_letter_and_a_manifest(many: Stage, tmp_path: Path) -> None:
-    manifest = told(
+    manifest = replies(
         many, "export", str(tmp_path / "letters"), "--reason", "oversized", "--limit", "20"
     )
     assert manifest["letters"] == 20
@@ -307,7 +310,7 @@ def letter_of(stage: Stage, lead: str) -> str:
         return [m for m in stage.read(stage.topics.dead_letters, 1) if m.key() == lead.encode()]
 
     until(found, "the letter")
-    [one] = told(stage, "list", "--lead", lead)
+    [one] = replies(stage, "list", "--lead", lead)
     return str(one["id"])
 
 
@@ -327,10 +330,10 @@ def test_a_letter_without_state_is_scored_from_the_present_state_once_the_lead_i
     stage = served.stage
     stage.send([stage.change(lead, lead=None)])
     letter_of(stage, lead)
-    [before] = told(stage, "replay", "--lead", lead, "--dry-run")["groups"]
+    [before] = replies(stage, "replay", "--lead", lead, "--dry-run")["groups"]
     assert (before["passes"], before["fails"]) == (0, {"LEAD_NOT_FOUND": 1})
     served.crm.add(lead)
-    [after] = told(stage, "replay", "--lead", lead, "--dry-run")["groups"]
+    [after] = replies(stage, "replay", "--lead", lead, "--dry-run")["groups"]
     assert (after["passes"], after["fails"]) == (1, {})
     assert leadstream(stage, "replay", "--lead", lead) == "1 letter sent back\n"
     assert prediction_of(stage, lead)["lead_id"] == lead
@@ -346,16 +349,16 @@ def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reaso
     stage.send([Output(stage.topics.lead_changes, lead.encode(), value)])
     id_ = letter_of(stage, lead)
     at = value.index(b"MA\xffK") + 2
-    shown = told(stage, "show", id_)
-    assert shown["failure"] == {
+    displayed = replies(stage, "show", id_)
+    assert displayed["failure"] == {
         "offset": at,
         "field": "lead.status",
         "why": "the text is not UTF-8",
     }
-    said = leadstream(stage, "show", id_)
-    assert f"fails at byte {at}, in lead.status: the text is not UTF-8" in said
-    assert "[ff]" in said
-    assert all(len(line) <= 80 for line in said.splitlines())
+    output = leadstream(stage, "show", id_)
+    assert f"fails at byte {at}, in lead.status: the text is not UTF-8" in output
+    assert "[ff]" in output
+    assert all(len(line) <= 80 for line in output.splitlines())
     assert "one of the arguments --comment is required" in leadstream(
         stage, "discard", "--lead", lead, code=2
     )
@@ -364,11 +367,11 @@ def test_a_letter_shows_the_byte_where_it_fails_and_may_be_given_up_with_a_reaso
     )
     words = ("discard", "--lead", lead, "--comment", "the CRM was mended", "--by", "anna")
     assert leadstream(stage, *words) == "1 letter discarded\n"
-    decided = told(stage, "show", id_)["decided"]
+    decided = replies(stage, "show", id_)["decided"]
     assert (decided["action"], decided["decided_by"]) == ("DISCARDED", "anna")
     assert decided["because"] == "the CRM was mended"
-    assert told(stage, "list", "--lead", lead) == []
-    assert [each["decided"] for each in told(stage, "list", "--lead", lead, "--all")] == [
+    assert replies(stage, "list", "--lead", lead) == []
+    assert [each["decided"] for each in replies(stage, "list", "--lead", lead, "--all")] == [
         "DISCARDED"
     ]
 
@@ -388,9 +391,11 @@ def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_i
     mend = f"lead.created_at={event()['occurred_at']}"
     assert leadstream(stage, "replay", "--lead", lead, "--set", mend) == "1 letter sent back\n"
     prediction_of(stage, lead)
-    shown = told(stage, "show", id_)
-    assert json.loads(shown["decided"]["patch"]) == {"lead": {"created_at": event()["occurred_at"]}}
-    assert bytes.fromhex(shown["value_hex"]) == value
+    displayed = replies(stage, "show", id_)
+    assert json.loads(displayed["decided"]["patch"]) == {
+        "lead": {"created_at": event()["occurred_at"]}
+    }
+    assert bytes.fromhex(displayed["value_hex"]) == value
 
 
 @pytest.mark.postgres
@@ -402,10 +407,10 @@ def test_a_letter_that_is_sent_back_and_fails_again_comes_back_and_is_parked_aft
     for _ in range(3):
         letter_of(stage, lead)
         assert leadstream(stage, "replay", "--lead", lead) == "1 letter sent back\n"
-        until(lambda: told(stage, "list", "--lead", lead), "it comes back")
+        until(lambda: replies(stage, "list", "--lead", lead), "it comes back")
     assert "1 letter parked" in leadstream(stage, "replay", "--lead", lead)
-    told_ = told(stage, "list", "--lead", lead, "--all")
-    assert [(each["replays"], each["decided"]) for each in told_] == [
+    reply = replies(stage, "list", "--lead", lead, "--all")
+    assert [(each["replays"], each["decided"]) for each in reply] == [
         (0, "REPLAYED"),
         (1, "REPLAYED"),
         (2, "REPLAYED"),
@@ -429,16 +434,16 @@ def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_
         stage.send(
             [Output(stage.topics.dead_letters, lead.encode(), CHANGE.encode(event(lead)), headers)]
         )
-    until(lambda: len(told(stage, "list", "--lead", lead)) == 2, "two letters")
-    [group] = told(stage, "groups", "--lead", lead)
+    until(lambda: len(replies(stage, "list", "--lead", lead)) == 2, "two letters")
+    [group] = replies(stage, "groups", "--lead", lead)
     assert (group["reason"], group["writer"], group["count"]) == (
         "UnknownLeadException",
         "Spring Kafka",
         2,
     )
-    said = leadstream(stage, "replay", "--lead", lead, code=1)
-    assert "1 letter sent back" in said
-    assert "1 letter left open: it came from orders, which is not read here" in said
+    output = leadstream(stage, "replay", "--lead", lead, code=1)
+    assert "1 letter sent back" in output
+    assert "1 letter left open: it came from orders, which is not read here" in output
     assert prediction_of(stage, lead)
 
 
@@ -454,17 +459,17 @@ def test_a_letter_that_spring_kafka_wrote_is_sent_back_too_and_one_of_elsewhere_
 def test_what_a_person_writes_wrong_is_one_sentence(
     many: Stage, words: tuple[str, ...], sentence: str
 ) -> None:
-    said = leadstream(many, *words, code=2)
-    assert sentence in said
-    assert len(said.splitlines()) == 1
+    output = leadstream(many, *words, code=2)
+    assert sentence in output
+    assert len(output.splitlines()) == 1
 
 
 def test_a_letter_that_is_not_there_and_a_topic_that_is_not_there_are_one_sentence(
     many: Stage,
 ) -> None:
     assert "there is no letter 7-1 in" in leadstream(many, "show", "7-1", code=1)
-    said = leadstream(many, "groups", code=1, LEADSTREAM_TOPIC_LEAD_CHANGES_DLQ_AUDIT="nowhere")
-    assert "`leadstream topics create` makes what is missing" in said
+    output = leadstream(many, "groups", code=1, LEADSTREAM_TOPIC_LEAD_CHANGES_DLQ_AUDIT="nowhere")
+    assert "`leadstream topics create` makes what is missing" in output
 
 
 def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(
@@ -482,8 +487,8 @@ def test_with_a_schema_registry_decisions_are_written_and_read_in_its_framing(
     with registry_server() as state:
         stage.environment["SCHEMA_REGISTRY_URL"] = state.url
         assert leadstream(stage, "discard", "--comment", "a test") == "1 letter discarded\n"
-        assert told(stage, "audit", "verify")["decisions"]["DISCARDED"] == 1
-        assert told(stage, "groups") == []
+        assert replies(stage, "audit", "verify")["decisions"]["DISCARDED"] == 1
+        assert replies(stage, "groups") == []
     [decision] = stage.read(topics.dead_letter_audit, 1)
     assert (decision.value() or b"")[:5] == b"\x00\x00\x00\x00\x01"
     assert f"{topics.dead_letter_audit}-value" in state.subjects
@@ -498,6 +503,6 @@ def test_on_a_broker_without_transactions_letters_can_be_looked_at_and_not_decid
     stage.send(
         [letter_output(0, b"lead", b"", origin=topics.lead_changes, topic=topics.dead_letters)]
     )
-    assert [group["count"] for group in told(stage, "groups")] == [1]
-    said = leadstream(stage, "discard", "--comment", "a test", code=1)
-    assert "this broker has no transactions" in said
+    assert [group["count"] for group in replies(stage, "groups")] == [1]
+    output = leadstream(stage, "discard", "--comment", "a test", code=1)
+    assert "this broker has no transactions" in output

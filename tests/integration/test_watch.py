@@ -71,11 +71,11 @@ def terminal(environment: dict[str, str], *words: str) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     arguments = [sys.executable, "-m", "leadstream.cli.main", *words]
-    told = {**os.environ, **environment, "TERM": "xterm-256color"}
+    text = {**os.environ, **environment, "TERM": "xterm-256color"}
     pid = os.posix_spawn(
         sys.executable,
         arguments,
-        told,
+        text,
         file_actions=[(os.POSIX_SPAWN_DUP2, slave, number) for number in range(3)],
         setsid=True,
     )
@@ -95,7 +95,7 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=2)
     topics, now = stage.topics, time.time_ns() // 1_000_000
-    facts: Any = {
+    fields: Any = {
         "origin": topics.lead_changes,
         "topic": topics.dead_letters,
         "sent_at": now,
@@ -106,7 +106,7 @@ def test_an_operator_replays_one_cause_and_gives_up_another_without_typing_a_com
     causes = [0] * 9 + [1] * 3
     stage.send(
         [
-            letter_output(i * 6 + cause, b"lead", write(event("lead")), **facts)
+            letter_output(i * 6 + cause, b"lead", write(event("lead")), **fields)
             for i, cause in enumerate(causes)
         ]
     )
