@@ -309,7 +309,7 @@ def check_columns(path: Path, lines: list[str]) -> Iterator[StyleFinding]:
 def check_prose(path: Path, lines: list[str]) -> Iterator[StyleFinding]:
     """Find words that prose avoids, outside of code."""
     for number, line in enumerate(lines, 1):
-        for found in _PROSE.finditer(line):
+        for found in _PROSE.finditer(re.sub(r"`[^`]*`", "", line)):
             better = PROSE[found[0].lower()]
             yield StyleFinding(path, number, f"{found[0]!r} in prose: say {better!r}")
 

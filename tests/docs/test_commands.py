@@ -1,4 +1,4 @@
-"""Every command in the docs: it can be given as it stands, and a test runs its verb, or a list says why none does."""
+"""Every command in the docs can be given as it is, and a test runs its verb or a list says why."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from leadstream.cli.main import parser
 from tests.docs.test_reference import PAGES, ROOT, verbs
 
 TESTS = ROOT / "tests"
-# Where the verb of a command is run as a reader runs it: a file of tests, and the words in it that do.
+# Where a verb is run as a reader runs it: a file of tests, and the words in it that do.
 RUN = {
     "config": ("docs/test_reference.py", '"config", "--json"'),
     "console": ("integration/test_console.py", '"console"'),
@@ -49,8 +49,8 @@ RUN = {
 # What is no verb of ours, by how it begins; and the test that runs it, or why none does.
 OTHERS = {
     "curl": "docs/test_tutorial.py",
-    "docker compose": "tests/deploy/test_compose.py reads the file; without a Docker engine nothing is started",
-    "kafka-configs.sh": "comes with a Kafka that is installed; the tests set the same through the admin client",
+    "docker compose": "tests/deploy/test_compose.py reads the file; no Docker engine is there",
+    "kafka-configs.sh": "is part of a Kafka; the tests set the same through the admin client",
     "kcat": "integration/test_examples.py",
     "kill": "docs/test_tutorial.py",
     "kubectl": "tests/deploy/test_kubernetes.py checks what it is given; no cluster is started",
@@ -69,7 +69,7 @@ OTHERS = {
 
 
 def displayed() -> Iterator[tuple[Path, str]]:
-    """The page and text of every command, without prompt, comment and settings before it, one of each line's."""
+    """Yield page and text of every command, without its prompt, comment and settings."""
     for page in PAGES:
         text = page.read_text()
         blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)

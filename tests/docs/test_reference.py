@@ -1,4 +1,4 @@
-"""docs/reference/index.md says of every verb, setting and metric what the code says of it."""
+"""The reference page and the code agree on every verb, setting and metric."""
 
 import argparse
 import json
@@ -26,10 +26,25 @@ from leadstream.settings import Settings
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference" / "index.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXPLAINED = [
+    ROOT / "docs" / "reference" / "glossary.md",
+    *sorted((ROOT / "docs" / "explanation").glob("*.md")),
+]
+RECORDS = {
+    name
+    for path in (ROOT / "schemas").glob("*.avsc")
+    for name in re.findall(r'"name": "(\w+)"', path.read_text())
+}
+CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+SOURCES = "\n".join(
+    path.read_text()
+    for room in ("consumer", "features", "leadstream", "models", "producer", "schemas")
+    for path in (ROOT / room).rglob("*.py")
+)
 
 
 def rows(heading: str) -> dict[str, list[str]]:
-    """The table under a heading of the reference: its rows by their first cell, without back-ticks."""
+    """Return the rows of the table under a heading by their first cell, without back-ticks."""
     section = REFERENCE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     cells = [
         [cell.strip() for cell in line.strip("| ").split(" | ")]
@@ -120,6 +135,24 @@ def test_a_command_in_the_docs_that_does_not_exist_fails_its_reader(page: Path) 
         r"^(?:\$ )?leadstream ([a-z][a-z -]*)", page.read_text(), re.MULTILINE
     ):
         assert any(command.startswith(words) for words in known), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_file_that_the_docs_name_but_that_is_gone_misleads_its_reader(page: Path) -> None:
+    named = re.findall(r"`((?:[a-z_-]+/)+(?:[\w.-]+\.(?:py|md|json|toml|yml))?)`", page.read_text())
+    for name in named:
+        if (ROOT / name.split("/")[0]).is_dir():
+            assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:consumer|leadstream|models)(?:\.[a-z_]+)+)`", page.read_text()):
+        path = ROOT / name.replace(".", "/")
+        setting = name == "leadstream.origin"  # of a Postgres session
+        assert setting or path.is_dir() or path.with_suffix(".py").exists(), name
+
+
+@pytest.mark.parametrize("page", EXPLAINED, ids=lambda page: page.name)
+def test_a_class_that_an_explanation_names_is_in_the_code(page: Path) -> None:
+    named = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)`", page.read_text()))
+    assert named - RECORDS <= set(CLASS.findall(SOURCES)), page.name
 
 
 def test_every_make_target_in_the_docs_exists() -> None:

@@ -1,4 +1,4 @@
-"""The site as it is built: every page is on it, every link leads somewhere, and nothing is fetched from elsewhere."""
+"""The built site has every page, no broken link, and fetches nothing from elsewhere."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""docs/tutorial/index.md, command by command in one shell, against a real Kafka and a real Postgres."""
+"""The tutorial, command by command in one shell, against a real Kafka and a real Postgres."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ NOT_RUN = {
     "pip install": "the tests run in an environment",
 }
 PSQL = '''#!{python}
-"""psql -c, as far as the tutorial needs it; it waits for what a reader waits for with their eyes."""
+"""psql -c, as far as the tutorial needs it; it waits as a reader waits."""
 import sys, time
 from pathlib import Path
 import psycopg
