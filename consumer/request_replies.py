@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from leadstream.kafka.access import Access
-from leadstream.kafka.topic_reader import Log
+from leadstream.kafka.connection_check import ConnectionCheck
+from leadstream.kafka.topic_reader import TopicReader
 from leadstream.log import configure
 from leadstream.settings import Settings
 from schemas.codec import Reader
@@ -15,7 +15,7 @@ from schemas.registry import Registry
 class Answers:
     """Stands at the end of the results topic from the moment it is made: make it before a request is sent."""
 
-    def __init__(self, log: Log, reader: Reader) -> None:
+    def __init__(self, log: TopicReader, reader: Reader) -> None:
         self._log = log
         self._reader = reader
         self._starts = {partition: log.bounds(partition)[1] for partition in log.partitions()}
@@ -37,11 +37,11 @@ class Answers:
 
 @contextmanager
 def answering(settings: Settings) -> Iterator[Answers]:
-    """Wait for answers on the brokers of the settings. Raises as Log does."""
+    """Wait for answers on the brokers of the settings. Raises as TopicReader does."""
     configure(settings)
-    Access(settings).check()
+    ConnectionCheck(settings).check()
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    log = Log(settings, settings.topics.rescore_results)
+    log = TopicReader(settings, settings.topics.rescore_results)
     try:
         yield Answers(log, Reader("RescoreResult", registry))
     finally:

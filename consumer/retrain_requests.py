@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from leadstream.errors import Transient, UserError
 from leadstream.kafka.config import config_error, producer_config
-from leadstream.kafka.permission import told
+from leadstream.kafka.health import describe_error
 from leadstream.log import Logger, client_logger
 from leadstream.settings import Settings
 from models.monitor.triggers import InService, Trigger, service_of
@@ -86,7 +86,7 @@ class RetrainRequests:
         failures: list[str] = []
 
         def report(error: KafkaError | None, _message: object) -> None:
-            failures.extend([told(error, "Write", self._topic)] if error else [])
+            failures.extend([describe_error(error, "Write", self._topic)] if error else [])
 
         value = self._writer.encode(record)
         self._producer.produce(

@@ -14,6 +14,7 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from leadstream.budgets import conflict
 from leadstream.errors import SettingsError
 from leadstream.kafka.topics import VARIABLES, Topics
 
@@ -302,6 +303,10 @@ def load_settings(
             if key in _REFUSED and value.lower() != _SAFE.get(key):
                 raise SettingsError(f"{name} is refused: {_REFUSED[key]}")
             kafka[key] = value
+    if (found := conflict(kafka)) is not None:
+        key, why = found
+        name = variable_of(key)
+        raise SettingsError(f"{name}={kafka[key]} does not fit: {why}")
     topics = Topics(**{field: values[name] for name, field in VARIABLES.items() if name in values})
     names = [getattr(topics, field.name) for field in fields(Topics)]
     if len(set(names)) < len(names):

@@ -1,25 +1,23 @@
-"""One life of the relay's transactional producer: records and the outbox's position become visible together."""
+"""Kafka transactions of the relay: records and the outbox's position become visible together."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka import Message as Report
+from confluent_kafka import KafkaException
 
-from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka.config import MOCK_CLUSTER, config_error, produce, producer_config, retrying
-from leadstream.kafka.permission import denied, told
+from leadstream.budgets import COMMIT_SECONDS, OPEN_SECONDS
+from leadstream.deadline import Deadline
+from leadstream.errors import Transient
+from leadstream.kafka.config import producer_config
+from leadstream.kafka.health import CREATE_TOPICS, cluster_metadata, denied_topic
+from leadstream.kafka.transaction import TransactionalProducer
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 from producer.positions import Position
 
-OPEN_SECONDS, CALL_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 5.0, 2.0, 10.0, 5.0
-
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OutboxRecord:
     """A record to publish."""
 
     topic: str
@@ -28,50 +26,33 @@ class Message:
 
 
 def transactional_id(settings: Settings) -> str:
-    """One for each group: a second relay of a group ends the first. It is the key of the position, too."""
+    """Return the transactional id of a group's relay, which is also the key of its position.
+
+    One for each group: a second relay of a group fences the first.
+    """
     return f"{settings.group_id}-relay"
 
 
 class Publication:
-    """A producer of its own; a method that raises Fenced has ended it."""
+    """A transactional producer of the relay. A method that raises Fenced has ended it."""
 
     def __init__(self, settings: Settings) -> None:
-        config: dict[str, Any] = producer_config(settings, transactional=True) | {
-            "delivery.report.only.error": True,
-            "on_delivery": self._on_failure,
+        id_ = transactional_id(settings)
+        config = producer_config(settings, transactional=True) | {
+            "transactional.id": id_,
+            "logger": client_logger(),
         }
-        self._undelivered: str | None = None
-        try:
-            self._producer = Producer(
-                {
-                    **config,
-                    "transactional.id": transactional_id(settings),
-                    "logger": client_logger(),
-                }
-            )
-        except KafkaException as error:
-            raise config_error(error) from None
-        self._topics = settings.topics
-        self._key = transactional_id(settings).encode()
+        self._transaction = TransactionalProducer(config, shown_id=id_)
+        topics = settings.topics
+        self._positions, self._key = topics.relay_positions, id_.encode()
+        self._topics = (topics.lead_changes, topics.lead_outcomes, topics.relay_positions)
 
     def open(self) -> None:
-        """Become the one relay: whoever was it before can commit nothing more. Raises Transient, UserError."""
-        self._look()
-        try:
-            self._producer.init_transactions(OPEN_SECONDS)
-        except KafkaException as error:
-            kafka_error: KafkaError = error.args[0]
-            if kafka_error.code() in (
-                KafkaError._UNSUPPORTED_FEATURE,
-                KafkaError.UNSUPPORTED_VERSION,
-            ):
-                raise UserError(
-                    f"this broker has no transactions ({kafka_error.str()}): the relay needs them"
-                ) from None
-            why = told(kafka_error, "Write", self._key.decode())
-            raise Transient("brokers", f"no transaction coordinator: {why}") from error
+        """Fence the relay before this one. Raises Transient, and UserError without transactions."""
+        self._check_topics()
+        self._transaction.open("the relay needs them; use a real Kafka")
 
-    def commit(self, messages: Iterable[Message], position: Position) -> None:
+    def commit(self, records: Iterable[OutboxRecord], position: Position) -> None:
         """Publish a batch:
 
         1. Begin a transaction.
@@ -79,65 +60,30 @@ class Publication:
         3. Produce the position of the last row into it.
         4. Commit: all of it becomes visible together, or nothing does.
 
-        Transient: nothing of it counts, try again. Fenced: it may count; the committed position tells.
+        Raises Transient if nothing of it counts: try again. Raises Fenced if it may count: the
+        committed position tells.
         """
-        deadline = time.monotonic() + COMMIT_SECONDS
-        self._undelivered = None
-        try:
-            self._producer.begin_transaction()
-            place = Message(self._topics.relay_positions, self._key, position.encode())
-            records = (
-                (each.topic, each.key, each.value, None, None) for each in (*messages, place)
+        deadline = Deadline.after(COMMIT_SECONDS)
+        last = OutboxRecord(self._positions, self._key, position.encode())
+        with self._transaction.failures(lambda: self._topics):
+            self._transaction.begin()
+            self._transaction.produce(
+                ((each.topic, each.key, each.value, None, None) for each in (*records, last)),
+                deadline,
             )
-            produce(self._producer, records, deadline)
-            retrying(lambda: self._producer.commit_transaction(CALL_SECONDS), deadline)
-        except KafkaException as error:
-            self._abort(error)
+            self._transaction.commit(deadline)
 
     def close(self) -> None:
-        """Give up what was not committed."""
-        self._producer.purge()
+        """Discard everything that is not committed."""
+        self._transaction.close()
 
-    def _look(self) -> None:
-        try:
-            cluster = self._producer.list_topics(timeout=OPEN_SECONDS)
-        except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
-        if str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
-            raise UserError(
-                "this broker has no transactions (it is librdkafka's mock cluster), and the relay needs them: "
-                "use a real Kafka"
-            )
-        wanted = (
-            self._topics.lead_changes,
-            self._topics.lead_outcomes,
-            self._topics.relay_positions,
-        )
-        if absent := [topic for topic in wanted if topic not in cluster.topics]:
-            if (why := denied(self._producer, absent, "Write")) is not None:
-                raise Transient("brokers", why)
-            raise Transient(
-                "brokers",
-                f"no {', '.join(absent)}; `leadstream topics create` makes what is missing",
-            )
-
-    def _abort(self, error: KafkaException) -> None:
-        kafka_error: KafkaError = error.args[0]
-        if kafka_error.fatal():
-            raise Fenced(kafka_error.str()) from error
-        try:
-            retrying(
-                lambda: self._producer.abort_transaction(CALL_SECONDS),
-                time.monotonic() + ABORT_SECONDS,
-            )
-        except KafkaException as abort_error:
-            raise Fenced(abort_error.args[0].str()) from error
-        # A record that no broker took is named in its report, and only there.
-        self._producer.poll(0)
-        raise Transient(
-            "brokers", f"the transaction was aborted: {self._undelivered or kafka_error.str()}"
-        ) from error
-
-    def _on_failure(self, error: KafkaError, message: Report) -> None:
-        if error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
-            self._undelivered = self._undelivered or told(error, "Write", str(message.topic()))
+    def _check_topics(self) -> None:
+        """Raise Transient if a topic that the relay writes to does not exist."""
+        client = self._transaction.client
+        there = cluster_metadata(client, OPEN_SECONDS).topics
+        if absent := [topic for topic in self._topics if topic not in there]:
+            try:
+                why = denied_topic(client, absent, "Write")
+            except KafkaException as error:
+                raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", why or f"no {', '.join(absent)}; {CREATE_TOPICS}")

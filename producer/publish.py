@@ -10,8 +10,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from leadstream.errors import UserError
-from leadstream.kafka.access import Access
 from leadstream.kafka.config import config_error, producer_config
+from leadstream.kafka.connection_check import ConnectionCheck
 from leadstream.log import SILENT
 from leadstream.settings import Settings
 from schemas.codec import Writer
@@ -106,7 +106,7 @@ def publishing(settings: Settings) -> Iterator[EventPublisher]:
 
     Leaving the block waits for every acknowledgement.
     """
-    Access(settings).check()
+    ConnectionCheck(settings).check()
     config = {"message.timeout.ms": DELIVERY_TIMEOUT_MS, **producer_config(settings)}
     try:
         producer = Producer(config, logger=SILENT)

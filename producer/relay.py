@@ -19,7 +19,7 @@ from leadstream.settings import Delivery, Settings
 from producer.outbox import TRIM_ROWS, Outbox, Row
 from producer.outbox_records import encode_change, lead_change_record, lead_outcome_record
 from producer.positions import Position, read_position
-from producer.publication import Message, Publication, transactional_id
+from producer.publication import OutboxRecord, Publication, transactional_id
 from schemas.codec import Writer
 from schemas.registry import Registry
 
@@ -162,17 +162,17 @@ class Relay:
         )
         return True
 
-    def _messages(self, rows: Iterable[Row]) -> Iterator[Message]:
+    def _messages(self, rows: Iterable[Row]) -> Iterator[OutboxRecord]:
         topics, state = self._settings.topics, self._options.state
         for row in rows:
             key = row.lead_id.encode()
             if row.record == "LeadOutcome":
-                yield Message(
+                yield OutboxRecord(
                     topics.lead_outcomes, key, self._outcomes.encode(lead_outcome_record(row))
                 )
             else:
                 value = encode_change(self._changes.encode, lead_change_record(row, state=state))
-                yield Message(topics.lead_changes, key, value)
+                yield OutboxRecord(topics.lead_changes, key, value)
 
     def _open(self) -> Publication:
         """Become the one relay:

@@ -11,7 +11,7 @@ from consumer.dead_letters.planner import PlannedAction
 from leadstream.errors import Fenced
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output, Partition
 from leadstream.kafka.config import Headers, Record
-from leadstream.kafka.publisher import End
+from leadstream.kafka.publisher import FinishCommit
 from leadstream.kafka.topics import Topics
 from schemas.codec import Reader, Writer
 
@@ -131,11 +131,11 @@ class MemoryPublisher:
     def open(self) -> None:
         """Always ready."""
 
-    def lacks(self, topic: str) -> str | None:
+    def topic_problem(self, topic: str) -> str | None:
         """Every topic is there."""
         return None
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
         return lambda: self.commit(outputs, batch)
 
     def commit(self, outputs: Iterable[Record], batch: Batch) -> None:

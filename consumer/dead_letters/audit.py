@@ -15,7 +15,7 @@ from typing import Any
 from consumer.dead_letters.letters import LetterId
 from leadstream.errors import Poison, UserError
 from leadstream.kafka.batch import Message, Output
-from leadstream.kafka.topic_reader import Cluster, Log
+from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
@@ -119,9 +119,11 @@ class DecisionIndex:
 class AuditLog:
     """A reader of the committed decisions, which continues where its last read ended."""
 
-    def __init__(self, settings: Settings, registry: Registry | None, cluster: Cluster) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry | None, cluster: TopicOffsets
+    ) -> None:
         self.topic = settings.topics.dead_letter_audit
-        self._log = Log(settings, self.topic)
+        self._log = TopicReader(settings, self.topic)
         self._reader = Reader("TriageDecision", registry)
         self._cluster = cluster
 

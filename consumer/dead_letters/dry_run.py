@@ -17,7 +17,7 @@ from consumer.scoring.codecs import codecs_for
 from consumer.scoring.pipeline import Pipeline
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output
 from leadstream.kafka.config import Headers
-from leadstream.kafka.topic_reader import Cluster, Log
+from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
 from leadstream.settings import Settings
 from models.registry.versions import open_registry
 from models.serve.slot import ChallengerSlot, ModelSlot
@@ -81,10 +81,10 @@ def read_current_scores(
 ) -> CurrentScores:
     """Return the current scores of these leads. Raises UserError, Transient."""
     scores = CurrentScores(leads, Reader("LeadPrediction", registry))
-    log = Log(settings, settings.topics.lead_predictions)
+    log = TopicReader(settings, settings.topics.lead_predictions)
     try:
         partitions = log.partitions() if leads else []
-        ends = Cluster(settings).ends(log.topic, partitions) if partitions else {}
+        ends = TopicOffsets(settings).ends(log.topic, partitions) if partitions else {}
         for message in log.read(dict.fromkeys(partitions, 0), ends):
             scores.add(message)
     finally:

@@ -30,22 +30,23 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from consumer.dead_letters.audit import AuditLog, Decision, DecisionIndex, partition_for
 from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.planner import PlannedAction
-from leadstream.errors import Fenced, Transient, UserError
-from leadstream.kafka.config import MOCK_CLUSTER, config_error, produce, producer_config, retrying
-from leadstream.kafka.permission import told
-from leadstream.kafka.topic_reader import Cluster, Log
+from leadstream.deadline import Deadline
+from leadstream.errors import Fenced, UserError
+from leadstream.kafka.config import producer_config
+from leadstream.kafka.health import describe_error
+from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
+from leadstream.kafka.transaction import TransactionalProducer
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
-CALL_SECONDS = 2.0
 FLUSH_SECONDS = 0.1
 ACQUIRE_SECONDS = 30.0
 EXECUTE_SECONDS = 8.0
@@ -122,17 +123,17 @@ class KafkaDecisionExecutor:
         self._registry = registry
         self._topics = topics
         self._decided_by = decided_by
-        self._cluster = Cluster(settings)
+        self._cluster = TopicOffsets(settings)
         self._audit = AuditLog(settings, registry, self._cluster)
         self._writer = Writer("TriageDecision", registry, topics.dead_letter_audit)
-        self._predictions = Log(settings, topics.lead_predictions)
-        self._changes = Log(settings, topics.lead_changes)
-        self._uncommitted_changes = Log(settings, topics.lead_changes, committed=False)
+        self._predictions = TopicReader(settings, topics.lead_predictions)
+        self._changes = TopicReader(settings, topics.lead_changes)
+        self._uncommitted_changes = TopicReader(settings, topics.lead_changes, committed=False)
         self._config: dict[str, Any] = producer_config(settings, transactional=True) | {
             "transactional.id": f"leadstream-triage-{topics.dead_letter_audit}",
             "logger": client_logger(),
         }
-        self._producer: Producer | None = None
+        self._producer: TransactionalProducer | None = None
         self._denied: str | None = None
         self._partitions = 0
 
@@ -140,8 +141,15 @@ class KafkaDecisionExecutor:
         self._writer.open()
         self._partitions = len(self._audit.partitions())
         if self._producer is not None:
-            self._producer.purge()
-        self._producer = _producer(self._config)
+            self._producer.close()
+        self._producer = TransactionalProducer(
+            self._config, shown_id=self._config["transactional.id"], report_all=True
+        )
+        self._producer.open(
+            "without them a letter could be decided twice; letters can be viewed and exported "
+            "here, but not decided",
+            ACQUIRE_SECONDS,
+        )
         self._audit.update(self.decided)
 
     def track(self, leads: Collection[bytes]) -> None:
@@ -185,18 +193,18 @@ class KafkaDecisionExecutor:
             raise Fenced("this executor was not acquired")
         if any(self.decided.get(each.letter.id) is not None for each in planned):
             raise AssertionError("a letter would be decided twice")
-        deadline = time.monotonic() + EXECUTE_SECONDS
+        deadline = Deadline.after(EXECUTE_SECONDS)
         # The newest letter of a lead comes last, because the consumers keep what they process last.
         ordered = sorted((each for each in planned if each.output), key=lambda each: each.version)
         try:
-            producer.begin_transaction()
+            producer.begin()
             places, refused = _append(producer, ordered, deadline, self._deny)
             overtaken = self._overtaken(ordered, places) if not refused else frozenset[LetterId]()
             if refused or overtaken:
-                producer.abort_transaction(EXECUTE_SECONDS)
+                producer.abort(Deadline.after(EXECUTE_SECONDS))
                 return ExecutionResult(overtaken, refused)
             written = self._decide(producer, planned, deadline)
-            retrying(lambda: producer.commit_transaction(CALL_SECONDS), deadline)
+            producer.commit(deadline)
         except KafkaException as error:
             self._deny(error.args[0], None)
             if self._denied is not None:
@@ -207,16 +215,18 @@ class KafkaDecisionExecutor:
         return ExecutionResult()
 
     def close(self) -> None:
-        for log in (self._audit, self._predictions, self._changes, self._uncommitted_changes):
-            log.close()
+        for reader in (self._audit, self._predictions, self._changes, self._uncommitted_changes):
+            reader.close()
         if self._producer is not None:
-            self._producer.purge()
+            self._producer.close()
             self._producer = None
 
     def _deny(self, error: KafkaError | None, message: Message | None) -> None:
         """Keep the error of a delivery report that names a missing permission."""
         if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            self._denied = told(error, "Write", str(message.topic())) if message else error.str()
+            self._denied = (
+                describe_error(error, "Write", str(message.topic())) if message else error.str()
+            )
 
     def _overtaken(
         self, planned: Sequence[PlannedAction], places: dict[LetterId, tuple[str, int, int]]
@@ -248,7 +258,7 @@ class KafkaDecisionExecutor:
         )
 
     def _decide(
-        self, producer: Producer, planned: Sequence[PlannedAction], deadline: float
+        self, producer: TransactionalProducer, planned: Sequence[PlannedAction], deadline: Deadline
     ) -> list[tuple[int, Decision, bytes]]:
         heads, written = dict(self.decided.heads), []
         shadow = DecisionIndex(self.decided.topic, heads=heads)
@@ -267,46 +277,16 @@ class KafkaDecisionExecutor:
             )
             output = decision.output(self._topics.dead_letter_audit, self._writer)
             value = output.value or b""
-            produce(producer, [output], deadline, partition=partition, on_delivery=self._deny)
+            producer.produce([output], deadline, partition=partition, on_delivery=self._deny)
             shadow.add(decision, partition, value)
             written.append((partition, decision, value))
         return written
 
 
-def _producer(config: dict[str, Any]) -> Producer:
-    """Return a producer that has fenced all others with its transactional id."""
-    try:
-        producer = Producer(config)
-    except KafkaException as error:
-        raise config_error(error) from None
-    try:
-        if str(producer.list_topics(timeout=ACQUIRE_SECONDS).cluster_id or "").startswith(
-            MOCK_CLUSTER
-        ):
-            raise UserError(
-                "this broker has no transactions (it is librdkafka's mock cluster). Without "
-                "transactions a letter could be decided twice: here letters can be inspected and "
-                "exported, but not decided"
-            )
-    except KafkaException as error:
-        raise Transient("brokers", error.args[0].str()) from error
-    deadline = time.monotonic() + ACQUIRE_SECONDS
-    while True:
-        try:
-            # Short calls, because Python handles Ctrl-C only between them.
-            producer.init_transactions(CALL_SECONDS)
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                why = told(error.args[0], "Write", config["transactional.id"])
-                raise Transient("brokers", f"no transaction coordinator: {why}") from error
-        else:
-            return producer
-
-
 def _append(
-    producer: Producer,
+    producer: TransactionalProducer,
     planned: Sequence[PlannedAction],
-    deadline: float,
+    deadline: Deadline,
     deny: Callable[[KafkaError, Message], None],
 ) -> tuple[dict[LetterId, tuple[str, int, int]], dict[LetterId, str]]:
     """Produce the records; return their places and the refusals, by letter.
@@ -335,15 +315,15 @@ def _append(
         letter = item.letter.id
         assert item.output is not None  # noqa: S101 -- the caller selects items with one
         try:
-            produce(producer, [item.output], deadline, on_delivery=reporter(letter))
+            producer.produce([item.output], deadline, on_delivery=reporter(letter))
         except KafkaException as error:
             if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise
             refused[letter] = error.args[0].str()
     try:
         # After a refusal, the producer sends no other record before the transaction aborts.
-        while len(places) < len(planned) and not refused and time.monotonic() < deadline:
-            producer.flush(FLUSH_SECONDS)
+        while len(places) < len(planned) and not refused and not deadline.expired:
+            producer.client.flush(FLUSH_SECONDS)
     # CPython wraps a fatal error of the client between two delivery reports in a SystemError.
     except SystemError as error:
         raise KafkaException(KafkaError(KafkaError._FATAL, "the producer was fenced")) from error

@@ -7,7 +7,7 @@ from consumer.dead_letters.headers import ParsedHeaders, parse_headers
 from leadstream.errors import SettingsError, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.config import Headers
-from leadstream.kafka.topic_reader import Log
+from leadstream.kafka.topic_reader import TopicReader
 from leadstream.settings import Settings
 
 
@@ -70,7 +70,7 @@ class Letter:
 
 def end_offsets(settings: Settings) -> dict[int, int]:
     """Return one past the last letter of each partition. Raises UserError, Transient."""
-    log = Log(settings, settings.topics.dead_letters)
+    log = TopicReader(settings, settings.topics.dead_letters)
     try:
         return {partition: log.bounds(partition)[1] for partition in log.partitions()}
     finally:
@@ -88,7 +88,7 @@ def read_letters(
     Only one record is in memory at a time, in addition to what the client has fetched. Raises
     UserError, Transient.
     """
-    log = Log(settings, settings.topics.dead_letters)
+    log = TopicReader(settings, settings.topics.dead_letters)
     try:
         for each, last in ends.items():
             if partition not in (None, each):

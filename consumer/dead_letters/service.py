@@ -19,7 +19,7 @@ from consumer.dead_letters.letters import Letter, LetterId, end_offsets, read_le
 from consumer.dead_letters.planner import Planner
 from consumer.dead_letters.replay import RATE, DecisionProgress, DecisionRun
 from consumer.dead_letters.selection import Filter, Selection
-from leadstream.kafka.topic_reader import Cluster
+from leadstream.kafka.topic_reader import TopicOffsets
 from leadstream.log import configure
 from leadstream.settings import Settings
 from schemas.registry import Registry
@@ -163,7 +163,7 @@ class TriageService:
 
     @contextmanager
     def _audit(self) -> Iterator[AuditLog]:
-        audit = AuditLog(self.settings, self._registry, Cluster(self.settings))
+        audit = AuditLog(self.settings, self._registry, TopicOffsets(self.settings))
         try:
             yield audit
         finally:

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from consumer.outcomes.reader import Intake, horizons, open_tail
+from consumer.outcomes.reader import Intake, horizons, open_follower
 from consumer.retrain_requests import RetrainRequests
 from leadstream import __version__, log
 from leadstream.backoff import Backoff
+from leadstream.budgets import POLL_SECONDS
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
-from leadstream.kafka.tail import Tail
+from leadstream.kafka.topic_follower import TopicFollower
 from leadstream.process.http import Endpoints
 from leadstream.process.metrics import FollowMetrics
 from leadstream.process.signals import stop_on_signals
@@ -27,7 +28,6 @@ from models.monitor.triggers import InService, Triggers, due, in_service
 from models.registry.versions import ModelRegistry, open_registry
 from schemas.registry import Registry
 
-POLL_SECONDS = 0.25
 LOOK_SECONDS = 2.0  # at the champion, and between two refreshes of the live figures
 SETTLE_SECONDS = 15.0  # longer than a new partition takes to be found
 CHAMPION_VARIANT = "champion"
@@ -110,18 +110,18 @@ class Watch:
             "metrics": manifest.get("metrics"),
         }
 
-    def run(self, tail: Tail) -> None:
+    def run(self, follower: TopicFollower) -> None:
         """Turn the loop. Returns when stopped, and raises whatever a bug raises."""
         while not self._stop.is_set():
             self._status.beat()
             try:
-                self._untaken = self._untaken or deque(tail.poll(POLL_SECONDS))
+                self._untaken = self._untaken or deque(follower.poll(POLL_SECONDS))
                 self._take()
-                self._status.absent(tail.absent)
-                self._status.assigned(tail.partitions)
-                self._resumed(tail)
+                self._status.absent(follower.absent)
+                self._status.assigned(follower.partitions)
+                self._resumed(follower)
                 if self._caught_up and self._clock() >= self._look_at:
-                    self._look(tail)
+                    self._look(follower)
                     self._look_at = self._clock() + LOOK_SECONDS
             except Transient as trouble:
                 self._hold(trouble)
@@ -159,21 +159,24 @@ class Watch:
         for one in judged:
             self._decided[one.made.lead_id] = one.decided_at
 
-    def _look(self, tail: Tail) -> None:
+    def _look(self, follower: TopicFollower) -> None:
         """Judge the silent, refresh the figures, and act where it is time."""
-        self._judge_silent(tail)
+        self._judge_silent(follower)
         self._find_champion()
         qualities = self._live.qualities()
         self._show(qualities)
         if self._new >= self._options.every or not self._evaluated:
             self._evaluate(qualities)
             self._new, self._evaluated = 0, True
-        self._ask_for_training(tail)
+        self._ask_for_training(follower)
 
-    def _judge_silent(self, tail: Tail) -> None:
+    def _judge_silent(self, follower: TopicFollower) -> None:
         """By the outcomes of some seconds ago: what was sent with them to other partitions has been read by now."""
         # Where predictions come without pause, not all of the partitions are ever at their end in the same moment.
-        if not tail.ends(self._settings.topics.lead_outcomes) or self._clock() < self._settled_at:
+        if (
+            not follower.topic_at_end(self._settings.topics.lead_outcomes)
+            or self._clock() < self._settled_at
+        ):
             return
         until = self._intake.ledger.decided_until
         self._judged(
@@ -232,7 +235,7 @@ class Watch:
         if done is not None:
             self._logger.info("recalibrated", **asdict(done))
 
-    def _ask_for_training(self, tail: Tail) -> None:
+    def _ask_for_training(self, follower: TopicFollower) -> None:
         champion, topic = self._champion, self._settings.topics.retrain_requests
         if champion is None:
             return
@@ -248,7 +251,7 @@ class Watch:
             now_ms=self._clock_ms(),
             triggers=self._options.triggers,
         )
-        there = topic in tail.known
+        there = topic in follower.known
         absent = (
             None
             if there or not found
@@ -257,8 +260,8 @@ class Watch:
         self._status.warn("retrain requests", absent)
         self._requests.request(champion, found, publish=there)
 
-    def _resumed(self, tail: Tail) -> None:
-        caught_up = self._caught_up or tail.at_end
+    def _resumed(self, follower: TopicFollower) -> None:
+        caught_up = self._caught_up or follower.at_end
         if self._held is not None or caught_up != self._caught_up:
             self._status.well()
         if self._held is not None:
@@ -318,14 +321,14 @@ def follow(settings: Settings, options: Options) -> None:
     )
     stop_on_signals(watch, logger)
     try:
-        tail = open_tail(settings)
+        follower = open_follower(settings)
         logger.info(
             "started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}"
         )
         try:
-            watch.run(tail)
+            watch.run(follower)
         finally:
-            tail.close()
+            follower.close()
     finally:
         endpoints.close()
         if registry:

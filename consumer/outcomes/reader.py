@@ -7,9 +7,10 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
+from leadstream.budgets import POLL_SECONDS
 from leadstream.errors import Poison, Reason, UserError
 from leadstream.kafka.batch import Message
-from leadstream.kafka.tail import Tail
+from leadstream.kafka.topic_follower import TopicFollower
 from leadstream.kafka.topics import Topics
 from leadstream.lead_fields import END_TIME_MS, MIN_TIME_MS
 from leadstream.log import configure
@@ -19,7 +20,6 @@ from models.registry.versions import ModelRegistry
 from schemas.codec import Reader
 from schemas.registry import Registry
 
-POLL_SECONDS = 0.25
 SILENT_SECONDS = 30.0
 # One wrong clock must not make every prediction mature.
 AHEAD_MS = DAY_MS
@@ -120,14 +120,14 @@ def read_all(
         Counter[Reason](),
         list[Judged](),
     )
-    tail = open_tail(settings)
+    follower = open_follower(settings)
     try:
         heard = time.monotonic()
-        while not tail.at_end:
-            messages = tail.poll(POLL_SECONDS)
-            if tail.absent:
+        while not follower.at_end:
+            messages = follower.poll(POLL_SECONDS)
+            if follower.absent:
                 raise UserError(
-                    f"there is no topic {tail.absent[0]}; `leadstream topics create` makes what is missing"
+                    f"there is no topic {follower.absent[0]}; `leadstream topics create` makes what is missing"
                 )
             for message in messages:
                 try:
@@ -141,7 +141,7 @@ def read_all(
                     f"the brokers stopped answering for {SILENT_SECONDS:g} s; try again"
                 )
     finally:
-        tail.close()
+        follower.close()
         if registry:
             registry.close()
     judged += intake.ledger.overdue(intake.ledger.decided_until)
@@ -177,10 +177,10 @@ def in_order(
     )
 
 
-def open_tail(settings: Settings) -> Tail:
+def open_follower(settings: Settings) -> TopicFollower:
     """The predictions and outcomes, and the challengers' predictions where there are any."""
     topics = settings.topics
-    return Tail(
+    return TopicFollower(
         settings, [topics.lead_predictions, topics.lead_outcomes], [topics.shadow_predictions]
     )
 

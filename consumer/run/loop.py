@@ -235,7 +235,9 @@ class Service:
     def _load_challenger(self, champion: Model, publisher: Publisher) -> None:
         """The challenger for the next batch; what is wrong with one is told and counted, and holds nothing back."""
         slot = self._challenger
-        challenger = slot.follow(champion.version, lambda: self._pipeline.obstacle(publisher.lacks))
+        challenger = slot.follow(
+            champion.version, lambda: self._pipeline.obstacle(publisher.topic_problem)
+        )
         version = challenger.version if challenger else None
         if version != self._challenging:
             self._tell_models()

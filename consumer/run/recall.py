@@ -8,7 +8,7 @@ import numpy as np
 from consumer.scoring.versions import VERSION, Versions
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
-from leadstream.kafka.topic_reader import Cluster, Log, NoTopic
+from leadstream.kafka.topic_reader import NoTopic, TopicOffsets, TopicReader
 from leadstream.settings import Settings
 from schemas.codec import Reader
 from schemas.columns import COMPILED, ColumnReader, use_columns
@@ -47,7 +47,7 @@ class Recall:
             return
         if COMPILED and self._columns is None:
             self._columns = ColumnReader(self._reader, ("source_topic", "lead_version"))
-        log = Log(
+        log = TopicReader(
             self._settings,
             self._settings.topics.lead_predictions,
             quiet=QUIET_SECONDS,
@@ -59,14 +59,14 @@ class Recall:
             log.close()
         self.due = False
 
-    def _read(self, log: Log, versions: Versions) -> None:
+    def _read(self, log: TopicReader, versions: Versions) -> None:
         try:
             partitions = log.partitions()
         except NoTopic:
             return  # nothing was published
         except UserError as error:
             raise Transient("brokers", str(error)) from error
-        ends = Cluster(self._settings).ends(log.topic, partitions)
+        ends = TopicOffsets(self._settings).ends(log.topic, partitions)
         share = TAIL // len(partitions)
         messages = log.read(
             {p: max(self._next.get(p, 0), end - share, 0) for p, end in ends.items()}, ends

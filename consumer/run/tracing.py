@@ -24,7 +24,7 @@ from leadstream import __version__
 from leadstream.errors import LeadstreamError
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import Headers, Record
-from leadstream.kafka.publisher import End, Publisher
+from leadstream.kafka.publisher import FinishCommit, Publisher
 from leadstream.log import client_logger
 from leadstream.settings import Settings, Traces
 
@@ -122,9 +122,13 @@ class TracedPublisher:
 
     def __init__(self, publisher: Publisher, tracing: Tracing) -> None:
         self._publisher, self._tracing = publisher, tracing
-        self.open, self.lacks, self.close = publisher.open, publisher.lacks, publisher.close
+        self.open, self.topic_problem, self.close = (
+            publisher.open,
+            publisher.topic_problem,
+            publisher.close,
+        )
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
         spans = self._tracing.take()
         try:
             end = self._publisher.begin(outputs, batch)

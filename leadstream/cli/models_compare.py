@@ -25,7 +25,7 @@ def compare_by_outcomes(
 ) -> int:
     """Print the verdict on two versions, and their figures on the leads that it rests on."""
     from consumer.outcomes.reader import read_judged
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
     from models.monitor.compare import Mode, compare, settled, shadow_pairs, split_pairs
     from models.monitor.ledger import horizon_of
 
@@ -40,7 +40,7 @@ def compare_by_outcomes(
         )
         raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
     settings = load_settings()
-    Access(settings).check()
+    ConnectionCheck(settings).check()
     with bar("Reading", None, shown=not as_json) as advance:
         judged = read_judged(settings, horizons.get, progress=advance)
     known = settled(judged, horizons[champion])

@@ -62,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres of the CRM")
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
 
-    access = Access(settings)
+    access = ConnectionCheck(settings)
     from leadstream.process.metrics import RelayMetrics
     from producer.outbox import Outbox
     from producer.relay import Options, Relay

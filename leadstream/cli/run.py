@@ -26,9 +26,9 @@ def run(_arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     settings.need("MODEL_STORE", "name the folder or URL that `leadstream train` writes models to")
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
 
-    access = Access(settings)
+    access = ConnectionCheck(settings)
     from consumer.run import app
 
     access.check()

@@ -37,9 +37,9 @@ def run(_arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
 
-    access = Access(settings)
+    access = ConnectionCheck(settings)
     from consumer.deliver.sink import Scores, Sink
     from leadstream.process.loop import Loop
     from leadstream.process.metrics import SinkMetrics

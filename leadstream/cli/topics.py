@@ -194,12 +194,12 @@ def find_differences(settings: "Settings") -> list[TopicDifference]:
 def _connect(settings: "Settings") -> tuple[Any, dict[str, str]]:
     from confluent_kafka.admin import AdminClient
 
-    from leadstream.kafka.access import Access
     from leadstream.kafka.config import client_config
+    from leadstream.kafka.connection_check import ConnectionCheck
     from leadstream.log import client_logger, configure
 
     configure(settings)
-    Access(settings).check()
+    ConnectionCheck(settings).check()
     return AdminClient(client_config(settings), logger=client_logger()), asdict(settings.topics)
 
 

@@ -74,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             f"--from {arguments.topic}: lead changes go there; foreign ones need a topic of their own"
         )
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
 
-    access = Access(settings)
+    access = ConnectionCheck(settings)
     from leadstream.process.loop import Loop
     from leadstream.process.metrics import TranslateMetrics
 

@@ -1,53 +1,52 @@
-"""The end of a batch: predictions, results, dead letters and offsets become visible together, or not at all."""
+"""Publishers: predictions, results, dead letters and offsets of a batch, committed together."""
 
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from leadstream.errors import Fenced, Transient, UserError
+from leadstream.budgets import ABORT_SECONDS, CALL_SECONDS, COMMIT_SECONDS, OPEN_SECONDS
+from leadstream.deadline import Deadline
+from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch
-from leadstream.kafka.config import MOCK_CLUSTER, Record, config_error, produce, retrying
-from leadstream.kafka.permission import forbidden, told
+from leadstream.kafka.config import Record, make_producer
+from leadstream.kafka.health import cluster_metadata, describe_error, topic_problem
 from leadstream.kafka.source import KafkaSource
+from leadstream.kafka.transaction import TransactionalProducer, produce
 
-OPEN_SECONDS = 5.0
-# Commit and abort together, each with one more call, end within the time that a stopping process has.
-CALL_SECONDS = 2.0
-COMMIT_SECONDS = 10.0
-ABORT_SECONDS = 5.0
-# What an abort says of records that never left.
-PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
+_UUID_CHARACTERS = len(str(uuid.UUID(int=0)))
 
-
-# What ends a batch, in whichever thread, once. Transient: nothing of it counts, try again. Fenced: it may count, or
-# another owner does it.
-End = Callable[[], None]
+# Finishes the commit of a batch, in any thread, once. Transient: nothing of the batch counts, try
+# again. Fenced: it may count, or another process owns it.
+FinishCommit = Callable[[], None]
 
 
 class Publisher(Protocol):
-    """Publishes what came of a batch and moves the group's offsets past it: of one batch at a time."""
+    """The outputs of one batch at a time, and the group's offsets past that batch."""
 
     def open(self) -> None:
-        """Get ready; raises Transient while the brokers do not answer."""
+        """Get ready. Raises Transient while the brokers do not answer."""
 
-    def lacks(self, topic: str) -> str | None:
-        """Why nothing can be published to a topic, or None where it is there."""
+    def topic_problem(self, topic: str) -> str | None:
+        """Return why nothing can be published to a topic, or None if it is there."""
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
-        """Hand over all that came of a batch; what comes back waits for the brokers and ends it. Raises like it."""
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+        """Hand over the outputs of a batch, and return the call that finishes its commit.
+
+        That call waits for the brokers. Both raise Transient and Fenced.
+        """
 
     def close(self) -> None:
-        """Give up what was not committed."""
+        """Discard everything that is not committed."""
 
 
 class TransactionalPublisher:
-    """Exactly once: one Kafka transaction for each batch. `on_wait` is told why a commit takes long."""
+    """A publisher that delivers exactly once: one Kafka transaction for each batch.
+
+    `on_wait` receives the reason while a commit takes long.
+    """
 
     def __init__(
         self,
@@ -56,142 +55,59 @@ class TransactionalPublisher:
         on_wait: Callable[[str], None] = lambda _why: None,
     ) -> None:
         self._source = source
-        self._on_wait = on_wait
-        # Each process has one of its own; what can be granted is what they begin with.
-        self._ids = str(config.get("transactional.id"))[: -len(str(uuid.UUID(int=0)))] + "*"
-        self._undelivered: str | None = None
-        self._clients = {
-            key: value for key, value in config.items() if not key.startswith("transaction")
-        }
-        self._config = config | {
-            "delivery.report.only.error": True,
-            "on_delivery": self._on_failure,
-        }
-        self._producer = _producer(self._config)
+        # Each process has its own id; permissions are granted on the prefix that they share.
+        prefix = str(config.get("transactional.id"))[:-_UUID_CHARACTERS] + "*"
+        self._transaction = TransactionalProducer(
+            config, shown_id=prefix, on_wait=on_wait, doubt=lambda: source.doubt
+        )
         self._ready = False
 
     def open(self) -> None:
-        if self._ready:
-            return
-        cluster = _cluster_id(self._producer, self._source)
-        if cluster.startswith(MOCK_CLUSTER):
-            raise UserError(
-                "this broker has no transactions (it is librdkafka's mock cluster): "
-                "set LEADSTREAM_DELIVERY=at-least-once, or use a real Kafka"
-            )
-        try:
-            self._producer.init_transactions(OPEN_SECONDS)
-        except KafkaException as error:
-            kafka_error: KafkaError = error.args[0]
-            if kafka_error.code() in (
-                KafkaError._UNSUPPORTED_FEATURE,
-                KafkaError.UNSUPPORTED_VERSION,
-            ):
-                raise UserError(
-                    f"this broker has no transactions ({kafka_error.str()}): set LEADSTREAM_DELIVERY=at-least-once"
-                ) from None
-            if kafka_error.fatal():
-                # For this producer only: the next try is another one's.
-                self._producer = _producer(self._config)
-            why = told(kafka_error, "Write", self._ids)
-            raise Transient("brokers", f"no transaction coordinator: {why}") from error
-        self._ready = True
+        """Fence nothing, for the id is new, but find the transaction coordinator."""
+        if not self._ready:
+            self._transaction.open("set LEADSTREAM_DELIVERY=at-least-once, or use a real Kafka")
+            self._ready = True
 
-    def lacks(self, topic: str) -> str | None:
-        return _lacks(self._producer, topic)
+    def topic_problem(self, topic: str) -> str | None:
+        """Return why nothing can be published to a topic, or None if it is there."""
+        return topic_problem(self._transaction.client, topic, OPEN_SECONDS)
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
-        """A batch in four steps, of which what comes back does the last two:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+        """Commit a batch in four steps; the returned call does the last two:
 
         1. Begin a transaction.
         2. Produce predictions, results and dead letters into it.
-        3. Add the consumed offsets, with the group's metadata, so that a process that lost its partitions is refused.
+        3. Add the consumed offsets with the group's metadata: the brokers then refuse a process
+           that lost its partitions.
         4. Commit: all of it becomes visible together, or nothing does.
         """
-        deadline = time.monotonic() + COMMIT_SECONDS
-        self._undelivered = None
-        try:
-            self._producer.begin_transaction()
-            produce(self._producer, outputs, deadline)
-            offsets, group = (
-                self._source.offsets(batch),
-                self._source.consumer.consumer_group_metadata(),
-            )
-        except KafkaException as error:
-            self._abort(error, outputs)
-        return partial(self._commit, offsets, group, outputs, deadline)
+        deadline = Deadline.after(COMMIT_SECONDS)
+        topics = partial(_topics, outputs)
+        with self._transaction.failures(topics, self._source.group):
+            self._transaction.begin()
+            self._transaction.produce(outputs, deadline)
+            offsets = self._source.offsets(batch)
+            group = self._source.consumer.consumer_group_metadata()
+        return partial(self._commit, offsets, group, topics, deadline)
 
     def _commit(
         self,
         offsets: list[TopicPartition],
         group: object,
-        outputs: Iterable[Record],
-        deadline: float,
+        topics: Callable[[], Iterable[str]],
+        deadline: Deadline,
     ) -> None:
-        try:
-            retrying(lambda: self._send_offsets(offsets, group), deadline, self._on_wait)
-            retrying(
-                lambda: self._producer.commit_transaction(CALL_SECONDS), deadline, self._on_wait
-            )
-        except KafkaException as error:
-            self._abort(error, outputs)
-
-    def _send_offsets(self, offsets: list[TopicPartition], group: object) -> None:
-        """In a thread of its own, for librdkafka may never come back from this call, whatever the timeout, once the
-        group's coordinator was gone from the cluster (its issues 5456 and 5511): then both clients are given up.
-        """
-        sent: Future[None] = Future()
-
-        def send() -> None:
-            try:
-                self._producer.send_offsets_to_transaction(offsets, group, CALL_SECONDS)
-                sent.set_result(None)
-            except KafkaException as error:
-                sent.set_exception(error)
-
-        threading.Thread(target=send, name="offsets", daemon=True).start()
-        try:
-            sent.result(2 * CALL_SECONDS)
-        except TimeoutError:
-            raise Fenced("the client hangs since the group's coordinator went away") from None
-
-    def _abort(self, error: KafkaException, outputs: Iterable[Record]) -> NoReturn:
-        """Undo the transaction where that is possible; where it is not, rejoining tells what became of it."""
-        kafka_error: KafkaError = error.args[0]
-        if kafka_error.fatal():
-            raise Fenced(kafka_error.str()) from error
-        try:
-            until = time.monotonic() + ABORT_SECONDS
-            retrying(lambda: self._producer.abort_transaction(CALL_SECONDS), until, self._on_wait)
-        except KafkaException as abort_error:
-            raise Fenced(abort_error.args[0].str()) from error
-        # A record that no broker took is named in its report, and only there.
-        self._producer.poll(0)
-        why = self._undelivered or self._denied(kafka_error, outputs) or kafka_error.str()
-        raise Transient("brokers", f"the transaction was aborted: {why}") from error
-
-    def _denied(self, error: KafkaError, outputs: Iterable[Record]) -> str | None:
-        """Which permission is missing, where it is one."""
-        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            return told(error, "Read", self._source.group)
-        if error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            return None
-        try:
-            return forbidden(self._clients, sorted({record[0] for record in outputs}), "Write")
-        except KafkaException:
-            return None
-
-    def _on_failure(self, error: KafkaError, message: Message) -> None:
-        if error.code() not in PURGED:
-            self._undelivered = self._undelivered or told(error, "Write", str(message.topic()))
+        with self._transaction.failures(topics, self._source.group):
+            self._transaction.send_offsets(offsets, group, deadline)
+            self._transaction.commit(deadline)
 
     def close(self) -> None:
-        # Without a flush: what is still queued belongs to a transaction that never committed.
-        self._producer.purge()
+        """Discard everything that is not committed."""
+        self._transaction.close()
 
 
 class AcknowledgedPublisher:
-    """At least once: every output is acknowledged by the brokers before the offsets are committed."""
+    """A publisher that delivers at least once: the brokers acknowledge every output first."""
 
     def __init__(
         self,
@@ -201,26 +117,28 @@ class AcknowledgedPublisher:
     ) -> None:
         self._source = source
         self._on_wait = on_wait
-        self._producer = _producer(config)
+        self._producer = make_producer(config)
         self._failure: str | None = None
         self._ready = False
 
     def open(self) -> None:
+        """Find the brokers."""
         if not self._ready:
-            _cluster_id(self._producer, self._source)
+            cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
             self._ready = True
 
-    def lacks(self, topic: str) -> str | None:
-        return _lacks(self._producer, topic)
+    def topic_problem(self, topic: str) -> str | None:
+        """Return why nothing can be published to a topic, or None if it is there."""
+        return topic_problem(self._producer, topic, OPEN_SECONDS)
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> End:
-        """A batch in three steps, of which what comes back does the last two:
+    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+        """Commit a batch in three steps; the returned call does the last two:
 
         1. Produce predictions, results and dead letters.
         2. Wait until the brokers have acknowledged every one of them.
         3. Commit the consumed offsets.
         """
-        deadline = time.monotonic() + COMMIT_SECONDS
+        deadline = Deadline.after(COMMIT_SECONDS)
         self._failure = None
         try:
             produce(self._producer, outputs, deadline, on_delivery=self._on_delivery)
@@ -228,8 +146,8 @@ class AcknowledgedPublisher:
             self._failure = error.args[0].str()
         return partial(self._commit, batch, deadline)
 
-    def _commit(self, batch: Batch, deadline: float) -> None:
-        while (undelivered := self._producer.flush(CALL_SECONDS)) and time.monotonic() < deadline:
+    def _commit(self, batch: Batch, deadline: Deadline) -> None:
+        while (undelivered := self._producer.flush(CALL_SECONDS)) and not deadline.expired:
             self._on_wait(f"{undelivered} outputs are not acknowledged")
         if undelivered or self._failure is not None:
             self._producer.purge()
@@ -240,33 +158,12 @@ class AcknowledgedPublisher:
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._failure = self._failure or told(error, "Write", str(message.topic()))
+            self._failure = self._failure or describe_error(error, "Write", str(message.topic()))
 
     def close(self) -> None:
+        """Discard everything that is not acknowledged."""
         self._producer.purge()
 
 
-def _producer(config: dict[str, Any]) -> Producer:
-    try:
-        return Producer(config)
-    except KafkaException as error:
-        raise config_error(error) from None
-
-
-def _cluster_id(producer: Producer, source: KafkaSource) -> str:
-    try:
-        return str(producer.list_topics(timeout=OPEN_SECONDS).cluster_id or "")
-    except KafkaException as error:
-        raise Transient("brokers", source.doubt or error.args[0].str()) from error
-
-
-def _lacks(producer: Producer, topic: str) -> str | None:
-    try:
-        error = producer.list_topics(topic, timeout=OPEN_SECONDS).topics[topic].error
-    except KafkaException as unanswered:
-        return f"topic {topic}: {unanswered.args[0].str()}"
-    return (
-        f"topic {topic}: {error.str()}; `leadstream topics create` makes what is missing"
-        if error
-        else None
-    )
+def _topics(outputs: Iterable[Record]) -> Iterable[str]:
+    return (record[0] for record in outputs)

@@ -1,4 +1,4 @@
-"""Where batches come from: a member of a consumer group whose partitions move only while no batch is worked on."""
+"""Batches from a consumer group; partitions move only between two batches."""
 
 import time
 from collections.abc import Callable
@@ -7,56 +7,55 @@ from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from leadstream.budgets import LEAVE_SECONDS
+from leadstream.deadline import Deadline
 from leadstream.errors import Fenced, Transient
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Partition
 from leadstream.kafka.config import config_error
-from leadstream.kafka.permission import forbidden, told
+from leadstream.kafka.health import (
+    SELF_REPAIRING,
+    UNKNOWN_TOPIC,
+    cluster_metadata,
+    describe_error,
+    missing_permission,
+)
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
-# A few bytes of a request ask for a lead: with more of them in one batch, all changes would wait for its end.
+# A few bytes of a request ask for a lead; with more in one batch, changes would wait for them.
 REQUESTS_MAX_BYTES = 64 * 1024
-# Seeking, pausing or reading positions of a partition that has just moved away is no failure.
+# Seeking, pausing or reading positions of a partition that was just revoked is no failure.
 _MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}
-# Reported by librdkafka while it mends them by itself: no record, and nothing to do.
-MENDS_ITSELF = {
-    KafkaError._PARTITION_EOF,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TRANSPORT,
-    KafkaError._TIMED_OUT,
-    KafkaError._RESOLVE,
-}
-NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 ASK_SECONDS = 2.0
-LEAVE_SECONDS = 2.0
 
 
 class Source(Protocol):
-    """Batches of the assigned partitions, and the ways to hold and to retry them."""
+    """Batches of the assigned partitions, and the ways to rewind and to pause them."""
 
     def poll(self, timeout: float) -> Batch | None:
-        """The next batch, or None where nothing came within `timeout` seconds."""
+        """Return the next batch, or None if nothing arrived within `timeout` seconds."""
 
     def rewind(self, batch: Batch) -> None:
-        """Stand again where `batch` began; partitions that have moved away are left to their new owner."""
+        """Seek to the begin of `batch`; partitions that moved away are left to their new owner."""
 
     def idle(self, timeout: float) -> None:
         """Keep the group membership for up to `timeout` seconds without consuming."""
 
     def assigned(self) -> frozenset[Partition]:
-        """The partitions that this process owns now."""
+        """Return the partitions that this process owns now."""
 
     def lag(self) -> dict[Partition, int]:
-        """Records of each assigned partition behind its end, as far as the client knows without asking."""
+        """Return how many records of each assigned partition are unread, as the client knows it."""
 
     def close(self) -> None:
-        """Leave the group; uncommitted work goes to the next owner."""
+        """Leave the group. Uncommitted work goes to the next owner."""
 
 
 class KafkaSource:
-    """A group consumer. Rebalance callbacks run only inside `poll` and `idle`, so they meet no batch but the one
-    being collected, and take the messages of revoked and lost partitions out of it. Of a batch that is being committed
-    meanwhile the brokers know by the group's generation whether it still may be.
+    """A member of a consumer group.
+
+    Rebalance callbacks run only inside `poll` and `idle`. They find no batch but the one being
+    collected, and remove the messages of revoked and lost partitions from it. Whether a batch that
+    is being committed may still count, the brokers decide by the group's generation.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class KafkaSource:
         self._size = 0
         self._trouble: KafkaError | None = None
         self._doubt: str | None = None
-        # Permissions that were missing: the group's until it is joined, a topic's until the brokers say otherwise.
-        self._kept_out: str | None = None
+        # Missing permissions: on the group until it is joined, on a topic until the brokers grant it.
+        self._denied: str | None = None
         self._unreadable = False
         self._ask_at = 0.0
         self.consumer.subscribe(
@@ -101,9 +100,9 @@ class KafkaSource:
         if first is not None:
             self._collect([first])
             closed_by = self._fill()
-        # An error is told only once what was consumed before it has been handed out: nothing is skipped.
+        # An error is raised after the records before it were returned: none is skipped.
         if not self._collected:
-            self._tell()
+            self._raise_trouble()
             return None
         batch = Batch.from_messages(self._collected, closed_by)
         if not self._assigned.issuperset(batch.next):
@@ -116,7 +115,7 @@ class KafkaSource:
         return batch
 
     def _few_requests(self, batch: Batch) -> Batch:
-        """The batch without the requests beyond REQUESTS_MAX_BYTES: they are put back, and no change waits for them."""
+        """Return the batch without the requests beyond REQUESTS_MAX_BYTES, and rewind those."""
         size, now, later = 0, list[Message](), list[Message]()
         for message in batch.messages:
             if message.topic() == self._requests:
@@ -130,19 +129,19 @@ class KafkaSource:
         try:
             self.rewind(Batch.from_messages(later, batch.closed_by))
         except Transient as trouble:
-            # Consumed and neither in this batch nor in the next, they would be lost: go back to what is committed.
+            # In neither this batch nor the next they would be lost: rejoin at the committed offsets.
             raise Fenced(f"requests could not be put back: {trouble.detail}") from trouble
         return Batch.from_messages(now, ClosedBy.BYTES)
 
     def _fill(self) -> ClosedBy:
-        """Take what is there at once; wait for more only as long as the linger says."""
-        deadline = time.monotonic() + self._linger
+        """Collect what is there, and wait for more as long as the linger allows."""
+        deadline = Deadline.after(self._linger)
         while len(self._collected) < self._max_records:
             if self._size >= BATCH_MAX_BYTES:
                 return ClosedBy.BYTES
             messages = self.consumer.consume(self._max_records - len(self._collected), 0)
             if not messages:
-                left = deadline - time.monotonic()
+                left = deadline.left()
                 message = self.consumer.poll(left) if left > 0 else None
                 if message is None:
                     return ClosedBy.LINGER if self._linger else ClosedBy.DRAIN
@@ -160,17 +159,17 @@ class KafkaSource:
         self._size += sum(map(len, messages))  # of their values
 
     def _note(self, error: KafkaError) -> None:
-        """Keep what is to be told once everything that was consumed before has been handed out."""
-        if error.code() in NO_TOPIC:
+        """Keep an error until the records before it were returned."""
+        if error.code() in UNKNOWN_TOPIC:
             self._doubt = error.str()
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._unreadable = True
         elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._kept_out = told(error, "Read", self.group)
-        elif error.code() not in MENDS_ITSELF:
+            self._denied = describe_error(error, "Read", self.group)
+        elif error.code() not in SELF_REPAIRING:
             self._trouble = error
 
-    def _tell(self) -> None:
+    def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise (
@@ -178,20 +177,17 @@ class KafkaSource:
             )
         if self._unreadable:
             self._unreadable = self._ask_permission()
-        if self._kept_out is not None:
-            raise Transient("brokers", self._kept_out)
+        if self._denied is not None:
+            raise Transient("brokers", self._denied)
         if self._doubt is not None and time.monotonic() >= self._ask_at:
             self._ask(self._doubt)
 
     def _ask(self, doubt: str) -> None:
-        """The client tells of a trouble once and never that it is over: see whether the brokers and topics are there.
+        """Look whether the brokers and topics are there; raise Transient if no broker answers.
 
-        Absent topics do not hold back those that are there. Raises Transient where no broker answers.
+        The client reports a trouble once and never its end. Absent topics do not hold back others.
         """
-        try:
-            present = self.consumer.list_topics(timeout=ASK_SECONDS).topics
-        except KafkaException as error:
-            raise Transient("brokers", doubt) from error
+        present = cluster_metadata(self.consumer, ASK_SECONDS, lambda: doubt).topics
         absent = [topic for topic in self._topics if topic not in present]
         self._on_absent(absent)
         self._ask_at = time.monotonic() + ASK_SECONDS
@@ -199,9 +195,9 @@ class KafkaSource:
             self._doubt = None
 
     def _ask_permission(self) -> bool:
-        """False where every topic may be read. Raises Transient where one may not, or no broker answers."""
+        """Return False if every topic may be read; raise Transient if not, or if no broker answers."""
         try:
-            why = forbidden(self._config, self._topics, "Read")
+            why = missing_permission(self._config, self._topics, "Read")
         except KafkaException as error:
             raise Transient("brokers", error.args[0].str()) from error
         if why is not None:
@@ -224,15 +220,18 @@ class KafkaSource:
             if message is not None and message.error() is not None:
                 self._note(message.error())
             elif message is not None:
-                # It arrived in spite of the pause, for example just after an assignment: it has not been seen.
+                # It arrived in spite of the pause, for example just after an assignment.
                 self.rewind(Batch.from_messages([message], ClosedBy.DRAIN))
         finally:
-            # Those that were lost meanwhile too: the client keeps them paused, and so they would come back.
+            # Lost partitions too: the client would keep them paused until they come back.
             resumed = [TopicPartition(*partition) for partition in paused | self._assigned]
             self._unless_moved(self.consumer.resume, resumed)
 
     def commit(self, batch: Batch) -> None:
-        """Commit the offsets of a batch, without a transaction. Raises Transient where the group is not stable."""
+        """Commit the offsets of a batch without a transaction.
+
+        Raises Transient while the group is not stable.
+        """
         offsets = self.offsets(batch)
         if not offsets:
             return
@@ -247,7 +246,10 @@ class KafkaSource:
                 raise Transient("brokers", f"offsets were not committed: {partition.error.str()}")
 
     def offsets(self, batch: Batch) -> list[TopicPartition]:
-        """What to commit for a batch: only partitions owned now, for a broker would accept the others too."""
+        """Return the offsets to commit for a batch, of owned partitions only.
+
+        A broker would accept the others, too.
+        """
         return [
             TopicPartition(topic, partition, offset)
             for (topic, partition), offset in batch.next.items()
@@ -269,24 +271,25 @@ class KafkaSource:
 
     @property
     def group(self) -> str:
-        """The consumer group."""
+        """Return the name of the consumer group."""
         return str(self._config["group.id"])
 
     @property
     def doubt(self) -> str | None:
-        """What the client said last of brokers that do not answer, or do not let it in."""
+        """Return the client's last report of brokers that do not answer, or refuse the client."""
         return self._doubt
 
     def close(self) -> None:
-        """Give the partitions away, then close: a callback inside of the client's own close may never come back, and
-        then it holds Python's lock and with it the whole process (librdkafka's issue 4041).
+        """Give the partitions away, then close.
+
+        A callback inside the client's own close may never return, and then it holds Python's lock
+        and stops the whole process (librdkafka's issue 4041).
         """
-        with suppress(
-            KafkaException, RuntimeError
-        ):  # so the client calls that it is closed already
+        # RuntimeError: the client is closed already.
+        with suppress(KafkaException, RuntimeError):
             self.consumer.unsubscribe()
-            deadline = time.monotonic() + LEAVE_SECONDS
-            while self._assigned and time.monotonic() < deadline:
+            deadline = Deadline.after(LEAVE_SECONDS)
+            while self._assigned and not deadline.expired:
                 self.consumer.poll(0.05)
         self.consumer.close()
 
@@ -295,16 +298,16 @@ class KafkaSource:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned |= {(p.topic, p.partition) for p in partitions}
-        self._kept_out = None
+        self._denied = None
         self._on_rebalance("assigned", len(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._let_go("revoked", partitions)
+        self._release("revoked", partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._let_go("lost", partitions)
+        self._release("lost", partitions)
 
-    def _let_go(self, kind: str, partitions: list[TopicPartition]) -> None:
+    def _release(self, kind: str, partitions: list[TopicPartition]) -> None:
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
         self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
@@ -312,7 +315,7 @@ class KafkaSource:
         self._on_rebalance(kind, len(partitions))
 
     def _owned(self, messages: list[Any]) -> list[Any]:
-        """The messages of partitions that are owned now."""
+        """Return the messages of partitions that are owned now."""
         return [
             message
             for message in messages

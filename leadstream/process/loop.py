@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from leadstream.backoff import Backoff
+from leadstream.budgets import POLL_SECONDS
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.source import Source
-
-POLL_SECONDS = 0.25
 
 
 class Watcher(Protocol):

@@ -7,10 +7,11 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from leadstream.budgets import SHUTDOWN_SECONDS
+
 if TYPE_CHECKING:
     from leadstream.log import Logger
 
-SHUTDOWN_SECONDS = 25.0
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-HEALTHY_SECONDS = 60.0
+from leadstream.budgets import HEALTH_SECONDS
 
 
 class Status:
@@ -30,7 +30,7 @@ class Status:
 
     def turns(self) -> bool:
         """Whether the loop has turned within the last minute."""
-        return self.idle() < HEALTHY_SECONDS
+        return self.idle() < HEALTH_SECONDS
 
     def assigned(self, partitions: int) -> None:
         """How many partitions this process owns; it has joined its group from the first assignment on, even of none."""

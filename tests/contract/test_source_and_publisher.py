@@ -13,7 +13,12 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch, Message, Output
 from leadstream.kafka.config import Headers, consumer_config, producer_config
-from leadstream.kafka.publisher import AcknowledgedPublisher, End, Publisher, TransactionalPublisher
+from leadstream.kafka.publisher import (
+    AcknowledgedPublisher,
+    FinishCommit,
+    Publisher,
+    TransactionalPublisher,
+)
 from leadstream.kafka.source import KafkaSource, Source
 from leadstream.local.broker import Broker
 from leadstream.settings import load_settings
@@ -299,7 +304,7 @@ def test_a_null_that_is_published_as_empty_bytes_would_not_erase_the_lead(
 def test_a_topic_that_is_there_lacks_nothing(pair: TopicPair, join: Callable[[], Member]) -> None:
     _, publisher = join()
     pair.send(Output(pair.target_topic, None, b"makes the topic where topics appear on first use"))
-    assert publisher.lacks(pair.target_topic) is None
+    assert publisher.topic_problem(pair.target_topic) is None
 
 
 def test_lag_that_counts_what_was_polled_and_not_what_is_left_would_hide_a_backlog(
@@ -328,7 +333,7 @@ def test_a_commit_that_is_overtaken_by_a_rebalance_counts_for_nothing_and_its_ba
     try:
         (source, publisher), found = members[0], list[Batch]()
 
-        def started(batch: Batch, publisher: Publisher) -> End:
+        def started(batch: Batch, publisher: Publisher) -> FinishCommit:
             return publisher.begin(
                 [Output(pair.target_topic, m.key(), m.value()) for m in batch.messages], batch
             )
@@ -366,8 +371,8 @@ def test_a_topic_that_is_not_there_is_a_sentence_and_no_wait(
         kafka.bootstrap, transactional, f"in-{name}", f"out-{name}", f"group-{name}"
     ).join()
     started = time.monotonic()
-    assert f"topic out-{name}: " in (publisher.lacks(f"out-{name}") or "")
-    assert "leadstream topics create" in (publisher.lacks(f"out-{name}") or "")
+    assert f"topic out-{name}: " in (publisher.topic_problem(f"out-{name}") or "")
+    assert "leadstream topics create" in (publisher.topic_problem(f"out-{name}") or "")
     assert time.monotonic() - started < 5
     publisher.close()
     source.close()

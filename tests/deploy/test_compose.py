@@ -7,8 +7,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from leadstream import __version__
+from leadstream.budgets import SHUTDOWN_SECONDS
 from leadstream.local import kafka
-from leadstream.process.signals import SHUTDOWN_SECONDS
 from leadstream.settings import load_settings
 from tests.deploy.tools import DEPLOY, ROOT, output
 

@@ -10,9 +10,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from leadstream.budgets import HEALTH_SECONDS, SHUTDOWN_SECONDS
 from leadstream.kafka.topics import Topics
-from leadstream.process.signals import SHUTDOWN_SECONDS
-from leadstream.process.status import HEALTHY_SECONDS
 from leadstream.settings import load_settings
 from tests.deploy.tools import DEPLOY, ROOT, output, schema_of
 
@@ -137,8 +136,7 @@ def test_probes_ask_what_is_served_and_give_a_start_its_time(component: str) -> 
         probe["httpGet"]["port"] == container["ports"][0]["name"] for probe in probes.values()
     )
     assert (
-        probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
-        >= HEALTHY_SECONDS
+        probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"] >= HEALTH_SECONDS
     )
     assert container["ports"][0]["containerPort"] == load_settings({}, env_file=None).http_port
 

@@ -25,9 +25,10 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 from prometheus_client.parser import text_string_to_metric_families
 
+from leadstream.deadline import Deadline
 from leadstream.kafka.batch import Message, Output
-from leadstream.kafka.config import produce
 from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
+from leadstream.kafka.transaction import produce
 from leadstream.local.process import Child
 from schemas.codec import Reader, Writer
 from tests.unit.pipelines import event
@@ -234,7 +235,7 @@ class Stage:
                 "enable.idempotence": True,
             }
         )
-        produce(producer, outputs, time.monotonic() + 60)
+        produce(producer, outputs, Deadline.after(60))
         assert producer.flush(30) == 0
 
     def change(self, lead_id: str, state: dict[str, Any] | None = None, **fields: Any) -> Output:

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-from leadstream.kafka.access import Access
 from leadstream.kafka.batch import Output
-from leadstream.kafka.listener import greets
+from leadstream.kafka.connection_check import ConnectionCheck
+from leadstream.kafka.listener_probe import answers_as_broker
 from leadstream.kafka.topics import Topics
 from leadstream.local.broker import Broker
 from leadstream.local.postgres import Postgres
@@ -131,12 +131,12 @@ def test_a_broker_that_comes_back_while_it_is_looked_at_must_not_be_taken_for_on
 
         def greets_at_last(address: str, *, tls: bool) -> bool:
             broker.set("pass")
-            found.append(greets(address, tls=tls))
+            found.append(answers_as_broker(address, tls=tls))
             return found[-1]
 
-        monkeypatch.setattr("leadstream.kafka.access.greets", greets_at_last)
+        monkeypatch.setattr("leadstream.kafka.connection_check.answers_as_broker", greets_at_last)
         settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}"}, None)
-        Access(settings).check()
+        ConnectionCheck(settings).check()
         broker.close()
     assert found == [False, True]
 

@@ -436,7 +436,7 @@ def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) ->
     class Lacking(MemoryPublisher):
         there = False
 
-        def lacks(self, topic: str) -> str | None:
+        def topic_problem(self, topic: str) -> str | None:
             return None if self.there else f"topic {topic}: unknown"
 
         def commit(self, outputs: Any, batch: Any) -> None:

@@ -162,7 +162,7 @@ class FakeTail:
         self.partitions, self.absent, self.at_end, self.known = 3, list[str](), True, known
         self.busy = busy
 
-    def ends(self, topic: str) -> bool:
+    def topic_at_end(self, topic: str) -> bool:
         return topic != self.busy
 
     def poll(self, _timeout: float) -> Sequence[Message]:

@@ -19,7 +19,7 @@ from leadstream.errors import DeadLetterLimit, Fenced, Transient
 from leadstream.kafka.batch import Batch, Output
 from leadstream.kafka.config import Record
 from leadstream.kafka.dead_letter import Limit
-from leadstream.kafka.publisher import End
+from leadstream.kafka.publisher import FinishCommit
 from leadstream.log import id_hasher
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
@@ -263,7 +263,7 @@ def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_afte
         processed[batch.offsets[0] // 10].set()
         return outcome
 
-    def beginning(publisher: Beside, outputs: Iterable[Record], batch: Batch) -> End:
+    def beginning(publisher: Beside, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
         assert begun == ended, "one transaction at a time"
         begun.append(batch.offsets[0])
         return begin(publisher, outputs, batch)

@@ -411,8 +411,10 @@ def history(leads: int, champion: float, challenger: float) -> list[Judged]:
 @pytest.fixture
 def two(store: str, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
     """A champion 1.0.0 and a challenger 1.1.0; brokers let in whoever asks."""
-    monkeypatch.setattr("leadstream.kafka.access.Access.__init__", lambda *_: None)
-    monkeypatch.setattr("leadstream.kafka.access.Access.check", lambda _: None)
+    monkeypatch.setattr(
+        "leadstream.kafka.connection_check.ConnectionCheck.__init__", lambda *_: None
+    )
+    monkeypatch.setattr("leadstream.kafka.connection_check.ConnectionCheck.check", lambda _: None)
     registry = ModelRegistry(store, TRUST)
     for seed, alias in ((1, "champion"), (2, "challenger")):
         registry.promote(registry.publish(trained(seed)), alias)

@@ -322,11 +322,11 @@ def verify_audit(arguments: argparse.Namespace) -> int:
 
 
 def _open_triage() -> Any:
-    from leadstream.kafka.access import Access
+    from leadstream.kafka.connection_check import ConnectionCheck
     from leadstream.settings import load_settings
 
     settings = load_settings()
-    access = Access(settings)
+    access = ConnectionCheck(settings)
     from consumer.dead_letters.service import TriageService
 
     access.check()

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from leadstream.cli.demo.accounting import (
     Parcel,
@@ -21,8 +20,10 @@ from leadstream.cli.demo.accounting import (
     SeenRecords,
     SentParcel,
 )
-from leadstream.errors import UserError
-from leadstream.kafka.config import consumer_config
+from leadstream.deadline import Deadline
+from leadstream.errors import Transient, UserError
+from leadstream.kafka.batch import Message, Partition
+from leadstream.kafka.topic_follower import TopicFollower
 from leadstream.log import SILENT
 from leadstream.settings import Settings
 from producer.bad_records import BadRecord
@@ -41,7 +42,7 @@ SHARES = Shares(
 )
 _REQUEST_LEADS = 4
 _UNKNOWN_LEAD = "unknown_to_the_crm"
-_MAX_MESSAGES = 1_000
+_POLL_SECONDS, _ASK_SECONDS = 0.1, 10.0
 _END_SECONDS = 30.0
 
 
@@ -180,11 +181,7 @@ class DemoSubscriber:
             topics.rescore_results: self._take_result,
         }
         self._predictions, self._results = Reader("LeadPrediction"), Reader("RescoreResult")
-        # Events for the ends of partitions: transaction markers are not messages.
-        self._config: dict[str, Any] = consumer_config(settings) | {
-            "enable.partition.eof": True,
-            "logger": SILENT,
-        }
+        self._settings = settings
         self._to_the_end = threading.Event()
 
     def finish(self) -> None:
@@ -193,50 +190,38 @@ class DemoSubscriber:
 
     def run(self, stop: threading.Event) -> None:
         """Read until stopped or finished. Raises UserError if the brokers refuse."""
-        with closing(Consumer(self._config)) as consumer:
+        follower = TopicFollower(self._settings, list(self._take), properties={"logger": SILENT})
+        with closing(follower):
             try:
-                partitions = [
-                    TopicPartition(topic, partition, OFFSET_BEGINNING)
-                    for topic in self._take
-                    for partition in consumer.list_topics(topic, timeout=10)
-                    .topics[topic]
-                    .partitions
-                ]
-                consumer.assign(partitions)
-                self._read(consumer, partitions, stop)
-            except KafkaException as error:
-                raise UserError(f"the subscriber cannot read: {error.args[0].str()}") from None
+                self._read(follower, stop)
+            except Transient as trouble:
+                raise UserError(f"the subscriber cannot read: {trouble.detail}") from None
 
-    def _read(
-        self, consumer: Consumer, partitions: list[TopicPartition], stop: threading.Event
-    ) -> None:
-        position: dict[tuple[str, int], int] = {}
-        ends: dict[tuple[str, int], int] | None = None
-        deadline = 0.0
+    def _read(self, follower: TopicFollower, stop: threading.Event) -> None:
+        ends: dict[Partition, int] | None = None
+        deadline = Deadline.after(_END_SECONDS)
         while not stop.is_set():
-            for message in _some(consumer):
-                error = message.error()
-                if error is None:
-                    position[message.topic(), message.partition()] = message.offset() + 1
-                    self._take[message.topic()](message, time.monotonic())
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    position[message.topic(), message.partition()] = message.offset()
-                elif error.fatal():
-                    raise KafkaException(error)
+            for message in self._poll(follower):
+                self._take[message.topic()](message, time.monotonic())
             if ends is None and self._to_the_end.is_set():
-                ends = {
-                    (p.topic, p.partition): consumer.get_watermark_offsets(p, timeout=10)[1]
-                    for p in partitions
-                }
-                deadline = time.monotonic() + _END_SECONDS
+                ends, deadline = follower.ends(_ASK_SECONDS), Deadline.after(_END_SECONDS)
             if ends is not None and all(
-                position.get(partition, 0) >= end for partition, end in ends.items()
+                follower.position[partition] >= end for partition, end in ends.items()
             ):
                 return
-            if ends is not None and time.monotonic() > deadline:
+            if ends is not None and deadline.expired:
                 raise UserError(
                     f"the subscriber did not reach the ends of the topics in {_END_SECONDS:g} s"
                 )
+
+    def _poll(self, follower: TopicFollower) -> list[Message]:
+        """Return what arrived; brokers that answered once and are silent now are asked again."""
+        try:
+            return follower.poll(_POLL_SECONDS)
+        except Transient:
+            if not follower.partitions:
+                raise
+            return []
 
     def _take_prediction(self, message: Any, at: float) -> None:
         value = message.value()
@@ -261,9 +246,3 @@ class DemoSubscriber:
 
     def _take_result(self, message: Any, _at: float) -> None:
         self.seen.results.append(self._results.decode(message.value() or b""))
-
-
-def _some(consumer: Consumer) -> list[Any]:
-    """Return the available messages at once; `consume` alone would wait for a full batch."""
-    first = consumer.poll(0.1)
-    return [] if first is None else [first, *consumer.consume(_MAX_MESSAGES, 0)]

@@ -1,16 +1,12 @@
 """The read-only view of a cluster: addresses, partitions, committed offsets and a few records."""
 
 import re
-import time
-import uuid
-from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupTopicPartitions,
-    KafkaError,
     KafkaException,
     Producer,
     TopicPartition,
@@ -22,14 +18,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ResourceType,
 )
 
+from leadstream.deadline import Deadline
 from leadstream.errors import Transient, UserError
+from leadstream.kafka.batch import Message
 from leadstream.kafka.config import client_config, producer_config
+from leadstream.kafka.topic_reader import TopicReader
 from leadstream.local.process import answers
 from leadstream.log import client_logger
 from leadstream.settings import Settings
-
-if TYPE_CHECKING:
-    from leadstream.kafka.batch import Message
 
 ASK_SECONDS = 5.0
 # The start of an error of librdkafka about a broker whose id and name are known.
@@ -105,35 +101,24 @@ class DoctorCluster:
 
     def read(
         self, partitions_to_read: list[TopicPartition], limit: int | None = None
-    ) -> "list[Message]":
+    ) -> list[Message]:
         """Return the committed records of partitions from these offsets, at most `limit` of each.
 
-        The read ends after ASK_SECONDS, with the records up to then.
+        The partitions are of one topic. The read ends after ASK_SECONDS, with the records up to
+        then.
         """
-        own = {
-            "group.id": f"doctor-{uuid.uuid4()}",
-            "enable.partition.eof": True,
-            "enable.auto.commit": False,
-        }
-        consumer = Consumer(_config(self.settings) | own | {"fetch.wait.max.ms": 50})
-        found: list[Any] = []
-        count: Counter[int | None] = Counter()
-        unread = {state.partition for state in partitions_to_read}
-        deadline = time.monotonic() + ASK_SECONDS
-        try:
-            consumer.assign(partitions_to_read)
-            while unread and time.monotonic() < deadline:
-                for message in consumer.consume(500, 0.1):
-                    partition, error = message.partition(), message.error()
-                    if error is None and partition in unread:
-                        found.append(message)
-                        count[partition] += 1
-                    if count[partition] == limit or (
-                        error is not None and error.code() == KafkaError._PARTITION_EOF
-                    ):
-                        unread.discard(partition)
-        finally:
-            consumer.close()
+        found: list[Message] = []
+        if not partitions_to_read:
+            return found
+        topic = str(partitions_to_read[0].topic)
+        reader = TopicReader(self.settings, topic, quiet=ASK_SECONDS)
+        deadline = Deadline.after(ASK_SECONDS)
+        starts = {each.partition: each.offset for each in partitions_to_read}
+        with closing(reader), suppress(Transient):
+            for message in reader.read(starts, limit=limit):
+                found.append(message)
+                if deadline.expired:
+                    break
         return found
 
     def transactions(self) -> str | None:

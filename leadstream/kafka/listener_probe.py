@@ -8,7 +8,7 @@ SECONDS = 2.0
 _GREETING = bytes.fromhex("0000000a 0012 0000 00000001 ffff")
 
 
-def greets(address: str, *, tls: bool) -> bool:
+def answers_as_broker(address: str, *, tls: bool) -> bool:
     """Whether a broker answers there, with TLS or without; a refusal in the words of TLS is an answer too."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -27,7 +27,7 @@ def greets(address: str, *, tls: bool) -> bool:
         return False
 
 
-def distrust(address: str, *, ca_file: str | None, ca_text: str | None) -> str | None:
+def certificate_problem(address: str, *, ca_file: str | None, ca_text: str | None) -> str | None:
     """Why the certificate that is shown there does not verify against these authorities, or the system's."""
     host, port = _parts(address)
     try:

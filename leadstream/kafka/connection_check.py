@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from leadstream.errors import SettingsError
 from leadstream.kafka.config import client_config, config_error
-from leadstream.kafka.listener import distrust, greets
+from leadstream.kafka.listener_probe import answers_as_broker, certificate_problem
 from leadstream.log import SILENT
 from leadstream.settings import KAFKA_PREFIX, Settings, variable_of
 
@@ -22,7 +22,7 @@ _WRAPPING = re.compile(r"^\S+/(?:bootstrap|\d+): |\s*\(after \d+ms in state \w+.
 _PROTOCOL = f"{KAFKA_PREFIX}SECURITY_PROTOCOL"
 
 
-class Access:
+class ConnectionCheck:
     """A first connection to the brokers. It is begun here and judged by `check`: modules may be loaded in between."""
 
     def __init__(self, settings: Settings) -> None:
@@ -95,7 +95,7 @@ class Access:
         protocol = properties.get("security.protocol", "plaintext").lower()
         with_tls = protocol.endswith("ssl")
         if any(error.code() == KafkaError._SSL for error in self._heard):
-            why = distrust(
+            why = certificate_problem(
                 address,
                 ca_file=properties.get("ssl.ca.location"),
                 ca_text=properties.get("ssl.ca.pem"),
@@ -104,7 +104,7 @@ class Access:
                 f"the certificate of {address} cannot be trusted ({why or 'it does not verify'}): check "
                 f"{KAFKA_PREFIX}SSL_CA_LOCATION, the name in KAFKA_BOOTSTRAP_SERVERS, and the certificate"
             )
-        if greets(address, tls=not with_tls):
+        if answers_as_broker(address, tls=not with_tls):
             speaks, wanted = (
                 ("no TLS", "PLAINTEXT or SASL_PLAINTEXT")
                 if with_tls
@@ -114,9 +114,9 @@ class Access:
         # Before a client and after it: brokers that come or go did not hang up on it.
         if (
             not protocol.startswith("sasl")
-            and greets(address, tls=with_tls)
+            and answers_as_broker(address, tls=with_tls)
             and self._hangs_up()
-            and greets(address, tls=with_tls)
+            and answers_as_broker(address, tls=with_tls)
         ):
             wanted = "SASL_SSL" if with_tls else "SASL_PLAINTEXT"
             return f"{address} hangs up on clients without SASL: set {_PROTOCOL} to {wanted}, or name another port"
