@@ -1,9 +1,10 @@
-"""The outbox in the CRM's Postgres, read in the order of commit by lead, and no row before its elders are final.
+"""The outbox in the CRM's Postgres, read in the order of commit of each lead.
 
-Positions are drawn before their transaction commits, so a row may appear below one that was read already. What is read
-is therefore bounded: by the last position that was drawn at a moment whose writers have all ended since. A writer is a
-transaction that holds its lock on the outbox; Postgres lets go of it only after the commit is visible. Ordering by
-transaction id instead would be wrong: of two changes of one lead the later may have the lower id.
+A row gets its position before its transaction commits. It may therefore appear below a row that was
+read already. Reads stop at a safe upper bound: the last position that was drawn at a moment whose
+writers have all ended since. A writer is a transaction that holds a lock on the outbox; Postgres
+releases the lock after the commit is visible. Ordering by transaction id would be wrong: of two
+changes of one lead, the later may have the lower id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,11 @@ TRIM_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the outbox; `facts` are columns as the CRM has them, the names of programme and campus looked up."""
+class OutboxRow:
+    """One row of the outbox.
+
+    `facts` holds columns of the CRM as they are, and the names of programme and campus.
+    """
 
     position: int
     event_id: str
@@ -39,18 +43,25 @@ class Row:
 
 
 class Outbox:
-    """A connection, made again after each failure. Every method raises Transient while Postgres does not answer."""
+    """A connection to the outbox. Methods raise Transient while Postgres does not answer.
+
+    After a failure the next `connect` opens another connection.
+    """
 
     def __init__(self, database_url: str) -> None:
-        """Does not connect yet. Raises SettingsError where the URL cannot be read."""
+        """Check the URL, without connecting. Raises SettingsError if it cannot be parsed."""
         self._url = check_url(database_url)
         self._connection: Connection | None = None
         self._rows = self._last = sql.Composed([])
-        self._final = self._barrier = 0
+        # Rows up to `_safe_bound` are final; `_drawn` was the last position when `_writers` were seen.
+        self._safe_bound = self._drawn = 0
         self._writers: frozenset[str] = frozenset()
 
     def connect(self) -> bool:
-        """Connect where there is no connection; whether there was none. Raises UserError where there is no outbox."""
+        """Connect if there is no connection, and return whether there was none.
+
+        Raises UserError if the database has no outbox.
+        """
         if self._connection is not None:
             return False
         with self._failures():
@@ -72,12 +83,12 @@ class Outbox:
             self._rows = _reading(
                 {(table, column) for table, column in connection.execute(_COLUMNS)}
             )
-        self._final = self._barrier = 0
+        self._safe_bound = self._drawn = 0
         self._writers = frozenset()
         return True
 
     def check(self, position: int, event_id: str | None) -> None:
-        """Whether this is the outbox that was published up to this row. Raises UserError where it is not."""
+        """Check that the row that was published last is in this outbox. Raises UserError if not."""
         with self._failures() as connection:
             [last] = connection.execute(self._last).fetchone() or [0]
             found = connection.execute(
@@ -91,61 +102,62 @@ class Outbox:
                 "`leadstream relay --after POSITION` says after which row to go on"
             )
 
-    def rows(self, position: int, limit: int) -> list[Row]:
-        """The next rows after a position that nothing can come before any more, at most `limit`, in their order."""
+    def rows(self, position: int, limit: int) -> list[OutboxRow]:
+        """Return at most `limit` rows after a position, in order, up to the safe upper bound."""
         with self._failures() as connection:
             self._look(connection)
-            if self._final <= position:
+            if self._safe_bound <= position:
                 return []
             return [
-                Row(*row) for row in connection.execute(self._rows, (position, self._final, limit))
+                OutboxRow(*row)
+                for row in connection.execute(self._rows, (position, self._safe_bound, limit))
             ]
 
     def pending(self, position: int) -> int:
-        """How many positions were drawn after this one, as of the last look: some may never be rows."""
-        return max(0, self._barrier - position)
+        """Return how many positions were drawn after this one; some may never become rows."""
+        return max(0, self._drawn - position)
 
     @property
-    def unsettled(self) -> bool:
-        """Whether writers are being waited for: that they end without a row is not notified."""
+    def has_open_writers(self) -> bool:
+        """Return whether reads wait for writers, which may end without a notification."""
         return bool(self._writers)
 
     def wait(self, seconds: float) -> None:
-        """Return when something was committed to the outbox, or after so many seconds."""
+        """Wait until a row is committed to the outbox, at most `seconds`."""
         with self._failures() as connection:
             for _ in connection.notifies(timeout=seconds, stop_after=1):
                 pass
 
     def trim(self, before: int, older_than: timedelta) -> int:
-        """Delete at most 10,000 of the oldest rows below a position that are older than so much; how many were."""
+        """Delete old rows below a position, at most 10,000, and return how many were deleted."""
         with self._failures() as connection:
             return connection.execute(_TRIM, (before, TRIM_ROWS, older_than)).rowcount
 
     def close(self) -> None:
-        """Give the connection back; the next use makes another."""
+        """Close the connection; the next `connect` opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _look(self, connection: psycopg.Connection[Any]) -> None:
-        """Move the bound: what was drawn is asked first, who may be drawing second, and the rows are read third."""
+        """Advance the safe bound: ask for the last position first, then for its writers."""
         if self._writers:
             self._writers &= _writers(connection)
         if not self._writers:
-            self._final = self._barrier
+            self._safe_bound = self._drawn
             [last] = connection.execute(self._last).fetchone() or [0]
-            if last < self._barrier:
-                # Positions that were drawn are drawn again: connecting anew checks what is there.
+            if last < self._drawn:
+                # The sequence was reset: a new connection checks which rows are there.
                 self.close()
-                raise Transient("postgres", "the outbox begins anew")
-            if last > self._barrier:
-                self._barrier, self._writers = last, _writers(connection)
+                raise Transient("postgres", "the outbox begins again")
+            if last > self._drawn:
+                self._drawn, self._writers = last, _writers(connection)
                 if not self._writers:
-                    self._final = last
+                    self._safe_bound = last
 
     @contextmanager
     def _failures(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection, and what its errors mean."""
+        """Yield the connection, and raise what its errors mean."""
         try:
             yield self._connection  # type: ignore[misc]  # connect() comes before everything else
         except (
@@ -160,8 +172,8 @@ class Outbox:
         except psycopg.errors.InsufficientPrivilege as error:
             self.close()
             raise UserError(
-                f"DATABASE_URL: {error.diag.message_primary}; the relay needs SELECT and DELETE on leadstream_outbox, "
-                "and SELECT on its sequence, programmes and campuses"
+                f"DATABASE_URL: {error.diag.message_primary}; the relay needs SELECT and DELETE on "
+                "leadstream_outbox, and SELECT on its sequence, programmes and campuses"
             ) from None
         except psycopg.Error as error:
             self.close()
@@ -172,16 +184,18 @@ class Outbox:
 _COLUMNS = """
 select c.relname::text, a.attname::text
 from pg_attribute a join pg_class c on c.oid = a.attrelid
-where c.oid in (to_regclass('programmes'), to_regclass('campuses')) and a.attnum > 0 and not a.attisdropped
+where c.oid in (to_regclass('programmes'), to_regclass('campuses'))
+  and a.attnum > 0 and not a.attisdropped
 """
 
-# Shared locks on transaction ids are those of waiters. A transaction is known by its session and by its id, for one
-# that is prepared for a two-phase commit changes its session.
+# Only waiters hold shared locks on transaction ids. A transaction is identified by its session and
+# its id, because one that is prepared for a two-phase commit changes its session.
 _WRITERS = """
 with locks as materialized (select * from pg_locks),
      writers as (
          select virtualtransaction from locks
-         where locktype = 'relation' and mode = 'RowExclusiveLock' and relation = 'leadstream_outbox'::regclass
+         where locktype = 'relation' and mode = 'RowExclusiveLock'
+           and relation = 'leadstream_outbox'::regclass
            and database = (select oid from pg_database where datname = current_database())
      )
 select virtualtransaction from writers
@@ -190,11 +204,12 @@ select transactionid::text from locks join writers using (virtualtransaction)
 where locktype = 'transactionid' and mode = 'ExclusiveLock'
 """
 
-# From the oldest on, only as far as the portion reaches: the age of all others need not be looked at.
+# The inner limit keeps the query from reading the age of every row.
 _TRIM = """
 delete from leadstream_outbox where position in (
     select position from (
-        select position, occurred_at from leadstream_outbox where position < %s order by position limit %s
+        select position, occurred_at from leadstream_outbox
+        where position < %s order by position limit %s
     ) as oldest
     where clock_timestamp() - occurred_at > %s
 )
@@ -202,12 +217,12 @@ delete from leadstream_outbox where position in (
 
 
 def _writers(connection: psycopg.Connection[Any]) -> frozenset[str]:
-    """The transactions that may have drawn a position and have not ended."""
+    """Return the open transactions that may have drawn a position."""
     return frozenset(token for (token,) in connection.execute(_WRITERS))
 
 
 def _trusted(sequence: Sequence[Any] | None) -> LiteralString:
-    """The sequence's name, which Postgres has quoted already."""
+    """Return the sequence's name, which Postgres has quoted already."""
     if sequence is None or sequence[0] is None:
         raise psycopg.errors.UndefinedTable
     name: LiteralString = sequence[0]
@@ -215,7 +230,10 @@ def _trusted(sequence: Sequence[Any] | None) -> LiteralString:
 
 
 def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
-    """The query for rows. Names are joined in by the ids that the CRM has; comparing texts, no type can fail it."""
+    """Return the query for rows, with names joined by the CRM's ids.
+
+    Ids are compared as text, so that no type of id can fail the query.
+    """
     facts, joins = sql.SQL("coalesce(o.facts, '{{}}')").format(), [sql.Composed([])]
     for field in CRM_FIELDS:
         table = field.name_table
@@ -226,9 +244,11 @@ def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
                 )
             )
             facts += sql.SQL(
-                " || case when {table}.id is null then '{{}}' else jsonb_build_object({key}, {table}.name) end"
+                " || case when {table}.id is null then '{{}}'"
+                " else jsonb_build_object({key}, {table}.name) end"
             ).format(table=sql.Identifier(table), key=field.name)
     return sql.SQL(
-        "select o.position, o.event_id::text, o.record, o.lead_id, o.change_type, o.occurred_at, o.origin, {facts}"
-        " from leadstream_outbox o {joins} where o.position > %s and o.position <= %s order by o.position limit %s"
+        "select o.position, o.event_id::text, o.record, o.lead_id, o.change_type, o.occurred_at,"
+        " o.origin, {facts} from leadstream_outbox o {joins}"
+        " where o.position > %s and o.position <= %s order by o.position limit %s"
     ).format(facts=facts, joins=sql.SQL(" ").join(joins))

@@ -5,7 +5,7 @@ from typing import Any
 
 from leadstream.errors import Poison
 from leadstream.lead_fields import LONG_LIMIT, MAX_CHANGE_BYTES
-from producer.outbox import Row
+from producer.outbox import OutboxRow
 from schemas.crm_rows import (
     corrected_change_time,
     is_integer,
@@ -15,7 +15,7 @@ from schemas.crm_rows import (
 )
 
 
-def lead_outcome_record(row: Row) -> dict[str, Any]:
+def lead_outcome_record(row: OutboxRow) -> dict[str, Any]:
     """Build the LeadOutcome of a submitted application."""
     decided_at = parse_time(row.facts.get("decided_at"))
     return {
@@ -25,7 +25,7 @@ def lead_outcome_record(row: Row) -> dict[str, Any]:
     }
 
 
-def lead_change_record(row: Row, *, state: bool = True) -> dict[str, Any]:
+def lead_change_record(row: OutboxRow, *, state: bool = True) -> dict[str, Any]:
     """Build the LeadChanged of a row.
 
     It has no state if `state` is false or the row holds none.

@@ -1,7 +1,7 @@
-"""The outbox relay: rows of the outbox become lead changes and outcomes on Kafka, each once, in order by lead.
+"""The outbox relay: publish each row of the outbox once, in the order of its lead.
 
-One loop in one thread: read rows, publish them and the position of the last in one Kafka transaction, read on. What is
-committed to the topic of positions is the truth about what was published, whatever became of the process.
+One loop in one thread reads rows and publishes them in one Kafka transaction with the position of
+the last row. The committed position tells what was published, even after a crash.
 """
 
 import threading
@@ -13,23 +13,28 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from leadstream.backoff import Backoff
 from leadstream.errors import Fenced, SettingsError, Transient, UserError
+from leadstream.process.service import Health
 from leadstream.settings import Delivery, Settings
-from producer.outbox import TRIM_ROWS, Outbox, Row
+from producer.outbox import TRIM_ROWS, Outbox, OutboxRow
 from producer.outbox_records import encode_change, lead_change_record, lead_outcome_record
 from producer.positions import Position, read_position
 from producer.publication import OutboxRecord, Publication, transactional_id
 from schemas.codec import Writer
 from schemas.registry import Registry
 
-POLL_SECONDS, UNSETTLED_SECONDS = 1.0, 0.02
+# Waits for a notification of Postgres; shorter while a writer may end without one.
+WAIT_SECONDS, OPEN_WRITERS_WAIT_SECONDS = 1.0, 0.02
 TRIM_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Whether changes carry their state, how long published rows are kept, and after which row to begin, if told."""
+class RelayOptions:
+    """Options of the relay.
+
+    `state`: whether changes carry the lead's state. `keep`: how long published rows are kept.
+    `after`: begin after this row, whatever was published.
+    """
 
     state: bool = True
     keep: timedelta = timedelta(days=7)
@@ -37,8 +42,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A batch that was committed: how many of each record, when its rows were written, and what is left."""
+class PublishedBatch:
+    """A committed batch: its records by type, the times of its rows, and how many rows are left."""
 
     records: Counter[str]
     occurred_at: list[datetime]
@@ -47,47 +52,37 @@ class Published:
     seconds: float
 
 
-class Health(Protocol):
-    """Who is told how the loop does."""
-
-    def beat(self) -> None:
-        """The loop has turned."""
-
-    def held(self, trouble: Transient) -> None:
-        """A dependency does not answer; nothing is lost, and it is tried again."""
-
-    def resumed(self) -> None:
-        """The loop does its work again."""
-
-
-class Watcher(Protocol):
-    """Who is told what the relay does."""
+class RelayObserver(Protocol):
+    """An observer of what the relay does."""
 
     def opened(self, position: int, *, first: bool) -> None:
-        """This relay is the one now and goes on after this position; `first` where none was published yet."""
+        """Note that this process is the relay now, and the position that it continues after.
+
+        `first` means that nothing was published before.
+        """
 
     def waiting(self, rows: int) -> None:
-        """At most so many rows are not published yet."""
+        """Note that at most this many rows are unpublished."""
 
-    def published(self, batch: Published) -> None:
-        """A batch was committed."""
+    def published(self, batch: PublishedBatch) -> None:
+        """Note a batch that was committed."""
 
     def trimmed(self, rows: int) -> None:
-        """So many published rows were deleted."""
+        """Note how many published rows were deleted."""
 
 
 class Relay:
-    """Turns the loop until it is asked to stop; what may pass is waited out."""
+    """The loop of the relay. It ends when it is stopped, and retries after a Transient."""
 
     def __init__(
         self,
         settings: Settings,
-        options: Options,
+        options: RelayOptions,
         *,
         outbox: Outbox,
         registry: Registry | None,
         health: Health,
-        watcher: Watcher,
+        observer: RelayObserver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if settings.delivery is not Delivery.EXACTLY_ONCE:
@@ -98,7 +93,7 @@ class Relay:
         self._options = options
         self._outbox = outbox
         self._health = health
-        self._watcher = watcher
+        self._observer = observer
         self._clock = clock
         self._changes = Writer("LeadChanged", registry, settings.topics.lead_changes)
         self._outcomes = Writer("LeadOutcome", registry, settings.topics.lead_outcomes)
@@ -107,8 +102,6 @@ class Relay:
         self._claimed = False
         self._publication: Publication | None = None
         self._position = Position(0, None, self._id)
-        self._backoff = Backoff(clock)
-        self._held = False
         self._trim_at = clock()
 
     def stop(self) -> None:
@@ -116,43 +109,42 @@ class Relay:
         self._stop.set()
 
     def run(self) -> None:
-        """Turn the loop. Returns when stopped; raises UserError where a person must act."""
+        """Run the loop. Returns when stopped; raises UserError if a person must act."""
         try:
             while not self._stop.is_set():
                 self._health.beat()
                 try:
-                    idle = not self._turn()
-                    self._resumed()
+                    idle = not self._process_batch()
+                    self._health.resumed()
                     if idle:
-                        self._outbox.wait(
-                            UNSETTLED_SECONDS if self._outbox.unsettled else POLL_SECONDS
-                        )
+                        writers = self._outbox.has_open_writers
+                        self._outbox.wait(OPEN_WRITERS_WAIT_SECONDS if writers else WAIT_SECONDS)
                 except Fenced as fenced:
-                    # By another relay, or by a broker that waited too long for us: the committed position tells.
+                    # Another relay, or a broker's time-out: the committed position tells which.
                     self._close()
-                    self._hold(Transient("brokers", f"the producer cannot go on: {fenced}"))
+                    self._pause(Transient("brokers", f"the producer cannot go on: {fenced}"))
                 except Transient as trouble:
-                    self._hold(trouble)
+                    self._pause(trouble)
         finally:
             self._close()
             self._outbox.close()
 
-    def _turn(self) -> bool:
-        """One batch, if there is one; False where there is nothing to do now."""
+    def _process_batch(self) -> bool:
+        """Publish one batch, or trim; return whether there is more to do now."""
         connected = self._outbox.connect()
         publication = self._publication or self._open()
         if connected:
             self._outbox.check(self._position.position, self._position.event_id)
         began = self._clock()
         rows = self._outbox.rows(self._position.position, self._settings.batch_max_records)
-        self._watcher.waiting(self._outbox.pending(self._position.position))
+        self._observer.waiting(self._outbox.pending(self._position.position))
         if not rows:
             return self._trim()
         position = Position(rows[-1].position, rows[-1].event_id, self._id)
-        publication.commit(self._messages(rows), position)
+        publication.commit(self._records(rows), position)
         self._position = position
-        self._watcher.published(
-            Published(
+        self._observer.published(
+            PublishedBatch(
                 records=Counter(row.record for row in rows),
                 occurred_at=[row.occurred_at for row in rows],
                 position=position.position,
@@ -162,7 +154,7 @@ class Relay:
         )
         return True
 
-    def _messages(self, rows: Iterable[Row]) -> Iterator[OutboxRecord]:
+    def _records(self, rows: Iterable[OutboxRow]) -> Iterator[OutboxRecord]:
         topics, state = self._settings.topics, self._options.state
         for row in rows:
             key = row.lead_id.encode()
@@ -175,12 +167,12 @@ class Relay:
                 yield OutboxRecord(topics.lead_changes, key, value)
 
     def _open(self) -> Publication:
-        """Become the one relay:
+        """Become the only relay of the group:
 
-        1. See that no other has taken over since this process claimed to be it; who was fenced by one ends here.
-        2. Fence whoever is it now; what was begun is committed or undone.
-        3. Read the committed position: up to there everything was published, and nothing after it.
-        4. Claim it in a transaction, so that who was fenced finds out.
+        1. Check that no other relay took over since this process was the relay; end if one did.
+        2. Fence the relay before; its open transaction is committed or aborted.
+        3. Read the committed position: everything up to it was published, and nothing after it.
+        4. Commit the position under this process's id, so that a fenced relay finds it in step 1.
         """
         self._changes.open()
         self._outcomes.open()
@@ -201,40 +193,32 @@ class Relay:
             publication.close()
             raise
         self._publication, self._claimed = publication, True
-        self._watcher.opened(self._position.position, first=found is None)
+        self._observer.opened(self._position.position, first=found is None)
         return publication
 
     def _committed(self) -> Position | None:
         found = read_position(self._settings, transactional_id(self._settings), self._stop.is_set)
         if self._claimed and found is not None and found.relay != self._id:
             raise UserError(
-                "another relay of this group has taken over: run one, or give each outbox its own LEADSTREAM_GROUP_ID"
+                "another relay of this group has taken over: run one, or give each outbox its own "
+                "LEADSTREAM_GROUP_ID"
             )
         return found
 
     def _trim(self) -> bool:
-        """Delete published rows that are old enough, every minute; True where more of them may be there."""
+        """Delete old published rows once a minute; return whether there may be more of them."""
         if self._clock() < self._trim_at:
             return False
         rows = self._outbox.trim(self._position.position, self._options.keep)
         if rows:
-            self._watcher.trimmed(rows)
+            self._observer.trimmed(rows)
         if rows == TRIM_ROWS:
             return True
         self._trim_at = self._clock() + TRIM_EVERY_SECONDS
         return False
 
-    def _hold(self, trouble: Transient) -> None:
-        self._health.held(trouble)
-        self._held = True
-        for seconds in self._backoff.pauses(self._stop.is_set):
-            self._stop.wait(seconds)
-
-    def _resumed(self) -> None:
-        if self._held:
-            self._health.resumed()
-            self._held = False
-            self._backoff.reset()
+    def _pause(self, trouble: Transient) -> None:
+        self._health.pause(trouble, self._stop.is_set, self._stop.wait)
 
     def _close(self) -> None:
         if self._publication is not None:

@@ -1,4 +1,4 @@
-"""Change events of another system into lead changes: each under its lead's id, as LeadChanged, or a dead letter."""
+"""Translation of another system's change events into lead changes or dead letters."""
 
 import time
 from collections import Counter
@@ -20,15 +20,15 @@ from schemas.foreign_formats import (
 )
 
 
-class Watcher(Protocol):
-    """Who is told what was translated."""
+class TranslationObserver(Protocol):
+    """An observer of what was translated."""
 
-    def translated(self, batch: Batch, fates: Counter[str], seconds: float) -> None:
-        """A batch was committed."""
+    def translated(self, batch: Batch, dispositions: Counter[str], seconds: float) -> None:
+        """Note a batch that was committed."""
 
 
 class Translator:
-    """What is done to a batch of foreign changes; all of it and its offsets are committed together."""
+    """A translator of batches; the outputs and offsets of a batch are committed together."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Translator:
         limit: Limit,
         topics: Topics,
         group_id: str,
-        watcher: Watcher,
+        observer: TranslationObserver,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -49,33 +49,39 @@ class Translator:
         self._limit = limit
         self._topics = topics
         self._group_id = group_id
-        self._watcher = watcher
+        self._observer = observer
         self._clock = clock
         self._clock_ms = clock_ms
 
     def translate(self, batch: Batch, publisher: Publisher) -> None:
-        """Publish what a batch means. Raises Transient, Fenced, DeadLetterLimit: then nothing of it counts."""
+        """Publish the translation of a batch.
+
+        Raises Transient, Fenced and DeadLetterLimit; then nothing of the batch counts.
+        """
         began = self._clock()
         outputs: list[Output] = []
         letters: list[Poison | None] = []
-        fates: Counter[str] = Counter()
+        dispositions: Counter[str] = Counter()
         for message in batch.messages:
             letter = None
             try:
                 output = self._output(message)
-                fates["unchanged" if output is None else "translated"] += 1
+                dispositions["unchanged" if output is None else "translated"] += 1
             except Poison as poison:
                 letter, output = poison, self._letter(message, poison)
-                fates["dead_lettered"] += 1
+                dispositions["dead_lettered"] += 1
             letters.append(letter)
             if output is not None:
                 outputs.append(output)
         self._limit.check(letters)
         publisher.begin(outputs, batch)()
-        self._watcher.translated(batch, fates, self._clock() - began)
+        self._observer.translated(batch, dispositions, self._clock() - began)
 
     def _output(self, message: Message) -> Output | None:
-        """The lead change, None where nothing changed that a score depends on. Raises Poison, Transient."""
+        """Return the lead change, or None if nothing changed that a score depends on.
+
+        Raises Poison and Transient.
+        """
         position = f"{message.topic()}-{message.partition()}-{message.offset()}"
         kind, timestamp = message.timestamp()
         at = timestamp if kind else self._clock_ms()

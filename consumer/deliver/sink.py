@@ -1,7 +1,7 @@
-"""The current score of every lead in Postgres: predictions from their topic into lead_scores.
+"""The sink: predictions from their topic into the table lead_scores of Postgres.
 
-A batch is one transaction in Postgres, and its offsets are committed after it. A batch that comes again after a crash
-changes nothing: a prediction replaces only one that it is not older than.
+A batch is one transaction in Postgres, and its offsets are committed after it. A batch that is read
+again after a crash changes nothing: a prediction never replaces a newer one.
 """
 
 import json
@@ -42,46 +42,54 @@ _NAMES = (
         "scored_at",
     ),
 )
-# A later version of the lead wins. Of the same one, or where the CRM counts none, it is the later scoring.
+# The later version of the lead wins. For equal versions, or without versions, the later scoring.
 _UPSERT = f"""
 insert into lead_scores as present ({", ".join(_NAMES)}) values ({", ".join(["%s"] * len(_NAMES))})
 on conflict (lead_id) do update set {", ".join(f"{name} = excluded.{name}" for name in _NAMES)}
 where excluded.lead_version > present.lead_version
-   or (excluded.lead_version in (0, present.lead_version) and excluded.scored_at >= present.scored_at)
+   or (excluded.lead_version in (0, present.lead_version)
+       and excluded.scored_at >= present.scored_at)
 """  # noqa: S608  # constants only
 _DELETE = "delete from lead_scores where lead_id = %s"
 
 
 class CommittingSource(Source, Protocol):
-    """A source whose offsets are committed without a transaction of Kafka's."""
+    """A source whose offsets are committed without a Kafka transaction."""
 
     def commit(self, batch: Batch) -> None:
-        """Commit the offsets of a batch. Raises Transient where the group is not stable."""
+        """Commit the offsets of a batch. Raises Transient while the group is not stable."""
 
 
-class Watcher(Protocol):
-    """Who is told what the sink does."""
+class SinkObserver(Protocol):
+    """An observer of what the sink does."""
 
     def written(self, batch: Batch, *, scores: int, erased: int, seconds: float) -> None:
-        """A batch is in Postgres, and its offsets are committed."""
+        """Note a batch that is in Postgres and whose offsets are committed."""
 
     def skipped(self, batch: Batch, number: int, poison: Poison) -> None:
-        """A message that is no prediction."""
+        """Note a message that is no prediction."""
 
 
-class Scores:
-    """The table, through a connection that is made again after each failure. What it writes has origin leadstream."""
+class ScoreTable:
+    """The table lead_scores. The next write after a failure connects again.
+
+    Its writes have the origin `leadstream`, so that the CRM's triggers can tell them apart.
+    """
 
     def __init__(self, database_url: str) -> None:
-        """Does not connect yet. Raises SettingsError where the URL cannot be read."""
+        """Check the URL, without connecting. Raises SettingsError if it cannot be parsed."""
         self._url = check_url(database_url)
         self._connection: Connection | None = None
 
     def write(self, predictions: list[dict[str, Any] | str]) -> None:
-        """Scores to upsert and ids to delete, in their order, in one transaction. Raises Transient, UserError."""
+        """Upsert predictions and delete lead ids, in their order, in one transaction.
+
+        Raises Transient if Postgres does not answer, and UserError if the table or a permission is
+        missing.
+        """
         try:
             if self._connection is None:
-                # Whatever the CRM's own triggers make of a new score must not be scored again.
+                # Changes that the CRM's triggers derive from a new score must not be scored again.
                 options = "-c leadstream.origin=leadstream"
                 self._connection = connect(
                     self._url,
@@ -116,34 +124,34 @@ class Scores:
             raise Transient("postgres", text or type(error).__name__) from error
 
     def close(self) -> None:
-        """Give the connection back; the next write makes another."""
+        """Close the connection; the next write opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
 class Sink:
-    """What is done to a batch of predictions."""
+    """A writer of batches of predictions."""
 
     def __init__(
         self,
         source: CommittingSource,
-        scores: Scores,
+        scores: ScoreTable,
         reader: Reader,
-        watcher: Watcher,
+        observer: SinkObserver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._scores = scores
         self._reader = reader
-        self._watcher = watcher
+        self._observer = observer
         self._clock = clock
 
     def write(self, batch: Batch) -> None:
-        """A batch:
+        """Write a batch:
 
         1. Write its predictions to Postgres, in one transaction.
-        2. Commit its offsets. Where that fails the batch comes again, and changes nothing.
+        2. Commit its offsets. If that fails, the batch is read again and changes nothing.
         """
         began = self._clock()
         found: list[dict[str, Any] | str] = []
@@ -154,11 +162,11 @@ class Sink:
                     (message.key() or b"").decode() if value is None else self._reader.decode(value)
                 )
             except Poison as poison:
-                self._watcher.skipped(batch, number, poison)
+                self._observer.skipped(batch, number, poison)
         self._scores.write(found)
         self._source.commit(batch)
         erased = sum(isinstance(each, str) for each in found)
-        self._watcher.written(
+        self._observer.written(
             batch, scores=len(found) - erased, erased=erased, seconds=self._clock() - began
         )
 

@@ -1,4 +1,8 @@
-"""The loop of `leadstream follow`: reads on, judges what has matured, shows the live figures, and acts on them."""
+"""The outcome monitor: the loop of `leadstream follow`.
+
+It joins outcomes to predictions, evaluates those whose horizon has passed, exposes the live figures
+of each model, recalibrates the champion, and requests trainings.
+"""
 
 import threading
 import time
@@ -8,19 +12,18 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from consumer.outcomes.reader import Intake, horizons, open_follower
+from consumer.outcomes.reader import OutcomeReader, horizon_lookup, open_follower
 from consumer.retrain_requests import RetrainRequests
-from leadstream import __version__, log
+from leadstream import log
 from leadstream.backoff import Backoff
 from leadstream.budgets import POLL_SECONDS
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.topic_follower import TopicFollower
-from leadstream.process.http import Endpoints
 from leadstream.process.metrics import FollowMetrics
-from leadstream.process.signals import stop_on_signals
+from leadstream.process.service import Health, serving
 from leadstream.process.status import Status
-from leadstream.settings import Settings, unknown_variables
+from leadstream.settings import Settings
 from models.monitor import recalibrate
 from models.monitor.ledger import Judged
 from models.monitor.live import Live, Quality
@@ -28,13 +31,15 @@ from models.monitor.triggers import InService, Triggers, due, in_service
 from models.registry.versions import ModelRegistry, open_registry
 from schemas.registry import Registry
 
-LOOK_SECONDS = 2.0  # at the champion, and between two refreshes of the live figures
-SETTLE_SECONDS = 15.0  # longer than a new partition takes to be found
+# Between two looks at the champion, and two refreshes of the live figures.
+LOOK_SECONDS = 2.0
+# A new partition is found in less time.
+LATE_PARTITION_SECONDS = 15.0
 CHAMPION_VARIANT = "champion"
 
 
 class Recalibrate(StrEnum):
-    """What to do when the champion's outcomes ask for another calibration."""
+    """The action when the champion's outcomes ask for another calibration."""
 
     NEVER = "never"
     PROPOSE = "propose"
@@ -42,24 +47,27 @@ class Recalibrate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """`every`: evaluate after so many newly judged predictions."""
+class MonitorOptions:
+    """Options of the monitor. `every`: write figures after that many new evaluations."""
 
     recalibrate: Recalibrate = Recalibrate.NEVER
     every: int = 200
     triggers: Triggers = field(default_factory=Triggers)
 
 
-class Watch:
-    """Turns the loop until it is asked to stop. Every trouble that may pass is waited for, and nothing is skipped."""
+class OutcomeMonitor:
+    """The loop of `follow`. It ends when it is stopped; after a Transient it retries the same record.
+
+    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in milliseconds UTC.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        options: Options,
+        options: MonitorOptions,
         *,
         models: ModelRegistry,
-        intake: Intake,
+        reader: OutcomeReader,
         live: Live,
         requests: RetrainRequests,
         metrics: FollowMetrics,
@@ -71,7 +79,7 @@ class Watch:
         self._settings = settings
         self._options = options
         self._models = models
-        self._intake = intake
+        self._reader = reader
         self._live = live
         self._requests = requests
         self._metrics = metrics
@@ -81,16 +89,16 @@ class Watch:
         self._clock_ms = clock_ms
         self._stop = threading.Event()
         self._untaken: deque[Message] = deque()
-        self._backoff = Backoff(clock)
-        self._held: str | None = None
+        self._health = Health("follow", status, logger, backoff=Backoff(clock))
         self._look_at = 0.0
         self._champion: InService | None = None
         self._manifest: dict[str, Any] | None = None
         self._new = 0
         self._evaluated = False
-        self._decided: dict[str, int] = {}  # when, by lead; since the champion was made
-        self._all_until: int | None = None
-        self._settled_at = 0.0
+        # The time of each lead's outcome since the champion was made.
+        self._decided: dict[str, int] = {}
+        self._complete_until: int | None = None
+        self._next_overdue_at = 0.0
         self._dropped = 0
         self._caught_up = False
 
@@ -99,7 +107,7 @@ class Watch:
         self._stop.set()
 
     def model(self) -> dict[str, Any] | None:
-        """What `/model` shows: the champion, and how it was judged; None where there is none."""
+        """Return what `/model` shows: the champion and its metrics; None without a champion."""
         champion, manifest = self._champion, self._manifest
         if champion is None or manifest is None:
             return None
@@ -111,28 +119,28 @@ class Watch:
         }
 
     def run(self, follower: TopicFollower) -> None:
-        """Turn the loop. Returns when stopped, and raises whatever a bug raises."""
+        """Run the loop. Returns when stopped."""
         while not self._stop.is_set():
-            self._status.beat()
+            self._health.beat()
             try:
                 self._untaken = self._untaken or deque(follower.poll(POLL_SECONDS))
                 self._take()
                 self._status.absent(follower.absent)
                 self._status.assigned(follower.partitions)
-                self._resumed(follower)
+                self._report_progress(follower)
                 if self._caught_up and self._clock() >= self._look_at:
                     self._look(follower)
                     self._look_at = self._clock() + LOOK_SECONDS
             except Transient as trouble:
-                self._hold(trouble)
+                self._health.pause(trouble, self._stop.is_set, self._stop.wait)
 
     def _take(self) -> None:
-        """Take what was polled; a record at which a dependency does not answer stays, and is taken again."""
+        """Take what was polled; a record that raises Transient stays, and is taken again."""
         topics = self._settings.topics
         while self._untaken:
             message = self._untaken[0]
             try:
-                self._judged(self._intake.take(message))
+                self._add(self._reader.take(message))
                 if message.value() is None:
                     self._live.forget((message.key() or b"").decode())
                 read = (
@@ -153,36 +161,42 @@ class Watch:
                 )
             self._untaken.popleft()
 
-    def _judged(self, judged: list[Judged]) -> None:
-        self._live.add(judged)
-        self._new += len(judged)
-        for one in judged:
+    def _add(self, evaluated: list[Judged]) -> None:
+        self._live.add(evaluated)
+        self._new += len(evaluated)
+        for one in evaluated:
             self._decided[one.made.lead_id] = one.decided_at
 
     def _look(self, follower: TopicFollower) -> None:
-        """Judge the silent, refresh the figures, and act where it is time."""
-        self._judge_silent(follower)
+        """Evaluate leads without an outcome, refresh the figures, and act when it is time."""
+        self._evaluate_overdue(follower)
         self._find_champion()
         qualities = self._live.qualities()
-        self._show(qualities)
+        self._expose(qualities)
         if self._new >= self._options.every or not self._evaluated:
             self._evaluate(qualities)
             self._new, self._evaluated = 0, True
         self._ask_for_training(follower)
 
-    def _judge_silent(self, follower: TopicFollower) -> None:
-        """By the outcomes of some seconds ago: what was sent with them to other partitions has been read by now."""
-        # Where predictions come without pause, not all of the partitions are ever at their end in the same moment.
+    def _evaluate_overdue(self, follower: TopicFollower) -> None:
+        """Evaluate predictions whose horizon passed without an outcome.
+
+        The time is that of the outcomes some seconds ago: records that were sent with them to other
+        partitions have been read since.
+        """
+        # Under constant load the partitions of predictions are never all at their end at once.
         if (
             not follower.topic_at_end(self._settings.topics.lead_outcomes)
-            or self._clock() < self._settled_at
+            or self._clock() < self._next_overdue_at
         ):
             return
-        until = self._intake.ledger.decided_until
-        self._judged(
-            self._intake.ledger.overdue(until if self._all_until is None else self._all_until)
+        until = self._reader.ledger.decided_until
+        complete = until if self._complete_until is None else self._complete_until
+        self._add(self._reader.ledger.overdue(complete))
+        self._complete_until, self._next_overdue_at = (
+            until,
+            self._clock() + LATE_PARTITION_SECONDS,
         )
-        self._all_until, self._settled_at = until, self._clock() + SETTLE_SECONDS
 
     def _find_champion(self) -> None:
         try:
@@ -197,25 +211,25 @@ class Watch:
         else:
             self._status.warn("champion", None)
 
-    def _show(self, qualities: list[Quality]) -> None:
+    def _expose(self, qualities: list[Quality]) -> None:
         with self._metrics.lock:
             for name, gauge in self._metrics.live.items():
                 gauge.clear()
                 for quality in qualities:
                     if (value := getattr(quality, name)) is not None:
                         gauge.labels(quality.model_version, quality.variant).set(value)
-            ledger = self._intake.ledger
+            ledger = self._reader.ledger
             self._metrics.pending.set(ledger.pending)
             self._metrics.dropped.inc(ledger.dropped - self._dropped)
             self._dropped = ledger.dropped
 
     def _evaluate(self, qualities: list[Quality]) -> None:
-        """One line for all models, and another calibration of the champion where it is wanted and asked for."""
+        """Write one line for all models, and recalibrate the champion if its outcomes ask for it."""
         champion = self._champion
         self._logger.info(
             "evaluation",
             newly_judged=self._new,
-            pending=self._intake.ledger.pending,
+            pending=self._reader.ledger.pending,
             champion=champion.version if champion else None,
             models=[asdict(quality) for quality in qualities],
         )
@@ -260,77 +274,44 @@ class Watch:
         self._status.warn("retrain requests", absent)
         self._requests.request(champion, found, publish=there)
 
-    def _resumed(self, follower: TopicFollower) -> None:
+    def _report_progress(self, follower: TopicFollower) -> None:
         caught_up = self._caught_up or follower.at_end
-        if self._held is not None or caught_up != self._caught_up:
+        if caught_up != self._caught_up:
             self._status.well()
-        if self._held is not None:
-            self._logger.info("follow.resumed", dependency=self._held)
+        self._health.resumed()
         if not caught_up:
             self._status.trouble("history", "the topics are still being read from their beginning")
-        self._caught_up, self._held = caught_up, None
-        self._backoff.reset()
-
-    def _hold(self, trouble: Transient) -> None:
-        """Say why, and wait a little longer each time."""
-        self._status.trouble(trouble.dependency, trouble.detail)
-        if self._held != trouble.dependency:
-            self._logger.warning(
-                "follow.held", dependency=trouble.dependency, detail=trouble.detail
-            )
-        self._held = trouble.dependency
-        for seconds in self._backoff.pauses(self._stop.is_set):
-            self._status.beat()
-            self._stop.wait(seconds)
+        self._caught_up = caught_up
 
 
-def follow(settings: Settings, options: Options) -> None:
-    """Follow the outcomes. Returns when stopped by SIGTERM or SIGINT; raises UserError where a person must act."""
-    log.configure(settings)
-    logger = log.get_logger()
-    for sentence in unknown_variables():
-        logger.warning("settings.unknown", detail=sentence)
-    signs = options.recalibrate is not Recalibrate.NEVER
-    models = open_registry(
-        settings, signs=signs, say=lambda sentence: logger.info("key", detail=sentence)
-    )
-    horizon_days_of = horizons(
-        models, lambda version: logger.warning("model.unknown", version=version)
-    )
-    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    metrics, status = FollowMetrics(), Status()
-    watch = Watch(
-        settings,
-        options,
-        models=models,
-        intake=Intake(settings.topics, horizon_days_of, registry),
-        live=Live(horizon_days_of),
-        requests=RetrainRequests(
-            settings, registry, verb="follow", counter=metrics.retrain, logger=logger
-        ),
-        metrics=metrics,
-        status=status,
-        logger=logger,
-    )
-    endpoints = Endpoints(
-        settings.http_host,
-        settings.http_port,
-        status=status,
-        exposed=metrics.expose,
-        model=watch.model,
-    )
-    stop_on_signals(watch, logger)
-    try:
-        follower = open_follower(settings)
-        logger.info(
-            "started", version=__version__, http=f"http://{settings.http_host}:{endpoints.port}"
+def follow(settings: Settings, options: MonitorOptions) -> None:
+    """Follow the outcomes until SIGTERM or SIGINT. Raises UserError if a person must act."""
+    with serving(settings) as context:
+        logger = context.logger
+        signs = options.recalibrate is not Recalibrate.NEVER
+        models = open_registry(
+            settings, signs=signs, say=lambda sentence: logger.info("key", detail=sentence)
         )
-        try:
-            watch.run(follower)
-        finally:
-            follower.close()
-    finally:
-        endpoints.close()
-        if registry:
-            registry.close()
-    logger.info("stopped")
+        horizon_days_of = horizon_lookup(
+            models, lambda version: logger.warning("model.unknown", version=version)
+        )
+        url = settings.schema_registry_url
+        registry = context.open(Registry(url)) if url else None
+        metrics = FollowMetrics()
+        monitor = OutcomeMonitor(
+            settings,
+            options,
+            models=models,
+            reader=OutcomeReader(settings.topics, horizon_days_of, registry),
+            live=Live(horizon_days_of),
+            requests=RetrainRequests(
+                settings, registry, verb="follow", counter=metrics.retrain, logger=logger
+            ),
+            metrics=metrics,
+            status=context.status,
+            logger=logger,
+        )
+        context.listen(metrics.expose, monitor.model)
+        follower = context.open(open_follower(settings))
+        context.started(monitor)
+        monitor.run(follower)

@@ -1,4 +1,4 @@
-"""Predictions and outcomes from their topics into the ledger."""
+"""Predictions and outcomes, read from their topics into the ledger."""
 
 import sys
 import time
@@ -8,8 +8,10 @@ from math import isfinite
 from typing import Any
 
 from leadstream.budgets import POLL_SECONDS
+from leadstream.deadline import Deadline
 from leadstream.errors import Poison, Reason, UserError
 from leadstream.kafka.batch import Message
+from leadstream.kafka.health import CREATE_TOPICS
 from leadstream.kafka.topic_follower import TopicFollower
 from leadstream.kafka.topics import Topics
 from leadstream.lead_fields import END_TIME_MS, MIN_TIME_MS
@@ -21,12 +23,15 @@ from schemas.codec import Reader
 from schemas.registry import Registry
 
 SILENT_SECONDS = 30.0
-# One wrong clock must not make every prediction mature.
+# A sender with a wrong clock must not make every prediction mature.
 AHEAD_MS = DAY_MS
 
 
-class Intake:
-    """Takes records of the three topics. What cannot be read is skipped and counted: this verb has no dead letters."""
+class OutcomeReader:
+    """A reader of the records of three topics: predictions, shadow predictions and outcomes.
+
+    `ledger` joins them; `records` counts the records of each topic.
+    """
 
     def __init__(
         self,
@@ -36,30 +41,30 @@ class Intake:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.ledger = Ledger(horizon_days_of)
-        self.read: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()
         self._topics = topics
         self._predictions = Reader("LeadPrediction", registry)
         self._outcomes = Reader("LeadOutcome", registry)
         self._clock_ms = clock_ms
 
     def take(self, message: Message) -> list[Judged]:
-        """One record, and what can be judged by it; a null value erases the lead from the ledger.
+        """Take one record, and return the predictions that it evaluates.
 
-        Raises Poison for one that cannot be read, and Transient where the registry or the model store does not answer:
-        then it can be taken again.
+        A null value erases the lead from the ledger. Raises Poison for a record that cannot be read.
+        Raises Transient if the registry or the model store does not answer; take it again then.
         """
         topic, value = message.topic(), message.value()
         if value is None:
             self.ledger.forget(_text(message.key()))
-            judged = []
+            evaluated = []
         elif topic == self._topics.lead_outcomes:
             outcome = self._outcomes.decode(value)
             decided_at = self._time("decided_at", outcome["decided_at"])
-            judged = self.ledger.decided(outcome["lead_id"], outcome["converted"], decided_at)
+            evaluated = self.ledger.decided(outcome["lead_id"], outcome["converted"], decided_at)
         else:
-            judged = self.ledger.predicted(self._made(topic, self._predictions.decode(value)))
-        self.read[topic] += 1
-        return judged
+            evaluated = self.ledger.predicted(self._made(topic, self._predictions.decode(value)))
+        self.records[topic] += 1
+        return evaluated
 
     def _made(self, topic: str, record: dict[str, Any]) -> Made:
         probability, raw_score = record["probability"], record["raw_score"]
@@ -85,12 +90,13 @@ class Intake:
         return value
 
 
-def horizons(
+def horizon_lookup(
     registry: ModelRegistry, unknown: Callable[[str], None] = lambda _version: None
 ) -> HorizonDaysOf:
-    """The horizon of each version by its manifest, read once. A version that is not in the store has none; it is told.
+    """Return a function from a version to its horizon in days, which reads each manifest once.
 
-    Raises Transient where the store does not answer.
+    A version that is not in the store has no horizon; `unknown` receives it. The function raises
+    Transient if the store does not answer.
     """
     known: dict[str, float | None] = {}
 
@@ -110,33 +116,36 @@ def read_all(
     settings: Settings,
     horizon_days_of: HorizonDaysOf,
     progress: Callable[[int], None] = lambda _records: None,
-) -> tuple[Intake, list[Judged], Counter[Reason]]:
-    """The topics from their beginning to their present ends: what was taken, judged, and could not be read."""
+) -> tuple[OutcomeReader, list[Judged], Counter[Reason]]:
+    """Read the topics from their beginning to their present ends.
+
+    Returns the reader, the evaluated predictions, and counts of records that could not be read.
+    Raises UserError if a topic is missing, and Transient if a dependency does not answer.
+    """
     configure(settings)
     topics = settings.topics
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    intake, skipped, judged = (
-        Intake(topics, horizon_days_of, registry),
+    reader, skipped, evaluated = (
+        OutcomeReader(topics, horizon_days_of, registry),
         Counter[Reason](),
         list[Judged](),
     )
     follower = open_follower(settings)
     try:
-        heard = time.monotonic()
+        silence = Deadline.after(SILENT_SECONDS)
         while not follower.at_end:
             messages = follower.poll(POLL_SECONDS)
             if follower.absent:
-                raise UserError(
-                    f"there is no topic {follower.absent[0]}; `leadstream topics create` makes what is missing"
-                )
+                raise UserError(f"there is no topic {follower.absent[0]}; {CREATE_TOPICS}")
             for message in messages:
                 try:
-                    judged += intake.take(message)
+                    evaluated += reader.take(message)
                 except Poison as poison:
                     skipped[poison.reason] += 1
             progress(len(messages))
-            heard = time.monotonic() if messages else heard
-            if time.monotonic() - heard > SILENT_SECONDS:
+            if messages:
+                silence = Deadline.after(SILENT_SECONDS)
+            if silence.expired:
                 raise UserError(
                     f"the brokers stopped answering for {SILENT_SECONDS:g} s; try again"
                 )
@@ -144,27 +153,30 @@ def read_all(
         follower.close()
         if registry:
             registry.close()
-    judged += intake.ledger.overdue(intake.ledger.decided_until)
-    return intake, in_order(judged, horizon_days_of, intake.ledger.forgotten), skipped
+    evaluated += reader.ledger.overdue(reader.ledger.decided_until)
+    return reader, in_order(evaluated, horizon_days_of, reader.ledger.forgotten), skipped
 
 
-def read_judged(
+def read_evaluated(
     settings: Settings,
     horizon_days_of: HorizonDaysOf,
     progress: Callable[[int], None] = lambda _records: None,
 ) -> list[Judged]:
-    """Every judged prediction that the topics hold now, in the order in which its label became known.
+    """Return every evaluated prediction of the topics, in the order in which its label was known.
 
-    Raises UserError where a topic is missing, and Transient where a dependency does not answer.
+    Raises UserError if a topic is missing, and Transient if a dependency does not answer.
     """
     return read_all(settings, horizon_days_of, progress)[1]
 
 
 def in_order(
-    judged: list[Judged], horizon_days_of: HorizonDaysOf, forgotten: set[str]
+    evaluated: list[Judged], horizon_days_of: HorizonDaysOf, forgotten: set[str]
 ) -> list[Judged]:
-    """Those of leads that are not erased, as their labels became known, however the topics were read."""
-    kept = [one for one in judged if one.made.lead_id not in forgotten]
+    """Return the predictions of leads that are not erased, ordered by when the label was known.
+
+    The order does not depend on the order in which the topics were read.
+    """
+    kept = [one for one in evaluated if one.made.lead_id not in forgotten]
     return sorted(
         kept,
         key=lambda one: (
@@ -178,7 +190,7 @@ def in_order(
 
 
 def open_follower(settings: Settings) -> TopicFollower:
-    """The predictions and outcomes, and the challengers' predictions where there are any."""
+    """Return a follower of predictions and outcomes, and of shadow predictions if there are any."""
     topics = settings.topics
     return TopicFollower(
         settings, [topics.lead_predictions, topics.lead_outcomes], [topics.shadow_predictions]

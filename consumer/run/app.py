@@ -9,27 +9,26 @@ from consumer.retrain_requests import on_drift
 from consumer.run.loop import Service
 from consumer.run.recall import Recall
 from consumer.scoring.codecs import codecs_for
-from consumer.scoring.leads import LeadLookup
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
-from leadstream import __version__, log
+from leadstream import log
 from leadstream.background import Worker, inline
 from leadstream.errors import Fenced, SettingsError
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
-from leadstream.process.http import Endpoints
 from leadstream.process.metrics import Metrics
-from leadstream.process.signals import stop_on_signals
+from leadstream.process.service import ServiceContext, serving
 from leadstream.process.status import Status
-from leadstream.settings import Delivery, Late, Settings, Traces, unknown_variables
+from leadstream.settings import Delivery, Late, Settings, Traces
 from models.registry.versions import open_registry
 from models.serve.scorer import Model
 from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.registry import Registry
 
 if TYPE_CHECKING:
+    from consumer.run.postgres import PostgresLeads
     from consumer.run.tracing import Tracing
 
 # Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
@@ -43,18 +42,26 @@ CHECK_SECONDS = 2.0
 
 
 def run(settings: Settings) -> None:
-    """Run the consumer. Returns when stopped by SIGTERM or SIGINT; raises UserError where a person must act."""
-    log.configure(settings)
-    logger = log.get_logger()
-    for sentence in unknown_variables():
-        logger.warning("settings.unknown", detail=sentence)
-    metrics, status, tracing = Metrics(), Status(), _tracing(settings)
+    """Run the consumer until SIGTERM or SIGINT. Raises UserError if a person must act."""
+    with serving(settings) as context:
+        _run(settings, context)
+
+
+def _run(settings: Settings, context: ServiceContext) -> None:
+    """Build the service from its settings, and run it; the context closes what is opened here."""
+    logger, status = context.logger, context.status
+    metrics, tracing = Metrics(), _tracing(settings)
+    if tracing:
+        context.open(tracing)
     metrics.loop_idle.set_function(status.idle)
     models = open_registry(settings)
-    beside = Worker("models"), Worker("models")
-    slot, challenger = ModelSlot(models, run=beside[0]), ChallengerSlot(models, run=beside[1])
-    registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    leads = _postgres(settings.database_url) if settings.database_url else None
+    url = settings.schema_registry_url
+    registry = context.open(Registry(url)) if url else None
+    leads = context.open(_postgres(settings.database_url)) if settings.database_url else None
+    workers = Worker("models"), Worker("models")
+    for worker in workers:
+        context.resources.callback(worker.close, CHECK_SECONDS)
+    slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
     service = Service(
@@ -81,43 +88,18 @@ def run(settings: Settings) -> None:
         else inline,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
     )
-    endpoints = Endpoints(
-        settings.http_host,
-        settings.http_port,
-        status=status,
-        exposed=metrics.expose,
-        model=lambda: _present(slot, challenger, settings.challenger_share),
-    )
+    context.listen(metrics.expose, lambda: _present(slot, challenger, settings.challenger_share))
     clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
-    stop_on_signals(service, logger)
-    try:
-        # Before the first line of the log: a client that refuses its settings is one sentence.
+    # Before the first line of the log: a client that refuses its settings is one sentence.
+    source, publisher = clients()
+    context.started(service, group_id=settings.group_id, delivery=settings.delivery.value)
+    while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
         source, publisher = clients()
-        logger.info(
-            "started",
-            version=__version__,
-            group_id=settings.group_id,
-            delivery=settings.delivery.value,
-            http=f"http://{settings.http_host}:{endpoints.port}",
-        )
-        while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-            source, publisher = clients()
-    finally:
-        endpoints.close()
-        for worker in beside:
-            worker.close(CHECK_SECONDS)
-        if leads:
-            leads.close()
-        if registry:
-            registry.close()
-        if tracing:
-            tracing.close()
-    logger.info("stopped")
 
 
-def _postgres(url: str) -> LeadLookup:
+def _postgres(url: str) -> "PostgresLeads":
     from consumer.run.postgres import PostgresLeads  # noqa: PLC0415  # its client is 9 MB that events with state do without
 
     return PostgresLeads(url)

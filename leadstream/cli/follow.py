@@ -1,4 +1,4 @@
-"""`leadstream follow`: what became of the predictions."""
+"""`leadstream follow`: outcomes joined to the predictions."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from leadstream.errors import SettingsError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from consumer.outcomes.monitor import Options
+    from consumer.outcomes.monitor import MonitorOptions
     from leadstream.settings import Settings
     from models.monitor.live import Quality
 
@@ -26,9 +26,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb."""
     parser = verbs.add_parser(
         "follow",
-        help="join outcomes to the predictions that were made: live quality, recalibration, requests for training",
-        description="Read predictions and outcomes from their topics, judge each prediction once its horizon has "
-        "passed, and show Brier score, ECE, ROC-AUC and log loss of each model's newest 2,000.",
+        help="join outcomes to the predictions that were made: live quality, recalibration, "
+        "requests for training",
+        description="Read predictions and outcomes from their topics, judge each prediction once "
+        "its horizon has passed, and show Brier score, ECE, ROC-AUC and log loss of each model's "
+        "newest 2,000.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,7 +42,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--recalibrate",
         choices=["never", "propose", "promote"],
         default="never",
-        help="publish a patch version of the champion where its outcomes ask for one, and promote it (default never)",
+        help="publish a patch version of the champion where its outcomes ask for one, and promote "
+        "it (default never)",
     )
     parser.add_argument(
         "--every",
@@ -61,7 +64,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         type=int,
         default=5000,
         metavar="N",
-        help="ask for a training after N outcomes since the champion was made (default 5000; 0 = never)",
+        help="ask for a training after N outcomes since the champion was made "
+        "(default 5000; 0 = never)",
     )
     parser.set_defaults(func=run)
 
@@ -86,17 +90,17 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.kafka.connection_check import ConnectionCheck
 
     access = ConnectionCheck(settings)
-    from consumer.outcomes import monitor as watch
+    from consumer.outcomes import monitor
     from models.monitor.triggers import Triggers
 
     access.check()
-    options = watch.Options(
-        watch.Recalibrate(arguments.recalibrate),
+    options = monitor.MonitorOptions(
+        monitor.Recalibrate(arguments.recalibrate),
         arguments.every,
         Triggers(arguments.max_age, arguments.outcomes),
     )
     if not arguments.once:
-        watch.follow(settings, options)
+        monitor.follow(settings, options)
         return 0
     found = _once(settings, options)
     if arguments.json:
@@ -110,13 +114,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
-    """What the topics show now: figures, what was read, what is due, and what the recalibration did."""
+def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
+    """Return what the topics show now: figures, counts, due trainings, and a recalibration."""
     import sys
     import time
 
     from consumer.outcomes.monitor import CHAMPION_VARIANT, Recalibrate
-    from consumer.outcomes.reader import horizons, read_all
+    from consumer.outcomes.reader import horizon_lookup, read_all
     from models.monitor import recalibrate
     from models.monitor.live import Live
     from models.monitor.triggers import due, in_service
@@ -128,19 +132,19 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
         signs=wanted is not Recalibrate.NEVER,
         say=lambda sentence: print(sentence, file=sys.stderr),
     )
-    horizon_days_of = horizons(models)
+    horizon_days_of = horizon_lookup(models)
     with bar("Reading", None) as advance:
-        intake, judged, skipped = read_all(settings, horizon_days_of, advance)
+        reader, evaluated, skipped = read_all(settings, horizon_days_of, advance)
     live = Live(horizon_days_of)
-    live.add(judged)
-    topics, read = settings.topics, intake.read
+    live.add(evaluated)
+    topics, read = settings.topics, reader.records
     found: dict[str, Any] = {
         "models": live.qualities(),
         "predictions": read[topics.lead_predictions] + read[topics.shadow_predictions],
         "outcomes": read[topics.lead_outcomes],
-        "judged": len(judged),
-        "pending": intake.ledger.pending,
-        "dropped": intake.ledger.dropped,
+        "judged": len(evaluated),
+        "pending": reader.ledger.pending,
+        "dropped": reader.ledger.dropped,
         "skipped": {reason.value: count for reason, count in skipped.items()},
         "champion": models.resolve(),
         "retrain": {},
@@ -150,7 +154,7 @@ def _once(settings: "Settings", options: "Options") -> dict[str, Any]:
         return found
     (service, _), now_ms = in_service(models, found["champion"]), time.time_ns() // 1_000_000
     window, since = live.window(service.version, CHAMPION_VARIANT), service.created_at or 0
-    new = {one.made.lead_id for one in judged if one.decided_at > since}
+    new = {one.made.lead_id for one in evaluated if one.decided_at > since}
     found["retrain"] = due(
         service, window, new_outcomes=len(new), now_ms=now_ms, triggers=options.triggers
     )
@@ -171,11 +175,13 @@ def _print(found: dict[str, Any]) -> None:
     if qualities:
         console.print(_table(qualities, found["champion"]))
         console.print(
-            "* in service. The newest 2,000 judged predictions of each; stated and realised are mean rates."
+            "* in service. The newest 2,000 judged predictions of each; "
+            "stated and realised are mean rates."
         )
     else:
         console.print(
-            "No prediction is judged yet: a model's horizon must have passed, and outcomes must be in their topic."
+            "No prediction is judged yet: a model's horizon must have passed, "
+            "and outcomes must be in their topic."
         )
     console.print(
         f"{found['predictions']:,} predictions and {found['outcomes']:,} outcomes read, "
@@ -192,7 +198,8 @@ def _print(found: dict[str, Any]) -> None:
     if done := found["recalibrated"]:
         state = "promoted" if done["promoted"] else "published"
         console.print(
-            f"Recalibrated: version {done['version']} {state}, log-odds moved by {done['shift']:+.3f}."
+            f"Recalibrated: version {done['version']} {state}, "
+            f"log-odds moved by {done['shift']:+.3f}."
         )
         for objection in done["objections"]:
             console.print(f"- not promoted: {objection}")

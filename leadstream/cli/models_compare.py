@@ -24,7 +24,7 @@ def compare_by_outcomes(
     registry: "ModelRegistry", champion: str, challenger: str, mode: str | None, *, as_json: bool
 ) -> int:
     """Print the verdict on two versions, and their figures on the leads that it rests on."""
-    from consumer.outcomes.reader import read_judged
+    from consumer.outcomes.reader import read_evaluated
     from leadstream.kafka.connection_check import ConnectionCheck
     from models.monitor.compare import Mode, compare, settled, shadow_pairs, split_pairs
     from models.monitor.ledger import horizon_of
@@ -42,7 +42,7 @@ def compare_by_outcomes(
     settings = load_settings()
     ConnectionCheck(settings).check()
     with bar("Reading", None, shown=not as_json) as advance:
-        judged = read_judged(settings, horizons.get, progress=advance)
+        judged = read_evaluated(settings, horizons.get, progress=advance)
     known = settled(judged, horizons[champion])
     found = {
         Mode.SHADOW: shadow_pairs(known, champion, challenger),

@@ -5,14 +5,14 @@ import time
 from typing import TYPE_CHECKING
 
 from leadstream.cli.progress import not_negative
-from leadstream.cli.service import serving
+from leadstream.cli.service import serving_verb
 from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
     from leadstream.log import Logger
     from leadstream.process.metrics import RelayMetrics
     from leadstream.process.status import Status
-    from producer.relay import Published
+    from producer.relay import PublishedBatch
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,7 +30,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--state",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="whether changes carry the lead's state; without it the consumer reads it from Postgres (default yes)",
+        help="whether changes carry the lead's state; without it the consumer reads it from "
+        "Postgres (default yes)",
     )
     parser.add_argument(
         "--keep",
@@ -67,26 +68,26 @@ def run(arguments: argparse.Namespace) -> int:
     access = ConnectionCheck(settings)
     from leadstream.process.metrics import RelayMetrics
     from producer.outbox import Outbox
-    from producer.relay import Options, Relay
+    from producer.relay import Relay, RelayOptions
 
     access.check()
     metrics = RelayMetrics()
-    with serving("relay", settings, metrics) as served:
+    with serving_verb("relay", settings, metrics) as service:
         relay = Relay(
             settings,
-            Options(arguments.state, timedelta(days=arguments.keep), arguments.after),
+            RelayOptions(arguments.state, timedelta(days=arguments.keep), arguments.after),
             outbox=Outbox(database_url),
-            registry=served.registry,
-            health=served.health,
-            watcher=Told(metrics, served.status, served.logger),
+            registry=service.registry,
+            health=service.health,
+            observer=RelayReport(metrics, service.context.status, service.context.logger),
         )
-        served.started(relay)
+        service.context.started(relay)
         relay.run()
     return 0
 
 
-class Told:
-    """What the relay does, as log lines and metrics."""
+class RelayReport:
+    """Log lines and metrics of the relay."""
 
     def __init__(self, metrics: "RelayMetrics", status: "Status", logger: "Logger") -> None:
         self._metrics = metrics
@@ -94,16 +95,16 @@ class Told:
         self._logger = logger
 
     def opened(self, position: int, *, first: bool) -> None:
-        """For /readyz: from now on this is the relay."""
+        """Report that this process is the relay now: /readyz needs it."""
         self._status.assigned(1)
         self._logger.info("relay.opened", position=position, first=first)
 
     def waiting(self, rows: int) -> None:
-        """For whoever alerts on what is left, also while it cannot be published."""
+        """Report unpublished rows, also while none can be published: alerts need it."""
         self._metrics.pending.set(rows)
 
-    def published(self, batch: "Published") -> None:
-        """The one line of a batch."""
+    def published(self, batch: "PublishedBatch") -> None:
+        """Write the one line of a batch, and count it."""
         import numpy as np
 
         now = time.time()
@@ -125,6 +126,6 @@ class Told:
         )
 
     def trimmed(self, rows: int) -> None:
-        """Rows that are gone."""
+        """Report deleted rows."""
         self._metrics.trimmed.inc(rows)
         self._logger.info("outbox.trimmed", rows=rows)

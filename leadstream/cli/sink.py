@@ -4,7 +4,7 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from leadstream.cli.service import serving, source_of
+from leadstream.cli.service import serving_verb, source_for
 
 if TYPE_CHECKING:
     from leadstream.errors import Poison
@@ -40,7 +40,7 @@ def run(_arguments: argparse.Namespace) -> int:
     from leadstream.kafka.connection_check import ConnectionCheck
 
     access = ConnectionCheck(settings)
-    from consumer.deliver.sink import Scores, Sink
+    from consumer.deliver.sink import ScoreTable, Sink
     from leadstream.process.loop import Loop
     from leadstream.process.metrics import SinkMetrics
     from schemas.codec import Reader
@@ -48,28 +48,29 @@ def run(_arguments: argparse.Namespace) -> int:
     access.check()
     metrics = SinkMetrics()
     with (
-        serving("sink", settings, metrics) as served,
-        closing(Scores(database_url)) as scores,
-        closing(source_of("sink", [settings.topics.lead_predictions], settings, served)) as source,
+        serving_verb("sink", settings, metrics) as service,
+        closing(ScoreTable(database_url)) as scores,
+        closing(
+            source_for("sink", [settings.topics.lead_predictions], settings, service)
+        ) as source,
     ):
-        loop = Loop(served.health)
-        sink = Sink(
-            source, scores, Reader("LeadPrediction", served.registry), Told(metrics, served.logger)
-        )
-        served.started(loop)
+        loop = Loop(service.health)
+        reader = Reader("LeadPrediction", service.registry)
+        sink = Sink(source, scores, reader, SinkReport(metrics, service.context.logger))
+        service.context.started(loop)
         loop.run(source, sink.write)
     return 0
 
 
-class Told:
-    """What the sink does, as log lines and metrics."""
+class SinkReport:
+    """Log lines and metrics of the sink."""
 
     def __init__(self, metrics: "SinkMetrics", logger: "Logger") -> None:
         self._metrics = metrics
         self._logger = logger
 
     def written(self, batch: "Batch", *, scores: int, erased: int, seconds: float) -> None:
-        """The one line of a batch."""
+        """Write the one line of a batch, and count it."""
         self._metrics.rows.labels("scored").inc(scores)
         self._metrics.rows.labels("erased").inc(erased)
         self._logger.info(
@@ -81,7 +82,7 @@ class Told:
         )
 
     def skipped(self, batch: "Batch", number: int, poison: "Poison") -> None:
-        """A message that is no prediction."""
+        """Report a message that is no prediction."""
         message = batch.messages[number]
         self._metrics.rows.labels("skipped").inc()
         self._logger.warning(

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from leadstream.cli.service import Served, group_of, serving, source_of
+from leadstream.cli.service import VerbService, group_id_for, serving_verb, source_for
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -28,7 +28,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb."""
     parser = verbs.add_parser(
         "translate",
-        help="make lead changes of Debezium's change events or CloudEvents, until it is stopped",
+        help="turn Debezium's change events or CloudEvents into lead changes, until it is stopped",
         description="Read the change events of another system from a topic of their own, and publish\n"
         "each as a lead change under its lead's id. What cannot be understood becomes a\n"
         "dead letter.",
@@ -42,8 +42,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--format",
         choices=["debezium", "outbox", "cloudevents"],
         required=True,
-        help="debezium: of the table people, with its envelope or unwrapped; outbox: of leadstream_outbox through "
-        "its outbox event router",
+        help="debezium: of the table people, with its envelope or unwrapped; outbox: of "
+        "leadstream_outbox through its outbox event router",
     )
     parser.add_argument(
         "--columns",
@@ -55,7 +55,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--state",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="whether states are taken from the events; else the consumer reads them from Postgres (default yes)",
+        help="whether states are taken from the events; else the consumer reads them from "
+        "Postgres (default yes)",
     )
     parser.set_defaults(func=run)
 
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     if arguments.topic == settings.topics.lead_changes:
         raise SettingsError(
-            f"--from {arguments.topic}: lead changes go there; foreign ones need a topic of their own"
+            f"--from {arguments.topic}: lead changes go there; "
+            "foreign ones need a topic of their own"
         )
     from leadstream.kafka.connection_check import ConnectionCheck
 
@@ -82,25 +84,29 @@ def run(arguments: argparse.Namespace) -> int:
 
     access.check()
     metrics = TranslateMetrics()
-    with serving("translate", settings, metrics) as served:
-        translator = _translator(arguments, settings, served.registry, Told(metrics, served.logger))
-        loop = Loop(served.health)
-        served.started(loop)
+    with serving_verb("translate", settings, metrics) as service:
+        report = TranslationReport(metrics, service.context.logger)
+        translator = _translator(arguments, settings, service.registry, report)
+        loop = Loop(service.health)
+        service.context.started(loop)
         while not loop.stopping:
-            source, publisher = _clients(arguments.topic, settings, served)
+            source, publisher = _clients(arguments.topic, settings, service)
             try:
                 loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
             except Fenced as fenced:
-                served.logger.warning("rejoining", detail=str(fenced))
+                service.context.logger.warning("rejoining", detail=str(fenced))
             finally:
                 publisher.close()
                 source.close()
-                served.status.left()
+                service.context.status.left()
     return 0
 
 
 def _translator(
-    arguments: argparse.Namespace, settings: "Settings", registry: "Registry | None", told: "Told"
+    arguments: argparse.Namespace,
+    settings: "Settings",
+    registry: "Registry | None",
+    report: "TranslationReport",
 ) -> "Translator":
     from leadstream.kafka.dead_letter import Limit
     from producer.translate import Translator
@@ -118,21 +124,21 @@ def _translator(
         writer=Writer("LeadChanged", registry, settings.topics.lead_changes),
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
         topics=settings.topics,
-        group_id=group_of("translate", settings),
-        watcher=told,
+        group_id=group_id_for("translate", settings),
+        observer=report,
     )
 
 
 def _clients(
-    topic: str, settings: "Settings", served: "Served"
+    topic: str, settings: "Settings", service: VerbService
 ) -> "tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]":
-    """The two clients of one membership of the group."""
+    """Return the two clients of one membership of the group."""
     from leadstream.kafka.config import producer_config
     from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
     from leadstream.log import client_logger
     from leadstream.settings import Delivery
 
-    source = source_of("translate", [topic], settings, served)
+    source = source_for("translate", [topic], settings, service)
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
     return source, kind(
@@ -140,17 +146,20 @@ def _clients(
     )
 
 
-class Told:
-    """What the translator does, as log lines and metrics."""
+class TranslationReport:
+    """Log lines and metrics of the translator."""
 
     def __init__(self, metrics: "TranslateMetrics", logger: "Logger") -> None:
         self._metrics = metrics
         self._logger = logger
 
-    def translated(self, batch: "Batch", fates: "Counter[str]", seconds: float) -> None:
-        """The one line of a batch."""
-        for fate, count in fates.items():
-            self._metrics.records.labels(fate).inc(count)
+    def translated(self, batch: "Batch", dispositions: "Counter[str]", seconds: float) -> None:
+        """Write the one line of a batch, and count it."""
+        for disposition, count in dispositions.items():
+            self._metrics.records.labels(disposition).inc(count)
         self._logger.info(
-            "batch", records=len(batch.messages), **fates, translate_ms=round(seconds * 1000, 1)
+            "batch",
+            records=len(batch.messages),
+            **dispositions,
+            translate_ms=round(seconds * 1000, 1),
         )

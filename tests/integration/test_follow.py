@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # not in its __all__
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from consumer.outcomes.reader import read_judged
+from consumer.outcomes.reader import read_evaluated
 from consumer.retrain_requests import RetrainRequests
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
@@ -154,7 +154,7 @@ def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_else
         "AGE",
         "CALIBRATION",
     }  # those after the horizon are no conversions
-    joined = read_judged(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
+    joined = read_evaluated(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
     assert len(joined) == len(labels) + 1
     assert {one.made.lead_id for one in joined if one.made.shadow} == {"challenged"}
 

@@ -63,12 +63,12 @@ def test_a_row_waits_for_the_transaction_that_drew_the_position_before_it(
         crm.score("quick", 1)
         # Read now, position 4 would be the last published one, and 3 be skipped for good.
         assert leads(outbox, 2) == []
-        assert outbox.unsettled
+        assert outbox.has_open_writers
         crm.score("quick", 2)
         assert leads(outbox, 2) == []
         slow.commit()
         assert leads(outbox, 2) == [(3, "slow"), (4, "quick"), (5, "quick")]
-    assert not outbox.unsettled
+    assert not outbox.has_open_writers
 
 
 def test_a_transaction_that_is_rolled_back_holds_nothing_up(crm: OutboxCrm, outbox: Outbox) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from structlog.testing import CapturingLogger
 
-from consumer.outcomes.monitor import Options, Recalibrate, Watch
-from consumer.outcomes.reader import Intake, horizons, in_order
+from consumer.outcomes.monitor import MonitorOptions, OutcomeMonitor, Recalibrate
+from consumer.outcomes.reader import OutcomeReader, horizon_lookup, in_order
 from consumer.retrain_requests import RetrainRequests
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
@@ -76,8 +76,8 @@ def outcome(
     return FakeMessage(TOPICS.lead_outcomes, key_=lead_id.encode(), value_=_OUTCOME.encode(record))
 
 
-def intake(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> Intake:
-    return Intake(TOPICS, horizon, clock_ms=lambda: NOW)
+def intake(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> OutcomeReader:
+    return OutcomeReader(TOPICS, horizon, clock_ms=lambda: NOW)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_record_that_would_spoil_the_figures_is_refused_and_changes_nothing(
     one = intake()
     with pytest.raises(Poison):
         one.take(message)
-    assert (one.ledger.pending, one.read.total()) == (0, 0)
+    assert (one.ledger.pending, one.records.total()) == (0, 0)
 
 
 def test_a_clock_that_is_hours_ahead_is_no_reason_to_lose_a_record() -> None:
@@ -120,7 +120,7 @@ def test_a_clock_that_is_hours_ahead_is_no_reason_to_lose_a_record() -> None:
 
 def test_a_version_that_is_not_in_the_store_has_no_horizon_and_is_told_once(tmp_path: Path) -> None:
     told: list[str] = []
-    horizon_days_of = horizons(ModelRegistry(str(tmp_path), TRUST), told.append)
+    horizon_days_of = horizon_lookup(ModelRegistry(str(tmp_path), TRUST), told.append)
     assert [horizon_days_of("9.9.9"), horizon_days_of("9.9.9")] == [None, None]
     assert told == ["9.9.9"]
 
@@ -192,7 +192,7 @@ class MonitorHarness:
     def __init__(
         self,
         store: str,
-        options: Options | None = None,
+        options: MonitorOptions | None = None,
         horizon: Callable[[str], float | None] = lambda _version: 60.0,
     ) -> None:
         self.metrics, self.status, self.requests, self.log = (
@@ -202,11 +202,11 @@ class MonitorHarness:
             CapturingLogger(),
         )
         self.seconds = 0.0
-        self.watch = Watch(
+        self.watch = OutcomeMonitor(
             load_settings({}, None),
-            options or Options(every=1, triggers=Triggers(0, 0)),
+            options or MonitorOptions(every=1, triggers=Triggers(0, 0)),
             models=ModelRegistry(store, TRUST),
-            intake=intake(horizon),
+            reader=intake(horizon),
             live=Live(horizon),
             requests=self.requests,  # type: ignore[arg-type]
             metrics=self.metrics,
@@ -327,7 +327,7 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
         prediction("a", variant="challenger", event_id="3"),
         prediction("a", NOW - 101 * DAY_MS, model_version="1.0.1", event_id="4"),
     ]
-    stage = MonitorHarness(model_store, Options(wanted, 1, Triggers(0, 0))).run(
+    stage = MonitorHarness(model_store, MonitorOptions(wanted, 1, Triggers(0, 0))).run(
         [*others, *DECIDED], []
     )
     [(judged, promoted, now_ms)] = called
@@ -352,7 +352,7 @@ def test_a_hook_that_needs_a_person_says_so_and_the_figures_go_on(
         raise UserError("there is no key to sign with")
 
     monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
-    stage = MonitorHarness(model_store, Options(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(
+    stage = MonitorHarness(model_store, MonitorOptions(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(
         DECIDED, []
     )
     assert stage.status.warnings()["recalibration"] == "there is no key to sign with"
@@ -363,7 +363,7 @@ def test_evaluations_come_after_so_many_newly_judged_and_once_at_the_start(
     model_store: str,
 ) -> None:
     batches = [[prediction(str(i)), outcome(str(i))] for i in range(6)]
-    stage = MonitorHarness(model_store, Options(every=3, triggers=Triggers(0, 0))).run(
+    stage = MonitorHarness(model_store, MonitorOptions(every=3, triggers=Triggers(0, 0))).run(
         [outcome("z", NOW)], *batches, []
     )
     assert [line["newly_judged"] for line in stage.events("evaluation")] == [0, 3, 3]
@@ -381,14 +381,14 @@ def test_only_outcomes_since_the_champion_was_made_ask_for_a_training(model_stor
     before = [prediction("a", created - 90 * DAY_MS), outcome("a", created - 1)]
     after = [prediction("b", created - 90 * DAY_MS), outcome("b", created + 1)]
     for records, wanted in ((before, set()), (after, {Trigger.OUTCOMES})):
-        stage = MonitorHarness(model_store, Options(every=1, triggers=Triggers(0, 1))).run(
+        stage = MonitorHarness(model_store, MonitorOptions(every=1, triggers=Triggers(0, 1))).run(
             [*records, outcome("z", NOW)], []
         )
         assert set(stage.requests.asked[-1][1]) == wanted
 
 
 def test_without_the_topic_of_requests_it_says_so_and_asks_in_the_log(model_store: str) -> None:
-    options = Options(triggers=Triggers(1, 0))
+    options = MonitorOptions(triggers=Triggers(1, 0))
     stage = MonitorHarness(model_store, options).run([])
     assert stage.requests.asked[-1][2] is False
     assert "leadstream topics create" in stage.status.warnings()["retrain requests"]

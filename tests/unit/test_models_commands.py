@@ -446,12 +446,12 @@ def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
 ) -> None:
     asked = {}
 
-    def read_judged(_settings: Settings, horizon_days_of: Any, progress: Any) -> list[Judged]:
+    def read_evaluated(_settings: Settings, horizon_days_of: Any, progress: Any) -> list[Judged]:
         asked.update({version: horizon_days_of(version) for version in ("1.0.0", "1.1.0", "0.9.0")})
         progress(1)
         return history(leads, champion, challenger)
 
-    monkeypatch.setattr("consumer.outcomes.reader.read_judged", read_judged)
+    monkeypatch.setattr("consumer.outcomes.reader.read_evaluated", read_evaluated)
     assert call("models", "compare") == 0
     out = capsys.readouterr().out
     for word in (
@@ -476,7 +476,7 @@ def test_a_comparison_as_json_a_program_can_read(
     two: ModelRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "consumer.outcomes.reader.read_judged", lambda *_, **__: history(2_000, 0.9, 0.4)
+        "consumer.outcomes.reader.read_evaluated", lambda *_, **__: history(2_000, 0.9, 0.4)
     )
     assert call("models", "compare", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -488,7 +488,7 @@ def test_a_comparison_as_json_a_program_can_read(
     assert call("models", "compare", "--mode", "split", "--json") == 0
     split = json.loads(capsys.readouterr().out)
     assert (split["verdict"], split["mode"], split["n"]) == ("not yet", "split", 1)
-    monkeypatch.setattr("consumer.outcomes.reader.read_judged", lambda *_, **__: [])
+    monkeypatch.setattr("consumer.outcomes.reader.read_evaluated", lambda *_, **__: [])
     assert call("models", "compare") == 0
     out = capsys.readouterr().out
     assert (

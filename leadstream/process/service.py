@@ -1,0 +1,157 @@
+"""The composition root of the services run, relay, sink, follow and translate.
+
+Threads, and where each ends:
+
+    main        the loop of the service; ends after SIGTERM or SIGINT
+    signals     waits for a signal, and ends the process after 25 s; a daemon
+    http        the endpoints; `serving` closes it
+    models      `run` reads models in two of them; `serving` closes them
+    commits     `run` finishes one commit in it; the loop waits for it
+    offsets     one call of a transaction that may hang; a daemon
+    retrain     one request for training after a drift alarm; a daemon
+    librdkafka  threads of each client; end with the client, which the loop closes
+
+Process-wide effects: structlog's configuration, the handlers of SIGTERM and SIGINT with their
+wake-up file descriptor, and for `run` the switch interval and the garbage collector's threshold.
+They last as long as the process. Everything else that a service opens it hands to `open`, and
+`serving` closes it in reverse order.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client import Counter
+
+from leadstream import __version__, log
+from leadstream.backoff import Backoff
+from leadstream.errors import Transient
+from leadstream.process.http import Endpoints
+from leadstream.process.signals import Stoppable, stop_on_signals
+from leadstream.process.status import Status
+from leadstream.settings import Settings, unknown_variables
+
+
+class Closable(Protocol):
+    """A resource that a service closes at its end."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
+Resource = TypeVar("Resource", bound=Closable)
+
+
+class ServiceContext:
+    """The surroundings of a service while it runs: log, status, endpoints, and what it opened."""
+
+    def __init__(self, settings: Settings, logger: log.Logger) -> None:
+        self.settings = settings
+        self.logger = logger
+        self.status = Status()
+        self.resources = ExitStack()
+        self._url = ""
+
+    def open(self, resource: Resource) -> Resource:
+        """Return the resource, and close it when the service ends."""
+        self.resources.callback(resource.close)
+        return resource
+
+    def listen(
+        self,
+        exposed: Callable[[], bytes],
+        model: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
+        """Serve the HTTP endpoints: `exposed` returns the metrics, `model` what /model shows.
+
+        Raises SettingsError if the address cannot be used.
+        """
+        endpoints = self.open(
+            Endpoints(
+                self.settings.http_host,
+                self.settings.http_port,
+                status=self.status,
+                exposed=exposed,
+                model=model,
+            )
+        )
+        self._url = f"http://{self.settings.http_host}:{endpoints.port}"
+
+    def started(self, loop: Stoppable, **fields: object) -> None:
+        """Let signals stop the loop from now on, and write the line `started`."""
+        stop_on_signals(loop, self.logger)
+        self.logger.info("started", version=__version__, **fields, http=self._url)
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[ServiceContext]:
+    """Set up the log, warn of unknown settings, and close all resources after the block.
+
+    The line `stopped` is written only if the block ends without an error.
+    """
+    log.configure(settings)
+    context = ServiceContext(settings, log.get_logger())
+    for sentence in unknown_variables():
+        context.logger.warning("settings.unknown", detail=sentence)
+    with context.resources:
+        yield context
+    context.logger.info("stopped")
+
+
+class Health:
+    """Reports of a loop: that it turns, and which dependency holds it back.
+
+    A loop that is held back writes one line for each dependency, however often it fails, and waits
+    longer after each failure. `name` begins the names of log events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        status: Status,
+        logger: log.Logger,
+        *,
+        counter: Counter | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._name = name
+        self._status = status
+        self._logger = logger
+        self._counter = counter
+        self._backoff = backoff or Backoff()
+        self._held: str | None = None
+
+    def beat(self) -> None:
+        """Report that the loop turned."""
+        self._status.beat()
+
+    def pause(
+        self,
+        trouble: Transient,
+        stopped: Callable[[], bool],
+        wait: Callable[[float], object],
+    ) -> None:
+        """Report a dependency that does not answer, and wait before the next attempt.
+
+        `wait` is called with short waits in seconds, until the delay is over or `stopped`.
+        """
+        if self._counter is not None:
+            self._counter.labels(trouble.dependency).inc()
+        self._status.trouble(trouble.dependency, trouble.detail)
+        if self._held != trouble.dependency:
+            self._logger.warning(
+                f"{self._name}.held", dependency=trouble.dependency, detail=trouble.detail
+            )
+        self._held = trouble.dependency
+        for seconds in self._backoff.pauses(stopped):
+            self._status.beat()
+            wait(seconds)
+
+    def resumed(self) -> None:
+        """Report that the loop works again; do nothing if it was not held back."""
+        if self._held is None:
+            return
+        self._status.well()
+        self._logger.info(f"{self._name}.resumed", dependency=self._held)
+        self._held = None
+        self._backoff.reset()
