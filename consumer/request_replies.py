@@ -1,4 +1,4 @@
-"""The results of rescore requests, waited for outside of any group by those who asked."""
+"""Replies to rescore requests, read by the requester outside of any group."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,39 +12,39 @@ from schemas.codec import Reader
 from schemas.registry import Registry
 
 
-class Answers:
-    """Stands at the end of the results topic from the moment it is made: make it before a request is sent."""
+class RequestReplies:
+    """Replies that arrive after this object was made: make it before a request is sent."""
 
-    def __init__(self, log: TopicReader, reader: Reader) -> None:
-        self._log = log
-        self._reader = reader
-        self._starts = {partition: log.bounds(partition)[1] for partition in log.partitions()}
+    def __init__(self, topic: TopicReader, decoder: Reader) -> None:
+        self._topic = topic
+        self._decoder = decoder
+        self._starts = {partition: topic.bounds(partition)[1] for partition in topic.partitions()}
 
-    def of(self, request_ids: Collection[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """The RescoreResults of these requests, one for each, as they are committed; ends with the last, or in time.
+    def receive(self, request_ids: Collection[str], seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield the RescoreResult of each request once it is committed, for at most `seconds`.
 
-        Raises Transient where brokers or registry fail, and Poison where an answer cannot be read.
+        Raises Transient if the brokers or the registry fail, and Poison for an unreadable reply.
         """
         missing = {request_id.encode() for request_id in request_ids}
-        for message in self._log.follow(self._starts, seconds):
+        for message in self._topic.follow(self._starts, seconds):
             key, value = message.key(), message.value()
             if key in missing and value is not None:
                 missing.remove(key)
-                yield self._reader.decode(value)
+                yield self._decoder.decode(value)
                 if not missing:
                     return
 
 
 @contextmanager
-def answering(settings: Settings) -> Iterator[Answers]:
-    """Wait for answers on the brokers of the settings. Raises as TopicReader does."""
+def receiving_replies(settings: Settings) -> Iterator[RequestReplies]:
+    """Receive replies from the brokers of the settings. Raises as TopicReader does."""
     configure(settings)
     ConnectionCheck(settings).check()
     registry = Registry(settings.schema_registry_url) if settings.schema_registry_url else None
-    log = TopicReader(settings, settings.topics.rescore_results)
+    topic = TopicReader(settings, settings.topics.rescore_results)
     try:
-        yield Answers(log, Reader("RescoreResult", registry))
+        yield RequestReplies(topic, Reader("RescoreResult", registry))
     finally:
-        log.close()
+        topic.close()
         if registry is not None:
             registry.close()

@@ -1,4 +1,4 @@
-"""Asks for a training: one log line, one count and one event for each trigger of a model version."""
+"""Requests for trainings: a log line, a count and an event for each trigger of a version."""
 
 import socket
 import threading
@@ -22,7 +22,10 @@ DELIVERY_SECONDS = 10.0
 
 
 class RetrainRequests:
-    """Each trigger of a version is asked for once in this process; the topic's key makes one of several processes'."""
+    """A sender of requests, each trigger of a version once in this process.
+
+    The topic is compacted by version and trigger, so that several processes leave one request.
+    """
 
     def __init__(
         self,
@@ -43,26 +46,26 @@ class RetrainRequests:
         self._writer = Writer("RetrainRequested", registry, self._topic)
         self._by = f"leadstream {verb} on {socket.gethostname()}"
         self._counter = counter
-        for trigger in (
-            Trigger
-        ):  # a counter that begins with its first event has no increase that an alert could see
+        # A counter that starts at its first event has no increase that an alert could see.
+        for trigger in Trigger:
             counter.labels(trigger.value)
         self._logger = logger
         self._clock_ms = clock_ms
-        self._told: set[tuple[str, Trigger]] = set()
+        self._reported: set[tuple[str, Trigger]] = set()
         self._sent: set[tuple[str, Trigger]] = set()
 
     def request(
         self, service: InService, due: Mapping[Trigger, str], *, publish: bool = True
     ) -> None:
-        """Ask for what has not been asked for; without `publish` only in the log and the metric.
+        """Request the trainings that were not requested before.
 
-        Raises Transient where the brokers do not acknowledge the event: it is sent when asked again.
+        Without `publish` they appear only in the log and the metric. Raises Transient if the brokers
+        do not acknowledge the event; the next call sends it again.
         """
         for trigger, detail in due.items():
             key = (service.version, trigger)
-            if key not in self._told:
-                self._told.add(key)
+            if key not in self._reported:
+                self._reported.add(key)
                 self._counter.labels(trigger.value).inc()
                 self._logger.warning(
                     "retrain.requested",
@@ -100,16 +103,17 @@ class RetrainRequests:
             )
 
     def close(self) -> None:
-        """Give up what is not acknowledged."""
+        """Discard what is not acknowledged."""
         self._producer.purge()
 
 
 def on_drift(
     settings: Settings, registry: Registry | None, *, counter: Counter, logger: Logger
 ) -> Callable[[Model, str], None]:
-    """What `run` does when an alarm begins: asks for a training, once for each version.
+    """Return what `run` calls when a drift alarm begins: it requests a training for the version.
 
-    From a thread with a client of its own, for it is no part of any batch: a topic that takes nothing must hold none.
+    The request is sent from a thread with its own client. It is not part of a batch, and a topic
+    that accepts nothing must not hold batches back.
     """
     requests: list[RetrainRequests] = []
     lock = threading.Lock()

@@ -86,7 +86,8 @@ def conflict(properties: Mapping[str, str]) -> tuple[str, str] | None:
     if limits.poll_interval <= longest_commit():
         return (
             "max.poll.interval.ms",
-            f"a commit may take {longest_commit():g} s; set more than {longest_commit() * 1000:.0f}",
+            f"a commit may take {longest_commit():g} s; "
+            f"set more than {longest_commit() * 1000:.0f}",
         )
     return None
 

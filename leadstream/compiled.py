@@ -1,4 +1,4 @@
-"""Functions as machine code, by numba (the extra `fast`); to import this without it is an ImportError."""
+"""Functions compiled by numba, of the extra `fast`. Without numba this import raises ImportError."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -9,10 +9,9 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def compiled(function: Kernel) -> Kernel:
-    """The same function, compiled when it is first called for its types of arguments, and kept on disk from then on."""
+    """Return the function compiled: at the first call for its argument types, then from disk."""
     try:
         return cast(Kernel, njit(cache=True, nogil=True)(function))
-    except (
-        RuntimeError
-    ):  # there is no folder that the machine code could be kept in: compiled anew at each start
+    except RuntimeError:
+        # No folder can hold the compiled code: each start compiles it again.
         return cast(Kernel, njit(nogil=True)(function))

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a monotonic clock, in seconds. Calls that wait share one instead of adding up their own limits."""
+    """A moment on a monotonic clock, in seconds.
+
+    Calls that wait share one deadline; limits of their own would add up.
+    """
 
     at: float
     clock: Callable[[], float] = time.monotonic

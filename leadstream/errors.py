@@ -1,21 +1,22 @@
-"""What can go wrong, and the fate of each.
+"""The errors of Leadstream, and the consequence of each.
 
     LeadstreamError
-    ├── Poison               one record cannot be processed: a dead letter, its neighbours go on
-    ├── Transient            a dependency is unreachable: hold the offsets, pause, rewind, retry
+    ├── Poison               one record cannot be processed: a dead letter, the others go on
+    ├── Transient            a dependency is unreachable: pause, rewind, and try again
     ├── Fenced               another process owns the work now: drop both clients and rejoin
-    └── UserError            a person can mend it: one clear sentence, exit code 1
+    └── UserError            a person can fix it: one clear sentence, exit code 1
         ├── SettingsError    wrong settings or usage: exit code 2
-        └── DeadLetterLimit  too many dead letters: offsets held, exit code 3
+        └── DeadLetterLimit  too many dead letters: nothing committed, exit code 3
 
-Anything else that is raised is a bug: the process stops uncommitted with one stack trace and exit code 1.
+Any other exception is a bug: the process stops without a commit, with one stack trace and exit
+code 1.
 """
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a record became a dead letter: the values of the header `dlq.reason`."""
+    """The reason of a dead letter: the values of the header `dlq.reason`."""
 
     UNKNOWN_FRAMING = "UNKNOWN_FRAMING"
     UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA"
@@ -36,7 +37,8 @@ class LeadstreamError(Exception):
 class Poison(LeadstreamError):
     """One record that can never be processed as it is.
 
-    `stage` is the step that gave up (decode, validate, state, features, score, encode) and `detail` one sentence.
+    `stage` is the step that failed (decode, validate, state, features, score, encode), and `detail`
+    is one sentence.
     """
 
     def __init__(self, reason: Reason, stage: str, detail: str) -> None:
@@ -50,7 +52,10 @@ class Poison(LeadstreamError):
 
 
 class Transient(LeadstreamError):
-    """A dependency (`postgres`, `registry`, `brokers`, `model store`) that does not answer now, but may later."""
+    """A dependency that does not answer now, but may later.
+
+    Its name is `postgres`, `registry`, `brokers` or `model store`.
+    """
 
     def __init__(self, dependency: str, detail: str) -> None:
         super().__init__(f"{dependency}: {detail}")
@@ -59,22 +64,22 @@ class Transient(LeadstreamError):
 
 
 class Fenced(LeadstreamError):
-    """The producer was fenced or became unusable: whatever it had not committed belongs to the new owner."""
+    """A producer that was fenced or became unusable; its uncommitted work has a new owner."""
 
 
 class UserError(LeadstreamError):
-    """Something a person can mend; the text is one clear sentence."""
+    """A problem that a person can fix; the text is one clear sentence."""
 
     exit_code = 1
 
 
 class SettingsError(UserError):
-    """A wrong setting or wrong usage; the text names it and the mend."""
+    """A wrong setting or wrong usage; the text names it and the fix."""
 
     exit_code = 2
 
 
 class DeadLetterLimit(UserError):
-    """More dead letters than the settings allow; nothing of the batch was committed."""
+    """More dead letters than the settings allow; nothing of their batch was committed."""
 
     exit_code = 3

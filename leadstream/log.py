@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, on standard error; lead ids only as keyed hashes."""
+"""Structured logs: one event per line on standard error, with lead ids as keyed hashes only."""
 
 import hashlib
 import logging
@@ -17,13 +17,13 @@ REPEAT_SECONDS = 30.0
 _NUMBERS = re.compile(r"\d+")
 _OTHER_KIND = "property and will be ignored by this"
 
-# For clients whose own lines would stand beside a sentence, or in a view, that says the same: what matters is raised.
+# For clients whose problems are raised and reported elsewhere: their own lines would repeat them.
 SILENT = logging.Logger("librdkafka")
 SILENT.addHandler(logging.NullHandler())
 
 
 def configure(settings: Settings) -> None:
-    """Set up structlog for this process: JSON lines, or coloured columns on a terminal."""
+    """Configure structlog for this process: JSON lines, or colored columns on a terminal."""
     console = settings.log_format is LogFormat.CONSOLE or (
         settings.log_format is LogFormat.AUTO and sys.stderr.isatty()
     )
@@ -41,26 +41,28 @@ def configure(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             getattr(logging, settings.log_level.upper())
         ),
-        logger_factory=lambda *_: structlog.PrintLogger(
-            sys.stderr
-        ),  # the one of now: who redirects it gets the rest
+        # Looked up at each use, so that a redirection of standard error takes effect.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 def silence() -> None:
-    """Write nothing: a view that has the whole terminal would be written over, and findings say it in words."""
+    """Write no log lines: for verbs that use the whole terminal or print findings."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 def get_logger() -> Logger:
-    """The logger of this process."""
+    """Return the logger of this process."""
     logger: Logger = structlog.get_logger()
     return logger
 
 
 def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:
-    """A keyed hash (BLAKE2b, 64 bits, hex) for lead ids in logs; without a key a new one is drawn for this process."""
+    """Return a function that hashes lead ids for logs: keyed BLAKE2b, 64 bits, in hex.
+
+    Without a key, this process draws one of its own.
+    """
     secret = hashlib.sha256(key.encode() if key else secrets.token_bytes(32)).digest()
 
     def hash_id(lead_id: bytes | None) -> str | None:
@@ -74,7 +76,7 @@ def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:
 
 
 def client_logger(name: str = "librdkafka", event: str = "kafka.client") -> logging.Logger:
-    """The logger to hand to a Kafka client, so that what librdkafka says is one structured line too; or another's."""
+    """Return a logger for a client, librdkafka by default, that writes structured lines."""
     logger = logging.getLogger(name)
     logger.propagate = False
     logger.handlers = [_Forward(event)]
@@ -82,19 +84,21 @@ def client_logger(name: str = "librdkafka", event: str = "kafka.client") -> logg
 
 
 class _Forward(logging.Handler):
-    """Says the same thing, but for the numbers in it, at most every 30 seconds."""
+    """A handler that repeats a message, apart from its numbers, at most every 30 seconds."""
 
     def __init__(self, event: str) -> None:
         super().__init__()
         self._event = event
-        self._said: dict[str, float] = {}
+        self._written: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         detail = record.getMessage()
         cause, now = _NUMBERS.sub("#", detail), time.monotonic()
-        # Properties are given to consumers and producers alike: that one of them has no use for some is no news.
-        if _OTHER_KIND in detail or now - self._said.get(cause, -REPEAT_SECONDS) < REPEAT_SECONDS:
+        # Consumers and producers get the same properties, and each ignores those of the other.
+        if _OTHER_KIND in detail:
             return
-        self._said[cause] = now
-        # An unreachable broker is retried by the client and told by /readyz: no error of this process.
+        if now - self._written.get(cause, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return
+        self._written[cause] = now
+        # The client retries unreachable brokers and /readyz reports them: not an error of ours.
         get_logger().log(min(record.levelno, logging.WARNING), self._event, detail=detail)

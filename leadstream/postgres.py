@@ -1,37 +1,38 @@
-"""Connections to Postgres: an address that cannot be read is a wrong setting, and no answer is waited for for ever."""
+"""Connections to Postgres whose waits are bounded, and whose URL is checked as a setting."""
 
-import time
 from collections.abc import Generator
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from leadstream.deadline import Deadline
 from leadstream.errors import SettingsError
 
 CONNECT_SECONDS = 3
-# Beyond its statement_timeout, after which a server that is well has answered.
-PATIENCE_SECONDS = 2.0
+# Added to statement_timeout, within which a healthy server answers.
+MARGIN_SECONDS = 2.0
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which each wait for the server ends, whatever became of the server, in an OperationalError.
+    """A connection that raises OperationalError if the server does not answer in time.
 
-    A server that is frozen, or behind a network that swallows packets, never gets to its own statement_timeout; and
-    as long as something acknowledges the packets, the time-outs of TCP do not help either.
+    A frozen server, or one behind a network that drops packets, never reaches its own
+    statement_timeout. The time-outs of TCP do not help while something acknowledges the packets.
     """
 
     wait_seconds: float = CONNECT_SECONDS
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
-        """As psycopg's, which every statement goes through."""
+        """Wait as psycopg does, for at most `wait_seconds`; every statement goes through this."""
         return super().wait(_bounded(gen, self.wait_seconds), *arguments, **options)
 
 
 def connect(url: str, *, statement_ms: int, options: str = "", **more: Any) -> Connection:
-    """Connect within 3 seconds, in autocommit. Each statement may take so long; the URL's own `options` stay.
+    """Connect within 3 seconds, in autocommit mode; the URL's own `options` are kept.
 
-    Raises SettingsError where the URL cannot be read, psycopg.Error where the server refuses or does not answer.
+    A statement may take `statement_ms` milliseconds. Raises SettingsError if the URL cannot be
+    parsed, and psycopg.Error if the server refuses or does not answer.
     """
     own = _parsed(url).get("options") or ""
     connection: Any = Connection.connect(
@@ -43,13 +44,13 @@ def connect(url: str, *, statement_ms: int, options: str = "", **more: Any) -> C
         ),
         autocommit=True,
     )
-    connection.wait_seconds = statement_ms / 1000 + PATIENCE_SECONDS
+    connection.wait_seconds = statement_ms / 1000 + MARGIN_SECONDS
     found: Connection = connection
     return found
 
 
 def check_url(url: str) -> str:
-    """The URL as it is. Raises SettingsError where it cannot be read."""
+    """Return the URL unchanged. Raises SettingsError if it cannot be parsed."""
     _parsed(url)
     return url
 
@@ -58,23 +59,23 @@ def _parsed(url: str) -> dict[str, Any]:
     try:
         return conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # Without its cause, which repeats the address with the password in it.
+        # Without the cause, which repeats the address with the password.
         raise SettingsError(
             "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
         ) from None
 
 
 def _bounded(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-    """What psycopg waits for, given up when nothing has come for so long."""
-    deadline = time.monotonic() + seconds
+    """Wait as psycopg asks, and raise OperationalError after `seconds` without an answer."""
+    deadline = Deadline.after(seconds)
     try:
         wanted = next(gen)
         while True:
-            # Every tenth of a second psycopg says that nothing has come yet.
+            # psycopg reports every tenth of a second that nothing arrived yet.
             ready = yield wanted
             if ready:
-                deadline = time.monotonic() + seconds
-            elif time.monotonic() > deadline:
+                deadline = Deadline.after(seconds)
+            elif deadline.expired:
                 raise psycopg.OperationalError(f"no answer within {seconds:g} s")
             wanted = gen.send(ready)
     except StopIteration as done:

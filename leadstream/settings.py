@@ -1,6 +1,6 @@
-"""Every setting of every verb, read from the environment and a `.env` file, checked in one place.
+"""The settings of every verb, read from the environment and a `.env` file, and checked.
 
-A wrong setting is a `SettingsError`: one sentence that names the variable and the mend.
+A wrong setting raises SettingsError: one sentence that names the variable and the fix.
 """
 
 import difflib
@@ -19,26 +19,26 @@ from leadstream.errors import SettingsError
 from leadstream.kafka.topics import VARIABLES, Topics
 
 KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
-# Read by the embedded ground and the tests, not by the service.
+# Read by the embedded broker and the tests, not by the service.
 _READ_ELSEWHERE = {
     "LEADSTREAM_LOCAL_BROKER",
     "LEADSTREAM_REQUIRE_BROKER",
     "LEADSTREAM_REQUIRE_BROWSER",
 }
 _MASK = "********"
-# What is masked whole, by a word in its name; a mistyped property is shown under the name that it was given.
+# Settings that are masked as a whole, by a word in their name.
 _SECRET = re.compile(
     r"passw|passphrase|secret|token|credential|hash_key|pem|oauthbearer_config|jaas", re.IGNORECASE
 )
-# A URL's user and password, up to its last @: a password may hold any character, @ and / among them.
+# A URL's user and password, up to its last @: a password may contain @ and /.
 _USER = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
-# Connection strings and queries have theirs as key=value, be it quoted or not.
+# Passwords in connection strings and queries: key=value, quoted or not.
 _PAIR = re.compile(
     r"(\w*(?:passw|secret|token|key)\w*\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE
 )
 _ADDRESSES = re.compile(r",(?=\s*[\w+.-]+://)")
 
-# librdkafka properties that would break delivery, each with the mend; where one value is safe, it may be given.
+# librdkafka properties that would break delivery, each with the fix. `_SAFE` values are accepted.
 _SAFE = {
     "enable.auto.commit": "false",
     "enable.auto.offset.store": "false",
@@ -63,21 +63,21 @@ _REFUSED = {
 
 
 class Delivery(StrEnum):
-    """How outputs and offsets are committed."""
+    """The guarantee with which outputs and offsets are committed."""
 
     EXACTLY_ONCE = "exactly-once"
     AT_LEAST_ONCE = "at-least-once"
 
 
 class Late(StrEnum):
-    """What becomes of a change that comes after a newer one of its lead was published."""
+    """The handling of a change that arrives after a newer change of its lead was published."""
 
     COALESCE = "coalesce"
     SCORE = "score"
 
 
 class LogFormat(StrEnum):
-    """How log lines are written."""
+    """The format of log lines."""
 
     AUTO = "auto"
     JSON = "json"
@@ -94,7 +94,7 @@ class LogLevel(StrEnum):
 
 
 class Traces(StrEnum):
-    """Where traces go."""
+    """The destination of traces."""
 
     NONE = "none"
     OTLP = "otlp"
@@ -102,7 +102,7 @@ class Traces(StrEnum):
 
 
 class Unsigned(StrEnum):
-    """Whether a model without a signature may serve."""
+    """The policy for models without a signature."""
 
     ALLOW = "allow"
     REFUSE = "refuse"
@@ -282,7 +282,7 @@ class Settings(BaseModel):
     )
 
     def need(self, variable: str, purpose: str) -> str:
-        """The value of a setting that this verb cannot do without; SettingsError where it is unset."""
+        """Return the value of a setting that a verb requires. Raises SettingsError if it is unset."""
         for name, field in type(self).model_fields.items():
             if field.alias == variable and (value := getattr(self, name)):
                 return str(value)
@@ -292,7 +292,10 @@ class Settings(BaseModel):
 def load_settings(
     environment: dict[str, str] | None = None, env_file: Path | None = Path(".env")
 ) -> Settings:
-    """Settings from the environment over a `.env` file; SettingsError in one sentence where one is wrong."""
+    """Return the settings of the environment, which override those of a `.env` file.
+
+    Raises SettingsError if one is wrong.
+    """
     values = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file else {}
     values |= os.environ if environment is None else environment
     values = {name: value.strip() for name, value in values.items() if value.strip()}
@@ -312,7 +315,8 @@ def load_settings(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingsError(
-            f"two topics are named {twice}: give each LEADSTREAM_TOPIC_... variable a name of its own"
+            f"two topics are named {twice}: "
+            "give each LEADSTREAM_TOPIC_... variable a name of its own"
         )
     known = {field.alias: field.alias for field in Settings.model_fields.values() if field.alias}
     given: dict[str, Any] = {name: values[name] for name in known if name in values}
@@ -321,11 +325,11 @@ def load_settings(
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise SettingsError(f"{name}={_shown(name, values[name])}: {_mend(first)}") from None
+        raise SettingsError(f"{name}={_masked(name, values[name])}: {_fix(first)}") from None
 
 
 def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
-    """One sentence for each LEADSTREAM_ variable that no part of Leadstream reads: most likely a typing mistake."""
+    """Return one sentence for each LEADSTREAM_ variable that is not a setting, likely a typo."""
     known = [field.alias for field in Settings.model_fields.values() if field.alias] + list(
         VARIABLES
     )
@@ -344,37 +348,37 @@ def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
 
 
 def masked_url(url: str) -> str:
-    """The URL, several of them with commas between, or a connection string, with passwords replaced."""
+    """Return a URL, URLs separated by commas, or a connection string, with passwords masked."""
     masked = [_USER.sub(rf"\1:{_MASK}@", address) for address in _ADDRESSES.split(url)]
     return _PAIR.sub(rf"\1{_MASK}", ",".join(masked))
 
 
 def variable_of(key: str) -> str:
-    """The variable that sets a property of librdkafka."""
+    """Return the variable that sets a librdkafka property."""
     return KAFKA_PREFIX + key.upper().replace(".", "_")
 
 
 def effective(settings: Settings) -> dict[str, str | None]:
-    """Every variable with its value in force, secrets masked: what `leadstream config` prints."""
+    """Return every variable with its value in force and secrets masked, as `config` prints it."""
     shown: dict[str, str | None] = {}
     for name, field in Settings.model_fields.items():
         if field.alias:
             value = getattr(settings, name)
-            shown[field.alias] = None if value is None else _shown(field.alias, str(value))
+            shown[field.alias] = None if value is None else _masked(field.alias, str(value))
     shown |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
     for key, value in sorted(settings.kafka.items()):
-        shown[variable_of(key)] = _shown(key, value)
+        shown[variable_of(key)] = _masked(key, value)
     return shown
 
 
-def _shown(name: str, value: str) -> str:
+def _masked(name: str, value: str) -> str:
     low = name.lower().replace(".", "_")
     if low.endswith(("url", "store")):
         return masked_url(value)
     return _MASK if _SECRET.search(low) else value
 
 
-def _mend(error: Any) -> str:
+def _fix(error: Any) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "greater_than_equal":

@@ -42,7 +42,7 @@ class Publication:
             "transactional.id": id_,
             "logger": client_logger(),
         }
-        self._transaction = TransactionalProducer(config, shown_id=id_)
+        self._transaction = TransactionalProducer(config, granted_id=id_)
         topics = settings.topics
         self._positions, self._key = topics.relay_positions, id_.encode()
         self._topics = (topics.lead_changes, topics.lead_outcomes, topics.relay_positions)

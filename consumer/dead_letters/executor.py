@@ -143,7 +143,7 @@ class KafkaDecisionExecutor:
         if self._producer is not None:
             self._producer.close()
         self._producer = TransactionalProducer(
-            self._config, shown_id=self._config["transactional.id"], report_all=True
+            self._config, granted_id=self._config["transactional.id"], report_all=True
         )
         self._producer.open(
             "without them a letter could be decided twice; letters can be viewed and exported "

@@ -16,7 +16,7 @@ from leadstream.errors import SettingsError, UserError
 if TYPE_CHECKING:
     from leadstream.settings import Settings
 
-SHOWN = 20  # leads of an answer, on a terminal
+MAX_LEADS = 20  # of one reply, on a terminal
 UUID_CHARACTERS = 36
 _WORDS = {True: "applies", False: "does not apply"}
 
@@ -29,7 +29,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Sends a RESCORE change without state for each lead; the consumer reads the\n"
         "state from Postgres. With --request or --wait, sends rescore requests instead,\n"
         "of up to 10,000 leads each, and each is answered by one RescoreResult.",
-        epilog="examples:\n  leadstream rescore --file ids.txt\n  leadstream rescore lead_1 lead_2 --wait",
+        epilog="examples:\n"
+        "  leadstream rescore --file ids.txt\n"
+        "  leadstream rescore lead_1 lead_2 --wait",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -54,7 +56,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the events or requests and say how many; with --wait, what was answered."""
+    """Send the events or requests and print how many; with --wait, print the replies."""
     from leadstream.settings import load_settings
 
     if sum((bool(arguments.lead_ids), arguments.file is not None, arguments.all)) != 1:
@@ -100,7 +102,10 @@ def _send_changes(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple[int, list[str]]:
-    """How many leads were asked for, in which requests; every request is acknowledged."""
+    """Send the requests, and return the number of leads and the request ids.
+
+    The brokers have acknowledged every request then.
+    """
     from producer.publish import publishing
     from producer.rescore import rescore_requests
 
@@ -123,16 +128,16 @@ def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple
 
 
 def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
-    from consumer.request_replies import answering
+    from consumer.request_replies import receiving_replies
 
     results: list[dict[str, Any]] = []
-    with answering(settings) as answers:
+    with receiving_replies(settings) as replies:
         sent, requests = _send_requests(arguments, settings)
         with bar("answers", len(requests), shown=not arguments.json) as advance:
-            for result in answers.of(requests, arguments.timeout):
+            for result in replies.receive(requests, arguments.timeout):
                 results.append(result)
                 advance(1)
-    # In the order of the requests, whose answers may come in another from another partition.
+    # Replies from several partitions may arrive in another order than the requests.
     results.sort(key=lambda result: requests.index(result["request_id"]))
     if arguments.json:
         print(
@@ -145,7 +150,7 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     else:
         for number, result in enumerate(results):
             print(end="\n" if number else "")
-            _show(result)
+            _print_result(result)
     answered = {result["request_id"] for result in results}
     missing = [request_id for request_id in requests if request_id not in answered]
     if missing:
@@ -155,14 +160,14 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
             else f"{len(missing):,} of {len(requests):,} requests"
         )
         raise UserError(
-            f"no answer to {which} within {arguments.timeout} s: see that `leadstream run` is up and not behind, "
-            "and by `leadstream dead-letters groups` whether it gave up"
+            f"no answer to {which} within {arguments.timeout} s: check that `leadstream run` is up "
+            "and not behind, and with `leadstream dead-letters groups` whether it gave up"
         )
     return 0
 
 
-def _show(result: dict[str, Any]) -> None:
-    """One answer for 80 columns; of many leads only the first."""
+def _print_result(result: dict[str, Any]) -> None:
+    """Print one reply for 80 columns, with the first leads only."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -170,7 +175,8 @@ def _show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     scored, total = result["successful_predictions"], result["total_processed"]
     print(
-        f"request {result['request_id']}\n{scored:,} of {total:,} leads scored by {result['model_used']}"
+        f"request {result['request_id']}\n"
+        f"{scored:,} of {total:,} leads scored by {result['model_used']}"
     )
     scores = [
         (
@@ -190,20 +196,22 @@ def _show(result: dict[str, Any]) -> None:
             continue
         table = Table(*headings, box=None, pad_edge=False)
         table.columns[0].overflow = "fold"
-        table.columns[0].min_width = min(UUID_CHARACTERS, max(len(row[0]) for row in rows[:SHOWN]))
+        table.columns[0].min_width = min(
+            UUID_CHARACTERS, max(len(row[0]) for row in rows[:MAX_LEADS])
+        )
         table.columns[1].no_wrap = True
-        for row in rows[:SHOWN]:
+        for row in rows[:MAX_LEADS]:
             table.add_row(*map(Text, row))
         print()
         console.print(table)
-        if len(rows) > SHOWN:
-            print(f"... and {len(rows) - SHOWN:,} more: --json prints all")
+        if len(rows) > MAX_LEADS:
+            print(f"... and {len(rows) - MAX_LEADS:,} more: --json prints all")
 
 
 def _leads(
     arguments: argparse.Namespace, settings: "Settings", stack: contextlib.ExitStack
 ) -> tuple[Iterable[tuple[str, int]], int]:
-    """The leads with their versions, 0 where only the id is known, and how many there are."""
+    """Return the leads with their versions, 0 if only the id is known, and their number."""
     from producer.crm import connected
     from producer.rescore import all_leads, count_leads, read_ids, unique
 

@@ -41,7 +41,7 @@ def run(_arguments: argparse.Namespace) -> int:
 
     access = ConnectionCheck(settings)
     from consumer.deliver.sink import ScoreTable, Sink
-    from leadstream.process.loop import Loop
+    from leadstream.process.loop import BatchLoop
     from leadstream.process.metrics import SinkMetrics
     from schemas.codec import Reader
 
@@ -54,7 +54,7 @@ def run(_arguments: argparse.Namespace) -> int:
             source_for("sink", [settings.topics.lead_predictions], settings, service)
         ) as source,
     ):
-        loop = Loop(service.health)
+        loop = BatchLoop(service.health)
         reader = Reader("LeadPrediction", service.registry)
         sink = Sink(source, scores, reader, SinkReport(metrics, service.context.logger))
         service.context.started(loop)

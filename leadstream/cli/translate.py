@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.kafka.connection_check import ConnectionCheck
 
     access = ConnectionCheck(settings)
-    from leadstream.process.loop import Loop
+    from leadstream.process.loop import BatchLoop
     from leadstream.process.metrics import TranslateMetrics
 
     access.check()
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     with serving_verb("translate", settings, metrics) as service:
         report = TranslationReport(metrics, service.context.logger)
         translator = _translator(arguments, settings, service.registry, report)
-        loop = Loop(service.health)
+        loop = BatchLoop(service.health)
         service.context.started(loop)
         while not loop.stopping:
             source, publisher = _clients(arguments.topic, settings, service)

@@ -1,4 +1,4 @@
-"""The values between Kafka and a loop: a message, a batch of messages, and a record to publish."""
+"""Values between Kafka and a loop: a message, a batch of messages, and a record to publish."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +26,7 @@ class Message(Protocol):
 
 
 class ClosedBy(StrEnum):
-    """Why a batch was closed: it was full, it had waited long enough, or the topic had no more."""
+    """The reason why a batch was closed: it was full, waited long enough, or the topic had no more."""
 
     SIZE = "size"
     BYTES = "bytes"
@@ -36,10 +36,11 @@ class ClosedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Messages of this process's partitions in the order of their offsets, with the offsets that they span.
+    """Messages of this process's partitions in the order of their offsets.
 
-    `places`, whose values are partitions, and `offsets` (n,) say where each message comes from; `first` is where to
-    seek back to, `next` what to commit: the last offset of each partition plus one.
+    `places`, whose values are partitions, and `offsets` (n,) give the origin of each message.
+    `first` holds the offsets to seek back to, and `next` those to commit: the last offset of each
+    partition plus one.
     """
 
     messages: list[Message]
@@ -51,7 +52,7 @@ class Batch:
 
     @classmethod
     def from_messages(cls, messages: list[Message], closed_by: ClosedBy) -> "Batch":
-        """The batch of these messages, which say where they come from."""
+        """Return the batch of these messages."""
         numbers: dict[Partition, int] = {}
         places = [
             numbers.setdefault((message.topic(), message.partition()), len(numbers))
@@ -73,7 +74,7 @@ class Batch:
 
 
 class Output(NamedTuple):
-    """A record to publish, by name what `Record` is by place: a plain tuple costs a tenth of one with names.
+    """A record to publish: a `Record` with names. A plain tuple costs a tenth of it.
 
     `timestamp` is milliseconds UTC; None lets the client set it.
     """

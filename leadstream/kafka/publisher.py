@@ -58,7 +58,7 @@ class TransactionalPublisher:
         # Each process has its own id; permissions are granted on the prefix that they share.
         prefix = str(config.get("transactional.id"))[:-_UUID_CHARACTERS] + "*"
         self._transaction = TransactionalProducer(
-            config, shown_id=prefix, on_wait=on_wait, doubt=lambda: source.doubt
+            config, granted_id=prefix, on_wait=on_wait, doubt=lambda: source.doubt
         )
         self._ready = False
 

@@ -1,4 +1,4 @@
-"""The topic table of the contract: names, what they hold, and the settings they are created with."""
+"""The topics of the contract: their names, and the settings that they are created with."""
 
 from dataclasses import dataclass, fields
 
@@ -23,7 +23,10 @@ class Topics:
 
 
 def variable(topic: str) -> str:
-    """The environment variable that renames a topic: its default name without `crm.`, in capitals."""
+    """Return the environment variable that renames a topic.
+
+    It is the topic's default name without `crm.`, in capitals.
+    """
     name = Topics.__dataclass_fields__[topic].default
     return "LEADSTREAM_TOPIC_" + str(name).removeprefix("crm.").upper().replace("-", "_").replace(
         ".", "_"
@@ -32,17 +35,17 @@ def variable(topic: str) -> str:
 
 VARIABLES = {variable(field.name): field.name for field in fields(Topics)}
 
-# A letter is its original and up to 17 headers; the default limit of a broker is 1,048,588 bytes.
+# A dead letter is its original and up to 17 headers; a broker's default limit is 1,048,588 bytes.
 _LETTER_BYTES = str(2 * 1_048_588)
 
-# Partitions are shared out by number, whatever their topic: as many of requests as of changes could leave one process
-# all of the changes and another all of the requests. Of positions there is one for each relay.
+# Kafka assigns partitions by number, whatever their topic. With as many partitions of requests as of
+# changes, one process could get all changes and another all requests. Each relay has one position.
 SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 
 CONFIGS: dict[str, dict[str, str]] = {
     "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
     "rescore_requests": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
-    # A null is kept as long as letters are: it tells triage that a lead was erased.
+    # A null is kept as long as dead letters are: it tells triage that a lead was erased.
     "lead_predictions": {
         "cleanup.policy": "compact",
         "delete.retention.ms": str(LETTER_DAYS * DAY_MS),

@@ -26,7 +26,7 @@ class TransactionalProducer:
 
     Every step raises KafkaException; inside `failures` that becomes Transient or Fenced. `on_wait`
     receives the reason while a step takes long. `doubt` returns the client's last report of the
-    brokers. `shown_id` is the id, or the prefix of ids, that permissions are granted on. With
+    brokers. `granted_id` is the id, or the prefix of ids, that permissions are granted on. With
     `report_all` acknowledged records are reported to the `on_delivery` of `produce`, too.
     """
 
@@ -34,7 +34,7 @@ class TransactionalProducer:
         self,
         config: dict[str, Any],
         *,
-        shown_id: str,
+        granted_id: str,
         on_wait: Callable[[str], None] = lambda _why: None,
         doubt: Callable[[], str | None] = lambda: None,
         report_all: bool = False,
@@ -44,7 +44,7 @@ class TransactionalProducer:
             "delivery.report.only.error": not report_all,
             "on_delivery": self._on_failure,
         }
-        self._shown_id = shown_id
+        self._granted_id = granted_id
         self._on_wait = on_wait
         self._doubt = doubt
         self._undelivered: str | None = None
@@ -76,7 +76,7 @@ class TransactionalProducer:
             if kafka_error.fatal():
                 # This producer stays unusable; the next attempt needs a new one.
                 self.client = make_producer(self._config)
-            why = describe_error(kafka_error, "Write", self._shown_id)
+            why = describe_error(kafka_error, "Write", self._granted_id)
             raise Transient("brokers", f"no transaction coordinator: {why}") from error
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP endpoints: is it alive, is it ready and what is missing, metrics, and the model in service."""
+"""The HTTP endpoints: liveness, readiness with what is missing, metrics, and the model in use."""
 
 import json
 import sys
@@ -15,15 +15,19 @@ from leadstream.process.status import Status
 JSON = "application/json"
 
 
-class _Server(ThreadingHTTPServer):
+class _EndpointServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A probe that hangs up in the middle is no error of ours; anything else is a bug, and is shown.
+        # A probe that closes its connection early is no error of ours; anything else is a bug.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Endpoints:
-    """Serves the endpoints from a thread of its own until closed. `port` is the one really listened on."""
+    """An HTTP server in a thread of its own, until it is closed; `port` is the one in use.
+
+    `exposed` returns the metrics, and `model` what /model shows. Raises SettingsError if the
+    address cannot be used.
+    """
 
     def __init__(
         self,
@@ -64,7 +68,7 @@ class Endpoints:
             "/model": present_model,
         }
 
-        class Handler(BaseHTTPRequestHandler):
+        class EndpointHandler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 page = pages.get(self.path.split("?")[0])
                 code, kind, body = (
@@ -82,11 +86,11 @@ class Endpoints:
                 """Requests are not logged: probes would drown the log."""
 
         try:
-            self._server = _Server((host, port), Handler)
+            self._server = _EndpointServer((host, port), EndpointHandler)
         except OSError as error:
             raise SettingsError(
-                f"cannot listen on LEADSTREAM_HTTP_HOST={host}, LEADSTREAM_HTTP_PORT={port}: {error.strerror}; "
-                "choose another port, or 0 for any free one"
+                f"cannot listen on LEADSTREAM_HTTP_HOST={host}, LEADSTREAM_HTTP_PORT={port}: "
+                f"{error.strerror}; choose another port, or 0 for any free one"
             ) from None
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(

@@ -10,7 +10,7 @@ from leadstream.kafka.source import Source
 from leadstream.process.service import Health
 
 
-class Loop:
+class BatchLoop:
     """A loop that ends when it is stopped: one batch at a time, in one thread."""
 
     def __init__(self, health: Health) -> None:

@@ -1,4 +1,7 @@
-"""Every metric of the service, with a sentence each. Labels come from enums and settings; a lead id is never one."""
+"""The metrics of every service, with a sentence each.
+
+Labels come from enums and settings; a lead id is never a label.
+"""
 
 import threading
 import time
@@ -14,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from leadstream.variants import CHALLENGER, CHAMPION
 
-# Otherwise each counter has a twin that tells when it was first counted.
+# Otherwise each counter has a second series with the time of its first event.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -24,7 +27,7 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class ManyHistogram(Collector):
-    """A histogram that takes the values of a whole batch at once: one by one they cost a microsecond each."""
+    """A histogram that takes the values of a whole batch; one by one each costs a microsecond."""
 
     def __init__(
         self, name: str, help_: str, buckets: tuple[float, ...], registry: CollectorRegistry
@@ -43,7 +46,7 @@ class ManyHistogram(Collector):
         self._sum += float(values.sum())
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
+        """Yield the metric that Prometheus reads."""
         edges = [*(str(edge) for edge in self._edges.tolist()), "+Inf"]
         buckets = list(zip(edges, np.cumsum(self._counts).tolist(), strict=True))
         yield HistogramMetricFamily(self._name, self._help, buckets, self._sum)
@@ -54,15 +57,15 @@ class _Registered:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # Held while a batch is counted and while the metrics are read: the books balance in every reading.
+        # Held while a batch is counted and while metrics are read: every reading adds up.
         self.lock = threading.Lock()
-        # What Prometheus's own collector says of a process, under our prefix: a process that keeps ending shows.
+        # Prometheus's own process metric under our prefix: it shows a process that keeps restarting.
         self._gauge(
             "start_time_seconds", "When the process began, in seconds since 1970 (UTC)."
         ).set(time.time())
 
     def expose(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         with self.lock:
             return generate_latest(self.registry)
 
@@ -115,7 +118,8 @@ class Metrics(_Registered):
         self.batch_records = self._histogram("batch_records", "Records in a batch.", _RECORDS)
         self.step_seconds = self._histogram(
             "step_seconds",
-            "Seconds that the loop spent on each step of a batch; a commit beside the next batch is in none.",
+            "Seconds that the loop spent on each step of a batch; "
+            "a commit beside the next batch is in none.",
             _SECONDS,
             "step",
         )
@@ -165,12 +169,14 @@ class Metrics(_Registered):
         )
         self.challenger_predictions = self._counter(
             "challenger_predictions",
-            "Leads given to the challenger, in the shadow or as its share of a split: scored, or failed in it alone.",
+            "Leads given to the challenger, in the shadow or as its share of a split: "
+            "scored, or failed in it alone.",
             *("mode", "result"),
         )
         self.drift_psi = self._gauge(
             "drift_psi",
-            "Population stability index of the last full window against training, by input, and of the probability.",
+            "Population stability index of the last full window against training, "
+            "by input, and of the probability.",
             "feature",
         )
         self.drift_missing = self._gauge(
@@ -180,7 +186,8 @@ class Metrics(_Registered):
         )
         self.drift_unseen = self._gauge(
             "drift_unseen_share",
-            "Share of the last full window in which a category had a value that the model does not know.",
+            "Share of the last full window in which a category had a value "
+            "that the model does not know.",
             "feature",
         )
         self.drift_windows = self._counter(
@@ -192,7 +199,7 @@ class Metrics(_Registered):
         self.ready = self._gauge("ready", "1 while assigned, loaded and every dependency answers.")
         self.loop_idle = self._gauge("loop_idle_seconds", "Seconds since the loop last turned.")
         self.retrain = self._counter(*_RETRAIN)
-        # A counter that begins with its first event has no increase that an alert could see.
+        # A counter that starts at its first event has no increase that an alert could see.
         for variant in (CHAMPION, CHALLENGER):
             for result in ("loaded", "refused", "unanswered"):
                 self.model_loads.labels(variant, result)

@@ -1,4 +1,4 @@
-"""How a process that runs until it is stopped hears of it."""
+"""Signals that stop a process."""
 
 import os
 import signal
@@ -16,26 +16,33 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stoppable(Protocol):
-    """A loop that a signal ends."""
+    """A loop that a signal can end."""
 
     def stop(self) -> None:
-        """End the loop once the work at hand is done."""
+        """End the loop once its current work is done."""
 
 
 def leave_on_signals() -> None:
-    """Until the loop hears of them: a process that still loads its modules owns nothing, and leaves at once with 0."""
+    """Exit with code 0 on SIGTERM or SIGINT, until `stop_on_signals` is called.
+
+    A process that still loads its modules owns nothing that it would have to give back.
+    """
     for number in _STOPS:
         signal.signal(number, lambda _number, _frame: os._exit(0))
 
 
 def stop_on_signals(service: Stoppable, logger: "Logger") -> None:
-    """SIGTERM and SIGINT end the loop after the batch at hand; a second one, or 25 seconds, end the process at once."""
+    """Stop the loop on SIGTERM or SIGINT, after its current batch.
+
+    A second signal ends the process immediately, and so do 25 seconds.
+    """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno())
     for number in _STOPS:
         signal.signal(number, lambda _number, _frame: None)
-    # A handler runs only between calls into the client, which may take seconds; this thread hears of a signal at once.
+    # Python runs handlers only between calls into the client, which may take seconds. This thread
+    # is notified immediately.
     listener = threading.Thread(
         target=_listen, args=(reader, writer, service, logger), name="signals", daemon=True
     )

@@ -203,7 +203,7 @@ def test_the_first_bad_record_of_a_quiet_topic_is_a_letter_and_too_many_in_a_row
         assert process.exit_code() == 3
     assert process.sentences() == [
         "leadstream: 6 records in a row are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5; "
-        "their batch was not committed: mend the cause or raise the limit"
+        "their batch was not committed: fix the cause or raise the limit"
     ]
     assert stage.committed(stage.topics.lead_changes) == 2
     assert len(stage.letters(1)) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from consumer.request_replies import answering
+from consumer.request_replies import receiving_replies
 from consumer.scoring.decode import MAX_REQUEST_LEADS
 from consumer.scoring.requests import SLICE
 from leadstream.kafka.batch import Message, Output
@@ -174,7 +174,7 @@ def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was
         "successful_predictions": 0,
         "errors": [],
     }
-    with answering(load_settings(served.stage.environment, None)) as replies:
+    with receiving_replies(load_settings(served.stage.environment, None)) as replies:
         producer = Producer({"bootstrap.servers": served.stage.bootstrap, "transactional.id": name})
         producer.init_transactions(30)
         for model, end in (
@@ -187,7 +187,7 @@ def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was
             )
             producer.flush(30)
             end(30)
-        assert [answer["model_used"] for answer in replies.of([name], 60)] == ["committed"]
+        assert [answer["model_used"] for answer in replies.receive([name], 60)] == ["committed"]
 
 
 def test_who_waits_in_vain_is_told_so_in_one_sentence(served: ServedConsumer) -> None:
