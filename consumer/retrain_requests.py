@@ -59,8 +59,8 @@ class RetrainRequests:
     ) -> None:
         """Request the trainings that were not requested before.
 
-        Without `publish` they appear only in the log and the metric. Raises Transient if the brokers
-        do not acknowledge the event; the next call sends it again.
+        Without `publish` they appear only in the log and the metric. Raises Transient if the
+        brokers do not acknowledge the event; the next call sends it again.
         """
         for trigger, detail in due.items():
             key = (service.version, trigger)

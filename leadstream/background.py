@@ -67,7 +67,7 @@ class Background(Generic[Returned]):
         run(lambda: _run(call, answer))
 
     def wait(self) -> None:
-        """Wait until the call has ended, if there is one; keep its result for `poll` or `result`."""
+        """Wait until the call has ended, if any; keep its result for `poll` or `result`."""
         if self._answer is not None:
             wait([self._answer])
 

@@ -17,7 +17,8 @@ PAUSE_SECONDS = 0.25
 class Backoff:
     """Delays that begin at 0.2 s and double after each failure, up to 5 s.
 
-    Each is up to 20 % shorter or longer at random. `clock` is a monotonic clock in seconds; `draw` returns a number between its two arguments.
+    Each is up to 20 % shorter or longer at random. `clock` is a monotonic clock in seconds; `draw`
+    returns a number between its two arguments.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class Backoff:
     def pauses(self, stopped: Callable[[], bool]) -> Iterator[float]:
         """Yield waits of at most 0.25 s that add up to the next delay.
 
-        Ends early once `stopped` returns True. The caller waits for each, in its own way: asleep, or as a member of its group.
+        Ends early once `stopped` returns True. The caller waits for each, in its own way: asleep,
+        or as a member of its group.
         """
         deadline = Deadline.after(self.next_delay(), self._clock)
         while not stopped() and not deadline.expired:

@@ -1,4 +1,4 @@
-"""Functions compiled by numba, of the extra `fast`. Without numba this import raises ImportError."""
+"""Functions compiled by numba, of the extra `fast`; without it the import raises ImportError."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

@@ -18,6 +18,9 @@ from leadstream.budgets import conflict
 from leadstream.errors import SettingsError
 from leadstream.kafka.topics import VARIABLES, Topics
 
+# The names that the docs promise to Python users.
+__all__ = ["Settings", "load_settings"]
+
 KAFKA_PREFIX = "LEADSTREAM_KAFKA_"
 # Read by the embedded broker and the tests, not by the service.
 _READ_ELSEWHERE = {
@@ -186,7 +189,8 @@ class Settings(BaseModel):
     late: Late = Field(
         default=Late.COALESCE,
         alias="LEADSTREAM_LATE",
-        description="What becomes of a change that is older, by lead_version, than what was published of its lead: "
+        description="What becomes of a change that is older, by lead_version, than what was "
+        "published of its lead: "
         "coalesce, or score.",
     )
     reasons: int = Field(
@@ -236,7 +240,8 @@ class Settings(BaseModel):
         default=None,
         alias="LEADSTREAM_ID_HASH_KEY",
         repr=False,
-        description="Key of the hashes that stand for lead ids in logs; unset, a new one at each start.",
+        description="Key of the hashes that stand for lead ids in logs; "
+        "unset, a new one at each start.",
     )
     time_zone: str = Field(
         default="UTC",
@@ -247,7 +252,8 @@ class Settings(BaseModel):
         default="09-01",
         alias="LEADSTREAM_ACADEMIC_YEAR_START",
         pattern=r"^\d\d-\d\d$",
-        description="Training: month and day on which the academic year begins, carried in the model.",
+        description="Training: month and day on which the academic year begins, "
+        "carried in the model.",
     )
     season_months: str = Field(
         default="9,10,11,12,1",
@@ -268,7 +274,8 @@ class Settings(BaseModel):
     otel_traces_exporter: Traces = Field(
         default=Traces.NONE,
         alias="OTEL_TRACES_EXPORTER",
-        description="Traces of `run`: none, otlp (by HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT) or console; "
+        description="Traces of `run`: none, otlp (by HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT) "
+        "or console; "
         "needs the extra otel.",
     )
     topics: Topics = Field(
@@ -282,7 +289,7 @@ class Settings(BaseModel):
     )
 
     def need(self, variable: str, purpose: str) -> str:
-        """Return the value of a setting that a verb requires. Raises SettingsError if it is unset."""
+        """Return the value of a required setting. Raises SettingsError if it is unset."""
         for name, field in type(self).model_fields.items():
             if field.alias == variable and (value := getattr(self, name)):
                 return str(value)

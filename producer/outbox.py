@@ -53,7 +53,8 @@ class Outbox:
         self._url = check_url(database_url)
         self._connection: Connection | None = None
         self._rows = self._last = sql.Composed([])
-        # Rows up to `_safe_bound` are final; `_drawn` was the last position when `_writers` were seen.
+        # Rows up to `_safe_bound` are final. `_drawn` was the last position when `_writers`
+        # were read.
         self._safe_bound = self._drawn = 0
         self._writers: frozenset[str] = frozenset()
 
@@ -98,7 +99,8 @@ class Outbox:
         if last < position or (event_id is not None and (row is None or row[0] != event_id)):
             raise UserError(
                 f"the outbox does not have the row that was published last (position {position}): "
-                "Postgres was restored, or failed over to a replica that lagged, or is another one; "
+                "Postgres was restored, or failed over to a replica that lagged, or is another "
+                "one; "
                 "`leadstream relay --after POSITION` says after which row to go on"
             )
 

@@ -56,7 +56,7 @@ class MonitorOptions:
 
 
 class OutcomeMonitor:
-    """The loop of `follow`. It ends when it is stopped; after a Transient it retries the same record.
+    """The loop of `follow`. After a Transient it retries the same record.
 
     `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in milliseconds UTC.
     """
@@ -224,7 +224,7 @@ class OutcomeMonitor:
             self._dropped = ledger.dropped
 
     def _evaluate(self, qualities: list[Quality]) -> None:
-        """Write one line for all models, and recalibrate the champion if its outcomes ask for it."""
+        """Write one line for all models, and recalibrate the champion if outcomes ask for it."""
         champion = self._champion
         self._logger.info(
             "evaluation",

@@ -50,7 +50,7 @@ class OutcomeReader:
     def take(self, message: Message) -> list[Judged]:
         """Take one record, and return the predictions that it evaluates.
 
-        A null value erases the lead from the ledger. Raises Poison for a record that cannot be read.
+        A null value erases the lead from the ledger. Raises Poison for an unreadable record.
         Raises Transient if the registry or the model store does not answer; take it again then.
         """
         topic, value = message.topic(), message.value()

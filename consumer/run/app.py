@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from consumer.run.postgres import PostgresLeads
     from consumer.run.tracing import Tracing
 
-# Seconds that a thread waits for Python's lock while another computes. The batch loop lets go of it in every kernel,
-# some twenty times a batch; at Python's own 5 ms each, a model that is being read beside it would stop it for batches.
+# Seconds that a thread waits for Python's lock. The loop releases it twenty times a batch; at
+# Python's 5 ms, a model that is read in the background would stop it for whole batches.
 SWITCH_SECONDS = 0.0005
-# New containers from which on cycles are looked for. Those of two batches go by themselves: with
-# Python's own 700 they would be looked through ten times a batch. With 50,000, models out of service stay too long.
+# New containers before a search for cycles. At Python's 700 it would run ten times a batch; at
+# 50,000, models out of service would stay in memory too long.
 GARBAGE_FROM = 25_000
-# What the check of a version takes at most, but where a store does not answer: that is not waited for.
+# The longest check of a version, if its store answers.
 CHECK_SECONDS = 2.0
 
 
@@ -82,7 +82,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         log=logger,
         hash_id=log.id_hasher(settings.id_hash_key),
         recall=recall,
-        # At least once the consumer itself commits, and waits for ever for that if its group moves meanwhile.
+        # At least once, the consumer commits itself, and could wait for ever in a rebalance.
         run_in_background=Worker("commits")
         if settings.delivery is Delivery.EXACTLY_ONCE
         else inline,
@@ -130,7 +130,10 @@ def _clients(
     *,
     tracing: "Tracing | None",
 ) -> tuple[KafkaSource, Publisher]:
-    """The two clients of one membership of the group. Raises SettingsError where they refuse their settings."""
+    """Return the two clients of one membership of the group.
+
+    Raises SettingsError if they refuse their settings.
+    """
 
     def on_rebalance(kind: str, partitions: int) -> None:
         metrics.rebalances.labels(kind).inc()
@@ -170,7 +173,10 @@ def _ends(
     status: Status,
     logger: log.Logger,
 ) -> bool:
-    """One membership of the group: True once the service was stopped, False where this process was fenced."""
+    """Run one membership of the group, and return whether the service was stopped.
+
+    It returns False if this process was fenced.
+    """
     try:
         service.run(source, publisher)
     except Fenced as fenced:

@@ -29,7 +29,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "translate",
         help="turn Debezium's change events or CloudEvents into lead changes, until it is stopped",
-        description="Read the change events of another system from a topic of their own, and publish\n"
+        description="Read the change events of another system from a topic of their own, and "
+        "publish\n"
         "each as a lead change under its lead's id. What cannot be understood becomes a\n"
         "dead letter.",
         epilog=EPILOG,

@@ -26,7 +26,7 @@ class Message(Protocol):
 
 
 class ClosedBy(StrEnum):
-    """The reason why a batch was closed: it was full, waited long enough, or the topic had no more."""
+    """The reason why a batch was closed: it was full, waited long enough, or nothing was left."""
 
     SIZE = "size"
     BYTES = "bytes"

@@ -1,7 +1,7 @@
 """A check at start that the brokers accept this client.
 
-librdkafka retries for ever. For a wrong certificate, or a listener with another protocol, it reports
-only that the connection failed. Then this check looks at the address itself and names the cause.
+librdkafka retries for ever. For a wrong certificate, or a listener with another protocol, it
+reports only that the connection failed. Then this check probes the address and names the cause.
 """
 
 import os
@@ -39,7 +39,7 @@ class ConnectionCheck:
             raise config_error(error) from None
 
     def check(self) -> None:
-        """Return if the brokers accept this client or do not answer; raise SettingsError if they refuse."""
+        """Raise SettingsError if the brokers refuse this client; return if they do not answer."""
         for seconds in TRY_SECONDS:
             with suppress(KafkaException):
                 self._client.list_topics(timeout=seconds)
@@ -76,7 +76,8 @@ class ConnectionCheck:
             if error.code() == KafkaError._TRANSPORT and "alert" in text:
                 return (
                     "the brokers refuse this client's certificate "
-                    f"({text.rpartition('::')[2]}): check {KAFKA_PREFIX}SSL_CERTIFICATE_LOCATION and {KAFKA_PREFIX}SSL_KEY_LOCATION"
+                    f"({text.rpartition('::')[2]}): check "
+                    f"{KAFKA_PREFIX}SSL_CERTIFICATE_LOCATION and {KAFKA_PREFIX}SSL_KEY_LOCATION"
                 )
         servers = self._settings.need(
             "KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092"

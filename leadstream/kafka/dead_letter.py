@@ -75,7 +75,7 @@ def dead_letter(
 
 
 def replays(headers: Headers) -> int:
-    """Return how often a record was replayed from the dead-letter topic; 0 without a valid header."""
+    """Return how often a record was replayed as a dead letter; 0 without a valid header."""
     for name, value in headers:
         if name == REPLAYS and value is not None and value.isdigit() and len(value) < 10:
             return int(value)
@@ -85,8 +85,8 @@ def replays(headers: Headers) -> int:
 class Limit:
     """A limit on dead letters: their ratio in the last 1,000 records, and their number in a row.
 
-    A `max_ratio` of 1 or a `max_consecutive` of 0 never stops the process. The ratio is checked from
-    50 records on, so that the first bad record of a quiet topic stops nothing.
+    A `max_ratio` of 1 or a `max_consecutive` of 0 never stops the process. The ratio is checked
+    from 50 records on, so that the first bad record of a quiet topic stops nothing.
     """
 
     def __init__(self, max_ratio: float, max_consecutive: int) -> None:
@@ -114,7 +114,7 @@ class Limit:
         if len(window) >= MIN_RECORDS and bad > self._max_ratio * len(window):
             raise DeadLetterLimit(
                 f"{bad} of the last {len(window)} records are dead letters, more than "
-                f"LEADSTREAM_DEAD_LETTER_MAX_RATIO={self._max_ratio:g}; the batch was not committed: "
-                "fix the cause or raise the limit"
+                f"LEADSTREAM_DEAD_LETTER_MAX_RATIO={self._max_ratio:g}; "
+                "the batch was not committed: fix the cause or raise the limit"
             )
         self._window, self._in_row = window, in_row

@@ -32,7 +32,7 @@ _KINDS = {
 
 
 def describe_error(error: KafkaError, operation: str, name: str) -> str:
-    """Return the client's sentence, or the missing permission: `operation` on the resource `name`."""
+    """Return the client's sentence, or the missing permission: `operation` on `name`."""
     kind = _KINDS.get(error.code())
     return _needed(operation, kind, name) if kind else error.str()
 

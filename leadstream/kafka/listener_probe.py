@@ -19,7 +19,7 @@ def answers_as_broker(address: str, *, tls: bool) -> bool:
             context.wrap_socket(plain, server_hostname=host) if tls else plain as connection,
         ):
             connection.sendall(_GREETING)
-            # An answer begins with its length; a listener that speaks only TLS sends 0x15, an alert.
+            # An answer begins with its length; a listener with TLS only sends 0x15, an alert.
             return connection.recv(1) == b"\0"
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")

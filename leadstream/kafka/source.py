@@ -86,7 +86,7 @@ class KafkaSource:
         self._size = 0
         self._trouble: KafkaError | None = None
         self._doubt: str | None = None
-        # Missing permissions: on the group until it is joined, on a topic until the brokers grant it.
+        # Missing permissions: on the group until it is joined, on a topic until it is granted.
         self._denied: str | None = None
         self._unreadable = False
         self._ask_at = 0.0
@@ -129,7 +129,7 @@ class KafkaSource:
         try:
             self.rewind(Batch.from_messages(later, batch.closed_by))
         except Transient as trouble:
-            # In neither this batch nor the next they would be lost: rejoin at the committed offsets.
+            # In neither this batch nor the next, they would be lost: rejoin instead.
             raise Fenced(f"requests could not be put back: {trouble.detail}") from trouble
         return Batch.from_messages(now, ClosedBy.BYTES)
 
@@ -195,7 +195,7 @@ class KafkaSource:
             self._doubt = None
 
     def _ask_permission(self) -> bool:
-        """Return False if every topic may be read; raise Transient if not, or if no broker answers."""
+        """Return False if every topic may be read; raise Transient if not, or without an answer."""
         try:
             why = missing_permission(self._config, self._topics, "Read")
         except KafkaException as error:

@@ -1,4 +1,4 @@
-"""A reader of one topic outside of any group, up to an end or for some time; nothing is committed."""
+"""A reader of one topic outside of any group, up to an end or for some time."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -196,7 +196,7 @@ class TopicOffsets:
         return {partition: result.offset for partition, result in found.items()}
 
     def committed(self, topic: str, partitions: list[int]) -> dict[int, int]:
-        """Return the group's committed offset of each partition, without those it never committed."""
+        """Return the group's committed offset of each partition that has one."""
         places = [TopicPartition(topic, partition) for partition in partitions]
         asked = [ConsumerGroupTopicPartitions(self._group, places)]
         try:

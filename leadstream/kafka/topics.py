@@ -38,8 +38,8 @@ VARIABLES = {variable(field.name): field.name for field in fields(Topics)}
 # A dead letter is its original and up to 17 headers; a broker's default limit is 1,048,588 bytes.
 _LETTER_BYTES = str(2 * 1_048_588)
 
-# Kafka assigns partitions by number, whatever their topic. With as many partitions of requests as of
-# changes, one process could get all changes and another all requests. Each relay has one position.
+# Kafka assigns partitions by number. With as many partitions of requests as of changes, one process
+# could get all changes and another all requests. Each relay has one position.
 SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 
 CONFIGS: dict[str, dict[str, str]] = {

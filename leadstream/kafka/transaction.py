@@ -22,7 +22,7 @@ _UNSUPPORTED = {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
 
 
 class TransactionalProducer:
-    """A producer with a transactional id: all of a transaction becomes visible together, or nothing.
+    """A producer whose transactions become visible as a whole, or not at all.
 
     Every step raises KafkaException; inside `failures` that becomes Transient or Fenced. `on_wait`
     receives the reason while a step takes long. `doubt` returns the client's last report of the

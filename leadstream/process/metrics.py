@@ -59,7 +59,7 @@ class _Registered:
         self.registry = CollectorRegistry()
         # Held while a batch is counted and while metrics are read: every reading adds up.
         self.lock = threading.Lock()
-        # Prometheus's own process metric under our prefix: it shows a process that keeps restarting.
+        # Prometheus's own process metric under our prefix: it shows a restarting process.
         self._gauge(
             "start_time_seconds", "When the process began, in seconds since 1970 (UTC)."
         ).set(time.time())

@@ -1,20 +1,7 @@
 """The composition root of the services run, relay, sink, follow and translate.
 
-Threads, and where each ends:
-
-    main        the loop of the service; ends after SIGTERM or SIGINT
-    signals     waits for a signal, and ends the process after 25 s; a daemon
-    http        the endpoints; `serving` closes it
-    models      `run` reads models in two of them; `serving` closes them
-    commits     `run` finishes one commit in it; the loop waits for it
-    offsets     one call of a transaction that may hang; a daemon
-    retrain     one request for training after a drift alarm; a daemon
-    librdkafka  threads of each client; end with the client, which the loop closes
-
-Process-wide effects: structlog's configuration, the handlers of SIGTERM and SIGINT with their
-wake-up file descriptor, and for `run` the switch interval and the garbage collector's threshold.
-They last as long as the process. Everything else that a service opens it hands to `open`, and
-`serving` closes it in reverse order.
+`serving` is the one place that closes what a service opened with `ServiceContext.open`, in reverse
+order. docs/explanation/threads.md lists all threads and process-wide effects, and where each ends.
 """
 
 from collections.abc import Callable, Iterator
