@@ -88,7 +88,7 @@ def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(
     [_, last] = outbox.rows(0, 100)
     crm.do("truncate leadstream_outbox restart identity")
     crm.add("cleo")
-    with pytest.raises(Transient, match="begins anew"):
+    with pytest.raises(Transient, match="begins again"):
         outbox.rows(last.position, 100)
     outbox.connect()
     with pytest.raises(UserError, match="does not have the row that was published last"):

@@ -200,7 +200,7 @@ def test_who_waits_in_vain_is_told_so_in_one_sentence(served: ServedConsumer) ->
     assert done.exit_code() == 1
     [sentence] = done.lines()
     assert re.match(
-        r"leadstream: no answer to request \S{36} within 1 s: see that `leadstream run` is up",
+        r"leadstream: no answer to request \S{36} within 1 s: check that `leadstream run` is up",
         sentence,
     )
 
