@@ -42,3 +42,10 @@ class DictionaryColumn(Sequence[Any]):
     def counts(self) -> NDArray[np.intp]:
         """How many rows have each value: as long as `values`."""
         return np.bincount(self.codes, minlength=len(self.values))
+
+
+def dictionary_encode(values: Sequence[Any]) -> DictionaryColumn:
+    """Return the column of these hashable values, its distinct values in order of appearance."""
+    numbers: dict[Any, int] = {}
+    codes = [numbers.setdefault(value, len(numbers)) for value in values]
+    return DictionaryColumn(np.array(codes, np.intp), list(numbers))

@@ -90,8 +90,8 @@ class MemoryHarness:
             self.tick()
             outcome = self._line.process(found)
             self._publisher.commit(outcome.outputs, found)
-            self._line.begun(outcome)
-            self._line.ended(committed=True)
+            self._line.commit_started(outcome)
+            self._line.commit_finished(committed=True)
             if max_changes < ALL:
                 return
 
@@ -183,8 +183,8 @@ class KafkaHarness:
             if found is not None:
                 outcome = at.line.process(found)
                 at.publisher.begin(outcome.outputs, found)()
-                at.line.begun(outcome)
-                at.line.ended(committed=True)
+                at.line.commit_started(outcome)
+                at.line.commit_finished(committed=True)
                 at.consumed += len(found.messages)
             return found is not None
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from consumer.retrain_requests import on_drift
-from consumer.run.loop import Service
+from consumer.run.loop import Service, untraced
 from consumer.run.recall import Recall
 from consumer.scoring.codecs import codecs_for
 from consumer.scoring.pipeline import Pipeline
@@ -72,7 +72,6 @@ def _run(settings: Settings, context: ServiceContext) -> None:
             codecs_for(settings, registry),
             leads,
             versions=versions,
-            trace=tracing.carry if tracing else None,
         ),
         slot=slot,
         challenger=challenger,
@@ -87,6 +86,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         if settings.delivery is Delivery.EXACTLY_ONCE
         else inline,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
+        trace=tracing.carry if tracing else untraced,
     )
     context.listen(metrics.expose, lambda: _present(slot, challenger, settings.challenger_share))
     clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 
-from consumer.scoring.result import Scored
+from consumer.scoring.result import ScoredChanges
 from leadstream.log import Logger
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
@@ -61,7 +61,7 @@ class DriftAlarm:
         with self._metrics.lock:
             self._clear()
 
-    def see(self, scored: Iterable[Scored]) -> None:
+    def see(self, scored: Iterable[ScoredChanges]) -> None:
         """The scored changes of a committed batch."""
         if self._model is None or self._watch is None or self._clock() < self._rests_until:
             return

@@ -25,6 +25,15 @@ from models.monitor.drift import WINDOW
 from models.serve.scorer import Model
 from models.serve.slot import ChallengerSlot, ModelSlot
 
+# Given a batch and its result: the same, its records with the traces of their changes.
+Trace = Callable[[Batch, BatchResult], BatchResult]
+
+
+def untraced(_batch: Batch, result: BatchResult) -> BatchResult:
+    """Return the result as it is."""
+    return result
+
+
 # Python runs signal handlers only between calls into the client: each call stays short.
 POLL_SECONDS = 0.25
 LAG_SECONDS = 1.0
@@ -72,6 +81,7 @@ class Service:
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
         run_in_background: Run = inline,
+        trace: Trace = untraced,
     ) -> None:
         self._pipeline = pipeline
         self._slot = slot
@@ -82,6 +92,7 @@ class Service:
         self._log = log
         self._hash_id = hash_id
         self._recall = recall
+        self._trace = trace
         self._clock = clock
         self._drift = DriftAlarm(metrics, status, log, on_drift, window=drift_window, clock=clock)
         self._stop = threading.Event()
@@ -145,12 +156,12 @@ class Service:
         """A new membership: what was being committed in the one before, the topics tell."""
         self._end, self._begun = Background(), None
         self._polled.clear()
-        self._pipeline.ended(committed=False)
+        self._pipeline.commit_finished(committed=False)
 
     def _turn(self, batch: Batch, publisher: Publisher) -> None:
         """One batch, from its messages to the begin of its commit; nothing of it counts before that has ended."""
         started = self._clock()
-        outcome = self._pipeline.process(batch)
+        outcome = self._trace(batch, self._pipeline.process(batch))
         processing = self._clock() - started
         before = self._joined()
         try:
@@ -173,7 +184,7 @@ class Service:
             raise
         if outcome.challenger_error:
             self._challenger.withdraw(outcome.challenger_error)
-        self._pipeline.begun(outcome)
+        self._pipeline.commit_started(outcome)
         self._begun = _Begun(batch, outcome, processing, self._clock() - started)
 
         def ended() -> float:
@@ -191,10 +202,10 @@ class Service:
         try:
             ended_at = self._end.result()
         except Transient as trouble:
-            self._pipeline.ended(committed=False)
+            self._pipeline.commit_finished(committed=False)
             self._suspect(begun.outcome, trouble)
             raise
-        self._pipeline.ended(committed=True)
+        self._pipeline.commit_finished(committed=True)
         self._polled.pop(0)
         return _Ended(begun, begun.publishing + self._clock() - started, ended_at)
 
@@ -316,7 +327,7 @@ class Service:
         metrics, batch, outcome = self._metrics, ended.begun.batch, ended.begun.outcome
         metrics.consumed.inc(outcome.consumed)
         for fate in Disposition:
-            metrics.changes.labels(fate.value).inc(outcome.fates[fate])
+            metrics.changes.labels(fate.value).inc(outcome.dispositions[fate])
         metrics.late.inc(outcome.late)
         metrics.requests.labels("answered").inc(outcome.requests_answered)
         metrics.requests.labels("dead_lettered").inc(outcome.requests_dead_lettered)
@@ -333,6 +344,8 @@ class Service:
                 offset=message.offset(),
                 lead=self._hash_id(message.key()),
             )
+        for stage, count in outcome.fallbacks.items():
+            metrics.batch_fallbacks.labels(stage).inc(count)
         metrics.database_queries.inc(outcome.queries)
         metrics.database_leads.labels("found").inc(outcome.leads_found)
         metrics.database_leads.labels("missing").inc(outcome.leads_asked - outcome.leads_found)
@@ -352,7 +365,7 @@ class Service:
             records=len(batch.messages),
             closed_by=batch.closed_by.value,
             consumed=outcome.consumed,
-            **{fate.value: outcome.fates[fate] for fate in Disposition},
+            **{fate.value: outcome.dispositions[fate] for fate in Disposition},
             **({"late": outcome.late} if outcome.late else {}),
             requests=outcome.requests_answered + outcome.requests_dead_lettered,
             process_ms=round(ended.begun.processing * 1000, 1),

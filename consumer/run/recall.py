@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from consumer.scoring.versions import VERSION, Versions
+from consumer.scoring.versions import VERSION_HEADER, Versions
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.topic_reader import NoTopic, TopicOffsets, TopicReader
@@ -121,6 +121,6 @@ class Recall:
 def _ended(null: Message) -> int:
     """The version that a null ends; 0 where it does not say."""
     for name, value in null.headers() or ():
-        if name == VERSION and value is not None and value.isdigit():
+        if name == VERSION_HEADER and value is not None and value.isdigit():
             return int(value)
     return 0

@@ -45,8 +45,9 @@ class Tracing:
         self._open: list[Span] = []
         self.close = close
 
-    def carry(self, batch: Batch, outcome: BatchResult, began_ms: int) -> BatchResult:
-        """The outcome, its records with the traces of their changes; the spans begin as of `began_ms` (UTC)."""
+    def carry(self, batch: Batch, outcome: BatchResult) -> BatchResult:
+        """The outcome, its records with the traces of their changes; the spans begin when its processing did."""
+        began_ms = outcome.began_ms
         _end(self.take(), "the batch was not committed")
         contexts = _contexts(batch)
         links = [

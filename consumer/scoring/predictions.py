@@ -1,6 +1,5 @@
-"""Scored rows as records of a predictions topic: many in columns, few one by one, the same bytes either way."""
+"""Scored rows as records of a predictions topic: in columns, or one by one with the same bytes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import repeat
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.scoring.result import Published
-from features import Columns, columns_of
+from consumer.scoring.rows import Rows
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Batch
@@ -65,111 +63,28 @@ PREDICTION_COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One lead to score: its state as of `occurred_at` (ms UTC), and the message that asks for it."""
-
-    index: int
-    lead_id: str
-    event_id: str
-    change_type: str
-    occurred_at: int
-    lead_version: int
-    coalesced: int
-    state: dict[str, Any]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """n leads to score in columns: what `Row` says of each; `keys` are the lead ids in UTF-8, `states` their states."""
+class EncodedPredictions:
+    """The records of n rows, and by row why some could not be written.
 
-    index: Ints
-    keys: list[bytes]
-    event_id: TextColumn | list[str]
-    change_type: DictionaryColumn
-    occurred_at: NDArray[np.int64]
-    lead_version: NDArray[np.int64]
-    coalesced: Ints
-    states: Columns
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Rows":
-        """The columns of these rows."""
-        types = {
-            name: code for code, name in enumerate(dict.fromkeys(row.change_type for row in rows))
-        }
-        return cls(
-            np.array([row.index for row in rows], np.intp),
-            [row.lead_id.encode() for row in rows],
-            [row.event_id for row in rows],
-            DictionaryColumn(
-                np.array([types[row.change_type] for row in rows], np.intp), list(types)
-            ),
-            np.array([row.occurred_at for row in rows], np.int64),
-            np.array([row.lead_version for row in rows], np.int64),
-            np.array([row.coalesced for row in rows], np.intp),
-            columns_of([row.state for row in rows]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def at(self, places: Ints) -> "Rows":
-        """The rows at these places."""
-        if len(places) == len(self):
-            return self
-        return Rows(
-            self.index[places],
-            _at(self.keys, places),
-            _at(self.event_id, places),
-            self.change_type.take(places),
-            self.occurred_at[places],
-            self.lead_version[places],
-            self.coalesced[places],
-            {name: _at(column, places) for name, column in self.states.items()},
-        )
-
-    def published(self, places: Ints) -> Published:
-        """The versions of the leads at these places, in any order."""
-        if len(places) == len(self):
-            return Published(self.index, self.keys, self.lead_version)
-        return Published(self.index[places], _at(self.keys, places), self.lead_version[places])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Predicted:
-    """What came of n rows. `outputs` are the predictions of the rows at `places`; `failed` says why others have none.
-
-    `shadows` is what the challenger says of a row, for the shadow topic; `scores` are the champion's, and `challenged`
-    names the challenger's and the place in them for rows that it answers for.
+    `records` has a place for each row; that of a failed row has no meaning. `fallback` is True if
+    the columns were refused and the codec wrote the rows one by one.
     """
 
-    places: Ints
-    outputs: list[Record]
-    shadows: dict[int, Record]
+    records: list[Record]
     failed: dict[int, Poison]
-    scores: Scores
-    challenged: dict[int, tuple[Scores, int]]
-
-    def answer(self, row: int) -> dict[str, Any]:
-        """What a RescoreResult says of a row that has a prediction, beside the lead id."""
-        scores, place = self.challenged.get(row, (self.scores, row))
-        return {
-            "prediction": bool(scores.prediction[place]),
-            "probability": float(scores.probability[place]),
-            "confidence": float(scores.confidence[place]),
-        }
+    fallback: bool = False
 
 
-class Predictions:
-    """Writes what a model says of rows as LeadPrediction records of one topic."""
+class PredictionWriter:
+    """Writes scores of rows as LeadPrediction records of one topic."""
 
     def __init__(self, writer: Writer, topic: str) -> None:
         self._writer = writer
         self._columns = ColumnWriter(writer, PREDICTION_COLUMNS)
         self._topic = topic
 
-    def of(
+    def encode(
         self,
         rows: Rows,
         scores: Scores,
@@ -179,8 +94,10 @@ class Predictions:
         variant: str,
         batch: Batch,
         now_ms: int,
-    ) -> tuple[list[Record], dict[int, Poison]]:
-        """The prediction of each row, whose scores stand at `places`; and why those of some rows cannot be written."""
+    ) -> EncodedPredictions:
+        """Return the prediction of each row, whose scores are at `places` (n,) of `scores`."""
+        if not len(rows):
+            return EncodedPredictions([], {})
         columns = _columns(rows, scores, places, batch) | {
             "prediction_id": _prediction_ids(rows, model.sha256, variant),
             "threshold": float(scores.threshold),
@@ -190,21 +107,27 @@ class Predictions:
             "variant": variant,
             "scored_at": now_ms,
         }
-        values, failed = self._values(columns, len(rows))
+        values, failed, fallback = self._values(columns, len(rows))
         sizes = list(map(add, map(len, rows.keys), map(len, values)))
-        if max(sizes, default=0) > MAX_OUTPUT_BYTES:
+        if max(sizes) > MAX_OUTPUT_BYTES:
             failed |= {
                 row: oversized(size) for row, size in enumerate(sizes) if size > MAX_OUTPUT_BYTES
             }
-        return list(zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))), failed
+        written: list[Record] = list(
+            zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))
+        )
+        return EncodedPredictions(written, failed, fallback)
 
-    def _values(self, columns: dict[str, Any], n: int) -> tuple[list[bytes], dict[int, Poison]]:
-        """n encoded records, those that cannot be written empty; and why they cannot."""
+    def _values(
+        self, columns: dict[str, Any], n: int
+    ) -> tuple[list[bytes], dict[int, Poison], bool]:
+        """Return n encoded records, empty where one cannot be written, why, and a fallback."""
+        fallback = False
         if use_columns(n):
             try:
-                return self._columns.encode(columns, n), {}
+                return self._columns.encode(columns, n), {}, fallback
             except UnsupportedColumns:
-                pass  # one of them is at fault, and only it shall pay for that
+                fallback = True  # one row is at fault, and only that one must fail
         values, failed = [], {}
         for row, record in enumerate(to_records(columns, n)):
             try:
@@ -212,11 +135,11 @@ class Predictions:
             except Poison as poison:
                 values.append(b"")
                 failed[row] = poison
-        return values, failed
+        return values, failed, fallback
 
 
 def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str, Any]:
-    """What differs from row to row, by field."""
+    """Return the fields that differ from row to row."""
     all_rows = len(places) == len(scores.raw)
     chosen: Any = slice(None) if all_rows else places  # a slice copies nothing
     points = scores.strongest.points[chosen]
@@ -272,7 +195,10 @@ def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> TextColumn:
 
 
 def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str = CHAMPION) -> str:
-    """The same for the same change and model, whenever and wherever it is scored: 128 bits of BLAKE2b, in hex."""
+    """Return the id of a prediction: 128 bits of BLAKE2b in hex.
+
+    The same change scored by the same model has the same id, so that repeats can be dropped.
+    """
     return _hashed(_encoded("\0".join((event_id, lead_id, model_sha256, variant))))
 
 
@@ -285,19 +211,9 @@ def _encoded(text: str) -> bytes:
 
 
 def oversized(size: int) -> Poison:
-    """Why a record of so many bytes is not published."""
+    """Return the poison of a record that is too large to be published."""
     return Poison(
         Reason.OVERSIZED,
         "encode",
         f"the record has {size} bytes; at most {MAX_OUTPUT_BYTES} are published",
-    )
-
-
-def _at(column: Any, places: Ints) -> Any:
-    if isinstance(column, DictionaryColumn | TextColumn):
-        return column.take(places)
-    return (
-        column[places]
-        if isinstance(column, np.ndarray)
-        else [column[place] for place in places.tolist()]
     )

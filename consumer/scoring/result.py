@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -13,9 +13,11 @@ from leadstream.kafka.batch import Output
 from leadstream.kafka.config import Record
 from models.serve.scorer import Scores
 
+Ints = NDArray[np.intp]
+
 
 class Disposition(StrEnum):
-    """What became of a consumed change; every change has exactly one."""
+    """What happened to a consumed change; every change has exactly one."""
 
     SCORED = "scored"
     COALESCED = "coalesced"
@@ -25,39 +27,43 @@ class Disposition(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """The changes that were scored together: their leads' keys, the rows that they have in the scores, and these."""
+class ScoredChanges:
+    """The changes of one call of a model: `rows` are theirs in `scores`, `keys` are their leads."""
 
     keys: list[bytes]
-    rows: NDArray[np.intp]
-    scores: "Scores"
+    rows: Ints
+    scores: Scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Published:
-    """What the table of scores has of n leads now: `index` (n,) are the messages, `keys` the leads, `versions` (n,)."""
+class PublishedVersions:
+    """The versions (n,) of n leads in the table of scores, and the messages, `index` (n,)."""
 
-    index: NDArray[np.intp]
+    index: Ints
     keys: Sequence[bytes]
     versions: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """All that came of a batch: the `records` to publish, and the accounting.
+    """Everything that a batch leads to: the `records` to publish, and the accounting.
 
-    `letters` tells which messages of the batch, by their places in it, became dead letters, and why.
-    Postgres was asked for states in `queries`; `leads_asked` and `leads_found` count the leads. `challenged` counts by
-    mode and result the leads that the challenger got; `challenger_error` says why it cannot stay in service;
-    `shadowed` is whether anything goes to the shadow topic. `scored` are the changes that a lead itself made; which
-    leads somebody asked for says nothing of drift. `late` of the coalesced changes were older than what was published
-    before; `published` is what to remember once this is committed. `sources` are the places of the messages that led
-    to the records.
+    - `sources` (len(records),): the message of the batch that each record comes from.
+    - `letters`: why messages, by their index, became dead letters.
+    - `queries`, `leads_asked`, `leads_found`: what Postgres was asked for.
+    - `challenged`: leads that the challenger scored, by mode and result; `challenger_error`: why
+      it cannot stay in service; `shadowed`: whether a record goes to the shadow topic.
+    - `scored`: the changes to watch for drift. Requests and rescored leads are not among them.
+    - `late`: coalesced changes that were older than what was published before this batch.
+    - `published`: the versions to remember once this batch is committed.
+    - `fallbacks`: steps that left the columns for the codec.
+    - `began_ms`: when processing began, ms UTC.
     """
 
     records: list[Record]
+    sources: Ints
     consumed: int
-    fates: Counter[Disposition]
+    dispositions: Counter[Disposition]
     requests_answered: int
     requests_dead_lettered: int
     request_leads: Counter[str]
@@ -66,23 +72,24 @@ class BatchResult:
     leads_asked: int
     leads_found: int
     model_version: str
-    challenger_version: str | None = None
-    challenged: Counter[tuple[str, str]] = field(default_factory=Counter)
-    challenger_error: str | None = None
-    shadowed: bool = False
-    imputed: Counter[str] = field(default_factory=Counter)
-    coverage: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    scored: list[Scored] = field(default_factory=list)
-    sources: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
-    late: int = 0
-    published: list[Published] = field(default_factory=list)
+    challenger_version: str | None
+    challenged: Counter[tuple[str, str]]
+    challenger_error: str | None
+    shadowed: bool
+    imputed: Counter[str]
+    coverage: list[float]
+    seconds: dict[str, float]
+    scored: list[ScoredChanges]
+    late: int
+    published: list[PublishedVersions]
+    fallbacks: Counter[str]
+    began_ms: int
 
     @property
     def outputs(self) -> list[Output]:
-        """What to publish."""
+        """Return the records to publish, with names."""
         return list(map(Output._make, self.records))
 
     def balances(self) -> bool:
-        """consumed = scored + coalesced + dead_lettered + erased + ignored."""
-        return self.consumed == sum(self.fates.values())
+        """Return whether consumed = scored + coalesced + dead_lettered + erased + ignored."""
+        return self.consumed == sum(self.dispositions.values())

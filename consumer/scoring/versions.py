@@ -20,7 +20,7 @@ except ImportError:  # without the extra `fast`
 Ints = NDArray[np.int64]
 
 # The header of a null in the predictions topic: the version that it ends, where one is known.
-VERSION = "lead_version"
+VERSION_HEADER = "lead_version"
 # 16 MB each generation.
 MOST = 1 << 19
 

@@ -115,6 +115,11 @@ class Metrics(_Registered):
         self.batches = self._counter(
             "batches", "Batches committed, by what closed them.", "closed_by"
         )
+        self.batch_fallbacks = self._counter(
+            "batch_fallbacks",
+            "Steps of large batches that left the columns for the codec: decode or encode.",
+            "stage",
+        )
         self.batch_records = self._histogram("batch_records", "Records in a batch.", _RECORDS)
         self.step_seconds = self._histogram(
             "step_seconds",
@@ -203,6 +208,8 @@ class Metrics(_Registered):
         for variant in (CHAMPION, CHALLENGER):
             for result in ("loaded", "refused", "unanswered"):
                 self.model_loads.labels(variant, result)
+        for stage in ("decode", "encode"):
+            self.batch_fallbacks.labels(stage)
 
 
 class FollowMetrics(_Registered):

@@ -109,10 +109,10 @@ def end_of(outcome: BatchResult) -> str:
         return reasons(outcome)[0]
     if results(outcome):
         return "answered"
-    if outcome.fates[Disposition.SCORED]:
+    if outcome.dispositions[Disposition.SCORED]:
         [prediction] = predictions(outcome)
         return "predicted, imputed" if prediction["imputed"] else "predicted"
-    return next(iter(outcome.fates)).value
+    return next(iter(outcome.dispositions)).value
 
 
 def test_every_row_of_the_table_is_tried_and_everything_tried_is_in_the_table() -> None:

@@ -88,7 +88,9 @@ def borne(line: BatchProcessor, messages: Sequence[FakeMessage]) -> Counter[str]
         raise FuzzFailure(
             f"neighbours of dead letters changed; the first record is {_format(messages[0])}"
         )
-    ends = Counter({disposition.value: count for disposition, count in outcome.fates.items()})
+    ends = Counter(
+        {disposition.value: count for disposition, count in outcome.dispositions.items()}
+    )
     ends["answered"] = outcome.requests_answered
     del ends["dead_lettered"]
     return ends + Counter(letter.reason.value for letter in outcome.letters.values())

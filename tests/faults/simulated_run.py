@@ -94,8 +94,8 @@ def simulate_run(
     def process(messages: list[FakeMessage]) -> BatchResult:
         outcome = line.process(batch(*messages))
         if remembers:
-            line.begun(outcome)
-            line.ended(committed=True)
+            line.commit_started(outcome)
+            line.commit_finished(committed=True)
         return outcome
 
     return _consume(log, process, rng, coalesce, max_records)
@@ -172,7 +172,7 @@ def _consume(
 
 def _line(outcome: BatchResult) -> BatchLine:
     requests = outcome.requests_answered + outcome.requests_dead_lettered
-    dispositions = {disposition.value: count for disposition, count in outcome.fates.items()}
+    dispositions = {disposition.value: count for disposition, count in outcome.dispositions.items()}
     none = dict.fromkeys(("scored", "coalesced", "dead_lettered", "erased", "ignored"), 0)
     return BatchLine(
         outcome.consumed + requests,

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from consumer.scoring import pipeline
 from consumer.scoring.result import BatchResult, Disposition
 from leadstream.errors import Reason
 from leadstream.kafka.batch import Batch, Message
 from models.serve.scorer import Model
 from producer.bad_records import BUILDERS, BadRecord, bad_records
-from schemas.codec import Writer
+from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.fuzz import FuzzFailure, borne, fuzz_pipeline, fuzzed
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, REQUESTS, avro_request, batch, change
@@ -91,13 +90,13 @@ def test_bad_records_must_cost_as_much_as_they_are_and_not_the_batch_again(
     line.process(batch(*messages))
     work = Counter[str]()
     for what, owner, name in (
-        ("read", pipeline, "decode_change"),
+        ("read", Reader, "decode"),
         ("scored", Model, "score"),
         ("written", Writer, "encode"),
     ):
         monkeypatch.setattr(owner, name, _counted(getattr(owner, name), work, what))
     outcome = line.process(batch(*messages))
-    k = outcome.fates[Disposition.DEAD_LETTERED] + outcome.requests_dead_lettered
+    k = outcome.dispositions[Disposition.DEAD_LETTERED] + outcome.requests_dead_lettered
     assert k == len(bad) + 10
     assert work["read"] <= k
     assert work["scored"] <= size // 2 + k
@@ -131,7 +130,9 @@ class Broken:
                 outcome, records=[output._replace(value=b"other") for output in outcome.outputs]
             )
         if bad and self._wrong == "forgets":
-            return replace(outcome, fates=outcome.fates - Counter(list(outcome.fates)[:1]))
+            return replace(
+                outcome, dispositions=outcome.dispositions - Counter(list(outcome.dispositions)[:1])
+            )
         return outcome
 
 

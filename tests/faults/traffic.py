@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.scoring.decode import LOOP_ORIGIN
+from consumer.scoring.validity import LOOP_ORIGIN
 from leadstream.errors import Reason
 from producer.bad_records import Encode, Topic, bad_records
 from tests.faults.history import Headers, Intent, RecordKind

@@ -124,10 +124,10 @@ def test_a_bug_is_exit_code_1_with_one_stack_trace_and_nothing_committed(
     stage.send(stage.changes("lead", 3))
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import consumer.scoring.pipeline\n"
+        "import consumer.scoring.score\n"
         "def broken(*_):\n"
         "    raise KeyError('a bug')\n"
-        "consumer.scoring.pipeline.Pipeline._encoded = broken\n"
+        "consumer.scoring.score.BatchScorer._encode = broken\n"
     )
     with stage.running(PYTHONPATH=f"{tmp_path}:{ROOT}") as process:
         assert process.exit_code() == 1

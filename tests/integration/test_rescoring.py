@@ -12,8 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumer.request_replies import receiving_replies
-from consumer.scoring.decode import MAX_REQUEST_LEADS
-from consumer.scoring.requests import SLICE
+from consumer.scoring.requests import MAX_REQUEST_LEADS, SLICE
 from leadstream.kafka.batch import Message, Output
 from leadstream.kafka.config import consumer_config
 from leadstream.kafka.source import KafkaSource

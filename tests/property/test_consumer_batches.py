@@ -106,8 +106,8 @@ def outcomes(
     found = []
     for part in filter(None, parts):
         found.append(line.process(batch(*part)))
-        line.begun(found[-1])
-        line.ended(committed=True)
+        line.commit_started(found[-1])
+        line.commit_finished(committed=True)
     return found
 
 
@@ -223,7 +223,7 @@ def facts(outcome: BatchResult) -> dict[str, Any]:
     """All that came of a batch, without what only says in which order it was worked on."""
     return {
         "outputs": outcome.outputs,
-        "fates": outcome.fates,
+        "dispositions": outcome.dispositions,
         "letters": {
             index: (letter.reason, letter.detail) for index, letter in outcome.letters.items()
         },

@@ -58,8 +58,8 @@ def test_a_challenger_in_the_shadow_that_changes_one_byte_outside_of_it_harms_th
     with_ = outcomes(slots, drawn, sizes, alone=False, coalescing=coalescing)
     for one, other in zip(without, with_, strict=True):
         assert [output for output in other.outputs if output.topic != SHADOW] == one.outputs
-        assert (other.fates, other.request_leads, other.imputed, other.coverage) == (
-            one.fates,
+        assert (other.dispositions, other.request_leads, other.imputed, other.coverage) == (
+            one.dispositions,
             one.request_leads,
             one.imputed,
             one.coverage,
@@ -79,7 +79,9 @@ def test_in_a_split_a_lead_that_changes_its_variant_tells_nothing_of_either(
 ) -> None:
     without = outcomes(slots, drawn, sizes, alone=True)
     found = outcomes(slots, drawn, sizes, alone=False, share=str(share))
-    assert [outcome.fates for outcome in found] == [outcome.fates for outcome in without]
+    assert [outcome.dispositions for outcome in found] == [
+        outcome.dispositions for outcome in without
+    ]
     for outcome in found:
         assert on(outcome, SHADOW) == []
         for prediction in predictions(outcome):

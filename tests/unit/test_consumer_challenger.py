@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.scoring.leads import Lead
-from consumer.scoring.predictions import Predictions, prediction_id
+from consumer.scoring.predictions import PredictionWriter, prediction_id
 from consumer.scoring.result import Disposition
 from leadstream.errors import Poison, Reason, Transient
 from leadstream.kafka.batch import Output
@@ -108,7 +108,11 @@ def test_in_the_shadow_the_challenger_scores_every_lead_and_the_champion_s_bytes
     alone = pipeline(store).process(batch(*changes()))
     both = pipeline(store, challenger=rival).process(batch(*changes()))
     assert main(both.outputs) == alone.outputs
-    assert (both.fates, both.imputed, both.coverage) == (alone.fates, alone.imputed, alone.coverage)
+    assert (both.dispositions, both.imputed, both.coverage) == (
+        alone.dispositions,
+        alone.imputed,
+        alone.coverage,
+    )
     ours, shadows = predictions(both), predictions(both, SHADOW)
     assert [p["lead_id"] for p in shadows] == LEADS
     assert [output.key for output in on(both, SHADOW)] == [lead.encode() for lead in LEADS]
@@ -203,7 +207,7 @@ def test_a_split_gives_each_lead_one_answer_by_the_model_that_its_id_says(
     for prediction in predictions(outcome):
         version = "1.1.0" if prediction["lead_id"] in theirs else "1.0.0"
         assert prediction["model_version"] == version
-    assert outcome.fates == Counter({Disposition.SCORED: 30})
+    assert outcome.dispositions == Counter({Disposition.SCORED: 30})
     assert outcome.challenged == {("split", "scored"): len(theirs)}
     assert len(outcome.coverage) == 30
     assert "split" in outcome.seconds
@@ -226,7 +230,7 @@ def test_in_a_split_a_row_that_fails_in_the_challenger_is_the_champion_s(
     [alone] = pipeline(store).process(batch(bad)).outputs
     outcome = pipeline(store, challenger=as_(FailsFor, rival), **SPLIT).process(batch(bad))
     assert outcome.outputs == [alone]
-    assert outcome.fates == Counter({Disposition.SCORED: 1})
+    assert outcome.dispositions == Counter({Disposition.SCORED: 1})
     assert outcome.challenged == {("split", "failed"): 1}
 
 
@@ -235,7 +239,7 @@ def test_a_row_that_fails_in_both_is_one_dead_letter(store: str, rival: Challeng
         batch(change(0, state={"lead_score": 1e14}))
     )
     assert reasons(outcome) == ["SCORING_FAILED"]
-    assert outcome.fates == Counter({Disposition.DEAD_LETTERED: 1})
+    assert outcome.dispositions == Counter({Disposition.DEAD_LETTERED: 1})
 
 
 def test_a_request_has_its_answer_and_the_shadow_its_predictions(
@@ -324,7 +328,7 @@ def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(
             return b"shadow's " + super().header()
 
     line = pipeline(store, challenger=rival)
-    line._shadow = Predictions(Marking("LeadPrediction"), SHADOW)
+    line._scorer._shadow = PredictionWriter(Marking("LeadPrediction"), SHADOW)
     for output in line.process(batch(*changes())).outputs:
         assert (output.value or b"").startswith(b"shadow's ") is (output.topic == SHADOW)
 

@@ -142,7 +142,7 @@ def test_a_change_with_two_fates_or_none_breaks_the_books(model_store: str) -> N
         )
     )
     assert outcome.consumed == 6
-    assert outcome.fates == Counter(
+    assert outcome.dispositions == Counter(
         {
             Disposition.SCORED: 1,
             Disposition.COALESCED: 1,
@@ -190,7 +190,7 @@ def test_a_newer_change_that_fails_must_not_take_the_older_good_one_with_it(
     [prediction] = predictions(outcome)
     assert (prediction["lead_version"], prediction["coalesced_changes"]) == (2, 1)
     assert reasons(outcome) == ["SCORING_FAILED"]
-    assert outcome.fates == Counter(
+    assert outcome.dispositions == Counter(
         {Disposition.SCORED: 1, Disposition.COALESCED: 1, Disposition.DEAD_LETTERED: 1}
     )
 
@@ -204,7 +204,7 @@ def test_an_erased_lead_must_not_come_back_with_a_change_from_before(model_store
         )
     )
     assert [output.value for output in on(outcome, PREDICTIONS)] == [None]
-    assert outcome.fates == Counter({Disposition.ERASED: 1, Disposition.COALESCED: 2})
+    assert outcome.dispositions == Counter({Disposition.ERASED: 1, Disposition.COALESCED: 2})
 
 
 def test_a_deletion_that_is_older_than_the_lead_it_deletes_is_outdated(model_store: str) -> None:
@@ -213,7 +213,7 @@ def test_a_deletion_that_is_older_than_the_lead_it_deletes_is_outdated(model_sto
     )
     [prediction] = predictions(outcome)
     assert prediction["lead_version"] == 7
-    assert outcome.fates == Counter({Disposition.SCORED: 1, Disposition.COALESCED: 1})
+    assert outcome.dispositions == Counter({Disposition.SCORED: 1, Disposition.COALESCED: 1})
 
 
 def test_a_lead_that_is_created_again_after_its_erasure_is_scored_after_the_null(
@@ -225,7 +225,7 @@ def test_a_lead_that_is_created_again_after_its_erasure_is_scored_after_the_null
     values = [output.value for output in on(outcome, PREDICTIONS)]
     assert values[0] is None
     assert values[1] is not None
-    assert outcome.fates == Counter(
+    assert outcome.dispositions == Counter(
         {Disposition.SCORED: 1, Disposition.ERASED: 1, Disposition.COALESCED: 1}
     )
 
@@ -235,7 +235,7 @@ def test_without_coalescing_every_change_has_a_prediction(model_store: str) -> N
         batch(change(0), change(1), change(2))
     )
     assert [p["source_offset"] for p in predictions(outcome)] == [0, 1, 2]
-    assert outcome.fates == Counter({Disposition.SCORED: 3})
+    assert outcome.dispositions == Counter({Disposition.SCORED: 3})
 
 
 def test_a_query_for_each_change_would_make_postgres_the_bottleneck(model_store: str) -> None:

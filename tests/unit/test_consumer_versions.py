@@ -86,8 +86,8 @@ class Consumer:
     def commit(self, *messages: FakeMessage) -> BatchResult:
         outcome = self.line.process(batch(*messages))
         assert outcome.balances()
-        self.line.begun(outcome)
-        self.line.ended(committed=True)
+        self.line.commit_started(outcome)
+        self.line.commit_finished(committed=True)
         return outcome
 
 
@@ -106,7 +106,11 @@ def test_an_older_change_in_a_later_batch_must_not_take_the_place_of_a_newer_pre
     consumer.commit(change(0, lead_version=6))
     late = consumer.commit(change(1, lead_version=5), change(2, "lead_2", lead_version=1))
     assert [prediction["lead_id"] for prediction in predictions(late)] == ["lead_2"]
-    assert (late.fates[Disposition.COALESCED], late.fates[Disposition.SCORED], late.late) == (
+    assert (
+        late.dispositions[Disposition.COALESCED],
+        late.dispositions[Disposition.SCORED],
+        late.late,
+    ) == (
         1,
         1,
         1,
@@ -142,7 +146,10 @@ def test_what_is_below_a_bad_change_must_not_come_back_where_it_is_late_itself(
     )
     assert reasons(outcome) == ["SCORING_FAILED"]
     assert predictions(outcome) == []
-    assert (outcome.fates[Disposition.COALESCED], outcome.fates[Disposition.DEAD_LETTERED]) == (
+    assert (
+        outcome.dispositions[Disposition.COALESCED],
+        outcome.dispositions[Disposition.DEAD_LETTERED],
+    ) == (
         1,
         1,
     )
@@ -175,7 +182,7 @@ def test_a_deletion_that_comes_late_must_not_erase_a_lead_that_lives(model_store
     consumer.commit(change(0, lead_version=6))
     outcome = consumer.commit(change(1, change_type="DELETED", lead_version=5))
     assert on(outcome, PREDICTIONS) == []
-    assert (outcome.fates[Disposition.COALESCED], outcome.late) == (1, 1)
+    assert (outcome.dispositions[Disposition.COALESCED], outcome.late) == (1, 1)
 
 
 @pytest.mark.usefixtures("many")

@@ -5,8 +5,11 @@ from itertools import islice
 
 import pytest
 
-from consumer.scoring.decode import Change, decode_change, decode_request
+from consumer.scoring.events import EventKind, EventReader, EventTable
+from consumer.scoring.requests import decode_request
+from features.spec import INPUTS
 from leadstream.errors import Poison, Reason
+from leadstream.kafka.batch import Batch, ClosedBy
 from leadstream.lead_fields import MAX_CHANGE_BYTES
 from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Reader, Writer
@@ -54,10 +57,19 @@ def _all(seed: int = 1, rounds: int = ROUNDS) -> list[BadRecord]:
     return list(islice(records, rounds * len(Reason)))
 
 
+def _read(bad: BadRecord) -> EventTable:
+    """Read a bad change as a batch of its own; raise its poison, if it has one."""
+    batch = Batch.from_messages([BadMessage(bad)], ClosedBy.DRAIN)
+    table = EventReader(Reader("LeadChanged"), "rescore_requests").read(batch, INPUTS)
+    for poison in table.poisons.values():
+        raise poison
+    return table
+
+
 def _decoded(bad: BadRecord) -> object:
     if bad.topic == "lead_changes":
-        return decode_change(0, BadMessage(bad), Reader("LeadChanged"))
-    return decode_request(0, BadMessage(bad), Reader("RescoreRequest"))
+        return _read(bad)
+    return decode_request(0, BadMessage(bad), Reader("RescoreRequest"), NOW)
 
 
 def test_every_reason_has_a_bad_record_in_each_round() -> None:
@@ -96,11 +108,14 @@ def test_a_truncated_value_never_happens_to_be_whole(seed: int) -> None:
 def test_a_bad_state_gets_as_far_as_the_features_and_the_score() -> None:
     for bad in _all():
         if bad.reason in {Reason.LEAD_NOT_FOUND, Reason.FEATURE_FAILED, Reason.SCORING_FAILED}:
-            change = _decoded(bad)
-            assert isinstance(change, Change)
-            assert (change.lead is None) == (bad.reason is Reason.LEAD_NOT_FOUND)
-            if change.lead:
-                assert change.lead["created_at"] < 0 or change.lead["lead_score"] ** 3 > 3.5e38
+            table = _read(bad)
+            assert table.kind.tolist() == [EventKind.CHANGE]
+            [has_state] = table.changes.has_state.tolist()
+            assert has_state == (bad.reason is not Reason.LEAD_NOT_FOUND)
+            if has_state:
+                [created_at] = table.changes.created_at.tolist()
+                [lead_score] = table.changes.states["lead_score"]
+                assert created_at < 0 or lead_score**3 > 3.5e38
 
 
 def test_an_oversized_change_is_over_the_limit_and_fits_through_a_broker() -> None:
@@ -113,7 +128,7 @@ def test_an_oversized_change_is_over_the_limit_and_fits_through_a_broker() -> No
 def test_an_answer_that_cannot_be_encoded_comes_from_a_request_that_can_be_read() -> None:
     for bad in _all():
         if bad.reason is Reason.ENCODE_FAILED:
-            request = decode_request(0, BadMessage(bad), Reader("RescoreRequest"))
+            request = decode_request(0, BadMessage(bad), Reader("RescoreRequest"), NOW)
             result = {
                 "request_id": request.request_id,
                 "predictions": [],

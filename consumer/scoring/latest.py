@@ -1,0 +1,102 @@
+"""The latest change of each lead in a batch, and the order of its older ones."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.scoring.events import EventKind, EventTable
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestPerLead:
+    """The changes of m leads, and the erasures.
+
+    `order` has the rows of the changes, lead by lead, by lead_version and then by offset. Lead i
+    has `order[starts[i]:ends[i]]`: the last one is its latest change, those before are previous
+    ones. `erasures` (k,) are rows, `ended` (k,) the highest version that each ends, 0 if unknown.
+    `superseded` are rows that a newer erasure or a newer change of their lead made irrelevant.
+    """
+
+    order: Ints
+    starts: Ints
+    ends: Ints
+    erasures: Ints
+    ended: NDArray[np.int64]
+    superseded: Ints
+
+
+def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
+    """Return the latest change per lead, or without `coalesce` each change as one of its own.
+
+    A version of 0 is unknown, and then the offset alone decides. A null value and a DELETED
+    supersede all changes before them, and older versions that come later. A newer change in
+    turn supersedes a DELETED.
+    """
+    changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
+    versions = table.changes.lead_version
+    ended, superseded = versions[erasures], np.empty(0, np.intp)
+    if coalesce and len(erasures):
+        changes, erasures, ended, superseded = _apply_erasures(table, changes, erasures)
+    n = len(changes)
+    numbers: dict[bytes, int] = {}
+    leads = (
+        [numbers.setdefault(table.keys[row], len(numbers)) for row in changes.tolist()]
+        if coalesce
+        else []
+    )
+    if len(numbers) == len(leads):
+        starts, ends = np.arange(n), np.arange(1, n + 1)
+        return LatestPerLead(changes, starts, ends, erasures, ended, superseded)
+    # The sort is stable: among equal versions the later offset comes last.
+    order = changes[np.lexsort((versions[changes], np.array(leads)))]
+    sizes = np.bincount(leads)
+    ends = np.cumsum(sizes)
+    return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded)
+
+
+def _apply_erasures(
+    table: EventTable, changes: Ints, erasures: Ints
+) -> tuple[Ints, Ints, NDArray[np.int64], Ints]:
+    """Return the remaining changes, the remaining erasures with what they end, and the rest."""
+    erased_leads = {table.keys[row] for row in erasures.tolist()}
+    histories: dict[bytes, list[int]] = defaultdict(list)
+    for row in np.sort(np.concatenate([changes, erasures])).tolist():
+        if table.keys[row] in erased_leads:
+            histories[table.keys[row]].append(row)
+    superseded: list[int] = []
+    ended: dict[int, int] = {}
+    for history in histories.values():
+        _apply_to_lead(table, history, superseded, ended)
+    dropped = np.array(superseded, np.intp)
+    rows = sorted(ended)
+    return (
+        np.setdiff1d(changes, dropped, assume_unique=True),
+        np.array(rows, np.intp),
+        np.array([ended[row] for row in rows], np.int64),
+        dropped,
+    )
+
+
+def _apply_to_lead(
+    table: EventTable, history: list[int], superseded: list[int], ended: dict[int, int]
+) -> None:
+    kept: list[int] = []
+    erased_version = newest = 0
+    for row in history:
+        version = int(table.changes.lead_version[row])
+        if table.kind[row] == EventKind.CHANGE:
+            if 0 < version < erased_version:
+                superseded.append(row)
+            else:
+                kept.append(row)
+                newest = max(newest, version)
+        elif 0 < version < newest:
+            superseded.append(row)
+        else:
+            superseded += kept
+            kept = []
+            ended[row] = erased_version = newest = max(newest, version)

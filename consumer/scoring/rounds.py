@@ -1,0 +1,93 @@
+"""The scored changes of a batch: the latest of each lead, or an older one if that fails."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.scoring.events import EventTable
+from consumer.scoring.latest import LatestPerLead
+from consumer.scoring.rows import Rows, rows_from_table
+from consumer.scoring.score import BatchContext, BatchScorer, Predicted
+from consumer.scoring.states import LeadStates
+from consumer.scoring.versions import Versions
+from leadstream.errors import Poison
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredRounds:
+    """The predictions of all rounds, and the messages without one.
+
+    `failed` says by message why a change could not be scored. `coalesced` are messages that a
+    scored or late change of their lead stands for. `context` is that after the last round.
+    """
+
+    predicted: list[Predicted]
+    failed: dict[int, Poison]
+    late: Ints
+    coalesced: Ints
+    context: BatchContext
+
+
+def score_changes(
+    table: EventTable,
+    latest: LatestPerLead,
+    states: LeadStates,
+    versions: Versions | None,
+    *,
+    scorer: BatchScorer,
+    context: BatchContext,
+) -> ScoredRounds:
+    """Score the latest change of each lead; where one fails, score the one before it."""
+    predicted: list[Predicted] = []
+    failed: dict[int, Poison] = {}
+    late, coalesced = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    # The places in latest.order of each lead's first change, and of the one to score.
+    starts, places = latest.starts, latest.ends - 1
+    while len(places):
+        index = latest.order[places]
+        unscored = {row: states.failed[row] for row in index.tolist() if row in states.failed}
+        good = _without(index, unscored)
+        rows = rows_from_table(table, states, index[good], (places - starts)[good])
+        timely, late_index = _without_late(rows, versions)
+        late.append(late_index)
+        if len(timely):
+            found = scorer.predict(timely, context)
+            predicted.append(found)
+            context = context.after(found)
+            unscored |= {int(timely.index[row]): why for row, why in found.failed.items()}
+        failed |= unscored
+        settled = _without(index, unscored)
+        coalesced.append(_before(latest.order, starts[settled], places[settled]))
+        more = ~settled & (places > starts)
+        starts, places = starts[more], places[more] - 1
+    return ScoredRounds(predicted, failed, np.concatenate(late), np.concatenate(coalesced), context)
+
+
+def _without(index: Ints, rows: dict[int, Poison]) -> NDArray[np.bool_]:
+    """Return which of the messages are not among `rows`."""
+    if not rows:
+        return np.ones(len(index), np.bool_)
+    return ~np.isin(index, np.fromiter(rows, np.intp, len(rows)))
+
+
+def _without_late(rows: Rows, versions: Versions | None) -> tuple[Rows, Ints]:
+    """Return the rows that are not older than what was published of their lead, and the others."""
+    if versions is None or not len(rows):
+        return rows, np.empty(0, np.intp)
+    late = (rows.lead_version > 0) & (rows.lead_version < versions.newest(rows.keys))
+    if not late.any():
+        return rows, np.empty(0, np.intp)
+    return rows.take(np.flatnonzero(~late)), rows.index[late]
+
+
+def _before(order: Ints, starts: Ints, places: Ints) -> Ints:
+    """Return the messages of all the ranges order[start:place], which do not overlap."""
+    if np.array_equal(starts, places):
+        return order[:0]
+    steps = np.zeros(len(order) + 1, np.intp)
+    steps[starts] += 1
+    steps[places] -= 1
+    return order[np.cumsum(steps[:-1]) > 0]

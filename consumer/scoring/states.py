@@ -1,0 +1,102 @@
+"""The states of the changes of a batch: those that they carry, and those that Postgres has."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.scoring.events import EventTable
+from consumer.scoring.inputs import inputs_from_states, replace_rows
+from consumer.scoring.latest import LatestPerLead
+from consumer.scoring.leads import Lead, LeadLookup
+from consumer.scoring.validity import check_state_time
+from features import Columns
+from features.spec import FeatureSpec
+from leadstream.errors import Poison, Reason
+
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class LeadsRead:
+    """The leads that Postgres returned, by id, and how many were asked for in how many queries."""
+
+    leads: Mapping[str, Lead]
+    queries: int = 0
+    asked: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeadStates:
+    """The model inputs of all messages of a batch, and the version (n,) that each state is at.
+
+    `failed` says by row why a change has no state that can be scored.
+    """
+
+    columns: Columns
+    versions: NDArray[np.int64]
+    failed: dict[int, Poison]
+
+
+def read_leads(lookup: LeadLookup | None, lead_ids: Iterable[str]) -> LeadsRead:
+    """Read leads in one query, each id once. Raises Transient if Postgres does not answer."""
+    ids = dict.fromkeys(lead_ids)
+    if not ids or lookup is None:
+        return LeadsRead({})
+    return LeadsRead(lookup.fetch(ids), 1, len(ids))
+
+
+def leads_without_state(table: EventTable, latest: LatestPerLead) -> list[str]:
+    """Return the ids of the changes that carry no state, in the order of the batch."""
+    return [table.keys[row].decode() for row in np.sort(_without_state(table, latest)).tolist()]
+
+
+def join_states(
+    table: EventTable,
+    latest: LatestPerLead,
+    leads: Mapping[str, Lead],
+    inputs: Sequence[FeatureSpec],
+    *,
+    database: bool,
+) -> LeadStates:
+    """Return the states of all changes; `database` says whether `leads` could be looked up."""
+    rows = _without_state(table, latest)
+    changes = table.changes
+    if not len(rows):
+        return LeadStates(changes.states, changes.lead_version, {})
+    found: list[int] = []
+    states: list[Lead] = []
+    failed: dict[int, Poison] = {}
+    for row, occurred_at in zip(rows.tolist(), changes.occurred_at[rows].tolist(), strict=True):
+        try:
+            lead = leads.get(table.keys[row].decode())
+            if lead is None:
+                raise lead_not_found("the change carries no state and ", database=database)
+            check_state_time(lead.state["created_at"], occurred_at)
+        except Poison as poison:
+            failed[row] = poison
+        else:
+            found.append(row)
+            states.append(lead)
+    if not found:
+        return LeadStates(changes.states, changes.lead_version, failed)
+    at = np.array(found, np.intp)
+    columns = inputs_from_states([lead.state for lead in states], inputs)
+    versions = changes.lead_version.copy()
+    versions[at] = np.maximum(versions[at], [lead.version for lead in states])
+    return LeadStates(
+        {name: replace_rows(own, at, columns[name]) for name, own in changes.states.items()},
+        versions,
+        failed,
+    )
+
+
+def lead_not_found(context: str = "", *, database: bool) -> Poison:
+    """Return the poison of a lead that has no state, after the words of `context`."""
+    why = "Postgres has no such lead" if database else "DATABASE_URL is not set"
+    return Poison(Reason.LEAD_NOT_FOUND, "state", f"{context}{why}")
+
+
+def _without_state(table: EventTable, latest: LatestPerLead) -> Ints:
+    return latest.order[~table.changes.has_state[latest.order]]
