@@ -1,6 +1,7 @@
 """The registry of features: each has a name, a formula in words, and a function.
 
-A new feature is one more entry in `FEATURES`. Its place there is its place in the matrix. The
+A new feature is one more entry in `FEATURES`. Its place there is its place in the matrix. A number
+needs a second entry, `…_missing`, which monitoring reads. The
 formula in words is part of a specification's hash: whoever changes what a function computes also
 changes its words, so that a model that was trained with the old formula is refused.
 """
@@ -35,16 +36,21 @@ class FeatureInputs:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One column of the matrix; an `optional` one can be left out of a specification."""
+    """One column of the matrix; an `optional` one can be left out of a specification.
+
+    `input` is the field of a lead whose number or code this feature is, if it is one. Models read
+    the fields that are an `input` here, and ignore the others.
+    """
 
     name: str
     formula: str
     compute: Callable[[FeatureInputs], Floats]
     optional: bool = False
+    input: str | None = None
 
 
 def _number(name: str) -> Feature:
-    return Feature(name, name, lambda inputs: inputs.numbers[name])
+    return Feature(name, name, lambda inputs: inputs.numbers[name], input=name)
 
 
 def _missing(name: str, number: str) -> Feature:
@@ -54,7 +60,8 @@ def _missing(name: str, number: str) -> Feature:
 
 
 def _code(name: str, category: str) -> Feature:
-    return Feature(name, f"code of {category}", lambda inputs: inputs.codes[category])
+    words = f"code of {category}"
+    return Feature(name, words, lambda inputs: inputs.codes[category], input=category)
 
 
 def _percentile(name: str, number: str) -> Feature:
@@ -157,3 +164,5 @@ FEATURES = (
     _missing("touchpoint_count_missing", "touchpoint_count"),
 )
 BY_NAME = {feature.name: feature for feature in FEATURES}
+# The feature that is the number or the code of each input.
+FEATURE_OF_INPUT = {feature.input: feature.name for feature in FEATURES if feature.input}

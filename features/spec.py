@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from zoneinfo import ZoneInfo
 
-from features.definitions import FEATURES
+from features.definitions import FEATURE_OF_INPUT, FEATURES
 from leadstream.errors import SettingsError
 from leadstream.lead_fields import (
     CRM_FIELDS,
@@ -107,7 +107,11 @@ def _input(field: LeadField) -> FeatureSpec:
 
 
 # Nothing here is known only after an application, and nothing is an answer of a model.
-INPUTS = tuple(_input(field) for field in CRM_FIELDS)
+INPUTS = tuple(
+    _input(field)
+    for field in CRM_FIELDS
+    if field.kind is FieldKind.TIME or field.name in FEATURE_OF_INPUT
+)
 
 # Output -> formula, in matrix order. The text is part of the hash.
 FORMULAS = {feature.name: feature.formula for feature in FEATURES}

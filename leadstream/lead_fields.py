@@ -1,8 +1,9 @@
 """The fields of a lead's state and the limits of a lead change: one table for every room.
 
 A new field needs a row in `LEAD_FIELDS`, a field in `schemas/lead_changed.avsc`, and a migration in
-`producer/migrations` that adds its column to `leadstream_state`. The features, the query of the
-consumer, mapping files, the translation of foreign events and the demo's CRM read this table.
+`producer/migrations` that adds its column to `leadstream_state`. The query of the consumer, mapping
+files, the translation of foreign events and the demo's CRM read this table. Models ignore a field
+until `features/definitions.py` has a feature of it.
 """
 
 from dataclasses import dataclass

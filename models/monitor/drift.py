@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from features.columns import FIRST, MISSING, UNKNOWN, Floats
+from features.definitions import FEATURE_OF_INPUT
 from features.spec import CATEGORY, NUMBER
 from models.train.reference import SCORE_BINS
 
@@ -43,7 +44,6 @@ LEAST_EXPECTED = 10.0  # rows in a bin of the smaller sample; with 5, far out, t
 PROBABILITY = "probability"
 
 Codes = NDArray[np.intp]
-_OUTPUTS = {"campus_name": "campus_preference"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def independent(counts: NDArray[np.intp]) -> float:
 
 
 def _input(name: str, known: Mapping[str, Any], names: Sequence[str], rows: float) -> _Input:
-    column = names.index(_OUTPUTS.get(name, name))
+    column = names.index(FEATURE_OF_INPUT.get(name, name))
     if known["kind"] == NUMBER:
         edges = np.array(known["edges"], dtype=np.float64)
         counts = _counts([known["missing"], 0.0, *known["shares"]], rows)

@@ -20,8 +20,8 @@ from features import (
     specify,
 )
 from features.calendar import build_calendar, calendar_fields
-from features.definitions import BY_NAME, FEATURES, Feature, FeatureInputs
-from features.spec import CATEGORY, FORBIDDEN, INPUTS, MOMENT, OPTIONAL, FeatureSpec
+from features.definitions import BY_NAME, FEATURE_OF_INPUT, FEATURES, Feature, FeatureInputs
+from features.spec import CATEGORY, FORBIDDEN, INPUTS, MOMENT, NUMBER, OPTIONAL, FeatureSpec
 from leadstream.errors import SettingsError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "features.md"
@@ -64,6 +64,8 @@ def test_no_audited_feature_is_dropped() -> None:
 
 def test_each_feature_of_the_registry_has_a_name_of_its_own_and_computes_one_value_a_lead() -> None:
     assert len(BY_NAME) == len(FEATURES)
+    assert len(FEATURE_OF_INPUT) == len([feature for feature in FEATURES if feature.input])
+    assert {f"{spec.name}_missing" for spec in INPUTS if spec.kind == NUMBER} <= BY_NAME.keys()
     n, names = 5, [spec.name for spec in INPUTS]
     values = dict(zip(names, np.random.default_rng(1).uniform(1, 9, (len(names), n)), strict=True))
     calendar = calendar_fields(build_calendar(CalendarSettings()), np.zeros(n, np.int64))
