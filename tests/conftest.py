@@ -20,6 +20,7 @@ from leadstream.local.broker import Broker, local_broker
 from leadstream.local.kafka import KafkaProcess, local_kafka
 from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres, local_server
 from leadstream.local.process import Say
+from tests import examples  # noqa: F401  # registers the profiles
 from tests.trained_models import promoted_store
 
 Started = TypeVar("Started")

@@ -3,11 +3,14 @@
 from functools import cache
 from pathlib import Path
 
+import joblib
+import pandas as pd
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.registry.signing import Trust, key_id
 from models.registry.versions import ModelRegistry
+from models.serve.scorer import Model
 from models.train.training import Trained, TrainOptions, train
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
@@ -38,6 +41,22 @@ def trained(seed: int = 1) -> Trained:
         table,
         TrainOptions(created_at=CREATED_MS, seed=seed, recipe="audited", calibrator="venn_abers"),
     )
+
+
+_trained: dict[str, Trained] = {}
+
+
+def train_once(
+    table: pd.DataFrame, options: TrainOptions, champion: Model | None = None
+) -> Trained:
+    """Return what `train` returns; a process trains once for equal arguments.
+
+    A test that compares two runs of the training calls `train` itself.
+    """
+    key = f"{joblib.hash(table)} {options!r} {champion and champion.manifest!r}"
+    if key not in _trained:
+        _trained[key] = train(table, options, champion=champion)
+    return _trained[key]
 
 
 def write_key(path: Path) -> Path:

@@ -12,6 +12,7 @@ from consumer.scoring.result import BatchResult
 from consumer.scoring.versions import Versions
 from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
+from tests.examples import examples
 from tests.fakes import FakeMessage
 from tests.trained_models import TRUST
 from tests.unit.pipelines import (
@@ -124,7 +125,9 @@ def table(found: list[BatchResult]) -> dict[bytes | None, dict[str, Any] | None]
 
 
 common = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

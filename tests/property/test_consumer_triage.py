@@ -18,6 +18,7 @@ from leadstream.local.broker import Broker
 from models.registry.versions import ModelRegistry
 from models.serve.slot import ModelSlot
 from schemas.codec import Reader, Writer
+from tests.examples import examples
 from tests.fakes import MemoryBroker
 from tests.harness import Harness, KafkaHarness, MemoryHarness, SharedKafka, shared_kafka
 from tests.letters import letter_output
@@ -238,7 +239,7 @@ def interleave(crm: TriagedCrm, forgetful: Pipeline, drawn: list[tuple[str, Any]
     crm.check_audit()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=_no_fixtures)
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=_no_fixtures)
 @given(drawn=st.lists(steps, max_size=25), versions=st.booleans(), happens=happenings)
 def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
     model: ModelSlot,
@@ -252,13 +253,13 @@ def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
 
 # On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
 _few = settings(
-    max_examples=8,
+    max_examples=examples(8),
     derandomize=True,
     deadline=None,
     phases=(Phase.generate,),
     suppress_health_check=_no_fixtures,
 )
-_many = settings(_few, max_examples=60)
+_many = settings(_few, max_examples=examples(60))
 _long = st.lists(steps, min_size=12, max_size=25)
 
 

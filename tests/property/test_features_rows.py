@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from features import MISSING, UNKNOWN, CalendarSettings, FittedFeatures, columns_of, specify
 from features.spec import CATEGORY, LAST_MOMENT, NUMBER
+from tests.examples import examples
 
 SPECIFICATION = specify(
     CalendarSettings("Europe/Warsaw"), numbers=("visits", "a.b"), categories=("country",)
@@ -182,7 +183,7 @@ def test_the_fitted_features_give_the_same_bits_after_pickling(batch: Leads) -> 
     assert outcome(batch, pickle.loads(pickle.dumps(FITTED))) == outcome(batch)
 
 
-@settings(patient, max_examples=30)
+@settings(patient, max_examples=examples(30))
 @given(st.lists(leads, min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_the_order_of_training_rows_does_not_change_what_is_learnt(
     batch: Leads, random: Random

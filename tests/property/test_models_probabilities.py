@@ -7,6 +7,7 @@ from features import columns_of
 from models.serve.explain import strongest
 from models.serve.scorer import Model
 from models.serve.venn_abers import VennAbers
+from tests.examples import examples
 from tests.trained_models import START_MS, trained
 
 MODEL = Model(
@@ -67,7 +68,7 @@ def test_a_higher_score_is_never_a_lower_probability(drawn: list[tuple[int, bool
     assert ((low >= 0) & (high <= 1) & (low < high)).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(batches)
 def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(
     batch: list[tuple[dict[str, object], int]],

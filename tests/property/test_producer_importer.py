@@ -22,6 +22,7 @@ from producer.importer import (
 )
 from producer.mapping import load_mapping
 from schemas.codec import Reader, Writer
+from tests.examples import examples
 
 MAPPING = """
 [lead]
@@ -43,7 +44,7 @@ CELLS = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(CELLS, max_size=15))
 def test_every_row_is_read_or_refused_and_what_is_read_can_be_written(
     table: list[tuple[str, ...]],
@@ -97,7 +98,7 @@ TYPES = pa.schema(
 OUTCOME = '[outcome]\ncolumn = "won"\ntrue = ["true"]\nfalse = ["false"]\n'
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(TYPED, max_size=15))
 def test_the_same_leads_as_parquet_and_as_csv_are_the_same_table_and_the_same_events(
     rows: list[dict[str, Any]],

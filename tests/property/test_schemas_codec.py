@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from leadstream.errors import Poison, Reason
 from schemas import schema_files
 from schemas.codec import Reader, Writer, _without_logical_types
+from tests.examples import examples
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 READERS = {name: Reader(name) for name in schema_files.FILES}
@@ -88,7 +89,7 @@ REGISTRY: Any = OneSchemaRegistry()
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_is_written_is_what_is_read_in_both_framings(name: str, data: st.DataObject) -> None:
     record = data.draw(RECORDS[name])
     single = WRITERS[name].encode(record)
@@ -100,7 +101,7 @@ def test_what_is_written_is_what_is_read_in_both_framings(name: str, data: st.Da
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_second_implementation_writes_and_reads_the_same_bytes(
     name: str, data: st.DataObject
 ) -> None:
@@ -116,7 +117,7 @@ def test_a_second_implementation_writes_and_reads_the_same_bytes(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(
     name: str, data: st.DataObject
 ) -> None:
@@ -135,7 +136,7 @@ def test_a_body_of_junk_is_a_record_or_undecodable_and_nothing_else(
     value=st.binary(max_size=60),
     head=st.sampled_from([b"", b"\x00", b"\x00\x00\x00\x00\x01", b"\xc3", b"\xc3\x01"]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_bytes_end_in_a_record_or_one_of_three_reasons(head: bytes, value: bytes) -> None:
     for registry in (None, REGISTRY):
         for name in NAMES:
@@ -156,7 +157,7 @@ ANYTHING = st.recursive(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_record_with_anything_in_a_field_is_refused_or_comes_back_equal(
     name: str, data: st.DataObject
 ) -> None:

@@ -22,6 +22,7 @@ from schemas.columns import (
     UnsupportedColumns,
     to_records,
 )
+from tests.examples import examples
 
 WRITER = Writer("LeadPrediction")
 READER = Reader("LeadPrediction")
@@ -87,7 +88,7 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(st.integers(0, 7).flatmap(lambda n: st.tuples(st.just(n), columns(n))))
 def test_columns_are_written_as_their_records_are_one_by_one(
     drawn: tuple[int, dict[str, Any]],
@@ -301,7 +302,7 @@ CHANGE_COLUMNS_OF_STATE = (
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(st.lists(changes, max_size=6))
 def test_what_the_writer_writes_is_read_in_columns_as_it_is_one_by_one(
     records_: list[dict[str, Any]],
@@ -318,7 +319,7 @@ def changed(value: bytes, at: int, by: bytes, without: int) -> bytes:
     return value[:at] + by + value[at + without :]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=examples(400))
 @given(
     st.lists(
         st.builds(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.evolution import breaks
+from tests.examples import examples
 
 PRIMITIVES = ["null", "boolean", "int", "long", "float", "double", "string", "bytes"]
 SAMPLES: dict[str, Any] = {
@@ -90,7 +91,7 @@ def sample(kind: Any) -> Any:
 
 
 @given(reader=records(), writer=records())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_rules_agree_with_a_second_implementation(reader: Any, writer: Any) -> None:
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
     other = checker.get_compatibility(
@@ -102,7 +103,7 @@ def test_the_rules_agree_with_a_second_implementation(reader: Any, writer: Any) 
 
 
 @given(reader=records(), writer=records())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_what_the_rules_let_pass_decodes(reader: Any, writer: Any) -> None:
     if breaks(reader, writer):
         return

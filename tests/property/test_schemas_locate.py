@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from leadstream.errors import Poison, Reason
 from schemas.codec import Reader, Writer
 from schemas.locate import first_failure
+from tests.examples import examples
 from tests.unit.pipelines import event
 
 READER, WRITER = Reader("LeadChanged"), Writer("LeadChanged")
@@ -23,7 +24,7 @@ states = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(state=states, thin=st.booleans(), data=st.data())
 def test_a_fault_that_only_one_of_reader_and_search_sees_would_send_its_reader_to_the_wrong_place(
     state: dict[str, Any], thin: bool, data: st.DataObject

@@ -27,6 +27,7 @@ def scorer(model_store: str, tmp_path: Path) -> Scorer:
     return Scorer(load_settings({"MODEL_STORE": str(tmp_path / "store")}, None))
 
 
+@pytest.mark.slow
 def test_what_the_peers_predict_is_what_the_service_predicts_in_every_field_and_bit(
     model_store: str, scorer: Scorer
 ) -> None:

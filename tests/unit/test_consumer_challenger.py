@@ -102,6 +102,7 @@ def main(outputs: list[Output]) -> list[Output]:
     return [output for output in outputs if output.topic != SHADOW]
 
 
+@pytest.mark.slow
 def test_in_the_shadow_the_challenger_scores_every_lead_and_the_champion_s_bytes_stay_the_same(
     store: str, rival: ChallengerSlot
 ) -> None:
@@ -357,6 +358,7 @@ def versions(world: ServiceHarness) -> list[tuple[str, str | None]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
     tmp_path: Path,
 ) -> None:

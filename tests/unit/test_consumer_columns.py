@@ -53,6 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_own_fields_in_columns_are_those_of_the_maps(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

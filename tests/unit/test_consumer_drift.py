@@ -182,6 +182,7 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
     assert [version for version, _ in world.told] == ["1.0.0", "1.1.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", [None, {}, [], {"inputs": "none"}, {**trained().manifest["drift"], "rows": 10**400}]
 )

@@ -94,6 +94,7 @@ ZONES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZONES)
 def test_local_time_is_that_of_the_time_zone_database_for_any_moment(name: str) -> None:
     calendar, zone = build_calendar(CalendarSettings(name)), ZoneInfo(name)

@@ -16,6 +16,8 @@ from models.train.table import periods
 from models.train.training import BEST, Trained, train
 from tests.unit.test_models_train import OPTIONS, START, leads
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = {"version": "1.0.0", "artifact": {"sha256": "00"}}
 
 

@@ -22,6 +22,8 @@ from producer.mapping import load_mapping
 from tests.trained_models import TRUST, trained, write_key
 from tests.unit.test_models_train import leads
 
+pytestmark = pytest.mark.slow
+
 XEDUCATION = Path("../shared/data/xeducation_leads.csv")
 MAPPING = """
 [lead]

@@ -20,6 +20,8 @@ from models.monitor.compare import (
 )
 from models.monitor.ledger import DAY_MS, Judged, Made
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 NEEDED = math.log(2 / ALPHA)

@@ -24,6 +24,7 @@ def walked(request: pytest.FixtureRequest) -> tuple[Forest, int]:
     return pack(artifact["model"]), int(artifact["feature_selector"].get_support().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 700])
 def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(
     walked: tuple[Forest, int], n: int
@@ -90,6 +91,7 @@ def test_nodes_that_two_parents_share_are_refused_before_they_are_laid_out() -> 
         )
 
 
+@pytest.mark.slow
 def test_without_numba_a_model_scores_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = train(leads(900), OPTIONS)
     manifest = {**trained.manifest, "version": "1.0.0", "artifact": {"sha256": "0"}}

@@ -260,6 +260,7 @@ INPUTS = [
 ]
 
 
+@pytest.mark.slow
 def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
     rng = np.random.default_rng(16)
     windows = 2_500
@@ -290,6 +291,7 @@ def test_changes_taken_for_independent_leads_would_alarm_far_more_often() -> Non
     assert np.mean(np.array(p_values) < 0.001) > 0.1
 
 
+@pytest.mark.slow
 def test_merging_is_what_keeps_the_test_valid_in_rare_bins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "LEAST_EXPECTED", 0.0)
     rng = np.random.default_rng(18)

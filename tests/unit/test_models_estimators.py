@@ -25,6 +25,8 @@ from tests import malicious_artifacts as hostile
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 from tests.unit.test_models_train import OPTIONS, leads
 
+pytestmark = pytest.mark.slow
+
 
 def legacy() -> Trained:
     trained = inspect(dumped(audited(FORMULAS, k=8)), UTC, NOW).trained

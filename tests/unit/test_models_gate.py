@@ -10,9 +10,11 @@ from models.registry import gate
 from models.registry.gate import GateRefused, objections
 from models.registry.versions import ModelRegistry
 from models.serve.scorer import Model
-from models.train.training import Trained, train
-from tests.trained_models import TRUST
+from models.train.training import Trained
+from tests.trained_models import TRUST, train_once
 from tests.unit.test_models_train import OPTIONS, leads
+
+pytestmark = pytest.mark.slow
 
 SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
 YEAR = 365 * 86_400_000
@@ -44,11 +46,11 @@ def blind(table: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def champion() -> Model:
-    return model(train(leads(1500), SURE))
+    return model(train_once(leads(1500), SURE))
 
 
 def test_a_model_as_good_as_the_champion_on_newer_leads_passes(champion: Model) -> None:
-    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
+    candidate = train_once(later(leads(1500, seed=1)), SURE, champion=champion)
     assert candidate.manifest["against"]["rows"] == 300
     assert objections(model(candidate, "1.1.0"), champion) == []
 
@@ -57,7 +59,9 @@ def test_a_model_that_learnt_from_leads_of_another_base_rate_loses_more_on_newer
     champion: Model,
 ) -> None:
     older, newer = later(leads(1500, seed=1, rate=0.48)), later(leads(1500, seed=1))
-    candidate = train(pd.concat([older.iloc[:1200], newer.iloc[1200:]]), SURE, champion=champion)
+    candidate = train_once(
+        pd.concat([older.iloc[:1200], newer.iloc[1200:]]), SURE, champion=champion
+    )
     found = objections(model(candidate, "1.1.0"), champion)
     assert any("loses more than the champion on 300 later leads" in one for one in found), found
 
@@ -66,7 +70,7 @@ def test_a_model_that_ranks_worse_on_newer_leads_is_refused(champion: Model) -> 
     newer = later(leads(1500, seed=1))
     # Trained on leads whose score tells little, judged on the same newer ones as the champion.
     spoilt = blind(newer).iloc[:1200]
-    bad = train(pd.concat([spoilt, newer.iloc[1200:]]), SURE, champion=champion)
+    bad = train_once(pd.concat([spoilt, newer.iloc[1200:]]), SURE, champion=champion)
     assert any(
         "ranks worse than the champion" in one for one in objections(model(bad, "1.1.0"), champion)
     )
@@ -74,8 +78,8 @@ def test_a_model_that_ranks_worse_on_newer_leads_is_refused(champion: Model) -> 
 
 def test_leads_that_the_champion_has_learnt_from_are_not_held_against_the_candidate() -> None:
     table = leads(1500)
-    overfit = model(train(table, SURE))
-    again = train(table, replace(SURE, seed=1), champion=overfit)
+    overfit = model(train_once(table, SURE))
+    again = train_once(table, replace(SURE, seed=1), champion=overfit)
     assert again.manifest["against"]["rows"] == 0
     assert (
         objections(model(again, "1.1.0"), overfit) == []
@@ -83,7 +87,7 @@ def test_leads_that_the_champion_has_learnt_from_are_not_held_against_the_candid
 
 
 def test_too_few_newer_leads_are_no_comparison(champion: Model) -> None:
-    candidate = train(later(leads(900, seed=1)), SURE, champion=champion)
+    candidate = train_once(later(leads(900, seed=1)), SURE, champion=champion)
     assert candidate.manifest["against"]["rows"] == 180
     assert "log_loss" not in candidate.manifest["against"]
     (sentence,) = objections(model(candidate, "1.1.0"), champion)
@@ -91,14 +95,16 @@ def test_too_few_newer_leads_are_no_comparison(champion: Model) -> None:
 
 
 def test_a_comparison_with_another_champion_does_not_count(champion: Model) -> None:
-    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
-    other = model(train(leads(1500, seed=2), SURE), "1.0.7")
+    candidate = train_once(later(leads(1500, seed=1)), SURE, champion=champion)
+    other = model(train_once(leads(1500, seed=2), SURE), "1.0.7")
     (sentence,) = objections(model(candidate, "1.1.0"), other)
     assert "it was not compared with the present champion 1.0.7" in sentence
 
 
 def test_another_meaning_of_the_probability_is_named(champion: Model) -> None:
-    candidate = train(later(leads(1500, seed=1)), replace(SURE, horizon_days=30), champion=champion)
+    candidate = train_once(
+        later(leads(1500, seed=1)), replace(SURE, horizon_days=30), champion=champion
+    )
     (sentence,) = objections(model(candidate, "1.1.0"), champion)
     assert "within 30 days" in sentence
     assert "within 60 days" in sentence
@@ -106,12 +112,12 @@ def test_another_meaning_of_the_probability_is_named(champion: Model) -> None:
 
 def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST, who="ada@crm")
-    registry.promote(registry.publish(train(leads(1500), SURE)))
+    registry.promote(registry.publish(train_once(leads(1500), SURE)))
     table = later(leads(1500, seed=1))
     table = table.assign(status=np.where(table["converted"], "enrolled", "open"))
     present = registry.verify("1.0.0")
     leaking = registry.publish(
-        train(table, replace(SURE, allow_leaks=("status",)), champion=present)
+        train_once(table, replace(SURE, allow_leaks=("status",)), champion=present)
     )
     with pytest.raises(GateRefused, match="leak into status"):
         registry.promote(leaking)
@@ -127,8 +133,8 @@ def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path
 
 def test_a_challenger_alias_asks_for_no_gate(tmp_path: Path) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
-    registry.promote(registry.publish(train(leads(1500), SURE)))
-    other = registry.publish(train(later(leads(1500, seed=1)), replace(SURE, horizon_days=30)))
+    registry.promote(registry.publish(train_once(leads(1500), SURE)))
+    other = registry.publish(train_once(later(leads(1500, seed=1)), replace(SURE, horizon_days=30)))
     registry.promote(other, "challenger")
     assert registry.aliases() == {"champion": "1.0.0", "challenger": other}
 
@@ -137,7 +143,7 @@ def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_fi
     tmp_path: Path,
 ) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
-    trained = train(leads(1500), SURE)
+    trained = train_once(leads(1500), SURE)
     metrics = trained.manifest["metrics"]
     worse = {**metrics, "calibrated": {**metrics["calibrated"], "log_loss": 0.9}}
     version = registry.publish(Trained(trained.artifact, {**trained.manifest, "metrics": worse}))
@@ -147,12 +153,12 @@ def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_fi
 
 
 def test_golden_rows_that_the_candidate_reads_quite_differently_are_named(champion: Model) -> None:
-    candidate = train(later(leads(1500, seed=1)), SURE, champion=champion)
+    candidate = train_once(later(leads(1500, seed=1)), SURE, champion=champion)
     flipped: list[dict[str, Any]] = [
         {**row, "probability": 1.0 if row["probability"] < 0.5 else 0.0}
         for row in champion.manifest["golden"]
     ]
-    other = Model(train(leads(1500), SURE).artifact, {**champion.manifest, "golden": flipped})
+    other = Model(train_once(leads(1500), SURE).artifact, {**champion.manifest, "golden": flipped})
     (sentence,) = objections(model(candidate, "1.1.0"), other)
     assert "on the champion's golden rows" in sentence
 

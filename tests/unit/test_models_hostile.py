@@ -24,7 +24,10 @@ from models.serve.refused import Refused
 from models.serve.scorer import Model
 from models.serve.slot import ModelSlot
 from tests import malicious_artifacts as hostile
+from tests.examples import examples
 from tests.trained_models import trained
+
+pytestmark = pytest.mark.slow
 
 # The worst case: nothing is signed, and whoever wrote the file wrote a manifest that fits it.
 UNSIGNED = Trust(unsigned=True)
@@ -237,7 +240,7 @@ def test_an_alias_that_is_none_keeps_the_present_model(serving: Serving, alias: 
 FLAT = zlib.decompress(artifact.dump(trained().artifact))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.integers(0, len(FLAT) - 1), st.integers(0, 255)), min_size=1, max_size=8),
     st.booleans(),

@@ -17,6 +17,8 @@ from producer.simulator import SimulatedCrm
 from producer.table import training_frame
 from tests.trained_models import START_MS
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400_000
 MAPPING = Path("producer/mappings/xeducation.toml")
 

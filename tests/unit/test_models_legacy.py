@@ -118,6 +118,7 @@ def dumped(artifact: Any, compress: int = 0, protocol: int | None = None) -> byt
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compress", "protocol"), [(0, None), (3, None), (0, 2), (0, 3), (0, 5)])
 @pytest.mark.parametrize("names", [list, np.array, pd.Index])
 def test_an_audited_model_of_formulas_serves_the_very_scores_it_had(

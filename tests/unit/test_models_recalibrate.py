@@ -9,9 +9,11 @@ from models.monitor.ledger import Judged, Made
 from models.monitor.recalibrate import follow_outcomes
 from models.registry.versions import ModelRegistry
 from models.train.calibrate import log_odds
-from models.train.training import Trained, train
-from tests.trained_models import TRUST
+from models.train.training import Trained
+from tests.trained_models import TRUST, train_once
 from tests.unit.test_models_train import OPTIONS, leads
+
+pytestmark = pytest.mark.slow
 
 SURE = replace(OPTIONS, calibrator="sigmoid", recipe="forest")
 NOW = 1_800_000_000_000
@@ -21,7 +23,7 @@ NOW = 1_800_000_000_000
 def registry(tmp_path: Path) -> ModelRegistry:
     """A champion 1.0.0."""
     registry = ModelRegistry(str(tmp_path), TRUST)
-    registry.promote(registry.publish(train(leads(1500), SURE)))
+    registry.promote(registry.publish(train_once(leads(1500), SURE)))
     return registry
 
 
@@ -147,7 +149,7 @@ def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -
 def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_crash(
     registry: ModelRegistry,
 ) -> None:
-    trained = train(leads(1500), SURE)
+    trained = train_once(leads(1500), SURE)
     manifest = {name: part for name, part in trained.manifest.items() if name != "options"}
     imported = registry.publish(Trained(trained.artifact, manifest))
     registry.promote(imported)

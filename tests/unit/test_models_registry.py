@@ -13,6 +13,8 @@ from models.registry.versions import ModelRegistry
 from models.serve.refused import Refused
 from tests.trained_models import TRUST, trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:

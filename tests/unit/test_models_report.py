@@ -19,6 +19,8 @@ from tests.trained_models import TRUST, trained
 from tests.unit.test_models_commands import call, store
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["store"]
 HOSTILE = (
     "</pre></title></svg><script>alert(1)</script>\" onload='alert(2)' --> {{ 7*7 }} $x^2$ 線\x00"

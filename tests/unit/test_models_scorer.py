@@ -83,6 +83,7 @@ def test_without_reasons_asked_for_there_are_none(model: Model, leads: Any) -> N
     assert model.score(columns_of(states), as_of).reasons == [()] * len(states)
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_scored_leaves_its_neighbours_the_same_bits(
     model: Model, leads: Any
 ) -> None:
