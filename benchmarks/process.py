@@ -56,7 +56,7 @@ class BenchmarkProcess:
 
     def last_lines(self) -> str:
         """The last lines of its log."""
-        return self._child.tail()
+        return self._child.log_tail()
 
     def metrics(self) -> dict[str, float]:
         """The samples of its /metrics by name and labels, as Prometheus writes them without the common prefix."""

@@ -207,7 +207,9 @@ def _await(environ: dict[str, str], expected: set[str], service: Child) -> None:
         while missing and time.monotonic() < deadline:
             missing -= {answer["lead_id"] for answer in subscriber.read(0.2)}
             if not service.alive():
-                raise UserError(f"the consumer ended by itself; its log ends:\n{service.tail()}")
+                raise UserError(
+                    f"the consumer ended by itself; its log ends:\n{service.log_tail()}"
+                )
 
 
 def _everything(environ: dict[str, str]) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""The local ground: a broker and a Postgres on this machine, for the demo and the tests alike."""
+"""Local programs for the demo and the tests: brokers, Postgres and a schema registry."""

@@ -1,4 +1,4 @@
-"""The broker of the local ground: the first that answers of a given one, Docker, Apache Kafka with Java, and a mock."""
+"""The local broker: a given one, Docker, Apache Kafka with Java, or a mock."""
 
 import contextlib
 import logging
@@ -11,17 +11,20 @@ from typing import Literal
 from confluent_kafka import Producer
 
 from leadstream.errors import SettingsError, UserError
-from leadstream.local.containers import require_engine, started
+from leadstream.local.containers import require_engine, run_container
 from leadstream.local.kafka import local_kafka
-from leadstream.local.process import Say, answers
+from leadstream.local.process import Say, accepts_connections
 
 Choice = Literal["docker", "kafka", "mock"]
-MOCK_LIMITS = "The mock broker has no real transactions and loses its records with this process: at-least-once only."
+MOCK_LIMITS = (
+    "The mock broker has no real transactions and loses its records with this process: "
+    "at-least-once only."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that serves: where, of which kind, whether it has transactions, and in one line what it cannot do."""
+    """A running broker: its address, its kind, and what it cannot do in one line."""
 
     bootstrap: str
     kind: Literal["given", "docker", "kafka", "mock"]
@@ -33,10 +36,10 @@ class Broker:
 def local_broker(
     choice: Choice | None = None, say: Say = print, *, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Broker]:
-    """The first broker that answers, for as long as the block runs; `say` gets a line about each step.
+    """Run the first available broker for the block; `say` gets a line about each step.
 
-    `choice`, or LEADSTREAM_LOCAL_BROKER, takes one kind and no other. Otherwise KAFKA_BOOTSTRAP_SERVERS is taken at its
-    word: if it is set and nobody answers there, that is an error. Raises UserError when no broker can be had.
+    `choice`, or LEADSTREAM_LOCAL_BROKER, selects one kind only. Otherwise a set
+    KAFKA_BOOTSTRAP_SERVERS must answer. Raises UserError if there is no broker.
     """
     forced = choice or _choice(environ)
     given = environ.get("KAFKA_BOOTSTRAP_SERVERS", "").strip()
@@ -46,7 +49,7 @@ def local_broker(
                 broker = stack.enter_context(_STARTS[forced](say, environ))
             except UserError as error:
                 raise UserError(
-                    f"The broker kind {forced!r} was asked for and cannot be had: {error}"
+                    f"The broker kind {forced!r} was requested, but is not available: {error}"
                 ) from error
         elif given:
             broker = _given(given, say)
@@ -64,7 +67,7 @@ def _choice(environ: Mapping[str, str]) -> Choice | None:
             return choice
     if name:
         raise SettingsError(
-            f"LEADSTREAM_LOCAL_BROKER is {name!r}: set it to docker, kafka or mock, or leave it out."
+            f"LEADSTREAM_LOCAL_BROKER is {name!r}: set it to docker, kafka or mock, or unset it."
         )
     return None
 
@@ -74,9 +77,9 @@ def _first(stack: contextlib.ExitStack, say: Say, environ: Mapping[str, str]) ->
         try:
             return stack.enter_context(start(say, environ))
         except UserError as error:
-            say(f"Broker ({kind}): not this one, {error}")
+            say(f"Broker ({kind}): not available, {error}")
     raise UserError(
-        "No broker could be started on this machine: set KAFKA_BOOTSTRAP_SERVERS to one of yours."
+        "No broker starts on this machine: set KAFKA_BOOTSTRAP_SERVERS to one of yours."
     )
 
 
@@ -85,26 +88,28 @@ def _given(bootstrap: str, say: Say) -> Broker:
         host, _, port = address.strip().rpartition("://")[2].rpartition(":")
         if not port.isdigit():
             raise SettingsError(
-                f"KAFKA_BOOTSTRAP_SERVERS has {address.strip()!r}: write host:port, separated by commas."
+                f"KAFKA_BOOTSTRAP_SERVERS has {address.strip()!r}: write host:port, "
+                "separated by commas."
             )
-        if answers(host.strip("[]"), int(port), seconds=3):
+        if accepts_connections(host.strip("[]"), int(port), seconds=3):
             say(f"Broker: the given one at {bootstrap}")
             return Broker(bootstrap, "given")
     raise UserError(
-        f"KAFKA_BOOTSTRAP_SERVERS is {bootstrap}, and nobody answers there: start it, or unset the variable."
+        f"KAFKA_BOOTSTRAP_SERVERS is {bootstrap}, and no broker answers there: start it, or unset "
+        "the variable."
     )
 
 
 @contextlib.contextmanager
 def _docker(say: Say, environ: Mapping[str, str]) -> Iterator[Broker]:
     require_engine()
-    from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  (an extra: here only with an engine)
+    from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  (an extra)
 
     say("Broker (docker): starting a Kafka container; the first time its image is fetched")
     container = KafkaContainer().with_kraft()
     for setting in ("REPLICATION_FACTOR", "MIN_ISR", "NUM_PARTITIONS"):
         container.with_env(f"KAFKA_TRANSACTION_STATE_LOG_{setting}", "1")
-    with started(container, "Kafka"):
+    with run_container(container, "Kafka"):
         broker = Broker(container.get_bootstrap_server(), "docker")
         say(f"Broker (docker): serves at {broker.bootstrap}")
         yield broker
@@ -121,7 +126,7 @@ def _mock(say: Say, environ: Mapping[str, str]) -> Iterator[Broker]:
     silent = logging.getLogger("leadstream.local.mock")
     silent.addHandler(logging.NullHandler())
     silent.propagate = False
-    # The cluster lives inside this client, as long as it does; other processes reach it by its address.
+    # The cluster lives inside this client; other processes reach it by its address.
     owner = Producer({"test.mock.num.brokers": 1}, logger=silent)
     brokers = owner.list_topics(timeout=10).brokers.values()
     bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)

@@ -1,4 +1,4 @@
-"""Containers by testcontainers, where a Docker engine answers; its reaper removes them if this process is killed."""
+"""Containers with testcontainers; its reaper removes them if this process is killed."""
 
 import contextlib
 import importlib.util
@@ -11,22 +11,22 @@ from leadstream.errors import UserError
 
 
 def require_engine() -> None:
-    """Ping the engine, for a `docker` command without one is common; raises UserError unless it answers."""
+    """Check that a Docker engine answers. Raises UserError if none does.
+
+    A `docker` command is often installed without an engine.
+    """
     if importlib.util.find_spec("testcontainers") is None:
-        raise UserError(
-            "the package testcontainers is not installed (it comes with leadstream[local])."
-        )
+        raise UserError("the package testcontainers is not installed (leadstream[local] has it).")
     import docker  # type: ignore[import-untyped]  # noqa: PLC0415  (an extra)
     from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415
     from testcontainers.core.docker_client import get_docker_host  # noqa: PLC0415
 
-    host = (
-        get_docker_host()
-    )  # from DOCKER_HOST or the current context, as the containers will be started
+    # From DOCKER_HOST or the current context, like the containers.
+    host = get_docker_host()
     try:
         address = docker.utils.parse_host(host)
         if address.startswith("http+unix://"):
-            # First by hand: where nobody listens, the client forgets to close its socket.
+            # First by hand: the client leaks its socket when nothing listens.
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(3)
                 probe.connect(address.removeprefix("http+unix://"))
@@ -38,22 +38,18 @@ def require_engine() -> None:
 
 
 @contextlib.contextmanager
-def started(container: Any, name: str) -> Iterator[None]:
-    """Start a container for the block; raises UserError when it does not start. It is removed in any case."""
+def run_container(container: Any, name: str) -> Iterator[None]:
+    """Run a container for the block, then remove it. Raises UserError if it does not start."""
     from docker.errors import DockerException  # noqa: PLC0415
 
     try:
         try:
             container.start()
-        except (
-            DockerException,
-            OSError,
-            RuntimeError,
-        ) as error:  # time-outs are OSErrors, testcontainers' own RuntimeErrors
+        # Time-outs are OSErrors; testcontainers raises RuntimeErrors.
+        except (DockerException, OSError, RuntimeError) as error:
             raise UserError(f"the {name} container did not start: {error}") from error
         yield
     finally:
-        with contextlib.suppress(
-            DockerException, OSError
-        ):  # an engine that is gone: its reaper removes it
+        # Without an engine, the reaper removes the container.
+        with contextlib.suppress(DockerException, OSError):
             container.stop()

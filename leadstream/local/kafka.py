@@ -1,4 +1,4 @@
-"""Real Apache Kafka on this machine, without Docker: jars fetched once by Maven, one KRaft node in one folder."""
+"""Apache Kafka without Docker: Maven fetches the jars once; one KRaft node runs in one folder."""
 
 import base64
 import contextlib
@@ -17,15 +17,15 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from leadstream.errors import UserError
-from leadstream.local.maven import DEPENDENCY, Download, fetched
+from leadstream.local.maven import DEPENDENCY, Download, fetch
 from leadstream.local.process import (
     Child,
     Say,
     StartError,
-    answers,
+    accepts_connections,
     await_ready,
-    complete,
     free_ports,
+    run_to_end,
     scratch,
 )
 
@@ -60,9 +60,8 @@ _JARS = Download(
     "kafka_2.13-*.jar",
     pom=_POM,
 )
-# The internal topics have one replica and few partitions: with the defaults, transactions hang on a single node.
-# Automatic topics are off, as on a well-kept cluster. A killed broker is let in again when its session has ended: that
-# and the other intervals are short, for whoever plays failures with it.
+# Internal topics have one replica: with the defaults, transactions hang on a single node.
+# Sessions and intervals are short, so that tests of failures are quick.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -110,7 +109,7 @@ _SILENT.propagate = False
 
 
 class KafkaProcess:
-    """One Kafka node whose port and data outlive its process: stop it, kill it, start it again."""
+    """A Kafka node with a fixed port and fixed data: stop it, kill it, start it again."""
 
     def __init__(
         self,
@@ -122,10 +121,10 @@ class KafkaProcess:
         cluster: str | None = None,
         properties: str = "",
     ) -> None:
-        """Formats new storage in `folder` with the Java `program`; raises StartError when Kafka refuses.
+        """Format storage in `folder` with the Java `program`. Raises StartError if Kafka refuses.
 
-        A node of a cluster is given its `ports` (of clients, of controllers), the `cluster` id, and further lines of
-        `properties`, which win.
+        A node of a cluster has given `ports` (clients, controllers), a `cluster` id, and more lines
+        of `properties`, which override the defaults.
         """
         self._folder, self._jars, self._program = folder, jars, program
         port, controller = ports or free_ports(2)
@@ -137,16 +136,16 @@ class KafkaProcess:
         formatting = self._java(
             "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties"
         )
-        complete(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
+        run_to_end(f"Formatting the storage of Kafka {VERSION}", formatting, seconds=60)
         self._server: Child | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None while it is stopped."""
+        """Return the process id, or None while the node is stopped."""
         return self._server.pid if self._server is not None and self._server.alive() else None
 
     def start(self, seconds: float = 60) -> None:
-        """Start, and return when clients are served; raises StartError with the end of the broker's log."""
+        """Start, and wait until clients are served. Raises StartError with the tail of the log."""
         self.kill()
         self._server = self._java("kafka.Kafka", "server.properties")
         try:
@@ -160,14 +159,13 @@ class KafkaProcess:
         self._end(signal.SIGTERM, seconds)
 
     def kill(self) -> None:
-        """End it at once, as on a power cut."""
+        """Kill the process, as a power cut would."""
         self._end(signal.SIGKILL, 10)
 
     def _serves(self) -> bool:
         host, _, port = self.bootstrap.rpartition(":")
-        if not answers(
-            host, int(port)
-        ):  # first without a client, whose refused connections would be logged
+        # First without a client, which would log refused connections.
+        if not accepts_connections(host, int(port)):
             return False
         try:
             metadata = AdminClient(
@@ -175,7 +173,7 @@ class KafkaProcess:
             ).list_topics(timeout=5)
         except KafkaException:
             return False
-        # Another cluster answers where another program took the port meanwhile.
+        # Another cluster may have taken the port in the meantime.
         return metadata.cluster_id == self._cluster and bool(metadata.brokers)
 
     def _end(self, sign: signal.Signals, seconds: float) -> None:
@@ -200,12 +198,12 @@ class KafkaProcess:
 
 @contextlib.contextmanager
 def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[KafkaProcess]:
-    """A started node with new, empty storage in a temporary folder; nothing of it is left afterwards.
+    """Start a node with empty storage in a temporary folder; remove everything at the end.
 
-    Raises UserError when Java or Maven is missing, the jars cannot be fetched, or Kafka does not start.
+    Raises UserError without Java or Maven, or if the download or the start fails.
     """
-    program = java(environ)
-    jars = fetched_jars(say, environ)
+    program = find_java(environ)
+    jars = fetch_jars(say, environ)
     for attempt in range(3):
         with scratch("kafka") as folder:
             began = time.monotonic()
@@ -215,11 +213,12 @@ def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[K
                     node.start()
                 except StartError as error:
                     if error.port_taken and attempt < 2:
-                        say("Kafka: another program took the port meanwhile; trying others")
+                        say("Kafka: another program took the port; trying others")
                         continue
                     raise
                 say(
-                    f"Kafka {VERSION}: serves at {node.bootstrap} after {time.monotonic() - began:.1f} s, from {folder}"
+                    f"Kafka {VERSION}: serves at {node.bootstrap} "
+                    f"after {time.monotonic() - began:.1f} s, from {folder}"
                 )
                 yield node
                 return
@@ -228,17 +227,18 @@ def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[K
 
 
 def cluster_id() -> str:
-    """A new id for a cluster: 16 bytes in URL-safe base64."""
+    """Return a new cluster id: 16 bytes in URL-safe base64."""
     return base64.urlsafe_b64encode(b"leadstream" + secrets.token_bytes(6)).decode().rstrip("=")
 
 
-def java(environ: Mapping[str, str] = os.environ) -> str:
-    """The Java to run: JAVA_HOME's, else the path's; raises UserError unless it is version 17 or later."""
+def find_java(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the Java of JAVA_HOME or the path. Raises UserError without version 17 or later."""
     home = environ.get("JAVA_HOME")
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if program is None:
         raise UserError(
-            f"Apache Kafka needs Java {_JAVA} or later, and none was found: install one or set JAVA_HOME."
+            f"Apache Kafka needs Java {_JAVA} or later, and none was found: "
+            "install one or set JAVA_HOME."
         )
     ran = subprocess.run(
         [program, "-XX:-UsePerfData", "-version"],
@@ -249,13 +249,14 @@ def java(environ: Mapping[str, str] = os.environ) -> str:
     )
     found = re.search(r'version "(\d+)', ran.stderr)
     if found is None or int(found[1]) < _JAVA:
-        shown = found[1] if found else "an unknown version"
+        found_version = found[1] if found else "an unknown version"
         raise UserError(
-            f"Apache Kafka needs Java {_JAVA} or later, but {program} is {shown}: install one or set JAVA_HOME."
+            f"Apache Kafka needs Java {_JAVA} or later, but {program} is {found_version}: "
+            "install one or set JAVA_HOME."
         )
     return program
 
 
-def fetched_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of Kafka's jars in the user's cache. Raises UserError when Maven is missing or the fetch fails."""
-    return fetched(_JARS, say, environ)
+def fetch_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of Kafka's jars in the user's cache. Raises UserError if a fetch fails."""
+    return fetch(_JARS, say, environ)

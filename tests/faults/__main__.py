@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from leadstream.errors import UserError
-from leadstream.local.kafka import fetched_jars, java
+from leadstream.local.kafka import fetch_jars, find_java
 from tests.faults.checker import Violation, violations
 from tests.faults.environment import fault_environment
 from tests.faults.history import load
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else range(options.first, options.first + options.schedules)
     )
     try:
-        java()
-        fetched_jars(console.print)
+        find_java()
+        fetch_jars(console.print)
     except UserError as error:
         console.print(str(error))
         return 1

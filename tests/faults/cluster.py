@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from leadstream.local.kafka import KafkaProcess, cluster_id, fetched_jars, java
+from leadstream.local.kafka import KafkaProcess, cluster_id, fetch_jars, find_java
 from leadstream.local.process import Say, free_ports, scratch
 
 _NODE = """\
@@ -44,7 +44,7 @@ class BrokerCluster:
 @contextlib.contextmanager
 def kafka_cluster(count: int, say: Say) -> Iterator[BrokerCluster]:
     """A started cluster of `count` nodes with new, empty storage; raises UserError where there is no Java or Maven."""
-    program, jars = java(), fetched_jars(say)
+    program, jars = find_java(), fetch_jars(say)
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(scratch(f"kafka-{node + 1}")) for node in range(count)]
         ports = free_ports(2 * count)

@@ -124,8 +124,8 @@ def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Ite
         )
         yield
         if not child.alive():
-            raise AssertionError(f"the CRM of the run ended: {child.tail()}")
-        assert child.end(signal.SIGTERM, 90) == 0, child.tail()
+            raise AssertionError(f"the CRM of the run ended: {child.log_tail()}")
+        assert child.end(signal.SIGTERM, 90) == 0, child.log_tail()
     finally:
         child.end(signal.SIGKILL, 10)
 

@@ -91,7 +91,7 @@ class Running:
 
         def found() -> list[dict[str, Any]]:
             lines = [line for line in self.events(name) if fields.items() <= line.items()]
-            assert lines or self.alive(), f"it ended without {name}: {self._child.tail()}"
+            assert lines or self.alive(), f"it ended without {name}: {self._child.log_tail()}"
             return lines
 
         line: dict[str, Any] = until(found, f"{name} {fields}", seconds)[0]

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from leadstream.local.kafka import KafkaProcess, fetched_jars, java
+from leadstream.local.kafka import KafkaProcess, fetch_jars, find_java
 from leadstream.local.process import Say, free_ports, scratch
 
 HOST = "127.0.0.1"
@@ -172,7 +172,7 @@ class Secured:
 @contextlib.contextmanager
 def secured_broker(say: Say) -> Iterator[Secured]:
     """Start one, as `local_kafka` does."""
-    program, jars = java(), fetched_jars(say)
+    program, jars = find_java(), fetch_jars(say)
     with scratch("secured") as folder:
         broker = Secured(folder, jars, program)
         try:

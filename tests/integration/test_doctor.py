@@ -25,7 +25,7 @@ from leadstream.cli.doctor import cluster
 from leadstream.cli.main import main
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
-from leadstream.local.kafka import KafkaProcess, fetched_jars, java
+from leadstream.local.kafka import KafkaProcess, fetch_jars, find_java
 from leadstream.local.postgres import Postgres
 from leadstream.local.process import free_ports, scratch
 from leadstream.settings import load_settings
@@ -175,8 +175,8 @@ def misled_broker() -> Iterator[tuple[str, str]]:
     with scratch("misled") as folder:
         node = KafkaProcess(
             folder,
-            fetched_jars(lambda _: None),
-            java(),
+            fetch_jars(lambda _: None),
+            find_java(),
             ports=(well, controller),
             properties=f"listeners=PLAINTEXT://127.0.0.1:{well},ELSE://127.0.0.1:{badly},CONTROLLER://127.0.0.1:{controller}\n"
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{well},ELSE://127.0.0.1:1\n"

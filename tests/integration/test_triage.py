@@ -183,14 +183,14 @@ def _ripe(stage: Stage, process: Running, target: int) -> bool:
     return written(stage, stage.topics.dead_letter_audit) >= target or not process.alive()
 
 
-def killed_again_and_again(
-    stage: Stage, history: LetterHistory, kills: int, seed: int, max_letters: int
+def count_kills_while_deciding(
+    stage: Stage, kills: int, seed: int, max_decisions: int, rate: int
 ) -> int:
-    """Kill replays at random moments, within `max_letters` decisions each; how many were caught."""
+    """Kill replays at random moments, within `max_decisions` each; return how many still ran."""
     chance, audit, caught = random.Random(seed), stage.topics.dead_letter_audit, 0
     for _ in range(kills):
-        target = written(stage, audit) + chance.randint(1, max_letters)
-        with stage.running("dead-letters", "replay", "--yes", "--rate", "2000") as process:
+        target = written(stage, audit) + chance.randint(1, max_decisions)
+        with stage.running("dead-letters", "replay", "--yes", "--rate", str(rate)) as process:
             until(partial(_ripe, stage, process, target), "it is worth killing")
             caught += process.alive()
             process.kill()
@@ -216,7 +216,7 @@ def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_
         assert "interrupted; run it again to go on" in output
         assert "letters sent back" in output
         history.send_live(0.3)
-        assert killed_again_and_again(stage, history, 2, seed=1, max_letters=150) == 2
+        assert count_kills_while_deciding(stage, 2, seed=1, max_decisions=150, rate=100) == 2
         with history.coming_in(), stage.running(*words) as one, stage.running(*words) as other:
             assert (one.exit_code(120), other.exit_code(120)) == (0, 0), (
                 one.lines(),
@@ -237,7 +237,7 @@ def test_of_ten_thousand_letters_each_is_decided_once_over_twenty_kills(
     history.send_letters()
     with stage.running() as consumer:
         with history.coming_in():
-            caught = killed_again_and_again(stage, history, 20, seed=2, max_letters=500)
+            caught = count_kills_while_deciding(stage, 20, seed=2, max_decisions=500, rate=2000)
             leadstream(stage, "replay", "--yes", "--rate", "2000")
         history.send_live(1)
         actions = history.check()

@@ -9,7 +9,7 @@ import pytest
 from leadstream.errors import SettingsError, UserError
 from leadstream.local import broker, postgres
 from leadstream.local.broker import MOCK_LIMITS, Broker, local_broker
-from leadstream.local.containers import require_engine, started
+from leadstream.local.containers import require_engine, run_container
 from leadstream.local.postgres import Postgres, local_postgres
 from leadstream.local.process import Say, free_ports
 
@@ -42,7 +42,7 @@ def test_a_given_broker_that_answers_is_taken_before_all_others(listener: str) -
 def test_a_given_broker_that_does_not_answer_is_an_error_and_never_replaced_by_another() -> None:
     dead = f"127.0.0.1:{free_ports(1)[0]}"
     with (
-        pytest.raises(UserError, match=f"KAFKA_BOOTSTRAP_SERVERS is {dead}, and nobody answers"),
+        pytest.raises(UserError, match=f"KAFKA_BOOTSTRAP_SERVERS is {dead}, and no broker answers"),
         local_broker(say=list, environ={"KAFKA_BOOTSTRAP_SERVERS": dead}),
     ):
         pass
@@ -72,7 +72,9 @@ def test_a_kind_that_was_asked_for_is_refused_rather_than_replaced(
 ) -> None:
     monkeypatch.setitem(broker._STARTS, "docker", refusing)
     with (
-        pytest.raises(UserError, match="'docker' was asked for and cannot be had: it is not here"),
+        pytest.raises(
+            UserError, match="'docker' was requested, but is not available: it is not here"
+        ),
         local_broker(say=list, environ={"LEADSTREAM_LOCAL_BROKER": "docker"}),
     ):
         pass
@@ -101,7 +103,7 @@ def test_a_kind_that_cannot_be_had_is_said_and_the_next_one_is_taken(
     monkeypatch.setitem(broker._STARTS, "kafka", serving)
     with local_broker(say=lines.append, environ={}) as taken:
         assert taken.kind == "kafka"
-    assert lines == ["Broker (docker): not this one, it is not here.", "Broker (kafka): stopped"]
+    assert lines == ["Broker (docker): not available, it is not here.", "Broker (kafka): stopped"]
 
 
 def test_the_mock_says_in_one_line_what_it_cannot_do() -> None:
@@ -138,7 +140,7 @@ def test_a_container_that_does_not_start_is_removed_and_told() -> None:
 
     with (
         pytest.raises(UserError, match="the Kafka container did not start: not ready"),
-        started(Container(), "Kafka"),
+        run_container(Container(), "Kafka"),
     ):
         pass
     assert done == ["stopped"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leadstream.errors import UserError
-from leadstream.local.kafka import VERSION, fetched_jars, java
+from leadstream.local.kafka import VERSION, fetch_jars, find_java
 
 GOOD_MAVEN = """
 for argument in "$@"; do case "$argument" in -DoutputDirectory=*) jars="${argument#*=}";; esac; done
@@ -46,7 +46,7 @@ def test_two_that_fetch_at_once_run_maven_once_and_leave_only_the_jars(
 ) -> None:
     programs(mvn=GOOD_MAVEN)
     with ThreadPoolExecutor(4) as pool:
-        fetched = list(pool.map(lambda _: fetched_jars(list, environ(tmp_path)), range(4)))
+        fetched = list(pool.map(lambda _: fetch_jars(list, environ(tmp_path)), range(4)))
     assert set(fetched) == {tmp_path / "cache" / "leadstream" / f"kafka-{VERSION}"}
     assert [path.name for path in fetched[0].iterdir()] == ["kafka_2.13-0.jar"]
     assert (tmp_path / "runs").read_text() == "run\n"
@@ -60,7 +60,7 @@ def test_jars_in_the_cache_need_no_maven(programs: Callable[..., None], tmp_path
     programs()
     cached = tmp_path / "cache" / "leadstream" / f"kafka-{VERSION}"
     cached.mkdir(parents=True)
-    assert fetched_jars(list, environ(tmp_path)) == cached
+    assert fetch_jars(list, environ(tmp_path)) == cached
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_failed_fetch_shows_mavens_last_lines_and_leaves_no_half_cache(
 ) -> None:
     programs(mvn=maven)
     with pytest.raises(UserError, match=sentence):
-        fetched_jars(list, environ(tmp_path))
+        fetch_jars(list, environ(tmp_path))
     assert [path.name for path in (tmp_path / "cache" / "leadstream").iterdir()] == [
         f"kafka-{VERSION}.lock"
     ]
@@ -89,7 +89,7 @@ def test_without_maven_the_error_says_what_to_install(
 ) -> None:
     programs()
     with pytest.raises(UserError, match=r"Maven \(mvn\) is needed once"):
-        fetched_jars(list, environ(tmp_path))
+        fetch_jars(list, environ(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -99,21 +99,21 @@ def test_without_maven_the_error_says_what_to_install(
 def test_an_older_java_is_refused_with_its_version(
     programs: Callable[..., None], body: str, shown: str
 ) -> None:
-    programs(java=body)
+    programs(find_java=body)
     with pytest.raises(UserError, match=f"needs Java 17 or later, but .*{shown}"):
-        java({})
+        find_java({})
 
 
 def test_without_java_the_error_says_what_to_install(programs: Callable[..., None]) -> None:
     programs()
     with pytest.raises(UserError, match="needs Java 17 or later, and none was found"):
-        java({})
+        find_java({})
 
 
 def test_java_home_is_taken_before_the_path(programs: Callable[..., None], tmp_path: Path) -> None:
-    programs(java="exit 1")
+    programs(find_java="exit 1")
     home = tmp_path / "home" / "bin"
     home.mkdir(parents=True)
     (home / "java").write_text("#!/bin/sh\necho 'openjdk version \"21\"' >&2\n")
     (home / "java").chmod(0o755)
-    assert java({"JAVA_HOME": str(home.parent)}) == str(home / "java")
+    assert find_java({"JAVA_HOME": str(home.parent)}) == str(home / "java")

@@ -12,10 +12,10 @@ import pytest
 from leadstream.local.process import (
     Child,
     StartError,
-    answers,
+    accepts_connections,
     await_ready,
-    complete,
     free_ports,
+    run_to_end,
     scratch,
 )
 
@@ -31,7 +31,7 @@ def program(folder: Path, script: str) -> Iterator[Child]:
 
 def test_a_program_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
     with program(tmp_path, "trap '' TERM; echo ready; while :; do sleep 60; done") as child:
-        await_ready("it", child, lambda: "ready" in child.tail(), 5)
+        await_ready("it", child, lambda: "ready" in child.log_tail(), 5)
         assert child.end(signal.SIGTERM, seconds=0.1) == -signal.SIGKILL
         assert not child.alive()
         assert child.end(signal.SIGTERM, seconds=0.1) == -signal.SIGKILL
@@ -41,7 +41,7 @@ def test_a_program_has_a_session_of_its_own_that_a_ctrl_c_at_our_terminal_does_n
     tmp_path: Path,
 ) -> None:
     with program(tmp_path, "echo ready; sleep 60") as child:
-        await_ready("it", child, lambda: "ready" in child.tail(), 5)
+        await_ready("it", child, lambda: "ready" in child.log_tail(), 5)
         assert os.getsid(child.pid) == child.pid
 
 
@@ -50,18 +50,18 @@ def test_a_program_that_reads_its_input_finds_it_empty_and_not_the_pipe_of_its_g
 ) -> None:
     with program(tmp_path, "cat; echo end") as child:
         assert child.wait(5) == 0
-        assert child.tail() == "end"
+        assert child.log_tail() == "end"
 
 
 def test_a_missing_program_is_told_by_name(tmp_path: Path) -> None:
     child = Child([tmp_path / "missing"], tmp_path, tmp_path / "log")
     with pytest.raises(StartError, match=r"exit code 127[\s\S]*not found"):
-        complete("missing", child, 5)
+        run_to_end("missing", child, 5)
 
 
 def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=f"exit code -{signal.SIGKILL.value}"):
-        complete("it", Child(["sleep", "60"], tmp_path, tmp_path / "log"), 0.1)
+        run_to_end("it", Child(["sleep", "60"], tmp_path, tmp_path / "log"), 0.1)
 
 
 def test_a_program_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
@@ -100,5 +100,5 @@ def test_ports_are_different_and_free() -> None:
     ports = free_ports(50)
     assert len(set(ports)) == 50
     with socket.create_server(("127.0.0.1", ports[0])):
-        assert answers("127.0.0.1", ports[0])
-    assert not answers("127.0.0.1", ports[0])
+        assert accepts_connections("127.0.0.1", ports[0])
+    assert not accepts_connections("127.0.0.1", ports[0])

@@ -25,7 +25,7 @@ from leadstream.cli.demo.accounting import ConsumerCounts, calibration, latencie
 from leadstream.cli.demo.display import Screen, TrafficSnapshot
 from leadstream.cli.demo.environment import demo_environment
 from leadstream.cli.demo.traffic import DemoSubscriber, ParcelSender
-from leadstream.local.process import Child, await_ready, failed, scratch
+from leadstream.local.process import Child, await_ready, scratch, start_error
 from leadstream.settings import LogLevel, Settings
 from models.registry.versions import open_registry
 from models.train.training import TrainOptions, train
@@ -206,7 +206,7 @@ def _await_all(run: DemoRun, reading: Future[None], sending: Future[None]) -> Co
                     thread.result()
             if not run.consumer.alive():
                 code = run.consumer.end(signal.SIGKILL, 10)
-                raise failed(f"The consumer ended with exit code {code}", run.consumer.log)
+                raise start_error(f"The consumer ended with exit code {code}", run.consumer.log)
             finished_sending = sending.done()
             counted = _read_counts(run.settings) or counted
             fresh = run.subscriber.seen.predictions[displayed:]
@@ -222,7 +222,7 @@ def _await_all(run: DemoRun, reading: Future[None], sending: Future[None]) -> Co
             if (len(sent), counted.records) != progress:
                 progress, moved_at = (len(sent), counted.records), at
             elif at - moved_at > _STALL_SECONDS:
-                raise failed(
+                raise start_error(
                     f"The consumer has processed nothing for {_STALL_SECONDS:g} s",
                     run.consumer.log,
                 )
@@ -331,4 +331,4 @@ def _wait_for_ctrl_c(screen: Screen, consumer: Child) -> None:
         screen.say("Ctrl-C ends the demo and removes everything.")  # from this line on
         while consumer.alive():
             time.sleep(_TICK_SECONDS)
-        raise failed("The consumer ended", consumer.log)
+        raise start_error("The consumer ended", consumer.log)

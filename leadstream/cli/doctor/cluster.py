@@ -23,7 +23,7 @@ from leadstream.errors import Transient, UserError
 from leadstream.kafka.batch import Message
 from leadstream.kafka.config import client_config, producer_config
 from leadstream.kafka.topic_reader import TopicReader
-from leadstream.local.process import answers
+from leadstream.local.process import accepts_connections
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 
@@ -182,9 +182,9 @@ def _is_listening(address: str) -> bool:
     """Return whether a program listens at host:port; Kafka's own port is the default."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     return (
-        answers(host.strip("[]"), int(port), seconds=3)
+        accepts_connections(host.strip("[]"), int(port), seconds=3)
         if port.isdigit()
-        else answers(port, 9092, seconds=3)
+        else accepts_connections(port, 9092, seconds=3)
     )
 
 
