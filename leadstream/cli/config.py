@@ -18,7 +18,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def config(arguments: argparse.Namespace) -> int:
-    """Print the settings; a variable that nothing reads is named on standard error."""
+    """Print the settings; name unknown variables on standard error."""
     import sys
 
     from leadstream.settings import effective, load_settings, unknown_variables

@@ -18,21 +18,19 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     migrate = actions.add_parser(
         "migrate",
         help="add the outbox to the CRM's database, or bring it up to date",
-        description="Apply the migrations that DATABASE_URL does not have yet, in order and in one\n"
-        "transaction: tables and triggers named leadstream_..., and lead_scores, beside\n"
-        "the table people.\n" + NEEDS,
+        description="Apply the migrations that DATABASE_URL does not have yet, in order and in\n"
+        "one transaction: tables and triggers named leadstream_..., and lead_scores, in\n"
+        "the schema of the table people.\n" + NEEDS,
         epilog="example:\n  leadstream db migrate --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    migrate.add_argument(
-        "--dry-run", action="store_true", help="apply them, and take them back at the end"
-    )
+    migrate.add_argument("--dry-run", action="store_true", help="apply them, then roll them back")
     migrate.add_argument("--json", action="store_true", help="print one JSON object")
     migrate.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Apply what is missing and say what."""
+    """Apply the missing migrations, and print them."""
     from leadstream.settings import load_settings
     from producer.migrate import migrate
 

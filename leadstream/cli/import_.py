@@ -19,8 +19,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "import",
         help="send a CRM export as lead changes",
-        description="Reads a CSV or Parquet file by a mapping of its columns and sends a change for each row,\n"
-        "oldest first. Bad rows are reported by line and do not stop the rest; the exit code is then 1.",
+        description="Read a CSV or Parquet file by a mapping of its columns, and send a change\n"
+        "for each row, oldest first. Bad rows are reported by line, and the import\n"
+        "continues; the exit code is then 1.",
         epilog="examples:\n  leadstream import leads.csv --mapping mapping.toml --dry-run\n"
         "  leadstream import Lead.csv --preset salesforce --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,7 +35,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     by = parser.add_mutually_exclusive_group(required=True)
     by.add_argument(
-        "--mapping", metavar="M.toml", type=Path, help="which column is which field of a lead"
+        "--mapping", metavar="M.toml", type=Path, help="the column of each field of a lead"
     )
     by.add_argument(
         "--preset",
@@ -49,7 +50,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add(
         "--outcomes",
         action="store_true",
-        help="also send what became of each lead, where the file says it",
+        help="also send the outcome of each lead, if the file has it",
     )
     end = parser.add_mutually_exclusive_group()
     end.add_argument(
@@ -64,7 +65,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Import the file; 1 where a row was refused."""
+    """Import the file; return 1 after a refused row."""
     from leadstream.settings import load_settings
     from producer.importer import (
         ImportedRow,
@@ -102,17 +103,20 @@ def run(arguments: argparse.Namespace) -> int:
         topics = settings.topics
         changes = [("LeadChanged", topics.lead_changes, lead_change_of_row(row)) for row in rows]
         decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
-        _send(settings, changes + decided, shown=not arguments.json)
+        _send(settings, changes + decided, visible=not arguments.json)
     _report(arguments, rows, len(outcomes), problems)
     return 1 if problems else 0
 
 
 def _send(
-    settings: "Settings", records: list[tuple[str, str, dict[str, Any]]], *, shown: bool
+    settings: "Settings", records: list[tuple[str, str, dict[str, Any]]], *, visible: bool
 ) -> None:
     from producer.publish import publishing
 
-    with publishing(settings) as publisher, bar("records", len(records), shown=shown) as advance:
+    with (
+        publishing(settings) as publisher,
+        bar("records", len(records), visible=visible) as advance,
+    ):
         for name, topic, record in records:
             publisher.send(name, topic, record["lead_id"], record)
             advance(1)

@@ -1,4 +1,4 @@
-"""The command `leadstream`: one module a family of verbs, imported only when it is called."""
+"""The command `leadstream`: one module for each family of verbs."""
 
 import argparse
 import importlib
@@ -33,14 +33,14 @@ _FAMILIES = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; the docs are checked against it."""
+    """Return the parser of the whole command line; a test checks the docs against it."""
     top = _Parser(
         prog="leadstream",
         description="Calibrated lead scores that follow every change of a lead.",
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 dead-letter limit."""
+    """Run one verb. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 dead-letter limit."""
     given = parser().parse_args(arguments)
     try:
         return int(given.func(given))
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("leadstream: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does: nothing is left to tell it.
+        # The reader of the output has gone, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

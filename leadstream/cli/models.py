@@ -1,4 +1,4 @@
-"""`leadstream models`: versions, the aliases that point to them, their log, and the key that signs them."""
+"""`leadstream models`: versions, aliases with their log, and the signing key."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "models",
         help="list, show, report, promote, roll back, verify and import models",
-        description="The versions in MODEL_STORE and the alias that says which one serves.",
+        description="Manage the versions in MODEL_STORE and the aliases that point to them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,10 +51,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         return verb
 
     add("list", "list the published versions with their metrics", "list", list_versions)
-    show = add("show", "show what is known of a version", "show champion", show_version)
+    show = add("show", "show the manifest of a version", "show champion", show_version)
     report = add(
         "report",
-        "write all that is known of a version as one HTML file",
+        "write the report of a version as one HTML file",
         "report 1.2.0 --output r.html",
         report_version,
     )
@@ -65,35 +65,36 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="where (model-report-<version>.html in this folder)",
     )
     promote = add(
-        "promote", "let a version serve, after it verified", "promote 1.2.0", promote_version
+        "promote", "let a version serve, after verification", "promote 1.2.0", promote_version
     )
-    rollback = add(
-        "rollback", "let the version before the present one serve again", "rollback", roll_back
-    )
+    rollback = add("rollback", "let the previous version serve again", "rollback", roll_back)
     retire = add("retire", "remove an alias: end the trial of a challenger", "retire", retire_alias)
     compare = add(
         "compare",
-        "say by the outcomes whether the challenger is better than the champion: better, worse or not yet",
+        "compare challenger and champion by the outcomes: better, worse or not yet",
         "compare",
         compare_versions,
     )
     verify = add(
         "verify",
-        "check a version as a consumer does before it serves",
+        "check a version as a consumer does before serving",
         "verify 1.2.0",
         verify_version,
     )
     add("keygen", "make a key that signs models, and its public half", "keygen", make_key_pair)
     legacy = add(
         "import-legacy",
-        "say what an artifact of the audited pipeline lacks, and publish it if it can be served honestly",
+        "report what an audited artifact lacks, and publish it if it can be served honestly",
         "import-legacy advanced_ml_random_forest_20250101_120000.joblib",
         import_legacy,
     )
     legacy.add_argument(
-        "file", metavar="FILE.joblib", type=Path, help="the artifact; it is read as data, never run"
+        "file",
+        metavar="FILE.joblib",
+        type=Path,
+        help="the artifact; it is read as data, never executed",
     )
-    legacy.add_argument("--dry-run", action="store_true", help="only say so, and publish nothing")
+    legacy.add_argument("--dry-run", action="store_true", help="only report, and publish nothing")
     for verb in (show, report, verify):
         verb.add_argument(
             "version", nargs="?", default="champion", help="a version, or an alias (champion)"
@@ -102,9 +103,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     promote.add_argument(
         "--force",
         action="store_true",
-        help="whatever the gate has against it; the log keeps that it was forced",
+        help="ignore the objections of the gate; the log records that",
     )
-    add("log", "list who moved which alias when, and what was forced", "log", show_log)
+    add("log", "list the moves of all aliases, with forced ones", "log", show_log)
     retire.add_argument("--alias", default="challenger", help="the alias to remove (challenger)")
     for name in ("challenger", "champion"):
         compare.add_argument(
@@ -116,7 +117,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     compare.add_argument(
         "--mode",
         choices=("shadow", "split"),
-        help="by what they met in (shadow where there is any of it, or else split)",
+        help="the kind of trial (default: shadow if there are shadow predictions, else split)",
     )
     for verb in (promote, rollback):
         verb.add_argument("--alias", default="champion", help="the alias to move (champion)")
@@ -136,9 +137,9 @@ def list_versions(args: argparse.Namespace) -> int:
             manifest = registry.show(version)
             row["created_at"] = manifest["created_at"]
             if "legacy" not in manifest:
-                judged = manifest["metrics"]["calibrated"]
+                calibrated = manifest["metrics"]["calibrated"]
                 row["rows"] = manifest["data"]["rows"]
-                row |= {name: judged[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
+                row |= {name: calibrated[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
         except Refused as refused:
             row["refused"] = str(refused)
         except (KeyError, TypeError):
@@ -154,7 +155,7 @@ def list_versions(args: argparse.Namespace) -> int:
 
 
 def show_version(args: argparse.Namespace) -> int:
-    """Print a version's manifest, in short or as JSON."""
+    """Print the manifest of a version, in short or as JSON."""
     registry = _registry()
     version = _version(registry, args.version)
     manifest = registry.show(version)
@@ -169,8 +170,9 @@ def show_version(args: argparse.Namespace) -> int:
 
     try:
         importance = manifest["features"]["importance"]
-        facts = {
-            "version": f"{manifest['version']} ({manifest['name']}), made {manifest['created_at'][:19]}",
+        rows_by_name = {
+            "version": f"{manifest['version']} ({manifest['name']}), "
+            f"made {manifest['created_at'][:19]}",
             "sha256": manifest["artifact"]["sha256"],
             "signed": _signed(registry, version),
             "size": f"{manifest['artifact']['size']:,} bytes",
@@ -178,11 +180,12 @@ def show_version(args: argparse.Namespace) -> int:
             + f"\nseed {manifest['recipe']['seed']}",
             "label": manifest["label"]["definition"],
             **(
-                _legacy_facts(manifest["legacy"])
+                _legacy_rows(manifest["legacy"])
                 if "legacy" in manifest
-                else _data_facts(manifest["data"])
+                else _data_rows(manifest["data"])
             ),
-            "calibration": f"{manifest['calibration']['method']}, {manifest['calibration']['points']:,} leads",
+            "calibration": f"{manifest['calibration']['method']}, "
+            f"{manifest['calibration']['points']:,} leads",
             "threshold": f"{manifest['threshold']['value']:.4f}, {manifest['threshold']['policy']}",
             "grades": ", ".join(
                 f"{grade} from {cut:.4f}" for grade, cut in manifest["grades"]["cuts"].items()
@@ -200,7 +203,7 @@ def show_version(args: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
+    for name, value in rows_by_name.items():
         table.add_row(name, value)
     console = Console()
     console.print(table)
@@ -210,7 +213,7 @@ def show_version(args: argparse.Namespace) -> int:
 
 
 def report_version(args: argparse.Namespace) -> int:
-    """Write a version's report: one HTML file that loads nothing."""
+    """Write the report of a version: one HTML file without external resources."""
     from models.serve.refused import Refused
     from models.train.report import render
 
@@ -234,14 +237,15 @@ def report_version(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data_facts(data: dict[str, Any]) -> dict[str, str]:
+def _data_rows(data: dict[str, Any]) -> dict[str, str]:
     return {
-        "data": f"{data['rows']:,} rows, {data['leads']:,} leads, {data['base_rate']:.1%} converted",
+        "data": f"{data['rows']:,} rows, {data['leads']:,} leads, "
+        f"{data['base_rate']:.1%} converted",
         "window": f"{data['from'][:10]} to {data['to'][:10]}",
     }
 
 
-def _legacy_facts(legacy: dict[str, Any]) -> dict[str, str]:
+def _legacy_rows(legacy: dict[str, Any]) -> dict[str, str]:
     return {"lacks": "\n".join(legacy["lacks"]), "assumed": "\n".join(legacy["assumed"])}
 
 
@@ -256,7 +260,7 @@ def _signed(registry: "ModelRegistry", version: str) -> str:
 
 
 def promote_version(args: argparse.Namespace) -> int:
-    """Move an alias to a version that verifies."""
+    """Move an alias to a verified version."""
     from models.registry.gate import GateRefused
 
     try:
@@ -285,7 +289,7 @@ def promote_version(args: argparse.Namespace) -> int:
 
 
 def roll_back(args: argparse.Namespace) -> int:
-    """Move an alias back to the version before."""
+    """Move an alias back to the previous version."""
     registry = _registry()
     before = registry.resolve(args.alias)
     version = registry.rollback(args.alias)
@@ -339,7 +343,7 @@ def compare_versions(args: argparse.Namespace) -> int:
 
 
 def verify_version(args: argparse.Namespace) -> int:
-    """Check a version; exit code 1 if it may not serve."""
+    """Check a version; return 1 if it may not serve."""
     from models.serve.refused import Refused
 
     registry = _registry()
@@ -353,24 +357,25 @@ def verify_version(args: argparse.Namespace) -> int:
         return 1
     golden, key = len(model.manifest["golden"]), registry.signed_by(version)
     if args.json:
-        facts = {
+        result = {
             "version": version,
             "ok": True,
             "sha256": model.sha256,
             "signed_by": key,
             "golden_rows": golden,
         }
-        _print_json(facts)
+        _print_json(result)
     else:
         print(
-            f"Version {version} verifies: {f'signed by the key {key}' if key else 'unsigned, as is allowed here'};"
+            f"Version {version} verifies: "
+            f"{f'signed by the key {key}' if key else 'unsigned, as is allowed here'};"
         )
         print(f"size, sha256, libraries, types, features and {golden} golden rows are right.")
     return 0
 
 
 def make_key_pair(args: argparse.Namespace) -> int:
-    """Make a key pair where the settings say that models are signed with it."""
+    """Create the key pair of the settings that signs models."""
     from leadstream.settings import load_settings
     from models.registry.signing import PUBLIC, key_path, make_key
 
@@ -380,13 +385,14 @@ def make_key_pair(args: argparse.Namespace) -> int:
         _print_json({"key": name, "private": str(path), "public": f"{path}{PUBLIC}"})
     else:
         print(
-            f"Key {name}: {path} signs, and stays with whoever trains; {path}{PUBLIC} goes to every consumer."
+            f"Key {name}: {path} signs, and stays where models are trained; "
+            f"{path}{PUBLIC} goes to every consumer."
         )
     return 0
 
 
 def import_legacy(args: argparse.Namespace) -> int:
-    """Say what an audited artifact lacks and what is assumed; publish it if nothing stands in the way."""
+    """Report what an audited artifact lacks and what is assumed; publish it without obstacles."""
     import time
 
     from leadstream.cli.train import calendar_of
@@ -407,8 +413,8 @@ def import_legacy(args: argparse.Namespace) -> int:
         )
         version = registry.publish(found.trained)
     if args.json:
-        facts = {"features": found.features, "lacks": found.lacks, "assumed": found.assumed}
-        _print_json({"version": version, **facts, "obstacles": found.obstacles})
+        result = {"features": found.features, "lacks": found.lacks, "assumed": found.assumed}
+        _print_json({"version": version, **result, "obstacles": found.obstacles})
         return 1 if found.obstacles else 0
     for title, sentences in (("It lacks", found.lacks), ("Assumed", found.assumed)):
         print(f"{title}:", *sentences, sep="\n- ")
@@ -417,7 +423,7 @@ def import_legacy(args: argparse.Namespace) -> int:
     if version:
         print(f"Published as version {version}. To serve it: leadstream models promote {version}")
     else:
-        print("It can be served as it is assumed; without --dry-run it is published.")
+        print("It can be served with these assumptions; without --dry-run it is published.")
     return 0
 
 
@@ -429,13 +435,13 @@ def _registry() -> "ModelRegistry":
 
 
 def _version(registry: "ModelRegistry", name: str) -> str:
-    """The version that a version or an alias stands for."""
+    """Return the version of a version or an alias."""
     if name[:1].isdigit():
         return name
     version = registry.resolve(name)
     if version is None:
         raise UserError(
-            f"the alias {name} points to no version; `leadstream models list` shows what there is"
+            f"the alias {name} points to no version; `leadstream models list` lists the versions"
         )
     return version
 

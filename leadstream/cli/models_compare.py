@@ -1,4 +1,4 @@
-"""`leadstream models compare`: reads what two versions predicted and what became of it, and says which is better."""
+"""`leadstream models compare`: compare two versions by their predictions and the outcomes."""
 
 import json
 from dataclasses import asdict
@@ -23,7 +23,7 @@ _NAMES = {
 def compare_by_outcomes(
     registry: "ModelRegistry", champion: str, challenger: str, mode: str | None, *, as_json: bool
 ) -> int:
-    """Print the verdict on two versions, and their figures on the leads that it rests on."""
+    """Print which version is better, and the figures on the leads of the comparison."""
     from consumer.outcomes.reader import read_evaluated
     from leadstream.kafka.connection_check import ConnectionCheck
     from models.monitor.compare import Mode, compare, settled, shadow_pairs, split_pairs
@@ -31,19 +31,20 @@ def compare_by_outcomes(
 
     if champion == challenger:
         raise UserError(
-            f"{champion} is both champion and challenger; name another one with --champion or --challenger"
+            f"{champion} is both champion and challenger; "
+            "name another one with --champion or --challenger"
         )
     horizons = {version: horizon_of(registry.show(version)) for version in (champion, challenger)}
     if horizons[champion] != horizons[challenger]:
         meant = (
-            f"{version} says what happens {_within(days)}" for version, days in horizons.items()
+            f"{version} predicts what happens {_within(days)}" for version, days in horizons.items()
         )
-        raise UserError(f"{', '.join(meant)}: no outcome tells which is better")
+        raise UserError(f"{', '.join(meant)}: no outcome shows which is better")
     settings = load_settings()
     ConnectionCheck(settings).check()
-    with bar("Reading", None, shown=not as_json) as advance:
-        judged = read_evaluated(settings, horizons.get, progress=advance)
-    known = settled(judged, horizons[champion])
+    with bar("Reading", None, visible=not as_json) as advance:
+        evaluated = read_evaluated(settings, horizons.get, progress=advance)
+    known = settled(evaluated, horizons[champion])
     found = {
         Mode.SHADOW: shadow_pairs(known, champion, challenger),
         Mode.SPLIT: split_pairs(known, champion, challenger),
@@ -88,7 +89,10 @@ def _sentence(
                 f"To put it into service: leadstream models promote {challenger}"
             )
         case Verdict.WORSE:
-            return f"Worse, {on}: {champion} is closer to the outcomes.\nTo end the trial: leadstream models retire"
+            return (
+                f"Worse, {on}: {champion} is closer to the outcomes.\n"
+                "To end the trial: leadstream models retire"
+            )
         case Verdict.NOT_YET:
             return f"Not yet, {on}: neither is proven to be better.\nAsk again after more outcomes."
 
@@ -110,7 +114,8 @@ def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs
     sure = f"{1 - comparison.alpha:.0%}"
     print(f"Brier score, challenger minus champion: {comparison.difference:+.4f},")
     print(
-        f"{sure} interval {comparison.low:+.4f} to {comparison.high:+.4f}, at any number of outcomes."
+        f"{sure} interval {comparison.low:+.4f} to {comparison.high:+.4f}, "
+        "at any number of outcomes."
     )
 
 

@@ -1,4 +1,4 @@
-"""What verbs share: a progress bar on the terminal, and the argument types of shares and counts."""
+"""Shared parts of the verbs: a progress bar, and argument types for shares and counts."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while it is a terminal; yields the function that advances it by so many."""
+def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while it is a terminal; yield the function that advances it."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -24,7 +24,7 @@ def bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callabl
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    disable = not shown or not sys.stderr.isatty()
+    disable = not visible or not sys.stderr.isatty()
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=disable
     ) as progress:
@@ -33,7 +33,7 @@ def bar(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callabl
 
 
 def share(text: str) -> float:
-    """An argument that is a share: a number from 0 to 1."""
+    """Parse a share: a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -44,14 +44,14 @@ def share(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    """An argument that counts: a whole number, 1 or more."""
+    """Parse a count: a whole number, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def not_negative(text: str) -> float:
-    """An argument that is a finite number, 0 or more."""
+    """Parse a finite number, 0 or more."""
     try:
         value = float(text)
     except ValueError:
@@ -62,7 +62,7 @@ def not_negative(text: str) -> float:
 
 
 def port(text: str) -> int:
-    """An argument that is a TCP port; 0 is any free one."""
+    """Parse a TCP port; 0 is any free one."""
     if not text.isdecimal() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 0 to 65535")
     return int(text)

@@ -91,7 +91,7 @@ def _send_changes(arguments: argparse.Namespace, settings: "Settings") -> int:
     with contextlib.ExitStack() as stack:
         leads, total = _leads(arguments, settings, stack)
         publisher = stack.enter_context(publishing(settings))
-        advance = stack.enter_context(bar("leads", total, shown=not arguments.json))
+        advance = stack.enter_context(bar("leads", total, visible=not arguments.json))
         for lead_id, version in leads:
             now = time.time_ns() // 1_000_000
             event = rescore_event(lead_id, version, event_id=str(uuid.uuid4()), now=now)
@@ -113,7 +113,7 @@ def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple
     with contextlib.ExitStack() as stack:
         leads, total = _leads(arguments, settings, stack)
         publisher = stack.enter_context(publishing(settings))
-        advance = stack.enter_context(bar("leads", total, shown=not arguments.json))
+        advance = stack.enter_context(bar("leads", total, visible=not arguments.json))
         ids = (lead_id for lead_id, _ in leads)
         for request in rescore_requests(
             ids, new_id=lambda: str(uuid.uuid4()), requested_by="leadstream rescore"
@@ -133,7 +133,7 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     results: list[dict[str, Any]] = []
     with receiving_replies(settings) as replies:
         sent, requests = _send_requests(arguments, settings)
-        with bar("answers", len(requests), shown=not arguments.json) as advance:
+        with bar("answers", len(requests), visible=not arguments.json) as advance:
             for result in replies.receive(requests, arguments.timeout):
                 results.append(result)
                 advance(1)

@@ -1,4 +1,4 @@
-"""`leadstream retrain`: the champion's recipe on newer leads, as a candidate that must pass the gate."""
+"""`leadstream retrain`: train the champion's recipe on newer leads, as a candidate for the gate."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ EPILOG = """examples:
   leadstream retrain --csv leads.csv --mapping leads.toml --json
 
 Recipe, calibrator, threshold, grades, horizon, features and calendar are the champion's;
-`leadstream train` is for changing them. With --promote the new version serves if the gate
-finds nothing against it; if it does, the exit code is 1 and the champion stays.
+Use `leadstream train` to change them. With --promote the new version serves if the gate
+has no objection; otherwise the exit code is 1 and the champion stays.
 """
 
 
@@ -23,8 +23,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     parser = subparsers.add_parser(
         "retrain",
-        help="train the champion anew on newer leads, through the gate",
-        description="Train the champion's recipe and features on newer leads, and publish what comes of it.",
+        help="train the champion again on newer leads, through the gate",
+        description="Train the recipe and the features of the champion on newer leads, and publish "
+        "the result.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the champion was; 1 where --promote was given and the gate objects."""
+    """Train with the champion's options; return 1 if --promote was given and the gate objects."""
     from leadstream.cli.train import check_source, make, signing_registry
     from leadstream.errors import UserError
     from leadstream.settings import load_settings, masked_url
@@ -56,32 +57,33 @@ def run(args: argparse.Namespace) -> int:
     version = registry.resolve(CHAMPION)
     if version is None:
         raise UserError(
-            f"there is no champion in {masked_url(registry.url)} to train anew: leadstream train makes the first model"
+            f"there is no champion in {masked_url(registry.url)} to train again: "
+            "leadstream train makes the first model"
         )
     champion = registry.verify(version)
-    return make(args, settings, registry, lambda: _as_it_was(champion, args))
+    return make(args, settings, registry, lambda: _options_of(champion, args))
 
 
-def _as_it_was(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
-    """The options that the champion was trained with."""
+def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
+    """Return the options of the champion."""
     from leadstream.errors import UserError
     from models.serve.decide import policy_of
     from models.train.training import TrainOptions
 
-    told = champion.manifest.get("options")
-    if told is None:
+    saved = champion.manifest.get("options")
+    if saved is None:
         raise UserError(
-            f"version {champion.version} does not say how it was trained: use leadstream train"
+            f"version {champion.version} does not record its options: use leadstream train"
         )
     return TrainOptions(
         horizon_days=champion.manifest["label"]["horizon_days"],
-        seed=told["seed"],
+        seed=saved["seed"],
         specification=champion.specification,
         least_leads=args.least_leads,
         least_conversions=args.least_conversions,
-        allow_leaks=tuple(told["allow_leaks"]),
-        recipe=told["recipe"],
-        calibrator=told["calibrator"],
-        policy=policy_of(told["policy"]),
-        grades=told["grades"],
+        allow_leaks=tuple(saved["allow_leaks"]),
+        recipe=saved["recipe"],
+        calibrator=saved["calibrator"],
+        policy=policy_of(saved["policy"]),
+        grades=saved["grades"],
     )

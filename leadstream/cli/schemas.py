@@ -6,11 +6,12 @@ from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds the verb `schemas` with its three actions."""
+    """Add the verb `schemas` with its three actions."""
     parser = subparsers.add_parser(
         "schemas",
         help="schema evolution: check, register, show",
-        description="The Avro schemas of every record: compare them with the released ones, register them, show them.",
+        description="Compare the Avro schemas of all records with the released ones, register "
+        "them, or print them.",
         epilog="example: leadstream schemas check",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
@@ -18,7 +19,8 @@ def add_parser(subparsers: Any) -> None:
     check_parser = actions.add_parser(
         "check",
         help="compare every released schema with the present one",
-        description="Compares every released schema with the present one; exits 1 with a sentence for each break.",
+        description="Compare every released schema with the present one; print each break, and "
+        "exit 1.",
         epilog="example: leadstream schemas check --json",
     )
     check_parser.set_defaults(func=check)
@@ -26,7 +28,8 @@ def add_parser(subparsers: Any) -> None:
     register_parser = actions.add_parser(
         "register",
         help="register every subject at SCHEMA_REGISTRY_URL",
-        description="Registers the schema of every topic at SCHEMA_REGISTRY_URL and sets each subject's compatibility.",
+        description="Register every subject (topic-value) with its compatibility at "
+        "SCHEMA_REGISTRY_URL.",
         epilog="example: SCHEMA_REGISTRY_URL=http://localhost:8081 leadstream schemas register",
     )
     register_parser.set_defaults(func=register)
@@ -34,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
     show_parser = actions.add_parser(
         "show",
         help="print a schema and its fingerprint",
-        description="Prints a record's schema and fingerprint; without a name, one line for every record.",
+        description="Print the schema and the fingerprint of a record; without a name, one line "
+        "for each record.",
         epilog="example: leadstream schemas show LeadPrediction",
     )
     show_parser.add_argument("name", nargs="?", help="the record, such as LeadChanged")
@@ -45,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Compares every released schema with the present one: 0, or 1 where a change breaks readers or old data."""
+    """Compare every released schema with the present one; return 1 after a break."""
     from schemas.evolution import compare_releases
 
     comparisons = compare_releases()
@@ -65,14 +69,14 @@ def check(arguments: argparse.Namespace) -> int:
         print(json.dumps({"ok": not broken, "comparisons": rows}, indent=2))
         return int(bool(broken))
     for each in comparisons:
-        print(f"{each.record:<16} {each.version:<8} {each.level:<20} {_verdict(each)}")
+        print(f"{each.record:<16} {each.version:<8} {each.level:<20} {_result_line(each)}")
     for sentence in broken:
         print(sentence)
     return int(bool(broken))
 
 
 def register(arguments: argparse.Namespace) -> int:
-    """Registers every subject (topic-value) at SCHEMA_REGISTRY_URL, its compatibility first. Raises UserError."""
+    """Register every subject at SCHEMA_REGISTRY_URL, after its compatibility. Raises UserError."""
     from contextlib import closing
 
     from leadstream.errors import Transient, UserError
@@ -82,7 +86,7 @@ def register(arguments: argparse.Namespace) -> int:
     from schemas.registry import Registry
 
     settings = load_settings()
-    url = settings.need("SCHEMA_REGISTRY_URL", "it is where the schemas are to be registered")
+    url = settings.need("SCHEMA_REGISTRY_URL", "name the registry for the schemas")
     topics = settings.topics
     records = {
         topics.lead_changes: "LeadChanged",
@@ -99,7 +103,7 @@ def register(arguments: argparse.Namespace) -> int:
         for topic, record in records.items():
             subject = f"{topic}-value"
             try:
-                # First, so that the registry judges this registration by it.
+                # First, so that the registry applies it to this registration.
                 registry.set_compatibility(subject, COMPATIBILITY[record])
                 number = registry.schema_id(subject, schema_files.current_schema(record))
             except Transient as error:
@@ -125,7 +129,7 @@ def register(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Prints one schema and its fingerprint, or a line for every record. Raises SettingsError for an unknown name."""
+    """Print one schema and its fingerprint, or a line for each. Raises SettingsError."""
     from leadstream.errors import SettingsError
     from schemas import schema_files
     from schemas.evolution import COMPATIBILITY
@@ -137,7 +141,7 @@ def show(arguments: argparse.Namespace) -> int:
     rows = [
         {
             "record": record,
-            # As a number is written; on the wire the bytes are the other way round.
+            # As a number; on the wire the bytes are reversed.
             "fingerprint": schema_files.fingerprint_bytes(schema_files.current_schema(record))[
                 ::-1
             ].hex(),
@@ -156,7 +160,7 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _verdict(comparison: Any) -> str:
+def _result_line(comparison: Any) -> str:
     if comparison.breaks:
         return "BROKEN"
     if not comparison.changed:

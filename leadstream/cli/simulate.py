@@ -1,4 +1,4 @@
-"""`leadstream simulate`: a CRM that lives and sends its changes."""
+"""`leadstream simulate`: the changes of a simulated CRM."""
 
 import argparse
 import contextlib
@@ -23,8 +23,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "simulate",
         help="send the lead changes of a simulated CRM",
-        description="A simulated CRM, one year old: leads arrive, are touched, and apply by a hidden probability.\n"
-        "Its newest changes are sent to the changes topic.",
+        description="Simulate one year of a CRM: leads arrive, have contacts, and apply by a\n"
+        "hidden probability. Send the newest changes to the changes topic.",
         epilog="example:\n  leadstream simulate --rate 100 --count 5000 --database",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,7 +34,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         type=not_negative,
         default=50,
         metavar="N",
-        help="changes a second; 0 = all at once (default 50)",
+        help="changes a second; 0 = as fast as possible (default 50)",
     )
     add(
         "--count",
@@ -69,18 +69,18 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def _add_shares(parser: argparse.ArgumentParser) -> None:
     for name, default, what in (
-        ("bad", 0.01, "bad records of every reason beside the changes (default 0.01)"),
+        ("bad", 0.01, "bad records of every reason in addition to the changes (default 0.01)"),
         ("thin", None, "changes without state (default 0.05 with --database, else 0)"),
-        ("late", 0.01, "changes that come after a newer one of their lead (default 0.01)"),
-        ("repeated", 0.01, "changes that come twice (default 0.01)"),
+        ("late", 0.01, "changes that arrive after a newer one of their lead (default 0.01)"),
+        ("repeated", 0.01, "changes that arrive twice (default 0.01)"),
         ("erased", 0.002, "erasures, half of them DELETED and half null values (default 0.002)"),
-        ("loop", 0.005, "scores written back, which are to be ignored (default 0.005)"),
+        ("loop", 0.005, "scores written back, which the consumer ignores (default 0.005)"),
     ):
         parser.add_argument(f"--{name}-share", type=share, default=default, metavar="X", help=what)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the changes and say how many of each kind."""
+    """Send the changes, and print how many of each kind."""
     from leadstream.settings import load_settings
     from producer.crm import connected, write_applications
     from producer.live import bad_for, paced, recorded, send_changes
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             conn = stack.enter_context(
                 connected(settings.need("DATABASE_URL", "name the Postgres of the CRM"))
             )
-            _found_crm(conn, crm, since)
+            _create_crm(conn, crm, since)
             changes = recorded(changes, conn)
         sent = send_changes(
             publisher,
@@ -112,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
             bad=bad_for(publisher, settings.topics, arguments.seed, now),
             bad_share=arguments.bad_share,
             seed=arguments.seed,
-            advance=stack.enter_context(bar("changes", arguments.count, shown=not arguments.json)),
+            advance=stack.enter_context(
+                bar("changes", arguments.count, visible=not arguments.json)
+            ),
         )
         if conn is not None:
             write_applications(conn, crm.applications(since, now))
@@ -129,31 +131,29 @@ def run(arguments: argparse.Namespace) -> int:
 def _since(crm: "SimulatedCrm", count: int, now: int) -> int:
     available = sum(1 for _ in crm.changes(until=now))
     if count > available:
-        raise UserError(
-            f"the CRM makes {available:,} changes in its year: ask for fewer, or give more --leads"
-        )
+        raise UserError(f"the CRM has only {available:,} changes: lower --count, or raise --leads")
     return crm.moment(-count, until=now)
 
 
 def _shares(arguments: argparse.Namespace) -> "Shares":
     from producer.simulator import Shares
 
-    thin = arguments.thin_share
-    if thin is None:
-        thin = 0.05 if arguments.database else 0.0
-    if arguments.late_share + thin > 1:
+    without_state = arguments.thin_share
+    if without_state is None:
+        without_state = 0.05 if arguments.database else 0.0
+    if arguments.late_share + without_state > 1:
         raise UserError("--late-share and --thin-share together exceed 1")
     return Shares(
         late=arguments.late_share,
         repeated=arguments.repeated_share,
-        without_state=thin,
+        without_state=without_state,
         deleted=arguments.erased_share / 2,
         tombstone=arguments.erased_share / 2,
         loop=arguments.loop_share,
     )
 
 
-def _found_crm(conn: "Connection", crm: "SimulatedCrm", until: int) -> None:
+def _create_crm(conn: "Connection", crm: "SimulatedCrm", until: int) -> None:
     import psycopg
 
     from producer.crm import create_schema, fill
@@ -163,5 +163,5 @@ def _found_crm(conn: "Connection", crm: "SimulatedCrm", until: int) -> None:
         fill(conn, crm, until)
     except psycopg.errors.UniqueViolation:
         raise UserError(
-            f"the CRM of --seed {crm.seed} is in DATABASE_URL already: give another --seed"
+            f"the CRM of --seed {crm.seed} is already in DATABASE_URL: choose another --seed"
         ) from None

@@ -1,4 +1,4 @@
-"""`leadstream train`: a table of lead states with outcomes to a new version in the model store."""
+"""`leadstream train`: train on past leads, and publish a new version to the model store."""
 
 import argparse
 import json
@@ -32,8 +32,8 @@ The first version of a store becomes the champion by itself; later ones do with
 --promote, or with `leadstream models promote VERSION`.
 """
 DEFAULT_HORIZON = 60.0
-PROBLEMS_SHOWN = 10
-# As in models.train.candidates and models.train.calibrate, which bring scikit-learn: a second that --help must not take.
+MAX_PROBLEMS = 10
+# Copied from models.train: an import would load scikit-learn, a second that --help must not take.
 _RECIPES = ("audited", "forest", "boosting")
 _CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
 
@@ -43,7 +43,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "train",
         help="train a model on past leads and publish it",
-        description="Train on past leads, judge on the newest of them, publish to MODEL_STORE as the next version.",
+        description="Train on past leads, evaluate on the newest, and publish to MODEL_STORE\n"
+        "as the next version.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,7 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--features",
         metavar="FEATURES.toml",
         type=Path,
-        help="which of a CRM's own fields become features (without it: all that a --mapping reads)",
+        help="the CRM's own fields that become features (default: all fields of --mapping)",
     )
     parser.add_argument(
         "--horizon",
@@ -65,26 +66,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--recipe",
         choices=(*_RECIPES, "best"),
         default="best",
-        help="what to train: the audited forest, the same without class weights, gradient boosting, or the one of them "
-        "that loses least in time-ordered folds (best, the default)",
+        help="what to train: the audited forest, the same without class weights, gradient "
+        "boosting, or the one with the lowest loss in time-ordered folds (best, the default)",
     )
     parser.add_argument(
         "--calibrator",
         choices=(*_CALIBRATORS, "best"),
         default="best",
-        help="how scores become probabilities; best is the one that loses least on later leads",
+        help="how scores become probabilities; best has the lowest loss on later leads",
     )
     parser.add_argument(
         "--threshold-policy",
         metavar="POLICY",
         default="f1",
-        help="when `prediction` is true: f1 (largest F1), capacity:0.1 (the top tenth of leads) or cost:5 "
-        "(a missed lead costs five wasted calls)",
+        help="when `prediction` is true: f1 (largest F1), capacity:0.1 (the top tenth of leads) "
+        "or cost:5 (a missed lead costs five wasted calls)",
     )
     parser.add_argument(
         "--grade-cuts",
         metavar="A,B,C",
-        help="the probabilities from which on a lead is an A, a B, a C (else by shares of leads: 10, 20 and 30 %%)",
+        help="the lowest probabilities of the grades A, B, C (default: by shares of leads: "
+        "10, 20 and 30 %%)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the trees (0)")
     parser.add_argument(
@@ -92,7 +94,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="FEATURE",
-        help="use this feature although it seems to tell the outcome; the manifest says so (may be repeated)",
+        help="use this feature although it seems to leak the outcome; the manifest records it "
+        "(repeatable)",
     )
     parser.add_argument(
         "--least-leads", type=int, default=1_000, metavar="N", help="refuse fewer leads (1,000)"
@@ -109,7 +112,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Where the leads to learn from come from."""
+    """Add the options for the source of the leads."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", type=Path, help="a CRM export; needs --mapping")
     source.add_argument(
@@ -119,7 +122,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--postgres", action="store_true", help="the history of leads in DATABASE_URL"
     )
     parser.add_argument(
-        "--mapping", metavar="MAP.toml", type=Path, help="which column is which field of a lead"
+        "--mapping", metavar="MAP.toml", type=Path, help="the column of each field of a lead"
     )
     parser.add_argument(
         "--oldest",
@@ -130,17 +133,17 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_end(parser: argparse.ArgumentParser) -> None:
-    """What becomes of the new version."""
+    """Add the options for the new version."""
     parser.add_argument(
         "--promote",
         action="store_true",
-        help="make the new version the champion, if the gate lets it",
+        help="make the new version the champion, if the gate accepts it",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, publish, promote if asked to or if there is no champion, and print what came of it."""
+    """Train, publish, promote on request or as the first version, and print the result."""
     from leadstream.settings import load_settings
     from models.serve.decide import cuts_of, policy_of
     from models.train.training import TrainOptions
@@ -163,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def signing_registry(settings: "Settings") -> "ModelRegistry":
-    """The registry with the key that signs; a first key is made, and said so."""
+    """Return the registry with the signing key; create and report a first key."""
     from models.registry.versions import open_registry
 
     return open_registry(
@@ -172,12 +175,10 @@ def signing_registry(settings: "Settings") -> "ModelRegistry":
 
 
 def check_source(args: argparse.Namespace) -> None:
-    """SettingsError where the words that name the source do not go together."""
+    """Check the options of the source. Raises SettingsError."""
     if not args.postgres and not args.mapping:
         named = "--csv" if args.csv else "--parquet"
-        raise SettingsError(
-            f"{named} needs --mapping: a TOML file that says which column is which field"
-        )
+        raise SettingsError(f"{named} needs --mapping: a TOML file with the column of each field")
     if args.postgres and (args.mapping or args.oldest is not None):
         raise SettingsError("--mapping and --oldest go with --csv or --parquet")
 
@@ -188,9 +189,9 @@ def make(
     registry: "ModelRegistry",
     specified: "Callable[[], TrainOptions]",
 ) -> int:
-    """Read the leads, train by the options that `specified` gives, publish, and promote through the gate.
+    """Read the leads, train with the options of `specified`, publish, and promote through the gate.
 
-    1 where promotion was asked for and the gate objects; the version is published all the same.
+    Returns 1 if promotion was requested and the gate objects; the version is published anyway.
     """
     from models.registry.gate import GateRefused
     from models.registry.versions import CHAMPION
@@ -205,7 +206,7 @@ def make(
         try:
             champion = registry.verify(before) if before else None
         except Refused:
-            champion = None  # the gate says what that means
+            champion = None  # the gate reports it
         trained = train(
             table,
             replace(options, origins=origins),
@@ -243,7 +244,8 @@ def make(
         print(f"Not promoted: {objection}.", file=sys.stderr)
     if promoted:
         print(
-            f"Version {version} is the champion{f'; before it was {before}' if before else ': there was none before'}."
+            f"Version {version} is the champion"
+            f"{f'; before it was {before}' if before else ', the first one'}."
         )
     else:
         what = f"The champion is still {before}" if before else "There is no champion yet"
@@ -253,12 +255,14 @@ def make(
 
 
 def metrics_table(manifest: dict[str, Any]) -> "Table":
-    """The metrics of a manifest: the calibrated probability beside the raw score and the audited formula."""
+    """Return the metrics of the calibrated probability, the raw score and the audited formula."""
     from rich.table import Table
 
     from models.train.report import LABELS
 
-    table = Table(title="On the newest leads, with all fitted on older ones", title_justify="left")
+    table = Table(
+        title="On the newest leads; everything is fitted on older ones", title_justify="left"
+    )
     table.add_column("")
     for name in ("calibrated", "raw score", "audited formula"):
         table.add_column(name, justify="right")
@@ -273,11 +277,11 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
 def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]") -> None:
     from rich.console import Console
 
-    for problem in problems[:PROBLEMS_SHOWN]:
+    for problem in problems[:MAX_PROBLEMS]:
         print(f"line {problem.line} is left out: {problem.what}", file=sys.stderr)
-    if len(problems) > PROBLEMS_SHOWN:
+    if len(problems) > MAX_PROBLEMS:
         print(
-            f"{len(problems) - PROBLEMS_SHOWN:,} more are left out; --json names them all",
+            f"{len(problems) - MAX_PROBLEMS:,} more are left out; --json lists them all",
             file=sys.stderr,
         )
     for name in manifest["leaks"]["allowed"]:
@@ -287,21 +291,21 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]"
         )
     data = manifest["data"]
     print(
-        f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, {data['base_rate']:.1%} converted, "
-        f"{data['from'][:10]} to {data['to'][:10]}."
+        f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, "
+        f"{data['base_rate']:.1%} converted, {data['from'][:10]} to {data['to'][:10]}."
     )
     losses = manifest["candidates"]["log_loss"]
     if len(losses) > 1:
-        shown = ", ".join(
+        formatted = ", ".join(
             f"{name} {'-' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items()
         )
-        print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {shown}.")
+        print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {formatted}.")
     print(f"Calibrator {manifest['calibration']['name']}: {manifest['calibration']['method']}.")
     Console().print(metrics_table(manifest))
 
 
 def calendar_of(settings: "Settings") -> "CalendarSettings":
-    """The calendar of the settings; SettingsError that names them where it does not exist."""
+    """Return the calendar of the settings. Raises SettingsError with their names."""
     from features import CalendarSettings
 
     month, day = settings.academic_year_start.split("-")
@@ -316,7 +320,7 @@ def calendar_of(settings: "Settings") -> "CalendarSettings":
 def _specified(
     args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
 ) -> "TrainOptions":
-    """The options with the features that the mapping, the specification file and the settings name."""
+    """Return the options with the features of mapping, specification file and settings."""
     from features import specify
     from producer.mapping import load_mapping
 
@@ -333,7 +337,7 @@ def _specified(
 def _table(
     args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
 ) -> tuple["pd.DataFrame", dict[str, str], "list[RefusedRow]"]:
-    """The leads to train on, the columns that their inputs come from, and the rows refused."""
+    """Return the leads to train on, the source columns of their inputs, and the refused rows."""
     if not args.postgres:
         from producer.importer import read_table
         from producer.mapping import load_mapping
@@ -355,7 +359,7 @@ def _table(
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
-    """The own fields that a specification file names; SettingsError in one sentence that names the file."""
+    """Return the own fields of a specification file. Raises SettingsError with its name."""
     import tomllib
 
     from features import own_fields

@@ -99,7 +99,7 @@ def test_without_maven_the_error_says_what_to_install(
 def test_an_older_java_is_refused_with_its_version(
     programs: Callable[..., None], body: str, shown: str
 ) -> None:
-    programs(find_java=body)
+    programs(java=body)
     with pytest.raises(UserError, match=f"needs Java 17 or later, but .*{shown}"):
         find_java({})
 
@@ -111,7 +111,7 @@ def test_without_java_the_error_says_what_to_install(programs: Callable[..., Non
 
 
 def test_java_home_is_taken_before_the_path(programs: Callable[..., None], tmp_path: Path) -> None:
-    programs(find_java="exit 1")
+    programs(java="exit 1")
     home = tmp_path / "home" / "bin"
     home.mkdir(parents=True)
     (home / "java").write_text("#!/bin/sh\necho 'openjdk version \"21\"' >&2\n")

@@ -94,7 +94,7 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
 ) -> None:
     assert call(*export) == 0
     first = capsys.readouterr()
-    assert "Version 1.0.0 is the champion: there was none before." in first.out
+    assert "Version 1.0.0 is the champion, the first one." in first.out
     assert "line 902 is left out: has 1 fields, the header has" in first.err
     for word in (
         "calibrated",
