@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 import yaml  # type: ignore[import-untyped]
 
 from deploy.dashboard import ROWS, Panel, panels
-from deploy.picture import draw
+from deploy.picture import Series, draw
 from leadstream.cli.topics import create_missing
 from leadstream.local.broker import local_broker
 from leadstream.local.postgres import PostgresProcess, local_server
@@ -56,15 +56,6 @@ _SHARES = Shares(
     late=0.01, repeated=0.01, without_state=0.05, deleted=0.001, tombstone=0.001, loop=0.005
 )
 _OWN = ("KAFKA_", "LEADSTREAM_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MODEL_STORE")
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One line of a panel: its legend, and its values by seconds since the load began."""
-
-    legend: str
-    seconds: list[float]
-    values: list[float]
 
 
 Event = tuple[

@@ -1,8 +1,9 @@
 """The panels of the dashboard as one picture, for those who have no Grafana at hand."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
@@ -13,9 +14,6 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from deploy.dashboard import GRID, Panel
-
-if TYPE_CHECKING:
-    from deploy.look import Series
 
 _PAPER, _INK, _GREY, _GREEN, _RED = "#181b1f", "#d8d9da", "#8e9297", "#73bf69", "#f2495c"
 _COLOURS = (
@@ -33,8 +31,17 @@ _COLOURS = (
 _MAX_LEGENDS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line of a panel: its legend, and its values by seconds since the load began."""
+
+    legend: str
+    seconds: list[float]
+    values: list[float]
+
+
 def draw(
-    rows: Mapping[str, Sequence[Panel]], displayed: Mapping[str, "Sequence[Series]"], file: Path
+    rows: Mapping[str, Sequence[Panel]], displayed: Mapping[str, Sequence[Series]], file: Path
 ) -> None:
     """One picture with each panel where Grafana has it, roughly as Grafana draws it."""
     lines = [line for title, row in rows.items() for line in _lines(title, row)]
@@ -90,7 +97,7 @@ def _lines(title: str, row: Sequence[Panel]) -> list[str | list[Panel]]:
     return [*lines, fitting]
 
 
-def _curves(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
+def _curves(axes: Any, panel: Panel, displayed: Sequence[Series]) -> None:
     if panel.stacked:
         # Series may begin late: each value at its second, 0 before.
         at = sorted({second for one in displayed for second in one.seconds})
@@ -125,7 +132,7 @@ def _curves(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
     )
 
 
-def _stat(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
+def _stat(axes: Any, panel: Panel, displayed: Sequence[Series]) -> None:
     axes.set(xticks=[], yticks=[])
     for i, one in enumerate(displayed):
         value = one.values[-1]
@@ -136,7 +143,7 @@ def _stat(axes: Any, panel: Panel, displayed: "Sequence[Series]") -> None:
                   color=_RED if red else _GREEN)  # fmt: skip
 
 
-def _table(axes: Any, _panel: Panel, displayed: "Sequence[Series]") -> None:
+def _table(axes: Any, _panel: Panel, displayed: Sequence[Series]) -> None:
     axes.set(xticks=[], yticks=[])
     for i, one in enumerate(displayed):
         axes.text(
