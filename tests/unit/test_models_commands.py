@@ -506,7 +506,7 @@ def test_what_cannot_be_compared_is_one_sentence(
     for words, sentence in (
         (
             ("--challenger", "1.2.0"),
-            r"1\.0\.0 says what happens within 60 days, 1\.2\.0 .* within 30 days",
+            r"1\.0\.0 predicts what happens within 60 days, 1\.2\.0 .* within 30 days",
         ),
         (("--challenger", "champion"), "1.0.0 is both champion and challenger"),
         (("--challenger", "9.9.9"), "there is no model version 9.9.9"),
