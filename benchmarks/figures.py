@@ -110,9 +110,8 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures to this file")
     for name, (default, help_) in numbers.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default, help=f"{help_} ({default:,})"
-        )
+        text = f"{help_} ({default:,})".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=text)
     return parser.parse_args()
 
 

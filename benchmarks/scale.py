@@ -326,7 +326,7 @@ def rows(
             maximum=FLAT,
         ),
         FigureRow(
-            "between two batches beside a swap, ms",
+            "between two batches during a swap, ms",
             Spread.from_values(1000 * pause for pause in swapped.during),
             ",.1f",
         ),
