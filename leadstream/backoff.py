@@ -4,14 +4,13 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from leadstream.budgets import POLL_SECONDS
 from leadstream.deadline import Deadline
 
 FIRST_SECONDS = 0.2
 MAX_SECONDS = 5.0
 # Processes that lost the same dependency at the same moment do not all return at the same moment.
 JITTER = 0.2
-# Signals, heartbeats and probes are noticed between two pauses.
-PAUSE_SECONDS = 0.25
 
 
 class Backoff:
@@ -48,4 +47,4 @@ class Backoff:
         """
         deadline = Deadline.after(self.next_delay(), self._clock)
         while not stopped() and not deadline.expired:
-            yield min(deadline.left(), PAUSE_SECONDS)
+            yield min(deadline.left(), POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""A column whose values are few."""
+"""Columns with few distinct values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DictionaryColumn(Sequence[Any]):
-    """Row i has the value `values[codes[i]]`; `codes` is (n,). Work on values is not work on each row."""
+    """A column of n rows whose distinct values are few.
+
+    Row i has the value `values[codes[i]]`; `codes` is (n,). Work on `values` is done once a value,
+    and not once a row.
+    """
 
     codes: NDArray[np.intp]
     values: Sequence[Any]
@@ -36,7 +40,7 @@ class DictionaryColumn(Sequence[Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def take(self, indices: NDArray[np.intp]) -> "DictionaryColumn":
-        """The column of these rows."""
+        """Return the column of these rows."""
         return DictionaryColumn(self.codes[indices], self.values)
 
     def counts(self) -> NDArray[np.intp]:

@@ -367,15 +367,15 @@ def variable_of(key: str) -> str:
 
 def effective(settings: Settings) -> dict[str, str | None]:
     """Return every variable with its value in force and secrets masked, as `config` prints it."""
-    shown: dict[str, str | None] = {}
+    rendered: dict[str, str | None] = {}
     for name, field in Settings.model_fields.items():
         if field.alias:
             value = getattr(settings, name)
-            shown[field.alias] = None if value is None else _masked(field.alias, str(value))
-    shown |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
+            rendered[field.alias] = None if value is None else _masked(field.alias, str(value))
+    rendered |= {variable: getattr(settings.topics, field) for variable, field in VARIABLES.items()}
     for key, value in sorted(settings.kafka.items()):
-        shown[variable_of(key)] = _masked(key, value)
-    return shown
+        rendered[variable_of(key)] = _masked(key, value)
+    return rendered
 
 
 def _masked(name: str, value: str) -> str:

@@ -29,7 +29,7 @@ TRIM_ROWS = 10_000
 class OutboxRow:
     """One row of the outbox.
 
-    `facts` holds columns of the CRM as they are, and the names of programme and campus.
+    `crm` holds columns of the CRM as they are, and the names of programme and campus.
     """
 
     position: int
@@ -39,7 +39,7 @@ class OutboxRow:
     change_type: str | None
     occurred_at: datetime
     origin: str
-    facts: dict[str, Any]
+    crm: dict[str, Any]
 
 
 class Outbox:
@@ -236,7 +236,7 @@ def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
 
     Ids are compared as text, so that no type of id can fail the query.
     """
-    facts, joins = sql.SQL("coalesce(o.facts, '{{}}')").format(), [sql.Composed([])]
+    columns_of_row, joins = sql.SQL("coalesce(o.facts, '{{}}')").format(), [sql.Composed([])]
     for field in CRM_FIELDS:
         table = field.name_table
         if table is not None and {(table, "id"), (table, "name")} <= columns:
@@ -245,7 +245,7 @@ def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
                     table=sql.Identifier(table), id=field.column
                 )
             )
-            facts += sql.SQL(
+            columns_of_row += sql.SQL(
                 " || case when {table}.id is null then '{{}}'"
                 " else jsonb_build_object({key}, {table}.name) end"
             ).format(table=sql.Identifier(table), key=field.name)
@@ -253,4 +253,4 @@ def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
         "select o.position, o.event_id::text, o.record, o.lead_id, o.change_type, o.occurred_at,"
         " o.origin, {facts} from leadstream_outbox o {joins}"
         " where o.position > %s and o.position <= %s order by o.position limit %s"
-    ).format(facts=facts, joins=sql.SQL(" ").join(joins))
+    ).format(facts=columns_of_row, joins=sql.SQL(" ").join(joins))

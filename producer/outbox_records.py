@@ -17,7 +17,7 @@ from schemas.crm_rows import (
 
 def lead_outcome_record(row: OutboxRow) -> dict[str, Any]:
     """Build the LeadOutcome of a submitted application."""
-    decided_at = parse_time(row.facts.get("decided_at"))
+    decided_at = parse_time(row.crm.get("decided_at"))
     return {
         "lead_id": row.lead_id,
         "converted": True,
@@ -30,7 +30,7 @@ def lead_change_record(row: OutboxRow, *, state: bool = True) -> dict[str, Any]:
 
     It has no state if `state` is false or the row holds none.
     """
-    lead, version = lead_state(row.facts), row.facts.get("lead_version")
+    lead, version = lead_state(row.crm), row.crm.get("lead_version")
     return {
         "event_id": row.event_id,
         "lead_id": row.lead_id,

@@ -60,8 +60,8 @@ class Publication:
         3. Produce the position of the last row into it.
         4. Commit: all of it becomes visible together, or nothing does.
 
-        Raises Transient if nothing of it counts: try again. Raises Fenced if it may count: the
-        committed position tells.
+        Raises Transient if nothing of it counts: try again. Raises Fenced if it may count: read
+        the committed position to find out.
         """
         deadline = Deadline.after(COMMIT_SECONDS)
         last = OutboxRecord(self._positions, self._key, position.encode())

@@ -1,7 +1,7 @@
 """The outbox relay: publish each row of the outbox once, in the order of its lead.
 
 One loop in one thread reads rows and publishes them in one Kafka transaction with the position of
-the last row. The committed position tells what was published, even after a crash.
+the last row. After a crash, the committed position shows what was published.
 """
 
 import threading
@@ -120,7 +120,7 @@ class Relay:
                         writers = self._outbox.has_open_writers
                         self._outbox.wait(OPEN_WRITERS_WAIT_SECONDS if writers else WAIT_SECONDS)
                 except Fenced as fenced:
-                    # Another relay, or a broker's time-out: the committed position tells which.
+                    # Another relay, or a broker's time-out: the committed position shows which.
                     self._close()
                     self._pause(Transient("brokers", f"the producer cannot go on: {fenced}"))
                 except Transient as trouble:

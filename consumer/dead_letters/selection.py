@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from consumer.dead_letters.audit import DecisionIndex
 from consumer.dead_letters.letters import Letter
 
+# The names that the docs promise to Python users.
+__all__ = ["Filter", "Selection"]
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:

@@ -24,6 +24,9 @@ from leadstream.log import configure
 from leadstream.settings import Settings
 from schemas.registry import Registry
 
+# The names that the docs promise to Python users.
+__all__ = ["TriageService", "current_account"]
+
 
 class TriageService:
     """The dead letters of one cluster and one set of topics.

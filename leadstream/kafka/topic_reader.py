@@ -224,7 +224,7 @@ def assigned_consumer(settings: Settings, properties: Mapping[str, Any]) -> Cons
         **consumer_config(settings),
         "logger": client_logger(),
         **properties,
-        # Transaction markers are no messages: only this event tells that nothing follows them.
+        # Transaction markers are no messages: only this event shows that nothing follows.
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
     }

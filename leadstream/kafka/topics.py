@@ -45,7 +45,7 @@ SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 CONFIGS: dict[str, dict[str, str]] = {
     "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
     "rescore_requests": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
-    # A null is kept as long as dead letters are: it tells triage that a lead was erased.
+    # A null is kept as long as dead letters are: triage sees from it that a lead was erased.
     "lead_predictions": {
         "cleanup.policy": "compact",
         "delete.retention.ms": str(LETTER_DAYS * DAY_MS),

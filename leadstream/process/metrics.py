@@ -124,7 +124,7 @@ class Metrics(_Registered):
         self.step_seconds = self._histogram(
             "step_seconds",
             "Seconds that the loop spent on each step of a batch; "
-            "a commit beside the next batch is in none.",
+            "a commit in the background is in none.",
             _SECONDS,
             "step",
         )
@@ -155,7 +155,7 @@ class Metrics(_Registered):
             "unavailable", "1 while a dependency holds the loop back.", "dependency"
         )
         self.rejoins = self._counter(
-            "rejoins", "Times the process was fenced and joined the group anew."
+            "rejoins", "Times the process was fenced and joined the group again."
         )
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter(

@@ -116,7 +116,7 @@ def test_changes_of_a_lead_keep_their_order_though_the_later_transaction_is_the_
         older.execute("update people set lead_score = 2 where id = 'ada'")
         older.commit()
         # By ids below the oldest in flight, only that of `older` could be read here, and 2 would come first.
-        scores = [row.facts["lead_score"] for row in outbox.rows(2, 100) if row.lead_id == "ada"]
+        scores = [row.crm["lead_score"] for row in outbox.rows(2, 100) if row.lead_id == "ada"]
         assert scores == [1, 2]
 
 
@@ -158,12 +158,12 @@ def test_a_crm_with_the_audited_columns_alone_or_with_others_is_served(server: s
         with contextlib.closing(Outbox(url)) as outbox:
             outbox.connect()
             first, second = outbox.rows(0, 100)
-        assert (first.lead_id, first.facts["status"], first.facts["lead_score"]) == (
+        assert (first.lead_id, first.crm["status"], first.crm["lead_score"]) == (
             "7",
             "new",
             1.5,
         )
-        assert (second.facts["status"], second.facts["source"], second.facts["lead_score"]) == (
+        assert (second.crm["status"], second.crm["source"], second.crm["lead_score"]) == (
             None,
             "web",
             "NaN",

@@ -1,6 +1,7 @@
 import pytest
 
-from leadstream.backoff import JITTER, MAX_SECONDS, PAUSE_SECONDS, Backoff
+from leadstream.backoff import JITTER, MAX_SECONDS, Backoff
+from leadstream.budgets import POLL_SECONDS
 from leadstream.deadline import Deadline
 from tests.fakes import ManualClock
 
@@ -32,7 +33,7 @@ def test_pauses_are_short_add_up_to_the_delay_and_end_when_the_loop_is_stopped()
         taken.append(seconds)
         clock.now += seconds
     assert sum(taken) == pytest.approx(MAX_SECONDS)
-    assert max(taken) <= PAUSE_SECONDS
+    assert max(taken) <= POLL_SECONDS
     assert not list(backoff.pauses(lambda: True))
 
 
