@@ -1,9 +1,10 @@
 """The registry of features: each has a name, a formula in words, and a function.
 
 A new feature is one more entry in `FEATURES`. Its place there is its place in the matrix. A number
-needs a second entry, `…_missing`, which monitoring reads. The
-formula in words is part of a specification's hash: whoever changes what a function computes also
-changes its words, so that a model that was trained with the old formula is refused.
+needs a second entry, `…_missing`, which monitoring reads.
+
+The formula in words is part of a specification's hash. When a function changes, change its words
+too, so that the consumer refuses a model that was trained with the old formula.
 """
 
 from collections.abc import Callable, Mapping

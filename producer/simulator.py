@@ -335,7 +335,7 @@ class SimulatedCrm:
     def changes(
         self, since: int | None = None, until: int | None = None
     ) -> Iterator[SimulatedChange]:
-        """Yield the changes with `since` <= occurred_at < `until` (ms UTC), in the order of time."""
+        """Yield the changes with `since` <= occurred_at < `until` (ms UTC), ordered by time."""
         return map(self._change, self._window(since, until))
 
     def applications(self, since: int | None = None, until: int | None = None) -> list[Application]:

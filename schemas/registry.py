@@ -129,7 +129,7 @@ class Registry:
             return question()
         except SchemaRegistryError as error:
             status = error.http_status_code
-            # The code 404xx of the registry means "no such schema"; other 404s mean a wrong address.
+            # The code 404xx of the registry means "no such schema"; other 404s, a wrong address.
             if status == 404 and str(error.error_code)[:-2] == "404":
                 return None
             if status in (409, 422):

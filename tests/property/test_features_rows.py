@@ -1,4 +1,6 @@
-"""What must hold for any batch: a row is its own, nothing is NaN, and the fitted object is the same after pickling."""
+"""What must hold for any batch: a row is its own, nothing is NaN, and the fitted object is the same
+after pickling.
+"""
 
 import math
 import pickle
@@ -115,7 +117,9 @@ def outcome(batch: Leads, fitted: FittedFeatures = FITTED) -> list[tuple[object,
 def test_a_leads_row_has_the_same_bits_in_any_batch_and_any_order(
     batch: Leads, data: st.DataObject
 ) -> None:
-    """A batch of other rows takes other paths: vector or scalar loops, a fast conversion or a careful one."""
+    """A batch of other rows takes other paths: vector or scalar loops, a fast conversion or a
+    careful one.
+    """
     together = outcome(batch)
     order = data.draw(st.permutations(range(len(batch))))
     assert outcome([batch[i] for i in order]) == [together[i] for i in order]

@@ -1,4 +1,6 @@
-"""What must hold for every record and value: round trips, two implementations that agree, no crash on junk."""
+"""What must hold for every record and value: round trips, two implementations that agree, no crash
+on junk.
+"""
 
 import json
 from collections.abc import Callable
@@ -65,7 +67,9 @@ REASONS = (Reason.UNKNOWN_FRAMING, Reason.UNKNOWN_SCHEMA, Reason.DECODE_FAILED)
 
 
 def end_of(call: Callable[[], dict[str, Any]]) -> dict[str, Any] | tuple[Reason, str]:
-    """The record, or the reason and stage of its end; any other exception is a failure of the test."""
+    """The record, or the reason and stage of its end; any other exception is a failure of
+    the test.
+    """
     try:
         return call()
     except Poison as error:
@@ -166,7 +170,8 @@ def test_a_record_with_anything_in_a_field_is_refused_or_comes_back_equal(
     record[field] = data.draw(ANYTHING)
     end = end_of(lambda: READERS[name].decode(WRITERS[name].encode(record)))
     if isinstance(end, dict):
-        # A NaN is not equal to itself, and a whole number comes back from a double as a float; both are the value.
+        # A NaN is not equal to itself, and a whole number comes back from a double as a float; both
+        # are the value.
         assert repr(end[field]) == repr(record[field]) or end[field] == pytest.approx(record[field])
     else:
         assert end == (Reason.ENCODE_FAILED, "encode")

@@ -276,7 +276,9 @@ def row_of(table: DecodedColumns, row: int) -> dict[str, Any]:
 
 
 def plain_of(record: dict[str, Any]) -> dict[str, Any]:
-    """A decoded record in the same form: a NaN is no number, and a state that is absent has no fields."""
+    """A decoded record in the same form: a NaN is no number, and a state that is absent has no
+    fields.
+    """
     lead = record["lead"]
     absent = dict.fromkeys(CHANGE_COLUMNS_OF_STATE) | {
         "created_at": 0,

@@ -1,4 +1,6 @@
-"""The compatibility rules against a second implementation, and against what decoding really does."""
+"""The compatibility rules against a second implementation, and against what decoding
+really does.
+"""
 
 import json
 from copy import deepcopy
@@ -30,7 +32,9 @@ DEFAULTS: dict[str, Any] = {**SAMPLES, "bytes": "a"}
 
 @st.composite
 def types(draw: st.DrawFn) -> Any:
-    """A type of depth two at most; names are few, so that two drawn schemas often speak of the same thing."""
+    """A type of depth two at most; names are few, so that two drawn schemas often speak of the same
+    thing.
+    """
     primitive = st.sampled_from(PRIMITIVES)
     match draw(
         st.sampled_from(

@@ -21,7 +21,9 @@ def fields(moment: str, settings: CalendarSettings) -> dict[str, float]:
 
 
 def test_a_moment_is_read_in_the_zone_of_the_calendar_and_not_in_utc() -> None:
-    """Sunday 31 August 2025, 23:30 in UTC is Monday 1 September, 00:30 in London: only the minute is the same."""
+    """Sunday 31 August 2025, 23:30 in UTC is Monday 1 September, 00:30 in London: only the minute
+    is the same.
+    """
     utc = {"created_month": 8, "created_day_of_week": 6, "created_hour": 23, "academic_week": 53}
     london = {"created_month": 9, "created_day_of_week": 0, "created_hour": 0, "academic_week": 1}
     season = "is_application_season"
@@ -74,7 +76,8 @@ def test_a_season_over_the_turn_of_the_year_and_an_empty_one() -> None:
     )
 
 
-# Half hours (Lord Howe), a jump over a whole day (Apia, Kwajalein), odd seconds (Monrovia), Ramadan (Casablanca).
+# Half hours (Lord Howe), a jump over a whole day (Apia, Kwajalein), odd seconds (Monrovia), Ramadan
+# (Casablanca).
 ZONES = [
     "UTC",
     "Europe/London",

@@ -143,7 +143,9 @@ def test_an_absent_engagement_is_missing_and_not_low(
     ],
 )
 def test_a_number_that_is_none_becomes_the_training_median_and_says_so(value: object) -> None:
-    """A score over 1e15 or as text is as absent as NULL, also when only one value of the column is odd."""
+    """A score over 1e15 or as text is as absent as NULL, also when only one value of the column is
+    odd.
+    """
     matrix = transform(
         {"created_at": CREATED, "lead_score": value}, {"created_at": CREATED, "lead_score": 30.0}
     )
@@ -287,7 +289,9 @@ def test_unusual_is_the_share_of_present_inputs_that_training_did_not_see() -> N
 
 
 def test_a_percentile_does_not_depend_on_the_batch_but_on_training() -> None:
-    """The audited pipeline ranked inside the request: a lead alone always came out in the middle."""
+    """The audited pipeline ranked inside the request: a lead alone always came out in the
+    middle.
+    """
     scores = [5.0, 10.0, 12.0, 15.0, 40.0, 41.0]
     expected = [0.0, 0.125, 0.175, 0.25, 0.875, 1.0]
     assert [row(lead_score=s)["score_percentile"] for s in scores] == pytest.approx(
@@ -362,7 +366,9 @@ def test_a_state_without_a_field_has_none_in_its_column() -> None:
 
 
 def test_a_field_that_the_specification_does_not_name_changes_nothing() -> None:
-    """conversion_probability and the fields of an application may arrive; they are not looked at."""
+    """conversion_probability and the fields of an application may arrive; they are not
+    looked at.
+    """
     state = {"created_at": CREATED, "lead_score": 12.0, "numbers": {"visits": 3.0}}
     extra = {"conversion_probability": 0.99, "application_source": "x", "applications": [1]}
     numbers = {"visits": 3.0, "conversion_probability": 0.99}

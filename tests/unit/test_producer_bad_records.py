@@ -1,4 +1,6 @@
-"""Bad records: each must be bad for the reason it names, or the tests that stand on them prove nothing."""
+"""Bad records: each must be bad for the reason it names, or the tests that stand on them prove
+nothing.
+"""
 
 from dataclasses import dataclass
 from itertools import islice

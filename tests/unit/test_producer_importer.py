@@ -1,4 +1,6 @@
-"""Importing a CRM export: bad rows are named by line and stop nothing; wrong mappings are one sentence."""
+"""Importing a CRM export: bad rows are named by line and stop nothing; wrong mappings are one
+sentence.
+"""
 
 import argparse
 import json
@@ -124,7 +126,10 @@ def test_bytes_that_are_no_text_refuse_only_their_own_row(read: Read) -> None:
 
 
 def test_a_field_that_is_too_long_for_csv_refuses_only_its_own_row(read: Read) -> None:
-    csv = f"id,created,score,status,touches\nL1,2025-03-01,1,{'x' * 200_000},3\nL2,2025-03-01,1,new,3\n"
+    csv = (
+        f"id,created,score,status,touches\nL1,2025-03-01,1,{'x' * 200_000},3\n"
+        "L2,2025-03-01,1,new,3\n"
+    )
     bad, good = read(csv)
     assert isinstance(bad, RefusedRow)
     assert bad.line == 2
@@ -140,7 +145,8 @@ def test_the_signature_that_excel_writes_is_no_part_of_the_first_column(read: Re
 
 def test_a_german_export_is_read_as_it_is_meant(read: Read) -> None:
     mapping = BASIC.replace('"created"', '{ column = "created", format = "%d.%m.%Y %H:%M" }') + (
-        '[file]\ndelimiter = ";"\nencoding = "cp1252"\ndecimal = ","\nthousands = "."\ntime_zone = "Europe/Berlin"\n'
+        '[file]\ndelimiter = ";"\nencoding = "cp1252"\ndecimal = ","\n'
+        'thousands = "."\ntime_zone = "Europe/Berlin"\n'
     )
     csv = "id;created;score;status;touches\nL1;01.07.2025 12:00;1.234,5;Prüfung;3\n".encode(
         "cp1252"
@@ -193,7 +199,10 @@ def test_values_are_recoded_scaled_or_counted_as_missing(read: Read) -> None:
 
 def test_only_the_chosen_rows_are_read(read: Read) -> None:
     mapping = BASIC + '[rows]\nonly = { status = ["new", "old"] }\n'
-    csv = "id,created,score,status,touches\nL1,2025-03-01,1,new,3\nL2,bad,1,gone,3\nL3,2025-03-01,1,old,3\n"
+    csv = (
+        "id,created,score,status,touches\nL1,2025-03-01,1,new,3\n"
+        "L2,bad,1,gone,3\nL3,2025-03-01,1,old,3\n"
+    )
     assert [result.lead_id for result in read(csv, mapping) if isinstance(result, ImportedRow)] == [
         "L1",
         "L3",

@@ -40,7 +40,8 @@ class FakeProducer:
         self._waiting.append(on_delivery)
 
     def poll(self, timeout: float) -> None:
-        # As librdkafka: a poll that does not wait reports nothing new here, so that the queue can fill.
+        # As librdkafka: a poll that does not wait reports nothing new here, so that the queue can
+        # fill.
         if timeout:
             self._deliver()
 

@@ -58,7 +58,8 @@ def test_an_application_leaves_no_trace_in_what_the_crm_sees(
     crm: SimulatedCrm, changes: list[SimulatedChange]
 ) -> None:
     applied_at = {a.lead_id: a.submitted_at for a in reversed(crm.applications())}
-    # Among changes of leads equally likely to apply, those that have applied must look like those that have not.
+    # Among changes of leads equally likely to apply, those that have applied must look like those
+    # that have not.
     scores: dict[bool, list[float]] = {True: [], False: []}
     for change in changes:
         assert change.truth

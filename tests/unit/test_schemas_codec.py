@@ -1,4 +1,6 @@
-"""The codec: golden bytes, both framings, resolution, and one defined end for every kind of junk."""
+"""The codec: golden bytes, both framings, resolution, and one defined end for every kind
+of junk.
+"""
 
 import json
 import subprocess
@@ -535,8 +537,10 @@ def test_a_second_implementation_reads_and_writes_the_same_bytes(name: str) -> N
 
 def test_reading_without_a_registry_loads_no_http_client() -> None:
     code = (
-        "import sys; from schemas.codec import Reader, Writer; Reader('LeadChanged'); Writer('LeadChanged');"
-        "print([name for name in ('httpx', 'httpx2', 'confluent_kafka', 'authlib', 'attrs') if name in sys.modules])"
+        "import sys; from schemas.codec import Reader, Writer; "
+        "Reader('LeadChanged'); Writer('LeadChanged');"
+        "print([name for name in ('httpx', 'httpx2', 'confluent_kafka', 'authlib', 'attrs') "
+        "if name in sys.modules])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

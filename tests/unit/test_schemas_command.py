@@ -61,8 +61,8 @@ def test_check_exits_1_with_a_sentence_for_each_break(
     assert run("check") == 1
     out = capsys.readouterr().out
     assert (
-        "LeadChanged can no longer read what 1.0.0 wrote: field region is not written, and has no default."
-        in out
+        "LeadChanged can no longer read what 1.0.0 wrote: "
+        "field region is not written, and has no default." in out
     )
     assert run("check", "--json") == 1
     answer = json.loads(capsys.readouterr().out)

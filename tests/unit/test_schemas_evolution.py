@@ -1,4 +1,6 @@
-"""Schema evolution: which changes pass, which are refused, and that a fingerprint alone would not tell."""
+"""Schema evolution: which changes pass, which are refused, and that a fingerprint alone would not
+tell.
+"""
 
 import json
 import shutil
@@ -93,7 +95,8 @@ def test_a_change_that_keeps_old_data_readable_passes(name: str, change: Change)
         (
             "LeadChanged",
             add(name="region", type="string"),
-            "LeadChanged can no longer read what 1.0.0 wrote: field region is not written, and has no default.",
+            "LeadChanged can no longer read what 1.0.0 wrote: "
+            "field region is not written, and has no default.",
         ),
         (
             "LeadChanged",
@@ -123,7 +126,8 @@ def test_a_change_that_keeps_old_data_readable_passes(name: str, change: Change)
         (
             "LeadChanged",
             set_type("occurred_at", {"type": "long", "logicalType": "timestamp-micros"}),
-            "field occurred_at is timestamp-micros to the reader, but timestamp-millis to the writer.",
+            "field occurred_at is timestamp-micros to the reader, "
+            "but timestamp-millis to the writer.",
         ),
         (
             "LeadChanged",
@@ -150,12 +154,14 @@ def test_a_change_that_keeps_old_data_readable_passes(name: str, change: Change)
         (
             "LeadPrediction",
             remove("raw_score"),
-            "LeadPrediction 1.0.0 cannot read what is written now: field raw_score is not written, and has no default.",
+            "LeadPrediction 1.0.0 cannot read what is written now: "
+            "field raw_score is not written, and has no default.",
         ),
         (
             "LeadPrediction",
             lambda schema: field(schema, "grade")["type"]["symbols"].append("E"),
-            "LeadPrediction 1.0.0 cannot read what is written now: field grade has no symbol E, and no default symbol.",
+            "LeadPrediction 1.0.0 cannot read what is written now: "
+            "field grade has no symbol E, and no default symbol.",
         ),
         (
             "LeadPrediction",
@@ -189,7 +195,9 @@ def test_every_cause_gets_its_own_sentence() -> None:
 
 
 def test_schemas_of_one_fingerprint_are_still_compared() -> None:
-    """A dropped default and a changed time unit leave the fingerprint alone, and break all the same."""
+    """A dropped default and a changed time unit leave the fingerprint alone, and break all the
+    same.
+    """
     with_default = changed("LeadPrediction", add(name="region", type="string", default=""))
     without = changed("LeadPrediction", add(name="region", type="string"))
     micros = changed(
@@ -221,7 +229,9 @@ def test_a_change_of_words_alone_is_seen_as_the_same_bytes() -> None:
 
 
 def test_every_release_counts_not_only_the_newest(tmp_path: Path) -> None:
-    """A field that came with a default and then lost it still reads the newest release, but no longer the first."""
+    """A field that came with a default and then lost it still reads the newest release, but no
+    longer the first.
+    """
     for name in schema_files.FILES.values():
         shutil.copy(schema_files.FOLDER / name, tmp_path / name)
     shutil.copytree(schema_files.FOLDER / "released" / "1.0.0", tmp_path / "released" / "1.0.0")

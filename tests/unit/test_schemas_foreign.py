@@ -1,4 +1,6 @@
-"""Changes of other systems: what Debezium 3.3 wrote of a CRM at work (debezium.json), and CloudEvents of every mode."""
+"""Changes of other systems: what Debezium 3.3 wrote of a CRM at work (debezium.json), and
+CloudEvents of every mode.
+"""
 
 import base64
 import json
@@ -34,7 +36,8 @@ MESSAGES: dict[str, list[dict[str, Any]]] = json.loads(
 HOW = ConversionOptions(parse_columns(""), True, Reader("LeadChanged"), None)
 THIN = ConversionOptions(parse_columns(""), False, Reader("LeadChanged"), None)
 WRITER = Writer("LeadChanged")
-# What the CRM did: there before the connector, then created, scored, a probability written back, hot, deleted.
+# What the CRM did: there before the connector, then created, scored, a probability written back,
+# hot, deleted.
 DONE = [
     ("before", "RESCORE", 12.5, "new", 0),
     ("ada", "CREATED", 40.0, "new", 1),

@@ -211,7 +211,8 @@ def rabin(text: bytes) -> int:
 def test_two_implementations_agree_on_canonical_form_and_fingerprint(name: str) -> None:
     schema = schema_files.current_schema(name)
     canonical = schema_files.canonical_form(schema)
-    # avro 1.12 leaves {"type": "long"} where a logical type stood; specification and Java have "long".
+    # avro 1.12 leaves {"type": "long"} where a logical type stood; specification and Java have
+    # "long".
     other = avro.schema.parse(json.dumps(schema).replace(json.dumps(T), '"long"'))
     assert canonical == other.canonical_form
     assert schema_files.fingerprint_bytes(schema) == other.fingerprint()

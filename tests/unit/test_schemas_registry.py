@@ -1,4 +1,6 @@
-"""The registry client against a registry over HTTP: what is poison, what is an outage, and what a person must mend."""
+"""The registry client against a registry over HTTP: what is poison, what is an outage, and what a
+person must mend.
+"""
 
 import json
 import socket
