@@ -100,13 +100,14 @@ def _run(settings: Settings, context: ServiceContext) -> None:
 
 
 def _postgres(url: str) -> "PostgresLeads":
-    from consumer.run.postgres import PostgresLeads  # noqa: PLC0415  # its client is 9 MB that events with state do without
+    # The client is 9 MB that events with state do without.
+    from consumer.run.postgres import PostgresLeads  # noqa: PLC0415
 
     return PostgresLeads(url)
 
 
 def _tracing(settings: Settings) -> "Tracing | None":
-    """Traces, where they are asked for; nothing of them is imported where they are not."""
+    """Return tracing if the settings ask for it; import nothing of it if they do not."""
     if settings.otel_traces_exporter is Traces.NONE:
         return None
     try:
@@ -191,7 +192,7 @@ def _ends(
 
 
 def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[str, Any] | None:
-    """What `/model` shows; None before the first load."""
+    """Return what `/model` shows, or None before the first load."""
     model = slot.loaded
     if model is None:
         return None

@@ -1,4 +1,4 @@
-"""Drift as operators see it: metrics of the last full window, a log line when an alarm begins and ends, a warning."""
+"""Drift alarms for operators: metrics of the last full window, log lines, and a warning."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,15 +12,16 @@ from models.serve.artifact import WRONG
 from models.serve.scorer import Model
 
 OnDrift = Callable[[Model, str], None]
-# After a window nothing is collected for as long: under full load one in a second tells as much as fifty, and its
-# false-alarm rate is one of windows.
+# The pause after a full window. Under full load, one window a second says as much as fifty, and
+# the rate of false alarms is per window.
 REST_SECONDS = 1.0
 
 
 class DriftAlarm:
-    """Watches the changes that were scored and committed, with the drift reference of the model that scored them.
+    """Watches committed changes with the drift reference of the model that scored them.
 
-    `on_drift` is told the model and a sentence whenever an alarm begins. `clock` counts seconds.
+    `on_drift` gets the model and a sentence when an alarm begins. `clock` is a monotonic clock in
+    seconds.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class DriftAlarm:
         self._alarms: set[str] = set()
 
     def serve(self, model: Model) -> None:
-        """Another model serves: a new window begins, and what was said of the last one is taken back."""
+        """Start a new window for another model, and end the alarms of the model before."""
         self._model, self._watch, self._rests_until = model, None, 0.0
         try:
             self._watch = DriftWatch(
@@ -62,7 +63,7 @@ class DriftAlarm:
             self._clear()
 
     def see(self, scored: Iterable[ScoredChanges]) -> None:
-        """The scored changes of a committed batch."""
+        """Add the scored changes of a committed batch."""
         if self._model is None or self._watch is None or self._clock() < self._rests_until:
             return
         for part in scored:
@@ -72,7 +73,7 @@ class DriftAlarm:
             self._rests_until = self._clock() + REST_SECONDS
             with self._metrics.lock:
                 self._measure(window)
-            self._tell(self._model, window)
+            self._report(self._model, window)
 
     def _clear(self) -> None:
         metrics = self._metrics
@@ -96,10 +97,10 @@ class DriftAlarm:
             if feature != PROBABILITY:
                 metrics.drift_alarm.labels(feature).set(found.alarm)
 
-    def _tell(self, model: Model, window: Window) -> None:
+    def _report(self, model: Model, window: Window) -> None:
         alarms = {feature: found for feature, found in window.drift.items() if found.alarm}
-        begun = alarms.keys() - self._alarms
-        for feature in sorted(begun):
+        started = alarms.keys() - self._alarms
+        for feature in sorted(started):
             self._log.warning(
                 "drift.alarm",
                 feature=feature,
@@ -114,7 +115,7 @@ class DriftAlarm:
             model, window, {feature: found.psi for feature, found in alarms.items()}
         )
         self._status.warn("drift", sentence if alarms else None)
-        if begun:
+        if started:
             self._on_drift(model, sentence)
 
 
@@ -123,5 +124,8 @@ def _sentence(model: Model, window: Window, drifted: dict[str, float]) -> str:
         f"{feature} (PSI {drifted[feature]:.2f})"
         for feature in sorted(drifted, key=lambda f: -drifted[f])
     )
-    what = f"the last {window.changes:,} changes of {window.leads:,} leads are not like the training of {model.version}"
+    what = (
+        f"the last {window.changes:,} changes of {window.leads:,} leads "
+        f"are not like the training of {model.version}"
+    )
     return f"{what}: {named}"

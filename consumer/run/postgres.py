@@ -1,4 +1,4 @@
-"""Lead state from the CRM's Postgres: one read-only query for a whole batch, one answer for each lead."""
+"""Lead state from the CRM's Postgres: one read-only query for all leads of a batch."""
 
 import re
 from collections.abc import Iterable
@@ -36,17 +36,20 @@ _INTEGER = re.compile("0|-?[1-9][0-9]{0,18}")
 
 
 class PostgresLeads:
-    """Reads `people` by primary key; a column that this CRM does not have is a missing value, not an error."""
+    """Reads `people` by primary key; a column that this CRM lacks is a missing value."""
 
     def __init__(self, url: str) -> None:
-        """Does not connect yet. Raises SettingsError where the URL cannot be read."""
+        """Take the URL without connecting. Raises SettingsError if it cannot be read."""
         self._url = check_url(url)
         self._connection: Connection | None = None
         self._query: sql.Composed | None = None
         self._id_type = "text"
 
     def fetch(self, lead_ids: Iterable[str]) -> dict[str, Lead]:
-        """One query for all ids. Raises Transient("postgres") where the database refuses, fails or is too slow."""
+        """Return the known leads by id, by one query.
+
+        Raises Transient("postgres") if the database refuses, fails or is too slow.
+        """
         try:
             connection = self._connect()
             keys = [key for lead_id in lead_ids if (key := self._key(lead_id)) is not None]
@@ -100,7 +103,10 @@ class PostgresLeads:
         return connection
 
     def _key(self, lead_id: str) -> str | int | UUID | None:
-        """The id as the key column's type; None for an id that no row can have, so it cannot fail its neighbours."""
+        """Return the id in the type of the key column, or None if no row can have it.
+
+        A value of the wrong type would fail the query for all ids.
+        """
         if "\0" in lead_id or not _is_text(lead_id):
             return None
         if bits := _INTEGER_BITS.get(self._id_type):

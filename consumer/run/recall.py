@@ -1,4 +1,4 @@
-"""What others published of the leads that are now this process's: the newest predictions, read at an assignment."""
+"""The versions that other processes published, read when partitions are assigned."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -14,21 +14,21 @@ from schemas.codec import Reader
 from schemas.columns import COMPILED, ColumnReader, use_columns
 from schemas.registry import Registry
 
-# Of all partitions together; with more a start would take longer than what it protects from.
-TAIL = 1 << 17
-AT_ONCE = 2_000
+# For all partitions together. Reading more would delay a start longer than it helps.
+MAX_RECORDS = 1 << 17
+CHUNK_RECORDS = 2_000
 QUIET_SECONDS = 2.0
-# Read once and given back: not as much fetched ahead as for a stream.
-_SMALL = {"queued.min.messages": 2 * AT_ONCE, "queued.max.messages.kbytes": 2_048}
+# A reader that ends soon fetches less ahead than a stream.
+_SMALL = {"queued.min.messages": 2 * CHUNK_RECORDS, "queued.max.messages.kbytes": 2_048}
 
 
 class Recall:
-    """Brings versions up to date when it is `due`; without versions there is nothing to do.
+    """Reads the newest predictions into `versions` when it is `due`; without versions, nothing.
 
-    The predictions topic is read up to all that stands in it, committed or not: of a transaction whose offsets this
-    process goes on from, the predictions may still be about to become visible. So it waits for the transactions that
-    are open, as every subscriber of committed data does. Which changes partition a lead belongs to does not matter:
-    who sends changes may partition them otherwise than predictions are.
+    It reads the predictions topic to its very end. The predictions of a transaction may not be
+    visible yet when its offsets are already committed. So it waits for open transactions, as every
+    subscriber of committed data does. It reads all partitions: producers may partition changes
+    differently from predictions.
     """
 
     def __init__(
@@ -42,7 +42,10 @@ class Recall:
         self._next: dict[int, int] = {}
 
     def __call__(self) -> None:
-        """Read what came since the last time, at most TAIL records. Raises Transient: then it is still due."""
+        """Read the records since the last time, at most MAX_RECORDS.
+
+        Raises Transient, and then it is still due.
+        """
         if not self.due or self._versions is None:
             return
         if COMPILED and self._columns is None:
@@ -67,17 +70,17 @@ class Recall:
         except UserError as error:
             raise Transient("brokers", str(error)) from error
         ends = TopicOffsets(self._settings).ends(log.topic, partitions)
-        share = TAIL // len(partitions)
+        share = MAX_RECORDS // len(partitions)
         messages = log.read(
             {p: max(self._next.get(p, 0), end - share, 0) for p, end in ends.items()}, ends
         )
-        while some := list(islice(messages, AT_ONCE)):
+        while some := list(islice(messages, CHUNK_RECORDS)):
             self._take(some, versions)
             self._next |= {message.partition(): message.offset() + 1 for message in some}
         self._next = ends
 
     def _take(self, messages: Sequence[Message], versions: Versions) -> None:
-        """In their order: what stands last of a lead is what the table of scores has of it."""
+        """Remember the versions in their order: the last record of a lead counts."""
         nulls = [
             key
             for message in messages
@@ -93,33 +96,33 @@ class Recall:
         versions.put(list(found), np.array(list(found.values()), np.int64))
 
     def _versions_in(self, messages: Sequence[Message]) -> list[int]:
-        """The lead_version of each prediction of a change; 0 of what is none."""
+        """Return the lead_version of each prediction of a change, and 0 for anything else."""
         topic = self._settings.topics.lead_changes
-        left, told = list(range(len(messages))), [0] * len(messages)
+        left, found = list(range(len(messages))), [0] * len(messages)
         if self._columns is not None and use_columns(len(messages)):
             table = self._columns.decode([message.value() for message in messages])
             sources = table.columns["source_topic"].dictionary_encode()
             of_changes = np.array([value == topic for value in sources.values], np.bool_)[
                 sources.codes
             ]
-            told = np.where(table.decoded & of_changes, table.columns["lead_version"], 0).tolist()
+            found = np.where(table.decoded & of_changes, table.columns["lead_version"], 0).tolist()
             left = np.flatnonzero(~table.decoded).tolist()
         for place in left:
             value = messages[place].value()
             if value is not None:
-                told[place] = self._version(value, topic)
-        return told
+                found[place] = self._version(value, topic)
+        return found
 
     def _version(self, value: bytes, topic: str) -> int:
         try:
             record = self._reader.decode(value)
         except Poison:
-            return 0  # whatever it is, it is no prediction
+            return 0  # not a prediction
         return int(record["lead_version"]) if record["source_topic"] == topic else 0
 
 
 def _ended(null: Message) -> int:
-    """The version that a null ends; 0 where it does not say."""
+    """Return the version that a null ends, 0 if it names none."""
     for name, value in null.headers() or ():
         if name == VERSION_HEADER and value is not None and value.isdigit():
             return int(value)

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry (the extra `otel`); to import this without it is an ImportError. Off, none of it is imported.
+"""Traces by OpenTelemetry, from the extra `otel`: importing this without it is an ImportError.
 
-By the messaging conventions (https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/) a batch is a span
-with a link to each sampled change, and what comes of a change is a span of the change's own trace, which its record
-carries on in `traceparent`. Lead ids are in no span.
+A batch is a span with a link to each sampled change. Each record is a span of its change's own
+trace, which the record carries on in `traceparent`. Lead ids are in no span. These are the
+messaging conventions: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
 """
 
 import os
@@ -33,7 +33,7 @@ _NAMES = ("traceparent", "tracestate")
 
 
 class Tracing:
-    """Spans of a batch, which end with its commit."""
+    """The spans of a batch, which end with its commit."""
 
     def __init__(
         self, tracer: Tracer, settings: Settings, close: Callable[[], None] = lambda: None
@@ -45,9 +45,9 @@ class Tracing:
         self._open: list[Span] = []
         self.close = close
 
-    def carry(self, batch: Batch, outcome: BatchResult) -> BatchResult:
-        """The outcome, its records with the traces of their changes; the spans begin when its processing did."""
-        began_ms = outcome.began_ms
+    def carry(self, batch: Batch, result: BatchResult) -> BatchResult:
+        """Return the result with the traces of the changes in its records, and start its spans."""
+        began_ms = result.began_ms
         _end(self.take(), "the batch was not committed")
         contexts = _contexts(batch)
         links = [
@@ -73,25 +73,25 @@ class Tracing:
                 "messaging.destination.name": self._topic,
                 "messaging.consumer.group.name": self._group,
                 "messaging.batch.message_count": len(batch.messages),
-                "leadstream.model.version": outcome.model_version,
+                "leadstream.model.version": result.model_version,
             },
             links,
             began_ms * 1_000_000,
         )
         self._open.append(span)
         if not contexts:
-            return outcome
-        records = list(outcome.records)
-        for place, index in enumerate(outcome.sources.tolist()):
+            return result
+        records = list(result.records)
+        for place, index in enumerate(result.sources.tolist()):
             if (parent := contexts.get(index)) is not None:
-                reason = outcome.letters[index].reason.value if index in outcome.letters else None
+                reason = result.letters[index].reason.value if index in result.letters else None
                 records[place] = self._carried(records[place], parent, span, reason, began_ms)
-        return replace(outcome, records=records)
+        return replace(result, records=records)
 
     def _carried(
         self, record: Record, parent: Context, batch: Span, reason: str | None, began_ms: int
     ) -> Record:
-        """The record with the trace of its change, in a span of its own where the change's sender asked for spans."""
+        """Return the record with the trace of its change; a sampled change has a span."""
         topic, key, value, headers, timestamp = record
         if _of(parent).trace_flags.sampled:
             facts = {
@@ -109,17 +109,17 @@ class Tracing:
             self._open.append(span)
             parent = trace.set_span_in_context(span, parent)
         if topic == self._letters:
-            return record  # its headers are those of the change as they were, with that trace among them
+            return record  # its headers are those of the change, and have its trace
         return topic, key, value, [*(headers or []), *_headers(parent)], timestamp
 
     def take(self) -> list[Span]:
-        """The spans of the batch that was carried last: the taker ends them."""
+        """Return the open spans; the caller ends them."""
         spans, self._open = self._open, []
         return spans
 
 
 class TracedPublisher:
-    """A publisher at whose commit the spans of the batch end."""
+    """A publisher that ends the spans of a batch with its commit."""
 
     def __init__(self, publisher: Publisher, tracing: Tracing) -> None:
         self._publisher, self._tracing = publisher, tracing
@@ -149,7 +149,7 @@ class TracedPublisher:
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Tracing as OTEL_TRACES_EXPORTER and the SDK's own OTEL_... variables say; None where the latter turn it off."""
+    """Return tracing by OTEL_TRACES_EXPORTER, or None if the SDK's variables turn it off."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     client_logger("opentelemetry", "traces.client")
@@ -169,7 +169,7 @@ def open_tracing(settings: Settings) -> Tracing | None:
 
 
 def _end(spans: list[Span], trouble: str | None = None) -> None:
-    """End the spans of a batch; `trouble` says why it does not count."""
+    """End the spans of a batch; `trouble` says why it was not committed."""
     for span in spans:
         if trouble is not None:
             span.set_status(StatusCode.ERROR, trouble)
@@ -177,14 +177,14 @@ def _end(spans: list[Span], trouble: str | None = None) -> None:
 
 
 def _contexts(batch: Batch) -> dict[int, Context]:
-    """The trace of each message that carries one that can be read."""
+    """Return the trace of each message that carries a readable one."""
     found = {}
     for index, message in enumerate(batch.messages):
         if headers := message.headers():
-            told: dict[str, Any] = {
+            carrier: dict[str, Any] = {
                 name: value.decode("latin-1") for name, value in headers if value and name in _NAMES
             }
-            if told and _of(context := _W3C.extract(told, Context())).is_valid:
+            if carrier and _of(context := _W3C.extract(carrier, Context())).is_valid:
                 found[index] = context
     return found
 
@@ -194,6 +194,6 @@ def _of(context: Context) -> SpanContext:
 
 
 def _headers(context: Context) -> Headers:
-    told: dict[str, str] = {}
-    _W3C.inject(told, context)
-    return [(name, value.encode("latin-1")) for name, value in told.items()]
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier, context)
+    return [(name, value.encode("latin-1")) for name, value in carrier.items()]

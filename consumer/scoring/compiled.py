@@ -1,6 +1,7 @@
-"""Versions of leads in a table with open addressing, as machine code; consumer/scoring/versions.py says what it is for.
+"""Kernels for the memory of versions: a hash table with open addressing.
 
-A slot is (hash, version), empty where the version is 0; there are a power of two of them, more than are ever filled.
+A slot is (hash, version); a version of 0 is an empty slot. The number of slots is a power of two,
+and larger than the number that is ever filled. See consumer/scoring/versions.py.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ U = np.uint64
 
 @compiled
 def look_up(slots: Ints, hashes: Ints, found: Ints) -> None:
-    """Where found[i] is 0, the version that the table has under hashes[i], if it has one."""
+    """Set found[i] to the version of hashes[i], if it is known, where found[i] is 0."""
     mask = U(slots.shape[0] - 1)
     for row in range(U(hashes.shape[0])):
         if found[row] == 0:
@@ -27,7 +28,7 @@ def look_up(slots: Ints, hashes: Ints, found: Ints) -> None:
 
 @compiled
 def put(slots: Ints, hashes: Ints, versions: Ints) -> int:
-    """Set the versions, none of them 0, under these hashes; of one hash the last stays. How many slots that filled."""
+    """Set the versions, none of them 0, and return the number of newly filled slots."""
     mask = U(slots.shape[0] - 1)
     filled = 0
     for row in range(U(hashes.shape[0])):

@@ -1,4 +1,4 @@
-"""Lead state that no change carries: what it looks like, and where it may come from."""
+"""The state of a lead that no change carries, and the lookup that returns it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """The state of a lead as Postgres has it, in the shape of the Avro record LeadState, and its version."""
+    """A lead as Postgres has it: its state, with the fields of LeadState, and its version."""
 
     state: dict[str, Any]
     version: int
 
 
 class LeadLookup(Protocol):
-    """Where states come from that a change does not carry."""
+    """The source of the states that changes do not carry."""
 
     def fetch(self, lead_ids: Iterable[str]) -> dict[str, Lead]:
-        """The leads that are known, by id. Raises Transient where the database does not answer."""
+        """Return the known leads by id. Raises Transient if the database does not answer."""
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""

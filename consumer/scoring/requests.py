@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.scoring.inputs import inputs_from_states
+from consumer.scoring.change_columns import inputs_from_states
 from consumer.scoring.leads import Lead
 from consumer.scoring.predictions import MAX_OUTPUT_BYTES
 from consumer.scoring.rows import Rows

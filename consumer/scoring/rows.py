@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consumer.scoring.change_columns import take_rows
 from consumer.scoring.events import EventTable
-from consumer.scoring.inputs import take_rows
 from consumer.scoring.result import PublishedVersions
 from consumer.scoring.states import LeadStates
 from features import Columns

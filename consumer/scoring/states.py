@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from consumer.scoring.change_columns import inputs_from_states, replace_rows
 from consumer.scoring.events import EventTable
-from consumer.scoring.inputs import inputs_from_states, replace_rows
 from consumer.scoring.latest import LatestPerLead
 from consumer.scoring.leads import Lead, LeadLookup
 from consumer.scoring.validity import check_state_time

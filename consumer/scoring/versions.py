@@ -1,9 +1,12 @@
-"""The version at which each lead was published last, of as many leads as there is room for: what tells a late change.
+"""The memory of the version at which each lead was published last, which makes older changes late.
 
-Two generations: the young one is written until it is full, then it is the old one, and what the old one had is
-forgotten. So at least the last MOST leads are remembered less those of one call, and at most twice as many. What is
-being committed has a generation of its own, which leaves no trace where the commit fails. A lead is its key's hash of
-64 bits, by Python with a secret of the process: of a million leads remembered, one lead in 10^13 is taken for another.
+It has two generations. The young one is written until it is full and then becomes the old one;
+what the old one held is forgotten. So at least the last MAX_LEADS leads are remembered, less those
+of one call, and at most twice as many. Versions of a commit in flight have a generation of their
+own, which leaves no trace if the commit fails.
+
+A lead is the 64-bit hash of its key, by Python, with a secret of the process. Of a million leads
+remembered, one lead in 10^13 is taken for another.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,33 +24,33 @@ Ints = NDArray[np.int64]
 
 # The header of a null in the predictions topic: the version that it ends, where one is known.
 VERSION_HEADER = "lead_version"
-# 16 MB each generation.
-MOST = 1 << 19
+# 16 MB for each generation.
+MAX_LEADS = 1 << 19
 
 
 class Generation(Protocol):
-    """Versions by hash."""
+    """Versions by the hash of a key."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of versions."""
 
     def look_up(self, hashes: Ints, found: Ints) -> None:
-        """Where `found` (n,) is 0, the version of the hash there, if there is one."""
+        """Fill in the version of each hash that is known, where `found` (n,) is 0."""
 
     def put(self, hashes: Ints, versions: Ints) -> None:
-        """Set versions, none of them 0; of one hash the last stays."""
+        """Set versions, none of them 0; the last one of a hash counts."""
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all versions."""
 
 
 class Slots:
-    """In one array, by machine code: 16 bytes a slot, two slots a lead."""
+    """A generation in one array for the kernel: 16 bytes a slot, two slots a lead."""
 
-    def __init__(self, most: int) -> None:
-        self._slots = np.empty((1 << (2 * most - 1).bit_length(), 2), np.int64)
-        self.clear()  # writes to all of it: the memory of a process must not grow as leads come
+    def __init__(self, max_leads: int) -> None:
+        self._slots = np.empty((1 << (2 * max_leads - 1).bit_length(), 2), np.int64)
+        self.clear()  # touches all pages: the process must not grow as leads arrive
 
     @property
     def count(self) -> int:
@@ -65,9 +68,9 @@ class Slots:
 
 
 class Dictionary:
-    """In a dictionary: the same, several times as large."""
+    """A generation in a dictionary, several times as large."""
 
-    def __init__(self, _most: int) -> None:
+    def __init__(self, _max_leads: int) -> None:
         self._versions: dict[int, int] = {}
 
     @property
@@ -90,67 +93,68 @@ class Dictionary:
 
 
 class Versions:
-    """Remembers versions by the keys of leads; one of 0 is none, and is not remembered."""
+    """Remembers versions by the keys of leads; a version of 0 is unknown and not remembered."""
 
-    def __init__(self, most: int = MOST, kind: Callable[[int], Generation] | None = None) -> None:
-        self._most = most
+    def __init__(
+        self, max_leads: int = MAX_LEADS, kind: Callable[[int], Generation] | None = None
+    ) -> None:
+        self._max_leads = max_leads
         make: Callable[[int], Generation] = kind or (Slots if compiled else Dictionary)
-        self._young, self._old = make(most), make(most)
+        self._young, self._old = make(max_leads), make(max_leads)
         self._make = make
-        self._begun: list[tuple[Ints, Ints, Generation]] = []
+        self._started: list[tuple[Ints, Ints, Generation]] = []
         self._hashed: tuple[Sequence[bytes], Ints] = (), np.empty(0, np.int64)
-        self.newest(
-            [b""]
-        )  # compiles what a batch needs, or loads what was compiled: not while one waits
+        # Compiles the kernels now, or loads them, and not while a batch waits.
+        self.newest([b""])
         self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def newest(self, keys: Sequence[bytes]) -> Ints:
-        """The version of each lead, (n,); 0 where none is remembered."""
+        """Return the version of each lead, (n,), 0 if none is remembered."""
         hashes = self._hashes(keys)
         found = np.zeros(len(hashes), np.int64)
-        for _, _, begun in reversed(self._begun):
-            begun.look_up(hashes, found)
+        for _, _, started in reversed(self._started):
+            started.look_up(hashes, found)
         self._young.look_up(hashes, found)
         self._old.look_up(hashes, found)
         return found
 
     def put(self, keys: Sequence[bytes], versions: Ints) -> None:
-        """The leads are at these versions now; of one lead the last stays."""
+        """Remember these versions; the last one of a lead counts."""
         self._put(*self._known(keys, versions))
 
     def begin(self, keys: Sequence[bytes], versions: Ints) -> None:
-        """The same, until the commit that is under way has ended: it is told by `commit` or `abort`."""
+        """Remember these versions until `commit` keeps them or `abort` forgets them."""
         hashes, versions = self._known(keys, versions)
         if len(hashes):
             generation = self._make(len(hashes))
             generation.put(hashes, versions)
-            self._begun.append((hashes, versions, generation))
+            self._started.append((hashes, versions, generation))
 
     def commit(self) -> None:
-        """What has begun stays."""
-        for hashes, versions, _ in self._begun:
+        """Keep the versions of the commits in flight."""
+        for hashes, versions, _ in self._started:
             self._put(hashes, versions)
-        self._begun.clear()
+        self._started.clear()
 
     def abort(self) -> None:
-        """What has begun never was."""
-        self._begun.clear()
+        """Forget the versions of the commits in flight."""
+        self._started.clear()
 
     def _known(self, keys: Sequence[bytes], versions: Ints) -> tuple[Ints, Ints]:
-        """The hashes of the leads whose versions are known, and these."""
+        """Return the hashes of the leads with a version above 0, and these versions."""
         hashes, some = self._hashes(keys), versions > 0
         return (hashes, versions) if some.all() else (hashes[some], versions[some])
 
     def _put(self, hashes: Ints, versions: Ints) -> None:
-        for at in range(0, len(hashes), self._most):
-            part = slice(at, at + self._most)
-            if self._young.count + len(hashes[part]) > self._most:
+        for first in range(0, len(hashes), self._max_leads):
+            part = slice(first, first + self._max_leads)
+            if self._young.count + len(hashes[part]) > self._max_leads:
                 self._young, self._old = self._old, self._young
                 self._young.clear()
             self._young.put(hashes[part], versions[part])
 
     def _hashes(self, keys: Sequence[bytes]) -> Ints:
-        # A batch that is asked about is most often put as the same list: then it is hashed once.
+        # Most batches put the very list that they looked up before: it is hashed once.
         if self._hashed[0] is not keys:
             self._hashed = keys, np.fromiter(map(hash, keys), np.int64, len(keys))
         return self._hashed[1]

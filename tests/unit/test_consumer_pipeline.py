@@ -1,6 +1,8 @@
 """What becomes of the messages of a batch."""
 
+import sys
 from collections import Counter
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -406,3 +408,36 @@ def test_reasons_can_be_switched_off(model_store: str) -> None:
         pipeline(model_store, LEADSTREAM_REASONS="0").process(batch(change(0)))
     )
     assert prediction["reasons"] == []
+
+
+def test_a_batch_that_goes_through_too_many_modules_cannot_be_followed(model_store: str) -> None:
+    line = pipeline(model_store)
+    messages = [change(i, f"lead_{i}") for i in range(20)]
+    line.process(batch(*messages))
+    visited: set[str] = set()
+
+    def visit(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            visited.add(frame.f_globals.get("__name__", ""))
+
+    sys.setprofile(visit)
+    try:
+        line.process(batch(*messages))
+    finally:
+        sys.setprofile(None)
+    ours = {name for name in visited if name.startswith("consumer.")}
+    assert "consumer.scoring.predictions" in ours
+    assert len(ours) <= 15, sorted(ours)
+
+
+def test_a_row_that_leaves_the_columns_is_counted_and_costs_no_other_row(model_store: str) -> None:
+    line = pipeline(model_store)
+    good = [change(i, f"lead_{i}") for i in range(20)]
+    assert line.process(batch(*good)).fallbacks == Counter()
+    mixed = line.process(batch(*good, raw(20, b"junk")))
+    assert mixed.fallbacks == Counter({"decode": 1})
+    assert on(mixed, PREDICTIONS) == on(line.process(batch(*good)), PREDICTIONS)
+    ids = [f"lead_{i}" for i in range(20)]
+    leads = FakeLeads({id_: Lead(STATE, 1) for id_ in ids})
+    asked = request(0, {"request_id": "half \ud83d", "lead_ids": ids})
+    assert pipeline(model_store, leads).process(batch(asked)).fallbacks == Counter({"encode": 1})

@@ -1,6 +1,8 @@
 """The house: which rooms may import which."""
 
 import ast
+from collections.abc import Iterator, Set
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,41 @@ def test_an_import_against_the_direction_of_the_house_would_tie_the_rooms_into_a
     for module, path in files.items():
         rooms = {room_of(name) for name in imported(path)}
         assert rooms & ROOMS.keys() <= ROOMS[room] | {room}, module
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes below this one, without what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        test = child.test if isinstance(child, ast.If) else None
+        if not (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"):
+            yield child
+            yield from _nodes(child)
+
+
+def imported_modules(path: Path, known: Set[str]) -> set[str]:
+    """Return which of the known modules a file imports, at its top or inside functions."""
+    names: set[str] = set()
+    for node in _nodes(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            full_names = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (full_names & known) or {node.module}
+    return names & known
+
+
+def test_modules_that_import_each_other_in_a_circle_cannot_be_read_one_by_one() -> None:
+    files = {name: path for room in ROOMS for name, path in modules(room).items()}
+    graph = {name: imported_modules(path, files.keys()) - {name} for name, path in files.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(files)
+
+
+def test_scoring_must_not_know_the_clients_of_kafka_and_postgres_or_the_loop() -> None:
+    for module, path in modules("consumer").items():
+        if module.startswith("consumer.scoring"):
+            names = imported(path)
+            assert not {name.split(".")[0] for name in names} & {"confluent_kafka", "psycopg"}
+            assert not any(name.startswith("consumer.run") for name in names), module
 
 
 @pytest.mark.parametrize("room", ["features", "models"])
