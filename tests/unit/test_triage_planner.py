@@ -1,4 +1,4 @@
-"""What is to be done with one letter."""
+"""The action for one letter."""
 
 import json
 from typing import Any
@@ -21,8 +21,8 @@ CHANGE, PREDICTION = Writer("LeadChanged"), Writer("LeadPrediction")
 PLANNER = Planner(load_settings({}, None), None)
 
 
-def change(lead_id: str = "lead", **facts: Any) -> bytes:
-    return CHANGE.encode(event(lead_id, **facts))
+def change(lead_id: str = "lead", **fields: Any) -> bytes:
+    return CHANGE.encode(event(lead_id, **fields))
 
 
 def scores(*predictions: FakeMessage) -> CurrentScores:
@@ -73,31 +73,31 @@ def erased(at: int) -> FakeMessage:
     return FakeMessage(PREDICTIONS, 0, 0, b"lead", None, timestamp_=at)
 
 
-def judged(
+def planned(
     one: Letter, present: CurrentScores | None = None, planner: Planner = PLANNER
 ) -> PlannedAction:
-    verdict = planner.plan(one, present or scores())
-    assert isinstance(verdict, PlannedAction)
-    return verdict
+    action = planner.plan(one, present or scores())
+    assert isinstance(action, PlannedAction)
+    return action
 
 
-def sent(verdict: PlannedAction) -> Output:
-    assert verdict.action is Action.REPLAYED
-    assert verdict.output is not None
-    return verdict.output
+def sent(action: PlannedAction) -> Output:
+    assert action.action is Action.REPLAYED
+    assert action.output is not None
+    return action.output
 
 
 def test_a_replayed_record_that_differs_from_its_original_is_another_record() -> None:
     headers: Headers = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b""), ("null", None)]
     original = letter(7, b"lead", b"\x00junk", headers=headers)
-    output = sent(judged(original))
+    output = sent(planned(original))
     assert (output.topic, output.key, output.value) == ("crm.lead-changes", b"lead", b"\x00junk")
     assert output.timestamp == NOW_MS - 60_000 + 7
     assert output.headers == [*headers, ("dlq.replays", b"1")]
 
 
 def test_a_request_goes_back_to_the_topic_of_requests() -> None:
-    assert sent(judged(letter(1, None, b'{"ids": 1}', origin=REQUESTS))).topic == REQUESTS
+    assert sent(planned(letter(1, None, b'{"ids": 1}', origin=REQUESTS))).topic == REQUESTS
 
 
 def test_a_letter_of_a_topic_that_nobody_reads_here_must_not_be_sent_to_what_a_header_says() -> (
@@ -110,56 +110,56 @@ def test_a_letter_of_a_topic_that_nobody_reads_here_must_not_be_sent_to_what_a_h
 
 def test_a_letter_that_came_back_three_times_is_parked_and_not_sent_for_ever() -> None:
     def returned(times: bytes) -> PlannedAction:
-        return judged(letter(1, b"lead", change(), headers=[("dlq.replays", times)]))
+        return planned(letter(1, b"lead", change(), headers=[("dlq.replays", times)]))
 
     assert sent(returned(b"2")).headers == [("dlq.replays", b"3")]
     assert returned(b"3").action is Action.PARKED
     assert returned(b"3").output is None
 
 
-@pytest.mark.parametrize("facts", [{}, {"lead": None}], ids=["with state", "without"])
+@pytest.mark.parametrize("fields", [{}, {"lead": None}], ids=["with state", "without"])
 def test_a_newer_score_supersedes_a_letter_and_an_older_or_equal_one_does_not(
-    facts: dict[str, Any],
+    fields: dict[str, Any],
 ) -> None:
-    one = letter(1, b"lead", change(lead_version=5, **facts))
-    assert judged(one, scores(scored(6))).action is Action.SUPERSEDED
-    assert judged(one, scores(scored(5))).action is Action.REPLAYED
-    assert judged(one, scores(scored(9), scored(4))).action is Action.REPLAYED
+    one = letter(1, b"lead", change(lead_version=5, **fields))
+    assert planned(one, scores(scored(6))).action is Action.SUPERSEDED
+    assert planned(one, scores(scored(5))).action is Action.REPLAYED
+    assert planned(one, scores(scored(9), scored(4))).action is Action.REPLAYED
 
 
 def test_without_versions_the_time_of_the_change_tells_old_from_new() -> None:
     one = letter(1, b"lead", change(lead_version=0, occurred_at=NOW_MS))
-    assert judged(one, scores(scored(6, NOW_MS + 1))).action is Action.SUPERSEDED
-    assert judged(one, scores(scored(6, NOW_MS))).action is Action.REPLAYED
+    assert planned(one, scores(scored(6, NOW_MS + 1))).action is Action.SUPERSEDED
+    assert planned(one, scores(scored(6, NOW_MS))).action is Action.REPLAYED
 
 
 def test_a_letter_must_not_bring_a_lead_back_that_was_erased_since() -> None:
     one = letter(1, b"lead", change(lead_version=5), failed_at=NOW_MS)
-    assert judged(one, scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
-    assert judged(one, scores(erased(NOW_MS - 1))).action is Action.REPLAYED
+    assert planned(one, scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
+    assert planned(one, scores(erased(NOW_MS - 1))).action is Action.REPLAYED
     # Nor one whose value cannot be read: who knows what it becomes with the next schema.
     assert (
-        judged(letter(1, b"lead", b"junk"), scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
+        planned(letter(1, b"lead", b"junk"), scores(erased(NOW_MS + 1))).action is Action.SUPERSEDED
     )
 
 
-def test_a_letter_of_another_lead_is_not_judged_by_this_one() -> None:
+def test_a_letter_is_planned_by_the_scores_of_its_own_lead() -> None:
     assert (
-        judged(letter(1, b"other", change("other", lead_version=1)), scores(scored(6))).action
+        planned(letter(1, b"other", change("other", lead_version=1)), scores(scored(6))).action
         is Action.REPLAYED
     )
 
 
-def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> None:
+def test_a_patched_value_has_the_present_schema_and_the_patch_is_recorded() -> None:
     planner = Planner(
         load_settings({}, None), None, {"lead": {"status": "won", "source": None}}, "a typo"
     )
-    verdict = judged(letter(1, b"lead", change(lead_version=5)), planner=planner)
-    record = Reader("LeadChanged").decode(sent(verdict).value or b"")
+    action = planned(letter(1, b"lead", change(lead_version=5)), planner=planner)
+    record = Reader("LeadChanged").decode(sent(action).value or b"")
     assert record == event("lead", {"status": "won", "source": None}, lead_version=5)
-    assert verdict.patch is not None
-    assert json.loads(verdict.patch) == {"lead": {"status": "won", "source": None}}
-    assert verdict.comment == "a typo"
+    assert action.patch is not None
+    assert json.loads(action.patch) == {"lead": {"status": "won", "source": None}}
+    assert action.comment == "a typo"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_mended_value_is_written_by_todays_schema_and_the_patch_is_told() -> N
         (change(), {"status": "won"}, "status is not a field of the schema"),
     ],
 )
-def test_a_letter_that_cannot_be_mended_stays_open_and_says_why(
+def test_a_letter_that_cannot_be_patched_stays_open_and_says_why(
     value: bytes, patch: dict[str, Any], why: str
 ) -> None:
     found = Planner(load_settings({}, None), None, patch).plan(letter(1, b"lead", value), scores())

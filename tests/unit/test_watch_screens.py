@@ -20,50 +20,50 @@ from leadstream.cli.dead_letters.watch.app import WatchApp
 from leadstream.cli.main import main
 from leadstream.errors import Transient, UserError
 from tests.letters import letter
-from tests.unit.test_console import VALUE, Office
+from tests.unit.test_console_pages import VALUE, MemoryTriageService
 
 Play = Callable[["PilotHarness"], Coroutine[Any, Any, None]]
 
 
-class Recording(Office):
-    """What was asked for is kept; a replay waits until it may go on."""
+class Recording(MemoryTriageService):
+    """A service that records its calls; a replay waits until it may continue."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, Filter, dict[str, Any]]] = []
 
-    def dry_run(self, survey: Selection, patch: object) -> Any:
-        self.calls.append(("dry_run", survey.wanted, {"patch": patch}))
-        return super().dry_run(survey, patch)
+    def dry_run(self, selection: Selection, patch: object) -> Any:
+        self.calls.append(("dry_run", selection.wanted, {"patch": patch}))
+        return super().dry_run(selection, patch)
 
     def replay(
-        self, survey: Selection, *, report: Any, stop: threading.Event, **said: Any
+        self, selection: Selection, *, report: Any, stop: threading.Event, **options: Any
     ) -> DecisionProgress:
-        self.calls.append(("replay", survey.wanted, said))
-        tally = DecisionProgress()
-        tally.decided[Action.REPLAYED] = survey.count
-        report(tally)
+        self.calls.append(("replay", selection.wanted, options))
+        progress = DecisionProgress()
+        progress.decided[Action.REPLAYED] = selection.count
+        report(progress)
         assert self.may_go_on.wait(30)
-        tally.stopped = stop.is_set()
-        return tally
+        progress.stopped = stop.is_set()
+        return progress
 
     def discard(
-        self, survey: Selection, *, report: Any, stop: threading.Event, **said: Any
+        self, selection: Selection, *, report: Any, stop: threading.Event, **options: Any
     ) -> DecisionProgress:
-        self.calls.append(("discard", survey.wanted, said))
-        return super().discard(survey, report=report, stop=stop)
+        self.calls.append(("discard", selection.wanted, options))
+        return super().discard(selection, report=report, stop=stop)
 
     def asked(self, name: str) -> list[tuple[Filter, dict[str, Any]]]:
-        return [(wanted, said) for call, wanted, said in self.calls if call == name]
+        return [(wanted, options) for call, wanted, options in self.calls if call == name]
 
 
 class PilotHarness:
-    """The app and the keys that are pressed."""
+    """The running app, and the keys that a test presses."""
 
-    def __init__(self, pilot: Pilot[None], office: Recording) -> None:
+    def __init__(self, pilot: Pilot[None], service: Recording) -> None:
         self.pilot = pilot
         self.app: Any = pilot.app
-        self.office = office
+        self.service = service
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
@@ -93,28 +93,28 @@ class PilotHarness:
         return found
 
 
-def played(play: Play, office: Recording | None = None) -> Recording:
+def played(play: Play, service: Recording | None = None) -> Recording:
     """Play a scene on a new app."""
-    office = office or Recording()
-    triage: Any = office
+    service = service or Recording()
+    triage: Any = service
 
     async def scene() -> None:
         app = WatchApp(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
-            stage = PilotHarness(pilot, office)
+            stage = PilotHarness(pilot, service)
             await stage.sees("open dead letter")
             await play(stage)
         app.finish()
 
     asyncio.run(scene())
-    return office
+    return service
 
 
 def test_the_causes_and_the_keys_fit_a_screen_of_80_by_24() -> None:
     async def play(stage: PilotHarness) -> None:
         text = stage.text()
         assert "120 open dead letters, 6 causes" in text
-        for group in stage.office.groups(Filter()):
+        for group in stage.service.groups(Filter()):
             assert group.fingerprint in text
             assert group.reason in text
         assert "the forest cannot answer for 117" in text
@@ -147,27 +147,27 @@ def test_a_letter_is_three_keys_away_and_so_is_the_way_back() -> None:
     played(play)
 
 
-def test_a_replay_that_was_not_rehearsed_must_not_be_a_key_away() -> None:
+def test_a_replay_without_a_dry_run_must_not_be_a_key_away() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
-        assert stage.office.asked("replay") == []
+        assert stage.service.asked("replay") == []
         await stage.press("escape")
         await stage.sees("newest letter")
-        assert stage.office.asked("replay") == []
+        assert stage.service.asked("replay") == []
         await stage.press("r")
         await stage.sees("Replay 20 letters")
         await stage.press("enter")
         await stage.sees("20 letters sent back")
 
-    office = played(play)
-    first = office.groups(Filter())[0]
-    [(wanted, said)] = office.asked("replay")
+    service = played(play)
+    first = service.groups(Filter())[0]
+    [(wanted, options)] = service.asked("replay")
     assert wanted == Filter(fingerprint=first.fingerprint)
-    assert said == {"decided_by": "anna", "patch": {}, "comment": None}
+    assert options == {"decided_by": "anna", "patch": {}, "comment": None}
 
 
-def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
+def test_a_patch_without_a_dry_run_is_not_replayed() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
@@ -175,21 +175,21 @@ def test_a_mend_that_was_not_rehearsed_is_not_replayed() -> None:
         await stage.type("lead.status=won")
         assert stage.button().disabled
         await stage.press("enter")
-        await stage.until(lambda: not stage.button().disabled, "it was rehearsed")
+        await stage.until(lambda: not stage.button().disabled, "the dry run")
         stage.app.screen.query_one("#comment", Input).focus()
         await stage.type("so it is")
         await stage.press("enter", "enter")
         await stage.sees("20 letters sent back")
 
-    office = played(play)
+    service = played(play)
     patch = {"lead": {"status": "won"}}
-    assert [said["patch"] for _, said in office.asked("dry_run")] == [{}, patch]
-    assert [(said["patch"], said["comment"]) for _, said in office.asked("replay")] == [
+    assert [options["patch"] for _, options in service.asked("dry_run")] == [{}, patch]
+    assert [(options["patch"], options["comment"]) for _, options in service.asked("replay")] == [
         (patch, "so it is")
     ]
 
 
-def test_a_mend_that_cannot_be_read_is_a_sentence() -> None:
+def test_a_patch_that_cannot_be_read_is_a_sentence() -> None:
     async def play(stage: PilotHarness) -> None:
         await stage.press("r")
         await stage.sees("Replay 20 letters")
@@ -215,20 +215,20 @@ def test_nothing_is_given_up_without_a_reason() -> None:
         await stage.press("enter", "enter")
         await stage.sees("letter discarded")
 
-    office = played(play)
-    assert [said["comment"] for _, said in office.asked("discard")] == ["a test"]
+    service = played(play)
+    assert [options["comment"] for _, options in service.asked("discard")] == ["a test"]
 
 
 def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:
     async def play(stage: PilotHarness) -> None:
-        stage.office.may_go_on.clear()
+        stage.service.may_go_on.clear()
         await stage.press("r")
         await stage.sees("Replay 20 letters")
         await stage.press("enter")
         await stage.sees("deciding")
         await stage.press("s")
         await stage.sees("Stopping after the current transaction")
-        stage.office.may_go_on.set()
+        stage.service.may_go_on.set()
         await stage.sees("Stopped: all other letters are still open.")
         await stage.press("enter")
         await stage.sees("newest letter")
@@ -236,15 +236,15 @@ def test_a_decision_that_is_stopped_says_that_the_rest_is_open() -> None:
     played(play)
 
 
-def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None:
-    office = Recording()
-    office.may_go_on.clear()
-    triage: Any = office
+def test_a_user_who_leaves_during_a_decision_waits_for_the_transaction_at_hand() -> None:
+    service = Recording()
+    service.may_go_on.clear()
+    triage: Any = service
 
     async def scene() -> WatchApp:
         app = WatchApp(triage, Filter(), "anna")
         async with app.run_test(size=(80, 24)) as pilot:
-            stage = PilotHarness(pilot, office)
+            stage = PilotHarness(pilot, service)
             await stage.sees("open dead letter")
             await stage.press("r")
             await stage.sees("Replay 20 letters")
@@ -258,17 +258,17 @@ def test_who_leaves_while_it_decides_waits_for_the_transaction_at_hand() -> None
     ending.start()
     assert app.stop.wait(30)
     assert ending.is_alive()
-    office.may_go_on.set()
+    service.may_go_on.set()
     ending.join(30)
     assert not ending.is_alive()
 
 
 def test_brokers_that_go_away_are_a_sentence_and_the_view_stays() -> None:
     async def play(stage: PilotHarness) -> None:
-        stage.office.trouble = Transient("brokers", "Local: Broker transport failure")
+        stage.service.trouble = Transient("brokers", "Local: Broker transport failure")
         await stage.press("u")
         await stage.sees("brokers: Local: Broker transport failure")
-        stage.office.trouble = None
+        stage.service.trouble = None
         await stage.press("u")
         await stage.sees("120 open dead letters, 6 causes")
 
@@ -276,9 +276,9 @@ def test_brokers_that_go_away_are_a_sentence_and_the_view_stays() -> None:
 
 
 def test_what_others_wrote_into_a_letter_is_text_and_no_markup() -> None:
-    office = Recording()
+    service = Recording()
     evil = "[bold]loud[/] [link=x]\x1b[31m"
-    office.all = [letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode())])]
+    service.all = [letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode())])]
 
     async def play(stage: PilotHarness) -> None:
         await stage.press("l")
@@ -287,7 +287,7 @@ def test_what_others_wrote_into_a_letter_is_text_and_no_markup() -> None:
         await stage.sees("headers")
         assert stage.text().count("[bold]loud[/] [link=x]\\x1b[31m") == 3
 
-    played(play, office)
+    played(play, service)
 
 
 def test_without_a_terminal_it_says_which_verb_prints(

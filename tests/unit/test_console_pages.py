@@ -1,4 +1,4 @@
-"""The gate of `leadstream console` over real HTTP, and its pages over letters that need no broker."""
+"""The gate of `leadstream console` over real HTTP, and its pages over letters in memory."""
 
 import http.client
 import re
@@ -30,8 +30,8 @@ from tests.unit.pipelines import event
 VALUE = Writer("LeadChanged").encode(event())
 
 
-class Office:
-    """Letters in memory in the place of Triage; each call can be made to fail."""
+class MemoryTriageService:
+    """A triage service over letters in memory; each call can be made to fail."""
 
     settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "kafka-1:9092"}, None)
 
@@ -61,21 +61,21 @@ class Office:
     def select(self, wanted: Filter) -> Selection:
         return Selection(wanted, {0: len(self.all)}, sum(1 for _ in self.letters(wanted)))
 
-    def groups_of(self, survey: Selection) -> list[LetterGroup]:
-        return self.groups(survey.wanted)
+    def groups_of(self, selection: Selection) -> list[LetterGroup]:
+        return self.groups(selection.wanted)
 
-    def dry_run(self, survey: Selection, patch: object) -> list[DryRunGroup]:
-        return [DryRunGroup(each, each.count) for each in self.groups_of(survey)]
+    def dry_run(self, selection: Selection, patch: object) -> list[DryRunGroup]:
+        return [DryRunGroup(each, each.count) for each in self.groups_of(selection)]
 
     def discard(
-        self, survey: Selection, *, report: Any, stop: threading.Event, **_: object
+        self, selection: Selection, *, report: Any, stop: threading.Event, **_: object
     ) -> DecisionProgress:
-        tally = DecisionProgress()
-        tally.decided[Action.DISCARDED] = 1
-        report(tally)
+        progress = DecisionProgress()
+        progress.decided[Action.DISCARDED] = 1
+        report(progress)
         assert self.may_go_on.wait(30)
-        tally.stopped = stop.is_set()
-        return tally
+        progress.stopped = stop.is_set()
+        return progress
 
     def verify(self) -> AuditReport:
         return AuditReport()
@@ -85,7 +85,7 @@ class Office:
 
 
 class Browser:
-    """Sends requests as they are told to be."""
+    """A client that sends requests with given headers."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -114,28 +114,28 @@ class Browser:
 
 class ServedConsole:
     def __init__(self, site: Any) -> None:
-        self.said: list[str] = []
-        self.console = Console(0, site, self.said.append)
+        self.lines: list[str] = []
+        self.console = Console(0, site, self.lines.append)
         self.thread = threading.Thread(target=self.console.serve)
         self.thread.start()
-        until(lambda: self.said, "the link")
+        until(lambda: self.lines, "the link")
 
     def link(self) -> str:
-        return str(re.findall(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", self.said[-1])[0])
+        return str(re.findall(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", self.lines[-1])[0])
 
     def browser(self) -> Browser:
         return Browser(self.console.port)
 
 
 @pytest.fixture
-def office() -> Office:
-    return Office()
+def service() -> MemoryTriageService:
+    return MemoryTriageService()
 
 
 @pytest.fixture
-def served(office: Office) -> Iterator[ServedConsole]:
+def served(service: MemoryTriageService) -> Iterator[ServedConsole]:
     pytest.importorskip("jinja2")
-    triage: Any = office
+    triage: Any = service
     found = ServedConsole(Pages(triage, Jobs(triage, "anna")))
     yield found
     found.console.stop()
@@ -250,16 +250,16 @@ def test_a_form_without_an_end_is_not_waited_for(browser: Browser, size: str) ->
 
 
 def test_what_others_wrote_into_a_letter_is_text_and_never_markup(
-    browser: Browser, office: Office
+    browser: Browser, service: MemoryTriageService
 ) -> None:
     evil = "<script>alert(1)</script>\x1b[31m"
     headers = [
         ("kafka_dlt-exception-fqcn", evil.encode()),
         ("kafka_dlt-exception-message", evil.encode()),
     ]
-    first = office.all[0]
-    office.all[0] = letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode()), *headers])
-    assert office.all[0].id == first.id
+    first = service.all[0]
+    service.all[0] = letter(0, evil.encode(), VALUE, headers=[(evil, evil.encode()), *headers])
+    assert service.all[0].id == first.id
     for path in ("/", "/letters", "/letters/0-0"):
         text = browser.ask("GET", path).text
         assert "<script" not in text, path
@@ -275,9 +275,9 @@ def test_what_others_wrote_into_a_letter_is_text_and_never_markup(
     ],
 )
 def test_a_trouble_is_a_sentence_on_the_page(
-    browser: Browser, office: Office, trouble: Exception, status: int
+    browser: Browser, service: MemoryTriageService, trouble: Exception, status: int
 ) -> None:
-    office.trouble = trouble
+    service.trouble = trouble
     answer = browser.ask("GET", "/")
     assert answer.status == status
     assert str(trouble) in answer.text
@@ -285,9 +285,9 @@ def test_a_trouble_is_a_sentence_on_the_page(
 
 
 def test_a_bug_is_told_in_the_terminal_and_not_on_the_page(
-    browser: Browser, office: Office, capfd: pytest.CaptureFixture[str]
+    browser: Browser, service: MemoryTriageService, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    office.trouble = ZeroDivisionError("a secret")
+    service.trouble = ZeroDivisionError("a secret")
     answer = browser.ask("GET", "/")
     assert answer.status == 500
     assert "a secret" not in answer.text
@@ -330,10 +330,12 @@ def test_the_next_page_begins_where_the_last_one_ended(browser: Browser) -> None
     assert seen == [f"0-{i}" for i in range(120)]
 
 
-def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(office: Office) -> None:
-    triage: Any = office
+def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(
+    service: MemoryTriageService,
+) -> None:
+    triage: Any = service
     jobs = Jobs(triage, "anna")
-    office.may_go_on.clear()
+    service.may_go_on.clear()
 
     def look() -> Any:
         job = jobs.preview(JobKind.COUNT, {}, Filter())
@@ -349,34 +351,34 @@ def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(office: 
     with pytest.raises(UserError, match="only a preview can be decided"):
         jobs.decide(going_on, "a test")
     going_on.stop.set()
-    office.may_go_on.set()
+    service.may_go_on.set()
     assert going_on.done.wait(30)
     assert going_on.progress.stopped
     assert jobs.decide(second, "a test").done.wait(30)
 
 
-def test_a_console_that_ends_lets_the_transaction_at_hand_end(office: Office) -> None:
-    triage: Any = office
+def test_a_console_that_ends_lets_the_transaction_at_hand_end(service: MemoryTriageService) -> None:
+    triage: Any = service
     jobs = Jobs(triage, "anna")
-    shown = jobs.preview(JobKind.COUNT, {}, Filter())
-    assert shown.done.wait(30)
-    office.may_go_on.clear()
-    job = jobs.decide(shown, "a test")
+    previewed = jobs.preview(JobKind.COUNT, {}, Filter())
+    assert previewed.done.wait(30)
+    service.may_go_on.clear()
+    job = jobs.decide(previewed, "a test")
     closing = threading.Thread(target=jobs.close)
     closing.start()
     assert job.stop.wait(30)
     assert closing.is_alive()
-    office.may_go_on.set()
+    service.may_go_on.set()
     closing.join(30)
     assert job.finished
     assert job.progress.stopped
 
 
 def test_without_its_libraries_the_console_says_what_to_install(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    service: MemoryTriageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    triage: Any = office
+    triage: Any = service
     with pytest.raises(UserError, match=r"pip install 'leadstream\[triage\]'"):
         Pages(triage, Jobs(triage, "anna"))
 
