@@ -2,9 +2,10 @@
 
     python -m benchmarks.database [--leads 1000000] [--events 100000] [--repeats 3] [--json PATH]
 
-The table `people` holds as many leads; the events are of some of them, drawn at random and in random order, once thin
-and once fat, with the same state. Both go through the same `leadstream run`, interleaved; every prediction of the one
-must equal the other's. Queries a batch are read from its metrics, and the query's plan is asked of Postgres.
+The table `people` holds as many leads; the events are of some of them, drawn at random and in
+random order, once thin and once fat, with the same state. Both go through the same `leadstream
+run`, interleaved; every prediction of the one must equal the other's. Queries a batch are read from
+its metrics, and the query's plan is asked of Postgres.
 """
 
 import sys
@@ -43,7 +44,9 @@ FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseRun:
-    """One run: its rate, queries a batch, and the seconds that an event took in the step that reads states."""
+    """One run: its rate, queries a batch, and the seconds that an event took in the step that reads
+    states.
+    """
 
     per_second: float
     queries_a_batch: float
@@ -52,7 +55,9 @@ class DatabaseRun:
 
 
 class DatabaseBenchmark:
-    """The two topics, filled once, and the fat events' predictions by lead, which the thin ones' are compared with."""
+    """The two topics, filled once, and the fat events' predictions by lead, which the thin ones'
+    are compared with.
+    """
 
     def __init__(
         self, environment: BenchmarkEnvironment, database_url: str, leads: int, count: int
@@ -88,7 +93,8 @@ class DatabaseBenchmark:
             }
             if found != self._expected.setdefault(message.key() or b"", found):
                 raise UserError(
-                    f"{name}: another prediction for {record['lead_id']} than with the state in the event"
+                    f"{name}: another prediction for {record['lead_id']} than with the "
+                    f"state in the event"
                 )
         self._environment.remove(*contender.topics)
         batches = sum(
@@ -128,7 +134,8 @@ def main() -> int:
                 say,
             )
         code = finish(
-            f"States from Postgres: {options.leads:,} leads, {options.events:,} events, {options.repeats} runs",
+            f"States from Postgres: {options.leads:,} leads, {options.events:,} events, "
+            f"{options.repeats} runs",
             options.json,
             *rows(runs, nodes),
             leads=options.leads,
@@ -137,7 +144,8 @@ def main() -> int:
             plan=plan,
         )
         print(
-            f"Every prediction is the same either way. The plan of the query for {LEADS_PER_QUERY:,} leads:"
+            f"Every prediction is the same either way. The plan of the query for "
+            f"{LEADS_PER_QUERY:,} leads:"
         )
         print("\n".join(f"  {line}" for line in plan))
         return code
@@ -187,17 +195,23 @@ def rows(runs: Mapping[str, list[DatabaseRun]], scans: list[str]) -> tuple[list[
 
 
 def fill(url: str, leads: int) -> None:
-    """Make the tables, with this many people of the events' states in them. Raises UserError where they exist."""
+    """Make the tables, with this many people of the events' states in them.
+
+    Raises UserError where they exist.
+    """
     with connected(url) as connection:
         if connection.execute("SELECT to_regclass('people')").fetchone() != (None,):
             raise UserError(
-                "DATABASE_URL has a table people already: this benchmark makes its own in an empty one"
+                "DATABASE_URL has a table people already: this benchmark makes its own in "
+                "an empty one"
             )
         create_schema(connection)
         changes = repeated_changes()
         connection.execute(
-            "CREATE TEMP TABLE states (number bigint PRIMARY KEY, created_at timestamptz, lead_score float8,"
-            " engagement_score float8, touchpoint_count int, lifecycle_state text, status text, source text,"
+            "CREATE TEMP TABLE states (number bigint PRIMARY KEY, created_at timestamptz, "
+            "lead_score float8,"
+            " engagement_score float8, touchpoint_count int, lifecycle_state text, status "
+            "text, source text,"
             " programme_name text, campus_name text, lead_version bigint)"
         )
         with connection.cursor() as cursor, cursor.copy("COPY states FROM STDIN") as copy:
@@ -207,7 +221,8 @@ def fill(url: str, leads: int) -> None:
                 del state["numbers"], state["categories"]
                 copy.write_row((number, moment, *state.values(), change["lead_version"]))
         connection.execute(_FILL, {"leads": leads, "period": len(changes)})
-        # As many as a university has: tables of one page are read whole, whatever indexes there are.
+        # As many as a university has: tables of one page are read whole, whatever indexes there
+        # are.
         for table, count in (("programmes", 1_000), ("campuses", 500)):
             connection.execute(
                 sql.SQL(
@@ -231,7 +246,9 @@ LEFT JOIN campuses AS c ON c.name = s.campus_name
 
 
 def plan_of(url: str, leads: int) -> tuple[list[str], list[str]]:
-    """How Postgres carries out the consumer's own query for a full batch: its scans, and its plan without the ids."""
+    """How Postgres carries out the consumer's own query for a full batch: its scans, and its plan
+    without the ids.
+    """
     ids = [
         lead_id(number)
         for number in np.random.default_rng(5).choice(leads, min(leads, LEADS_PER_QUERY)).tolist()

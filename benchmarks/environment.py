@@ -1,14 +1,16 @@
-"""What all benchmarks of speed share: a real Kafka, a trained model in a store, topics, processes, and a reader.
+"""What all benchmarks of speed share: a real Kafka, a trained model in a store, topics, processes,
+and a reader.
 
     with open_ground("throughput", say) as ground:
         changes = ground.topic("changes")
-        ground.preload(changes, events(200_000))  # distinct leads, encoded once, read by every contender
+        ground.preload(changes, events(200_000))  # distinct leads, encoded once, read by every
+        contender
         stage = ground.stage(changes)  # output topics and a group of its own
         with stage.leadstream(LEADSTREAM_REASONS="3") as process:
             flow = ground.watch(stage.predictions, 200_000, process)
 
-Contenders read the same topic, each with a group and output topics of its own, one after the other and interleaved:
-absolute figures move with the machine, ratios of one run far less.
+Contenders read the same topic, each with a group and output topics of its own, one after the other
+and interleaved: absolute figures move with the machine, ratios of one run far less.
 """
 
 import contextlib
@@ -32,7 +34,9 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
+
+# not in __all__
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -59,11 +63,13 @@ _QUIET_SECONDS, _LOOK_SECONDS = 1.0, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What became visible to a subscriber of committed records, from the first commit that it saw to the last.
+    """What became visible to a subscriber of committed records, from the first commit that it saw
+    to the last.
 
-    `records` and `leads` (different keys) count everything in the topic, read back; `per_second` is the rate of what
-    came after the first commit; `first` is when that was (time.monotonic). `commits` are the markers of transactions,
-    `progress` is how many records were visible when: (time.monotonic, records), each time that it changed.
+    `records` and `leads` (different keys) count everything in the topic, read back; `per_second` is
+    the rate of what came after the first commit; `first` is when that was (time.monotonic).
+    `commits` are the markers of transactions, `progress` is how many records were visible when:
+    (time.monotonic, records), each time that it changed.
     """
 
     records: int
@@ -149,7 +155,9 @@ class BenchmarkEnvironment:
             future.result(30)
 
     def preload(self, topic: str, events: Iterable[Event], per_second: float | None = None) -> int:
-        """Produce events as fast as the broker takes them (or so many a second), all acknowledged; their number."""
+        """Produce events as fast as the broker takes them (or so many a second), all acknowledged;
+        their number.
+        """
         producer = Producer(
             {
                 "bootstrap.servers": self.bootstrap,
@@ -209,10 +217,12 @@ class BenchmarkEnvironment:
         return Contender(self, environ)
 
     def watch(self, topic: str, expected: int, *processes: BenchmarkProcess) -> Flow:
-        """Wait until `expected` records are visible to a subscriber of committed records, then read all of them back.
+        """Wait until `expected` records are visible to a subscriber of committed records, then read
+        all of them back.
 
-        Progress is asked for by the end of what is committed, which costs the machine nothing; what is there is then
-        read and counted. UserError where it stalls, where a process ends, and where the count is another.
+        Progress is asked for by the end of what is committed, which costs the machine nothing; what
+        is there is then read and counted. UserError where it stalls, where a process ends, and
+        where the count is another.
         """
         seen = self._progress(topic, expected, processes)
         keys: set[bytes | str | None] = set()
@@ -246,7 +256,9 @@ class BenchmarkEnvironment:
         )
 
     def ends(self, topic: str) -> dict[int, int]:
-        """By partition the offset up to which records are committed: markers of transactions have one, too."""
+        """By partition the offset up to which records are committed: markers of transactions have
+        one, too.
+        """
         return _ends(self.admin, _partitions(self.admin, topic))
 
     def read(self, topic: str) -> Iterator[Message]:
@@ -284,7 +296,9 @@ class BenchmarkEnvironment:
     def _progress(
         self, topic: str, expected: int, processes: Sequence[BenchmarkProcess]
     ) -> list[tuple[float, dict[int, int]]]:
-        """When the committed end of the topic moved, and to where; until it has not moved for a while."""
+        """When the committed end of the topic moved, and to where; until it has not moved for a
+        while.
+        """
         places = _partitions(self.admin, topic)
         seen: list[tuple[float, dict[int, int]]] = []
         moved = time.monotonic()
@@ -299,7 +313,8 @@ class BenchmarkEnvironment:
                 return seen
             if now - moved > STALL_SECONDS:
                 raise UserError(
-                    f"{topic} has not moved for {STALL_SECONDS:.0f} s: {ends} of {expected:,} records"
+                    f"{topic} has not moved for {STALL_SECONDS:.0f} s: {ends} of "
+                    f"{expected:,} records"
                 )
             for process in processes:
                 process.must_live()
@@ -310,9 +325,11 @@ class BenchmarkEnvironment:
 def open_environment(
     name: str, say: Say = print, models: int = 1
 ) -> Iterator[BenchmarkEnvironment]:
-    """A real broker, given or started, and a store with `models` trained versions, the first of them the champion.
+    """A real broker, given or started, and a store with `models` trained versions, the first of
+    them the champion.
 
-    Raises UserError where there is no broker with transactions: a benchmark on a mock proves nothing.
+    Raises UserError where there is no broker with transactions: a benchmark on a mock proves
+    nothing.
     """
     with scratch(f"bench-{name}") as folder, local_broker(say=say) as broker:
         if not broker.transactions:
@@ -325,7 +342,8 @@ def open_environment(
         registry.promote(versions[0], force=True)
         joblib.dump((fitted[0].artifact, registry.show(versions[0])), folder / FITTED)
         admin = AdminClient({"bootstrap.servers": broker.bootstrap}, logger=SILENT)
-        # What is there by now stays: a search of it for garbage would blind whoever measures for up to 0.2 s.
+        # What is there by now stays: a search of it for garbage would blind whoever measures for up
+        # to 0.2 s.
         gc.collect()
         gc.freeze()
         try:

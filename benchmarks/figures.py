@@ -1,4 +1,6 @@
-"""How benchmarks repeat and what they print: interleaved runs, medians with least and most, a table, a JSON file."""
+"""How benchmarks repeat and what they print: interleaved runs, medians with least and most, a
+table, a JSON file.
+"""
 
 import argparse
 import json
@@ -36,7 +38,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """One line of a table: what was measured, and the bar it has to meet, if any (at least or at most so much)."""
+    """One line of a table: what was measured, and the bar it has to meet, if any (at least or at
+    most so much).
+    """
 
     label: str
     value: Spread
@@ -73,7 +77,8 @@ def interleaved(
 ) -> dict[str, list[Result]]:
     """Run A B C A B C …: what the machine does meanwhile meets all of them.
 
-    With `warm` the first runs once before, uncounted: a fresh broker is slow until it has compiled itself.
+    With `warm` the first runs once before, uncounted: a fresh broker is slow until it has compiled
+    itself.
     """
     if warm:
         say("warming up the broker")
@@ -93,7 +98,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def show(title: str, *sections: Sequence[FigureRow]) -> None:
-    """Print the table, 80 columns wide: median, least and most of each row, and whether it meets its bar."""
+    """Print the table, 80 columns wide: median, least and most of each row, and whether it meets
+    its bar.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in ("median", "min", "max", "bar"):
@@ -106,7 +113,9 @@ def show(title: str, *sections: Sequence[FigureRow]) -> None:
 
 
 def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespace:
-    """The arguments of a benchmark: --json and these whole numbers, each with its default and its help."""
+    """The arguments of a benchmark: --json and these whole numbers, each with its default and its
+    help.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures to this file")
     for name, (default, help_) in numbers.items():
@@ -116,7 +125,9 @@ def arguments(description: str, **numbers: tuple[int, str]) -> argparse.Namespac
 
 
 def finish(title: str, path: Path | None, *sections: Sequence[FigureRow], **fields: Any) -> int:
-    """Print the table, write it and the `fields` to `path` as JSON; the exit code is 1 where a bar is missed."""
+    """Print the table, write it and the `fields` to `path` as JSON; the exit code is 1 where a bar
+    is missed.
+    """
     show(title, *sections)
     rows = [{**asdict(row), "met": row.met} for section in sections for row in section]
     if path is not None:

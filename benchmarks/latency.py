@@ -1,11 +1,13 @@
 """From an event to its prediction, as a subscriber of committed records sees it, at several loads.
 
-    python -m benchmarks.latency [--rate-of N] [--seconds 20] [--minutes 1] [--repeats 3] [--json PATH]
+    python -m benchmarks.latency [--rate-of N] [--seconds 20] [--minutes 1] [--repeats 3] [--json
+    PATH]
 
-An open loop: when events are sent is fixed beforehand, and a latency counts from the moment when its event was due, so
-that a stall meets every event that it delays (no coordinated omission). Loads are shares of the throughput, measured
-first unless `--rate-of` states it. The lag is what was due and has no visible prediction yet. Sender, consumer, broker
-and subscriber share the machine. Exit code 1 where a bar is missed.
+An open loop: when events are sent is fixed beforehand, and a latency counts from the moment when
+its event was due, so that a stall meets every event that it delays (no coordinated omission). Loads
+are shares of the throughput, measured first unless `--rate-of` states it. The lag is what was due
+and has no visible prediction yet. Sender, consumer, broker and subscriber share the machine. Exit
+code 1 where a bar is missed.
 """
 
 import sys
@@ -38,7 +40,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatencyRun:
-    """One run: when each event was due and when its prediction was seen, both (n,), in seconds from the begin."""
+    """One run: when each event was due and when its prediction was seen, both (n,), in seconds from
+    the begin.
+    """
 
     per_second: float
     due: Floats
@@ -51,11 +55,15 @@ class LatencyRun:
         return counted
 
     def at(self, share: float) -> float:
-        """A percentile of the latencies in milliseconds: the smallest that this share does not exceed."""
+        """A percentile of the latencies in milliseconds: the smallest that this share does not
+        exceed.
+        """
         return float(np.quantile(self.latencies, share, method="inverted_cdf")) * 1000
 
     def lag(self) -> tuple[float, float, float]:
-        """Events due and not seen: means of the first fifth after the warm-up and of the last, and growth a second."""
+        """Events due and not seen: means of the first fifth after the warm-up and of the last, and
+        growth a second.
+        """
         moments = np.arange(WARM_SECONDS, self.due[-1], 0.1)
         lags = np.searchsorted(self.due, moments, side="right") - np.searchsorted(
             np.sort(self.seen), moments
@@ -151,7 +159,9 @@ def rows(runs: dict[str, list[LatencyRun]], heavy: LatencyRun) -> tuple[list[Fig
 
 
 class _Sender:
-    """Sends runs of events one after the other to a consumer that stays, and sees what comes of them."""
+    """Sends runs of events one after the other to a consumer that stays, and sees what comes of
+    them.
+    """
 
     def __init__(
         self,
@@ -168,7 +178,9 @@ class _Sender:
         )
 
     def run(self, per_second: float, count: int) -> LatencyRun:
-        """Send `count` events at this rate and wait for each one's prediction; UserError where one is not seen once."""
+        """Send `count` events at this rate and wait for each one's prediction; UserError where one
+        is not seen once.
+        """
         first, self._next = self._next, self._next + count
         subscriber = Consumer(
             {
@@ -227,7 +239,8 @@ class _Sender:
                 self._consumer.must_live()
                 if left and now > deadline:
                     raise UserError(
-                        f"{left:,} of {count:,} predictions were not seen in time; {sender.last_lines()}"
+                        f"{left:,} of {count:,} predictions were not seen in time; "
+                        f"{sender.last_lines()}"
                     )
         return np.frombuffer(seen, dtype=np.float64)
 

@@ -1,4 +1,6 @@
-"""What the benchmarks score, and with what: changes of distinct leads, and a model of the audited recipe."""
+"""What the benchmarks score, and with what: changes of distinct leads, and a model of the audited
+recipe.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,9 +36,11 @@ def trained(seed: int = 1) -> Trained:
 
 
 def events(count: int, first: int = 0, *, without_state: bool = False) -> Iterator[Event]:
-    """`count` changes of as many different leads, numbered from `first`: fat ones of 112 to 183 bytes, or thin ones.
+    """`count` changes of as many different leads, numbered from `first`: fat ones of 112 to 183
+    bytes, or thin ones.
 
-    Event n says what `repeated_changes()` says at n modulo their number; each is encoded once, and gets its ids after.
+    Event n says what `repeated_changes()` says at n modulo their number; each is encoded once, and
+    gets its ids after.
     """
     event_mark, lead_mark = "e" * 32, lead_id(0)
     writer, parts = Writer("LeadChanged"), []

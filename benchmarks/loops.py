@@ -1,10 +1,11 @@
-"""What the consumer is measured against, each as one process: the same clients, batch size and transaction.
+"""What the consumer is measured against, each as one process: the same clients, batch size and
+transaction.
 
     python -m benchmarks.loops copy|floor|straightforward       with the settings of a stage
 
-`copy` produces the bytes that it consumed: the limit of the broker and the client. `floor` decodes with fastavro, fills
-in a prediction and encodes it. `straightforward` decodes with fastavro, makes features in pandas and asks
-scikit-learn's predict_proba a batch at a time.
+`copy` produces the bytes that it consumed: the limit of the broker and the client. `floor` decodes
+with fastavro, fills in a prediction and encodes it. `straightforward` decodes with fastavro, makes
+features in pandas and asks scikit-learn's predict_proba a batch at a time.
 """
 
 import io
@@ -101,7 +102,9 @@ WORK: dict[str, Callable[[Settings], Work]] = {
 
 
 def run(settings: Settings, work: Work) -> None:
-    """Consume a batch, work on it, publish what came of it and its offsets in one transaction, for ever."""
+    """Consume a batch, work on it, publish what came of it and its offsets in one transaction, for
+    ever.
+    """
     consumer, producer = (
         Consumer(consumer_config(settings)),
         Producer(producer_config(settings, transactional=True)),

@@ -2,9 +2,11 @@
 
     python -m benchmarks.partitions [--partitions 100] [--most 16] [--json PATH]
 
-A real broker, the consumer's own source (`leadstream/kafka/source.py`) and its client's settings; members are threads that read
-an empty topic and score nothing: what is measured is the group. With the classic protocol (cooperative, sticky) and
-with KIP-848 (`LEADSTREAM_KAFKA_GROUP_PROTOCOL=consumer`), each with its defaults. Who owns what is looked at each 5 ms.
+A real broker, the consumer's own source (`leadstream/kafka/source.py`) and its client's settings;
+members are threads that read an empty topic and score nothing: what is measured is the group. With
+the classic protocol (cooperative, sticky) and with KIP-848
+(`LEADSTREAM_KAFKA_GROUP_PROTOCOL=consumer`), each with its defaults. Who owns what is looked at
+each 5 ms.
 """
 
 import sys
@@ -15,7 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in __all__
+# not in __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from benchmarks.figures import FigureRow, Spread, arguments, finish, main_of, say
 from leadstream.errors import UserError
@@ -32,9 +35,11 @@ LOOK_SECONDS, QUIET_SECONDS = 0.005, 90.0
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a change of the members cost: until every partition had one owner and nobody more than one too many.
+    """What a change of the members cost: until every partition had one owner and nobody more than
+    one too many.
 
-    `alone` is the longest that a partition had no owner, `moved` how many have another owner than before.
+    `alone` is the longest that a partition had no owner, `moved` how many have another owner than
+    before.
     """
 
     seconds: float

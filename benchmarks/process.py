@@ -59,7 +59,9 @@ class BenchmarkProcess:
         return self._child.log_tail()
 
     def metrics(self) -> dict[str, float]:
-        """The samples of its /metrics by name and labels, as Prometheus writes them without the common prefix."""
+        """The samples of its /metrics by name and labels, as Prometheus writes them without the
+        common prefix.
+        """
         with urlopen(f"{self.event('started')['http']}/metrics", timeout=10) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         return {_sample(s.name, s.labels): s.value for family in families for s in family.samples}

@@ -1,9 +1,11 @@
-"""One table of proof: what the probabilities are worth on leads that came later, on data that nobody here wrote.
+"""One table of proof: what the probabilities are worth on leads that came later, on data that
+nobody here wrote.
 
     python -m benchmarks.proof [--data ../shared/data] [--json]
 
-Beside each: the raw score of the same trees, and that score by the audited formula. Bars that are missed are said so,
-and the exit code is 1. The simulator is judged by its hidden truth. docs/reference/models.md holds the last table.
+Beside each: the raw score of the same trees, and that score by the audited formula. Bars that are
+missed are said so, and the exit code is 1. The simulator is judged by its hidden truth.
+docs/reference/models.md holds the last table.
 """
 
 import argparse
@@ -50,7 +52,9 @@ ImportedRow = dict[str, Any]
 
 
 def bank_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """The calls to bank customers in their order as a training table, with the names of the numbers and categories."""
+    """The calls to bank customers in their order as a training table, with the names of the numbers
+    and categories.
+    """
     calls = pd.read_csv(path, sep=";")
     sold = (calls.pop("y") == "yes").to_numpy()
     numbers = tuple(calls.select_dtypes("number").columns)
@@ -70,7 +74,9 @@ def bank_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ..
 
 
 def xeducation(path: Path) -> list[ImportedRow]:
-    """Trained on the older four fifths, judged on the newest, by both recipes and with and without Last Activity."""
+    """Trained on the older four fifths, judged on the newest, by both recipes and with and without
+    Last Activity.
+    """
     rows = []
     for name in ("xeducation.toml", "xeducation_activity.toml"):
         mapping = load_mapping(MAPPINGS / name)
@@ -98,7 +104,9 @@ def _trained(
 
 
 def bank(path: Path) -> list[ImportedRow]:
-    """The audited recipe in time, labels 500 rows late: grown again each fifth, and with trees never grown again."""
+    """The audited recipe in time, labels 500 rows late: grown again each fifth, and with trees
+    never grown again.
+    """
     table, numbers, categories = bank_table(path)
     table = checked(table, 1, 1)
     clean = specify(
@@ -124,7 +132,9 @@ def bank(path: Path) -> list[ImportedRow]:
 
 
 def simulator(leads: int = 10_000) -> tuple[list[ImportedRow], ImportedRow]:
-    """Trained on the older changes of a simulated CRM, judged on the newest fifth by the true probabilities."""
+    """Trained on the older changes of a simulated CRM, judged on the newest fifth by the true
+    probabilities.
+    """
     crm = SimulatedCrm(3, start=SIMULATION_START, leads=leads)
     # After a year no lead arrives any more: a CRM that only grows old is no CRM to be judged by.
     until = SIMULATION_START + 365 * 86_400_000
@@ -162,7 +172,9 @@ def simulator(leads: int = 10_000) -> tuple[list[ImportedRow], ImportedRow]:
 
 
 def _coverage(scores: Scores, labels: NDArray[np.bool_]) -> list[ImportedRow]:
-    """By tenths of the stated probability: mean interval, realised rate, whether its 99 % range meets the interval."""
+    """By tenths of the stated probability: mean interval, realised rate, whether its 99 % range
+    meets the interval.
+    """
     order = np.argsort(scores.probability, kind="stable")
     bins = []
     for part in np.array_split(order, 10):

@@ -1,10 +1,12 @@
-"""Our reasons beside exact Shapley values: path contributions against shap's TreeExplainer on the same forest.
+"""Our reasons beside exact Shapley values: path contributions against shap's TreeExplainer on the
+same forest.
 
     python -m benchmarks.reasons [--data ../shared/data/xeducation_leads.csv] [--json]
 
-The audited forest, trained on the older four fifths, explains the newest leads. shap explains the same trees by the way
-they were grown (tree_path_dependent), the raw score of class 1, without sampling: S. Lundberg and others, "From local
-explanations to global understanding with explainable AI for trees", Nature Machine Intelligence 2 (2020).
+The audited forest, trained on the older four fifths, explains the newest leads. shap explains the
+same trees by the way they were grown (tree_path_dependent), the raw score of class 1, without
+sampling: S. Lundberg and others, "From local explanations to global understanding with explainable
+AI for trees", Nature Machine Intelligence 2 (2020).
 """
 
 import argparse
@@ -82,7 +84,9 @@ def simulator(leads: int = 6_000) -> dict[str, Any]:
 
 
 def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> dict[str, Any]:
-    """Train on the older leads, explain some of the newer ones both ways, and say how far the two agree."""
+    """Train on the older leads, explain some of the newer ones both ways, and say how far the two
+    agree.
+    """
     import shap  # noqa: PLC0415  # an extra
 
     done = train(older, options)
@@ -124,7 +128,9 @@ def compare(older: pd.DataFrame, newer: pd.DataFrame, options: TrainOptions) -> 
 
 
 def agreement(ours: Floats, exact: Floats) -> dict[str, float]:
-    """How far two sets of contributions (n, k) name the same features; strength is the absolute contribution."""
+    """How far two sets of contributions (n, k) name the same features; strength is the absolute
+    contribution.
+    """
     strongest = [np.argsort(-np.abs(one), axis=1, kind="stable")[:, :3] for one in (ours, exact)]
     shared = (strongest[0][:, :, None] == strongest[1][:, None, :]).any(axis=2).sum(axis=1)
     ranks = [rankdata(one, axis=1) for one in (ours, exact)]

@@ -1,10 +1,12 @@
-"""More processes, longer backlogs, more time: what an event costs and what memory it takes must not grow.
+"""More processes, longer backlogs, more time: what an event costs and what memory it takes must not
+grow.
 
     python -m benchmarks.scale [--most 1000000] [--swaps 200] [--repeats 3] [--json PATH]
 
-One and two processes of a group on four partitions, interleaved; a backlog of ten and a hundred thousand and of a
-million (at most `--most`) on one partition; and a stream that flows while the champion moves back and forth. Memory is
-what is resident (VmRSS). Exit code 1 where a bar is missed.
+One and two processes of a group on four partitions, interleaved; a backlog of ten and a hundred
+thousand and of a million (at most `--most`) on one partition; and a stream that flows while the
+champion moves back and forth. Memory is what is resident (VmRSS). Exit code 1 where a bar is
+missed.
 """
 
 import contextlib
@@ -53,7 +55,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """One backlog worked off: events a second, and the most memory over its first and its last events and over all."""
+    """One backlog worked off: events a second, and the most memory over its first and its last
+    events and over all.
+    """
 
     per_second: float
     first: int
@@ -63,9 +67,11 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """What swaps did: memory before, after the first ten and after all; seconds between two batches, at most.
+    """What swaps did: memory before, after the first ten and after all; seconds between two
+    batches, at most.
 
-    `during` are those of each swap, while the model was read and taken; `apart` those of as long a time a little later.
+    `during` are those of each swap, while the model was read and taken; `apart` those of as long a
+    time a little later.
     """
 
     swaps: int
@@ -133,7 +139,9 @@ def processes(
 
 
 def _together(group: list[BenchmarkProcess]) -> tuple[float, float]:
-    """From when the last of the processes committed its first batch to when the first of them committed its last."""
+    """From when the last of the processes committed its first batch to when the first of them
+    committed its last.
+    """
     spans = []
     for process in group:
         batches = process.events("batch")
@@ -208,7 +216,9 @@ def _all_different(flow: Flow, count: int) -> None:
 
 
 def swaps(environment: BenchmarkEnvironment, count: int) -> Swaps:
-    """A stream flows; the champion moves to the other version and back; each time the process must have followed."""
+    """A stream flows; the champion moves to the other version and back; each time the process must
+    have followed.
+    """
     changes = environment.topic("changes")
     contender = environment.contender(changes)
     registry = environment.registry
@@ -247,7 +257,8 @@ def swaps(environment: BenchmarkEnvironment, count: int) -> Swaps:
 
 
 def longest_pauses(batches: Floats, windows: Iterable[tuple[float, float]]) -> list[float]:
-    """Of each window the longest time between two batches that ended one after the other and reach into it, in seconds.
+    """Of each window the longest time between two batches that ended one after the other and reach
+    into it, in seconds.
 
     `batches` (n,) are when batches ended, in order.
     """
@@ -269,7 +280,8 @@ def _until_in_service(page: str, version: str, *alive: BenchmarkProcess) -> None
             process.must_live()
         if time.monotonic() > deadline:
             raise UserError(
-                f"version {version} is not in service after {SWAP_SECONDS:.0f} s: {options['refused']}"
+                f"version {version} is not in service after {SWAP_SECONDS:.0f} s: "
+                f"{options['refused']}"
             )
         time.sleep(LOOK_SECONDS)
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.sender TOPIC FIRST COUNT PER_SECOND BEGIN      with the settings of a stage
 
-Event i of `COUNT` is due at BEGIN (time.monotonic, which processes of a machine share) + i / PER_SECOND.
+Event i of `COUNT` is due at BEGIN (time.monotonic, which processes of a machine share) + i /
+PER_SECOND.
 """
 
 import sys
@@ -19,7 +20,9 @@ BUSY = 1_000.0  # events a second from which on a producer may wait a moment for
 
 
 def send(topic: str, first: int, count: int, per_second: float, begin: float) -> None:
-    """Send each event once it is due; RuntimeError where the first is due already, or one is not acknowledged."""
+    """Send each event once it is due; RuntimeError where the first is due already, or one is not
+    acknowledged.
+    """
     linger = {
         "linger.ms": 2 if per_second >= BUSY else 0,
         "compression.type": "lz4" if per_second >= BUSY else "none",

@@ -2,8 +2,8 @@
 
     python -m benchmarks.start [--repeats 5] [--json PATH]
 
-Each run is a new process in a new group; the interpreter, every import, the checks of the model, joining the group and
-the first transaction are in it. Exit code 1 where the bar is missed.
+Each run is a new process in a new group; the interpreter, every import, the checks of the model,
+joining the group and the first transaction are in it. Exit code 1 where the bar is missed.
 """
 
 import sys

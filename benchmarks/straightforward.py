@@ -1,7 +1,9 @@
-"""What a competent engineer writes first: features in a pandas frame, scikit-learn's predict_proba, batch by batch.
+"""What a competent engineer writes first: features in a pandas frame, scikit-learn's predict_proba,
+batch by batch.
 
-The same model, features and predictions as the service, reasons and the share of unusual inputs apart: a test compares
-them. Nothing of the service's own path is used but what training left in the artifact.
+The same model, features and predictions as the service, reasons and the share of unusual inputs
+apart: a test compares them. Nothing of the service's own path is used but what training left in the
+artifact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +43,9 @@ class PlainModel:
         self._threshold, self._grades = artifact["threshold"], artifact["grades"]
 
     def predictions(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """For each decoded LeadChanged with a state its LeadPrediction, without reasons and what its message knows."""
+        """For each decoded LeadChanged with a state its LeadPrediction, without reasons and what
+        its message knows.
+        """
         leads = pd.DataFrame.from_records([event["lead"] for event in events])
         features, known = self.frame(leads, np.array([event["occurred_at"] for event in events]))
         rows = self._selector.transform(self._scaler.transform(features.to_numpy()))
@@ -84,7 +88,9 @@ class PlainModel:
     def frame(
         self, leads: pd.DataFrame, as_of: np.ndarray[Any, Any]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The features (n, 31) as of these moments, ms UTC, and which inputs (n, 9) were present and valid."""
+        """The features (n, 31) as of these moments, ms UTC, and which inputs (n, 9) were present
+        and valid.
+        """
         known = pd.DataFrame({"created_at": leads["created_at"].notna()})
         f = pd.DataFrame(index=leads.index)
         for spec in self._inputs:

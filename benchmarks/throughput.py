@@ -1,10 +1,12 @@
-"""Events a second of one consumer process, beside a copy of the bytes, a floor and the loop one writes first.
+"""Events a second of one consumer process, beside a copy of the bytes, a floor and the loop one
+writes first.
 
     python -m benchmarks.throughput [--events 200000] [--repeats 3] [--json PATH]
 
-All read the same preloaded topic of one partition, each as one process with the consumer's clients, batch size and
-transactions, interleaved. Rates are from the first commit that a subscriber sees to the last: starting is apart. What
-each wrote is read back and counted. Exit code 1 where a bar is missed.
+All read the same preloaded topic of one partition, each as one process with the consumer's clients,
+batch size and transactions, interleaved. Rates are from the first commit that a subscriber sees to
+the last: starting is apart. What each wrote is read back and counted. Exit code 1 where a bar is
+missed.
 """
 
 import sys
@@ -40,7 +42,9 @@ LOOPS = {
 
 @dataclass(frozen=True, slots=True)
 class ThroughputRun:
-    """One run of a contender, its resident memory at the end, and by step the seconds that a consumer took an event."""
+    """One run of a contender, its resident memory at the end, and by step the seconds that a
+    consumer took an event.
+    """
 
     flow: Flow
     resident: int
@@ -59,7 +63,8 @@ def main() -> int:
         with open_environment("throughput", say) as environment:
             runs = compare(environment, options.events, options.repeats)
         return finish(
-            f"Events a second: one process, one partition, {options.events:,} events, {options.repeats} runs",
+            f"Events a second: one process, one partition, {options.events:,} events, "
+            f"{options.repeats} runs",
             options.json,
             *rows(runs),
             events=options.events,
@@ -146,7 +151,9 @@ def rows(runs: Mapping[str, list[ThroughputRun]]) -> tuple[list[FigureRow], ...]
 
 
 def _breakdown(name: str, runs: list[ThroughputRun]) -> list[FigureRow]:
-    """Microseconds of an event by step; the rest is consuming, counting and what else lies between the steps."""
+    """Microseconds of an event by step; the rest is consuming, counting and what else lies between
+    the steps.
+    """
     parts = {step: [run.steps[step] for run in runs] for step in runs[0].steps}
     parts["the rest"] = [1 / run.flow.per_second - sum(run.steps.values()) for run in runs]
     parts["all"] = [1 / run.flow.per_second for run in runs]

@@ -1,9 +1,10 @@
-"""The X Education leads end to end: trained on the older 80 %, judged by what a subscriber reads of the newest 20 %.
+"""The X Education leads end to end: trained on the older 80 %, judged by what a subscriber reads of
+the newest 20 %.
 
     python -m benchmarks.xeducation [--data ../shared/data/xeducation_leads.csv] [--json]
 
-A real broker, `leadstream run` as a process, `leadstream import` as the producer, a read_committed subscriber.
-Exit code 1 where a bar is missed or a lead is not answered exactly once.
+A real broker, `leadstream run` as a process, `leadstream import` as the producer, a read_committed
+subscriber. Exit code 1 where a bar is missed or a lead is not answered exactly once.
 """
 
 import argparse
@@ -132,7 +133,8 @@ def _leadstream(environ: dict[str, str], folder: Path, *arguments: str) -> None:
     )
     if done.returncode:
         raise UserError(
-            f"`leadstream {arguments[0]}` ended with exit code {done.returncode}: {done.stderr.strip()}"
+            f"`leadstream {arguments[0]}` ended with exit code {done.returncode}: "
+            f"{done.stderr.strip()}"
         )
 
 
@@ -213,7 +215,9 @@ def _await(environ: dict[str, str], expected: set[str], service: Child) -> None:
 
 
 def _everything(environ: dict[str, str]) -> list[dict[str, Any]]:
-    """Every prediction in the topic, read after the consumer has ended: a second answer of a lead is among them."""
+    """Every prediction in the topic, read after the consumer has ended: a second answer of a lead
+    is among them.
+    """
     answers: list[dict[str, Any]] = []
     deadline = time.monotonic() + ANSWER_SECONDS
     with _Subscriber(environ) as subscriber:
@@ -277,7 +281,8 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"every lead answered exactly once: {'yes' if result['exactly_once'] else 'no'}")
     console.print(
-        f"{result['answers']:,} answers, {result['seconds']} s from the start of the import to the last one"
+        f"{result['answers']:,} answers, {result['seconds']} s from the start of the import "
+        f"to the last one"
     )
     console.print("all bars met" if result["passed"] else "a bar was missed")
 

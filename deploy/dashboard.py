@@ -13,7 +13,9 @@ SECONDS, SHARE, RATE, COUNT, PLAIN = "s", "percentunit", "cps", "short", "none"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel: each query with the legend of its series; `kind` is Grafana's type of panel, `width` of 24."""
+    """One panel: each query with the legend of its series; `kind` is Grafana's type of panel,
+    `width` of 24.
+    """
 
     title: str
     says: str
@@ -94,7 +96,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ), RATE, stacked=True),
         Panel("Share of records that are dead letters", "Of changes and requests; a process stops by its own limit.", (
             (f"{_rate('leadstream_dead_letters_total')} / "
-             f"({_rate('leadstream_changes_consumed_total')} + {_rate('leadstream_requests_total')})", "share"),
+             f"({_rate('leadstream_changes_consumed_total')} + "
+f"{_rate('leadstream_requests_total')})", "share"),
         ), SHARE),
         Panel("Held batches by dependency", "Times in five minutes that a batch waited for a dependency.", (
             ("sum by (dependency) (increase(leadstream_held_batches_total[5m]))", "{{dependency}}"),
@@ -123,14 +126,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (_rate("leadstream_challenger_predictions_total", "mode, result"), "{{mode}} {{result}}"),
         ), RATE),
         Panel("Feature coverage", "Share of the model's inputs that a scored lead had: the mean.", (
-            (f"{_rate('leadstream_feature_coverage_sum')} / {_rate('leadstream_feature_coverage_count')}", "mean"),
+            (f"{_rate('leadstream_feature_coverage_sum')} / "
+f"{_rate('leadstream_feature_coverage_count')}", "mean"),
         ), SHARE, width=12),
         Panel("Imputed inputs", "Inputs a second that were replaced by the median.", (
             (_rate("leadstream_imputed_total", "feature"), "{{feature}}"),
         ), RATE, width=12),
     ),
     "Drift": (
-        Panel("Drift by input", "Population stability index of the last full window of 2,000 leads against training.", (
+        Panel("Drift by input", "Population stability index of the last full window of 2,000 leads against "
+"training.", (
             ("max by (feature) (leadstream_drift_psi)", "{{feature}}"),
         ), PLAIN, width=12),
         Panel("Alarms", "1 while the last full window of an input alarmed.", (
@@ -158,7 +163,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         )),
     ),
     "Accounting": (
-        Panel("The books", "Since the processes began: consumed, and each fate; together the fates are the consumed.", (
+        Panel("The books", "Since the processes began: consumed, and each fate; together the fates are the "
+"consumed.", (
             ("sum(leadstream_changes_consumed_total)", "consumed"),
             ("sum by (fate) (leadstream_changes_total)", "{{fate}}"),
         ), width=12),

@@ -1,7 +1,9 @@
-"""The dashboard looked at: a consumer under load, a real Prometheus, and every query of every panel: `make dashboard`.
+"""The dashboard looked at: a consumer under load, a real Prometheus, and every query of every
+panel: `make dashboard`.
 
-A simulated CRM sends changes for two minutes, with bad records among them; Postgres is away for a while, and a second
-process joins. Each query must find something; what it found is drawn into docs/dashboard.png.
+A simulated CRM sends changes for two minutes, with bad records among them; Postgres is away for a
+while, and a second process joins. Each query must find something; what it found is drawn into
+docs/dashboard.png.
 """
 
 import argparse
@@ -74,7 +76,9 @@ class LoadProfile:
 
 
 class Prometheus:
-    """A Prometheus as docker-compose.yml configures it, but for where its targets are and how often it asks."""
+    """A Prometheus as docker-compose.yml configures it, but for where its targets are and how often
+    it asks.
+    """
 
     def __init__(self, folder: Path, program: Path, targets: dict[str, int]) -> None:
         self.port = free_ports(1)[0]
@@ -159,7 +163,9 @@ def look(load: LoadProfile, program: Path) -> dict[str, list[Series]]:
 
 
 def _crm(settings: Settings, load: LoadProfile, now: int) -> tuple[SimulatedCrm, int]:
-    """A CRM with its past in Postgres, a champion and a challenger that learnt from it, and the load's first moment."""
+    """A CRM with its past in Postgres, a champion and a challenger that learnt from it, and the
+    load's first moment.
+    """
     crm = SimulatedCrm(1, start=now - 365 * DAY_MS, leads=20_000, horizon_days=HORIZON_DAYS)
     since = crm.moment(-load.changes, until=now)
     url = settings.need("DATABASE_URL", "the CRM")
@@ -200,7 +206,9 @@ def _starter(
 
 
 def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: float) -> list[Event]:
-    """What happens meanwhile: after a third Postgres is away for eight seconds, after two a second process joins."""
+    """What happens meanwhile: after a third Postgres is away for eight seconds, after two a second
+    process joins.
+    """
     return [
         (seconds / 3, "Postgres is stopped", postgres.stop),
         (seconds / 3 + 8, "Postgres is started", postgres.start),
@@ -209,7 +217,9 @@ def _events(postgres: PostgresProcess, start: Callable[[str], None], seconds: fl
 
 
 def _outcomes(url: str, crm: SimulatedCrm, load: LoadProfile, since: int, now: int) -> list[Event]:
-    """The applications of the days that the load has come to, every few seconds, but for when Postgres is away."""
+    """The applications of the days that the load has come to, every few seconds, but for when
+    Postgres is away.
+    """
     seconds, events, written = (
         load.changes / load.rate,
         list[Event](),

@@ -1,4 +1,6 @@
-"""The lock of the image, read; and its software bill of materials in CycloneDX, which is made of it: `make lock`."""
+"""The lock of the image, read; and its software bill of materials in CycloneDX, which is made of
+it: `make lock`.
+"""
 
 import re
 from collections.abc import Iterator
@@ -58,7 +60,8 @@ def write() -> str:
     )
     bom = Bom()
     bom.metadata.component = root
-    bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]  # the same lock gives the same bytes
+    # the same lock gives the same bytes
+    bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]
     packages = locked()
     components = {"leadstream": root}
     for package in packages:

@@ -1,8 +1,10 @@
-"""The ground that tests share: each kind is started at most once per session, when the first test asks for it.
+"""The ground that tests share: each kind is started at most once per session, when the first test
+asks for it.
 
-Without Java and Maven (or Docker, or KAFKA_BOOTSTRAP_SERVERS) the tests of real brokers are skipped, and say why.
-LEADSTREAM_REQUIRE_BROKER=1 turns each such skip into a failure; continuous integration sets it, and
-LEADSTREAM_REQUIRE_BROWSER=1, which does the same where there is no Chromium.
+Without Java and Maven (or Docker, or KAFKA_BOOTSTRAP_SERVERS) the tests of real brokers are
+skipped, and say why. LEADSTREAM_REQUIRE_BROKER=1 turns each such skip into a failure; continuous
+integration sets it, and LEADSTREAM_REQUIRE_BROWSER=1, which does the same where there is no
+Chromium.
 """
 
 import contextlib
@@ -61,7 +63,9 @@ def kafka() -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def mock_broker() -> Iterator[Broker]:
-    """librdkafka's mock cluster, without transactions; topics appear on first use, with four partitions."""
+    """librdkafka's mock cluster, without transactions; topics appear on first use, with four
+    partitions.
+    """
     with local_broker("mock", say=lambda _: None) as broker:
         yield broker
 
@@ -89,7 +93,9 @@ def fresh_postgres() -> Iterator[PostgresProcess]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The URL of an S3 server on this machine, which the environment names from now on: use a bucket of your own."""
+    """The URL of an S3 server on this machine, which the environment names from now on: use a
+    bucket of your own.
+    """
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # takes a second
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

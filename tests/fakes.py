@@ -1,4 +1,6 @@
-"""A broker in memory, with the source and the publisher that pass the same suite as the real ones (tests/contract)."""
+"""A broker in memory, with the source and the publisher that pass the same suite as the real ones
+(tests/contract).
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -62,7 +64,9 @@ class FakeMessage:
 
 @dataclass(slots=True)
 class MemoryBroker:
-    """Topics of one partition each, the committed offsets of each group, its clock, and who may decide letters."""
+    """Topics of one partition each, the committed offsets of each group, its clock, and who may
+    decide letters.
+    """
 
     records: dict[str, list[FakeMessage]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -150,7 +154,10 @@ class MemoryPublisher:
 
 
 class MemoryDecisionExecutor:
-    """Decides letters in one step. `arrives` is called before each record: what it appends stands before that one."""
+    """Decides letters in one step.
+
+    `arrives` is called before each record: what it appends stands before that one.
+    """
 
     def __init__(
         self,

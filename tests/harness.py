@@ -1,4 +1,6 @@
-"""Where changes, letters and operators meet: in memory, and on a real Kafka, for examples that must end alike."""
+"""Where changes, letters and operators meet: in memory, and on a real Kafka, for examples that must
+end alike.
+"""
 
 import itertools
 import time
@@ -31,7 +33,10 @@ _QUIET = {"log_level": 0}  # that the broker ends before its clients is no news
 
 
 class Harness(Protocol):
-    """Topics, consumers that go on when they are told to, and desks. `mark` ends the names of an example's leads."""
+    """Topics, consumers that go on when they are told to, and desks.
+
+    `mark` ends the names of an example's leads.
+    """
 
     settings: Settings
     mark: str
@@ -43,7 +48,9 @@ class Harness(Protocol):
         """Publish a record."""
 
     def executor(self, happens: Callable[[], None]) -> DecisionExecutor:
-        """A desk for one operator; `happens` is called after it has looked and before its records count."""
+        """A desk for one operator; `happens` is called after it has looked and before its records
+        count.
+        """
 
     def steal(self) -> None:
         """Somebody else takes the desk, and leaves."""
@@ -101,7 +108,9 @@ class MemoryHarness:
 
 @dataclass(slots=True)
 class SharedKafka:
-    """Topics and one consumer on a real Kafka, which all examples share: to make them takes seconds."""
+    """Topics and one consumer on a real Kafka, which all examples share: to make them takes
+    seconds.
+    """
 
     stage: Stage
     settings: Settings

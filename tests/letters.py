@@ -1,4 +1,6 @@
-"""Dead letters as the consumers write them, with good values: as if what they failed of had been mended since."""
+"""Dead letters as the consumers write them, with good values: as if what they failed of had been
+mended since.
+"""
 
 from consumer.dead_letters.letters import Letter
 from leadstream.errors import Poison, Reason
@@ -40,7 +42,10 @@ def letter_output(
     sent_at: int = NOW_MS - 60_000,
     failed_at: int = NOW_MS,
 ) -> Output:
-    """The letter number `i`, as it is published. A broker keeps it only if `sent_at` (ms UTC) is not too long ago."""
+    """The letter number `i`, as it is published.
+
+    A broker keeps it only if `sent_at` (ms UTC) is not too long ago.
+    """
     message = FakeMessage(
         origin, i % 4, i, key, value, headers or [("trace", b"\x00\xff")], sent_at + i
     )
@@ -51,7 +56,8 @@ def letter_output(
 
 def letter(i: int, key: bytes | None, value: bytes | None, **fields: object) -> Letter:
     """The same as it is read, at partition 0 and offset `i`."""
-    output = letter_output(i, key, value, **fields)  # type: ignore[arg-type]  # passed on as they are
+    # passed on as they are
+    output = letter_output(i, key, value, **fields)  # type: ignore[arg-type]
     return Letter.from_message(
         FakeMessage(output.topic, 0, i, output.key, output.value, output.headers, output.timestamp)
     )

@@ -1,6 +1,8 @@
-"""Artifacts that mean harm, by name: each would run code, break the process or fill its memory if it were trusted.
+"""Artifacts that mean harm, by name: each would run code, break the process or fill its memory if
+it were trusted.
 
-Every one is made here from scratch; `hostile(canary)` gives bytes that would create the file `canary` if anything ran.
+Every one is made here from scratch; `hostile(canary)` gives bytes that would create the file
+`canary` if anything ran.
 """
 
 import builtins

@@ -1,4 +1,7 @@
-"""The pictures of the docs: 10,000 letters of six causes on a real Kafka, as the views show them. `make pictures`."""
+"""The pictures of the docs: 10,000 letters of six causes on a real Kafka, as the views show them.
+
+`make pictures`.
+"""
 
 import asyncio
 import re

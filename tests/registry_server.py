@@ -1,4 +1,6 @@
-"""A tiny in-memory schema registry over HTTP on a free loopback port, with the Confluent API that clients need."""
+"""A tiny in-memory schema registry over HTTP on a free loopback port, with the Confluent API that
+clients need.
+"""
 
 import json
 import re
@@ -14,7 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class RegistryState:
-    """What the server holds. A test may read it, and set `failure` to answer every request with that HTTP status."""
+    """What the server holds.
+
+    A test may read it, and set `failure` to answer every request with that HTTP status.
+    """
 
     url: str = ""
     schemas: list[str] = field(default_factory=list)  # id 1 first
@@ -35,7 +40,9 @@ class RegistryState:
 
 @contextmanager
 def registry_server(tls: ssl.SSLContext | None = None) -> Iterator[RegistryState]:
-    """Runs a registry for the length of the block, over https with `tls`; `state.url` is its address."""
+    """Runs a registry for the length of the block, over https with `tls`; `state.url` is its
+    address.
+    """
     state = RegistryState()
     handler = type("Handler", (_RegistryHandler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

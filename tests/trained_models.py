@@ -24,7 +24,9 @@ CREATED_MS = 1_735_689_600_000  # 2025-01-01
 
 @cache
 def trained(seed: int = 1) -> Trained:
-    """A model of 1,500 simulated leads by the audited recipe; another seed grows another forest on them."""
+    """A model of 1,500 simulated leads by the audited recipe; another seed grows another forest on
+    them.
+    """
     crm = SimulatedCrm(1, start=START_MS, leads=1500)
     changes = [
         change
@@ -60,7 +62,9 @@ def train_once(
 
 
 def write_key(path: Path) -> Path:
-    """The key as `<path>.pem` with its public half beside it, and that half as `<path>.pub` too; the first of them."""
+    """The key as `<path>.pem` with its public half beside it, and that half as `<path>.pub` too;
+    the first of them.
+    """
     pem = serialization.Encoding.PEM
     private = KEY.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -72,7 +76,9 @@ def write_key(path: Path) -> Path:
 
 
 def promoted_store(folder: Path, seed: int = 1) -> str:
-    """A model store in `folder` whose champion is such a model, and the public key beside it (.pub); its URL."""
+    """A model store in `folder` whose champion is such a model, and the public key beside it
+    (.pub); its URL.
+    """
     registry = ModelRegistry(str(folder), TRUST)
     registry.promote(registry.publish(trained(seed)))
     write_key(folder)

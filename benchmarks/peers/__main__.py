@@ -1,11 +1,13 @@
-"""The same model, events and predictions with other frameworks, each in its best documented form, beside Leadstream.
+"""The same model, events and predictions with other frameworks, each in its best documented form,
+beside Leadstream.
 
     python -m benchmarks.peers [--repeats 3] [--events 200000] [--json PATH]
 
-Each loop is a process of its own on a topic that is full before it starts. Scoring is one function for all peers
-(scoring.py): scikit-learn's predict_proba on the model's own features, fastavro on either side. Their predictions are
-read back, and each field of each must equal Leadstream's, but when and from which topic it was made. None of them gives
-reasons, so they are compared with `leadstream run` without; with three it runs beside them.
+Each loop is a process of its own on a topic that is full before it starts. Scoring is one function
+for all peers (scoring.py): scikit-learn's predict_proba on the model's own features, fastavro on
+either side. Their predictions are read back, and each field of each must equal Leadstream's, but
+when and from which topic it was made. None of them gives reasons, so they are compared with
+`leadstream run` without; with three it runs beside them.
 """
 
 import os
@@ -32,7 +34,8 @@ from benchmarks.leads import events
 from leadstream.errors import UserError
 from schemas.codec import Reader
 
-# Installed apart by `make bench-peers`, and found before what is installed beside it: see requirements.txt.
+# Installed apart by `make bench-peers`, and found before what is installed beside it: see
+# requirements.txt.
 FOLDER = Path(sys.prefix) / "peers"
 PACKAGES = ("quixstreams", "faststream", "bytewax")
 # Row by row the model alone takes five milliseconds: fewer events keep the whole within minutes.
@@ -42,7 +45,10 @@ FIELDS_OF_ITS_OWN = ("scored_at", "source_topic")
 
 @dataclass(frozen=True, slots=True)
 class PeerLoop:
-    """One contender. `bar` is how many times faster Leadstream is to be; `max_events` bounds the events that it gets."""
+    """One contender.
+
+    `bar` is how many times faster Leadstream is to be; `max_events` bounds the events that it gets.
+    """
 
     arguments: tuple[str, ...]
     delivery: str
@@ -72,7 +78,9 @@ LOOPS = {
 
 
 class PeerBenchmark:
-    """The topics, filled once, and Leadstream's predictions by lead, which the peers' are compared with."""
+    """The topics, filled once, and Leadstream's predictions by lead, which the peers' are compared
+    with.
+    """
 
     def __init__(self, environment: BenchmarkEnvironment, count: int) -> None:
         self._environment = environment
@@ -86,7 +94,10 @@ class PeerBenchmark:
             environment.preload(topic, events(size))
 
     def run(self, name: str) -> float:
-        """Run a loop over its events: how many a second. Raises UserError where a prediction is missing or differs."""
+        """Run a loop over its events: how many a second.
+
+        Raises UserError where a prediction is missing or differs.
+        """
         loop, count = LOOPS[name], self.counts[name]
         contender = self._environment.contender(self._topics[count])
         path = (
@@ -105,7 +116,9 @@ class PeerBenchmark:
         return flow.per_second
 
     def _check(self, name: str, key: bytes, value: bytes) -> None:
-        """The first run of Leadstream says what is expected; both records are decoded and compared field by field."""
+        """The first run of Leadstream says what is expected; both records are decoded and compared
+        field by field.
+        """
         if name == OURS:
             value = self._expected.setdefault(key, value)
         found, expected = (
@@ -180,7 +193,8 @@ def installed() -> dict[str, str]:
     found = {one.metadata["Name"]: one.version for one in distributions(path=[str(FOLDER)])}
     if missing := [name for name in PACKAGES if name not in found]:
         raise UserError(
-            f"{', '.join(missing)}: not installed in {FOLDER}; `make bench-peers` installs the peers"
+            f"{', '.join(missing)}: not installed in {FOLDER}; `make bench-peers` installs "
+            f"the peers"
         )
     return {name: found[name] for name in PACKAGES}
 

@@ -1,7 +1,7 @@
 """Bytewax, run by `python -m bytewax.run`: `rows`, with `map`, or `batches`, with `flat_map_batch`.
 
-Its documentation: performance, "Batching large-overhead operations", and the batch size of a source. Its recovery is
-at least once for this sink, and is left out: it would only slow it down.
+Its documentation: performance, "Batching large-overhead operations", and the batch size of a
+source. Its recovery is at least once for this sink, and is left out: it would only slow it down.
 """
 
 import bytewax.operators as op
@@ -11,7 +11,8 @@ from bytewax.dataflow import Dataflow
 from benchmarks.peers.scoring import Arrived, Scorer
 from leadstream.settings import load_settings
 
-# The sink flushes whatever a batch of the source became: of rows at 5 ms each, a large one would be seen too late.
+# The sink flushes whatever a batch of the source became: of rows at 5 ms each, a large one would be
+# seen too late.
 ROWS_A_BATCH, EVENTS_A_BATCH = 100, 10_000
 
 

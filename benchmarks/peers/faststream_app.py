@@ -1,8 +1,10 @@
-"""FastStream on confluent-kafka: `rows`, a subscriber and a publisher, or `batches`, both with `batch=True`.
+"""FastStream on confluent-kafka:
 
-Its documentation: batch subscribers and publishers, a key for each message with KafkaPublishMessage, custom decoders
-for what is not JSON. It has no transactions; offsets are committed in the background. Its own log of two lines for
-each message is off.
+`rows`, a subscriber and a publisher, or `batches`, both with `batch=True`.
+
+Its documentation: batch subscribers and publishers, a key for each message with
+KafkaPublishMessage, custom decoders for what is not JSON. It has no transactions; offsets are
+committed in the background. Its own log of two lines for each message is off.
 """
 
 import asyncio

@@ -1,7 +1,9 @@
-"""Quix Streams, row by row and exactly once: one StreamingDataFrame that applies the model and goes to a topic.
+"""Quix Streams, row by row and exactly once: one StreamingDataFrame that applies the model and goes
+to a topic.
 
-Its documentation: processing guarantees ("exactly-once"), checkpointing (`commit_every`), and `message_context` for
-the place of a message. Its windows collect many messages, but those of one key: leads are never scored together.
+Its documentation: processing guarantees ("exactly-once"), checkpointing (`commit_every`), and
+`message_context` for the place of a message. Its windows collect many messages, but those of one
+key: leads are never scored together.
 """
 
 import logging
@@ -11,7 +13,8 @@ from quixstreams import Application, message_context
 from benchmarks.peers.scoring import Arrived, Scorer
 from leadstream.settings import load_settings
 
-# A checkpoint waits for the brokers for some milliseconds, a score takes five: this many cost one in a hundred.
+# A checkpoint waits for the brokers for some milliseconds, a score takes five: this many cost one
+# in a hundred.
 EVENTS_A_CHECKPOINT = 100
 
 

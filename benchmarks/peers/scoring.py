@@ -1,6 +1,8 @@
-"""What every peer does with events, one at a time or many: fastavro, the features, scikit-learn, fastavro.
+"""What every peer does with events, one at a time or many: fastavro, the features, scikit-learn,
+fastavro.
 
-The straightforward way, without the checks that a service needs: who decodes garbage here has an exception.
+The straightforward way, without the checks that a service needs: who decodes garbage here has an
+exception.
 """
 
 import time
@@ -60,7 +62,9 @@ class Scorer:
         )
 
     def score(self, arrived: Sequence[Arrived]) -> list[tuple[bytes, bytes]]:
-        """Key and value of the prediction for each event, in their order; all of them scored together."""
+        """Key and value of the prediction for each event, in their order; all of them scored
+        together.
+        """
         events: list[Any] = [
             schemaless_reader(BytesIO(one.value[FRAME_BYTES:]), self._reader, None)
             for one in arrived

@@ -1,7 +1,8 @@
 """Reads predictions with confluent-kafka and fastavro alone: `python subscribe.py [--once]`.
 
-Environment: KAFKA_BOOTSTRAP_SERVERS, TOPIC, SCHEMAS (the folder schemas/ of Leadstream), SCHEMA_REGISTRY_URL if there
-is one. Prints `lead id<tab>probability<tab>grade`, or `lead id<tab>erased`.
+Environment: KAFKA_BOOTSTRAP_SERVERS, TOPIC, SCHEMAS (the folder schemas/ of Leadstream),
+SCHEMA_REGISTRY_URL if there is one. Prints `lead id<tab>probability<tab>grade`, or `lead
+id<tab>erased`.
 """
 
 import io
@@ -20,7 +21,8 @@ SCHEMAS = Path(os.environ.get("SCHEMAS", Path(__file__).parents[2] / "schemas"))
 REGISTRY = os.environ.get("SCHEMA_REGISTRY_URL")
 TOPIC = os.environ.get("TOPIC", "crm.lead-predictions")
 
-# What is read into: fields that a newer Leadstream adds are skipped, those that an older one lacks get their defaults.
+# What is read into: fields that a newer Leadstream adds are skipped, those that an older one lacks
+# get their defaults.
 reader_schema = parse_schema(json.loads((SCHEMAS / "lead_prediction.avsc").read_text()))
 by_fingerprint = {}
 for path in [SCHEMAS / "lead_prediction.avsc", *SCHEMAS.glob("released/*/lead_prediction.avsc")]:
@@ -51,11 +53,13 @@ def main(once: bool) -> None:
     consumer = Consumer(
         {
             "bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"],
-            # A table of all scores starts from the beginning each time; a service keeps its group's name and commits.
+            # A table of all scores starts from the beginning each time; a service keeps its group's
+            # name and commits.
             "group.id": f"example-{uuid.uuid4()}",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-            "isolation.level": "read_committed",  # librdkafka's default; other clients must ask for it
+            # librdkafka's default; other clients must ask for it
+            "isolation.level": "read_committed",
             "enable.partition.eof": once,
         }
     )

@@ -1,4 +1,6 @@
-"""The model store on S3: what goes over the wire, what other clients write, and every way of not answering."""
+"""The model store on S3: what goes over the wire, what other clients write, and every way of not
+answering.
+"""
 
 import socket
 import subprocess

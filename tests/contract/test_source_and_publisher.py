@@ -1,4 +1,6 @@
-"""One suite for every source and publisher: in memory, on librdkafka's mock cluster, and on real Kafka both ways."""
+"""One suite for every source and publisher: in memory, on librdkafka's mock cluster, and on real
+Kafka both ways.
+"""
 
 import time
 import uuid
@@ -114,7 +116,8 @@ class KafkaTopicPair:
         while time.monotonic() < deadline and (len(messages) < count or not count):
             message = consumer.poll(0.2)
             if message is not None and message.error() is None:
-                messages.append(message)  # type: ignore[arg-type]  # a record without error has all its parts
+                # a record without error has all its parts
+                messages.append(message)  # type: ignore[arg-type]
         consumer.close()
         return messages
 

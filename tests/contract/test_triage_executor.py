@@ -1,4 +1,6 @@
-"""The desks, real and in memory, pass the same suite: letters are decided once, and not past a waiting change."""
+"""The desks, real and in memory, pass the same suite: letters are decided once, and not past a
+waiting change.
+"""
 
 import random
 import time
@@ -9,7 +11,9 @@ from typing import Protocol
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from consumer.dead_letters.audit import Action, decode_decision, verify
 from consumer.dead_letters.current_scores import CurrentScores

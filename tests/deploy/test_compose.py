@@ -1,4 +1,6 @@
-"""docker-compose.yml: read by Compose's own loader, and held to the rules that the project relies on."""
+"""docker-compose.yml: read by Compose's own loader, and held to the rules that the project relies
+on.
+"""
 
 import re
 from typing import Any

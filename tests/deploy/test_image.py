@@ -121,18 +121,27 @@ def test_every_version_that_is_named_is_this_one() -> None:
 def test_a_consumer_needs_no_rights_and_no_place_to_write_but_tmp_and_its_cache(
     kafka: Broker, model_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine as the image has it, whatever it is built from: a read-only root, and no capability at all."""
+    """The machine as the image has it, whatever it is built from: a read-only root, and no
+    capability at all.
+    """
     places = {name: tmp_path / name for name in ("tmp", "cache")}
     for place in places.values():
         place.mkdir()
     mounts = " && ".join(
         f"mount -t tmpfs leadstream {shlex.quote(str(place))}" for place in places.values()
     )
-    inside = f"mount --make-rprivate / && mount -o remount,bind,ro / && {mounts} && cd {shlex.quote(str(ROOT))}"
-    bare = f'exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all {shlex.quote(sys.executable)} "$@"'
+    inside = (
+        f"mount --make-rprivate / && mount -o remount,bind,ro / && {mounts} && cd "
+        f"{shlex.quote(str(ROOT))}"
+    )
+    bare = (
+        f"exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all "
+        f'{shlex.quote(sys.executable)} "$@"'
+    )
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/sh\nexec unshare --user --map-root-user --mount sh -ec {shlex.quote(f"{inside} && {bare}")} sh "$@"\n'
+        f"#!/bin/sh\nexec unshare --user --map-root-user --mount sh -ec "
+        f'{shlex.quote(f"{inside} && {bare}")} sh "$@"\n'
     )
     python.chmod(0o755)
     if subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:

@@ -1,4 +1,6 @@
-"""The manifests: by Kubernetes' own schemas and those of the operators, and against what the processes really do."""
+"""The manifests: by Kubernetes' own schemas and those of the operators, and against what the
+processes really do.
+"""
 
 import re
 import subprocess

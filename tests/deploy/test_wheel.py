@@ -1,4 +1,6 @@
-"""The wheel: what is in it, and that a newcomer's `pip install` of it works where nothing else is installed."""
+"""The wheel: what is in it, and that a newcomer's `pip install` of it works where nothing else is
+installed.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The programs that check what is in deploy/: from `make tools`, the virtual environment, or the path."""
+"""The programs that check what is in deploy/: from `make tools`, the virtual environment, or the
+path.
+"""
 
 import os
 import shutil
@@ -16,13 +18,18 @@ _PLACES = (ROOT / ".tools" / "bin", Path(sys.executable).parent, *map(Path, os.g
 
 
 def tool(name: str) -> str:
-    """Where a program is. Without it the test is skipped; REQUIRE_TOOLS=1, as in continuous integration, fails it."""
+    """Where a program is.
+
+    Without it the test is skipped; REQUIRE_TOOLS=1, as in continuous integration, fails it.
+    """
     found = shutil.which(name, path=os.pathsep.join(map(str, _PLACES)))
     return found or _lacking(name)
 
 
 def schema_of(file: str, version: str) -> dict[str, Any]:
-    """The schema of an operator's resource, as its own definition (of `make tools`) has it; missing as a program is."""
+    """The schema of an operator's resource, as its own definition (of `make tools`) has it; missing
+    as a program is.
+    """
     path = ROOT / ".tools" / "crds" / file
     if not path.exists():
         _lacking(file)

@@ -1,4 +1,7 @@
-"""`python -m tests.faults --seed N` replays one schedule; without it, many. Exit code 1 where a promise was broken."""
+"""`python -m tests.faults --seed N` replays one schedule; without it, many.
+
+Exit code 1 where a promise was broken.
+"""
 
 import argparse
 import json
@@ -99,7 +102,8 @@ def _one(seed: int, options: argparse.Namespace, console: Console) -> Ran:
         try:
             with fault_environment(brokers, folder, lambda _: None) as environment:
                 ran = run(environment, plan, folder / "run")
-        except Exception as error:  # noqa: BLE001  # hours of schedules do not end with one that could not be done
+        # hours of schedules do not end with one that could not be done
+        except Exception as error:  # noqa: BLE001
             ran.violations.append(Violation("harness", f"{type(error).__name__}: {error}"))
     ran.folder = folder
     if not ran.violations and not options.keep:
@@ -166,7 +170,10 @@ def _tell(console: Console, found: Sequence[Violation]) -> None:
 
 def _replay(ran: Ran) -> str:
     plan = ran.schedule
-    return f"python -m tests.faults --seed {plan.seed} --seconds {plan.seconds:g} --brokers {plan.brokers}"
+    return (
+        f"python -m tests.faults --seed {plan.seed} --seconds {plan.seconds:g} --brokers "
+        f"{plan.brokers}"
+    )
 
 
 def _write(path: Path, done: Sequence[Ran], seconds: float) -> None:

@@ -1,13 +1,22 @@
-"""What must hold of every history, whatever was killed, cut off or filled up while it happened. Pure functions.
+"""What must hold of every history, whatever was killed, cut off or filled up while it happened.
 
-offsets    the committed transactions' spans follow each other without gap or overlap, up to the end of each topic
-fates      in its transaction every consumed record has exactly one outcome, and every output its one source
-letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they were
-order      the predictions of a lead never go back in lead_version, and no older change brings back an erased lead;
-           what is older than what was published before has no output (which `dispositions` holds, too)
+Pure functions.
+
+offsets    the committed transactions' spans follow each other without gap or overlap, up to the end
+of each topic
+fates      in its transaction every consumed record has exactly one outcome, and every output its
+one source
+letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they
+were
+order      the predictions of a lead never go back in lead_version, and no older change brings back
+an erased lead;
+           what is older than what was published before has no output (which `dispositions` holds,
+           too)
 models     no transaction mixes two model versions
-visible    a subscriber sees all of the committed transactions and nothing else, and none is left open
-books      each process's log lines are transactions, and each transaction has its line, but for what a process
+visible    a subscriber sees all of the committed transactions and nothing else, and none is left
+open
+books      each process's log lines are transactions, and each transaction has its line, but for
+what a process
            could not write any more: at most one for each kill or rejoining
 processes  nobody ends but by the harness, and nobody has anything to say to people
 """
@@ -60,7 +69,10 @@ def _offsets(history: RunHistory) -> Iterator[Violation]:
     for transaction in history.transactions:
         for span in transaction.spans:
             if span.first != stands[span.place] or span.after <= span.first:
-                spoken = f"{span.first} to {span.after} of {span.place.format()}, which stood at {stands[span.place]}"
+                spoken = (
+                    f"{span.first} to {span.after} of {span.place.format()}, which stood at "
+                    f"{stands[span.place]}"
+                )
                 yield Violation("offsets", f"transaction {transaction.number} commits {spoken}")
             stands[span.place] = span.after
     counts = Counter(sent.record.place for sent in history.sent)
@@ -169,7 +181,10 @@ def _order(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Violati
             versions = erased.get((output.transaction or 0, output.lead))
             highest[output.lead] = max(highest[output.lead], versions.popleft() if versions else 0)
         elif 0 < output.version < highest[output.lead]:
-            went = f"goes back to version {output.version} of {output.lead}, which had {highest[output.lead]}"
+            went = (
+                f"goes back to version {output.version} of {output.lead}, which had "
+                f"{highest[output.lead]}"
+            )
             yield Violation("order", f"{output.record.at()} {went}")
         else:
             highest[output.lead] = max(highest[output.lead], output.version)
@@ -233,7 +248,8 @@ def _accounting(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Vi
         if left:
             yield Violation(
                 "books",
-                f"{left} log lines say {_format_counts(counts)} with model {model}; no transaction does",
+                f"{left} log lines say {_format_counts(counts)} with model {model}; no "
+                f"transaction does",
             )
     excused = sum(
         (process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes
@@ -258,7 +274,8 @@ def _accounting(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Vi
             if line.consumed != sum(getattr(line, disposition) for disposition in DISPOSITIONS):
                 yield Violation(
                     "books",
-                    f"{process.name} wrote a line that does not balance: {_format_counts(line.counts())}",
+                    f"{process.name} wrote a line that does not balance: "
+                    f"{_format_counts(line.counts())}",
                 )
 
 

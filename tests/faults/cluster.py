@@ -1,4 +1,6 @@
-"""Kafka to be broken: one node, or three with replication 3 and min ISR 2, each with a log that can be read."""
+"""Kafka to be broken: one node, or three with replication 3 and min ISR 2, each with a log that can
+be read.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -36,14 +38,18 @@ class BrokerCluster:
         return len(self.nodes)
 
     def start(self) -> None:
-        """Start every node that is not running; no node of several serves before its controllers have a quorum."""
+        """Start every node that is not running; no node of several serves before its controllers
+        have a quorum.
+        """
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.pid or node.start(seconds=120), self.nodes))
 
 
 @contextlib.contextmanager
 def kafka_cluster(count: int, say: Say) -> Iterator[BrokerCluster]:
-    """A started cluster of `count` nodes with new, empty storage; raises UserError where there is no Java or Maven."""
+    """A started cluster of `count` nodes with new, empty storage; raises UserError where there is
+    no Java or Maven.
+    """
     program, jars = find_java(), fetch_jars(say)
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(scratch(f"kafka-{node + 1}")) for node in range(count)]

@@ -1,4 +1,7 @@
-"""What a run stands on: Kafka, Postgres behind a proxy, a registry behind a proxy, a model store with two versions."""
+"""What a run stands on:
+
+Kafka, Postgres behind a proxy, a registry behind a proxy, a model store with two versions.
+"""
 
 import contextlib
 import shutil
@@ -9,7 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from leadstream.kafka.topics import CONFIGS
 from leadstream.local.postgres import PostgresProcess, local_server
@@ -30,7 +35,10 @@ SECOND_SEED = 3
 
 @dataclass(frozen=True, slots=True)
 class FaultEnvironment:
-    """The parts, each to be broken on its own. Consumers see the proxies, the sender what is behind them."""
+    """The parts, each to be broken on its own.
+
+    Consumers see the proxies, the sender what is behind them.
+    """
 
     kafka: BrokerCluster
     postgres: PostgresProcess

@@ -1,4 +1,6 @@
-"""What must come of the records that one transaction consumed: the contract's rules, told apart from the code's."""
+"""What must come of the records that one transaction consumed: the contract's rules, told apart
+from the code's.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,8 @@ Source = tuple[TopicSlice, int]
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDispositions:
-    """The fate of each record of one lead in one batch, by offset, and how many changes its prediction covers.
+    """The fate of each record of one lead in one batch, by offset, and how many changes its
+    prediction covers.
 
     `ended` are the highest versions that the erasures end, in order.
     """
@@ -31,8 +34,9 @@ class ExpectedDispositions:
 
 @dataclass(slots=True)
 class Expected:
-    """What must come of a transaction: its outputs, the fates of its changes, which change each prediction is of, with
-    how many it covers, and by lead the versions that its erasures end, in order.
+    """What must come of a transaction: its outputs, the fates of its changes, which change each
+    prediction is of, with how many it covers, and by lead the versions that its erasures end, in
+    order.
     """
 
     outputs: Counter[tuple[str, Any]] = field(default_factory=Counter)
@@ -77,7 +81,8 @@ def consumed(history: RunHistory) -> dict[int, list[SentRecord]]:
 def expected(history: RunHistory) -> dict[int, Expected]:
     """What must come of each transaction, by its number.
 
-    What is older than what earlier transactions published of its lead, or erased, is covered by that.
+    What is older than what earlier transactions published of its lead, or erased, is covered by
+    that.
     """
     predictions = by_transaction(history.predictions)
     published: dict[str, int] = defaultdict(int)
@@ -138,11 +143,12 @@ def _of_lead(due: Expected, changes: Sequence[SentRecord], published: int, coale
 
 
 def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
-    """The fates of one lead's records in one batch, when the lead stands at the version `published`.
+    """The fates of one lead's records in one batch, when the lead stands at the version
+    `published`.
 
-    Newer is the higher version, then the later offset. A null value is newer than all before it; a DELETED is as new
-    as its version. Poison that shows only when it is scored gives its place to the change below it. A state that the
-    database has is never late.
+    Newer is the higher version, then the later offset. A null value is newer than all before it; a
+    DELETED is as new as its version. Poison that shows only when it is scored gives its place to
+    the change below it. A state that the database has is never late.
     """
     dispositions: dict[int, str] = {}
     stack: list[SentRecord] = []
@@ -174,7 +180,9 @@ def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDisposition
 
 
 def expect_each(changes: Sequence[SentRecord], published: int) -> ExpectedDispositions:
-    """The same where nothing is coalesced but what is late: older than `published`, or than a good one before it."""
+    """The same where nothing is coalesced but what is late: older than `published`, or than a good
+    one before it.
+    """
     dispositions: dict[int, str] = {}
     ended: list[int] = []
     newest = published

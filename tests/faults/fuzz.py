@@ -1,7 +1,9 @@
-"""`python -m tests.faults.fuzz`: payloads through the real decode, features and scoring; exit code 1 if one breaks it.
+"""`python -m tests.faults.fuzz`: payloads through the real decode, features and scoring; exit code
+1 if one breaks it.
 
-Of each batch must hold: nothing is raised and nothing hangs; every record ends with its fate or its reason; and whoever
-is no dead letter has the same bytes as in a batch where the dead letters never were.
+Of each batch must hold: nothing is raised and nothing hangs; every record ends with its fate or its
+reason; and whoever is no dead letter has the same bytes as in a batch where the dead letters never
+were.
 """
 
 import argparse
@@ -60,7 +62,10 @@ class BatchProcessor(Protocol):
 def fuzzed(
     store: str, seed: int, count: int, advance: Callable[[int], object] = lambda _: None
 ) -> Counter[str]:
-    """How the payloads ended: fates and reasons. Raises Fault for the first batch that was not borne."""
+    """How the payloads ended: fates and reasons.
+
+    Raises Fault for the first batch that was not borne.
+    """
     line = fuzz_pipeline(store)
     ends: Counter[str] = Counter()
     stream = itertools.islice(payloads(seed), count)

@@ -1,4 +1,6 @@
-"""What one run left behind, as plain facts: what was sent, what came out, and the transaction that each belongs to."""
+"""What one run left behind, as plain facts: what was sent, what came out, and the transaction that
+each belongs to.
+"""
 
 import gzip
 from dataclasses import dataclass
@@ -63,9 +65,10 @@ class HistoryRecord:
 class Intent:
     """The intent behind a record, which travels in its header `truth`.
 
-    `version` is a change's own; a `without_state` one is scored with the database's, if that is higher. `reason` is that of
-    poison; `late` poison shows only when it is scored, so a newer change of its lead in the same batch may cover it.
-    `leads` are the known leads that a request asks for.
+    `version` is a change's own; a `without_state` one is scored with the database's, if that is
+    higher. `reason` is that of poison; `late` poison shows only when it is scored, so a newer
+    change of its lead in the same batch may cover it. `leads` are the known leads that a request
+    asks for.
     """
 
     kind: RecordKind
@@ -87,10 +90,12 @@ class SentRecord:
 
 @dataclass(frozen=True, slots=True)
 class VisibleRecord:
-    """A record that a subscriber sees; `transaction` is the number of its transaction, None where it has none.
+    """A record that a subscriber sees; `transaction` is the number of its transaction, None where
+    it has none.
 
-    `lead` is empty for letters, and the request's id for results. `source` is the record that led to it: erasures and
-    results do not carry it. `model` is the version that the record names, if it names one.
+    `lead` is empty for letters, and the request's id for results. `source` is the record that led
+    to it: erasures and results do not carry it. `model` is the version that the record names, if it
+    names one.
     """
 
     record: HistoryRecord
@@ -114,7 +119,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A committed transaction: its number in the order of commits, its producer's id, and what it consumed."""
+    """A committed transaction: its number in the order of commits, its producer's id, and what it
+    consumed.
+    """
 
     number: int
     producer: int
@@ -123,7 +130,9 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """A record batch in the log of an output topic: its offsets, and what became of its transaction."""
+    """A record batch in the log of an output topic: its offsets, and what became of its
+    transaction.
+    """
 
     place: TopicSlice
     first: int
@@ -157,9 +166,11 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class ProcessRun:
-    """One incarnation of the consumer. Before it has `started` it does not hear signals yet; `rejoins` counts how often
-    it gave its clients up; `sentences` are lines for people; `metrics` are its last counters of changes by fate, where it
-    was still there to be asked.
+    """One incarnation of the consumer.
+
+    Before it has `started` it does not hear signals yet; `rejoins` counts how often it gave its
+    clients up; `sentences` are lines for people; `metrics` are its last counters of changes by
+    fate, where it was still there to be asked.
     """
 
     name: str
@@ -174,7 +185,10 @@ class ProcessRun:
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
-    """Everything that the checker looks at. `unfinished` transactions were neither committed nor aborted at the end."""
+    """Everything that the checker looks at.
+
+    `unfinished` transactions were neither committed nor aborted at the end.
+    """
 
     __pydantic_config__: ClassVar = _BYTES
 

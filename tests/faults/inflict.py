@@ -67,7 +67,9 @@ class Inflicter:
 
     @contextlib.contextmanager
     def _rolled(self) -> Iterator[None]:
-        """Each in turn is stopped in order and replaced, and is ready before the next is stopped: an upgrade."""
+        """Each in turn is stopped in order and replaced, and is ready before the next is stopped:
+        an upgrade.
+        """
         for member in self._members:
             with member.lock:
                 member.stop()
@@ -139,7 +141,9 @@ class Inflicter:
             self._models.rollback()
 
     def _full_disk(self) -> None:
-        """Somebody promotes while the store's disk takes no byte more: it must fail, and the alias stay whole."""
+        """Somebody promotes while the store's disk takes no byte more: it must fail, and the alias
+        stay whole.
+        """
         before = self._models.alias()
         other = next(v for v in self._models.versions() if before is None or v != before.version)
         ran = subprocess.run(

@@ -1,4 +1,6 @@
-"""The consumers of a run: three places, each with one process after another, and what became of every one."""
+"""The consumers of a run: three places, each with one process after another, and what became of
+every one.
+"""
 
 import os
 import signal
@@ -16,7 +18,10 @@ STOP_SECONDS = 40.0
 
 
 class ConsumerMember:
-    """One place in the group. `lock` is held by whoever does something to it; `seen` counts what it told of."""
+    """One place in the group.
+
+    `lock` is held by whoever does something to it; `seen` counts what it told of.
+    """
 
     def __init__(self, stage: Stage, number: int) -> None:
         self._stage = stage
@@ -65,7 +70,9 @@ class ConsumerMember:
         replacement.replace(self._clock)
 
     def note_metrics(self) -> None:
-        """Remember what it has counted, which must be what it has written; call it when there is nothing to consume."""
+        """Remember what it has counted, which must be what it has written; call it when there is
+        nothing to consume.
+        """
         if self._running is not None and self._running.alive():
             self._metrics = {
                 disposition: self._running.accounting()[disposition] for disposition in DISPOSITIONS

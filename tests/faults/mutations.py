@@ -1,4 +1,6 @@
-"""Single wrongs to do to a good history: whatever a broken consumer or a broken broker would leave behind."""
+"""Single wrongs to do to a good history: whatever a broken consumer or a broken broker would leave
+behind.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -122,7 +124,9 @@ def in_another_transaction(history: RunHistory, chance: random.Random) -> RunHis
 
 
 def scored_though_late(history: RunHistory, chance: random.Random) -> RunHistory:
-    """A change that was covered by a newer one that was there before it has a prediction all the same."""
+    """A change that was covered by a newer one that was there before it has a prediction all the
+    same.
+    """
     late = [sent for sent in _covered_alone(history) if sent.truth.kind is RecordKind.CHANGE]
     sent = chance.choice(late)
     number = next(
@@ -152,7 +156,9 @@ def scored_though_late(history: RunHistory, chance: random.Random) -> RunHistory
 
 
 def called_late(history: RunHistory, chance: random.Random) -> RunHistory:
-    """A good change that nothing newer covers has no prediction, and the books say that it was coalesced."""
+    """A good change that nothing newer covers has no prediction, and the books say that it was
+    coalesced.
+    """
     gone = chance.choice(
         [o for o in history.predictions if o.source and not o.coalesced and o.version > 1]
     )
@@ -419,7 +425,9 @@ def _spans(span: Span, record: HistoryRecord) -> bool:
 
 
 def _covered_alone(history: RunHistory) -> list[SentRecord]:
-    """Changes that have no output, whose lead has no output of their transaction either: they came late."""
+    """Changes that have no output, whose lead has no output of their transaction either: they came
+    late.
+    """
     changed = {(output.transaction, output.lead) for output in history.predictions}
     answered = {output.source for output in (*history.predictions, *history.letters)}
     return [
@@ -435,7 +443,9 @@ def _covered_alone(history: RunHistory) -> list[SentRecord]:
 def _disposition_moved(
     good: RunHistory, history: RunHistory, number: int, fewer: str, more: str
 ) -> RunHistory:
-    """Books that agree with what was done: one `fewer` and one `more` in the line of a transaction, if it has one."""
+    """Books that agree with what was done: one `fewer` and one `more` in the line of a transaction,
+    if it has one.
+    """
     from tests.faults.expectation import expected
 
     counts = expected(good)[number].counts()

@@ -1,7 +1,8 @@
-"""Payloads without end: valid ones of every framing and schema version, and these with something done to their bytes.
+"""Payloads without end: valid ones of every framing and schema version, and these with something
+done to their bytes.
 
-Deterministic by seed. Mutations know the structure: they cut, repeat, exchange and overwrite whole encoded fields as
-well as single bytes and numbers.
+Deterministic by seed. Mutations know the structure: they cut, repeat, exchange and overwrite whole
+encoded fields as well as single bytes and numbers.
 """
 
 import copy
@@ -72,7 +73,10 @@ _UNKNOWN_ID = 999
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A record for the consumer. `parts` are the encoded fields of a body, to be mutated one by one."""
+    """A record for the consumer.
+
+    `parts` are the encoded fields of a body, to be mutated one by one.
+    """
 
     topic: str
     key: bytes | None
@@ -80,7 +84,9 @@ class Payload:
 
 
 class Shelf:
-    """A registry without a network: the present schema of changes, an older and a newer one, and one of outcomes."""
+    """A registry without a network: the present schema of changes, an older and a newer one, and
+    one of outcomes.
+    """
 
     def __init__(self) -> None:
         self.schemas = {
@@ -101,7 +107,9 @@ class Shelf:
 
 
 def payloads(seed: int) -> Iterator[Payload]:
-    """Half of them as a sender would write them, odd values and all; half with something done to the bytes."""
+    """Half of them as a sender would write them, odd values and all; half with something done to
+    the bytes.
+    """
     rng = np.random.default_rng([seed, 11])
     bad = bad_records(seed, now=NOW_MS, encode_event=_CHANGE.encode, encode_request=_REQUEST.encode)
     kinds: Sequence[tuple[float, Callable[[int], Payload]]] = (

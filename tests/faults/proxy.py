@@ -11,7 +11,10 @@ _TICK = 0.02
 
 
 class Proxy:
-    """Passes bytes both ways. Refusing, it resets what is open and listens no more; stalling, it keeps every byte."""
+    """Passes bytes both ways.
+
+    Refusing, it resets what is open and listens no more; stalling, it keeps every byte.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> None:
         self._loop = loop

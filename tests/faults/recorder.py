@@ -38,8 +38,8 @@ def record(
     *,
     coalesce: bool,
 ) -> RunHistory:
-    """The history of a run that is over; `data` are the folders of the brokers' logs, which must agree, and `reader`
-    reads its predictions.
+    """The history of a run that is over; `data` are the folders of the brokers' logs, which must
+    agree, and `reader` reads its predictions.
     """
     read = readings(reader)
     inputs = {stage.topics.lead_changes, stage.topics.rescore_requests}
@@ -115,7 +115,9 @@ def _agreed(data: Sequence[Path], place: TopicSlice, *, values: bool = False) ->
 
 
 def _transactions(log: Iterable[LogBatch], group: str) -> tuple[list[Transaction], int]:
-    """The committed transactions of a group in the order of their markers, and how many were left open."""
+    """The committed transactions of a group in the order of their markers, and how many were left
+    open.
+    """
     pending: dict[int, dict[TopicSlice, int]] = {}
     stands: dict[TopicSlice, int] = defaultdict(int)
     found: list[Transaction] = []
@@ -171,10 +173,12 @@ class _Owners:
 def _assigned(
     log: Sequence[LogBatch], place: TopicSlice, visible: Sequence[VisibleRecord], owners: _Owners
 ) -> tuple[list[VisibleRecord], list[Append], int]:
-    """The outputs of a partition with their transactions, what the log has of them, and how many were left open.
+    """The outputs of a partition with their transactions, what the log has of them, and how many
+    were left open.
 
-    Between two markers all batches of a producer are of one transaction: the earliest of its producer that consumed
-    what all of its outputs tell of, and that comes after the one before. Where there is none they have none.
+    Between two markers all batches of a producer are of one transaction: the earliest of its
+    producer that consumed what all of its outputs tell of, and that comes after the one before.
+    Where there is none they have none.
     """
     at = {output.record.offset: output for output in visible}
     pending: dict[int, list[LogBatch]] = defaultdict(list)

@@ -33,7 +33,9 @@ HISTORY = "history.json.gz"
 
 @dataclass(slots=True)
 class Ran:
-    """What came of a schedule: how often each fault was done, the figures of its history, and what does not hold."""
+    """What came of a schedule: how often each fault was done, the figures of its history, and what
+    does not hold.
+    """
 
     schedule: Schedule
     folder: Path
@@ -73,7 +75,9 @@ def run(environment: FaultEnvironment, plan: Schedule, folder: Path) -> Ran:
 
 
 def _inflict(inflicter: Inflicter, plan: Schedule, ran: Ran) -> None:
-    """Every lane in a thread of its own: faults of one part come one after the other, those of several at once."""
+    """Every lane in a thread of its own: faults of one part come one after the other, those of
+    several at once.
+    """
     lanes: dict[tuple[str, int], list[Fault]] = defaultdict(list)
     for fault in plan.faults:
         lanes[fault.lane, fault.target if fault.lane == "consumer" else 0].append(fault)
@@ -102,7 +106,9 @@ def _inflict(inflicter: Inflicter, plan: Schedule, ran: Ran) -> None:
 
 @contextlib.contextmanager
 def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Iterator[None]:
-    """The CRM, from its first record until the end of the block; then what it still holds is acknowledged."""
+    """The CRM, from its first record until the end of the block; then what it still holds is
+    acknowledged.
+    """
     schema = stage.environment["DATABASE_URL"].rpartition("%3D")[2]
     options = {
         "bootstrap": stage.bootstrap,
@@ -131,7 +137,9 @@ def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Ite
 
 
 def _drained(stage: Stage, members: Sequence[ConsumerMember]) -> list[Violation]:
-    """Everything is consumed and everybody is ready again, by themselves, now that nothing fails any more."""
+    """Everything is consumed and everybody is ready again, by themselves, now that nothing fails
+    any more.
+    """
     try:
         until(lambda: _behind(stage) == 0, "everything is consumed", DRAIN_SECONDS)
         together([member.until_ready for member in members])

@@ -7,13 +7,16 @@ import numpy as np
 
 CONSUMERS = 3
 PARTITIONS = 6
-# Longer than the session of a consumer (1.5 s) and than a transaction may take (2 s): a zombie when it wakes up.
+# Longer than the session of a consumer (1.5 s) and than a transaction may take (2 s): a zombie when
+# it wakes up.
 FREEZE_SECONDS = (2.5, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """From `at` seconds on, for `lasts` seconds; `target` is the number of the consumer or of the broker."""
+    """From `at` seconds on, for `lasts` seconds; `target` is the number of the consumer or of the
+    broker.
+    """
 
     at: float
     lasts: float
@@ -37,7 +40,9 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """Faults of one part of the system: one at a time, each kind in turn, with a pause between them."""
+    """Faults of one part of the system: one at a time, each kind in turn, with a pause between
+    them.
+    """
 
     name: str
     kinds: tuple[str, ...]

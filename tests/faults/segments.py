@@ -1,8 +1,9 @@
 """A partition's log as the broker keeps it on disk: the one place that tells transactions apart.
 
-Consumers are told which records are committed, never which belong together. The log's batches carry the id of the
-producer, and control batches (the markers) say where each of its transactions ended, and how. Format: Kafka's
-documentation, "Record Batch"; keys and values of the offsets topic: its OffsetCommitKey and OffsetCommitValue.
+Consumers are told which records are committed, never which belong together. The log's batches carry
+the id of the producer, and control batches (the markers) say where each of its transactions ended,
+and how. Format: Kafka's documentation, "Record Batch"; keys and values of the offsets topic: its
+OffsetCommitKey and OffsetCommitValue.
 """
 
 import struct
@@ -10,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta, baseTimestamp, maxTimestamp,
-# producerId, producerEpoch, baseSequence, records
+# baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
+# baseTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, records
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_AT = 12  # batchLength counts what follows it
 _COMPRESSION, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
@@ -21,7 +22,10 @@ _OFFSET_COMMIT_KEYS = {0, 1}
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """One batch of a log. `commits` is None for records, and tells for a marker whether it commits or aborts."""
+    """One batch of a log.
+
+    `commits` is None for records, and tells for a marker whether it commits or aborts.
+    """
 
     first: int
     last: int
@@ -42,7 +46,9 @@ class OffsetCommit:
 
 
 def log_batches(folder: Path, *, read_records: bool = False) -> Iterator[LogBatch]:
-    """The batches of a partition whose log is in `folder`; keys and values of uncompressed ones if asked for."""
+    """The batches of a partition whose log is in `folder`; keys and values of uncompressed ones if
+    asked for.
+    """
     for segment in sorted(folder.glob("*.log")):
         data = segment.read_bytes()
         at = 0

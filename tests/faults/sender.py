@@ -1,6 +1,8 @@
-"""The CRM of a run, in a process of its own: writes its rows and sends their changes without pause until SIGTERM.
+"""The CRM of a run, in a process of its own: writes its rows and sends their changes without pause
+until SIGTERM.
 
-Arguments as one JSON object: see `main`. It speaks to Kafka, Postgres and the registry itself, past the proxies.
+Arguments as one JSON object: see `main`. It speaks to Kafka, Postgres and the registry itself, past
+the proxies.
 """
 
 import contextlib

@@ -55,9 +55,11 @@ def simulate_run(
     leads: int = LEADS,
     max_records: int = 30,
 ) -> RunHistory:
-    """What a well-behaved group of two processes leaves behind; one of them is killed before its last line.
+    """What a well-behaved group of two processes leaves behind; one of them is killed before its
+    last line.
 
-    A batch has up to `max_records` records of each partition. Where nobody `remembers` versions, it is not well-behaved.
+    A batch has up to `max_records` records of each partition. Where nobody `remembers` versions, it
+    is not well-behaved.
     """
     rng = np.random.default_rng([seed, 9])
     traffic = Traffic(

@@ -1,4 +1,7 @@
-"""No payload may break the consumer or touch its neighbours. `make fuzz` tries 200,000, here are some of them."""
+"""No payload may break the consumer or touch its neighbours.
+
+`make fuzz` tries 200,000, here are some of them.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -73,7 +76,9 @@ def test_a_bad_record_must_not_touch_its_neighbours_wherever_it_stands(
 def test_bad_records_must_cost_as_much_as_they_are_and_not_the_batch_again(
     model_store: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Of every reason, and on top of a stack half as high as the batch: what is read, scored and written is counted."""
+    """Of every reason, and on top of a stack half as high as the batch: what is read, scored and
+    written is counted.
+    """
     line = fuzz_pipeline(model_store)
     encode, request = Writer("LeadChanged").encode, Writer("RescoreRequest").encode
     bad = list(

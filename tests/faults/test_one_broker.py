@@ -1,4 +1,5 @@
-"""Short schedules of faults on one broker, and each trouble alone: exactly once must hold, and trouble is no poison.
+"""Short schedules of faults on one broker, and each trouble alone: exactly once must hold, and
+trouble is no poison.
 
 `make faults` runs long schedules.
 """
@@ -62,7 +63,8 @@ def refusing_database(environment: FaultEnvironment) -> Iterator[None]:
     with psycopg.connect(environment.postgres.url, autocommit=True) as connection:
         connection.execute("alter role current_user nologin")
         connection.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'leadstream'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name "
+            "= 'leadstream'"
         )
         try:
             yield
@@ -80,7 +82,9 @@ TROUBLES: dict[
 
 
 def held_by(process: Running, dependency: str) -> bool:
-    """Whether /readyz and the metrics say that a dependency, and nothing else, holds the process back."""
+    """Whether /readyz and the metrics say that a dependency, and nothing else, holds the process
+    back.
+    """
     reported = (
         process.missing().keys() == {dependency}
         and process.metric("unavailable", dependency=dependency) == 1

@@ -1,4 +1,6 @@
-"""An upgrade while changes come: every process is replaced, one after the other, and nothing is lost or repeated."""
+"""An upgrade while changes come: every process is replaced, one after the other, and nothing is
+lost or repeated.
+"""
 
 from pathlib import Path
 

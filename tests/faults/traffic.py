@@ -1,6 +1,8 @@
-"""The records that are sent while things fail: a CRM's changes with all that is odd about them, each with its truth.
+"""The records that are sent while things fail: a CRM's changes with all that is odd about them,
+each with its truth.
 
-One seed decides all but the moments. The truth travels in a header, so whoever reads the topic knows what was meant.
+One seed decides all but the moments. The truth travels in a header, so whoever reads the topic
+knows what was meant.
 """
 
 import json
@@ -44,9 +46,10 @@ class Shipment:
 class Traffic:
     """Records without end, in the order in which to send them.
 
-    A lead sends its state or leaves it to the database, always the same way. Some changes and some repeated ones come
-    late, after newer ones of their lead. `now` is the wall clock in ms UTC; `encode_change` may be another encoding of
-    good changes than that of bad ones, which are made by comparing two of them.
+    A lead sends its state or leaves it to the database, always the same way. Some changes and some
+    repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC;
+    `encode_change` may be another encoding of good changes than that of bad ones, which are made by
+    comparing two of them.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Traffic:
         self.now = now
 
     def people(self) -> list[PeopleRow]:
-        """The leads that the CRM has from the beginning: those that requests ask for, and those without states."""
+        """The leads that the CRM has from the beginning: those that requests ask for, and those
+        without states.
+        """
         known = [f"asked_{i}" for i in range(ASKED)] + [
             _name(i) for i in self._versions if _without_state(i)
         ]

@@ -1,4 +1,6 @@
-"""One CRM in Postgres and one `leadstream run` beside it, shared by the tests that only send and read."""
+"""One CRM in Postgres and one `leadstream run` beside it, shared by the tests that only send and
+read.
+"""
 
 import uuid
 from collections.abc import Iterator
@@ -32,7 +34,8 @@ class CrmTables:
         marks = ", ".join(["%s"] * len(state))
         with self.connection.cursor() as cursor:
             cursor.executemany(
-                f"insert into people (id, created_at, {names}) values (%s, to_timestamp(%s), {marks})",
+                f"insert into people (id, created_at, {names}) values (%s, "
+                f"to_timestamp(%s), {marks})",
                 [(lead_id, STATE["created_at"] / 1000, *state.values()) for lead_id in lead_ids],
             )
 

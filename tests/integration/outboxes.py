@@ -38,7 +38,8 @@ class OutboxCrm:
     def outbox(self) -> list[tuple[str, str]]:
         """Lead id and event id of each change, in order."""
         return self.connection.execute(
-            "select lead_id, event_id::text from leadstream_outbox where record = 'LeadChanged' order by position"
+            "select lead_id, event_id::text from leadstream_outbox where record = "
+            "'LeadChanged' order by position"
         ).fetchall()
 
 

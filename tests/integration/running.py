@@ -1,4 +1,6 @@
-"""`leadstream run` as users meet it: processes with settings and topics of their own, and what they make of both."""
+"""`leadstream run` as users meet it: processes with settings and topics of their own, and what they
+make of both.
+"""
 
 import contextlib
 import json
@@ -22,7 +24,9 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from prometheus_client.parser import text_string_to_metric_families
 
 from leadstream.deadline import Deadline

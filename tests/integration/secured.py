@@ -1,6 +1,9 @@
-"""A broker that lets nobody in without credentials and nobody do what was not granted: TLS, SCRAM, client certificates.
+"""A broker that lets nobody in without credentials and nobody do what was not granted:
 
-Its plaintext listener is the administrator's, who may do everything; the tests' own clients come in there.
+TLS, SCRAM, client certificates.
+
+Its plaintext listener is the administrator's, who may do everything; the tests' own clients come in
+there.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""The benchmarks of speed count what they did, and compare like with like. Nothing here is timed."""
+"""The benchmarks of speed count what they did, and compare like with like.
+
+Nothing here is timed.
+"""
 
 import json
 import sys

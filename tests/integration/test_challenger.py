@@ -1,4 +1,6 @@
-"""A new model beside the champion, in running processes: in the shadow, in a split, moved, retired, tampered with."""
+"""A new model beside the champion, in running processes: in the shadow, in a split, moved, retired,
+tampered with.
+"""
 
 import json
 from pathlib import Path
@@ -198,7 +200,9 @@ def compared(stage: Stage, *words: str) -> dict[str, Any]:
 def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads(
     tmp_path: Path, kafka: Broker, registry: ModelRegistry
 ) -> None:
-    """400 leads in the shadow, then 400 in a split; a third converts after five days, the rest is never heard of."""
+    """400 leads in the shadow, then 400 in a split; a third converts after five days, the rest is
+    never heard of.
+    """
     registry.promote("1.1.0", "challenger")
     stage_ = stage(kafka, tmp_path, registry)
 

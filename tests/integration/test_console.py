@@ -1,4 +1,6 @@
-"""`leadstream console` in a real browser without JavaScript, on a real Kafka: what an operator does there, and sees."""
+"""`leadstream console` in a real browser without JavaScript, on a real Kafka: what an operator does
+there, and sees.
+"""
 
 import os
 import re

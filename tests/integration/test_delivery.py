@@ -1,4 +1,6 @@
-"""Exactly once, and at least once, as subscribers of the predictions see it, whatever happens to the processes."""
+"""Exactly once, and at least once, as subscribers of the predictions see it, whatever happens to
+the processes.
+"""
 
 import random
 import signal
@@ -62,7 +64,8 @@ def scored(stage: Stage, count: int) -> Counter[str]:
 
 
 def kill_in_mid_batch(stage: Stage, process: Running, topic: str, outputs: int) -> None:
-    """Kill a process of which the broker has more outputs than belong to the offsets that it has committed.
+    """Kill a process of which the broker has more outputs than belong to the offsets that it has
+    committed.
 
     `outputs` is how many there are for each record of `topic`.
     """

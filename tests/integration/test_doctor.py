@@ -170,7 +170,9 @@ def test_a_wrong_protocol_is_not_taken_for_a_broker_that_is_down(
 
 @contextmanager
 def misled_broker() -> Iterator[tuple[str, str]]:
-    """A broker with two listeners: one is advertised where nobody is, and no transaction can begin at the other."""
+    """A broker with two listeners: one is advertised where nobody is, and no transaction can begin
+    at the other.
+    """
     well, controller, badly = free_ports(3)
     with scratch("misled") as folder:
         node = KafkaProcess(
@@ -396,7 +398,8 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
     crm.do("delete from leadstream_migrations where number > 1")
     assert "without 0002_lead_scores.sql: run `leadstream db migrate`" in patient.sentence("outbox")
     crm.do(
-        "insert into leadstream_migrations (number, name, sha256) values (2, '0002_lead_scores.sql', '')"
+        "insert into leadstream_migrations (number, name, sha256) values (2, "
+        "'0002_lead_scores.sql', '')"
     )
     crm.add("ada")
     assert patient.failures() == []

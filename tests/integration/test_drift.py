@@ -19,7 +19,9 @@ INPUTS = tuple(trained().manifest["drift"]["inputs"])
 
 
 def changes(stage: Stage, seed: int, count: int, **drifted: Any) -> Iterator[Output]:
-    """Changes of another year's leads, from when some of them are old and some are new, but for `drifted` fields."""
+    """Changes of another year's leads, from when some of them are old and some are new, but for
+    `drifted` fields.
+    """
     crm = SimulatedCrm(seed, start=START_MS, leads=20_000)
     for change, _ in zip(crm.changes(since=START_MS + 120 * DAY_MS), range(count), strict=False):
         yield stage.change(
@@ -44,7 +46,8 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
     kafka: Broker, tmp_path: Any, model_store: str
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
-    # As in live traffic, hardly any change waits long enough to be coalesced into the next one of its lead.
+    # As in live traffic, hardly any change waits long enough to be coalesced into the next one of
+    # its lead.
     with stage.running(LEADSTREAM_BATCH_MAX_RECORDS="200") as process:
         process.until_ready()
         stage.send(changes(stage, 2, 5_000))

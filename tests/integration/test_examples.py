@@ -1,4 +1,6 @@
-"""The examples for subscribers, each run as it stands, on a topic with all that a subscriber may meet."""
+"""The examples for subscribers, each run as it stands, on a topic with all that a subscriber may
+meet.
+"""
 
 import json
 import os
@@ -38,7 +40,9 @@ class SubscriberOutput:
     environment: dict[str, str]
 
     def lines(self, folder: Path, *command: str) -> list[str]:
-        """What an example prints until it has read everything, sorted: there is no order between partitions."""
+        """What an example prints until it has read everything, sorted: there is no order between
+        partitions.
+        """
         environment = os.environ | self.environment
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -49,7 +53,9 @@ class SubscriberOutput:
 
 @pytest.fixture(scope="module")
 def outputs(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SubscriberOutput]:
-    """Both framings, an erasure, a record by a schema newer than the reader's, and one that was never committed."""
+    """Both framings, an erasure, a record by a schema newer than the reader's, and one that was
+    never committed.
+    """
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("examples"), "unused", partitions=3)
     topic = stage.topics.lead_predictions
     with registry_server() as state:
@@ -80,7 +86,9 @@ def outputs(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
-    """By a schema with one more field, first of all: who read it with their own schema alone would read nonsense."""
+    """By a schema with one more field, first of all: who read it with their own schema alone would
+    read nonsense.
+    """
     schema = json.loads(json.dumps(schema_files.current_schema("LeadPrediction")))
     schema["fields"].insert(0, {"name": "added_later", "type": "string", "default": ""})
     body = BytesIO()

@@ -102,7 +102,8 @@ def test_brokers_that_go_away_under_load_are_named_and_the_work_resumes_by_itsel
         fresh_kafka.start()
         assert scored(stage, expected.total()) == expected
         process.until_ready()
-        # It had paused its partitions when it lost them, and its producer's coordinator was gone: it must work again.
+        # It had paused its partitions when it lost them, and its producer's coordinator was gone:
+        # it must work again.
         quiet.send(quiet.changes("late", 10))
         assert scored(quiet, 10) == Counter(f"late_{i}" for i in range(10))
         assert len(process.lines()) - lines < 60, "the log was flooded"
@@ -134,7 +135,8 @@ def test_a_registry_that_answers_500_or_nothing_must_never_make_a_dead_letter(
             records = stage.read(stage.topics.lead_predictions, 2)
             until(lambda: not process.missing(), "ready again")
             assert process.stop() == 0
-        # Both framings were understood on one topic, and answers are framed as the registry's users expect.
+        # Both framings were understood on one topic, and answers are framed as the registry's users
+        # expect.
         reader = Reader("LeadPrediction", registry)
         assert {reader.decode(record.value() or b"")["lead_id"] for record in records} == {
             "framed",

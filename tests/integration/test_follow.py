@@ -1,4 +1,6 @@
-"""`leadstream follow` on a real broker: the figures it prints and exposes, against scikit-learn's on the same data."""
+"""`leadstream follow` on a real broker: the figures it prints and exposes, against scikit-learn's
+on the same data.
+"""
 
 import json
 import random
@@ -8,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from consumer.outcomes.reader import read_evaluated
@@ -69,10 +73,11 @@ def outcome(stage: Stage, lead_id: str, converted: bool, day: float) -> Output:
 def simulated(
     stage: Stage, count: int
 ) -> tuple[list[Output], list[Output], np.ndarray, np.ndarray]:
-    """Predictions, outcomes in the order of time, and the stated probabilities and labels of all of the predictions.
+    """Predictions, outcomes in the order of time, and the stated probabilities and labels of all of
+    the predictions.
 
-    A third of the leads that convert do so after the horizon; half of the others are given up at some time, the rest
-    are never heard of. The last outcome is two days after all horizons.
+    A third of the leads that convert do so after the horizon; half of the others are given up at
+    some time, the rest are never heard of. The last outcome is two days after all horizons.
     """
     rng = np.random.default_rng(0)
     predictions, outcomes = [], {-1.0: ("long ago", True), HORIZON_DAYS + 122: ("yesterday", False)}
@@ -280,7 +285,9 @@ def test_brokers_that_go_away_are_waited_for_and_what_came_meanwhile_is_read(
 def test_outcomes_that_do_not_bear_the_champion_out_become_a_patch_version_where_it_is_wanted(
     tmp_path: Path, kafka: Broker
 ) -> None:
-    """Two thirds convert of what was said: the next judged predictions of the same trees are said lower."""
+    """Two thirds convert of what was said: the next judged predictions of the same trees are said
+    lower.
+    """
     (tmp_path / "models").mkdir()
     store = promoted_store(tmp_path / "models")
     stage = Stage.on(kafka.bootstrap, tmp_path, store)
@@ -312,7 +319,8 @@ def test_a_base_rate_that_rose_ends_in_higher_probabilities_of_the_running_consu
         made = {
             record["lead_id"]: record["probability"] for record in stage.predictions(len(states))
         }
-        # Twice as many convert as was stated, all of them within the horizon; a last word is past all horizons.
+        # Twice as many convert as was stated, all of them within the horizon; a last word is past
+        # all horizons.
         rng = np.random.default_rng(0)
         decided = [
             outcome(stage, lead_id, bool(rng.random() < 2 * p), 110) for lead_id, p in made.items()

@@ -1,4 +1,6 @@
-"""The local ground for real: each kind serves, comes back with its data, and leaves nothing behind however it ends."""
+"""The local ground for real: each kind serves, comes back with its data, and leaves nothing behind
+however it ends.
+"""
 
 import contextlib
 import os
@@ -60,7 +62,9 @@ def new_topic(bootstrap: str) -> str:
 
 
 def produce(bootstrap: str, topic: str, *values: bytes, transaction: str | None = None) -> None:
-    """Send the values and have them acknowledged; in a transaction, which is then committed or aborted, if named."""
+    """Send the values and have them acknowledged; in a transaction, which is then committed or
+    aborted, if named.
+    """
     settings: dict[str, str | int] = {"bootstrap.servers": bootstrap, "delivery.timeout.ms": 20_000}
     if transaction is not None:
         settings["transactional.id"] = uuid.uuid4().hex
@@ -204,7 +208,9 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
 
 @contextlib.contextmanager
 def environment_process(folder: Path, *kinds: str) -> Iterator[subprocess.Popen[str]]:
-    """Another Python that starts the ground with all its temporary files in `folder`, as a terminal would start it."""
+    """Another Python that starts the ground with all its temporary files in `folder`, as a terminal
+    would start it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *kinds],
         cwd=ROOT,
@@ -241,7 +247,9 @@ def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
 def test_nothing_is_left_when_the_process_of_the_ground_is_ended(
     kafka: Broker, sign: signal.Signals, kinds: set[str]
 ) -> None:
-    """SIGINT goes to the whole group, as from a terminal; the other two leave Python no chance to clean up."""
+    """SIGINT goes to the whole group, as from a terminal; the other two leave Python no chance to
+    clean up.
+    """
     with open_folder() as folder, environment_process(folder, *kinds) as process:
         wait_for_line(process, "serving")
         assert {path.name.split("-")[1] for path in folder.iterdir()} == kinds

@@ -1,4 +1,6 @@
-"""Changes that come late, after a newer one of their lead: in another batch, process or transaction than that."""
+"""Changes that come late, after a newer one of their lead: in another batch, process or transaction
+than that.
+"""
 
 from pathlib import Path
 
@@ -19,7 +21,9 @@ def stage(kafka: Broker, tmp_path: Path, model_store: str) -> Stage:
 
 
 def table(stage: Stage, count: int) -> dict[str, int | None]:
-    """What a subscriber has of each lead, once there are `count` records: its version, None where it is erased."""
+    """What a subscriber has of each lead, once there are `count` records: its version, None where
+    it is erased.
+    """
     found: dict[str, int | None] = {}
     for message in stage.read(stage.topics.lead_predictions, count):
         value = message.value()

@@ -1,4 +1,6 @@
-"""Lead state from a real Postgres: one answer for each lead, whatever the CRM holds, and nothing that is personal."""
+"""Lead state from a real Postgres: one answer for each lead, whatever the CRM holds, and nothing
+that is personal.
+"""
 
 import uuid
 from collections.abc import Iterator
@@ -70,7 +72,8 @@ def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
     found = leads.fetch([lead, unknown, other, lead])
     assert sorted(found) == sorted([lead, other])
     names = crm.connection.execute(
-        "select (select name from programmes where id = 1), (select name from campuses where id = 1)"
+        "select (select name from programmes where id = 1), (select name from campuses "
+        "where id = 1)"
     )
     [(programme, campus)] = names.fetchall()
     state = found[lead].state
@@ -90,7 +93,8 @@ def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(
     crm.add(lead, first_name="Zaphod")
     schema = crm.connection.execute("show search_path").fetchone()[0]  # type: ignore[index]
     columns = crm.connection.execute(
-        "select column_name from information_schema.columns where table_schema = %s and table_name = 'people'",
+        "select column_name from information_schema.columns where table_schema = %s and "
+        "table_name = 'people'",
         (schema,),
     ).fetchall()
     allowed = ", ".join(name for (name,) in columns if name not in PERSONAL)
@@ -148,7 +152,8 @@ def test_a_crm_without_the_optional_columns_and_tables_has_missing_values_and_no
 
 def test_a_crm_with_names_in_place_of_ids_is_read_as_it_is(bare: CrmTables) -> None:
     bare.connection.execute(
-        "create table people (id text, created_at timestamptz, programme_name text, campus_name text)"
+        "create table people (id text, created_at timestamptz, programme_name text, "
+        "campus_name text)"
     )
     bare.connection.execute("insert into people values ('a', now(), 'MBA', 'Berlin')")
     [state] = fetched(bare.url, "a").values()
@@ -194,7 +199,8 @@ def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_cho
     )
     bare.connection.execute(
         "insert into people values ('nan', 'infinity', 'NaN', 'NaN', 'NaN'),"
-        " ('inf', '-infinity', 'Infinity', 'Infinity', '-Infinity'), ('null', null, null, null, null),"
+        " ('inf', '-infinity', 'Infinity', 'Infinity', '-Infinity'), ('null', null, null, "
+        "null, null),"
         " ('old', '4713-01-01 BC', -0.0, 1e300, 2.5), ('far', '294276-01-01', 1, 2, 3)"
     )
     found = fetched(bare.url, "nan", "inf", "null", "old", "far")
@@ -213,7 +219,8 @@ def test_a_number_too_large_for_a_double_or_kept_as_text_must_not_hold_its_batch
     bare: CrmTables,
 ) -> None:
     bare.connection.execute(
-        "create table people (id text, created_at timestamptz, lead_score numeric, engagement_score text)"
+        "create table people (id text, created_at timestamptz, lead_score numeric, "
+        "engagement_score text)"
     )
     bare.connection.execute(
         "insert into people values ('huge', now(), 1e400, 'high'), ('good', now(), 7, '50')"
@@ -303,7 +310,8 @@ def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_ta
     connection = bare.connection
     create_schema(connection)
     connection.execute(
-        "insert into people (id, created_at) select 'lead_' || n, now() from generate_series(1, 50000) as n"
+        "insert into people (id, created_at) select 'lead_' || n, now() from "
+        "generate_series(1, 50000) as n"
     )
     connection.execute("analyze people")
     with closing(PostgresLeads(bare.url)) as reader:

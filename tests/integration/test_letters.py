@@ -1,4 +1,6 @@
-"""The dead-letter topic: what lies there is the original, and says why; and too much of it stops the process."""
+"""The dead-letter topic: what lies there is the original, and says why; and too much of it stops
+the process.
+"""
 
 import itertools
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ def every_bad_record(seed: int) -> list[BadRecord]:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Bad records as they stood in their topics, and the letters that became of them, by the number in a header."""
+    """Bad records as they stood in their topics, and the letters that became of them, by the number
+    in a header.
+    """
 
     records: dict[str, BadRecord]
     originals: dict[str, Message]
@@ -52,7 +56,9 @@ def number_of(message: Message) -> str:
 
 @pytest.fixture(scope="module")
 def post(kafka: Broker, model_store: str, tmp_path_factory: pytest.TempPathFactory) -> Post:
-    """Every bad record, thrice: another of its kind the second time, and the same again in another process."""
+    """Every bad record, thrice: another of its kind the second time, and the same again in another
+    process.
+    """
     stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("letters"), model_store, partitions=2)
     records: dict[str, BadRecord] = {}
     for life, seeds in (("first", (1, 2)), ("second", (1,))):
@@ -175,7 +181,8 @@ def test_a_cause_must_have_the_same_fingerprint_after_a_restart_and_in_another_r
     causes = {record.what for record in post.records.values()}
     for what in causes:
         assert prints[f"first 1 {what}"] == prints[f"second 1 {what}"], what
-    # Where bytes are cut or added at random, what the reader stumbles over differs, and so does the cause.
+    # Where bytes are cut or added at random, what the reader stumbles over differs, and so does the
+    # cause.
     same = {what for what in causes if prints[f"first 1 {what}"] == prints[f"first 2 {what}"]}
     assert causes - same <= {"a truncated value"}
 
@@ -202,7 +209,8 @@ def test_the_first_bad_record_of_a_quiet_topic_is_a_letter_and_too_many_in_a_row
         producer.commit_transaction(30)
         assert process.exit_code() == 3
     assert process.sentences() == [
-        "leadstream: 6 records in a row are dead letters, more than LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5; "
+        "leadstream: 6 records in a row are dead letters, more than "
+        "LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE=5; "
         "their batch was not committed: fix the cause or raise the limit"
     ]
     assert stage.committed(stage.topics.lead_changes) == 2

@@ -1,4 +1,6 @@
-"""A consumer with much before it, or with slow parts beside it, takes its time, and does nothing else."""
+"""A consumer with much before it, or with slow parts beside it, takes its time, and does nothing
+else.
+"""
 
 from collections import Counter
 from contextlib import closing

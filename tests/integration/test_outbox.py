@@ -1,4 +1,6 @@
-"""The outbox in real Postgres, the oldest and the newest there is: what fills it, and in which order it is read."""
+"""The outbox in real Postgres, the oldest and the newest there is: what fills it, and in which
+order it is read.
+"""
 
 import contextlib
 import shutil
@@ -115,7 +117,8 @@ def test_changes_of_a_lead_keep_their_order_though_the_later_transaction_is_the_
         crm.score("ada", 1)
         older.execute("update people set lead_score = 2 where id = 'ada'")
         older.commit()
-        # By ids below the oldest in flight, only that of `older` could be read here, and 2 would come first.
+        # By ids below the oldest in flight, only that of `older` could be read here, and 2 would
+        # come first.
         scores = [row.crm["lead_score"] for row in outbox.rows(2, 100) if row.lead_id == "ada"]
         assert scores == [1, 2]
 
@@ -145,7 +148,8 @@ def test_a_commit_wakes_who_waits(postgres: Postgres) -> None:
 def test_a_crm_with_the_audited_columns_alone_or_with_others_is_served(server: str) -> None:
     with schema_of_its_own(server) as (url, connection):
         connection.execute(
-            "create table people (id bigint primary key, created_at timestamp, status varchar(20), lead_score numeric)"
+            "create table people (id bigint primary key, created_at timestamp, status "
+            "varchar(20), lead_score numeric)"
         )
         done = migrate(url)
         assert done.notes == ["there is no table applications: no outcomes will be sent"]

@@ -1,4 +1,5 @@
-"""A real schema registry (leadstream/local/registry.py), as writers and readers of several versions meet it.
+"""A real schema registry (leadstream/local/registry.py), as writers and readers of several versions
+meet it.
 
 It takes some twenty seconds to start, so there is one test, which starts it twice.
 """

@@ -87,11 +87,13 @@ def test_what_the_crm_does_is_published_with_its_state_as_it_was_at_that_moment(
         )
         crm.do("update people set lead_score = 20, lead_version = 2 where id = 'ada'")
         crm.do(
-            "update people set first_name = 'Ada', email = null, conversion_probability = 0.9 where id = 'ada'"
+            "update people set first_name = 'Ada', email = null, conversion_probability = "
+            "0.9 where id = 'ada'"
         )
         crm.do("update people set status = status, lead_score = lead_score where id = 'ada'")
         crm.do(
-            "insert into applications (person_id, submitted_at) values ('ada', '2026-01-02 03:04:05.678+00')"
+            "insert into applications (person_id, submitted_at) values ('ada', '2026-01-02 "
+            "03:04:05.678+00')"
         )
         crm.do("delete from people where id = 'ada'")
         created, updated, deleted = changes(stage, 3)
@@ -246,7 +248,8 @@ def test_after_a_restore_no_new_row_is_skipped_and_old_ones_are_trimmed(
         )
     crm.add("dora")
     crm.do(
-        "update leadstream_outbox set occurred_at = now() - interval '8 days' where lead_id <> 'ben'"
+        "update leadstream_outbox set occurred_at = now() - interval '8 days' where "
+        "lead_id <> 'ben'"
     )
     with relaying(stage, "--after", "2", "--no-state") as process:
         published = changes(stage, 5)

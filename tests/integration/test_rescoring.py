@@ -1,4 +1,6 @@
-"""Rescore on request, as who asks meets it: docs/how-to/rescoring.md word for word, and the largest request there is."""
+"""Rescore on request, as who asks meets it: docs/how-to/rescoring.md word for word, and the largest
+request there is.
+"""
 
 import itertools
 import json
@@ -38,7 +40,10 @@ def examples(kind: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def example(served: ServedConsumer) -> Iterator[ServedConsumer]:
-    """The page's leads: A-1001 and A-1002 can be scored, A-1003 was erased, A-1004 is beyond all numbers."""
+    """The page's leads:
+
+    A-1001 and A-1002 can be scored, A-1003 was erased, A-1004 is beyond all numbers.
+    """
     crm, stage = served.crm, served.stage
     crm.add("A-1001", lead_score=92, engagement_score=95, touchpoint_count=14, source="referral")
     crm.add("A-1002", lead_score=12, engagement_score=8, touchpoint_count=1)
@@ -155,7 +160,9 @@ def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(
 
 
 def masked(line: str) -> str:
-    """A line of the table without what differs from run to run: the request's id, numbers, and the ends of cells."""
+    """A line of the table without what differs from run to run: the request's id, numbers, and the
+    ends of cells.
+    """
     return " ".join(
         re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[01]\.\d+", "#", line).split()
     )

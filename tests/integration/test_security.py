@@ -1,4 +1,6 @@
-"""Who is let in, what each verb may do, and that no secret comes out: on a broker and a database that mean it."""
+"""Who is let in, what each verb may do, and that no secret comes out: on a broker and a database
+that mean it.
+"""
 
 import contextlib
 import re
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from leadstream.kafka.batch import Output
 from leadstream.kafka.connection_check import ConnectionCheck
@@ -227,7 +231,9 @@ def own_name(name: str, stage: Stage) -> str:
 def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them_are_listed(
     stage: Stage, secured: Secured, crm: CrmTables
 ) -> None:
-    """From none at all: what it asks for by name is granted, and nothing else, until everything is done."""
+    """From none at all: what it asks for by name is granted, and nothing else, until everything is
+    done.
+    """
     lead = uuid.uuid4().hex
     crm.add(lead)
     stage.send(
@@ -266,7 +272,9 @@ def test_each_permission_that_is_missing_is_named_and_waited_for_and_all_of_them
 
 
 def need(process: Running, given: list[Grant]) -> Grant | str | None:
-    """The permission that it waits for; None where it has not told yet, "done" once everything is processed."""
+    """The permission that it waits for; None where it has not told yet, "done" once everything is
+    processed.
+    """
     if (
         process.metric("changes_consumed_total") == 3
         and process.metric("requests_total", fate="answered") == 1
@@ -281,7 +289,9 @@ def need(process: Running, given: list[Grant]) -> Grant | str | None:
 
 @contextlib.contextmanager
 def reading_role(crm: CrmTables) -> Iterator[str]:
-    """The CRM's URL for a role that may do what docs/how-to/secure.md says of `run`, and nothing else."""
+    """The CRM's URL for a role that may do what docs/how-to/secure.md says of `run`, and nothing
+    else.
+    """
     role = f"reader_{uuid.uuid4().hex[:8]}"
     assert "`SELECT` on `people`, `programmes` and `campuses`, and nothing else" in SECURE
     [[schema]] = crm.connection.execute("select current_schema").fetchall()

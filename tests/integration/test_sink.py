@@ -1,4 +1,6 @@
-"""The sink as a CRM meets it: one current score a lead in Postgres, whatever comes, comes again, or comes late."""
+"""The sink as a CRM meets it: one current score a lead in Postgres, whatever comes, comes again, or
+comes late.
+"""
 
 import random
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Traces as a collector gets them: a change's goes on in what comes of it, and a batch links to its changes."""
+"""Traces as a collector gets them: a change's goes on in what comes of it, and a batch links to its
+changes.
+"""
 
 import sys
 import threading
@@ -98,7 +100,9 @@ def traced(stage: Stage, lead_id: str, *headers: tuple[str, bytes], **fields: An
 
 
 def sent(stage: Stage) -> None:
-    """One change with a sampled trace, one with one that is not, one without, a poisoned one, and a request."""
+    """One change with a sampled trace, one with one that is not, one without, a poisoned one, and a
+    request.
+    """
     stage.send(
         [
             traced(stage, "sampled", parent(SAMPLED), ("tracestate", b"crm=1")),

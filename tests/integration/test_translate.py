@@ -1,4 +1,6 @@
-"""Change events of another system as a CRM meets them: lead changes under their leads' ids, once, or dead letters."""
+"""Change events of another system as a CRM meets them: lead changes under their leads' ids, once,
+or dead letters.
+"""
 
 import json
 import random
@@ -6,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # not in its __all__
+
+# not in its __all__
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker

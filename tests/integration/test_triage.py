@@ -41,7 +41,9 @@ CHANGE, PREDICTION, DECISION = (
 
 
 def leadstream(stage: Stage, *words: str, code: int = 0, **settings: str) -> str:
-    """What `leadstream dead-letters` prints, which must exit so; in this process, for starting one takes a second."""
+    """What `leadstream dead-letters` prints, which must exit so; in this process, for starting one
+    takes a second.
+    """
     out, errors = io.StringIO(), io.StringIO()
     environment = {**stage.environment, "COLUMNS": "80", **settings}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
@@ -92,7 +94,9 @@ def decisions(stage: Stage, count: int) -> dict[LetterId, Decision]:
 
 
 class LetterHistory:
-    """Letters of six causes, and live changes of their leads: versions 1 and 3 of each failed, and some have a 4."""
+    """Letters of six causes, and live changes of their leads: versions 1 and 3 of each failed, and
+    some have a 4.
+    """
 
     def __init__(self, stage: Stage, letters: int, seed: int) -> None:
         self.stage = stage
@@ -150,7 +154,9 @@ class LetterHistory:
             thread.join()
 
     def check(self) -> Counter[str]:
-        """Each letter decided once, sent once if it was sent, and every lead's score that of its newest change."""
+        """Each letter decided once, sent once if it was sent, and every lead's score that of its
+        newest change.
+        """
         found = decisions(self.stage, self.letters)
         actions = Counter(decision.action.value for decision in found.values())
         changes = self.stage.read(self.stage.topics.lead_changes, 0)

@@ -39,7 +39,9 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def sees(self, words: str, seconds: float = 60) -> None:
-        """Wait until the words were written since this was last asked; a button that is chosen is `[in brackets]`."""
+        """Wait until the words were written since this was last asked; a button that is chosen is
+        `[in brackets]`.
+        """
         deadline = time.monotonic() + seconds
         chosen = rb"\x1b\[1;7;[\d;]*m %s " if words.startswith("[") else b"%s"
         pattern = chosen % re.escape(words.strip("[]").encode())

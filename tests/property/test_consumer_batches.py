@@ -1,4 +1,6 @@
-"""What must hold for any messages in any batches: the books balance, and nobody's answer depends on its neighbours."""
+"""What must hold for any messages in any batches: the books balance, and nobody's answer depends on
+its neighbours.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -113,7 +115,9 @@ def outcomes(
 
 
 def table(found: list[BatchResult]) -> dict[bytes | None, dict[str, Any] | None]:
-    """What a subscriber of the compacted topic ends up with, but for how many changes were coalesced."""
+    """What a subscriber of the compacted topic ends up with, but for how many changes were
+    coalesced.
+    """
     last: dict[bytes | None, dict[str, Any] | None] = {}
     for outcome in found:
         answers = iter(predictions(outcome))

@@ -1,4 +1,6 @@
-"""What must hold for any messages in any batches: a challenger in the shadow leaves the champion's stream as it is."""
+"""What must hold for any messages in any batches: a challenger in the shadow leaves the champion's
+stream as it is.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""Live events, replays and discards in any order end in the table of scores that the kept history has by itself."""
+"""Live events, replays and discards in any order end in the table of scores that the kept history
+has by itself.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -41,7 +43,8 @@ steps = st.one_of(
     st.tuples(st.just("replay"), st.integers(1, 4)),
     st.tuples(st.just("discard"), st.integers(0, 5)),
 )
-# What happens once an operator has looked and before he settles: a change comes in, or (None) another takes the desk.
+# What happens once an operator has looked and before he settles: a change comes in, or (None)
+# another takes the desk.
 happenings = st.lists(st.none() | leads, max_size=4)
 _no_fixtures = [HealthCheck.function_scoped_fixture]
 
@@ -66,9 +69,11 @@ def real(
 
 
 class TriagedCrm:
-    """A CRM whose changes have rising versions, the consumers behind it, and operators at the letters.
+    """A CRM whose changes have rising versions, the consumers behind it, and operators at the
+    letters.
 
-    Some of its changes fail at first, and would pass by now. `history` is all that was not given up, in its order.
+    Some of its changes fail at first, and would pass by now. `history` is all that was not given
+    up, in its order.
     """
 
     def __init__(self, harness: Harness, versions: bool, happenings: list[str | None]) -> None:
@@ -113,7 +118,9 @@ class TriagedCrm:
         )
 
     def letters(self) -> list[Letter]:
-        """In the order in which they failed; a letter's origin has the number of its change as the offset."""
+        """In the order in which they failed; a letter's origin has the number of its change as the
+        offset.
+        """
         found = [
             Letter.from_message(message)
             for message in self.harness.records(self.topics.dead_letters)
@@ -217,7 +224,9 @@ def _table(records: Any) -> dict[bytes | None, dict[str, Any] | None]:
 
 
 def interleave(crm: TriagedCrm, forgetful: Pipeline, drawn: list[tuple[str, Any]]) -> None:
-    """Let it all happen, then replay what is left: the table must be that of the history in its order."""
+    """Let it all happen, then replay what is left: the table must be that of the history in its
+    order.
+    """
     for step, fact in drawn:
         match step:
             case "live":
@@ -251,7 +260,8 @@ def test_a_table_that_depends_on_when_somebody_replays_is_a_matter_of_luck(
     interleave(TriagedCrm(MemoryHarness(model), versions, happens), forgetful, drawn)
 
 
-# On a real Kafka an example takes a second or two: few of them, always the same ones, and none made smaller.
+# On a real Kafka an example takes a second or two: few of them, always the same ones, and none made
+# smaller.
 _few = settings(
     max_examples=examples(8),
     derandomize=True,

@@ -1,4 +1,6 @@
-"""The benchmarks beside other frameworks and of Postgres compare like with like, and say so where a bar is missed."""
+"""The benchmarks beside other frameworks and of Postgres compare like with like, and say so where a
+bar is missed.
+"""
 
 from pathlib import Path
 

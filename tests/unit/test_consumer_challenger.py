@@ -341,7 +341,9 @@ def model_info(world: ServiceHarness) -> dict[str, str]:
 
 
 def rounds(world: ServiceHarness, *steps: Any) -> None:
-    """One change to each step: run the step, let two seconds pass, and turn the loop until all is done."""
+    """One change to each step: run the step, let two seconds pass, and turn the loop until all is
+    done.
+    """
     for step in steps:
         step()
         world.now += 2

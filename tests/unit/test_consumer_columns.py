@@ -1,4 +1,6 @@
-"""Own fields of a CRM, read in columns and one by one: a model that uses them must not see a difference."""
+"""Own fields of a CRM, read in columns and one by one: a model that uses them must not see a
+difference.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -21,7 +21,10 @@ from tests.unit.test_consumer_service import ServiceHarness
 
 
 class DriftHarness(ServiceHarness):
-    """A service with windows of 100 leads; a batch has ten records. `told` is what `on_drift` heard."""
+    """A service with windows of 100 leads; a batch has ten records.
+
+    `told` is what `on_drift` heard.
+    """
 
     def __post_init__(self) -> None:
         self.told: list[tuple[str, str]] = []
@@ -49,7 +52,9 @@ class DriftHarness(ServiceHarness):
 
 
 def like_training(first: int, count: int, **state: Any) -> list[FakeMessage]:
-    """Changes of leads whose inputs, over any hundred of them, are shared out as in training, but for some `state`."""
+    """Changes of leads whose inputs, over any hundred of them, are shared out as in training, but
+    for some `state`.
+    """
     known = trained().manifest["drift"]["inputs"]
     messages = []
     for i in range(first, first + count):

@@ -1,4 +1,6 @@
-"""The loop of `follow`: records it cannot read, dependencies that do not answer, and what it sets off."""
+"""The loop of `follow`: records it cannot read, dependencies that do not answer, and what it sets
+off.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -288,7 +290,9 @@ def test_an_erased_lead_leaves_the_live_figures(model_store: str) -> None:
 def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_just_come(
     model_store: str,
 ) -> None:
-    """The partition that holds a lead's outcome may be read just after the one that holds a newer lead's."""
+    """The partition that holds a lead's outcome may be read just after the one that holds a newer
+    lead's.
+    """
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
     stage = MonitorHarness(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [])
     [champion] = stage.events("evaluation")[-1]["models"]
@@ -301,7 +305,9 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
 def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being_judged(
     model_store: str, busy: str, judged: int
 ) -> None:
-    """Then only those that convert would be judged; but while outcomes are read, nobody knows who is silent."""
+    """Then only those that convert would be judged; but while outcomes are read, nobody knows who
+    is silent.
+    """
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
     stage = MonitorHarness(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [], busy=busy)
     assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == judged

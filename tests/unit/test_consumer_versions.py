@@ -1,4 +1,6 @@
-"""Versions that are remembered: what makes a change late, and how much is kept of what was published."""
+"""Versions that are remembered: what makes a change late, and how much is kept of what was
+published.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,6 @@
-"""The accounting of the demo balances only if it is right: it reports every missing or extra record."""
+"""The accounting of the demo balances only if it is right: it reports every missing or extra
+record.
+"""
 
 from collections import Counter
 from dataclasses import replace

@@ -51,7 +51,9 @@ def call(*words: str) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty model store in the settings, with the tests' key, at 80 columns, away from any .env file."""
+    """An empty model store in the settings, with the tests' key, at 80 columns, away from any .env
+    file.
+    """
     url = str(tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODEL_STORE", url)
@@ -268,7 +270,8 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
         call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "30", "--seed", "5") == 0
     )
     capsys.readouterr()
-    # The same leads again: judged on the same period, the two are equal, and nothing speaks against the new one.
+    # The same leads again: judged on the same period, the two are equal, and nothing speaks against
+    # the new one.
     assert call("retrain", *source, *few, "--promote", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["version"], said["promoted"], said["objections"]) == ("1.1.0", True, [])
@@ -391,7 +394,9 @@ def test_a_challenger_starts_and_ends_by_its_alias(
 
 
 def history(leads: int, champion: float, challenger: float) -> list[Judged]:
-    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead each in a split."""
+    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead
+    each in a split.
+    """
     said = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
     said += [(f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)]
     said += [

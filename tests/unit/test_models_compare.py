@@ -32,7 +32,9 @@ RUNS = 300
 def differences(
     rng: np.random.Generator, n: int, champion_error: float, challenger_error: float
 ) -> Floats:
-    """Brier scores, challenger minus champion, of two models that know the true rate but for an error of their own."""
+    """Brier scores, challenger minus champion, of two models that know the true rate but for an
+    error of their own.
+    """
     rate = rng.beta(1, 4, n)
     converted = rng.random(n) < rate
     champion, challenger = (
@@ -198,7 +200,9 @@ def test_a_split_compares_each_lead_once_and_leaves_out_what_was_before_it_and_i
 
 
 def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() -> None:
-    """Equal models, an arm of one in ten, and a base rate that falls: the champion's first 500 are of earlier days."""
+    """Equal models, an arm of one in ten, and a base rate that falls: the champion's first 500 are
+    of earlier days.
+    """
     rng = np.random.default_rng(27)
     found, naive = [], []
     for _ in range(40):
@@ -247,7 +251,9 @@ def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None
 def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_models_the_better_one() -> (
     None
 ):
-    """The challenger says more of every lead and is the worse one; the first sixty days know conversions only."""
+    """The challenger says more of every lead and is the worse one; the first sixty days know
+    conversions only.
+    """
     rng = np.random.default_rng(28)
     history = []
     for i in range(2_000):

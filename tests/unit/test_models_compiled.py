@@ -50,7 +50,9 @@ def test_reasons_are_picked_in_the_same_order_whatever_the_ties() -> None:
 
 
 def test_a_row_on_a_threshold_goes_the_same_way(walked: tuple[Forest, int]) -> None:
-    """Rows made of the thresholds themselves and their neighbours in float32: where a rounded one would err."""
+    """Rows made of the thresholds themselves and their neighbours in float32: where a rounded one
+    would err.
+    """
     forest, k = walked
     inner = np.flatnonzero(forest.children[1::2] != np.arange(len(forest.value)))
     rng = np.random.default_rng(0)
@@ -112,6 +114,9 @@ def test_without_numba_a_model_scores_the_same_bits(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_machine_without_numba_imports_the_scorer_all_the_same() -> None:
-    code = "import sys; sys.modules['numba'] = None; from models.serve import scorer; print(scorer.CompiledWalk)"
+    code = (
+        "import sys; sys.modules['numba'] = None; from models.serve import scorer; "
+        "print(scorer.CompiledWalk)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"

@@ -30,7 +30,9 @@ class FakeScores:
 
 
 def leads(rng: np.random.Generator, n: int) -> list[dict[str, Any]]:
-    """Leads of one population: an own number without bounds, a number with gaps, a category with many values."""
+    """Leads of one population: an own number without bounds, a number with gaps, a category with
+    many values.
+    """
     income, engagement, gaps = (
         rng.lognormal(10, 0.5, n),
         rng.uniform(0, 100, n),
@@ -69,7 +71,8 @@ def watch(size: int = 2_000, known: dict[str, Any] | None = None) -> DriftWatch:
 
 def add(watch: DriftWatch, states: list[dict[str, Any]], ids: list[str] | None = None) -> None:
     ids = ids or [f"lead {i}" for i in range(len(states))]
-    watch.add(ids, list(range(len(states))), scored(states))  # type: ignore[arg-type]  # all that it reads
+    # all that it reads
+    watch.add(ids, list(range(len(states))), scored(states))  # type: ignore[arg-type]
 
 
 def judged(states: list[dict[str, Any]], ids: list[str] | None = None) -> dict[str, Drift]:
@@ -244,7 +247,9 @@ def test_how_changes_come_in_batches_makes_no_difference() -> None:
 def population(
     rng: np.random.Generator, shares: Floats, leads: int, most: int
 ) -> tuple[Floats, Floats]:
-    """Counts of all changes of so many leads, each with 1 to `most` that are alike: at their worth, and as they are."""
+    """Counts of all changes of so many leads, each with 1 to `most` that are alike: at their worth,
+    and as they are.
+    """
     changes = rng.integers(1, most + 1, leads)
     counts: Floats = np.bincount(
         rng.choice(len(shares), size=leads, p=shares), changes, len(shares)

@@ -1,4 +1,6 @@
-"""What serving reads of scikit-learn's parts has the bits of scikit-learn, and a consumer does without it."""
+"""What serving reads of scikit-learn's parts has the bits of scikit-learn, and a consumer does
+without it.
+"""
 
 import json
 import subprocess

@@ -6,7 +6,9 @@ from models.train.evaluate import expected_calibration_error
 
 
 def jump(n: int = 12_000) -> tuple[np.ndarray, np.ndarray]:
-    """Stated probabilities that are right in the first half and far too low in the second; and the outcomes."""
+    """Stated probabilities that are right in the first half and far too low in the second; and the
+    outcomes.
+    """
     rng = np.random.default_rng(0)
     log_odds = rng.normal(-2.5, 1.0, n)
     now = log_odds + np.where(np.arange(n) < n // 2, 0.0, 2.0)

@@ -1,4 +1,6 @@
-"""A file in the model store runs no code, fills no memory and stops no process: it is refused in one sentence."""
+"""A file in the model store runs no code, fills no memory and stops no process: it is refused in
+one sentence.
+"""
 
 import contextlib
 import json

@@ -38,7 +38,9 @@ def simulated(
 
 
 def as_the_audited_query(table: pd.DataFrame, crm: SimulatedCrm) -> pd.DataFrame:
-    """Source, programme and campus from the application, 'unknown' where there is none, as the audited query did it."""
+    """Source, programme and campus from the application, 'unknown' where there is none, as the
+    audited query did it.
+    """
     first = {application.lead_id: application for application in reversed(crm.applications())}
     rows = [
         first.get(lead) if converted else None

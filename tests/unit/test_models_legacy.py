@@ -87,7 +87,9 @@ def audited(
     names: Any = list,
     **parts: Any,
 ) -> dict[str, Any]:
-    """An artifact as AUDIT describes it: a joblib dictionary with these keys, fitted on a data frame."""
+    """An artifact as AUDIT describes it: a joblib dictionary with these keys, fitted on a data
+    frame.
+    """
     table, _ = leads()
     X = table[list(columns)]
     y = (table["lead_score"] + np.random.default_rng(1).normal(0, 20, len(table)) > 60).astype(int)

@@ -51,7 +51,9 @@ def test_one_kind_of_outcome_has_no_ranking_but_all_other_figures(label: bool) -
 
 
 def test_early_conversions_must_not_push_the_losses_out_of_the_window_or_be_pushed_out() -> None:
-    """By the time of decision conversions would come first, and a window of the newest would hold losses only."""
+    """By the time of decision conversions would come first, and a window of the newest would hold
+    losses only.
+    """
     live = Live(lambda _version: 60.0, most=4)
     live.add(judged(number, 0.5, True, at=number * DAY_MS + 1) for number in (0, 2, 4, 6))
     live.add(judged(number, 0.5, False, at=(number + 60) * DAY_MS) for number in (1, 3, 5, 7))

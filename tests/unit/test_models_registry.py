@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty store: a folder, a store without folders, renames or links, and S3 as a server speaks it."""
+    """An empty store: a folder, a store without folders, renames or links, and S3 as a server
+    speaks it.
+    """
     if request.param != "memory":
         yield (
             str(tmp_path / "models")

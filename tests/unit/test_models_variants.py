@@ -17,7 +17,10 @@ def test_a_lead_s_place_is_that_of_the_docs_so_that_others_can_compute_it(lead_i
 
 
 def test_a_hash_that_python_salts_would_move_leads_with_every_restart() -> None:
-    code = "from leadstream.variants import challenged; print(''.join(str(+challenged(f'lead_{i}', .3)) for i in range(500)))"
+    code = (
+        "from leadstream.variants import challenged; "
+        "print(''.join(str(+challenged(f'lead_{i}', .3)) for i in range(500)))"
+    )
     said = {
         subprocess.run(
             [sys.executable, "-c", code],

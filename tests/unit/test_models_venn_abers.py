@@ -51,7 +51,8 @@ def test_the_steps_are_those_of_two_isotonic_fits_for_each_score(
 
 
 def test_the_answers_are_those_of_the_venn_abers_package() -> None:
-    # The package silences numpy's floating-point warnings for the whole process when it is imported.
+    # The package silences numpy's floating-point warnings for the whole process when it is
+    # imported.
     with np.errstate(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from venn_abers import VennAbers as Reference

@@ -25,7 +25,8 @@ CONNECT: Headers = [
     ),
     ("__connect.errors.exception.stacktrace", b"org.apache.kafka...\n\tat ..."),
 ]
-# Spring Kafka, DeadLetterPublishingRecoverer: numbers are big-endian, and the first origin is the real one.
+# Spring Kafka, DeadLetterPublishingRecoverer: numbers are big-endian, and the first origin is the
+# real one.
 SPRING: Headers = [
     ("kafka_dlt-original-topic", b"crm.lead-changes"),
     ("kafka_dlt-original-partition", struct.pack(">i", 3)),

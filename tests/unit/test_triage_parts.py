@@ -213,7 +213,9 @@ def test_an_export_is_the_letters_byte_for_byte_and_says_so_in_its_manifest(tmp_
 
 
 def chain(count: int) -> list[FakeMessage]:
-    """Decisions on the letters 0 to `count` of two partitions, as they stand in an audit topic of two."""
+    """Decisions on the letters 0 to `count` of two partitions, as they stand in an audit topic of
+    two.
+    """
     decided, writer, records = DecisionIndex(TOPIC), Writer("TriageDecision"), []
     for i in range(count):
         place = i % 2

@@ -1,7 +1,10 @@
-"""The wall clock of a process that is told to jump: Python imports this at start, from a folder on PYTHONPATH.
+"""The wall clock of a process that is told to jump:
 
-The file that FAULTS_CLOCK names holds by how many seconds. Only Python's clock jumps, the one that Leadstream reads. To
-fake librdkafka's but not the kernel's (as libfaketime does) has it wait for as long as the jump is.
+Python imports this at start, from a folder on PYTHONPATH.
+
+The file that FAULTS_CLOCK names holds by how many seconds. Only Python's clock jumps, the one that
+Leadstream reads. To fake librdkafka's but not the kernel's (as libfaketime does) has it wait for as
+long as the jump is.
 """
 
 import os
