@@ -252,7 +252,7 @@ def test_a_database_that_falls_silent_is_given_up_though_every_packet_is_acknowl
 ) -> None:
     """It never gets to its own time-out, and TCP sees nothing wrong."""
     monkeypatch.setattr(consumer.run.postgres, "STATEMENT_MS", 300)
-    monkeypatch.setattr(leadstream.postgres, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(leadstream.postgres, "MARGIN_SECONDS", 0.1)
     monkeypatch.setattr(leadstream.postgres, "CONNECT_SECONDS", 2)
     lead = new_id()
     crm.add(lead)

@@ -45,7 +45,7 @@ def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stag
         messages = stage.read(stage.topics.lead_changes, 6)
         [letter] = stage.letters(1)
         dispositions = {
-            disposition: process.metric("translate_records_total", disposition=disposition)
+            disposition: process.metric("translate_records_total", fate=disposition)
             for disposition in ("translated", "unchanged")
         }
         assert process.stop() == 0
