@@ -5,7 +5,8 @@ recipe.
 from collections.abc import Iterator
 from typing import Any
 
-from models.train.training import Trained, TrainOptions, train
+from models.serve.artifact import Trained
+from models.train.training import TrainOptions, train
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
 from schemas.codec import Writer

@@ -23,11 +23,11 @@ from rich.table import Table
 
 from features import specify
 from leadstream.errors import UserError
-from models.monitor import recent_calibration as follow
+from models.evaluate import legacy_sigmoid, metrics
+from models.monitor import recent_calibration
 from models.serve.scorer import Model, Scores
 from models.train import candidates
-from models.train.evaluate import legacy_sigmoid, metrics
-from models.train.table import checked, periods
+from models.train.table import check_table, periods
 from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import LeadMapping, load_mapping
@@ -108,26 +108,28 @@ def bank(path: Path) -> list[ImportedRow]:
     never grown again.
     """
     table, numbers, categories = bank_table(path)
-    table = checked(table, 1, 1)
+    table = check_table(table, 1, 1)
     clean = specify(
         numbers=tuple(name for name in numbers if name != "duration"), categories=categories
     )
     cut, cumulative = periods(table, 5)
-    chain = [candidates.step("audited", cumulative[i - 1], cut[i], clean, 0) for i in range(1, 5)]
-    again = candidates.together(chain)
-    frozen = [chain[1].scored, *(chain[2].fitted.scored(part) for part in cut[3:])]
-    never = candidates.Scored(*map(np.concatenate, zip(*frozen, strict=True)))
+    folds = [
+        candidates.fit_fold("audited", cumulative[i - 1], cut[i], clean, 0) for i in range(1, 5)
+    ]
+    again = candidates.concat(folds)
+    frozen = [folds[1].scored, *(folds[2].fitted.score(part) for part in cut[3:])]
+    never = candidates.ScoredRows(*map(np.concatenate, zip(*frozen, strict=True)))
     rows = []
     for what, (raw, labels, *_), start in (
         ("grown again each fifth, newest 4/5", again, 0),
         ("trees of the oldest 3/5, newest 2/5", never, len(cut[2].labels)),
     ):
-        for method in follow.METHODS:
-            followed = follow.replay(raw, labels, start, LATE, method=method)
+        for method in recent_calibration.METHODS:
+            followed = recent_calibration.simulate(raw, labels, start, LATE, method=method)
             evaluated = _rows(
                 "bank", f"bank, {what}, {method}", followed, raw[start:], labels[start:]
             )
-            rows += evaluated if method == follow.METHODS[-1] else evaluated[:1]
+            rows += evaluated if method == recent_calibration.METHODS[-1] else evaluated[:1]
     return rows
 
 

@@ -23,7 +23,7 @@ OLD_NAMES = {
     "consumer.scoring.versions": "consumer.versions",
     "leadstream.kafka.batch": "consumer.batch",
     "models.registry.versions": "models.registry",
-    "models.serve.slot": "models.slot",
+    "models.registry.slot": "models.slot",
     "tests.trained_models": "tests.trained",
 }
 
@@ -124,7 +124,7 @@ class CorpusLeads:
 
 def _pipeline(corpus: Any, scenario: dict[str, Any]) -> tuple[Any, CorpusLeads]:
     codec = import_module("schemas.codec")
-    slots, pipelines = _module("models.serve.slot"), _module("consumer.scoring.pipeline")
+    slots, pipelines = _module("models.registry.slot"), _module("consumer.scoring.pipeline")
     trust = _module("tests.trained_models").TRUST
     models = _module("models.registry.versions").ModelRegistry(corpus["store"], trust)
     champion, challenger = slots.ModelSlot(models), slots.ChallengerSlot(models)

@@ -32,9 +32,9 @@ from leadstream.kafka.topics import VARIABLES, Topics
 from leadstream.local.broker import local_broker
 from leadstream.local.process import Child, scratch
 from leadstream.settings import load_settings
+from models.evaluate import expected_calibration_error
 from models.registry.signing import make_key
 from models.registry.versions import open_registry
-from models.train.evaluate import expected_calibration_error
 from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping

@@ -13,7 +13,7 @@ from leadstream.kafka.config import config_error, producer_config
 from leadstream.kafka.health import describe_error
 from leadstream.log import Logger, client_logger
 from leadstream.settings import Settings
-from models.monitor.triggers import InService, Trigger, service_of
+from models.monitor.triggers import InService, Trigger, parse_in_service
 from models.serve.scorer import Model
 from schemas.codec import Writer
 from schemas.registry import Registry
@@ -129,7 +129,7 @@ def on_drift(
                         )
                     )
                 requests[0].request(
-                    service_of(model.manifest, model.manifest), {Trigger.DRIFT: sentence}
+                    parse_in_service(model.manifest, model.manifest), {Trigger.DRIFT: sentence}
                 )
             except (Transient, UserError) as trouble:
                 logger.warning("retrain.unsent", version=model.version, detail=str(trouble))

@@ -21,8 +21,8 @@ from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.publisher import TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
 from leadstream.settings import Settings, load_settings
+from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ModelSlot
 from tests.fakes import MemoryBroker, MemoryDecisionExecutor, MemoryPublisher, MemorySource
 from tests.integration.running import QUICK, Stage, until
 from tests.trained_models import TRUST

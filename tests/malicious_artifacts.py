@@ -94,7 +94,7 @@ def code(canary: Path) -> dict[str, bytes]:
             text("os") + b"\x85R\x85R" + text(touch) + b"\x85R",
         ),
         "a dotted name": raw(name("joblib.numpy_pickle", "os.system") + text(touch) + b"\x85R"),
-        "a dotted name of an allowed module": raw(name("models.serve.venn_abers", "np.testing")),
+        "a dotted name of an allowed module": raw(name("models.venn_abers", "np.testing")),
         "copyreg": raw(
             name("copyreg", "_reconstructor") + name("os", "system") + text(touch) + b"N\x87R"
         ),
@@ -121,14 +121,14 @@ def code(canary: Path) -> dict[str, bytes]:
             + b"\x85R"
         ),
         "a type that is changed": raw(
-            name("models.serve.venn_abers", "VennAbers")
+            name("models.venn_abers", "VennAbers")
             + b"N}("
             + text("interval")
             + name("os", "system")
             + b"u\x86b"
         ),
         "an allowed type that is changed": raw(
-            name("models.serve.venn_abers", "VennAbers") + b"N}(" + text("interval"),
+            name("models.venn_abers", "VennAbers") + b"N}(" + text("interval"),
             name("sklearn.feature_selection._univariate_selection", "f_classif") + b"u\x86b",
         ),
         "an allowed function that is called": raw(

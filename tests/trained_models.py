@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.registry.signing import Trust, key_id
 from models.registry.versions import ModelRegistry
+from models.serve.artifact import Trained
 from models.serve.scorer import Model
-from models.train.training import Trained, TrainOptions, train
+from models.train.training import TrainOptions, train
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
 

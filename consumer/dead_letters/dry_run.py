@@ -19,8 +19,8 @@ from leadstream.kafka.batch import Batch, ClosedBy, Message, Output
 from leadstream.kafka.config import Headers
 from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
 from leadstream.settings import Settings
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import open_registry
-from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader
 from schemas.registry import Registry
 

@@ -24,11 +24,11 @@ from leadstream.process.metrics import FollowMetrics
 from leadstream.process.service import Health, serving
 from leadstream.process.status import Status
 from leadstream.settings import Settings
-from models.monitor import recalibrate
-from models.monitor.ledger import Judged
-from models.monitor.live import Live, Quality
+from models.monitor.ledger import LabeledPrediction
+from models.monitor.live import LiveWindows, Quality
 from models.monitor.triggers import InService, Triggers, due, in_service
 from models.registry.versions import ModelRegistry, open_registry
+from models.train import recalibrate
 from schemas.registry import Registry
 
 # Between two looks at the champion, and two refreshes of the live figures.
@@ -68,7 +68,7 @@ class OutcomeMonitor:
         *,
         models: ModelRegistry,
         reader: OutcomeReader,
-        live: Live,
+        live: LiveWindows,
         requests: RetrainRequests,
         metrics: FollowMetrics,
         status: Status,
@@ -161,11 +161,11 @@ class OutcomeMonitor:
                 )
             self._untaken.popleft()
 
-    def _add(self, evaluated: list[Judged]) -> None:
+    def _add(self, evaluated: list[LabeledPrediction]) -> None:
         self._live.add(evaluated)
         self._new += len(evaluated)
         for one in evaluated:
-            self._decided[one.made.lead_id] = one.decided_at
+            self._decided[one.prediction.lead_id] = one.decided_at
 
     def _look(self, follower: TopicFollower) -> None:
         """Evaluate leads without an outcome, refresh the figures, and act when it is time."""
@@ -233,12 +233,12 @@ class OutcomeMonitor:
             champion=champion.version if champion else None,
             models=[asdict(quality) for quality in qualities],
         )
-        window = self._live.of_trees(champion.version, CHAMPION_VARIANT) if champion else []
+        window = self._live.window_of_trees(champion.version, CHAMPION_VARIANT) if champion else []
         if self._options.recalibrate is Recalibrate.NEVER or not window:
             return
         promote = self._options.recalibrate is Recalibrate.PROMOTE
         try:
-            done = recalibrate.follow_outcomes(
+            done = recalibrate.recalibrate_champion(
                 self._models, window, promote=promote, now_ms=self._clock_ms()
             )
         except UserError as error:
@@ -303,7 +303,7 @@ def follow(settings: Settings, options: MonitorOptions) -> None:
             options,
             models=models,
             reader=OutcomeReader(settings.topics, horizon_days_of, registry),
-            live=Live(horizon_days_of),
+            live=LiveWindows(horizon_days_of),
             requests=RetrainRequests(
                 settings, registry, verb="follow", counter=metrics.retrain, logger=logger
             ),

@@ -17,7 +17,15 @@ from leadstream.kafka.topics import Topics
 from leadstream.lead_fields import END_TIME_MS, MIN_TIME_MS
 from leadstream.log import configure
 from leadstream.settings import Settings
-from models.monitor.ledger import DAY_MS, HorizonDaysOf, Judged, Ledger, Made, horizon_of, known_at
+from models.monitor.ledger import (
+    DAY_MS,
+    HorizonDaysOf,
+    LabeledPrediction,
+    Ledger,
+    PublishedPrediction,
+    known_at,
+    read_horizon,
+)
 from models.registry.versions import ModelRegistry
 from schemas.codec import Reader
 from schemas.registry import Registry
@@ -47,7 +55,7 @@ class OutcomeReader:
         self._outcomes = Reader("LeadOutcome", registry)
         self._clock_ms = clock_ms
 
-    def take(self, message: Message) -> list[Judged]:
+    def take(self, message: Message) -> list[LabeledPrediction]:
         """Take one record, and return the predictions that it evaluates.
 
         A null value erases the lead from the ledger. Raises Poison for an unreadable record.
@@ -66,11 +74,11 @@ class OutcomeReader:
         self.records[topic] += 1
         return evaluated
 
-    def _made(self, topic: str, record: dict[str, Any]) -> Made:
+    def _made(self, topic: str, record: dict[str, Any]) -> PublishedPrediction:
         probability, raw_score = record["probability"], record["raw_score"]
         if not (0 <= probability <= 1 and isfinite(raw_score)):
             raise _invalid(f"probability is {probability} and raw_score {raw_score}")
-        return Made(
+        return PublishedPrediction(
             lead_id=record["lead_id"],
             event_id=record["event_id"],
             occurred_at=self._time("occurred_at", record["occurred_at"]),
@@ -103,7 +111,7 @@ def horizon_lookup(
     def horizon_days_of(version: str) -> float | None:
         if version not in known:
             try:
-                known[version] = horizon_of(registry.show(version))
+                known[version] = read_horizon(registry.show(version))
             except UserError:
                 known[version] = None
                 unknown(version)
@@ -116,7 +124,7 @@ def read_all(
     settings: Settings,
     horizon_days_of: HorizonDaysOf,
     progress: Callable[[int], None] = lambda _records: None,
-) -> tuple[OutcomeReader, list[Judged], Counter[Reason]]:
+) -> tuple[OutcomeReader, list[LabeledPrediction], Counter[Reason]]:
     """Read the topics from their beginning to their present ends.
 
     Returns the reader, the evaluated predictions, and counts of records that could not be read.
@@ -128,7 +136,7 @@ def read_all(
     reader, skipped, evaluated = (
         OutcomeReader(topics, horizon_days_of, registry),
         Counter[Reason](),
-        list[Judged](),
+        list[LabeledPrediction](),
     )
     follower = open_follower(settings)
     try:
@@ -161,7 +169,7 @@ def read_evaluated(
     settings: Settings,
     horizon_days_of: HorizonDaysOf,
     progress: Callable[[int], None] = lambda _records: None,
-) -> list[Judged]:
+) -> list[LabeledPrediction]:
     """Return every evaluated prediction of the topics, in the order in which its label was known.
 
     Raises UserError if a topic is missing, and Transient if a dependency does not answer.
@@ -170,21 +178,21 @@ def read_evaluated(
 
 
 def in_order(
-    evaluated: list[Judged], horizon_days_of: HorizonDaysOf, forgotten: set[str]
-) -> list[Judged]:
+    evaluated: list[LabeledPrediction], horizon_days_of: HorizonDaysOf, forgotten: set[str]
+) -> list[LabeledPrediction]:
     """Return the predictions of leads that are not erased, ordered by when the label was known.
 
     The order does not depend on the order in which the topics were read.
     """
-    kept = [one for one in evaluated if one.made.lead_id not in forgotten]
+    kept = [one for one in evaluated if one.prediction.lead_id not in forgotten]
     return sorted(
         kept,
         key=lambda one: (
-            known_at(one, horizon_days_of(one.made.model_version)),
-            one.made.lead_id,
-            one.made.event_id,
-            one.made.model_version,
-            one.made.variant,
+            known_at(one, horizon_days_of(one.prediction.model_version)),
+            one.prediction.lead_id,
+            one.prediction.event_id,
+            one.prediction.model_version,
+            one.prediction.variant,
         ),
     )
 

@@ -22,9 +22,9 @@ from leadstream.process.metrics import Metrics
 from leadstream.process.service import ServiceContext, serving
 from leadstream.process.status import Status
 from leadstream.settings import Delivery, Late, Settings, Traces
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import open_registry
 from models.serve.scorer import Model
-from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.registry import Registry
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from consumer.scoring.result import ScoredChanges
 from leadstream.log import Logger
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
-from models.monitor.drift import PROBABILITY, WINDOW, DriftWatch, Reference, Window
+from models.monitor.drift import PROBABILITY, WINDOW, DriftCollector, DriftReference, DriftWindow
 from models.serve.artifact import WRONG
 from models.serve.scorer import Model
 
@@ -42,15 +42,15 @@ class DriftAlarm:
         self._clock = clock
         self._rests_until = 0.0
         self._model: Model | None = None
-        self._watch: DriftWatch | None = None
+        self._watch: DriftCollector | None = None
         self._alarms: set[str] = set()
 
     def serve(self, model: Model) -> None:
         """Start a new window for another model, and end the alarms of the model before."""
         self._model, self._watch, self._rests_until = model, None, 0.0
         try:
-            self._watch = DriftWatch(
-                Reference(model.manifest["drift"], model.specification.outputs), self._size
+            self._watch = DriftCollector(
+                DriftReference(model.manifest["drift"], model.specification.outputs), self._size
             )
         except WRONG:
             detail = "its manifest has no drift reference: nobody watches its inputs"
@@ -68,7 +68,7 @@ class DriftAlarm:
             return
         for part in scored:
             self._watch.add(part.keys, part.rows, part.scores)
-        window = self._watch.judged()
+        window = self._watch.close_if_full()
         if window is not None:
             self._rests_until = self._clock() + REST_SECONDS
             with self._metrics.lock:
@@ -85,7 +85,7 @@ class DriftAlarm:
         ):
             gauge.clear()
 
-    def _measure(self, window: Window) -> None:
+    def _measure(self, window: DriftWindow) -> None:
         metrics = self._metrics
         metrics.drift_windows.inc()
         for feature, found in window.drift.items():
@@ -97,7 +97,7 @@ class DriftAlarm:
             if feature != PROBABILITY:
                 metrics.drift_alarm.labels(feature).set(found.alarm)
 
-    def _report(self, model: Model, window: Window) -> None:
+    def _report(self, model: Model, window: DriftWindow) -> None:
         alarms = {feature: found for feature, found in window.drift.items() if found.alarm}
         started = alarms.keys() - self._alarms
         for feature in sorted(started):
@@ -119,7 +119,7 @@ class DriftAlarm:
             self._on_drift(model, sentence)
 
 
-def _sentence(model: Model, window: Window, drifted: dict[str, float]) -> str:
+def _sentence(model: Model, window: DriftWindow, drifted: dict[str, float]) -> str:
     named = ", ".join(
         f"{feature} (PSI {drifted[feature]:.2f})"
         for feature in sorted(drifted, key=lambda f: -drifted[f])

@@ -21,7 +21,7 @@ from leadstream.log import Logger
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
 from models.monitor.drift import WINDOW
-from models.serve.slot import ChallengerSlot, ModelSlot
+from models.registry.slot import ChallengerSlot, ModelSlot
 
 # Python runs signal handlers only between calls into the client: each call stays short.
 POLL_SECONDS = 0.25

@@ -9,8 +9,8 @@ from leadstream.log import Logger
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
 from leadstream.variants import CHALLENGER, CHAMPION
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.serve.scorer import Model
-from models.serve.slot import ChallengerSlot, ModelSlot
 
 
 class ModelFollower:

@@ -33,7 +33,7 @@ from consumer.scoring.versions import Versions
 from leadstream.errors import Transient, UserError
 from leadstream.kafka.batch import Batch
 from leadstream.settings import Settings
-from models.serve.slot import ChallengerSlot, ModelSlot
+from models.registry.slot import ChallengerSlot, ModelSlot
 
 
 class Pipeline:

@@ -159,7 +159,7 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
             strongest.sum(axis=1),
             {
                 "feature": DictionaryColumn(
-                    scores.strongest.places[chosen][strongest], scores.features
+                    scores.strongest.indices[chosen][strongest], scores.features
                 ),
                 "contribution": points[strongest],
             },

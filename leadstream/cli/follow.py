@@ -121,10 +121,10 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
 
     from consumer.outcomes.monitor import CHAMPION_VARIANT, Recalibrate
     from consumer.outcomes.reader import horizon_lookup, read_all
-    from models.monitor import recalibrate
-    from models.monitor.live import Live
+    from models.monitor.live import LiveWindows
     from models.monitor.triggers import due, in_service
     from models.registry.versions import open_registry
+    from models.train import recalibrate
 
     wanted = options.recalibrate
     models = open_registry(
@@ -135,7 +135,7 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
     horizon_days_of = horizon_lookup(models)
     with bar("Reading", None) as advance:
         reader, evaluated, skipped = read_all(settings, horizon_days_of, advance)
-    live = Live(horizon_days_of)
+    live = LiveWindows(horizon_days_of)
     live.add(evaluated)
     topics, read = settings.topics, reader.records
     found: dict[str, Any] = {
@@ -154,13 +154,13 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
         return found
     (service, _), now_ms = in_service(models, found["champion"]), time.time_ns() // 1_000_000
     window, since = live.window(service.version, CHAMPION_VARIANT), service.created_at or 0
-    new = {one.made.lead_id for one in evaluated if one.decided_at > since}
+    new = {one.prediction.lead_id for one in evaluated if one.decided_at > since}
     found["retrain"] = due(
         service, window, new_outcomes=len(new), now_ms=now_ms, triggers=options.triggers
     )
-    recent = live.of_trees(service.version, CHAMPION_VARIANT)
+    recent = live.window_of_trees(service.version, CHAMPION_VARIANT)
     if wanted is not Recalibrate.NEVER and recent:
-        done = recalibrate.follow_outcomes(
+        done = recalibrate.recalibrate_champion(
             models, recent, promote=wanted is Recalibrate.PROMOTE, now_ms=now_ms
         )
         found["recalibrated"] = asdict(done) if done else None

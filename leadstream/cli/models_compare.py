@@ -9,7 +9,7 @@ from leadstream.errors import UserError
 from leadstream.settings import load_settings
 
 if TYPE_CHECKING:
-    from models.monitor.compare import Comparison, Mode, Pairs
+    from models.monitor.compare import ComparisonMode, PredictionPairs, VersionComparison
     from models.registry.versions import ModelRegistry
 
 _NAMES = {
@@ -26,15 +26,21 @@ def compare_by_outcomes(
     """Print which version is better, and the figures on the leads of the comparison."""
     from consumer.outcomes.reader import read_evaluated
     from leadstream.kafka.connection_check import ConnectionCheck
-    from models.monitor.compare import Mode, compare, settled, shadow_pairs, split_pairs
-    from models.monitor.ledger import horizon_of
+    from models.monitor.compare import (
+        ComparisonMode,
+        compare,
+        fully_labeled,
+        shadow_pairs,
+        split_pairs,
+    )
+    from models.monitor.ledger import read_horizon
 
     if champion == challenger:
         raise UserError(
             f"{champion} is both champion and challenger; "
             "name another one with --champion or --challenger"
         )
-    horizons = {version: horizon_of(registry.show(version)) for version in (champion, challenger)}
+    horizons = {version: read_horizon(registry.show(version)) for version in (champion, challenger)}
     if horizons[champion] != horizons[challenger]:
         meant = (
             f"{version} predicts what happens {_within(days)}" for version, days in horizons.items()
@@ -44,13 +50,19 @@ def compare_by_outcomes(
     ConnectionCheck(settings).check()
     with bar("Reading", None, visible=not as_json) as advance:
         evaluated = read_evaluated(settings, horizons.get, progress=advance)
-    known = settled(evaluated, horizons[champion])
+    known = fully_labeled(evaluated, horizons[champion])
     found = {
-        Mode.SHADOW: shadow_pairs(known, champion, challenger),
-        Mode.SPLIT: split_pairs(known, champion, challenger),
+        ComparisonMode.SHADOW: shadow_pairs(known, champion, challenger),
+        ComparisonMode.SPLIT: split_pairs(known, champion, challenger),
     }
     chosen = (
-        Mode(mode) if mode else (Mode.SHADOW if found[Mode.SHADOW].champion.size else Mode.SPLIT)
+        ComparisonMode(mode)
+        if mode
+        else (
+            ComparisonMode.SHADOW
+            if found[ComparisonMode.SHADOW].champion.size
+            else ComparisonMode.SPLIT
+        )
     )
     pairs = found[chosen]
     comparison = compare(pairs.differences)
@@ -68,11 +80,17 @@ def _within(days: float | None) -> str:
 
 
 def _sentence(
-    comparison: "Comparison", champion: str, challenger: str, mode: "Mode", days: float | None
+    comparison: "VersionComparison",
+    champion: str,
+    challenger: str,
+    mode: "ComparisonMode",
+    days: float | None,
 ) -> str:
-    from models.monitor.compare import Mode, Verdict
+    from models.monitor.compare import ComparisonMode, ComparisonResult
 
-    on = "leads that both scored" if mode is Mode.SHADOW else "pairs of leads, one of each"
+    on = (
+        "leads that both scored" if mode is ComparisonMode.SHADOW else "pairs of leads, one of each"
+    )
     if not comparison.n:
         until = (
             "its outcome is known"
@@ -82,22 +100,24 @@ def _sentence(
         kept = "\nThe topics must keep its prediction for longer than that." if days else ""
         return f"Not yet: there are no {on}, with an outcome.\nA lead counts once {until}.{kept}"
     on = f"on {comparison.n:,} {on}"
-    match comparison.verdict:
-        case Verdict.BETTER:
+    match comparison.result:
+        case ComparisonResult.BETTER:
             return (
                 f"Better, {on}: {challenger} is closer to the outcomes.\n"
                 f"To put it into service: leadstream models promote {challenger}"
             )
-        case Verdict.WORSE:
+        case ComparisonResult.WORSE:
             return (
                 f"Worse, {on}: {champion} is closer to the outcomes.\n"
                 "To end the trial: leadstream models retire"
             )
-        case Verdict.NOT_YET:
+        case ComparisonResult.NOT_YET:
             return f"Not yet, {on}: neither is proven to be better.\nAsk again after more outcomes."
 
 
-def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs: "Pairs") -> None:
+def _print_table(
+    champion: str, challenger: str, comparison: "VersionComparison", pairs: "PredictionPairs"
+) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -120,16 +140,21 @@ def _print_table(champion: str, challenger: str, comparison: "Comparison", pairs
 
 
 def _print_json(
-    champion: str, challenger: str, mode: "Mode", comparison: "Comparison", pairs: "Pairs"
+    champion: str,
+    challenger: str,
+    mode: "ComparisonMode",
+    comparison: "VersionComparison",
+    pairs: "PredictionPairs",
 ) -> None:
     versions = {"champion": champion, "challenger": challenger}
     figures = _figures(pairs) if comparison.n else None
-    print(
-        json.dumps({**versions, "mode": mode, **asdict(comparison), "figures": figures}, indent=2)
-    )
+    fields = asdict(comparison)
+    # Scripts read the result as "verdict".
+    result = {**versions, "mode": mode, "verdict": fields.pop("result"), **fields}
+    print(json.dumps({**result, "figures": figures}, indent=2))
 
 
-def _figures(pairs: "Pairs") -> dict[str, dict[str, float | None]]:
+def _figures(pairs: "PredictionPairs") -> dict[str, dict[str, float | None]]:
     from models.monitor.compare import quality
 
     return {

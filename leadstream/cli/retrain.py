@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
     """Return the options of the champion."""
     from leadstream.errors import UserError
-    from models.serve.decide import policy_of
+    from models.train.policies import parse_policy
     from models.train.training import TrainOptions
 
     saved = champion.manifest.get("options")
@@ -79,11 +79,11 @@ def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
         horizon_days=champion.manifest["label"]["horizon_days"],
         seed=saved["seed"],
         specification=champion.specification,
-        least_leads=args.least_leads,
-        least_conversions=args.least_conversions,
+        min_leads=args.least_leads,
+        min_conversions=args.least_conversions,
         allow_leaks=tuple(saved["allow_leaks"]),
         recipe=saved["recipe"],
         calibrator=saved["calibrator"],
-        policy=policy_of(saved["policy"]),
+        policy=parse_policy(saved["policy"]),
         grades=saved["grades"],
     )

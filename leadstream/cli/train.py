@@ -145,19 +145,19 @@ def add_end(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, publish, promote on request or as the first version, and print the result."""
     from leadstream.settings import load_settings
-    from models.serve.decide import cuts_of, policy_of
+    from models.train.policies import parse_cuts, parse_policy
     from models.train.training import TrainOptions
 
     options = TrainOptions(
         horizon_days=args.horizon or (DEFAULT_HORIZON if args.postgres else None),
         seed=args.seed,
-        least_leads=args.least_leads,
-        least_conversions=args.least_conversions,
+        min_leads=args.least_leads,
+        min_conversions=args.least_conversions,
         allow_leaks=tuple(args.allow_leak),
         recipe=args.recipe,
         calibrator=args.calibrator,
-        policy=policy_of(args.threshold_policy),
-        grades=cuts_of(args.grade_cuts) if args.grade_cuts else None,
+        policy=parse_policy(args.threshold_policy),
+        grades=parse_cuts(args.grade_cuts) if args.grade_cuts else None,
     )
     check_source(args)
     settings = load_settings()

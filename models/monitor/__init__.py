@@ -1,0 +1,1 @@
+"""Models in service: drift, outcomes, comparison of versions and retraining triggers."""

@@ -1,13 +1,15 @@
-"""Is the challenger better than the champion? An answer that may be asked for after every outcome.
+"""Comparison of a challenger with the champion, valid after every outcome.
 
-What counts of a pair is the difference of its Brier scores, challenger minus champion: a number in [-1, 1], below zero
-where the challenger was closer. One bet is laid against "the challenger is no better", one against "it is no worse".
-A bet on what is not so, begun with 1, ever reaches 1 / p with a probability of p at most (Ville's inequality): looking
-often cannot make an error more likely, as it does with p-values.
+Each pair counts as the difference of its Brier scores, challenger minus champion: a number in [-1,
+1], below zero if the challenger was closer. One bet is against "the challenger is no better", one
+against "it is no worse". A bet on a false statement that starts with 1 ever reaches 1 / p with a
+probability of at most p (Ville's inequality). So frequent looks cannot make an error more likely,
+as they do with p-values.
 
-Source: I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 86 (2024); the
-capital is spread over bets of several sizes, as a universal portfolio: F. Orabona, K.-S. Jun, "Tight concentrations and
-confidence sequences from the regret of universal portfolio", IEEE Transactions on Information Theory 70 (2024).
+Sources: I. Waudby-Smith, A. Ramdas, "Estimating means of bounded random variables by betting",
+JRSS-B 86 (2024). The capital is spread over bets of several sizes, as a universal portfolio: F.
+Orabona, K.-S. Jun, "Tight concentrations and confidence sequences from the regret of universal
+portfolio", IEEE Transactions on Information Theory 70 (2024).
 """
 
 import math
@@ -21,42 +23,43 @@ from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 from leadstream.variants import CHALLENGER, CHAMPION
-from models.monitor.ledger import GRACE_MS, Judged, known_at
-from models.train.evaluate import EDGE, expected_calibration_error
+from models.evaluate import EDGE, expected_calibration_error
+from models.monitor.ledger import GRACE_MS, LabeledPrediction, known_at
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 ALPHA = 0.05
-# What part of the capital that the worst outcome could take is laid on each outcome: from 1 in 1,448 to nearly all.
+# The share of the capital that the worst outcome can take: from 1 in 1,448 to nearly all.
 _BETS: Floats = np.concatenate([2.0 ** -np.arange(10.5, 0.0, -0.5), [0.95]])
 _STEPS = 40
 
 
-class Verdict(StrEnum):
-    """What the outcomes so far say of the challenger."""
+class ComparisonResult(StrEnum):
+    """The result of a comparison so far."""
 
     BETTER = "better"
     WORSE = "worse"
     NOT_YET = "not yet"
 
 
-class Mode(StrEnum):
-    """How the two models met."""
+class ComparisonMode(StrEnum):
+    """The way in which two models were compared."""
 
     SHADOW = "shadow"
     SPLIT = "split"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """The verdict on n pairs, wrong with a probability of at most `alpha` however often it was asked for.
+class VersionComparison:
+    """The result on n pairs, wrong with a probability of at most `alpha` over any number of looks.
 
-    `difference` is the mean Brier score of the challenger minus that of the champion, and the expected one lies between
-    `low` and `high`. `e_better` and `e_worse` are the capitals of the two bets: at 2 / alpha a verdict is given.
+    `difference` is the mean Brier score of the challenger minus that of the champion; its
+    expectation lies between `low` and `high`. `e_better` and `e_worse` are the capitals of the two
+    bets. A result needs a capital of 2 / alpha.
     """
 
-    verdict: Verdict
+    result: ComparisonResult
     n: int
     difference: float
     low: float
@@ -67,10 +70,10 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
-    """n pairs in the order of their time: what each model said (n,) and what became of that lead (n,).
+class PredictionPairs:
+    """Pairs in time order: the probability of each model (n,) and the outcome of its lead (n,).
 
-    In the shadow both columns of outcomes are the same; in a split they are those of two leads.
+    In shadow mode both columns of outcomes are the same; in a split they belong to two leads.
     """
 
     champion: Floats
@@ -80,28 +83,29 @@ class Pairs:
 
     @property
     def differences(self) -> Floats:
-        """Brier scores (n,), challenger minus champion."""
+        """Return the differences of Brier scores (n,), challenger minus champion."""
         lost: Floats = (self.challenger - self.challenger_converted) ** 2
         return lost - (self.champion - self.champion_converted) ** 2
 
 
-def compare(differences: Floats, alpha: float = ALPHA) -> Comparison:
-    """Better, worse or not yet, by differences (n,) of scores in [-1, 1] of which the lower is the better.
+def compare(differences: Floats, alpha: float = ALPHA) -> VersionComparison:
+    """Compare two models by differences (n,) of scores in [-1, 1]; lower is better.
 
-    "Better" refutes that no outcome so far was expected to favour the challenger, given those before it; "worse" the
-    same of the champion. The interval is that of an expected difference that stays the same.
+    "Better" refutes that no outcome so far was expected to favor the challenger, given those before
+    it. "Worse" refutes the same of the champion. The interval is for a constant expected
+    difference.
     """
-    n, least = len(differences), math.log(2 / alpha)
+    n, threshold = len(differences), math.log(2 / alpha)
     e_better, e_worse = capital(-differences), capital(differences)
-    verdict = Verdict.NOT_YET
-    if max(e_better, e_worse) >= least:
-        verdict = Verdict.BETTER if e_better > e_worse else Verdict.WORSE
-    return Comparison(
-        verdict=verdict,
+    result = ComparisonResult.NOT_YET
+    if max(e_better, e_worse) >= threshold:
+        result = ComparisonResult.BETTER if e_better > e_worse else ComparisonResult.WORSE
+    return VersionComparison(
+        result=result,
         n=n,
         difference=float(differences.mean()) if n else 0.0,
-        low=_bound(differences, least),
-        high=-_bound(-differences, least),
+        low=_bound(differences, threshold),
+        high=-_bound(-differences, threshold),
         e_better=_capped_exp(e_better),
         e_worse=_capped_exp(e_worse),
         alpha=alpha,
@@ -109,49 +113,55 @@ def compare(differences: Floats, alpha: float = ALPHA) -> Comparison:
 
 
 def capital(differences: Floats, mean: float = 0.0) -> float:
-    """Logarithm of what betting that n differences (n,) in [-1, 1] lie above `mean` has made of 1.
+    """Return the log of the capital after betting 1 that differences (n,) exceed `mean`.
 
-    If each is expected at or below it, given those before, the bet is expected to lose. The capital falls as `mean`
-    rises, and the order of the differences does not matter to it.
+    Differences lie in [-1, 1]. If each is expected at or below `mean`, given those before, the bet
+    is expected to lose. The capital falls as `mean` rises and does not depend on the order of the
+    differences.
     """
     return float(_mixed(_growth(differences, mean).sum(axis=0)))
 
 
 def capitals(differences: Floats, mean: float = 0.0) -> Floats:
-    """`capital` after each of the n outcomes (n,): what who looks after every one of them sees."""
+    """Return the log of the capital after each of the n outcomes (n,)."""
     return _mixed(_growth(differences, mean).cumsum(axis=0))
 
 
 def _growth(differences: Floats, mean: float) -> Floats:
-    """Logarithm of what each difference (n,) does to each bet (n, bets)."""
+    """Return the log of the growth of each bet by each difference: (n, bets)."""
     growth: Floats = np.log1p(np.outer((differences - mean) / (1.0 + mean), _BETS))
     return growth
 
 
-def settled(judged: Iterable[Judged], horizon_days: float | None) -> list[Judged]:
-    """The predictions of whose time all labels are known, in the order in which they became so.
+def fully_labeled(
+    labeled: Iterable[LabeledPrediction], horizon_days: float | None
+) -> list[LabeledPrediction]:
+    """Return the predictions of a time for which all labels are known, in the order of the labels.
 
-    A lead that converts is known at once, one that does not only when its horizon is over and a day has gone by without
-    a word: among the newest those that converted are too many, and the model that says more of every lead would look
-    the better one. How far the outcomes have come is told by the newest of them. Without a horizon all is taken.
+    A conversion is known at once. A loss is known only a day after the end of the horizon. Among
+    the newest labels, conversions are too frequent, which favors the model with higher
+    probabilities. The newest outcome shows how far the outcomes have come. Without a horizon all
+    predictions are taken.
     """
-    judged = list(judged)
+    labeled = list(labeled)
     if horizon_days is not None:
-        latest = max((one.decided_at for one in judged), default=0) - GRACE_MS
-        judged = [one for one in judged if known_at(one, horizon_days) <= latest]
-    return sorted(judged, key=lambda one: (known_at(one, horizon_days), one.made.lead_id))
+        latest = max((one.decided_at for one in labeled), default=0) - GRACE_MS
+        labeled = [one for one in labeled if known_at(one, horizon_days) <= latest]
+    return sorted(labeled, key=lambda one: (known_at(one, horizon_days), one.prediction.lead_id))
 
 
-def shadow_pairs(judged: Iterable[Judged], champion: str, challenger: str) -> Pairs:
-    """What both versions said of the same change, one pair for each lead: the first in the order given.
+def shadow_pairs(
+    labeled: Iterable[LabeledPrediction], champion: str, challenger: str
+) -> PredictionPairs:
+    """Return the predictions of both versions for the same change, one pair for each lead.
 
-    A lead's changes share its outcome: each as an outcome of its own would make few leads look like many. The first one
-    stays the first, so what was once counted is never replaced.
+    The changes of a lead share its outcome. Counting each would make few leads look like many. The
+    first pair of a lead stays, so a later call never replaces a pair.
     """
-    sides: dict[tuple[str, str], dict[bool, Judged]] = {}
-    pairs: dict[str, tuple[Judged, Judged]] = {}
-    for one in judged:
-        made = one.made
+    sides: dict[tuple[str, str], dict[bool, LabeledPrediction]] = {}
+    pairs: dict[str, tuple[LabeledPrediction, LabeledPrediction]] = {}
+    for one in labeled:
+        made = one.prediction
         if made.model_version == (challenger if made.shadow else champion):
             both = sides.setdefault((made.lead_id, made.event_id), {})
             both[made.shadow] = one
@@ -160,29 +170,31 @@ def shadow_pairs(judged: Iterable[Judged], champion: str, challenger: str) -> Pa
     return _pairs(pairs.values())
 
 
-def split_pairs(judged: Iterable[Judged], champion: str, challenger: str) -> Pairs:
-    """Two leads of which each version answered for one, next to each other in the order given; each lead once.
+def split_pairs(
+    labeled: Iterable[LabeledPrediction], champion: str, challenger: str
+) -> PredictionPairs:
+    """Return pairs of two leads, one scored by each version, next to each other; each lead once.
 
-    Of leads of one arm that follow each other the last is paired. To pair the first of one arm with the first of the
-    other, the second with the second, would compare different weeks where the arms are of unequal sizes.
+    In a run of leads of one arm the last one is paired. Pairs by rank in each arm would compare
+    different weeks if the arms have unequal sizes.
     """
     versions = {CHAMPION: champion, CHALLENGER: challenger}
     seen: set[str] = set()
-    pairs: list[tuple[Judged, Judged]] = []
-    waiting: Judged | None = None
-    for one in judged:
-        made = one.made
-        # Before the challenger's first answer there was no split.
-        begun = bool(seen) or made.variant == CHALLENGER
+    pairs: list[tuple[LabeledPrediction, LabeledPrediction]] = []
+    waiting: LabeledPrediction | None = None
+    for one in labeled:
+        made = one.prediction
+        # Before the challenger's first prediction there was no split.
+        split_started = bool(seen) or made.variant == CHALLENGER
         if (
             made.shadow
             or versions.get(made.variant) != made.model_version
             or made.lead_id in seen
-            or not begun
+            or not split_started
         ):
             continue
         seen.add(made.lead_id)
-        if waiting is None or waiting.made.variant == made.variant:
+        if waiting is None or waiting.prediction.variant == made.variant:
             waiting = one
         else:
             pairs.append((waiting, one) if made.variant == CHALLENGER else (one, waiting))
@@ -191,7 +203,10 @@ def split_pairs(judged: Iterable[Judged], champion: str, challenger: str) -> Pai
 
 
 def quality(probability: Floats, converted: Labels) -> dict[str, float | None]:
-    """Brier score, log loss, ROC-AUC and ECE of probabilities (n,), n > 0; no AUC where all outcomes are alike."""
+    """Return Brier score, log loss, ROC-AUC and ECE of probabilities (n,), n > 0.
+
+    ROC-AUC is None if all outcomes are equal.
+    """
     clipped = np.clip(probability, EDGE, 1 - EDGE)
     both = converted.any() and not converted.all()
     return {
@@ -202,24 +217,27 @@ def quality(probability: Floats, converted: Labels) -> dict[str, float | None]:
     }
 
 
-def _pairs(pairs: Iterable[tuple[Judged, Judged]]) -> Pairs:
-    rows = [(c.made.probability, r.made.probability, c.converted, r.converted) for c, r in pairs]
+def _pairs(pairs: Iterable[tuple[LabeledPrediction, LabeledPrediction]]) -> PredictionPairs:
+    rows = [
+        (c.prediction.probability, r.prediction.probability, c.converted, r.converted)
+        for c, r in pairs
+    ]
     champion, challenger, *converted = np.array(rows, dtype=np.float64).reshape(-1, 4).T
-    return Pairs(champion, challenger, *(column.astype(np.bool_) for column in converted))
+    return PredictionPairs(champion, challenger, *(column.astype(np.bool_) for column in converted))
 
 
 def _mixed(logs: Floats) -> Floats:
-    """The logarithm of the mean capital over the bets, on the last axis."""
+    """Return the log of the mean capital over the bets, on the last axis."""
     mixed: Floats = logsumexp(logs, axis=-1) - math.log(len(_BETS))
     return mixed
 
 
-def _bound(differences: Floats, least: float) -> float:
-    """The largest mean, to 2^-39, that the differences refute together with all below it."""
+def _bound(differences: Floats, threshold: float) -> float:
+    """Return the largest mean, to 2^-39, that the differences refute together with all below it."""
     low, high = -1.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if capital(differences, middle) >= least:
+        if capital(differences, middle) >= threshold:
             low = middle
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""How good probabilities are in service: the newest judged predictions of each model version and variant."""
+"""Quality in service: the newest judged predictions of each model version and variant."""
 
 from bisect import insort
 from collections import Counter
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.monitor.ledger import HorizonDaysOf, Judged, known_at
+from models.evaluate import EDGE, expected_calibration_error
+from models.monitor.ledger import HorizonDaysOf, LabeledPrediction, known_at
 from models.monitor.recent_calibration import WINDOW
-from models.train.evaluate import EDGE, expected_calibration_error
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What the window of one model version and variant shows; as `models.train.evaluate` defines each of the numbers.
+    """The quality of one model version and variant over its window.
 
-    `roc_auc` is None where only one outcome occurs; `base_rate` is the realised, `mean_probability` the stated rate.
+    Metrics are those of `models.evaluate`. `roc_auc` is None if only one outcome occurs.
+    `base_rate` is the realized rate, `mean_probability` the stated one.
     """
 
     model_version: str
@@ -31,21 +32,23 @@ class Quality:
     roc_auc: float | None
 
 
-class Live:
-    """The newest `most` judged predictions of each model version and variant, as their labels became known."""
+class LiveWindows:
+    """The newest judged predictions of each model version and variant, in label order."""
 
-    def __init__(self, horizon_days_of: HorizonDaysOf, most: int = WINDOW) -> None:
+    def __init__(self, horizon_days_of: HorizonDaysOf, max_size: int = WINDOW) -> None:
         self._horizon_days_of = horizon_days_of
-        self._most = most
-        self._windows: dict[tuple[str, str], list[tuple[tuple[int, str, str], Judged]]] = {}
+        self._max_size = max_size
+        self._windows: dict[
+            tuple[str, str], list[tuple[tuple[int, str, str], LabeledPrediction]]
+        ] = {}
         self._leads: Counter[str] = (
             Counter()
-        )  # how often each is in a window: most of the erased never were
+        )  # how often each is in a window: many erased leads never were
 
-    def add(self, judged: Iterable[Judged]) -> None:
-        """More predictions were judged; an older one than all of a full window changes nothing."""
-        for one in judged:
-            made = one.made
+    def add(self, labeled: Iterable[LabeledPrediction]) -> None:
+        """Add judged predictions; one that is older than all of a full window changes nothing."""
+        for one in labeled:
+            made = one.prediction
             window = self._windows.setdefault((made.model_version, made.variant), [])
             order = (
                 known_at(one, self._horizon_days_of(made.model_version)),
@@ -54,31 +57,33 @@ class Live:
             )
             insort(window, (order, one), key=lambda entry: entry[0])
             self._leads[made.lead_id] += 1
-            if len(window) > self._most:
-                self._left(window.pop(0)[1].made.lead_id)
+            if len(window) > self._max_size:
+                self._count_removed(window.pop(0)[1].prediction.lead_id)
 
     def forget(self, lead_id: str) -> None:
-        """Take the predictions of an erased lead out."""
+        """Remove the predictions of an erased lead."""
         if not self._leads.pop(lead_id, 0):
             return
         for name, window in self._windows.items():
-            self._windows[name] = [entry for entry in window if entry[1].made.lead_id != lead_id]
+            self._windows[name] = [
+                entry for entry in window if entry[1].prediction.lead_id != lead_id
+            ]
 
-    def _left(self, lead_id: str) -> None:
+    def _count_removed(self, lead_id: str) -> None:
         self._leads[lead_id] -= 1
         if not self._leads[lead_id]:
             del self._leads[lead_id]
 
-    def window(self, model_version: str, variant: str) -> list[Judged]:
-        """What is judged of a version and variant, oldest first."""
+    def window(self, model_version: str, variant: str) -> list[LabeledPrediction]:
+        """Return the judged predictions of a version and variant, oldest first."""
         return [one for _, one in self._windows.get((model_version, variant), [])]
 
-    def of_trees(self, model_version: str, variant: str) -> list[Judged]:
-        """What is judged of a version and of the others with the same trees, oldest first."""
+    def window_of_trees(self, model_version: str, variant: str) -> list[LabeledPrediction]:
+        """Return the judged predictions of all versions with the same trees, oldest first."""
         same = [
             name
             for name in self._windows
-            if (trees_of(name[0]), name[1]) == (trees_of(model_version), variant)
+            if (tree_version(name[0]), name[1]) == (tree_version(model_version), variant)
         ]
         entries = sorted(
             (entry for name in same for entry in self._windows[name]), key=lambda entry: entry[0]
@@ -86,7 +91,7 @@ class Live:
         return [one for _, one in entries]
 
     def qualities(self) -> list[Quality]:
-        """The quality of each version and variant of which anything is judged, in the order of their names."""
+        """Return the quality of each version and variant with predictions, sorted by name."""
         return [
             quality(name[0], name[1], window)
             for name in sorted(self._windows)
@@ -94,14 +99,14 @@ class Live:
         ]
 
 
-def trees_of(model_version: str) -> str:
-    """The part of a version that says which trees it has: patches only state their scores otherwise."""
+def tree_version(model_version: str) -> str:
+    """Return the part of a version that identifies its trees; patches keep the trees."""
     return model_version.rpartition(".")[0]
 
 
-def quality(model_version: str, variant: str, window: Sequence[Judged]) -> Quality:
-    """The numbers of a window that is not empty."""
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # `run` imports this module, and does without
+def quality(model_version: str, variant: str, window: Sequence[LabeledPrediction]) -> Quality:
+    """Return the quality of a window that is not empty."""
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # not needed to serve
 
     probability, labels = arrays(window)
     clipped = np.clip(probability, EDGE, 1 - EDGE)
@@ -120,8 +125,8 @@ def quality(model_version: str, variant: str, window: Sequence[Judged]) -> Quali
     )
 
 
-def arrays(window: Sequence[Judged]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Stated probabilities (n,) and outcomes (n,)."""
-    return np.array([one.made.probability for one in window]), np.array(
+def arrays(window: Sequence[LabeledPrediction]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return stated probabilities (n,) and outcomes (n,)."""
+    return np.array([one.prediction.probability for one in window]), np.array(
         [one.converted for one in window], dtype=bool
     )

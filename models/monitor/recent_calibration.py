@@ -1,7 +1,8 @@
-"""Following the outcomes: a calibration of the newest leads whose outcome is known, moved along with time.
+"""A calibration that follows recent outcomes.
 
-A calibration that is fixed at training fails when the base rate jumps. This one is fitted again and again on a rolling
-window of scores whose outcomes have arrived since. Pure functions: who feeds them, and how late, is the caller's.
+A calibration that is fixed at training fails when the base rate jumps. This one is fitted again on
+a rolling window of scores whose outcomes have arrived. The functions are pure: the caller decides
+on data and delay.
 """
 
 from collections.abc import Callable
@@ -10,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from models.train.calibrate import log_odds
-from models.train.evaluate import calibration_line
+from models.evaluate import calibration_line
+from models.serve.calibrators import log_odds
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
-Map = Callable[[Floats], Floats]
+ProbabilityMap = Callable[[Floats], Floats]
 
 WINDOW = 2_000
-LEAST = 100  # outcomes; with fewer, or with only one kind, the probability stays as it is
+MIN_OUTCOMES = 100  # with fewer, or with only one class, the probability stays
 METHODS = ("intercept", "sigmoid", "isotonic")
 
 
 def shift(probability: Floats, labels: Labels) -> float:
-    """The log-odds to add to probabilities (n,) so that their mean is the rate of the outcomes (n,).
+    """Return the log-odds to add to probabilities so that their mean is the rate of outcomes.
 
-    By Newton's method; the same as the intercept of a logistic regression whose slope is held at 1. Both outcomes must
-    occur.
+    Both arguments are (n,). Newton's method; the same as the intercept of a logistic regression
+    with a slope of 1. Both outcomes must occur.
     """
     score, added = log_odds(probability), 0.0
     for _ in range(100):
@@ -38,16 +39,16 @@ def shift(probability: Floats, labels: Labels) -> float:
     return added
 
 
-def follow(probability: Floats, labels: Labels, method: str = "intercept") -> Map:
-    """What turns a probability into one that recent ones (n,) and their outcomes (n,) bear out.
+def fit_recent(probability: Floats, labels: Labels, method: str = "intercept") -> ProbabilityMap:
+    """Return a function that corrects probabilities by recent ones (n,) and their outcomes (n,).
 
-    "intercept" moves the base rate alone, "sigmoid" the spread as well (not where it would invert the ranking),
-    "isotonic" any rising line.
+    "intercept" moves the base rate alone, "sigmoid" the spread as well (unless it would invert the
+    ranking), "isotonic" fits any rising line.
     """
-    if len(labels) < LEAST or labels.all() or not labels.any():
+    if len(labels) < MIN_OUTCOMES or labels.all() or not labels.any():
         return lambda stated: stated
     if method == "isotonic":
-        from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # `run` imports this module, and does without
+        from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # not needed to serve
 
         steps = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
             probability, labels
@@ -61,24 +62,24 @@ def follow(probability: Floats, labels: Labels, method: str = "intercept") -> Ma
     return lambda stated: np.asarray(expit(log_odds(stated) + added))
 
 
-def replay(
+def simulate(
     probability: Floats,
     labels: Labels,
     start: int,
-    late: int,
+    delay: int,
     *,
     method: str = "intercept",
     every: int = 100,
 ) -> Floats:
-    """The probabilities that following would have stated for rows `start` and up of n rows in the order of time.
+    """Return the probabilities that the calibration would have stated for rows from `start` on.
 
-    The outcome of a row is known `late` rows after it; the map is fitted anew after each `every` rows, on the newest
-    WINDOW rows whose outcome is known by then.
+    Rows are in time order. The outcome of a row is known `delay` rows after it. The map is fitted
+    again every `every` rows, on the newest WINDOW rows with a known outcome.
     """
     stated = probability[start:].copy()
     for first in range(start, len(labels), every):
-        known = max(first - late, 0)
+        known = max(first - delay, 0)
         window = slice(max(known - WINDOW, 0), known)
-        moved = follow(probability[window], labels[window], method)
+        moved = fit_recent(probability[window], labels[window], method)
         stated[first - start : first - start + every] = moved(probability[first : first + every])
     return stated

@@ -1,10 +1,12 @@
-"""When a model should be trained anew: stated triggers, each with its reason in a sentence.
+"""Triggers of retraining, each with its reason in a sentence.
 
-CALIBRATION needs a test and an effect. The tests: Spiegelhalter's z, and the z of the mean, because the first cannot
-see a shift where probabilities lie on both sides of one half. Outcomes are looked at again and again, so each look has
-a level of 1 in 10,000. The effect: a significant difference that nobody would act on is no reason to train.
-Source: D. J. Spiegelhalter, "Probabilistic prediction in patient management and clinical trials", Statistics in
-Medicine 5 (1986).
+CALIBRATION needs a test and an effect. The tests are Spiegelhalter's z and the z of the mean: the
+first cannot see a shift if probabilities lie on both sides of one half. Outcomes are tested again
+and again, so each look has a level of 1 in 10,000. The effect matters because a significant
+difference too small to act on is no reason to train.
+
+Source: D. J. Spiegelhalter, "Probabilistic prediction in patient management and clinical trials",
+Statistics in Medicine 5 (1986).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,23 +18,23 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from models.monitor.ledger import DAY_MS, Judged
-from models.monitor.live import arrays, trees_of
+from models.evaluate import EDGE, expected_calibration_error
+from models.monitor.ledger import DAY_MS, LabeledPrediction
+from models.monitor.live import arrays, tree_version
 from models.registry.versions import ModelRegistry
 from models.serve.refused import Refused
-from models.train.evaluate import EDGE, expected_calibration_error
 
-LEVEL = 1e-4  # of one look; shared by the two tests
-LEAST_LEADS = 500  # below, an ECE of .05 is what chance alone gives
-MEAN_EFFECT = 0.02  # two points between stated and realised rate
-ECE_EFFECT = 0.05  # the bar that a model has to meet at training on data that drifts
-ECE_WORSE = 0.02  # beyond what the manifest already admits
-MAX_AGE_DAYS = 90.0  # a term: programmes, prices and campaigns are new after it
-OUTCOMES = 5_000  # as many new outcomes as change what training can learn
+LEVEL = 1e-4  # of one look, shared by the two tests
+MIN_LEADS = 500  # with fewer, chance alone gives an ECE of 0.05
+MEAN_EFFECT = 0.02  # two percentage points between stated and realized rate
+ECE_EFFECT = 0.05  # the limit for a model at training on data that drifts
+ECE_WORSE = 0.02  # above the ECE in the manifest
+MAX_AGE_DAYS = 90.0  # a term, after which programs, prices and campaigns change
+OUTCOMES = 5_000  # enough new outcomes to change what training can learn
 
 
 class Trigger(StrEnum):
-    """Why a model should be trained anew; the symbols of `RetrainRequested`."""
+    """The reasons to retrain a model; the symbols of `RetrainRequested`."""
 
     DRIFT = "DRIFT"
     CALIBRATION = "CALIBRATION"
@@ -42,7 +44,7 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Triggers:
-    """What may be asked for: the age in days and the number of new outcomes; 0 = never."""
+    """The configured limits: age in days and number of new outcomes; 0 turns a trigger off."""
 
     max_age_days: float = MAX_AGE_DAYS
     outcomes: int = OUTCOMES
@@ -50,7 +52,7 @@ class Triggers:
 
 @dataclass(frozen=True, slots=True)
 class InService:
-    """The model in service as its manifest describes it; `created_at` (ms UTC) is when its trees were grown."""
+    """The model in service by its manifest; `created_at` (ms UTC) dates its trees."""
 
     version: str
     sha256: str
@@ -59,25 +61,31 @@ class InService:
 
 
 def in_service(models: ModelRegistry, version: str) -> tuple[InService, dict[str, Any]]:
-    """What triggers look at in a version, and its manifest. Another calibration makes trees no younger.
+    """Return what triggers need of a version, and its manifest.
 
-    Raises UserError, Refused and Transient as the registry does.
+    A patch keeps the age of its trees. Raises UserError, Refused and Transient as the registry
+    does.
     """
     manifest = models.show(version)
-    grown = models.show(f"{trees_of(version)}.0") if "recalibrated" in manifest else manifest
-    return service_of(manifest, grown), manifest
+    trees_manifest = (
+        models.show(f"{tree_version(version)}.0") if "recalibrated" in manifest else manifest
+    )
+    return parse_in_service(manifest, trees_manifest), manifest
 
 
-def service_of(manifest: Mapping[str, Any], grown: Mapping[str, Any]) -> InService:
-    """The facts of a manifest, dated as the one its trees came with; what is not there is None. Raises Refused."""
+def parse_in_service(manifest: Mapping[str, Any], trees_manifest: Mapping[str, Any]) -> InService:
+    """Return what triggers need of a manifest, dated by the manifest that its trees came with.
+
+    What is missing is None. Raises Refused if a manifest cannot be read.
+    """
     try:
-        created = grown.get("created_at")
-        judged = manifest.get("metrics", {}).get("calibrated") or {}
+        created = trees_manifest.get("created_at")
+        metrics = manifest.get("metrics", {}).get("calibrated") or {}
         return InService(
             str(manifest["version"]),
             str(manifest["artifact"]["sha256"]),
             round(datetime.fromisoformat(created).timestamp() * 1000) if created else None,
-            judged.get("ece"),
+            metrics.get("ece"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(
@@ -87,15 +95,16 @@ def service_of(manifest: Mapping[str, Any], grown: Mapping[str, Any]) -> InServi
 
 def due(
     service: InService,
-    window: Sequence[Judged],
+    window: Sequence[LabeledPrediction],
     *,
     new_outcomes: int,
     now_ms: int,
     triggers: Triggers = Triggers(),
 ) -> dict[Trigger, str]:
-    """The triggers that hold for the model in service, each with a sentence.
+    """Return the triggers that hold for the model in service, each with a sentence.
 
-    `window` are its newest judged predictions, `new_outcomes` how many leads' outcomes became known since it was made.
+    `window` holds its newest judged predictions. `new_outcomes` counts the leads whose outcome
+    became known since the model was made.
     """
     found: dict[Trigger, str] = {}
     if sentence := miscalibrated(window, service.ece):
@@ -108,33 +117,40 @@ def due(
     return found
 
 
-def miscalibrated(window: Sequence[Judged], judged_ece: float | None) -> str | None:
-    """How far the probabilities are from the outcomes, in a sentence; None where that may be chance or is small.
+def miscalibrated(window: Sequence[LabeledPrediction], manifest_ece: float | None) -> str | None:
+    """Return how far the probabilities are from the outcomes, in a sentence.
 
-    A lead counts once, by its first prediction in the window: later ones share its outcome, and are no new evidence.
+    None if the distance is small or may be chance. A lead counts once, by its first prediction in
+    the window: later ones share its outcome and are no new evidence.
     """
-    first: dict[str, Judged] = {}
+    first: dict[str, LabeledPrediction] = {}
     for one in window:
-        first.setdefault(one.made.lead_id, one)
-    if len(first) < LEAST_LEADS:
+        first.setdefault(one.prediction.lead_id, one)
+    if len(first) < MIN_LEADS:
         return None
     probability, labels = arrays(list(first.values()))
     limit = -ndtri(LEVEL / 4)  # two tests, two sides
-    # A probability of exactly 0 or 1 would have no variance, however wrong it is.
+    # A probability of exactly 0 or 1 would have no variance.
     inside = np.clip(probability, EDGE, 1 - EDGE)
     z = max(abs(spiegelhalter(inside, labels)), abs(mean_z(inside, labels)))
     stated, realised = probability.mean(), labels.mean()
     ece = expected_calibration_error(probability, labels)
     large = abs(stated - realised) > MEAN_EFFECT or ece > max(
-        ECE_EFFECT, (judged_ece or 0.0) + ECE_WORSE
+        ECE_EFFECT, (manifest_ece or 0.0) + ECE_WORSE
     )
     if z <= limit or not large:
         return None
-    return f"of {len(labels):,} leads {realised:.1%} converted where {stated:.1%} was stated (ECE {ece:.3f}, z {z:.1f})"
+    return (
+        f"of {len(labels):,} leads {realised:.1%} converted where {stated:.1%} was stated (ECE "
+        f"{ece:.3f}, z {z:.1f})"
+    )
 
 
 def spiegelhalter(probability: Any, labels: Any) -> float:
-    """The z of the Brier score against what it is where probabilities (n,), none of them 0, 1 or all .5, are right."""
+    """Return the z of the Brier score against its expectation under correct probabilities (n,).
+
+    No probability may be 0 or 1, and not all may be 0.5.
+    """
     weight = 1 - 2 * probability
     return float(
         (weight * (labels - probability)).sum()
@@ -143,5 +159,8 @@ def spiegelhalter(probability: Any, labels: Any) -> float:
 
 
 def mean_z(probability: Any, labels: Any) -> float:
-    """The z of the number of conversions against the sum of the probabilities (n,), none of them 0 or 1."""
+    """Return the z of the number of conversions against the sum of the probabilities (n,).
+
+    No probability may be 0 or 1.
+    """
     return float((labels - probability).sum() / np.sqrt((probability * (1 - probability)).sum()))

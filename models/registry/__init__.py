@@ -1,0 +1,1 @@
+"""Versions of models: the store, signatures, aliases, the gate, and slots that follow an alias."""

@@ -1,7 +1,7 @@
-"""Who made a model: Ed25519 signatures of manifests, each of which holds the sha256 of its artifact.
+"""Signatures: who made a model, by Ed25519 over the manifest, which holds the artifact's sha256.
 
-A digest beside a file is replaced with the file; a signature needs the key. The private key belongs to whoever trains,
-the public half to each consumer, and neither to the model store.
+A digest next to a file is replaced with the file; a signature needs the key. Training holds the
+private key and each consumer the public key. The model store holds neither.
 """
 
 import base64
@@ -28,41 +28,45 @@ _SIGNS, _TRUSTS = "LEADSTREAM_MODEL_SIGNING_KEY", "LEADSTREAM_MODEL_VERIFY_KEYS"
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a process signs with, whose signatures it takes (by `key_id`), and whether it takes a model without one."""
+    """The keys of a process.
+
+    `signing_key` signs, `trusted` are the accepted public keys by `key_id`, and `unsigned` accepts
+    models without a signature.
+    """
 
     signing_key: Ed25519PrivateKey | None = None
     trusted: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
     unsigned: bool = False
 
     def require_key(self) -> None:
-        """Raise UserError where models must be signed and there is no key to do it with."""
+        """Raise UserError if models must be signed and there is no key."""
         if self.signing_key is None and not self.unsigned:
             raise UserError(f"there is no key to sign the model with: {_SIGNS} names none")
 
     def sign(self, manifest: bytes) -> bytes | None:
-        """The signature of a manifest's bytes, as JSON; None where there is no key."""
+        """Return the signature of a manifest's bytes as JSON; None without a key."""
         if self.signing_key is None:
             return None
         signature = base64.b64encode(self.signing_key.sign(manifest)).decode()
-        said = {
+        content = {
             "algorithm": "Ed25519",
             "key": key_id(self.signing_key.public_key()),
             "signature": signature,
         }
-        return json.dumps(said, indent=2).encode() + b"\n"
+        return json.dumps(content, indent=2).encode() + b"\n"
 
     def check(self, manifest: bytes, signature: bytes | None) -> str | None:
-        """The id of the trusted key that signed these very bytes; None where they are unsigned and may be.
+        """Return the id of the trusted key that signed these bytes; None if unsigned and allowed.
 
-        Raises Refused otherwise: a signature that is there must be good, also where none is needed.
+        Raises Refused otherwise. A signature that exists must be valid, even if none is required.
         """
         if signature is None:
             if not self.unsigned:
                 raise Refused("it is not signed, and LEADSTREAM_MODEL_UNSIGNED does not allow that")
             return None
         try:
-            said = json.loads(signature)
-            name, raw = said["key"], base64.b64decode(said["signature"], validate=True)
+            content = json.loads(signature)
+            name, raw = content["key"], base64.b64decode(content["signature"], validate=True)
             key = self.trusted.get(name)
         except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
             raise Refused("its signature cannot be read") from error
@@ -75,13 +79,13 @@ class Trust:
         return str(name)
 
 
-NOBODY = Trust()
+NO_TRUST = Trust()
 
 
-def trust_of(settings: Settings, *, signs: bool = False) -> Trust:
-    """What the settings trust and, where this process `signs`, the key that it signs with.
+def load_trust(settings: Settings, *, signs: bool = False) -> Trust:
+    """Return the keys that the settings trust, with the private key if this process `signs`.
 
-    Raises SettingsError for a key that is named and cannot be read.
+    Raises SettingsError for a named key that cannot be read.
     """
     unsigned = settings.model_unsigned is Unsigned.ALLOW
     path = key_path(settings)
@@ -100,7 +104,7 @@ def trust_of(settings: Settings, *, signs: bool = False) -> Trust:
 
 
 def ensure_key(settings: Settings) -> Path | None:
-    """Make the default key pair where one is needed and none is named; the private key's path if it was made now."""
+    """Make the default key pair if one is needed and none is named; return a new path or None."""
     path = key_path(settings)
     if settings.model_signing_key or path.exists() or settings.model_unsigned is Unsigned.ALLOW:
         return None
@@ -109,9 +113,10 @@ def ensure_key(settings: Settings) -> Path | None:
 
 
 def make_key(path: Path) -> str:
-    """Write a new private key (PEM, PKCS 8, for its owner's eyes only) and beside it the public one; return its id.
+    """Write a new private key with the public key next to it; return the key's id.
 
-    Raises SettingsError where one is there already, or nothing can be written.
+    The private key is PEM, PKCS 8, mode 600. Raises SettingsError if the file exists or cannot be
+    written.
     """
     key = Ed25519PrivateKey.generate()
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -128,12 +133,12 @@ def make_key(path: Path) -> str:
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """The first 16 hex digits of the sha256 of the key's 32 bytes."""
+    """Return the first 16 hex digits of the sha256 of the key's 32 bytes."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
 def key_path(settings: Settings) -> Path:
-    """Where the private key is, or would be made."""
+    """Return the path of the private key, whether or not it exists."""
     path = Path(settings.model_signing_key) if settings.model_signing_key else DEFAULT_KEY
     try:
         return path.expanduser()

@@ -1,4 +1,7 @@
-"""The few operations that the registry needs of a folder or an fsspec URL, each visible whole or not at all."""
+"""The storage operations of the registry, on a folder or an fsspec URL.
+
+Each write is visible entirely or not at all.
+"""
 
 import os
 from collections.abc import Iterator
@@ -13,76 +16,81 @@ from fsspec.implementations.local import LocalFileSystem
 from leadstream.errors import SettingsError, Transient
 from leadstream.settings import masked_url
 
-# The most that a manifest, a signature or an alias may take.
+# The maximum size of a manifest, a signature or an alias.
 DOCUMENT = 4 * 2**20
 SECONDS = 10.0
-# The consumer looks between batches: a store that is down may hold it up by seconds, not by minutes.
+# A store that is down may delay the consumer by seconds, not by minutes.
 _S3: dict[str, Any] = {
-    "skip_instance_cache": True,  # the next store may be told another endpoint
+    "skip_instance_cache": True,  # the next store may have another endpoint
     "config_kwargs": {
         "connect_timeout": 3,
         "read_timeout": 5,
         "retries": {"mode": "standard", "total_max_attempts": 2},
     },
 }
-# Answers to a conditional put where the object is there, or another is being put this very moment.
+# Responses to a conditional put if the object exists, or another put is running.
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class Store:
     """Small objects under a root, named by paths with `/`.
 
-    Raises SettingsError for a URL that nothing here can read, and Transient("model store") where it does not answer.
+    Raises SettingsError for a URL that no driver can read, and Transient("model store") if the
+    store does not answer.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         s3 = url.partition("://")[0] in ("s3", "s3a")
         try:
-            # Another process moves the aliases: a cached listing would hide that.
+            # Another process moves the aliases; a cached listing would hide that.
             self._fs, root = fsspec.core.url_to_fs(
                 url, use_listings_cache=False, **(_S3 if s3 else {})
             )
         except (ImportError, ValueError) as error:
-            mend = "; pip install 'leadstream[s3]'" if s3 else ""
-            raise SettingsError(f"MODEL_STORE={masked_url(url)}: {error}{mend}") from error
+            hint = "; pip install 'leadstream[s3]'" if s3 else ""
+            raise SettingsError(f"MODEL_STORE={masked_url(url)}: {error}{hint}") from error
         self._failures: tuple[type[Exception], ...] = (OSError,)
         if s3:
-            from aiohttp import ClientError  # noqa: PLC0415  # this and the next come with s3fs
+            from aiohttp import ClientError  # noqa: PLC0415  # installed with s3fs
             from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-            self._fs.retries = 1  # botocore tries again
+            self._fs.retries = 1  # botocore retries
             self._failures = (OSError, BotoCoreError, ClientError)
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
-    def read(self, path: str, at_most: int = DOCUMENT) -> bytes | None:
-        """The object's bytes, or None where there is none; of a larger object only the first `at_most` + 1."""
+    def read(self, path: str, max_bytes: int = DOCUMENT) -> bytes | None:
+        """Return the object's bytes, or None if there is no object.
+
+        Of an object larger than `max_bytes`, returns the first `max_bytes` + 1 bytes.
+        """
         with self._answering():
             try:
                 return bytes(
-                    self._call("cat_file", at_most, self._at(path), start=0, end=at_most + 1)
+                    self._call("cat_file", max_bytes, self._path(path), start=0, end=max_bytes + 1)
                 )
             except OSError as error:
-                if _code(error) == "InvalidRange":  # there is no first byte
+                if _code(error) == "InvalidRange":  # the object is empty
                     return b""
                 if not _absent(error):
                     raise
                 return None
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write the object unless one exists; False if one does. Of several callers one succeeds.
+        """Write the object and return True, or return False if it exists.
 
-        On a folder that holds by O_EXCL, elsewhere as far as the store's own conditional put goes.
+        Of several callers one succeeds. On a folder O_EXCL guarantees that; elsewhere the store's
+        own conditional put does.
         """
         with self._answering():
             try:
                 if self._local:
-                    os.makedirs(os.path.dirname(self._at(path)), exist_ok=True)
-                    with open(self._at(path), "xb") as file:
+                    os.makedirs(os.path.dirname(self._path(path)), exist_ok=True)
+                    with open(self._path(path), "xb") as file:
                         _write(file.fileno(), data)
                 else:
-                    self._call("pipe_file", len(data), self._at(path), data, mode="create")
+                    self._call("pipe_file", len(data), self._path(path), data, mode="create")
             except OSError as error:
                 if isinstance(error, FileExistsError) or _code(error) in _TAKEN:
                     return False
@@ -92,7 +100,7 @@ class Store:
     def replace(self, path: str, data: bytes) -> None:
         """Write the object; a reader sees the old bytes or the new ones, never a part."""
         with self._answering():
-            target = self._at(path)
+            target = self._path(path)
             if not self._local:
                 self._call("pipe_file", len(data), target, data)
                 return
@@ -109,19 +117,19 @@ class Store:
                 raise
 
     def remove(self, path: str) -> None:
-        """Remove the object, if there is one."""
+        """Remove the object, if it exists."""
         with self._answering():
             try:
-                self._call("rm_file", 0, self._at(path))
+                self._call("rm_file", 0, self._path(path))
             except OSError as error:
                 if not _absent(error):
                     raise
 
     def names(self, folder: str) -> list[str]:
-        """The names directly under a folder, sorted; empty if there is no such folder."""
+        """Return the names directly under a folder, sorted; empty if there is no such folder."""
         with self._answering():
             try:
-                found = self._call("ls", DOCUMENT, self._at(folder), detail=False)
+                found = self._call("ls", DOCUMENT, self._path(folder), detail=False)
             except OSError as error:
                 if not _absent(error):
                     raise
@@ -129,16 +137,19 @@ class Store:
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
     def _call(self, method: str, size: int, *args: Any, **options: Any) -> Any:
-        """What a method of the file system returns; a driver that can be stopped has SECONDS, and 1 more for a MiB."""
+        """Call a method of the file system.
+
+        A driver that can be stopped has SECONDS, plus 1 for each MiB.
+        """
         if not isinstance(self._fs, AsyncFileSystem):
             return getattr(self._fs, method)(*args, **options)
-        # An S3 client that waits for leave to send a body (100-continue) does so without a limit of its own.
+        # An S3 client waits without a limit for 100-continue before it sends a body.
         seconds = SECONDS + size / 2**20
         return sync(
             self._fs.loop, getattr(self._fs, f"_{method}"), *args, timeout=seconds, **options
         )
 
-    def _at(self, path: str) -> str:
+    def _path(self, path: str) -> str:
         return f"{self._root}/{path}"
 
     @contextmanager
@@ -153,12 +164,12 @@ class Store:
 
 
 def _absent(error: OSError) -> bool:
-    """Whether an object or a folder is not there; a bucket that is not there is no empty store."""
+    """Return whether an object or folder is missing; a missing bucket is an error."""
     return isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket"
 
 
 def _code(error: OSError) -> str:
-    """The code of the S3 answer that led to an error, empty for any other."""
+    """Return the code of the S3 response behind an error, or an empty string."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 

@@ -1,12 +1,13 @@
-"""The versions of a model and the aliases that point to them, in a folder or at any fsspec URL.
+"""The registry: versions of a model and the aliases that point to them.
 
     versions/<semver>/model.joblib     the artifact, written first
-    versions/<semver>/manifest.sig     the signature of the manifest's bytes, where the registry has a key
+    versions/<semver>/manifest.sig     the signature of the manifest, if the registry has a key
     versions/<semver>/manifest.json    written last: a version without one does not exist
     aliases/<alias>.json               the version in service, and those before it
     aliases/log/<alias>-<ms>-<id>.json one object for each move, never changed
 
-Versions never change once written. An alias moves by replacing one object.
+The store is a folder or any fsspec URL. A version never changes once written. An alias moves by
+replacing one object.
 """
 
 import getpass
@@ -22,16 +23,17 @@ from uuid import uuid4
 
 from leadstream.errors import UserError
 from leadstream.settings import Settings, masked_url
-from models.registry.signing import NOBODY, Trust, ensure_key, trust_of
+from models.registry.gate import GateRefused, objections
+from models.registry.signing import NO_TRUST, Trust, ensure_key, load_trust
 from models.registry.store import DOCUMENT, Store
 from models.serve import artifact
-from models.serve.artifact import FILE
-from models.serve.pickles import MOST_PACKED
+from models.serve.artifact import FILE, Trained
+from models.serve.pickles import MAX_PACKED
 from models.serve.refused import Refused
 
 if TYPE_CHECKING:
+    from models.serve.artifact import Trained
     from models.serve.scorer import Model
-    from models.train.training import Trained
 
 CHAMPION = "champion"
 FIRST_VERSION = "1.0.0"
@@ -43,7 +45,10 @@ _ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Where an alias points: `previous` are the versions before, newest last; `moved_at` is in ms UTC."""
+    """The target of an alias.
+
+    `previous` are earlier versions, newest last; `moved_at` is in ms UTC.
+    """
 
     version: str
     previous: tuple[str, ...]
@@ -53,45 +58,49 @@ class Alias:
 def open_registry(
     settings: Settings, *, signs: bool = False, say: Callable[[str], None] = lambda _sentence: None
 ) -> "ModelRegistry":
-    """The registry at MODEL_STORE with the keys of the settings, the private one only where this process `signs`.
+    """Return the registry at MODEL_STORE with the keys of the settings.
 
-    A process that signs and needs a key of its own makes one, and says so. Raises SettingsError for a key that cannot
-    be read or made.
+    The private key is loaded only if this process `signs`. If it needs a key and has none, this
+    makes one and passes a sentence to `say`. Raises SettingsError for a key that cannot be read
+    or made.
     """
     url = settings.need(
         "MODEL_STORE", "name the folder or fsspec URL where `leadstream train` keeps models"
     )
     if signs and (made := ensure_key(settings)):
         say(f"made a key to sign models with: {made}; consumers elsewhere need {made}.pub")
-    return ModelRegistry(url, trust_of(settings, signs=signs))
+    return ModelRegistry(url, load_trust(settings, signs=signs))
 
 
 class ModelRegistry:
-    """Publishes, finds and verifies versions. Raises Transient("model store") where the store does not answer.
+    """Publishes, finds and verifies versions.
 
-    `trust` says what is signed with and whose signatures count: without it nothing is published and nothing verifies.
-    `clock_ms` is the wall clock that moves are dated by, `who` moves them: the user and the machine, unless told.
+    - `trust`: the keys to sign with and to accept. Without it nothing is published or verified.
+    - `clock_ms`: the wall clock that dates moves, in ms UTC.
+    - `user`: the author of moves in the log; the user and the machine by default.
+
+    Raises Transient("model store") if the store does not answer.
     """
 
     def __init__(
         self,
         store_url: str,
-        trust: Trust = NOBODY,
+        trust: Trust = NO_TRUST,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-        who: str | None = None,
+        user: str | None = None,
     ) -> None:
         self.url = store_url
         self._trust = trust
         self._store = Store(store_url)
         self._clock_ms = clock_ms
-        self._who = who or _user()
+        self._author = user or _current_user()
 
-    def publish(self, trained: "Trained", patch_of: str | None = None) -> str:
-        """Write a trained model as the next minor version and return that version; the aliases stay where they are.
+    def publish(self, trained: Trained, patch_of: str | None = None) -> str:
+        """Write a trained model as the next minor version and return that version; aliases stay.
 
-        With `patch_of` it is the next patch of that version: the same trees, said otherwise. Raises Refused, with
-        nothing written, if the model does not pass its own checks after a round trip, and UserError if it must be
-        signed and there is no key.
+        With `patch_of` it becomes the next patch of that version: the same trees, calibrated
+        differently. Raises Refused if the model does not pass its own checks after a round trip,
+        and UserError if it must be signed and there is no key. In both cases nothing is written.
         """
         self._trust.require_key()
         payload = artifact.dump(trained.artifact)
@@ -109,38 +118,41 @@ class ModelRegistry:
         return version
 
     def versions(self) -> list[str]:
-        """All published versions, oldest first."""
+        """Return all published versions, oldest first."""
         return [v for v in self._claimed() if "manifest.json" in self._store.names(f"versions/{v}")]
 
     def show(self, version: str) -> dict[str, Any]:
-        """The manifest of a version; raises UserError if there is no such version, Refused if it cannot be read.
+        """Return the manifest of a version without a check of its signature.
 
-        Whether it is signed is not asked here.
+        Raises UserError if there is no such version, Refused if the manifest cannot be read.
         """
         return self._manifest(version)[1]
 
     def signed_by(self, version: str) -> str | None:
-        """The id of the trusted key that signed a version's manifest, None where it is unsigned and may be.
+        """Return the id of the trusted key that signed a version; None if unsigned and allowed.
 
-        Raises Refused where it may not serve for its signature.
+        Raises Refused if its signature keeps it out of service.
         """
         return self._signed_by(version, self._manifest(version)[0])
 
     def verify(self, version: str) -> "Model":
-        """The model of a version after its signature and every check of models/serve/artifact.py.
+        """Return the model of a version after its signature and the checks of `serve.artifact`.
 
         Raises Refused with the check that failed.
         """
         return self._verified(version)[0]
 
     def artifact(self, version: str) -> dict[str, Any]:
-        """The dictionary that a version was published as, after the same checks: to make a patch of it."""
+        """Return the dictionary that a version was published as, to make a patch of it.
+
+        The checks are those of `verify`.
+        """
         return artifact.unpack(self._verified(version)[1], scikit=True)
 
     def _verified(self, version: str) -> tuple["Model", bytes]:
         signed, manifest = self._manifest(version)
         self._signed_by(version, signed)
-        payload = self._store.read(f"versions/{version}/{FILE}", MOST_PACKED)
+        payload = self._store.read(f"versions/{version}/{FILE}", MAX_PACKED)
         if payload is None:
             raise Refused(f"model version {version}: its artifact is missing")
         try:
@@ -149,7 +161,7 @@ class ModelRegistry:
             raise Refused(f"model version {version}: {refused}") from refused
 
     def _manifest(self, version: str) -> tuple[bytes, dict[str, Any]]:
-        """The manifest's bytes, which are what is signed, and what they say."""
+        """Return the bytes of a manifest, which are what is signed, and their content."""
         raw = (
             self._store.read(f"versions/{version}/manifest.json")
             if _SEMVER.fullmatch(version)
@@ -177,7 +189,10 @@ class ModelRegistry:
             raise Refused(f"model version {version}: {refused}") from refused
 
     def alias(self, name: str = CHAMPION) -> Alias | None:
-        """Where an alias points, or None if it was never set; raises Refused if its object cannot be read."""
+        """Return where an alias points, or None if it was never set.
+
+        Raises Refused if it cannot be read.
+        """
         raw = self._store.read(f"aliases/{_alias(name)}.json")
         if raw is None:
             return None
@@ -188,16 +203,17 @@ class ModelRegistry:
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(
-                f"the alias {name} in {masked_url(self.url)} cannot be read ({error}); promote a version again"
+                f"the alias {name} in {masked_url(self.url)} cannot be read ({error}); promote a "
+                "version again"
             ) from error
 
     def resolve(self, alias: str = CHAMPION) -> str | None:
-        """The version that an alias points to, or None."""
+        """Return the version that an alias points to, or None."""
         found = self.alias(alias)
         return found.version if found else None
 
     def aliases(self) -> dict[str, str]:
-        """Every alias with its version."""
+        """Return every alias with its version."""
         names = [
             n.removesuffix(".json") for n in self._store.names("aliases") if n.endswith(".json")
         ]
@@ -208,40 +224,36 @@ class ModelRegistry:
         }
 
     def promote(self, version: str, alias: str = CHAMPION, *, force: bool = False) -> str | None:
-        """Point the alias to a version that verifies, and return the one it pointed to before.
+        """Point the alias to a version that verifies; return the version it pointed to before.
 
-        A champion must pass the gate, too; with `force` what the gate objects to is only written into the log. Raises
-        GateRefused, Refused or UserError, with the alias unmoved, otherwise.
+        A champion must also pass the gate. With `force` the objections of the gate are only logged.
+        Raises GateRefused, Refused or UserError otherwise, and the alias does not move.
         """
         candidate = self.verify(version)
         try:
             present = self.alias(alias)
         except Refused:
-            present = None  # an alias that cannot be read is mended by setting it
+            present = None  # setting an unreadable alias repairs it
         if present is not None and present.version == version:
             return version
         forced = self._objections(candidate, present) if alias == CHAMPION else []
         if forced and not force:
-            from models.registry.gate import GateRefused  # noqa: PLC0415  # brings pandas
-
             raise GateRefused(version, forced)
         previous = (*present.previous, present.version) if present else ()
         self._move("promote", alias, present, Alias(version, previous, self._clock_ms()), forced)
         return present.version if present else None
 
     def _objections(self, candidate: "Model", present: Alias | None) -> list[str]:
-        from models.registry.gate import objections  # noqa: PLC0415  # brings pandas
-
         try:
             champion = self.verify(present.version) if present else None
         except UserError:
-            champion = None  # one that could not serve again is nothing to be compared with
+            champion = None  # a champion that cannot serve cannot be compared
         return objections(candidate, champion)
 
     def rollback(self, alias: str = CHAMPION) -> str:
         """Point the alias back to the version before the present one, and return that version.
 
-        Raises UserError if there is none before it.
+        Raises UserError if there is no earlier version.
         """
         present = self.alias(alias)
         if present is None or not present.previous:
@@ -254,25 +266,28 @@ class ModelRegistry:
         return version
 
     def retire(self, alias: str) -> str:
-        """Remove an alias, and return the version that it pointed to; its moves stay in the log.
+        """Remove an alias and return the version that it pointed to; its moves stay in the log.
 
-        Raises UserError for the champion, without whom no consumer starts, and where the alias was never set.
+        Raises UserError for the champion, which every consumer needs to start, and for an unset
+        alias.
         """
         if alias == CHAMPION:
             raise UserError(
-                "the champion cannot be retired, for no consumer starts without one: promote another version"
+                "the champion cannot be retired, because no consumer starts without one: promote "
+                "another version"
             )
         present = self.alias(alias)
         if present is None:
             raise UserError(
-                f"the alias {alias} points to no version; `leadstream models list` shows what there is"
+                f"the alias {alias} points to no version; `leadstream models list` shows what "
+                "there is"
             )
         self._note("retire", alias, present.version, None, self._clock_ms())
         self._store.remove(f"aliases/{alias}.json")
         return present.version
 
     def log(self) -> list[dict[str, Any]]:
-        """Every move of every alias, oldest first."""
+        """Return every move of every alias, oldest first."""
         raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
         moves: list[dict[str, Any]] = [json.loads(entry) for entry in raw if entry]
         return sorted(moves, key=lambda move: move["at"])
@@ -281,7 +296,7 @@ class ModelRegistry:
         claimed = self._claimed()
         after = _next_patch if patch_of else _next_minor
         version = after(patch_of or claimed[-1]) if claimed else FIRST_VERSION
-        # Whoever creates the artifact owns the version; two publishers at once get two versions.
+        # The process that creates the artifact owns the version, so two publishers get two.
         while not self._store.create(f"versions/{version}/{FILE}", payload):
             version = after(version)
         return version
@@ -297,7 +312,7 @@ class ModelRegistry:
         after: Alias,
         forced: Sequence[str] = (),
     ) -> None:
-        # The log first: it must not miss a move, even one that then fails.
+        # The log first: it must hold every move, even one that fails afterwards.
         self._note(
             action,
             alias,
@@ -322,7 +337,7 @@ class ModelRegistry:
             "from": before,
             "to": after,
             "at": at,
-            "by": self._who,
+            "by": self._author,
         }
         entry |= {name: value for name, value in more.items() if value}
         self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
@@ -348,10 +363,10 @@ def _next_patch(version: str) -> str:
     return f"{major}.{minor}.{patch + 1}"
 
 
-def _user() -> str:
+def _current_user() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
 

@@ -1,0 +1,1 @@
+"""Scoring in the consumer: artifacts read as data, the scorer, the trees and the calibrators."""

@@ -1,9 +1,12 @@
-"""The types that an artifact may hold, and how each is made from its record (see models/serve/pickles.py).
+"""The types that an artifact may hold, and how each is made from its pickled form.
 
-Nothing of a type's own unpickling runs: a plain object gets its attributes, a dataclass its fields, an array its
-numbers, and a tree, which is C and trusts what it is given, only numbers that were checked here. Of scikit-learn's
-types serving gets records (models/serve/estimators.py), and only who publishes again its own objects. A type that training
-learns to write needs a row in the tables below; publishing refuses a model that holds any other.
+The unpickling code of a type never runs. A plain object gets its attributes, a dataclass its
+fields, an array its numbers. A tree is C code that trusts its input, so it gets only numbers that
+were checked here. Serving reads scikit-learn's types into records (`models.serve.estimators`); only
+a process that publishes an artifact again gets scikit-learn's own objects.
+
+A type that training learns to write needs a row in the tables below. Publishing refuses a model
+that holds any other type.
 """
 
 import importlib
@@ -17,33 +20,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.serve.estimators import DecisionTree, RandomForest, Scaler, Selector, Tree
-from models.serve.pickles import Name, Record, dtype_of
+from models.serve.pickles import PickledName, PickledObject, dtype_of
 from models.serve.refused import Refused
 
-_DEEPEST = 32
-_MOST_FEATURES = 4096
+_MAX_DEPTH = 32
+_MAX_FEATURES = 4096
 
 Maker = Callable[[str, tuple[Any, ...], Any], Any]
 
 
 def build(value: Any, names: list[str], *, scikit: bool = False) -> Any:
-    """The objects that data and records stand for; `names` are all names that the file asks for.
+    """Build the objects that pickled data describes; `names` are all names in the file.
 
-    With `scikit` the estimators are scikit-learn's own, which is imported for it. Raises Refused, with nothing made, if
-    a name is not allowed; ValueError, TypeError or KeyError where a record is not what its type has.
+    With `scikit` the estimators are scikit-learn's own classes. Raises Refused before it builds
+    anything if a name is not allowed, and ValueError, TypeError or KeyError if a pickled object
+    does not fit its type.
     """
     if foreign := [name for name in names if name not in _ALLOWED]:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise Refused(
             f"its artifact would load {', '.join(foreign[:5])}{more}, which no model needs"
         )
-    return _Builder(_OWN | (_SCIKIT if scikit else _SERVED), _FUNCTIONS if scikit else set()).build(
-        value, 0
-    )
+    return _ObjectBuilder(
+        _OWN | (_SCIKIT if scikit else _SERVED), _FUNCTIONS if scikit else set()
+    ).build(value, 0)
 
 
-class _Builder:
-    """Makes objects by the `makers` of their names; a name among `functions` is looked up, and never called."""
+class _ObjectBuilder:
+    """Builder of objects by the `makers` of their names.
+
+    It looks up a name among `functions` and never calls it.
+    """
 
     def __init__(self, makers: Mapping[str, Maker], functions: set[str]) -> None:
         self._makers = makers
@@ -51,27 +58,27 @@ class _Builder:
         self._done: dict[int, Any] = {}
 
     def build(self, value: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise Refused("its artifact is nested too deeply")
-        if not isinstance(value, Record | Name | list | dict | tuple):
+        if not isinstance(value, PickledObject | PickledName | list | dict | tuple):
             return value
-        # By identity: what is shared in the file is made once, however often it is reached.
+        # By identity: an object that the file shares is built once.
         if id(value) not in self._done:
             self._done[id(value)] = self._made(value, depth + 1)
         return self._done[id(value)]
 
     def _made(self, value: Any, depth: int) -> Any:
         match value:
-            case Record(name="numpy.dtype"):
+            case PickledObject(name="numpy.dtype"):
                 return dtype_of(value)
-            case Record():
+            case PickledObject():
                 args = tuple(self.build(arg, depth) for arg in value.args)
                 state = self.build(value.state, depth)
                 return self._makers[value.name](value.name, args, state)
-            case Name(name=name) if name in self._functions:
+            case PickledName(name=name) if name in self._functions:
                 return _class(name)
-            case Name():
-                return value  # stays a word: nothing may be made of a type but by a record
+            case PickledName():
+                return value  # only a PickledObject makes an object of a type
             case dict():
                 return {key: self.build(item, depth) for key, item in value.items()}
             case tuple():
@@ -80,13 +87,20 @@ class _Builder:
                 return [self.build(item, depth) for item in value]
 
 
+def fixed_name(kind: Any) -> str | None:
+    """Return the name that artifacts use for one of our classes, None for anything else."""
+    if not isinstance(kind, type):
+        return None
+    return _FIXED_NAMES.get(f"{kind.__module__}.{kind.__qualname__}")
+
+
 def _class(name: str) -> Any:
-    module, _, own = name.rpartition(".")
+    module, _, own = _MOVED.get(name, name).rpartition(".")
     return getattr(importlib.import_module(module), own)
 
 
-def _plain(name: str, args: tuple[Any, ...], state: Any) -> Any:
-    """An object whose state is its attributes, as scikit-learn's estimators are."""
+def _object_with_attributes(name: str, args: tuple[Any, ...], state: Any) -> Any:
+    """Return an object whose state is its attributes, as in scikit-learn's estimators."""
     if args or not isinstance(state, dict):
         raise ValueError(f"{name} has a state of another kind")
     made = object.__new__(_class(name))
@@ -94,12 +108,15 @@ def _plain(name: str, args: tuple[Any, ...], state: Any) -> Any:
     return made
 
 
-def _facts(name: str, args: tuple[Any, ...], state: Any) -> Any:
-    """A frozen slotted dataclass of this house: its state is the list of its fields, each of its declared type."""
+def _dataclass(name: str, args: tuple[Any, ...], state: Any) -> Any:
+    """Return a frozen slotted dataclass of this project.
+
+    Its state is the list of its fields, each of its declared type.
+    """
     kind = _class(name)
     hints = _hints(kind)
     if args or not isinstance(state, list) or not _fit(state, list(hints.values())):
-        raise ValueError(f"{name} has not the fields that this code knows")
+        raise ValueError(f"{name} does not have the fields that this code knows")
     made = object.__new__(kind)
     for field, item in zip(hints, state, strict=True):
         object.__setattr__(made, field, item)
@@ -113,7 +130,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type, all the way down."""
+    """Return whether a value is of an annotated type, all the way down."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, option) for option in inner)
@@ -126,7 +143,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is tuple and inner[1:] != (...,):
         return _fit(value, inner)
     if kind in (tuple, list, dict):
-        # Each item once, however often the file repeats it.
+        # Each item once, even if the file repeats it.
         distinct = {id(item): item for item in (value.values() if kind is dict else value)}
         return all(_fits(item, inner[kind is dict]) for item in distinct.values())
     return True
@@ -144,7 +161,7 @@ def _scalar(_name: str, args: tuple[Any, ...], _state: Any) -> Any:
 
 
 def _texts(_name: str, _args: tuple[Any, ...], state: Any) -> NDArray[np.object_]:
-    """An array of objects; only text is allowed in it (column names are such arrays)."""
+    """Return an array of objects that are all text, as column names are."""
     _version, shape, _dtype, _order, items = state
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise ValueError("an array holds objects that are no text")
@@ -152,7 +169,7 @@ def _texts(_name: str, _args: tuple[Any, ...], state: Any) -> NDArray[np.object_
 
 
 def _encoded(_name: str, args: tuple[Any, ...], _state: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Return bytes as pickle protocol 2 writes them."""
     text, encoding = args
     if not isinstance(text, str) or encoding != "latin1":
         raise ValueError("bytes are written in another encoding")
@@ -160,7 +177,7 @@ def _encoded(_name: str, args: tuple[Any, ...], _state: Any) -> bytes:
 
 
 def _fitted(kind: type) -> Maker:
-    """What of an estimator's attributes a record of this kind has."""
+    """Return the maker of an estimator record: it keeps the attributes that the record has."""
     kept = [field.name for field in fields(kind)]
 
     def make(name: str, args: tuple[Any, ...], state: Any) -> Any:
@@ -172,13 +189,13 @@ def _fitted(kind: type) -> Maker:
 
 
 def _tree(_name: str, args: tuple[Any, ...], state: Any) -> Tree:
-    """A decision tree of two classes, every node of which is checked."""
+    """Return a decision tree of two classes after a check of every node."""
     k, classes, outputs = args
     nodes, values, depth = state["nodes"], state["values"], state["max_depth"]
     if not (
-        type(k) is int and 0 < k <= _MOST_FEATURES and outputs == 1 and np.array_equal(classes, [2])
+        type(k) is int and 0 < k <= _MAX_FEATURES and outputs == 1 and np.array_equal(classes, [2])
     ):
-        raise ValueError("a tree does not tell two classes apart")
+        raise ValueError("a tree does not have two classes")
     n = len(nodes)
     if any(nodes.dtype[field] != kind for field, kind in _NODE.items()):
         raise ValueError("a tree's nodes are not in the form of this scikit-learn")
@@ -188,7 +205,7 @@ def _tree(_name: str, args: tuple[Any, ...], state: Any) -> Tree:
         raise ValueError("a tree's depth or size is not that of its nodes")
     left, right, own = nodes["left_child"], nodes["right_child"], np.arange(n)
     leaf = left == -1
-    # Children come after their parent: so every walk ends, and ends inside.
+    # Children come after their parent, so every walk ends at a node of the tree.
     inner = (
         (left > own)
         & (right > own)
@@ -203,7 +220,10 @@ def _tree(_name: str, args: tuple[Any, ...], state: Any) -> Tree:
 
 
 def _scikit_tree(name: str, args: tuple[Any, ...], state: Any) -> Any:
-    """The tree as scikit-learn's own, in the form of the installed one: its code in C believes what it is told."""
+    """Return the tree as scikit-learn's own class.
+
+    Its C code does not check its input, so the nodes must have the form of the installed version.
+    """
     checked = _tree(name, args, state)
     if checked.nodes.dtype != _class("sklearn.tree._tree.NODE_DTYPE"):
         raise ValueError("a tree's nodes are not in the form of this scikit-learn")
@@ -219,7 +239,7 @@ def _scikit_tree(name: str, args: tuple[Any, ...], state: Any) -> Any:
     return made
 
 
-# What is read of a node.
+# The fields of a node that this code reads.
 _NODE = {
     "left_child": np.int64,
     "right_child": np.int64,
@@ -228,38 +248,45 @@ _NODE = {
 }
 
 _FOREST = "sklearn.ensemble._forest.RandomForestClassifier"
-_GROWN = "sklearn.tree._classes.DecisionTreeClassifier"
+_DECISION_TREE = "sklearn.tree._classes.DecisionTreeClassifier"
 _SCALER = "sklearn.preprocessing._data.StandardScaler"
 _SELECTOR = "sklearn.feature_selection._univariate_selection.SelectKBest"
 _TREE = "sklearn.tree._tree.Tree"
 
 _SERVED: dict[str, Maker] = {
     _FOREST: _fitted(RandomForest),
-    _GROWN: _fitted(DecisionTree),
+    _DECISION_TREE: _fitted(DecisionTree),
     _SCALER: _fitted(Scaler),
     _SELECTOR: _fitted(Selector),
     _TREE: _tree,
 }
 _SCIKIT: dict[str, Maker] = {
-    **dict.fromkeys((_FOREST, _GROWN, _SCALER, _SELECTOR), _plain),
+    **dict.fromkeys((_FOREST, _DECISION_TREE, _SCALER, _SELECTOR), _object_with_attributes),
     _TREE: _scikit_tree,
 }
+# Names in artifacts never change, so that a published artifact stays readable and signed.
+_MOVED = {
+    "models.calibrate.Calibrator": "models.serve.calibrators.Calibrator",
+    "models.forest.Forest": "models.serve.forest.Forest",
+    "models.venn_abers.VennAbers": "models.serve.venn_abers.VennAbers",
+}
+_FIXED_NAMES = {now: name for name, now in _MOVED.items()}
 _OWN: dict[str, Maker] = {
-    "features.calendar.Calendar": _facts,
-    "features.distribution.Distribution": _facts,
-    "features.fitted.FittedFeatures": _facts,
-    "features.spec.CalendarSettings": _facts,
-    "features.spec.FeatureSpec": _facts,
-    "features.spec.Specification": _facts,
-    "models.train.calibrate.Calibrator": _facts,
-    "models.serve.forest.Forest": _facts,
-    "models.serve.venn_abers.VennAbers": _facts,
+    "features.calendar.Calendar": _dataclass,
+    "features.distribution.Distribution": _dataclass,
+    "features.fitted.FittedFeatures": _dataclass,
+    "features.spec.CalendarSettings": _dataclass,
+    "features.spec.FeatureSpec": _dataclass,
+    "features.spec.Specification": _dataclass,
+    "models.calibrate.Calibrator": _dataclass,
+    "models.forest.Forest": _dataclass,
+    "models.venn_abers.VennAbers": _dataclass,
     "numpy._core.multiarray._reconstruct": _texts,
     "numpy._core.multiarray.scalar": _scalar,
-    "numpy.core.multiarray._reconstruct": _texts,  # as numpy 1 named them
+    "numpy.core.multiarray._reconstruct": _texts,  # the names of numpy 1
     "numpy.core.multiarray.scalar": _scalar,
     "_codecs.encode": _encoded,
 }
-# Named as values; nothing calls them while a model loads or serves.
+# Values that nothing calls while a model loads or serves.
 _FUNCTIONS = {"sklearn.feature_selection._univariate_selection.f_classif"}
 _ALLOWED = {*_OWN, *_SERVED, *_FUNCTIONS, "numpy.dtype", "numpy.ndarray"}

@@ -1,15 +1,21 @@
-"""A model as bytes, and the checks that stand between those bytes and service.
+"""Artifacts: a model as bytes, and the checks between those bytes and service.
 
-Before anything is made of them: size, sha256, the Python and scikit-learn they were made with, and the types they hold
-(models/serve/pickles.py reads them as data, models/serve/allowed.py makes only what is allowed). After it: the parts fit each
-other, the features are those of this code, and the golden rows come out the same to the bit. The signature is checked
-before all of this, where the manifest is read (models/registry/versions.py).
+1. Before anything is built: size, sha256, versions of Python and scikit-learn, and the types in the
+   file. `models.serve.pickles` reads them as data, `models.serve.allowed` builds only what is
+   allowed.
+2. After it: the parts fit each other, the features are those of this code, and the golden rows come
+   out the same to the bit.
+
+The signature is checked before all of this, with the manifest (`models.registry.versions`).
 """
 
 import hashlib
 import io
+import pickle
 import platform
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +45,11 @@ KEYS = (
 )
 _GOLDEN = ("raw", "probability", "low", "high")
 # Bounds on what scoring allocates by: features, and nodes of all trees times features.
-_MOST_FEATURES = 4096
-_MOST_NODES = 5_000_000
-_MOST_CONTRIBUTIONS = 100_000_000
-_MOST_GOLDEN_ROWS = 1000
-# What numbers and parts of a wrong kind raise, wherever they first matter.
+_MAX_FEATURES = 4096
+_MAX_NODES = 5_000_000
+_MAX_CONTRIBUTIONS = 100_000_000
+_MAX_GOLDEN_ROWS = 1000
+# Errors that numbers and parts of a wrong kind raise.
 WRONG = (
     ArithmeticError,
     AttributeError,
@@ -55,22 +61,51 @@ WRONG = (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """An artifact dictionary and its manifest before publishing.
+
+    Publishing adds version, size and sha256 to the manifest.
+    """
+
+    artifact: dict[str, Any]
+    manifest: dict[str, Any]
+
+
 def dump(artifact: Mapping[str, Any]) -> bytes:
-    """The artifact dictionary as compressed joblib bytes; the same artifact gives the same bytes."""
-    import joblib  # noqa: PLC0415  # whoever only reads artifacts does without
+    """Return the artifact dictionary as compressed joblib bytes.
+
+    The same artifact gives the same bytes. Classes are named as in `allowed.OWN_NAMES`, wherever
+    they are defined, so that a moved module changes no artifact.
+    """
+    from joblib.numpy_pickle import NumpyPickler  # noqa: PLC0415  # not needed to read artifacts
+
+    class ArtifactPickler(NumpyPickler):  # type: ignore[misc]  # publishes no types
+        """Joblib's pickler with fixed names for our own classes."""
+
+        def save_global(self, obj: Any, name: str | None = None) -> None:
+            fixed = allowed.fixed_name(obj)
+            if fixed is None:
+                super().save_global(obj, name)
+                return
+            module, _, own = fixed.rpartition(".")
+            self.save(module)
+            self.save(own)
+            self.write(pickle.STACK_GLOBAL)
+            self.memoize(obj)
 
     buffer = io.BytesIO()
-    joblib.dump(dict(artifact), buffer, compress=("zlib", 3))
-    return buffer.getvalue()
+    ArtifactPickler(buffer).dump(dict(artifact))
+    return zlib.compress(buffer.getvalue(), 3)
 
 
 def describe(payload: bytes) -> dict[str, Any]:
-    """What a manifest says of the artifact's bytes: file, size and sha256."""
+    """Return what a manifest says of the artifact's bytes: file, size and sha256."""
     return {"file": FILE, "size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that decide whether an artifact can be read and gives the same bits."""
+    """Return the library versions on which reading an artifact and its bits depend."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in ("scikit-learn", "numpy", "joblib")},
@@ -79,8 +114,11 @@ def library_versions() -> dict[str, str]:
 
 
 def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
-    """The model, after every check of this module; raises Refused with the check that failed."""
-    from models.serve.scorer import Model  # noqa: PLC0415  # brings numba, where it is installed
+    """Return the model after every check of this module.
+
+    Raises Refused with the check that failed.
+    """
+    from models.serve.scorer import Model  # noqa: PLC0415  # imports numba if installed
 
     try:
         check_bytes(payload, manifest)
@@ -101,9 +139,10 @@ def load(payload: bytes, manifest: Mapping[str, Any]) -> "Model":
 
 
 def unpack(payload: bytes, *, scikit: bool = False) -> dict[str, Any]:
-    """The dictionary in a joblib file, made of allowed types only; raises Refused for any other content.
+    """Return the dictionary in a joblib file.
 
-    With `scikit` its estimators are scikit-learn's own, as `dump` wants them, else what serving reads of them.
+    With `scikit` the estimators are scikit-learn's own, as `dump` needs them. Otherwise they are
+    the records that serving reads. Raises Refused if the file holds a type that is not allowed.
     """
     data, names = pickles.read(payload)
     try:
@@ -116,33 +155,39 @@ def unpack(payload: bytes, *, scikit: bool = False) -> dict[str, Any]:
 
 
 def check_bytes(payload: bytes, manifest: Mapping[str, Any]) -> None:
-    """Manifest version, size and sha256 of the artifact."""
+    """Check manifest version, size and sha256 of the artifact."""
     if manifest["manifest_version"] != MANIFEST_VERSION:
         raise Refused(
-            f"its manifest has version {manifest['manifest_version']}, this code reads {MANIFEST_VERSION}"
+            f"its manifest has version {manifest['manifest_version']}, this code reads "
+            f"{MANIFEST_VERSION}"
         )
-    facts = describe(payload)
+    found = describe(payload)
     for name in ("size", "sha256"):
-        if facts[name] != manifest["artifact"][name]:
+        if found[name] != manifest["artifact"][name]:
             raise Refused(
-                f"its artifact has {name} {facts[name]}, the manifest says {manifest['artifact'][name]}"
+                f"its artifact has {name} {found[name]}, the manifest says "
+                f"{manifest['artifact'][name]}"
             )
 
 
 def check_libraries(manifest: Mapping[str, Any]) -> None:
-    """Python and scikit-learn must be of the same minor version: neither promises that another reads its pickles."""
+    """Check that Python and scikit-learn have the same minor version as in training.
+
+    Neither promises that another minor version reads its pickles.
+    """
     here = library_versions()
     for name in ("python", "scikit-learn"):
         trained = manifest["libraries"][name]
         if trained.split(".")[:2] != here[name].split(".")[:2]:
             raise Refused(
-                f"it was trained with {name} {trained}, here is {here[name]}: train again, or install {trained}"
+                f"it was trained with {name} {trained}, here is {here[name]}: train again, or "
+                f"install {trained}"
             )
 
 
 def check_parts(artifact: Mapping[str, Any]) -> None:
-    """All parts are there, of their kind, of sizes that fit each other and that scoring can allocate by."""
-    from models.train.calibrate import Calibrator  # noqa: PLC0415  # brings scipy
+    """Check that all parts exist and have the right types and allowed sizes."""
+    from models.serve.calibrators import CALIBRATORS, Calibrator  # noqa: PLC0415  # imports scipy
 
     if missing := [key for key in KEYS if key not in artifact]:
         raise Refused(f"its artifact lacks {', '.join(missing)}")
@@ -153,7 +198,7 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
         raise Refused("its artifact's features are of another kind")
     outputs = features.specification.outputs
     k = len(outputs)
-    if max(k, len(features.specification.inputs)) > _MOST_FEATURES or artifact[
+    if max(k, len(features.specification.inputs)) > _MAX_FEATURES or artifact[
         "feature_names"
     ] != list(outputs):
         raise Refused("its artifact's feature names are not those of its specification")
@@ -171,10 +216,12 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
         calibrator.incomplete
     ):
         raise Refused("its artifact's calibrator is of another kind")
+    if calibrator.name not in CALIBRATORS:
+        raise Refused(f"its artifact's calibrator {calibrator.name!r} is unknown to this code")
     for steps in (calibrator.intervals, *calibrator.incomplete):
         pairs += [(steps.p0, steps.p1), (steps.p0[1:], steps.scores)]
     if any(one.ndim != 1 or one.shape != other.shape for one, other in pairs):
-        raise Refused("its artifact's tables are not whole")
+        raise Refused("its artifact's tables are not of one length")
     for numbers in (scaler.mean_, scaler.scale_, selector.scores_):
         if (
             not isinstance(numbers, np.ndarray)
@@ -188,56 +235,58 @@ def check_parts(artifact: Mapping[str, Any]) -> None:
 
 
 def _check_forest(model: Any, k: int) -> None:
-    """Every walk over k features ends in a leaf, and the tables that scoring makes of the trees are not too large."""
-    from models.serve.forest import Forest, pack  # noqa: PLC0415  # brings scipy
+    """Check that every walk over k features ends in a leaf, and the size of the trees."""
+    from models.serve.forest import Forest, pack  # noqa: PLC0415  # imports scipy
 
-    # A file may name one tree many times: counted before the trees are put together.
+    # A file may name one tree many times, so this counts before the trees are packed.
     trees = (
         [] if isinstance(model, Forest) else [estimator.tree_ for estimator in model.estimators_]
     )
-    if sum(tree.node_count for tree in trees) > _MOST_NODES:
+    if sum(tree.node_count for tree in trees) > _MAX_NODES:
         raise Refused("its artifact's forest is too large")
     forest = pack(model)
-    if len(forest.value) * k > _MOST_CONTRIBUTIONS:
+    if len(forest.value) * k > _MAX_CONTRIBUTIONS:
         raise Refused("its artifact's forest is too large")
     forest.check(k)
 
 
 def check_features(artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-    """The specification in the manifest, the one at training, and the one that this code computes are the same."""
+    """Check that manifest, artifact and this code have the same feature specification."""
     features = artifact["features"]
     declared = manifest["features"]["specification_hash"]
     if not declared == features.specification_hash == features.specification.hash:
         raise Refused(
-            f"its features have specification {declared[:12]}, this code computes {features.specification.hash[:12]}: "
+            f"its features have specification {declared[:12]}, this code computes "
+            f"{features.specification.hash[:12]}: "
             "train again with this code, or run the code it was trained with"
         )
 
 
 def check_golden_rows(model: "Model") -> None:
-    """The manifest's golden rows must come out the same to the bit."""
+    """Check that the manifest's golden rows come out the same to the bit."""
     golden = model.manifest["golden"]
-    if not isinstance(golden, list) or not 0 < len(golden) <= _MOST_GOLDEN_ROWS:
-        raise Refused(f"its manifest must have 1 to {_MOST_GOLDEN_ROWS:,} golden rows")
+    if not isinstance(golden, list) or not 0 < len(golden) <= _MAX_GOLDEN_ROWS:
+        raise Refused(f"its manifest must have 1 to {_MAX_GOLDEN_ROWS:,} golden rows")
     as_of = np.array([row["as_of"] for row in golden], dtype=np.int64)
     scores = model.score(columns_of([row["state"] for row in golden]), as_of)
     for name in _GOLDEN:
-        for i, (said, is_) in enumerate(
+        for i, (stated, computed) in enumerate(
             zip((row[name] for row in golden), getattr(scores, name).tolist(), strict=True)
         ):
-            if said != is_:
+            if stated != computed:
                 raise Refused(
-                    f"golden row {i + 1} comes out with {name} {is_!r}, the manifest says {said!r}"
+                    f"golden row {i + 1} comes out with {name} {computed!r}, "
+                    f"the manifest says {stated!r}"
                 )
 
 
 def golden_rows(
     model: "Model", states: list[dict[str, Any]], as_of: list[int]
 ) -> list[dict[str, Any]]:
-    """What check_golden_rows compares later: n lead states and moments with what the model says of them."""
+    """Return lead states and moments (n,), ms UTC, with scores, for `check_golden_rows`."""
     scores = model.score(columns_of(states), np.array(as_of, dtype=np.int64))
-    said = {name: getattr(scores, name).tolist() for name in _GOLDEN}
+    stated = {name: getattr(scores, name).tolist() for name in _GOLDEN}
     return [
-        {"state": state, "as_of": moment, **{name: said[name][i] for name in _GOLDEN}}
+        {"state": state, "as_of": moment, **{name: stated[name][i] for name in _GOLDEN}}
         for i, (state, moment) in enumerate(zip(states, as_of, strict=True))
     ]

@@ -1,11 +1,13 @@
-"""The walk through the trees, compiled: one pass gives scores and contributions, to the bit what numpy gives.
+"""The walk through the trees as machine code: scores and contributions in one pass.
 
-Only used where numba is installed (the extra `fast`); models/serve/forest.py and models/serve/explain.py are the same in numpy, and
-what tests compare this with. All rows go through one tree after another, in blocks, a level at a time: tree and block
-stay in the nearest cache, the rows of a block do not wait for each other, what a tree contributes is fetched once, and
-each row's sums are added up tree by tree, in order.
-Of many rows one half goes through in a thread of its own, where there is a second processor.
-All that is an index is unsigned (`U`): of a signed one the compiler must ask whether it counts from the end.
+Needs numba (the extra `fast`). Gives the same bits as the numpy code in `models.serve.forest` and
+`models.serve.explain`, which tests compare it with.
+
+All rows go through one tree after another, in blocks, one level at a time. So tree and block stay
+in the nearest cache, the rows of a block do not wait for each other, and the contributions of a
+leaf are fetched once. The sums of each row are added tree by tree, in order. Of many rows one half
+goes through a second thread, if there is a second processor. Every index is unsigned (`U`): for a
+signed one the compiler must check whether it counts from the end.
 """
 
 import os
@@ -23,17 +25,17 @@ Rows = NDArray[np.float32]
 Numbers = NDArray[np.uint32]
 
 _BLOCK = 256
-_MANY = 512  # to wake the thread takes as long as some fifty rows
-_BESIDE = ThreadPoolExecutor(1, "trees") if (os.cpu_count() or 1) > 1 else None
+_MANY = 512  # waking the thread takes as long as some fifty rows
+_SECOND_THREAD = ThreadPoolExecutor(1, "trees") if (os.cpu_count() or 1) > 1 else None
 U = np.uint64
 
 
 class CompiledWalk:
     """A forest over k features with its contributions, laid out for the kernel.
 
-    Nodes are renumbered so that a right child follows its left sibling; a leaf is its own left child, by a threshold
-    that no number exceeds. Thresholds are the largest float32 that is not above the float64: for a float32 x, x <= t is
-    the same for both.
+    Nodes are renumbered so that a right child follows its left sibling. A leaf is its own left
+    child, with a threshold that no number exceeds. Thresholds are the largest float32 at or below
+    the float64: for a float32 x, x <= t is the same for both.
     """
 
     def __init__(self, forest: Forest, contributions: Contributions) -> None:
@@ -52,7 +54,10 @@ class CompiledWalk:
         self._offset = forest.offset or 0.0
 
     def sums(self, rows: Rows, explain: bool) -> tuple[Floats, Floats]:
-        """(sums of leaf values (n,) from the offset on, sums of contributions (n, k), or (0, k) if not to explain)."""
+        """Return (sums of leaf values (n,), sums of contributions (n, k)) for rows (n, k).
+
+        The sums of leaf values start at the offset. Without `explain` the contributions are (0, k).
+        """
         n, k = rows.shape
         total = np.full(n, self._offset)
         contributed = np.zeros((n if explain else 0, k))
@@ -73,21 +78,21 @@ class CompiledWalk:
                 contributed[part],
             )
 
-        if _BESIDE is None or n < _MANY:
+        if _SECOND_THREAD is None or n < _MANY:
             walk(slice(n))
         else:
-            half = _BESIDE.submit(walk, slice(n // 2))
+            half = _SECOND_THREAD.submit(walk, slice(n // 2))
             walk(slice(n // 2, n))
             half.result()
         return total, contributed
 
     def strongest(self, contributed: Floats, count: int) -> Strongest:
-        """As `explain.strongest`; picking few out of many is faster than putting all in order."""
+        """Return the same as `explain.strongest`; picking a few is faster than sorting all."""
         n, k = contributed.shape
-        places = np.empty((n, min(count, k)), dtype=np.intp)
-        points = np.empty(places.shape)
-        _pick(contributed, places, points)
-        return Strongest(places, points)
+        indices = np.empty((n, min(count, k)), dtype=np.intp)
+        points = np.empty(indices.shape)
+        _pick(contributed, indices, points)
+        return Strongest(indices, points)
 
 
 @compiled
@@ -125,12 +130,12 @@ def _walk(
 
 
 @compiled
-def _pick(contributed: Floats, places: NDArray[np.intp], points: Floats) -> None:
+def _pick(contributed: Floats, indices: NDArray[np.intp], points: Floats) -> None:
     n, k = contributed.shape
     taken = np.empty(k, dtype=np.bool_)
     for row in range(n):
         taken[:] = False
-        for rank in range(places.shape[1]):
+        for rank in range(indices.shape[1]):
             best = -1
             for j in range(k):
                 if not taken[j] and (
@@ -138,12 +143,12 @@ def _pick(contributed: Floats, places: NDArray[np.intp], points: Floats) -> None
                 ):
                     best = j
             taken[best] = True
-            places[row, rank] = best
+            indices[row, rank] = best
             points[row, rank] = contributed[row, best]
 
 
 def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], Numbers]:
-    """(the old number of each new node, each new node's left child): level by level, siblings side by side."""
+    """Return (the old index of each new node, the left child of each new node), level by level."""
     right, left = forest.children[0::2], forest.children[1::2]
     leaf = left == np.arange(len(left))
     levels, level = [forest.roots], forest.roots
@@ -159,7 +164,7 @@ def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], Numbers]:
 
 
 def _depths(forest: Forest) -> NDArray[np.int64]:
-    """How many steps the longest way through each tree takes: (trees,)."""
+    """Return the length of the longest path through each tree: (trees,)."""
     right, left = forest.children[0::2], forest.children[1::2]
     leaf = left == np.arange(len(left))
     depths = np.zeros(len(forest.roots), dtype=np.int64)
@@ -174,7 +179,7 @@ def _depths(forest: Forest) -> NDArray[np.int64]:
 
 
 def _not_above(threshold: Floats) -> Rows:
-    """The largest float32 that is not above each float64."""
+    """Return the largest float32 that is at or below each float64."""
     rounded = threshold.astype(np.float32)
     over = rounded.astype(np.float64) > threshold
     rounded[over] = np.nextafter(rounded[over], np.float32(-np.inf))

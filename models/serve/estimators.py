@@ -1,7 +1,7 @@
-"""scikit-learn's fitted parts as serving reads them: records that hold the very same arrays, without scikit-learn.
+"""Records of scikit-learn's fitted parts, with the same arrays, as serving reads them.
 
-It takes a second and 200 MB to import. Attributes are named as there, so who reads a part need not know which it has.
-An attribute that the file does not have is None.
+Importing scikit-learn takes a second and 200 MB. The attributes have scikit-learn's names, so code
+that reads a part need not know which of the two it has. An attribute that the file lacks is None.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """One tree over `n_features` features: `nodes` (n,), structured as in scikit-learn, and `value` (n, 1, 2)."""
+    """One tree over `n_features` features.
+
+    `nodes` (n,) is structured as in scikit-learn; `value` is (n, 1, 2).
+    """
 
     n_features: int
     max_depth: int
@@ -22,26 +25,27 @@ class Tree:
 
     @property
     def node_count(self) -> int:
+        """Return the number of nodes."""
         return len(self.nodes)
 
     @property
     def children_left(self) -> NDArray[np.intp]:
-        """The left child of each node (n,), -1 for a leaf."""
+        """Return the left child of each node (n,), -1 for a leaf."""
         return self._column("left_child")
 
     @property
     def children_right(self) -> NDArray[np.intp]:
-        """The right child of each node (n,), -1 for a leaf."""
+        """Return the right child of each node (n,), -1 for a leaf."""
         return self._column("right_child")
 
     @property
     def feature(self) -> NDArray[np.intp]:
-        """The feature that each node splits on (n,), without meaning for a leaf."""
+        """Return the feature that each node splits on (n,); meaningless for a leaf."""
         return self._column("feature")
 
     @property
     def threshold(self) -> NDArray[np.float64]:
-        """What goes left at each node has at most this (n,), without meaning for a leaf."""
+        """Return the largest value that goes left at each node (n,); meaningless for a leaf."""
         return self._column("threshold")
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -51,14 +55,14 @@ class Tree:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecisionTree:
-    """A DecisionTreeClassifier."""
+    """The record of a DecisionTreeClassifier."""
 
     tree_: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RandomForest:
-    """A RandomForestClassifier."""
+    """The record of a RandomForestClassifier."""
 
     classes_: Any = None
     n_outputs_: Any = None
@@ -67,7 +71,7 @@ class RandomForest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaler:
-    """A StandardScaler: (x - mean_) / scale_."""
+    """The record of a StandardScaler: (x - mean_) / scale_."""
 
     mean_: Any = None
     scale_: Any = None
@@ -75,13 +79,16 @@ class Scaler:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selector:
-    """A SelectKBest: the `k` features with the highest `scores_` (features,), or "all"."""
+    """The record of a SelectKBest: the `k` features with the highest `scores_`, or "all"."""
 
     scores_: Any = None
     k: Any = None
 
     def get_support(self) -> NDArray[np.bool_]:
-        """Which features are taken (features,): of equal scores the later, one without a score (NaN) last."""
+        """Return which features are selected (features,).
+
+        Of equal scores the later feature wins; a feature without a score (NaN) comes last.
+        """
         taken = np.full(self.scores_.shape, self.k == "all")
         if self.k not in ("all", 0):
             scores = np.where(

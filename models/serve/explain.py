@@ -1,15 +1,16 @@
-"""Reasons: how much each feature moved a lead's raw score, as path contributions.
+"""Reasons: how much each feature moved the raw score of a lead, as path contributions.
 
-On the way from the root to the leaf each split changes the share of class 1 among the training rows of the node; that
-change is put to the feature that was split on. Over all trees the changes and the base value (the mean of the roots)
-add up to the raw score. They depend on the leaf alone, so they are worked out once for each leaf and only added up
-later.
+On the path from the root to a leaf, each split changes the share of class 1 among the training rows
+of the node. That change goes to the feature of the split. Over all trees, the changes and the base
+value (the mean of the roots) add up to the raw score. They depend on the leaf alone, so they are
+computed once for each leaf and only added up later.
 
-Boosting adds log-odds, so there the path gives shares in log-odds. They are turned into probability points by one
-factor for a lead, the slope of the chord from the base value to its score: each feature keeps its part of the way, and
-the points add up to the score.
+Boosting adds log-odds, so its path gives shares in log-odds. One factor for each lead turns them
+into probability points: the slope of the chord from the base value to its score. Each feature keeps
+its share of the path, and the points add up to the score.
 
-Source: A. Saabas, "Interpreting random forests" (2014); treeinterpreter computes the same numbers path by path.
+Source: A. Saabas, "Interpreting random forests" (2014). treeinterpreter computes the same numbers
+path by path.
 """
 
 from dataclasses import dataclass
@@ -19,16 +20,20 @@ from scipy.special import expit
 
 from models.serve.forest import Floats, Forest, Ints
 
-# Rows that are added up at once: their sums stay in the processor's cache.
+# Rows of one sum: they stay in the processor's cache.
 _CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contributions:
-    """`base` is the score before any feature is known; `table` (leaves, k) the sum of changes on the way to each leaf.
+    """Contributions of every leaf of a forest.
 
-    `row_of` (nodes,) is the table's row for a leaf's node number. Units: 0.01 is one percentage point of the raw score;
-    in the table of boosting, whose `log_base` is the base value's log-odds, it is log-odds.
+    - `base`: the score before any feature is known.
+    - `table` (leaves, k): the sum of changes on the path to each leaf.
+    - `row_of` (nodes,): the row of the table for the node number of a leaf.
+    - `log_base`: the log-odds of the base value; only for boosting.
+
+    In the table, 0.01 is one percentage point of the raw score; for boosting, the unit is log-odds.
     """
 
     base: float
@@ -36,8 +41,11 @@ class Contributions:
     row_of: Ints
     log_base: float | None = None
 
-    def of(self, leaves: Ints) -> Floats:
-        """Contributions (n, k) of rows that reach these leaves (trees, n); base + a row's sum is its raw score."""
+    def take(self, leaves: Ints) -> Floats:
+        """Return the contributions (n, k) of rows that reach these leaves (trees, n).
+
+        `base` plus the sum of a row is its raw score.
+        """
         trees, n = leaves.shape
         total = np.zeros((n, self.table.shape[1]))
         for start in range(0, n, _CHUNK):
@@ -49,7 +57,10 @@ class Contributions:
         return self.points(total, trees)
 
     def points(self, sums: Floats, trees: int) -> Floats:
-        """Contributions (n, k) in probability points from their sums over the trees (n, k), which are overwritten."""
+        """Return contributions (n, k) in probability points from sums over the trees (n, k).
+
+        Overwrites the sums.
+        """
         if self.log_base is None:
             sums /= trees
         else:
@@ -58,7 +69,7 @@ class Contributions:
 
 
 def contributions(forest: Forest, k: int) -> Contributions:
-    """The contributions of all leaves of a forest over k features."""
+    """Return the contributions of all leaves of a forest over k features."""
     nodes = len(forest.value)
     right, left = forest.children[0::2], forest.children[1::2]
     is_leaf = left == np.arange(nodes)
@@ -82,9 +93,9 @@ def contributions(forest: Forest, k: int) -> Contributions:
 
 
 def _chord(log_base: float, contributed: Floats) -> Floats:
-    """Probability points for one unit of log-odds (n,) on the way from the base value by these contributions (n, k)."""
+    """Return the probability points of one unit of log-odds (n,), from contributions (n, k)."""
     way = np.zeros(len(contributed))
-    for feature in contributed.T:  # one after another: a row's bits must not depend on the batch
+    for feature in contributed.T:  # in order: the bits of a row must not depend on the batch
         way += feature
     base = expit(log_base)
     level = np.abs(way) < 1e-6
@@ -96,24 +107,24 @@ def _chord(log_base: float, contributed: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strongest:
-    """For each of n rows the features that moved its score most, up or down, strongest first.
+    """The features that moved the score of each of n rows most, up or down, strongest first.
 
-    `places` (n, count) are their numbers and `points` (n, count) their contributions. Equal strengths keep the order of
-    the features; one that moved nothing, 0 points, is no reason and stands behind all that are.
+    `indices` (n, count) are feature indices and `points` (n, count) their contributions. Equal
+    strengths keep the order of the features. A feature with 0 points is no reason and comes last.
     """
 
-    places: Ints
+    indices: Ints
     points: Floats
 
     def named(self, names: tuple[str, ...]) -> list[tuple[tuple[str, float], ...]]:
-        """The reasons of each row as (feature, contribution)."""
+        """Return the reasons of each row as (feature, contribution)."""
         return [
             tuple((names[i], value) for i, value in zip(row, values, strict=True) if value)
-            for row, values in zip(self.places.tolist(), self.points.tolist(), strict=True)
+            for row, values in zip(self.indices.tolist(), self.points.tolist(), strict=True)
         ]
 
 
 def strongest(contributed: Floats, count: int) -> Strongest:
-    """The `count` strongest of the contributions (n, k) of each row, or all k where there are no more."""
-    places = np.argsort(-np.abs(contributed), axis=1, kind="stable")[:, :count]
-    return Strongest(places, np.take_along_axis(contributed, places, axis=1))
+    """Return the `count` strongest contributions (n, k) of each row; all k if k is smaller."""
+    indices = np.argsort(-np.abs(contributed), axis=1, kind="stable")[:, :count]
+    return Strongest(indices, np.take_along_axis(contributed, indices, axis=1))

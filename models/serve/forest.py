@@ -1,8 +1,9 @@
 """Trained trees as flat arrays, and the walk from a row to its leaves.
 
-The walk follows scikit-learn exactly: inputs cast to float32, `<=` against float64 thresholds, leaf values added tree
-by tree in float64. A random forest's are probabilities and divided once; boosting's are log-odds, on top of an offset.
-So scores are equal to `predict_proba` to the bit, for any batch size.
+The walk follows scikit-learn exactly: inputs cast to float32, `<=` against float64 thresholds, leaf
+values added tree by tree in float64. The leaf values of a random forest are probabilities, divided
+once. Those of boosting are log-odds, on top of an offset. So scores equal `predict_proba` to the
+bit, for any batch size.
 """
 
 from dataclasses import dataclass
@@ -21,17 +22,21 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Ints = NDArray[np.intp]
 
-# Rows that are walked at once: the intermediate arrays (trees x rows) then stay in the processor's cache.
+# Rows of one walk: the intermediate arrays (trees x rows) then stay in the processor's cache.
 _CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forest:
-    """Nodes of all trees one after another; a leaf is its own child, so every row may take `depth` steps.
+    """The nodes of all trees one after another.
 
-    `feature`, `threshold` and `value` have one entry per node, `children` two: the right child at 2i, the left one at
-    2i + 1. `roots` has one entry per tree. Without an `offset` a `value` is the probability of class 1 among the node's
-    training rows, and trees are averaged; with it, it is their mean change of the log-odds, and trees are added to it.
+    A leaf is its own child, so every row may take `depth` steps. `feature`, `threshold` and `value`
+    have one entry per node. `children` has two: the right child at 2i, the left one at 2i + 1.
+    `roots` has one entry per tree.
+
+    Without an `offset`, a `value` is the share of class 1 among the training rows of the node, and
+    trees are averaged. With an `offset`, it is their mean change of the log-odds, and trees are
+    added to it.
     """
 
     feature: Ints
@@ -43,7 +48,7 @@ class Forest:
     offset: float | None = None
 
     def leaves(self, rows: Rows) -> Ints:
-        """The leaf (as a node number) that each of n rows (n, k) reaches in each tree: (trees, n)."""
+        """Return the leaf (a node number) of each row of (n, k) in each tree: (trees, n)."""
         n, k = rows.shape
         reached = np.empty((len(self.roots), n), dtype=np.intp)
         flat = np.ascontiguousarray(rows).ravel()
@@ -58,19 +63,19 @@ class Forest:
         return reached
 
     def probability(self, leaves: Ints) -> Floats:
-        """The score of class 1 (n,) from the leaves (trees, n)."""
+        """Return the score of class 1 (n,) for leaves (trees, n)."""
         total = np.full(leaves.shape[1], self.offset or 0.0)
         for tree in leaves:
             total += self.value.take(tree)
         return self.score_of(total)
 
     def score_of(self, sums: Floats) -> Floats:
-        """The score of class 1 (n,) from the sums of leaf values over the trees (n,), on top of the offset."""
+        """Return the score of class 1 (n,) from sums of leaf values and offset (n,)."""
         score: Floats = sums / len(self.roots) if self.offset is None else expit(sums)
         return score
 
     def check(self, k: int) -> None:
-        """ValueError unless every walk over k features ends, in a leaf of this forest and with a finite score."""
+        """Raise ValueError unless every walk over k features ends in a leaf with a finite score."""
         n, trees = len(self.value), len(self.roots)
         shapes = [
             (self.feature, n),
@@ -100,7 +105,7 @@ class Forest:
 
 
 def pack(model: "RandomForestClassifier | RandomForest | Forest") -> Forest:
-    """The flat form of a fitted forest of two classes, or that itself; raises ValueError for any other."""
+    """Return the flat form of a fitted forest of two classes; raise ValueError for any other."""
     if isinstance(model, Forest):
         return model
     if list(model.classes_) != [0, 1] or model.n_outputs_ != 1:
@@ -130,9 +135,10 @@ def pack(model: "RandomForestClassifier | RandomForest | Forest") -> Forest:
 
 
 def pack_boosting(model: "HistGradientBoostingClassifier") -> Forest:
-    """The flat form of fitted boosting of two classes without missing values or categories; ValueError for any other.
+    """Return the flat form of fitted boosting of two classes.
 
-    What an inner node would say is not kept by scikit-learn: it is the mean of its leaves, weighted by training rows.
+    scikit-learn does not keep the value of an inner node. It is the mean of its leaves, weighted by
+    training rows. Raises ValueError for other boosting, or boosting with categories.
     """
     if list(model.classes_) != [0, 1] or model.is_categorical_ is not None:
         raise ValueError("the boosting must tell 0 from 1 by numbers")

@@ -1,10 +1,14 @@
-"""A joblib file read as data: plain values, arrays, and records of what it asks to be made. Nothing of it runs.
+"""A joblib file read as data: values, arrays, and descriptions of objects. No code of it runs.
 
-Unpickling does what the file says, so a list of allowed names before `joblib.load` is not enough: raw array bytes stand
-between the opcodes and two readers can be made to disagree on where they end; an allowed class may be told to change
-itself; an allowed type in C trusts its arguments with its memory. So there is one reader, for checking and for loading.
-It knows the opcodes that picklers write for data, with bounds on size, count and depth, and leaves a `Record` where
-unpickling would make an object. `models/serve/allowed.py` makes objects from records, by its own hands.
+Unpickling does what the file says, so a list of allowed names before `joblib.load` is not enough:
+
+- Raw array bytes lie between the opcodes, and two readers can disagree on where they end.
+- A file can tell an allowed class to change itself.
+- An allowed type in C trusts its arguments with its memory.
+
+So there is one reader, for checking and for loading. It knows the opcodes that picklers write for
+data, with bounds on size, count and depth. Where unpickling would make an object it leaves a
+`PickledObject`. `models.serve.allowed` builds objects from those.
 """
 
 import io
@@ -22,10 +26,10 @@ from numpy.typing import NDArray
 
 from models.serve.refused import Refused
 
-MOST_PACKED = 64 * 2**20
-MOST_UNPACKED = 256 * 2**20
-MOST_OPCODES = 1_000_000
-_MOST_FIELDS = 64
+MAX_PACKED = 64 * 2**20
+MAX_UNPACKED = 256 * 2**20
+MAX_OPCODES = 1_000_000
+_MAX_FIELDS = 64
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {
@@ -38,15 +42,15 @@ _DTYPE = re.compile(r"[biuf][1248]|U[1-9]\d{0,3}|O8")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Name:
+class PickledName:
     """A type or function that the file names, as `module.name`; never looked up here."""
 
     name: str
 
 
 @dataclass(slots=True, eq=False)
-class Record:
-    """What unpickling would make: call `name` with `args`, then give the result its `state`."""
+class PickledObject:
+    """An object that unpickling would make: call `name` with `args`, then set its `state`."""
 
     name: str
     args: tuple[Any, ...]
@@ -54,11 +58,11 @@ class Record:
 
 
 def read(payload: bytes) -> tuple[Any, list[str]]:
-    """The content of a joblib file as data, and every name that loading it would look up, sorted.
+    """Return the content of a joblib file as data, and the sorted names that loading would look up.
 
-    Raises Refused for what is too large, does not end where it should, or is no plain data.
+    Raises Refused if the file is too large, ends in the wrong place or holds more than data.
     """
-    reader = _Reader(_unpacked(payload))
+    reader = _PickleReader(_unpacked(payload))
     try:
         value = reader.read()
         if reader.stream.read(1):
@@ -78,16 +82,16 @@ def read(payload: bytes) -> tuple[Any, list[str]]:
 
 
 def dtype_of(record: Any) -> np.dtype[Any]:
-    """The numpy type that a record asks for: numbers, text, objects, or a structure of numbers.
+    """Return the numpy type that a pickled dtype describes: numbers, text, objects or a structure.
 
     Raises ValueError, TypeError, LookupError or AttributeError for any other.
     """
-    if not isinstance(record, Record) or record.name != "numpy.dtype":
+    if not isinstance(record, PickledObject) or record.name != "numpy.dtype":
         raise ValueError("an array has no type")
     text, (_, order, _, names, fields, size, *_) = record.args[0], record.state
     if names is None:
         return _plain_dtype(text, order)
-    if len(names) > _MOST_FIELDS:
+    if len(names) > _MAX_FIELDS:
         raise ValueError("an array has too many fields")
     of = [fields[name][0] for name in names]
     formats = [_plain_dtype(inner.args[0], inner.state[1]) for inner in of]
@@ -107,17 +111,17 @@ def _plain_dtype(text: str, order: str) -> np.dtype[Any]:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    if len(payload) > MOST_PACKED:
-        raise Refused(f"its artifact has more than {MOST_PACKED:,} bytes")
+    if len(payload) > MAX_PACKED:
+        raise Refused(f"its artifact has more than {MAX_PACKED:,} bytes")
     if payload.startswith(b"\x80"):
         return payload
     inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS + 32)  # zlib or gzip
     try:
-        data = inflate.decompress(payload, MOST_UNPACKED + 1)
+        data = inflate.decompress(payload, MAX_UNPACKED + 1)
     except zlib.error as error:
         raise Refused(f"its artifact is neither a pickle nor zlib ({error})") from error
-    if len(data) > MOST_UNPACKED:
-        raise Refused(f"its artifact unpacks to more than {MOST_UNPACKED:,} bytes")
+    if len(data) > MAX_UNPACKED:
+        raise Refused(f"its artifact unpacks to more than {MAX_UNPACKED:,} bytes")
     if not inflate.eof or inflate.unused_data:
         raise Refused(
             "its artifact goes on after its end" if inflate.eof else "its artifact is cut off"
@@ -125,8 +129,8 @@ def _unpacked(payload: bytes) -> bytes:
     return data
 
 
-class _Reader:
-    """The stack machine of the pickle protocols 2 to 5, reduced to what writes data."""
+class _PickleReader:
+    """The stack machine of pickle protocols 2 to 5, reduced to the opcodes of data."""
 
     def __init__(self, data: bytes) -> None:
         self.stream = io.BytesIO(data)
@@ -160,11 +164,11 @@ class _Reader:
         }
 
     def read(self) -> Any:
-        """The value of the pickle that starts here in the stream."""
+        """Return the value of the pickle that starts here in the stream."""
         for op, arg, _ in pickletools.genops(self.stream):
             self._opcodes += 1
-            if self._opcodes > MOST_OPCODES:
-                raise Refused(f"its artifact has more than {MOST_OPCODES:,} steps")
+            if self._opcodes > MAX_OPCODES:
+                raise Refused(f"its artifact has more than {MAX_OPCODES:,} steps")
             if op.name == "STOP":
                 return self._pop(1)[0]
             if op.name not in self._steps:
@@ -173,7 +177,7 @@ class _Reader:
         raise ValueError("it does not end")
 
     def close(self) -> None:
-        """Let go of the file: the steps hold this reader, and would keep it until the garbage collector comes by."""
+        """Drop the references between reader and steps, so that the file is freed at once."""
         self._steps.clear()
 
     def _push(self, value: Any) -> None:
@@ -210,7 +214,7 @@ class _Reader:
 
     def _set(self, items: list[Any]) -> None:
         keys = items[::2]
-        # Only text: other keys can be chosen so that each insertion looks at all before it.
+        # Only text: other keys can be chosen to make insertion quadratic.
         if type(self._stack[-1]) is not dict or not all(isinstance(key, str) for key in keys):
             raise ValueError("it sets what is no text in what is no dictionary")
         self._stack[-1].update(zip(keys, items[1::2], strict=True))
@@ -218,20 +222,20 @@ class _Reader:
     def _name(self, parts: list[Any]) -> None:
         module, name = parts
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise ValueError("a name is no text")  # noqa: TRY004  # of the file, not of an argument
+            raise ValueError("a name is no text")  # noqa: TRY004  # an error of the file
         self.names.add(f"{module}.{name}")
-        self._push(Name(f"{module}.{name}"))
+        self._push(PickledName(f"{module}.{name}"))
 
     def _record(self, _arg: Any) -> None:
         called, args = self._pop(2)
-        if not isinstance(called, Name) or type(args) is not tuple:
+        if not isinstance(called, PickledName) or type(args) is not tuple:
             raise ValueError("it calls what is no name")
-        self._push(Record(called.name, args))
+        self._push(PickledObject(called.name, args))
 
     def _build(self, _arg: Any) -> None:
         record, state = self._pop(2)
-        # A state given to a type itself would change that type for the whole process.
-        if not isinstance(record, Record) or record.state is not None:
+        # A state on a type would change that type for the whole process.
+        if not isinstance(record, PickledObject) or record.state is not None:
             raise ValueError("it gives a state to what takes none")
         if record.name == _WRAPPER and not self._nested:
             self._push(self._array(state))
@@ -239,12 +243,12 @@ class _Reader:
             record.state = state
             self._push(record)
 
-    def _array(self, state: dict[str, Any]) -> "NDArray[Any] | Record":
-        """The array whose bytes follow here in the stream, or the record of one that holds objects."""
+    def _array(self, state: dict[str, Any]) -> "NDArray[Any] | PickledObject":
+        """Return the array that follows in the stream, or a description if it holds objects."""
         dtype, shape = dtype_of(state["dtype"]), state["shape"]
         if dtype.hasobject:
             return self._array_of_objects()
-        if not isinstance(state["subclass"], Name) or state["subclass"].name != _ARRAY:
+        if not isinstance(state["subclass"], PickledName) or state["subclass"].name != _ARRAY:
             raise ValueError("an array is of a class of its own")
         if (
             type(shape) is not tuple
@@ -255,20 +259,20 @@ class _Reader:
         if state.get("numpy_array_alignment_bytes") is not None:
             self.stream.read(self.stream.read(1)[0])
         count = math.prod(shape)
-        # Before numpy is asked for the room.
+        # Checked before numpy allocates.
         if count * dtype.itemsize > self._size - self.stream.tell():
             raise ValueError("an array is larger than the file")
-        # Copied by Python, not by numpy, which would let go of Python's lock for each of hundreds of arrays and take it
-        # again at once: a thread that waits for the lock gets it only from one that holds it for a switch interval.
+        # numpy would release Python's lock and take it again for each of hundreds of arrays.
+        # Other threads get the lock only after a full switch interval, so Python copies here.
         flat = np.frombuffer(bytearray(self.stream.read(count * dtype.itemsize)), dtype, count)
         return flat.reshape(shape, order="F" if state["order"] == "F" else "C")
 
-    def _array_of_objects(self) -> Record:
-        """Joblib writes an array of objects as a pickle of its own within the file, without arrays of joblib's kind."""
+    def _array_of_objects(self) -> PickledObject:
+        """Return the array of objects that joblib writes as a pickle of its own within the file."""
         outer = self._stack, self._marks, self._memo
         self._stack, self._marks, self._memo, self._nested = [], [], {}, True
         record = self.read()
         (self._stack, self._marks, self._memo), self._nested = outer, False
-        if not isinstance(record, Record):
-            raise ValueError("an array of objects is no array")  # noqa: TRY004  # of the file, not of an argument
+        if not isinstance(record, PickledObject):
+            raise ValueError("an array of objects is no array")  # noqa: TRY004  # an error of the file
         return record

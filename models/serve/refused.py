@@ -1,14 +1,14 @@
-"""The one way in which a version is kept out of service."""
+"""The error that keeps a version out of service."""
 
 from leadstream.errors import UserError
 
-_LONGEST = 500
+_MAX_LENGTH = 500
 
 
 class Refused(UserError):
-    """A version that may not serve; the text says in one line which check it failed."""
+    """A version that may not serve; the text says in one line which check failed."""
 
     def __init__(self, text: str) -> None:
-        # Parts of the text come from the file: no escape sequences into a terminal, no megabytes into a log.
-        line = "".join(char if char.isprintable() else "?" for char in text[: _LONGEST + 1])
-        super().__init__(line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…")
+        # Parts of the text come from the file: keep escape sequences and megabytes out of logs.
+        line = "".join(char if char.isprintable() else "?" for char in text[: _MAX_LENGTH + 1])
+        super().__init__(line if len(line) <= _MAX_LENGTH else line[: _MAX_LENGTH - 1] + "…")

@@ -1,4 +1,4 @@
-"""A model in service: lead states in, calibrated probabilities with interval, confidence, grade and reasons out."""
+"""A model in service: lead states in; probability, interval, confidence, grade and reasons out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from features import Columns, FeatureMatrix, FittedFeatures
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
+from models.serve.calibrators import Calibrator
 from models.serve.explain import Strongest, contributions, strongest
 from models.serve.forest import Floats, pack
-from models.train.calibrate import Calibrator
 
 try:
     from models.serve.compiled import CompiledWalk
-except ImportError:  # without the extra `fast`; the bits are the same
+except ImportError:  # the extra `fast` is missing; numpy gives the same bits
     CompiledWalk = None  # type: ignore[assignment, misc]
 Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
@@ -28,12 +28,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a model says of n leads; every array is (n,), every column n long.
+    """The scores of n leads; every array is (n,), every column n long.
 
-    `raw` is the trees' own score; `probability`, `low` and `high` are calibrated; `confidence` and `coverage` lie in
-    0..1; `prediction` is probability >= `threshold`; `strongest` are the reasons by the numbers of `features`, in units
-    of the raw score. Rows in `failed` carry no meaning but there: the others have the same bits as without them.
-    `matrix` is what was scored.
+    - `raw`: the score of the trees. `probability`, `low`, `high`: calibrated.
+    - `confidence`, `coverage`: in 0..1.
+    - `prediction`: probability >= `threshold`.
+    - `strongest`: the reasons, by indices into `features`, in units of the raw score.
+    - `failed`: rows without a meaning elsewhere. They do not change the bits of other rows.
+    - `matrix`: the features that were scored.
     """
 
     raw: Floats
@@ -53,16 +55,19 @@ class Scores:
 
     @property
     def reasons(self) -> list[Reasons]:
-        """(feature, contribution) of each row, strongest first."""
+        """Return (feature, contribution) of each row, strongest first."""
         return self.strongest.named(self.features)
 
 
 class Model:
     """One version of a model, immutable and safe to share between threads.
 
-    `manifest` is what the registry says of it, with `version`, `name` (the records' `model_used`) and `sha256` at hand.
-    `features` are the names of the features that the forest uses, `base` the raw score before any of them is known,
-    `specification` what the features are made from, `calibrator` what makes probabilities of raw scores.
+    - `manifest`: the registry's description, with `version`, `name` (the records' `model_used`) and
+      `sha256` as attributes.
+    - `features`: names of the features that the forest uses.
+    - `base`: the raw score before any feature is known.
+    - `specification`: what the features are made from.
+    - `calibrator`: makes probabilities of raw scores.
     """
 
     def __init__(self, artifact: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -73,7 +78,7 @@ class Model:
         self._features: FittedFeatures = artifact["features"]
         self.calibrator: Calibrator = artifact["calibrator"]
         self._threshold = float(artifact["threshold"])
-        # Ascending, as searchsorted wants them: D below the first cut, A from the last on.
+        # Ascending for searchsorted: D below the first cut, A from the last on.
         self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
         self._selected = np.flatnonzero(artifact["feature_selector"].get_support())
         self._mean = artifact["scaler"].mean_[self._selected]
@@ -91,7 +96,7 @@ class Model:
     def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
         """Score n leads as of the moments `as_of` (n,), ms UTC, with up to `reasons` reasons each.
 
-        A row that cannot be scored is in `failed`; a row's bits depend on its own input only.
+        A row that cannot be scored is in `failed`. The bits of a row depend on its own input only.
         """
         matrix = self._features.transform(columns, as_of)
         failed = {
@@ -123,11 +128,11 @@ class Model:
         )
 
     def _walk(self, rows: NDArray[np.float32], reasons: int) -> tuple[Floats, Strongest]:
-        """(raw scores (n,), so many reasons of each row); compiled code, where there is any, gives the same bits."""
+        """Return (raw scores (n,), the strongest reasons); compiled code gives the same bits."""
         nothing = np.empty((len(rows), 0))
         if self._compiled is None:
             leaves = self._forest.leaves(rows)
-            contributed = self._contributions.of(leaves) if reasons else nothing
+            contributed = self._contributions.take(leaves) if reasons else nothing
             return self._forest.probability(leaves), strongest(contributed, reasons)
         sums, changes = self._compiled.sums(rows, reasons > 0)
         contributed = (
@@ -138,10 +143,10 @@ class Model:
     def _rows(
         self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]
     ) -> NDArray[np.float32]:
-        """The forest's inputs (n, selected), scaled in float64 and cast as scikit-learn does.
+        """Return the inputs of the forest (n, selected), scaled and cast as scikit-learn does.
 
-        A row with a feature that float32 cannot hold is added to `failed`, whether or not the forest uses that feature:
-        which features were selected must not decide which leads are refused.
+        Adds a row to `failed` if float32 cannot hold one of its features, used by the forest or
+        not: the selection of features must not decide which leads are refused.
         """
         selected = (values[:, self._selected] - self._mean) / self._scale
         too_large = np.abs(values) > _LARGEST

@@ -1,13 +1,15 @@
 """Inductive Venn-Abers: a score becomes a calibrated probability with an interval around it.
 
-For a score s, p0 is what isotonic regression of the calibration points together with (s, 0) says at s, and p1 the same
-with (s, 1). One of the two was fitted with the true label, so one of them is perfectly calibrated; the distance between
-them says how much one more lead could move the answer. As functions of s both are steps: p1 is constant on
-(u[j-1], u[j]] and p0 on [u[j], u[j+1]), u being the distinct calibration scores. So both are computed once, in
-O(m log m), and a look-up is a binary search.
+For a score s, p0 is the isotonic regression of the calibration points plus (s, 0), read at s. p1 is
+the same with (s, 1). One of the two was fitted with the true label, so one of them is perfectly
+calibrated. Their distance shows how much one more lead could move the probability.
 
-Source: V. Vovk, I. Petej, V. Fedorova, "Large-scale probabilistic predictors with and without guarantees of validity",
-NIPS 2015 (arXiv 1511.00213), algorithms 1 to 6.
+As functions of s both are steps: p1 is constant on (u[j-1], u[j]] and p0 on [u[j], u[j+1]), where u
+are the distinct calibration scores. So both are computed once, in O(m log m), and a look-up is a
+binary search.
+
+Source: V. Vovk, I. Petej, V. Fedorova, "Large-scale probabilistic predictors with and without
+guarantees of validity", NIPS 2015 (arXiv 1511.00213), algorithms 1 to 6.
 """
 
 from dataclasses import dataclass
@@ -21,10 +23,11 @@ Corner = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VennAbers:
-    """The fitted steps: `scores` are the k distinct calibration scores, ascending; `p0` and `p1` have k + 1 entries.
+    """The fitted steps.
 
-    `p0[j]` answers for scores at or above `scores[j - 1]` and below `scores[j]`, `p1[j]` for those above
-    `scores[j - 1]` and at or below `scores[j]`.
+    `scores` are the k distinct calibration scores, ascending; `p0` and `p1` have k + 1 entries.
+    `p0[j]` is for scores at or above `scores[j - 1]` and below `scores[j]`. `p1[j]` is for scores
+    above `scores[j - 1]` and at or below `scores[j]`.
     """
 
     scores: Floats
@@ -33,14 +36,14 @@ class VennAbers:
 
     @classmethod
     def fit(cls, scores: Floats, labels: NDArray[np.bool_]) -> "VennAbers":
-        """Steps from m calibration scores (m,) and their outcomes (m,); both outcomes must occur."""
+        """Fit the steps to calibration scores (m,) and outcomes (m,); both must occur."""
         if not labels.any() or labels.all():
             raise ValueError("calibration needs leads that converted and leads that did not")
         distinct, group = np.unique(scores, return_inverse=True)
         count = np.bincount(group).tolist()
         converted = np.bincount(group, weights=labels).astype(np.int64).tolist()
         lost = [n - c for n, c in zip(count, converted, strict=True)]
-        # Label 0 seen from the top is label 1 seen from the bottom, with wins and losses exchanged.
+        # Label 0 from the top is label 1 from the bottom, with wins and losses exchanged.
         p0 = [
             0.0,
             *reversed([(run - rise) / run for run, rise in _slopes(count[::-1], lost[::-1])]),
@@ -49,24 +52,26 @@ class VennAbers:
         return cls(distinct.astype(np.float64), np.array(p0), np.array(p1))
 
     def interval(self, scores: Floats) -> tuple[Floats, Floats, Floats]:
-        """(probability, low, high), each (n,), for scores (n,); low = p0, high = p1, probability = p1 / (1 - p0 + p1).
+        """Return (probability, low, high), each (n,), for scores (n,).
 
-        The probability is the one that loses least in log loss when p0 or p1 turns out true (section 4 of the source).
+        low = p0, high = p1, probability = p1 / (1 - p0 + p1). That probability has the lowest log
+        loss for the worse of p0 and p1 (section 4 of the source).
         """
         low = self.p0[np.searchsorted(self.scores, scores, side="right")]
         high = self.p1[np.searchsorted(self.scores, scores, side="left")]
-        # Rounding may carry the quotient one unit in the last place past an end.
+        # Rounding may carry the quotient one unit in the last place past a bound.
         return np.clip(high / (1.0 - low + high), low, high), low, high
 
 
 def _slopes(count: list[int], rises: list[int]) -> list[Corner]:
-    """For each group j: (run, rise) of the isotonic fit at j after one point with label 1 was added there.
+    """Return (run, rise) of the isotonic fit at each group j with one more label 1 at j.
 
-    Algorithms 1 and 2 of the source: isotonic regression is the slope of the greatest convex minorant of the cumulative
-    sums. Adding a point at j lifts every corner from j on by (1, 1), which is the same as lowering those before j; the
-    fit at j is the hull's edge that crosses from the lowered corners to the others. From j to j + 1 one corner goes
-    over, and the edge only ever turns upwards, so the corners that a stack drops are never needed again.
-    Integers throughout: no rounding decides which corner is on the hull.
+    Algorithms 1 and 2 of the source. Isotonic regression is the slope of the greatest convex
+    minorant of the cumulative sums. A point added at j lifts every corner from j on by (1, 1),
+    which is the same as lowering those before j. The fit at j is the edge of the hull that crosses
+    from the lowered corners to the others. From j to j + 1 one corner moves to the lowered side,
+    and the edge only turns upward, so a corner that leaves the stack is never needed again. All
+    numbers are integers: no rounding decides which corners are on the hull.
     """
     corners = [(0, 0)]
     for n, rise in zip(count, rises, strict=True):
@@ -86,12 +91,12 @@ def _slopes(count: list[int], rises: list[int]) -> list[Corner]:
 
 
 def _push(hull: list[Corner], corner: Corner) -> None:
-    """Put a corner on the left end of a lower convex hull, dropping those that are no longer on it."""
+    """Put a corner on the left end of a lower convex hull; drop those no longer on it."""
     while len(hull) > 1 and _cross(corner, hull[-1], hull[-2]) <= 0:
         hull.pop()
     hull.append(corner)
 
 
 def _cross(a: Corner, b: Corner, c: Corner) -> int:
-    """Above zero where the way a → b → c turns left, zero on a line, below zero to the right."""
+    """Return a number above zero if a -> b -> c turns left, zero on a line, else below zero."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

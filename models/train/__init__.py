@@ -1,0 +1,1 @@
+"""Making of models: training, leak tests, recalibration, import of artifacts, the report."""

@@ -1,7 +1,11 @@
-"""The recipes that training compares, and the comparison: log loss in periods that follow one another."""
+"""Recipes that training compares, and their comparison by log loss in successive periods.
+
+To add a recipe, write its function and its `Recipe` here, and add it to RECIPES. The choices of
+`leadstream train --recipe` follow by hand; a test compares them.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +18,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # p
 
 from features import FittedFeatures, Specification
 from leadstream.errors import UserError
+from models.evaluate import Metrics, best_f1_threshold, metrics
+from models.serve import calibrators
 from models.serve.forest import Forest, pack, pack_boosting
-from models.train import calibrate
-from models.train.evaluate import Metrics, best_f1_threshold, metrics
-from models.train.table import Part
+from models.train.table import TrainingPart
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -27,16 +31,32 @@ TREES = 100
 DEPTH = 10
 SELECTED = 20
 BOOSTING = {"max_iter": 150, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 30}
-# In the order of preference where two lose the same.
-RECIPES = {
-    "audited": f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH}, class_weight='balanced')",
-    "forest": f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH})",
-    "boosting": f"HistGradientBoostingClassifier({', '.join(f'{name}={value}' for name, value in BOOSTING.items())})",
-}
+
+FittedTrees = tuple[RandomForestClassifier | Forest, Floats]
 
 
-class Scored(NamedTuple):
-    """Raw scores and outcomes of n rows, how many inputs each lacks, and their places in the part; all (n,)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """One way to train trees.
+
+    - `name`: the name in options and manifests.
+    - `model_name`: the records' `model_used`.
+    - `step`: the estimator in scikit-learn's words.
+    - `fit`: (inputs (n, k) in float32, outcomes (n,), seed) -> (trees, importance (k,)).
+    - `max_features`: how many features the F test selects; None takes all.
+    - `balanced`: whether the scores assume a base rate of one half.
+    """
+
+    name: str
+    model_name: str
+    step: str
+    fit: Callable[[NDArray[np.float32], NDArray[np.int64], int], FittedTrees]
+    max_features: int | None = SELECTED
+    balanced: bool = False
+
+
+class ScoredRows(NamedTuple):
+    """Raw scores and outcomes of n rows, the count of missing inputs, and row indices; all (n,)."""
 
     raw: Floats
     labels: Labels
@@ -45,14 +65,14 @@ class Scored(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
-    """One recipe, fitted on one part: features, scaler, selector and model.
+class FittedRecipe:
+    """A recipe fitted on one part: features, scaler, selector and trees.
 
-    `prior` is the base rate that its scores answer for; `importance` has one number for each selected feature, and they
-    add up to 1.
+    `prior` is the base rate that the scores assume. `importance` has one number for each selected
+    feature, and the numbers add up to 1.
     """
 
-    recipe: str
+    recipe: Recipe
     features: FittedFeatures
     scaler: StandardScaler
     selector: SelectKBest
@@ -60,11 +80,11 @@ class Fitted:
     prior: float
     importance: Floats
 
-    def scored(self, part: Part) -> Scored:
-        """The part's rows that can be scored, scored as a consumer does."""
+    def score(self, part: TrainingPart) -> ScoredRows:
+        """Score the rows of a part that can be scored, as a consumer does."""
         X, labels, missing, rows = matrix(self.features, part)
         forest = pack(self.model)
-        return Scored(
+        return ScoredRows(
             forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))),
             labels,
             missing,
@@ -73,93 +93,81 @@ class Fitted:
 
     @property
     def steps(self) -> list[str]:
-        """The recipe in scikit-learn's words."""
+        """Return the recipe in scikit-learn's words."""
         return [
             "StandardScaler",
             f"SelectKBest(f_classif, k={self.selector.k})",
-            RECIPES[self.recipe],
+            self.recipe.step,
         ]
 
 
-def fit(recipe: str, part: Part, specification: Specification, seed: int) -> Fitted:
-    """Fit a recipe on a part: scale, select 20 features by F test (boosting takes all), grow the trees."""
+def fit(recipe: str, part: TrainingPart, specification: Specification, seed: int) -> FittedRecipe:
+    """Fit a recipe on a part: scale, select features by F test, fit the trees."""
+    chosen = RECIPES[recipe]
     features = FittedFeatures.fit(part.columns, part.as_of, specification)
     X, labels, _, _ = matrix(features, part)
     y = labels.astype(np.int64)
     scaler = StandardScaler()
-    selector = SelectKBest(
-        f_classif, k=X.shape[1] if recipe == "boosting" else min(SELECTED, X.shape[1])
-    )
+    selector = SelectKBest(f_classif, k=min(chosen.max_features or X.shape[1], X.shape[1]))
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # A feature with one value gets no F value and is chosen last; one without error gets an infinite one.
+        # A constant feature gets no F value and is chosen last; a perfect one gets infinity.
         warnings.filterwarnings("ignore", "(?s)Features .* are constant", UserWarning)
         selector.fit(scaler.fit_transform(X), y)
-    rows = _rows(scaler, selector, X)
-    if recipe == "boosting":
-        boosting = HistGradientBoostingClassifier(
-            **BOOSTING, early_stopping=False, random_state=seed
-        )
-        with threadpool_limits(
-            1, "openmp"
-        ):  # rows are added up in an order that depends on the number of threads
-            boosting.fit(rows.astype(np.float64), y)
-        model, importance = pack_boosting(boosting), _gains(boosting, rows.shape[1])
-    else:
-        weight = "balanced" if recipe == "audited" else None
-        model = RandomForestClassifier(
-            n_estimators=TREES, max_depth=DEPTH, class_weight=weight, random_state=seed, n_jobs=-1
-        ).fit(rows, y)
-        # Trees are grown alike in any number of threads, but added up in a fixed order only in one.
-        model.set_params(n_jobs=1)
-        importance = model.feature_importances_
-    prior = 0.5 if recipe == "audited" else float(labels.mean())
-    return Fitted(recipe, features, scaler, selector, model, prior, importance)
+    model, importance = chosen.fit(_rows(scaler, selector, X), y, seed)
+    prior = 0.5 if chosen.balanced else float(labels.mean())
+    return FittedRecipe(chosen, features, scaler, selector, model, prior, importance)
 
 
-def matrix(features: FittedFeatures, part: Part) -> tuple[Floats, Labels, Ints, Ints]:
-    """Features (n, k), outcomes, numbers of missing inputs and places of the part's rows that can be scored: (n,)."""
+def matrix(features: FittedFeatures, part: TrainingPart) -> tuple[Floats, Labels, Ints, Ints]:
+    """Return the rows of a part that can be scored.
+
+    The result is (features (n, k), outcomes (n,), counts of missing inputs (n,), row indices (n,)).
+    Raises UserError if the rows do not hold both outcomes.
+    """
     made = features.transform(part.columns, part.as_of)
     usable = np.logical_and.reduce(np.abs(made.values) <= np.finfo(np.float32).max, axis=1)
     usable[list(made.failed)] = False
     labels = part.labels[usable]
     if not labels.any() or labels.all():
         raise UserError(
-            f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be used, "
-            "and those do not hold both outcomes"
+            f"of {len(usable)} rows only {len(labels)} have a created_at and numbers that can be "
+            "used, and those do not hold both outcomes"
         )
     return made.values[usable], labels, made.missing[usable], np.flatnonzero(usable)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """A recipe fitted on the periods before one, and the leads of that one by it."""
+class FoldResult:
+    """A recipe fitted on the periods before one, and the scored leads of that period."""
 
-    fitted: Fitted
-    scored: Scored
+    fitted: FittedRecipe
+    scored: ScoredRows
 
 
-def step(recipe: str, before: Part, period: Part, specification: Specification, seed: int) -> Step:
-    """Fit a recipe on what came before a period, and score that period."""
+def fit_fold(
+    recipe: str, before: TrainingPart, period: TrainingPart, specification: Specification, seed: int
+) -> FoldResult:
+    """Fit a recipe on the rows before a period, and score that period."""
     fitted = fit(recipe, before, specification, seed)
-    return Step(fitted, fitted.scored(period))
+    return FoldResult(fitted, fitted.score(period))
 
 
-def together(steps: Sequence[Step]) -> Scored:
-    """The leads of some steps, in the order of time."""
-    return Scored(*map(np.concatenate, zip(*(one.scored for one in steps), strict=True)))
+def concat(results: Sequence[FoldResult]) -> ScoredRows:
+    """Return the out-of-fold scores of some folds, in time order."""
+    return ScoredRows(*map(np.concatenate, zip(*(one.scored for one in results), strict=True)))
 
 
-def folds(steps: Sequence[Step]) -> list[Metrics]:
-    """The metrics of each step but the first, its scores made probabilities by a sigmoid that the steps before fitted.
+def fold_metrics(results: Sequence[FoldResult]) -> list[Metrics]:
+    """Return the metrics of each fold but the first.
 
-    So a recipe is judged by what it knows and not by the base rate that it answers for. A step where no sigmoid can be
-    fitted is left out.
+    A sigmoid that was fitted on the folds before makes the probabilities. So the metrics show what
+    a recipe knows, not the base rate that it assumes. A fold without a fitted sigmoid is left out.
     """
     found = []
-    for i, one in enumerate(steps[1:], start=1):
-        raw, labels, *_ = together(steps[:i])
+    for i, one in enumerate(results[1:], start=1):
+        raw, labels, *_ = concat(results[:i])
         try:
-            calibrator = calibrate.fit("sigmoid", raw, labels, steps[0].fitted.prior)
+            calibrator = calibrators.fit("sigmoid", raw, labels, results[0].fitted.prior)
         except UserError:
             continue
         threshold = best_f1_threshold(calibrator.interval(raw)[0], labels)
@@ -168,33 +176,81 @@ def folds(steps: Sequence[Step]) -> list[Metrics]:
 
 
 def best(found: dict[str, list[Metrics]]) -> str:
-    """The recipe that loses least in log loss, as the mean of the folds; the first where no fold could be judged."""
-    judged = {
+    """Return the recipe with the lowest mean log loss over its folds; the first if none has one."""
+    losses = {
         recipe: loss
         for recipe, results in found.items()
         if (loss := mean_log_loss(results)) is not None
     }
-    return min(judged, key=lambda recipe: judged[recipe]) if judged else next(iter(found))
+    return min(losses, key=lambda recipe: losses[recipe]) if losses else next(iter(found))
 
 
 def mean_log_loss(folds: Sequence[Metrics]) -> float | None:
-    """The mean log loss of the folds, None without one."""
+    """Return the mean log loss of the folds, in nats; None without a fold."""
     return float(np.mean([fold["log_loss"] for fold in folds])) if folds else None
 
 
 def _rows(scaler: StandardScaler, selector: SelectKBest, X: Floats) -> NDArray[np.float32]:
-    """The forest's inputs (n, selected) as `scorer.Model` makes them."""
+    """Return the inputs of the trees (n, selected) as `scorer.Model` makes them."""
     selected = np.flatnonzero(selector.get_support())
     scaled: Any = (X[:, selected] - scaler.mean_[selected]) / scaler.scale_[selected]
     rows: NDArray[np.float32] = scaled.astype(np.float32)
     return rows
 
 
+def _fit_forest(
+    rows: NDArray[np.float32], y: NDArray[np.int64], seed: int, weight: str | None = None
+) -> FittedTrees:
+    model = RandomForestClassifier(
+        n_estimators=TREES, max_depth=DEPTH, class_weight=weight, random_state=seed, n_jobs=-1
+    ).fit(rows, y)
+    # The trees do not depend on the number of threads, but the order of their sum does.
+    model.set_params(n_jobs=1)
+    return model, model.feature_importances_
+
+
+def _fit_balanced_forest(rows: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> FittedTrees:
+    return _fit_forest(rows, y, seed, "balanced")
+
+
+def _fit_boosting(rows: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> FittedTrees:
+    boosting = HistGradientBoostingClassifier(**BOOSTING, early_stopping=False, random_state=seed)
+    # The order in which rows are added up depends on the number of threads.
+    with threadpool_limits(1, "openmp"):
+        boosting.fit(rows.astype(np.float64), y)
+    return pack_boosting(boosting), _gains(boosting, rows.shape[1])
+
+
 def _gains(model: HistGradientBoostingClassifier, k: int) -> Floats:
-    """What the splits on each feature gained, as a share of all gains: (k,)."""
+    """Return the gain of the splits on each feature, as a share of all gains: (k,)."""
     gains = np.zeros(k)
     for stage in model._predictors:
         inner = stage[0].nodes[stage[0].nodes["is_leaf"] == 0]
         np.add.at(gains, inner["feature_idx"], inner["gain"])
     shares: Floats = gains / gains.sum() if gains.sum() > 0 else gains
     return shares
+
+
+_FOREST = f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH}"
+_BOOSTING = ", ".join(f"{name}={value}" for name, value in BOOSTING.items())
+# Of two recipes that lose the same, `best` takes the first.
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "audited",
+            "random_forest",
+            f"{_FOREST}, class_weight='balanced')",
+            _fit_balanced_forest,
+            balanced=True,
+        ),
+        Recipe("forest", "random_forest", f"{_FOREST})", _fit_forest),
+        Recipe(
+            "boosting",
+            "gradient_boosting",
+            f"HistGradientBoostingClassifier({_BOOSTING})",
+            _fit_boosting,
+            max_features=None,
+        ),
+    )
+}

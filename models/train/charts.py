@@ -1,7 +1,7 @@
-"""The charts of a model's report as inline SVG: drawn by matplotlib, coloured by the page.
+"""The charts of a model's report as inline SVG, drawn by matplotlib and colored by the page.
 
-matplotlib draws with colours that stand for names, which are then replaced by the page's own (`var(--ink)`): so one
-drawing is readable on light and on dark paper. The same numbers give the same bytes.
+matplotlib draws with colors that stand for names. The page's own properties (`var(--ink)`) replace
+them, so one drawing works in light and dark mode. The same numbers give the same bytes.
 """
 
 import io
@@ -14,30 +14,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from models.monitor.drift import LARGE
-from models.train.evaluate import Z_95, wilson
+from models.evaluate import Z_95, wilson
+from models.monitor.statistics import LARGE
 
-# A drawn colour -> the page's property. Any colours would do that matplotlib writes as they are.
+# A drawn color -> the page's property. matplotlib must write the color unchanged.
 _INK, _GRID = "#010101", "#020202"
-COLOURS = {"calibrated": "#030303", "raw": "#040404", "legacy_sigmoid": "#050505"}
+COLORS = {"calibrated": "#030303", "raw": "#040404", "legacy_sigmoid": "#050505"}
 _CONVERTED, _NOT_CONVERTED = "#060606", "#070707"
 _PROPERTIES = {
     _INK: "--ink",
     _GRID: "--grid",
-    COLOURS["calibrated"]: "--calibrated",
-    COLOURS["raw"]: "--raw",
-    COLOURS["legacy_sigmoid"]: "--legacy",
+    COLORS["calibrated"]: "--calibrated",
+    COLORS["raw"]: "--raw",
+    COLORS["legacy_sigmoid"]: "--legacy",
     _CONVERTED: "--converted",
     _NOT_CONVERTED: "--not-converted",
 }
 NAMES = {"calibrated": "calibrated", "raw": "raw score", "legacy_sigmoid": "audited formula"}
-# Told apart without colour, too: width and dashes.
+# Width and dashes distinguish the lines without color.
 _LINES: dict[str, dict[str, Any]] = {
     "calibrated": {"linewidth": 1.6, "linestyle": "-", "zorder": 3},
     "raw": {"linewidth": 3.6, "linestyle": "-", "alpha": 0.55, "zorder": 2},
     "legacy_sigmoid": {"linewidth": 1.4, "linestyle": (0, (2, 2)), "zorder": 4},
 }
-# By convention: below the first nothing moved, above the second a lot did.
+# By convention: below the first little drift, above the second much.
 PSI_LIMITS = (0.1, LARGE)
 _STYLE = {
     "svg.fonttype": "none",
@@ -62,41 +62,47 @@ _STYLE = {
 }
 
 
-def reliability(name: str, curve: Mapping[str, Any], most: int) -> str:
-    """Realised against stated, with 95 % error bars by Wilson's interval, over the leads in each bin, up to `most`."""
+def reliability(name: str, curve: Mapping[str, Any], max_leads: int) -> str:
+    """Draw realized against stated rates with 95 % Wilson intervals, over the leads by bin.
+
+    `max_leads` is the top of the lower axis.
+    """
 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         counts = np.array(curve["counts"])
-        shown = counts > 0
+        filled = counts > 0
         stated, realised = (
-            np.array(curve[key], dtype=float)[shown] for key in ("stated", "realised")
+            np.array(curve[key], dtype=float)[filled] for key in ("stated", "realised")
         )
         bounds = [
             wilson(rate * n, n, Z_95)
-            for rate, n in zip(realised, counts[shown].tolist(), strict=True)
+            for rate, n in zip(realised, counts[filled].tolist(), strict=True)
         ]
         low, high = np.array(bounds).T
         top.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
         top.errorbar(
             stated, realised, yerr=[realised - low, high - realised],
-            color=COLOURS[name], marker="o", markersize=4.5, linewidth=1.1, elinewidth=1.4, capsize=2.5,
+            color=COLORS[name], marker="o", markersize=4.5,
+            linewidth=1.1, elinewidth=1.4, capsize=2.5,
         )  # fmt: skip
         _unit(top, "share that converted")
         bottom.bar(
             (np.arange(len(counts)) + 0.5) / len(counts),
             counts,
             0.86 / len(counts),
-            color=COLOURS[name],
+            color=COLORS[name],
         )
-        bottom.set(xlim=(0, 1), ylim=(0, 1.05 * most), xlabel="stated probability", ylabel="leads")
+        bottom.set(
+            xlim=(0, 1), ylim=(0, 1.05 * max_leads), xlabel="stated probability", ylabel="leads"
+        )
         bottom.grid(visible=False, axis="x")
 
     return _svg(f"reliability-{name}", (3.7, 4.3), draw)
 
 
 def roc(curves: Mapping[str, Any], areas: Mapping[str, float]) -> str:
-    """True against false positive rate."""
+    """Draw true against false positive rate."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -110,7 +116,7 @@ def roc(curves: Mapping[str, Any], areas: Mapping[str, float]) -> str:
 
 
 def pr(curves: Mapping[str, Any], areas: Mapping[str, float], base_rate: float) -> str:
-    """Precision against recall."""
+    """Draw precision against recall."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -123,8 +129,11 @@ def pr(curves: Mapping[str, Any], areas: Mapping[str, float], base_rate: float) 
     return _svg("pr", (4.9, 4.3), draw)
 
 
-def scores(name: str, curve: Mapping[str, Any], most: int) -> str:
-    """How many leads of each outcome, up to `most` in a bin, were told which probability."""
+def scores(name: str, curve: Mapping[str, Any], max_leads: int) -> str:
+    """Draw the number of leads of each outcome by stated probability.
+
+    `max_leads` is the top of the axis.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -137,7 +146,9 @@ def scores(name: str, curve: Mapping[str, Any], most: int) -> str:
             linewidth=1.8,
             label="did not convert",
         )
-        axes.set(xlim=(0, 1), ylim=(0, 1.05 * most), xlabel="stated probability", ylabel="leads")
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1.05 * max_leads), xlabel="stated probability", ylabel="leads"
+        )
         axes.legend(loc="upper right")
 
     return _svg(f"scores-{name}", (3.7, 2.7), draw)
@@ -146,12 +157,12 @@ def scores(name: str, curve: Mapping[str, Any], most: int) -> str:
 def bars(
     chart: str, values: Sequence[tuple[str, float]], label: str, limits: Sequence[float] = ()
 ) -> str:
-    """One bar for each name, the first on top, with lines at the limits."""
+    """Draw one bar for each name, the first on top, with lines at the limits."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         names, sizes = zip(*reversed(values), strict=True)
-        drawn = axes.barh(range(len(names)), sizes, 0.72, color=COLOURS["calibrated"])
+        drawn = axes.barh(range(len(names)), sizes, 0.72, color=COLORS["calibrated"])
         axes.set_yticks(range(len(names)), [_shortened(name) for name in names], parse_math=False)
         axes.bar_label(drawn, fmt="%.3f", padding=3, color=_INK, fontsize=8.5)
         for limit in limits:
@@ -175,7 +186,7 @@ def _lines(
 ) -> None:
     for name, line in _LINES.items():
         x, y = (curves[name][kind][key] for key in keys)
-        axes.plot(x, y, color=COLOURS[name], label=f"{NAMES[name]}, area {areas[name]:.3f}", **line)
+        axes.plot(x, y, color=COLORS[name], label=f"{NAMES[name]}, area {areas[name]:.3f}", **line)
 
 
 def _unit(axes: Axes, label: str) -> None:
@@ -187,7 +198,10 @@ def _shortened(name: str) -> str:
 
 
 def _svg(chart: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """The drawing as one SVG element: no declarations, no metadata, ids that no other chart of the page has."""
+    """Return the drawing as one SVG element without declarations or metadata.
+
+    Its ids are unique on the page.
+    """
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure(figsize=inches)
         figure.patch.set_visible(False)
@@ -204,7 +218,7 @@ def _svg(chart: str, inches: tuple[float, float], draw: Callable[[Figure], None]
         r"<!--.*?-->|<style.*?</style>", "", inner.replace("xlink:href", "href"), flags=re.DOTALL
     )
     inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{chart}-", inner)
-    for colour, name in _PROPERTIES.items():
-        inner = inner.replace(f": {colour}", f": var({name})")
+    for color, name in _PROPERTIES.items():
+        inner = inner.replace(f": {color}", f": var({name})")
     box = opening.partition('viewBox="')[2].partition('"')[0]
     return f'<svg viewBox="{box}" aria-hidden="true" focusable="false">{inner.strip()}'

@@ -1,6 +1,6 @@
-"""Curves for people to look at: reliability, ROC, precision and recall, and the scores of both outcomes.
+"""Curves for the report: reliability, ROC, precision-recall, and histograms of both outcomes.
 
-Numbers only, small enough for a manifest, and the same for the same input.
+Numbers only, few enough for a manifest, and the same for the same input.
 """
 
 import heapq
@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.evaluate import ECE_BINS
+from models.evaluate import ECE_BINS
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 HISTOGRAM_BINS = 20
-MOST_POINTS = 150
+MAX_POINTS = 150
 _DIGITS = 5
 
 
 def curves(probability: Floats, labels: Labels) -> dict[str, Any]:
-    """The curves of probabilities (n,) and outcomes (n,), both classes present.
+    """Return the curves of probabilities (n,) and outcomes (n,), both classes present.
 
-    `reliability` has the equal-width bins of the ECE: leads, mean probability and rate, both None in an empty bin.
-    `roc` is the line (false positive rate, true positive rate), `pr` the steps (recall, precision) whose area is the
-    average precision, both thinned to `MOST_POINTS`. `histogram` counts the leads of each outcome in equal-width bins.
+    - `reliability`: the equal-width bins of the ECE: leads, mean probability and rate. Both are
+      None in an empty bin.
+    - `roc`: the line (false positive rate, true positive rate).
+    - `pr`: the steps (recall, precision) whose area is the average precision.
+    - `histogram`: the leads of each outcome in equal-width bins.
+
+    `roc` and `pr` have at most MAX_POINTS points.
     """
     order = np.argsort(-probability, kind="stable")
-    # A threshold cannot tell ties apart: the curves have a point where each run of them ends.
+    # No threshold separates ties, so the curves have one point for each run of them.
     ends = np.append(np.flatnonzero(np.diff(probability[order])), len(labels) - 1)
     hits, called = np.cumsum(labels[order])[ends], ends + 1
     recall, precision = hits / labels.sum(), hits / called
@@ -67,19 +71,20 @@ def _histogram(probability: Floats) -> list[int]:
 
 
 def _columns(line: Floats, x: str, y: str) -> dict[str, list[float]]:
-    kept = np.round(line[thinned(line, MOST_POINTS)], _DIGITS)
+    kept = np.round(line[thinned(line, MAX_POINTS)], _DIGITS)
     return {x: kept[:, 0].tolist(), y: kept[:, 1].tolist()}
 
 
-def thinned(line: Floats, most: int) -> NDArray[np.intp]:
-    """The numbers of the at most `most` points of a line (n, 2) that keep its corners, the farthest off first.
+def thinned(line: Floats, max_points: int) -> NDArray[np.intp]:
+    """Return the indices of at most `max_points` points of a line (n, 2) that keep its corners.
 
-    Source: D. Douglas, T. Peucker, "Algorithms for the reduction of the number of points required to represent a
-    digitized line or its caricature", Cartographica 10 (1973). Points on the line between others are left out.
+    The farthest corners come first; points on the line between others are left out. Source: D.
+    Douglas, T. Peucker, "Algorithms for the reduction of the number of points required to represent
+    a digitized line or its caricature", Cartographica 10 (1973).
     """
     kept = {0, len(line) - 1}
     waiting = [_farthest(line, 0, len(line) - 1)]
-    while waiting and len(kept) < most:
+    while waiting and len(kept) < max_points:
         distance, first, corner, last = heapq.heappop(waiting)
         if -distance < 1e-9:
             break
@@ -90,7 +95,7 @@ def thinned(line: Floats, most: int) -> NDArray[np.intp]:
 
 
 def _farthest(line: Floats, first: int, last: int) -> tuple[float, int, int, int]:
-    """(minus the distance from the chord, first, the point farthest from it, last) of one piece of a line."""
+    """Return (minus the distance from the chord, first, the farthest point, last) of a piece."""
     inner = line[first + 1 : last]
     if not len(inner):
         return 0.0, first, first, last

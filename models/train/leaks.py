@@ -1,7 +1,7 @@
-"""The leak sentinel: inputs that could only be this good because they were written after the outcome.
+"""Leak tests: inputs that are too good, because they were written after the outcome.
 
-Looked at is one row of each lead, its newest, because a leak grows with time. What the tests find is a suspicion,
-worded so that a person can decide. Their thresholds, and what they let pass, are in docs/reference/models.md.
+The tests use one row of each lead, its newest, because a leak grows with time. A finding is a
+suspicion in words that let a person decide. Thresholds and limits are in docs/reference/models.md.
 """
 
 import re
@@ -19,7 +19,7 @@ from features import STATE_FIELDS, Columns, FeatureSpec, Specification
 from features.columns import as_numbers, category, column
 from features.spec import MOMENT, NUMBER
 from leadstream.errors import UserError
-from models.train.evaluate import auc_loss, wilson
+from models.evaluate import auc_loss, wilson
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -28,21 +28,25 @@ Codes = NDArray[np.intp]
 ALONE = 0.97  # ROC-AUC of one input
 ONE_VALUE = 0.9  # balanced accuracy of one value against the rest
 SURE = 0.97  # rate of the leads with (or without) one value, at least, by its 99 % bound
-BOTH_SIDES = 15.0  # odds against those of all leads, up by one value and down by another, by their 99 % bounds
+# Odds relative to those of all leads, up by one value and down by another, by 99 % bounds.
+BOTH_SIDES = 15.0
 NEVER = 20.0  # the rate of all leads over that of a zone, by its 99 % bound
 SMALLEST = 0.02  # share of leads in a value or zone that counts for the last two
 STRONG = 0.1  # what ROC-AUC has above 0.5, at least, by its 99 % bound
 LEFT_EARLIER = 0.25  # of what it has above 0.5
-LEAST_PAIRS = 200
+MIN_PAIRS = 200
 _BINS = 20
-_MOST_VALUES = 64
+_MAX_VALUES = 64
 _Z = 2.326  # 99 %, one-sided
 _FROM_APPLICATION = re.compile(r"(?<![a-z])(applications?|applicants?|applied)(?![a-z])")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Input:
-    """An input of n leads: the cell (value, bin or missing) of each, the cells' names, whether cells are values."""
+class _BinnedInput:
+    """An input of n leads: the cell of each lead, and the names of the cells.
+
+    A cell is a value, a bin or missing. `values` tells whether the cells are values.
+    """
 
     name: str
     codes: Codes
@@ -53,7 +57,10 @@ class _Input:
 def audit(
     table: pd.DataFrame, specification: Specification, origins: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Input -> why it seems to leak, for a table sorted by as_of; `origins`: the column that an input was read from."""
+    """Return input -> why it seems to leak, for a table sorted by as_of.
+
+    `origins` maps an input to its source column.
+    """
     origins = origins or {}
     newest = ~table.duplicated("lead_id", keep="last").to_numpy()
     labels = table["converted"].to_numpy()
@@ -62,18 +69,18 @@ def audit(
         field: table[field].tolist() for field in STATE_FIELDS if field in table.columns
     }
     everything = [_input(spec, columns, len(table)) for spec in specs]
-    inputs = [_Input(i.name, i.codes[newest], i.cells, i.values) for i in everything]
-    judged = labels[newest]
-    both = bool(judged.any() and not judged.all())
+    inputs = [_BinnedInput(i.name, i.codes[newest], i.cells, i.values) for i in everything]
+    newest_labels = labels[newest]
+    both = bool(newest_labels.any() and not newest_labels.all())
     found: dict[str, str] = {}
     for one, complete in zip(inputs, everything, strict=True):
         why = _comes_from_applications(one.name, origins) or (
             both
             and (
-                _alone(one, judged)
-                or _one_value(one, judged)
-                or _both_sides(one, judged)
-                or _beats_all(one, inputs, judged)
+                _alone(one, newest_labels)
+                or _one_value(one, newest_labels)
+                or _both_sides(one, newest_labels)
+                or _beats_all(one, inputs, newest_labels)
                 or _vanishes(complete, table["lead_id"], labels)
             )
         )
@@ -85,13 +92,17 @@ def audit(
 def refuse(
     found: Mapping[str, str], allowed: Collection[str], specification: Specification
 ) -> None:
-    """UserError in one sentence that names every suspected input that is not allowed, and every name that is none."""
+    """Raise UserError for suspected inputs that are not allowed.
+
+    Also raises it for an allowed name that is no input.
+    """
     if unknown := sorted(set(allowed) - {spec.name for spec in specification.inputs}):
         raise UserError(f"--allow-leak {unknown[0]}: there is no such feature")
     if refused := [f"{name} ({why})" for name, why in found.items() if name not in allowed]:
         flags = " ".join(f"--allow-leak {name}" for name in found if name not in allowed)
         raise UserError(
-            f"training is refused, because the outcome seems to leak into {', and into '.join(refused)}: "
+            "training is refused, because the outcome seems to leak into "
+            f"{', and into '.join(refused)}: "
             f"leave out what is not known at the moment of prediction, or train with {flags}"
         )
 
@@ -105,12 +116,12 @@ def _comes_from_applications(name: str, origins: Mapping[str, str]) -> str | Non
     return None
 
 
-def _alone(one: _Input, labels: Labels) -> str | None:
+def _alone(one: _BinnedInput, labels: Labels) -> str | None:
     auc = float(roc_auc_score(labels, _rates(one.codes, labels)))
     return f"alone it reaches a ROC-AUC of {auc:.2f}" if auc >= ALONE else None
 
 
-def _one_value(one: _Input, labels: Labels) -> str | None:
+def _one_value(one: _BinnedInput, labels: Labels) -> str | None:
     for code, (leads, converted) in enumerate(_counts(one, labels)):
         inside, outside = (converted, leads), (labels.sum() - converted, len(labels) - leads)
         hit, missed = converted / labels.sum(), (leads - converted) / (~labels).sum()
@@ -122,26 +133,29 @@ def _one_value(one: _Input, labels: Labels) -> str | None:
     return None
 
 
-def _both_sides(one: _Input, labels: Labels) -> str | None:
+def _both_sides(one: _BinnedInput, labels: Labels) -> str | None:
     if not one.values:
         return None
     base = _odds(float(labels.mean()))
-    told: dict[bool, str] = {}
+    rates: dict[bool, str] = {}
     for code, (leads, converted) in enumerate(_counts(one, labels)):
         if leads < SMALLEST * len(labels):
             continue
         low, high = _bounds(converted, leads)
         if _odds(low) >= BOTH_SIDES * base or _odds(high) * BOTH_SIDES <= base:
-            told[_odds(low) > base] = (
+            rates[_odds(low) > base] = (
                 f"{converted / leads:.1%} of the {leads:,} leads with {one.cells[code]}"
             )
-    if len(told) < 2:
+    if len(rates) < 2:
         return None
-    return f"its values decide both ways: {told[True]} convert, and {told[False]}"
+    return f"its values decide both ways: {rates[True]} convert, and {rates[False]}"
 
 
-def _beats_all(one: _Input, inputs: list[_Input], labels: Labels) -> str | None:
-    """An input with a zone where nobody converts that alone ranks later leads better than all others together."""
+def _beats_all(one: _BinnedInput, inputs: list[_BinnedInput], labels: Labels) -> str | None:
+    """Find an input that alone ranks later leads better than all others together.
+
+    It must have a zone without conversions.
+    """
     zones = [
         (leads, converted, one.cells[code])
         for code, (leads, converted) in enumerate(_counts(one, labels))
@@ -164,21 +178,22 @@ def _beats_all(one: _Input, inputs: list[_Input], labels: Labels) -> str | None:
     leads, converted, cell = max(zones)
     auc = float(roc_auc_score(labels[half:], alone))
     return (
-        f"{converted} of the {leads:,} leads with {cell} convert, and alone it ranks later leads better (ROC-AUC "
+        f"{converted} of the {leads:,} leads with {cell} convert, and alone it ranks later leads "
+        "better (ROC-AUC "
         f"{auc:.2f}) than all other features together ({auc - gain:.2f})"
     )
 
 
-def _vanishes(one: _Input, lead_ids: pd.Series, labels: Labels) -> str | None:
-    """Power that the input has in the newest row of leads and had not in the row before of the same leads."""
+def _vanishes(one: _BinnedInput, lead_ids: pd.Series, labels: Labels) -> str | None:
+    """Find an input whose power in the newest row of leads was missing in the row before."""
     rows = pd.Series(np.arange(len(labels)))
     before = rows.groupby(lead_ids.to_numpy()).shift().to_numpy()
     last = ~lead_ids.duplicated(keep="last").to_numpy() & ~np.isnan(before)
     outcome, previous = labels[last], before[last].astype(np.intp)
     if (
-        len(outcome) < LEAST_PAIRS
-        or outcome.sum() < LEAST_PAIRS // 10
-        or (~outcome).sum() < LEAST_PAIRS // 10
+        len(outcome) < MIN_PAIRS
+        or outcome.sum() < MIN_PAIRS // 10
+        or (~outcome).sum() < MIN_PAIRS // 10
     ):
         return None
     now, then = _rates(one.codes[last], outcome), _rates(one.codes[previous], outcome)
@@ -194,30 +209,30 @@ def _vanishes(one: _Input, lead_ids: pd.Series, labels: Labels) -> str | None:
     return f"its ROC-AUC of {auc:.2f} is {auc - lost:.2f} if read one step earlier"
 
 
-def _input(spec: FeatureSpec, columns: Columns, n: int) -> _Input:
+def _input(spec: FeatureSpec, columns: Columns, n: int) -> _BinnedInput:
     values: Any = column(columns, spec.name, n)
     if spec.kind != NUMBER:
         texts = pd.Series([category(value)[: int(spec.high)] or "missing" for value in values])
-        common = texts.value_counts().index[:_MOST_VALUES]
+        common = texts.value_counts().index[:_MAX_VALUES]
         codes, cells = pd.factorize(texts.where(texts.isin(common), "rare values"), sort=True)
-        return _Input(spec.name, codes, [repr(str(cell)) for cell in cells], True)
+        return _BinnedInput(spec.name, codes, [repr(str(cell)) for cell in cells], True)
     numbers = as_numbers(values)
     valid = (numbers >= spec.low) & (numbers <= spec.high)
     codes = np.zeros(n, dtype=np.intp)
     distinct = np.unique(numbers[valid])
     if len(distinct) <= _BINS:
         codes[valid] = 1 + np.searchsorted(distinct, numbers[valid])
-        return _Input(
+        return _BinnedInput(
             spec.name, codes, ["'missing'", *(f"{value:g}" for value in distinct.tolist())], True
         )
     edges = np.unique(np.quantile(numbers[valid], np.arange(1, _BINS) / _BINS, method="lower"))
     codes[valid] = 1 + np.searchsorted(edges, numbers[valid], side="left")
     names = [f"up to {edge:g}" for edge in edges.tolist()]
-    return _Input(spec.name, codes, ["'missing'", *names, f"over {edges[-1]:g}"], False)
+    return _BinnedInput(spec.name, codes, ["'missing'", *names, f"over {edges[-1]:g}"], False)
 
 
-def _counts(one: _Input, labels: Labels) -> list[tuple[int, int]]:
-    """(leads, conversions) of each cell; those without a lead cannot bound anything."""
+def _counts(one: _BinnedInput, labels: Labels) -> list[tuple[int, int]]:
+    """Return (leads, conversions) of each cell."""
     leads = np.bincount(one.codes, minlength=len(one.cells)).tolist()
     return list(
         zip(leads, np.bincount(one.codes[labels], minlength=len(one.cells)).tolist(), strict=True)
@@ -225,7 +240,7 @@ def _counts(one: _Input, labels: Labels) -> list[tuple[int, int]]:
 
 
 def _rates(codes: Codes, labels: Labels) -> Floats:
-    """For each lead the rate of its cell among the other half of the leads, every second one: (n,)."""
+    """Return the rate of each lead's cell among every second lead, the other half: (n,)."""
     rates = np.empty(len(codes))
     cells = int(codes.max()) + 1
     for half in (0, 1):
@@ -236,7 +251,7 @@ def _rates(codes: Codes, labels: Labels) -> Floats:
 
 
 def _rate_of(codes: Codes, labels: Labels, cells: int) -> Floats:
-    """The rate of each cell, drawn to the rate of all by ten leads of that rate: (cells,)."""
+    """Return the rate of each cell, shrunk to the overall rate by ten leads: (cells,)."""
     leads, converted = (
         np.bincount(codes, minlength=cells),
         np.bincount(codes[labels], minlength=cells),
@@ -246,7 +261,7 @@ def _rate_of(codes: Codes, labels: Labels, cells: int) -> Floats:
 
 
 def _bounds(converted: int, leads: int) -> tuple[float, float]:
-    """One-sided 99 % bounds of a rate."""
+    """Return one-sided 99 % bounds of a rate."""
     return wilson(converted, leads, _Z)
 
 

@@ -1,8 +1,9 @@
-"""Artifacts of the audited pipeline: what they lack, and a version that serves them where that is honest.
+"""Artifacts of the audited pipeline: what they lack, and a version that serves them if possible.
 
-Such an artifact is a joblib dictionary of a forest, its scaler, its selector and names. What turned a lead into numbers
-was not in it. A feature that is a formula of the lead alone can be computed again; a category's code or a percentile
-cannot, for the code book and the distribution are gone. So a model is served only if it uses no such feature.
+Such an artifact is a joblib dictionary of a forest, its scaler, its selector and names. It does not
+hold the code that turned a lead into numbers. A feature that is a formula of the lead alone can be
+computed again. A category's code or a percentile cannot, because the code book and the distribution
+are lost. So a model is served only if it uses no such feature.
 """
 
 from dataclasses import dataclass
@@ -18,17 +19,16 @@ from features.distribution import Distribution
 from features.spec import CATEGORY, FORMULAS, INPUTS, NUMBER, Specification
 from leadstream.errors import UserError
 from models.serve import allowed, pickles
-from models.serve.artifact import MANIFEST_VERSION, WRONG, golden_rows, library_versions
+from models.serve.artifact import MANIFEST_VERSION, WRONG, Trained, golden_rows, library_versions
+from models.serve.calibrators import CALIBRATORS, Calibrator
 from models.serve.forest import Floats, pack
 from models.serve.refused import Refused
 from models.serve.scorer import Model
 from models.serve.venn_abers import VennAbers
-from models.train.calibrate import CALIBRATORS, Calibrator
 from models.train.table import iso
-from models.train.training import Trained
 
 KEYS = ("model", "scaler", "feature_selector", "feature_names", "performance", "feature_importance")
-CODED = (
+CATEGORY_CODES = (
     "lifecycle_state",
     "status",
     "engagement_level",
@@ -36,7 +36,7 @@ CODED = (
     "campus_preference",
     "programme_name",
 )
-RANKED = (
+PERCENTILES = (
     "score_percentile",
     "engagement_percentile",
     "touchpoint_percentile",
@@ -49,12 +49,13 @@ CALENDAR = (
     "academic_week",
     "is_application_season",
 )
-# The audited formula's range, from 1 / (1 + e) to its mirror, cut into four.
+# The range of the audited formula, from 1 / (1 + e) to its mirror, cut into four.
 GRADES = {"A": 0.615, "B": 0.5, "C": 0.385}
 THRESHOLD = 0.5
-_FIRST_SCIKIT = (1, 3)  # before it, trees held counts and other nodes
+_FIRST_SCIKIT = (1, 3)  # earlier trees held counts and other nodes
 LACKS = (
-    "a calibration on later outcomes: its probabilities are the audited formula's, which narrows them",
+    "a calibration on later outcomes: its probabilities are the audited formula's, which narrows "
+    "them",
     "calibration leads for an interval: probability_low is 0, probability_high 1, confidence 0",
     "medians to take for numbers that are absent",
     "the code books of its categories and the distributions behind its percentiles",
@@ -67,11 +68,13 @@ LACKS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Legacy:
-    """An audited artifact, looked at.
+class LegacyArtifact:
+    """An audited artifact after inspection.
 
-    `features` are those that its forest uses, `lacks` and `assumed` sentences about it, `obstacles` why it cannot be
-    served; `trained` is what the registry can publish, where nothing is in the way.
+    - `features`: those that its forest uses.
+    - `lacks`, `assumed`: sentences about it.
+    - `obstacles`: why it cannot be served.
+    - `trained`: the publishable model, if there is no obstacle.
     """
 
     features: tuple[str, ...]
@@ -82,8 +85,8 @@ class Legacy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Parts:
-    """What was found: the used features with their scaling, the means of all features by name where they are known."""
+class _LegacyParts:
+    """The features in use with their scaling, and the known means of all features by name."""
 
     content: dict[str, Any]
     scikit: str
@@ -93,10 +96,10 @@ class _Parts:
     means: dict[str, float]
 
 
-def inspect(payload: bytes, calendar: CalendarSettings, created_at: int) -> Legacy:
-    """Look at an audited artifact's bytes, loading allowed types only; `created_at` is in ms UTC.
+def inspect(payload: bytes, calendar: CalendarSettings, created_at: int) -> LegacyArtifact:
+    """Inspect the bytes of an audited artifact with allowed types only; `created_at` is in ms UTC.
 
-    Raises UserError where it is no such artifact, Refused where it holds what no model needs.
+    Raises UserError if it is no such artifact, Refused if it holds a type that is not allowed.
     """
     try:
         parts = _parts(*pickles.read(payload))
@@ -104,17 +107,18 @@ def inspect(payload: bytes, calendar: CalendarSettings, created_at: int) -> Lega
         trained = None if obstacles else _trained(parts, calendar, created_at, assumed)
     except WRONG as error:
         raise Refused(f"the artifact cannot be read ({type(error).__name__}: {error})") from error
-    return Legacy(parts.used, LACKS, assumed, obstacles, trained)
+    return LegacyArtifact(parts.used, LACKS, assumed, obstacles, trained)
 
 
-def _parts(data: Any, names: list[str]) -> _Parts:
+def _parts(data: Any, names: list[str]) -> _LegacyParts:
     if not isinstance(data, dict) or (missing := [key for key in KEYS if key not in data]):
         lacks = ", ".join(missing) if isinstance(data, dict) else "all keys"
         raise UserError(f"this is no artifact of the audited pipeline: it lacks {lacks}")
     scikit = str(data["model"].state["_sklearn_version"])
     if tuple(int(part) for part in scikit.split(".")[:2]) < _FIRST_SCIKIT:
         raise UserError(
-            f"it was made with scikit-learn {scikit}, whose trees are of a form that is not read here"
+            f"it was made with scikit-learn {scikit}, whose trees are of a form that is not read "
+            "here"
         )
     content = allowed.build(data, names, scikit=True)
     scaler, selector, columns = (
@@ -135,23 +139,31 @@ def _parts(data: Any, names: list[str]) -> _Parts:
         raise UserError(
             "its feature_names are neither those of its scaler nor those that its selector takes"
         )
-    whole = len(columns) == len(support)
-    used = [str(name) for name in (np.array(columns, dtype=object)[support] if whole else columns)]
+    complete = len(columns) == len(support)
+    used = [
+        str(name) for name in (np.array(columns, dtype=object)[support] if complete else columns)
+    ]
     if any(estimator.tree_.n_features != len(used) for estimator in content["model"].estimators_):
         raise UserError("its forest does not take as many features as its selector leaves")
-    means = zip(columns, (scaler.mean_ if whole else scaler.mean_[support]).tolist(), strict=True)
-    return _Parts(
+    means = zip(
+        columns, (scaler.mean_ if complete else scaler.mean_[support]).tolist(), strict=True
+    )
+    return _LegacyParts(
         content, scikit, tuple(used), scaler.mean_[support], scaler.scale_[support], dict(means)
     )
 
 
-def _obstacles(parts: _Parts) -> tuple[str, ...]:
-    """Why the artifact cannot be served, a sentence each."""
+def _obstacles(parts: _LegacyParts) -> tuple[str, ...]:
+    """Return why the artifact cannot be served, a sentence each."""
     unknown = [name for name in parts.used if name not in FORMULAS or name.endswith("_missing")]
     found = {
         "it uses features that Leadstream does not have: {}": unknown,
-        "it uses codes of categories, and its code books are not in the artifact: {}": CODED,
-        "it uses percentiles, and the distributions behind them are not in the artifact: {}": RANKED,
+        "it uses codes of categories, and its code books are not in the artifact: {}": (
+            CATEGORY_CODES
+        ),
+        "it uses percentiles, and the distributions behind them are not in the artifact: {}": (
+            PERCENTILES
+        ),
     }
     named = [
         (sentence, [name for name in parts.used if name in names])
@@ -160,17 +172,20 @@ def _obstacles(parts: _Parts) -> tuple[str, ...]:
     return tuple(sentence.format(", ".join(names)) for sentence, names in named if names)
 
 
-def _assumed(parts: _Parts, calendar: CalendarSettings) -> tuple[str, ...]:
-    """What serving the artifact takes for granted, a sentence each."""
+def _assumed(parts: _LegacyParts, calendar: CalendarSettings) -> tuple[str, ...]:
+    """Return what serving the artifact assumes, a sentence each."""
     numbers = [spec.name for spec in INPUTS if spec.kind == NUMBER]
     filled = [f"{name} {parts.means.get(name, 0.0):.4g}" for name in numbers]
     cuts = ", ".join(f"{grade} from {cut}" for grade, cut in GRADES.items())
     assumed = [
-        "its features are computed by the formulas that Leadstream has under the same names (docs/reference/features.md)",
-        f"a number that is absent is taken as the scaler's mean, or 0 where it has none: {', '.join(filled)}",
+        "its features are computed by the formulas that Leadstream has under the same names "
+        "(docs/reference/features.md)",
+        "a number that is absent is taken as the scaler's mean, or 0 where it has none: "
+        f"{', '.join(filled)}",
         f"the threshold is {THRESHOLD}, as its classifier decides",
         f"the grades cut the audited formula's range into four: {cuts}",
-        f"trees of scikit-learn {parts.scikit} mean what those of {library_versions()['scikit-learn']} mean",
+        f"trees of scikit-learn {parts.scikit} mean what those of "
+        f"{library_versions()['scikit-learn']} mean",
     ]
     if used := [name for name in parts.used if name in CALENDAR]:
         assumed.append(
@@ -180,12 +195,12 @@ def _assumed(parts: _Parts, calendar: CalendarSettings) -> tuple[str, ...]:
 
 
 def _trained(
-    parts: _Parts, calendar: CalendarSettings, created_at: int, assumed: tuple[str, ...]
+    parts: _LegacyParts, calendar: CalendarSettings, created_at: int, assumed: tuple[str, ...]
 ) -> Trained:
     k, content, forest = len(parts.used), parts.content, parts.content["model"]
     forest.n_jobs = 1
     trees = pack(forest)
-    # The interval of no calibration at all: 0 to 1 for every score.
+    # Without calibration the interval is 0 to 1 for every score.
     unknown = VennAbers(np.empty(0), np.zeros(1), np.ones(1))
     specification = Specification(INPUTS, parts.used, calendar)
     scaler = StandardScaler()
@@ -237,7 +252,7 @@ def _trained(
         },
         "calibration": {
             "name": "legacy_sigmoid",
-            "method": CALIBRATORS["legacy_sigmoid"],
+            "method": CALIBRATORS["legacy_sigmoid"].sentence,
             "points": 0,
         },
         "threshold": {"value": THRESHOLD, "policy": "as its classifier decides"},
@@ -255,12 +270,12 @@ def _numbers() -> list[str]:
 
 
 def _unknown(mean: float) -> Distribution:
-    """A distribution of which only the mean is known; nothing is unusual to it."""
+    """Return a distribution of which only the mean is known; no value is unusual to it."""
     return Distribution(mean, -np.inf, np.inf, np.empty(0), np.empty(0))
 
 
-def _golden_inputs(parts: _Parts, created_at: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """Leads from nothing to twice the mean in each number, and from new to older than most."""
+def _golden_inputs(parts: _LegacyParts, created_at: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return leads from zero to twice the mean in each number, and from new to old."""
     numbers = [spec for spec in INPUTS if spec.kind == NUMBER]
     states = [
         {
@@ -277,7 +292,7 @@ def _golden_inputs(parts: _Parts, created_at: int) -> tuple[list[dict[str, Any]]
 
 
 def _numbers_of(performance: Any) -> dict[str, float]:
-    """The plain numbers of the audited `performance`."""
+    """Return the plain numbers of the audited `performance`."""
     found = performance.items() if isinstance(performance, dict) else ()
     return {
         name: float(value)

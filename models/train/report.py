@@ -1,7 +1,7 @@
-"""A model's report: one HTML file that loads nothing, made of what the manifest says.
+"""The report of a model: one HTML file without external resources, made from the manifest.
 
-A manifest may come from anybody who could write to the store, so its texts are escaped by the template and drawn as
-text in the charts. What an older version or an imported one does not have is said in the report, never made up.
+Anyone who can write to the store may have written the manifest, so the template escapes its texts
+and the charts draw them as text. The report says what an older or imported version lacks.
 """
 
 import json
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from leadstream.errors import UserError
-from models.monitor.drift import LARGE
+from models.evaluate import Z_95, wilson
+from models.monitor.statistics import LARGE
 from models.serve.refused import Refused
-from models.train.evaluate import Z_95, wilson
 
-INSTALL = "a report is drawn by matplotlib and jinja2, which are not installed here: pip install 'leadstream[report]'"
-SHOWN_FEATURES = 20
+INSTALL = (
+    "a report is drawn by matplotlib and jinja2, which are not installed here: pip install "
+    "'leadstream[report]'"
+)
+MAX_FEATURES = 20
 _KINDS = ("calibrated", "raw", "legacy_sigmoid")
 _FOLD_METRICS = (
     "roc_auc",
@@ -44,9 +47,10 @@ LABELS = {
 
 
 def render(manifest: Mapping[str, Any], signature: str) -> str:
-    """The report of a manifest; `signature` is a sentence on who signed it. The same input gives the same bytes.
+    """Return the report of a manifest; the same input gives the same bytes.
 
-    Raises UserError where the libraries that draw are missing, Refused where the manifest cannot be understood.
+    `signature` is a sentence about the signer. Raises UserError if the drawing libraries are
+    missing, Refused if the manifest cannot be read.
     """
     try:
         import jinja2  # noqa: PLC0415  # an extra
@@ -65,7 +69,7 @@ def render(manifest: Mapping[str, Any], signature: str) -> str:
     }
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text("utf-8"))
     try:
-        return template.render(_facts(manifest), signature=signature, labels=LABELS)
+        return template.render(_context(manifest), signature=signature, labels=LABELS)
     except (
         ArithmeticError,
         AttributeError,
@@ -79,8 +83,8 @@ def render(manifest: Mapping[str, Any], signature: str) -> str:
         ) from error
 
 
-def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows: parts of the manifest, None for what this version does not have, and the charts."""
+def _context(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of the template; None for parts that the manifest lacks."""
     metrics, candidates, curves = (
         manifest.get(part) for part in ("metrics", "candidates", "curves")
     )
@@ -115,9 +119,9 @@ def _charts(
     importance: Sequence[tuple[str, float]],
     drift: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    from markupsafe import Markup  # noqa: PLC0415  # comes with jinja2
+    from markupsafe import Markup  # noqa: PLC0415  # installed with jinja2
 
-    from models.train import charts  # noqa: PLC0415  # brings matplotlib
+    from models.train import charts  # noqa: PLC0415  # imports matplotlib
 
     drawn: dict[str, Any] = {}
     if curves and metrics:
@@ -126,29 +130,30 @@ def _charts(
         }
         drawn["roc"] = charts.roc(curves, areas["roc_auc"])
         drawn["pr"] = charts.pr(curves, areas["pr_auc"], metrics["calibrated"]["base_rate"])
-        # Side by side, so with one scale for all three.
+        # One scale for all three, because they are shown next to each other.
         bins = {kind: curves[kind]["reliability"] for kind in _KINDS}
-        most = max(max(bins[kind]["counts"]) for kind in _KINDS)
+        max_leads = max(max(bins[kind]["counts"]) for kind in _KINDS)
         drawn |= {
-            f"reliability_{kind}": charts.reliability(kind, bins[kind], most) for kind in _KINDS
+            f"reliability_{kind}": charts.reliability(kind, bins[kind], max_leads)
+            for kind in _KINDS
         }
         counts = {kind: curves[kind]["histogram"] for kind in _KINDS}
-        most = max(max(one["converted"] + one["not_converted"]) for one in counts.values())
-        drawn |= {f"scores_{kind}": charts.scores(kind, counts[kind], most) for kind in _KINDS}
+        max_leads = max(max(one["converted"] + one["not_converted"]) for one in counts.values())
+        drawn |= {f"scores_{kind}": charts.scores(kind, counts[kind], max_leads) for kind in _KINDS}
     if importance:
         drawn["importance"] = charts.bars(
-            "importance", importance[:SHOWN_FEATURES], "share of all that the trees used"
+            "importance", importance[:MAX_FEATURES], "share of all that the trees used"
         )
     known = [(row["input"], row["psi"]) for row in drift if row["psi"] is not None]
     if known:
         drawn["drift"] = charts.bars(
-            "drift", known[:SHOWN_FEATURES], "population stability index", charts.PSI_LIMITS
+            "drift", known[:MAX_FEATURES], "population stability index", charts.PSI_LIMITS
         )
-    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # matplotlib escaped the texts
+    return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # escaped texts
 
 
 def _bins(curve: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The bins of the calibrated probability that hold a lead, as a table."""
+    """Return the bins of the calibrated probability that hold leads, as a table."""
     rows = zip(curve["counts"], curve["stated"], curve["realised"], strict=True)
     return [
         {"leads": n, "stated": stated, "realised": rate, "bounds": wilson(rate * n, n, Z_95)}
@@ -158,7 +163,7 @@ def _bins(curve: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _drift(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each input with what training saw and, where known, how far the newest leads are from it; the farthest first."""
+    """Return what training saw of each input and its drift in the newest leads; largest first."""
     newest = drift.get("newest") or {}
     rows = [
         {

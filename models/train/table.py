@@ -1,4 +1,4 @@
-"""The training table: checked, put in order, and cut into parts by time."""
+"""The training table: checked, sorted and cut into periods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +17,25 @@ _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """The n rows of one period: LeadState columns, moments (n,) in ms UTC, outcomes (n,), and their facts.
+class TrainingPart:
+    """The n rows of one period, and their description for the manifest.
 
-    `leads` (n,) numbers the leads, so that rows of the same one can be told.
+    `columns` are LeadState fields, `as_of` (n,) is in ms UTC, `labels` (n,) are outcomes, and
+    `leads` (n,) numbers the leads.
     """
 
     columns: Columns
     as_of: NDArray[np.int64]
     labels: NDArray[np.bool_]
     leads: NDArray[np.intp]
-    facts: dict[str, Any]
+    description: dict[str, Any]
 
 
-def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd.DataFrame:
-    """The table in a fixed order; UserError if it cannot be trained on. A lead counts once, as does its conversion."""
+def check_table(table: pd.DataFrame, min_leads: int, min_conversions: int) -> pd.DataFrame:
+    """Return the table in a fixed order; raise UserError if it cannot be trained on.
+
+    A lead counts once, and so does its conversion.
+    """
     needed = ("lead_id", "as_of", "created_at", "converted")
     if missing := [name for name in needed if name not in table.columns]:
         raise UserError(f"the training table lacks {', '.join(missing)}")
@@ -49,18 +53,18 @@ def checked(table: pd.DataFrame, least_leads: int, least_conversions: int) -> pd
         int(table["lead_id"].nunique()),
         int(table["lead_id"][table["converted"]].nunique()),
     )
-    if leads < least_leads or conversions < least_conversions:
+    if leads < min_leads or conversions < min_conversions:
         raise UserError(
             f"too little to train on: {leads:,} leads, of whom {conversions:,} converted; "
-            f"at least {least_leads:,} leads and {least_conversions:,} conversions are needed"
+            f"at least {min_leads:,} leads and {min_conversions:,} conversions are needed"
         )
     return table
 
 
-def periods(table: pd.DataFrame, count: int) -> tuple[list[Part], list[Part]]:
-    """(periods, grown): the table cut in time into parts of as many rows each, and the first i + 1 of them as one part.
+def periods(table: pd.DataFrame, count: int) -> tuple[list[TrainingPart], list[TrainingPart]]:
+    """Return (periods, cumulative): parts of equal row counts in time, and the first i + 1 as one.
 
-    Raises UserError where a period lacks one of the classes.
+    Raises UserError if a period lacks one of the classes.
     """
     number = split(table, [1 / count] * count)
     cut = [_part(table[number == i], f"{_ORDINALS[i]} of {count} periods") for i in range(count)]
@@ -69,23 +73,25 @@ def periods(table: pd.DataFrame, count: int) -> tuple[list[Part], list[Part]]:
     ]
 
 
-def _part(rows: pd.DataFrame, name: str) -> Part:
+def _part(rows: pd.DataFrame, name: str) -> TrainingPart:
     labels = rows["converted"].to_numpy()
     if not labels.any() or labels.all():
         which = "conversion" if not labels.any() else "lead that did not convert"
         raise UserError(
-            f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time or more leads"
+            f"the {name}, {len(rows)} rows in time order, has no {which}: train on a longer time "
+            "or more leads"
         )
     columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
     leads = pd.factorize(rows["lead_id"])[0].astype(np.intp)
-    return Part(columns, rows["as_of"].to_numpy(), labels, leads, facts_of(rows))
+    return TrainingPart(columns, rows["as_of"].to_numpy(), labels, leads, describe_rows(rows))
 
 
 def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:
-    """The number of the part that each row of a table sorted by as_of is in, or -1 where it is left out: (n,).
+    """Return the part of each row of a table sorted by as_of, or -1 if the row is left out: (n,).
 
-    Rows of the same moment stay together. A lead belongs to the part that holds most of its rows, the later one of
-    equals, and its rows elsewhere are left out; unless that would leave a part without one of the classes.
+    Rows of the same moment stay together. A lead belongs to the part with most of its rows, the
+    later one of equals. Its other rows are left out, unless that leaves a part without one of the
+    classes.
     """
     moments = table["as_of"].to_numpy()
     first_rows = [
@@ -106,8 +112,8 @@ def split(table: pd.DataFrame, shares: Sequence[float]) -> NDArray[np.intp]:
     )
 
 
-def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """Counts, base rate and window of some rows, as the manifest has them."""
+def describe_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return counts, base rate and time range of some rows, as in the manifest."""
     return {
         "rows": len(rows),
         "leads": int(rows["lead_id"].nunique()),
@@ -119,7 +125,7 @@ def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def iso(moment: int) -> str:
-    """A moment in ms UTC as ISO 8601."""
+    """Return a moment in ms UTC as ISO 8601."""
     return (
         datetime.fromtimestamp(moment / 1000, UTC)
         .isoformat(timespec="milliseconds")
@@ -128,5 +134,5 @@ def iso(moment: int) -> str:
 
 
 def moment_of(text: str) -> int:
-    """The moment in ms UTC that `iso` wrote."""
+    """Return the moment in ms UTC that `iso` wrote."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)

@@ -10,8 +10,8 @@ import pytest
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import BatchResult, Disposition
 from leadstream.lead_fields import MAX_CHANGE_BYTES
+from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ModelSlot
 from tests.fakes import FakeMessage
 from tests.trained_models import TRUST
 from tests.unit.pipelines import (

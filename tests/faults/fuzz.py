@@ -27,8 +27,8 @@ from consumer.scoring.result import BatchResult
 from leadstream.errors import Reason
 from leadstream.kafka.batch import Batch, Output
 from leadstream.settings import load_settings
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.payloads import Payload, Shelf, payloads

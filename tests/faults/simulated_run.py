@@ -10,7 +10,7 @@ import numpy as np
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import BatchResult
 from consumer.scoring.versions import Versions
-from models.serve.slot import ModelSlot
+from models.registry.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.faults.history import (

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ModelSlot
 from tests.faults.__main__ import main
 from tests.faults.checker import violations
 from tests.faults.history import RecordKind, RunHistory, load, save

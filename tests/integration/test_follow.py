@@ -161,7 +161,7 @@ def test_the_figures_are_those_of_the_same_predictions_and_outcomes_counted_else
     }  # those after the horizon are no conversions
     joined = read_evaluated(load_settings(stage.environment, None), lambda _version: HORIZON_DAYS)
     assert len(joined) == len(labels) + 1
-    assert {one.made.lead_id for one in joined if one.made.shadow} == {"challenged"}
+    assert {one.prediction.lead_id for one in joined if one.prediction.shadow} == {"challenged"}
 
 
 def live(process: Running, name: str) -> float:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import BatchResult
 from consumer.scoring.versions import Versions
+from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ModelSlot
 from tests.examples import examples
 from tests.fakes import FakeMessage
 from tests.trained_models import TRUST

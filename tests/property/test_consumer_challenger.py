@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from consumer.scoring.result import BatchResult
 from leadstream.variants import challenged
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ChallengerSlot, ModelSlot
 from tests.property.test_consumer_batches import LEADS, SPLITS, common, kinds, messages, split
 from tests.trained_models import TRUST, promoted_store, trained
 from tests.unit.pipelines import PREDICTIONS, SHADOW, batch, on, pipeline, predictions

@@ -17,8 +17,8 @@ from consumer.dead_letters.replay import DecisionProgress, DecisionRun, discard,
 from consumer.scoring.pipeline import Pipeline
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
+from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ModelSlot
 from schemas.codec import Reader, Writer
 from tests.examples import examples
 from tests.fakes import MemoryBroker

@@ -12,8 +12,8 @@ from consumer.scoring.versions import Versions
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output
 from leadstream.settings import load_settings
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import ModelRegistry
-from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
 from tests.trained_models import TRUST

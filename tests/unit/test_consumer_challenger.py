@@ -14,10 +14,10 @@ from consumer.scoring.result import Disposition
 from leadstream.errors import Poison, Reason, Transient
 from leadstream.kafka.batch import Output
 from leadstream.variants import challenged
+from models.registry.slot import RETRY_SECONDS, ChallengerSlot
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
 from models.serve.scorer import Model, Scores
-from models.serve.slot import RETRY_SECONDS, ChallengerSlot
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.fakes import MemoryPublisher

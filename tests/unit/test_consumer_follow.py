@@ -18,11 +18,11 @@ from leadstream.kafka.topics import Topics
 from leadstream.process.metrics import FollowMetrics
 from leadstream.process.status import Status
 from leadstream.settings import load_settings
-from models.monitor.ledger import DAY_MS, Judged
-from models.monitor.live import Live
-from models.monitor.recalibrate import Recalibrated
+from models.monitor.ledger import DAY_MS, LabeledPrediction
+from models.monitor.live import LiveWindows
 from models.monitor.triggers import InService, Trigger, Triggers
 from models.registry.versions import ModelRegistry
+from models.train.recalibrate import Recalibrated
 from schemas.codec import Writer
 from tests.fakes import FakeMessage
 from tests.trained_models import TRUST
@@ -140,7 +140,7 @@ def test_judged_predictions_come_in_the_order_of_their_labels_however_they_were_
         for x in one.take(m)
     ]
     judged += one.take(outcome("z", NOW))
-    assert [x.made.lead_id for x in in_order(judged[::-1], lambda _version: 60.0, set())] == [
+    assert [x.prediction.lead_id for x in in_order(judged[::-1], lambda _version: 60.0, set())] == [
         "a",
         "b",
     ]
@@ -209,7 +209,7 @@ class MonitorHarness:
             options or MonitorOptions(every=1, triggers=Triggers(0, 0)),
             models=ModelRegistry(store, TRUST),
             reader=intake(horizon),
-            live=Live(horizon),
+            live=LiveWindows(horizon),
             requests=self.requests,  # type: ignore[arg-type]
             metrics=self.metrics,
             status=self.status,
@@ -319,15 +319,15 @@ def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being
 def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     model_store: str, monkeypatch: pytest.MonkeyPatch, wanted: Recalibrate, promote: bool
 ) -> None:
-    called: list[tuple[list[Judged], bool, int]] = []
+    called: list[tuple[list[LabeledPrediction], bool, int]] = []
 
     def hook(
-        _registry: object, judged: list[Judged], *, promote: bool, now_ms: int
+        _registry: object, judged: list[LabeledPrediction], *, promote: bool, now_ms: int
     ) -> Recalibrated:
         called.append((judged, promote, now_ms))
         return Recalibrated("1.0.1", 0.5, promote, [])
 
-    monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
+    monkeypatch.setattr("models.train.recalibrate.recalibrate_champion", hook)
     others = [
         prediction("a", model_version="0.9.0", event_id="2"),
         prediction("a", variant="challenger", event_id="3"),
@@ -337,7 +337,7 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
         [*others, *DECIDED], []
     )
     [(judged, promoted, now_ms)] = called
-    found = [(one.made.model_version, one.made.variant) for one in judged]
+    found = [(one.prediction.model_version, one.prediction.variant) for one in judged]
     assert found == [("1.0.1", "champion"), ("1.0.0", "champion")]
     assert (promoted, now_ms) == (promote, NOW)
     assert stage.events("recalibrated") == [
@@ -357,7 +357,7 @@ def test_a_hook_that_needs_a_person_says_so_and_the_figures_go_on(
     def hook(*_: object, **__: object) -> None:
         raise UserError("there is no key to sign with")
 
-    monkeypatch.setattr("models.monitor.recalibrate.follow_outcomes", hook)
+    monkeypatch.setattr("models.train.recalibrate.recalibrate_champion", hook)
     stage = MonitorHarness(model_store, MonitorOptions(Recalibrate.PROMOTE, 1, Triggers(0, 0))).run(
         DECIDED, []
     )

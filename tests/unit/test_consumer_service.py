@@ -23,8 +23,8 @@ from leadstream.kafka.publisher import FinishCommit
 from leadstream.log import id_hasher
 from leadstream.process.metrics import Metrics
 from leadstream.process.status import Status
+from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import Alias, ModelRegistry
-from models.serve.slot import ChallengerSlot, ModelSlot
 from schemas.codec import Reader
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
 from tests.trained_models import TRUST, promoted_store, trained

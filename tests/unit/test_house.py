@@ -122,3 +122,33 @@ def test_the_wheel_must_not_bring_the_tests_along() -> None:
     packages = project.split("[tool.setuptools.packages.find]")[1].split("]")[0]
     assert "tests" not in packages
     assert all(room.split(".")[0] in packages for room in ROOMS)
+
+
+# Each may import only those before it.
+MODEL_ROOMS = ["evaluate", "serve", "registry", "monitor", "train"]
+
+
+def test_an_import_against_the_direction_among_the_models_rooms_would_make_a_cycle() -> None:
+    files = {name: path for name, path in modules("models").items() if name != "models"}
+    assert {name.split(".")[1] for name in files} == set(MODEL_ROOMS)
+    for module, path in files.items():
+        own = MODEL_ROOMS.index(module.split(".")[1])
+        names = {name.split(".")[1] for name in imported(path) if name.startswith("models.")}
+        assert all(MODEL_ROOMS.index(name) <= own for name in names), module
+
+
+def test_two_models_files_that_import_each_other_could_not_be_read_in_order() -> None:
+    files = modules("models")
+    edges = {
+        module: {
+            target
+            for name in imported(path)
+            for target in (name, name.rpartition(".")[0])
+            if target in files and target != module and target != "models"
+        }
+        for module, path in files.items()
+    }
+    done: set[str] = set()
+    while ready := {module for module in edges.keys() - done if edges[module] <= done}:
+        done |= ready
+    assert sorted(edges.keys() - done) == []

@@ -131,12 +131,12 @@ def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(
 ) -> None:
     readers = []
 
-    class WatchedReader(pickles._Reader):
+    class WatchedReader(pickles._PickleReader):
         def __init__(self, data: bytes) -> None:
             super().__init__(data)
             readers.append(weakref.ref(self))
 
-    monkeypatch.setattr(pickles, "_Reader", WatchedReader)
+    monkeypatch.setattr(pickles, "_PickleReader", WatchedReader)
     gc.disable()
     try:
         artifact.unpack(artifact.dump(trained().artifact))
@@ -144,3 +144,17 @@ def test_a_file_that_waited_for_the_garbage_collector_would_add_up_over_swaps(
         assert reader() is None
     finally:
         gc.enable()
+
+
+def test_a_moved_class_would_make_published_artifacts_unreadable_but_for_its_fixed_name() -> None:
+    _, names = pickles.read(artifact.dump(trained().artifact))
+    assert {name for name in names if name.startswith("models.")} == {
+        "models.calibrate.Calibrator",
+        "models.venn_abers.VennAbers",
+    }
+
+
+def test_a_calibrator_that_this_code_does_not_have_is_refused_and_not_taken_for_another() -> None:
+    payload, manifest = published(calibrator=replace(trained().artifact["calibrator"], name="new"))
+    with pytest.raises(Refused, match="calibrator 'new' is unknown"):
+        artifact.load(payload, manifest)

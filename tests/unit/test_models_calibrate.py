@@ -1,15 +1,21 @@
+import doctest
 import itertools
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
 from leadstream.errors import UserError
-from models.serve.decide import Policy, cuts_of, grades, policy_of
-from models.train import calibrate
-from models.train.calibrate import CALIBRATORS, CHOICES
-from models.train.evaluate import legacy_sigmoid
+from models.evaluate import legacy_sigmoid
+from models.monitor import statistics
+from models.serve import calibrators
+from models.serve.calibrators import CALIBRATORS
+from models.train import calibrate, policies
+from models.train.calibrate import AUTOMATIC
+from models.train.candidates import RECIPES
+from models.train.policies import Policy, grades, parse_cuts, parse_policy
 
 
 def balanced_scores(
@@ -28,7 +34,7 @@ def balanced_scores(
 def test_a_balanced_score_becomes_the_true_rate_by_any_learnt_calibrator(name: str) -> None:
     raw, labels, _ = balanced_scores()
     later, _, truth = balanced_scores(seed=1)
-    probability = calibrate.fit(name, raw, labels, 0.5).interval(later)[0]
+    probability = calibrators.fit(name, raw, labels, 0.5).interval(later)[0]
     assert np.abs(probability - truth).mean() < 0.025
     assert np.abs(later - truth).mean() > 0.2
 
@@ -38,7 +44,9 @@ def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_scor
     name: str,
 ) -> None:
     raw, labels, _ = balanced_scores(500)
-    probability, low, high = calibrate.fit(name, raw, labels, 0.5).interval(np.linspace(0, 1, 1001))
+    probability, low, high = calibrators.fit(name, raw, labels, 0.5).interval(
+        np.linspace(0, 1, 1001)
+    )
     assert (low <= probability).all()
     assert (probability <= high).all()
     assert (np.diff(probability) >= -1e-12).all()
@@ -47,7 +55,7 @@ def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_scor
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_a_lead_gets_the_same_bits_alone_and_in_a_batch(name: str) -> None:
     raw, labels, _ = balanced_scores(400)
-    calibrator = calibrate.fit(name, raw, labels, 0.5)
+    calibrator = calibrators.fit(name, raw, labels, 0.5)
     whole = np.stack(calibrator.interval(raw[:100]))
     alone = [np.stack(calibrator.interval(raw[i : i + 1])) for i in range(100)]
     assert whole.tobytes() == np.concatenate(alone, axis=1).tobytes()
@@ -59,7 +67,7 @@ def test_a_lead_that_lacks_more_has_an_interval_that_is_never_narrower_and_on_av
 ) -> None:
     raw, labels, _ = balanced_scores(4000)
     missing = np.random.default_rng(2).choice([1, 2, 3, 5], 4000, p=[0.7, 0.15, 0.1, 0.05])
-    calibrator = calibrate.fit(name, raw, labels, 0.5, missing)
+    calibrator = calibrators.fit(name, raw, labels, 0.5, missing)
     assert calibrator.levels == (2, 3, 5)
     asked = np.linspace(0.05, 0.95, 500)
     widths = []
@@ -81,13 +89,13 @@ def test_a_level_with_too_few_leads_or_one_outcome_has_no_interval_of_its_own() 
     few[:99] = 1
     one_sided[np.flatnonzero(~labels)[:200]] = 1
     for missing in (few, one_sided):
-        assert calibrate.fit("isotonic", raw, labels, 0.5, missing).levels == ()
+        assert calibrators.fit("isotonic", raw, labels, 0.5, missing).levels == ()
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_a_shift_moves_the_odds_of_probability_and_interval_alike(name: str) -> None:
     raw, labels, _ = balanced_scores(500)
-    fitted = calibrate.fit(name, raw, labels, 0.5)
+    fitted = calibrators.fit(name, raw, labels, 0.5)
     before = np.stack(fitted.interval(raw))
     after = np.stack(replace(fitted, shift=float(np.log(2))).interval(raw))
     odds = np.clip(before, 1e-6, 1 - 1e-6)
@@ -99,7 +107,7 @@ def test_a_shift_moves_the_odds_of_probability_and_interval_alike(name: str) -> 
 def test_the_audited_formula_stays_available_by_name() -> None:
     raw, labels, _ = balanced_scores(400)
     assert (
-        calibrate.fit("legacy_sigmoid", raw, labels, 0.5).interval(raw)[0].tolist()
+        calibrators.fit("legacy_sigmoid", raw, labels, 0.5).interval(raw)[0].tolist()
         == legacy_sigmoid(raw).tolist()
     )
 
@@ -112,12 +120,12 @@ def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the
     name, said = calibrate.choose((raw[:cut], labels[:cut]), (raw[cut:], labels[cut:]), 0.5)
     losses = {
         name: log_loss(
-            labels[cut:], calibrate.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0]
+            labels[cut:], calibrators.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0]
         )
-        for name in CHOICES
+        for name in AUTOMATIC
     }
     assert name == min(losses, key=lambda name: losses[name])
-    assert set(said) == set(CHOICES)
+    assert set(said) == set(AUTOMATIC)
     assert "legacy_sigmoid" not in said
 
 
@@ -125,7 +133,7 @@ def test_scores_that_rank_the_wrong_way_round_are_refused_by_every_calibrator() 
     raw, labels, _ = balanced_scores(3000)
     for name in CALIBRATORS:
         with pytest.raises(UserError, match="slope is negative"):
-            calibrate.fit(name, 1 - raw, labels, 0.5)
+            calibrators.fit(name, 1 - raw, labels, 0.5)
     with pytest.raises(
         UserError, match=r"venn_abers: its slope is negative .*; isotonic: its slope"
     ):
@@ -135,16 +143,16 @@ def test_scores_that_rank_the_wrong_way_round_are_refused_by_every_calibrator() 
 def test_a_calibrator_that_ties_most_leads_is_refused_for_the_ranking_it_costs() -> None:
     raw, labels, _ = balanced_scores(3000, rate=0.4)
     with pytest.raises(UserError, match=r"lowers ROC-AUC on later leads by 0\.\d"):
-        calibrate.keeps_ranking(raw, np.round(raw), labels)
-    calibrate.keeps_ranking(raw, np.round(raw, 2), labels)
+        calibrate.check_ranking(raw, np.round(raw), labels)
+    calibrate.check_ranking(raw, np.round(raw, 2), labels)
 
 
 def test_scores_without_overlap_have_no_sigmoid_but_other_calibrators() -> None:
     raw, labels = np.linspace(0, 1, 90), np.tile([False, True, True], 30)
     labels = np.sort(labels)
     with pytest.raises(UserError, match="do not overlap"):
-        calibrate.fit("sigmoid", raw, labels, 0.5)
-    assert calibrate.fit("isotonic", raw, labels, 0.5).interval(raw)[0].max() == 1.0
+        calibrators.fit("sigmoid", raw, labels, 0.5)
+    assert calibrators.fit("isotonic", raw, labels, 0.5).interval(raw)[0].max() == 1.0
 
 
 def test_a_capacity_is_not_exceeded_unless_nobody_would_be_called() -> None:
@@ -165,11 +173,11 @@ def test_the_threshold_of_a_cost_is_where_a_call_begins_to_pay() -> None:
 )
 def test_what_is_no_policy_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(UserError, match=r"use f1, capacity:0.1 .* or cost:5"):
-        policy_of(text)
+        parse_policy(text)
 
 
 def test_policies_are_read_as_they_are_written() -> None:
-    assert [policy_of(text) for text in ("f1", "capacity:0.1", "cost:5")] == [
+    assert [parse_policy(text) for text in ("f1", "capacity:0.1", "cost:5")] == [
         Policy(),
         Policy("capacity", 0.1),
         Policy("cost", 5.0),
@@ -178,7 +186,7 @@ def test_policies_are_read_as_they_are_written() -> None:
 
 def test_grades_go_by_stated_cuts_or_by_shares_of_leads() -> None:
     probability = np.linspace(0, 1, 1001)
-    assert grades(probability, cuts_of("0.5,0.3,0.1"))[0] == {"A": 0.5, "B": 0.3, "C": 0.1}
+    assert grades(probability, parse_cuts("0.5,0.3,0.1"))[0] == {"A": 0.5, "B": 0.3, "C": 0.1}
     cuts, policy = grades(probability, None)
     assert cuts == pytest.approx({"A": 0.9, "B": 0.7, "C": 0.4})
     assert "top 10 %" in policy
@@ -189,4 +197,22 @@ def test_grades_go_by_stated_cuts_or_by_shares_of_leads() -> None:
 )
 def test_cuts_that_do_not_fall_between_one_and_zero_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="are no grade cuts"):
-        cuts_of(text)
+        parse_cuts(text)
+
+
+def test_a_calibrator_recipe_or_name_that_the_command_line_forgot_could_not_be_chosen() -> None:
+    from leadstream.cli import train
+
+    assert sorted(train._CALIBRATORS) == sorted(CALIBRATORS)
+    assert sorted(train._RECIPES) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("module", [calibrators, policies, statistics])
+def test_an_example_in_a_docstring_that_does_not_hold_would_mislead(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_an_unknown_calibrator_is_refused_with_those_there_are() -> None:
+    raw, labels, _ = balanced_scores(400)
+    with pytest.raises(UserError, match="'new' is no calibrator: use one of venn_abers"):
+        calibrators.fit("new", raw, labels, 0.5)

@@ -7,13 +7,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from features import columns_of, specify
 from models.serve import artifact
+from models.serve.artifact import Trained
 from models.serve.explain import contributions
 from models.serve.forest import Forest, pack_boosting
 from models.serve.scorer import Model
 from models.train import candidates
 from models.train.candidates import RECIPES
 from models.train.table import periods
-from models.train.training import BEST, Trained, train
+from models.train.training import BEST, train
 from tests.unit.test_models_train import OPTIONS, START, leads
 
 pytestmark = pytest.mark.slow
@@ -52,13 +53,13 @@ def test_reasons_of_boosting_and_the_base_add_up_to_the_score_in_probability_poi
     explained = contributions(forest, X.shape[1])
     leaves = forest.leaves(X)
     raw = forest.probability(leaves)
-    points = explained.of(leaves)
+    points = explained.take(leaves)
     assert np.abs(explained.base + points.sum(axis=1) - raw).max() < 1e-12
     assert explained.base == pytest.approx(raw.mean(), abs=0.05)
     strongest = np.abs(points).mean(axis=0)
     assert strongest.argmax() == 0
     assert strongest[3:].max() < strongest[0] / 5
-    assert explained.of(leaves[:, 7:8]).tobytes() == points[7:8].tobytes()
+    assert explained.take(leaves[:, 7:8]).tobytes() == points[7:8].tobytes()
 
 
 def test_a_lead_at_the_base_value_has_reasons_and_no_division_by_zero() -> None:
@@ -72,7 +73,7 @@ def test_a_lead_at_the_base_value_has_reasons_and_no_division_by_zero() -> None:
         offset=0.3,
     )
     explained = contributions(one_split, 1)
-    assert explained.of(np.array([[1, 2]])).tolist() == [[0.0], [0.0]]
+    assert explained.take(np.array([[1, 2]])).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,8 @@ def test_recipes_are_compared_by_what_they_know_not_by_the_base_rate_they_answer
     cut, grown = periods(leads(3000, rate=0.1), 5)
     losses = []
     for recipe in ("audited", "forest"):
-        steps = [candidates.step(recipe, grown[i - 1], cut[i], specify(), 0) for i in (1, 2, 3)]
-        found = candidates.folds(steps)
+        steps = [candidates.fit_fold(recipe, grown[i - 1], cut[i], specify(), 0) for i in (1, 2, 3)]
+        found = candidates.fold_metrics(steps)
         assert len(found) == 2
         losses.append(candidates.mean_log_loss(found) or 9)
     assert abs(losses[0] - losses[1]) < 0.03

@@ -12,11 +12,11 @@ from leadstream.cli import retrain as retrain_command
 from leadstream.cli import train as train_command
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import Settings, load_settings
-from models.monitor.ledger import DAY_MS, Judged, Made
-from models.registry.signing import trust_of
+from models.evaluate import metrics
+from models.monitor.ledger import DAY_MS, LabeledPrediction, PublishedPrediction
+from models.registry.signing import load_trust
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
-from models.train.evaluate import metrics
 from producer.importer import ImportedRow, read_rows, read_table, select
 from producer.mapping import load_mapping
 from tests.trained_models import TRUST, trained, write_key
@@ -343,7 +343,7 @@ def test_keygen_makes_a_pair_that_signs_and_verifies_and_never_replaces_one(
     assert call("models", "keygen", "--json") == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["private"], made["public"]) == (str(key), f"{key}.pub")
-    ModelRegistry(store, trust_of(load_settings(), signs=True)).publish(trained())
+    ModelRegistry(store, load_trust(load_settings(), signs=True)).publish(trained())
     assert call("models", "verify", "1.0.0", "--json") == 0
     assert json.loads(capsys.readouterr().out)["signed_by"] == made["key"]
     with pytest.raises(SettingsError, match="File exists"):
@@ -393,7 +393,7 @@ def test_a_challenger_starts_and_ends_by_its_alias(
             call("models", "retire", *words)
 
 
-def history(leads: int, champion: float, challenger: float) -> list[Judged]:
+def history(leads: int, champion: float, challenger: float) -> list[LabeledPrediction]:
     """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead
     each in a split.
     """
@@ -406,8 +406,8 @@ def history(leads: int, champion: float, challenger: float) -> list[Judged]:
     # Nobody compares this one: it tells that the outcomes have come as far as day 62.
     said += [("c", "0.9.0", "champion", False, 0.4, False)]
     return [
-        Judged(
-            Made(lead, lead, 0, version, variant, shadow, probability, 0.5),
+        LabeledPrediction(
+            PublishedPrediction(lead, lead, 0, version, variant, shadow, probability, 0.5),
             converted,
             (62 if version == "0.9.0" else 1) * DAY_MS,
         )
@@ -453,7 +453,9 @@ def test_the_verdict_is_a_sentence_with_what_to_do_and_the_figures_of_both(
 ) -> None:
     asked = {}
 
-    def read_evaluated(_settings: Settings, horizon_days_of: Any, progress: Any) -> list[Judged]:
+    def read_evaluated(
+        _settings: Settings, horizon_days_of: Any, progress: Any
+    ) -> list[LabeledPrediction]:
         asked.update({version: horizon_days_of(version) for version in ("1.0.0", "1.1.0", "0.9.0")})
         progress(1)
         return history(leads, champion, challenger)

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from models.monitor.compare import (
     ALPHA,
-    Verdict,
+    ComparisonResult,
     capital,
     capitals,
     compare,
+    fully_labeled,
     quality,
-    settled,
     shadow_pairs,
     split_pairs,
 )
-from models.monitor.ledger import DAY_MS, Judged, Made
+from models.monitor.ledger import DAY_MS, LabeledPrediction, PublishedPrediction
 
 pytestmark = pytest.mark.slow
 
@@ -79,18 +79,18 @@ def test_rare_large_losses_that_even_out_many_small_gains_do_not_make_a_model_be
 def test_a_model_whose_brier_score_is_lower_by_015_is_found_within_2_000_outcomes() -> None:
     rng = np.random.default_rng(22)
     found = [
-        compare(differences(rng, 2_000, champion_error=0.15, challenger_error=0.05)).verdict
+        compare(differences(rng, 2_000, champion_error=0.15, challenger_error=0.05)).result
         for _ in range(100)
     ]
-    assert found.count(Verdict.BETTER) >= 95
-    assert Verdict.WORSE not in found
+    assert found.count(ComparisonResult.BETTER) >= 95
+    assert ComparisonResult.WORSE not in found
 
 
 def test_a_worse_challenger_is_called_worse() -> None:
     rng = np.random.default_rng(23)
     assert (
-        compare(differences(rng, 2_000, champion_error=0.05, challenger_error=0.15)).verdict
-        is Verdict.WORSE
+        compare(differences(rng, 2_000, champion_error=0.05, challenger_error=0.15)).result
+        is ComparisonResult.WORSE
     )
 
 
@@ -113,11 +113,13 @@ def test_interval_and_verdict_must_never_contradict_each_other() -> None:
             assert -1 <= found.low <= found.difference <= found.high <= 1
             assert (
                 (found.high < 0)
-                == (found.verdict is Verdict.BETTER)
+                == (found.result is ComparisonResult.BETTER)
                 == (found.e_better >= 2 / ALPHA)
             )
             assert (
-                (found.low > 0) == (found.verdict is Verdict.WORSE) == (found.e_worse >= 2 / ALPHA)
+                (found.low > 0)
+                == (found.result is ComparisonResult.WORSE)
+                == (found.e_worse >= 2 / ALPHA)
             )
 
 
@@ -129,26 +131,26 @@ def test_the_last_look_is_the_sum_of_all_and_the_order_does_not_matter_to_it() -
 @pytest.mark.parametrize("worst", [-1.0, 1.0])
 def test_the_largest_differences_there_can_be_bankrupt_no_bet(worst: float) -> None:
     found = compare(np.full(1_000, worst))
-    assert found.verdict is (Verdict.BETTER if worst < 0 else Verdict.WORSE)
+    assert found.result is (ComparisonResult.BETTER if worst < 0 else ComparisonResult.WORSE)
     assert math.isfinite(found.e_better)
     assert found.low <= worst <= found.high
 
 
 def test_without_outcomes_nothing_is_said() -> None:
     found = compare(np.array([]))
-    assert (found.verdict, found.n, found.difference) == (Verdict.NOT_YET, 0, 0.0)
+    assert (found.result, found.n, found.difference) == (ComparisonResult.NOT_YET, 0, 0.0)
     assert (found.low, found.high) == (-1.0, 1.0)
 
 
-def judged(lead: str, at: int, version: str = "1.0.0", **facts: object) -> Judged:
+def judged(lead: str, at: int, version: str = "1.0.0", **facts: object) -> LabeledPrediction:
     """What a version said of a lead on day `at`, decided on the day after."""
     converted, decided = bool(facts.pop("converted", False)), int(str(facts.pop("decided", at + 1)))
     variant = "champion" if version == "1.0.0" else "challenger"
-    made = Made(lead, f"{lead} {at}", at * DAY_MS, version, variant, False, 0.5, 0.5)
-    return Judged(replace(made, **facts), converted, decided * DAY_MS)  # type: ignore[arg-type]
+    made = PublishedPrediction(lead, f"{lead} {at}", at * DAY_MS, version, variant, False, 0.5, 0.5)
+    return LabeledPrediction(replace(made, **facts), converted, decided * DAY_MS)  # type: ignore[arg-type]
 
 
-def shadow(lead: str, at: int, **facts: object) -> Judged:
+def shadow(lead: str, at: int, **facts: object) -> LabeledPrediction:
     return judged(lead, at, "1.1.0", shadow=True, **facts)
 
 
@@ -218,12 +220,12 @@ def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() 
             )
             for i in range(5_000)
         ]
-        found.append(compare(split_pairs(history, "1.0.0", "1.1.0").differences).verdict)
+        found.append(compare(split_pairs(history, "1.0.0", "1.1.0").differences).result)
         loss = np.array([(0.05 - one.converted) ** 2 for one in history])
         challenger = loss[arm]
-        naive.append(compare(challenger - loss[~arm][: len(challenger)]).verdict)
-    assert found.count(Verdict.NOT_YET) >= 38
-    assert naive.count(Verdict.BETTER) >= 35
+        naive.append(compare(challenger - loss[~arm][: len(challenger)]).result)
+    assert found.count(ComparisonResult.NOT_YET) >= 38
+    assert naive.count(ComparisonResult.BETTER) >= 35
 
 
 def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None:
@@ -236,9 +238,9 @@ def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None
     def known(horizon_days: float | None, until: int) -> list[str]:
         others = judged("other", 200, decided=until)
         return [
-            one.made.lead_id
-            for one in settled([*early, others], horizon_days)
-            if one.made.lead_id != "other"
+            one.prediction.lead_id
+            for one in fully_labeled([*early, others], horizon_days)
+            if one.prediction.lead_id != "other"
         ]
 
     assert known(60, 61) == []
@@ -262,11 +264,17 @@ def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_mod
         history.append(judged(str(i), at, probability=0.2, converted=converted, decided=decided))
         history.append(shadow(str(i), at, probability=0.4, converted=converted, decided=decided))
     known = [one for one in history if one.decided_at <= 50 * DAY_MS]
-    assert compare(shadow_pairs(known, "1.0.0", "1.1.0").differences).verdict is Verdict.BETTER
-    for today, verdict in ((50, Verdict.NOT_YET), (70, Verdict.WORSE), (100, Verdict.WORSE)):
+    assert (
+        compare(shadow_pairs(known, "1.0.0", "1.1.0").differences).result is ComparisonResult.BETTER
+    )
+    for today, verdict in (
+        (50, ComparisonResult.NOT_YET),
+        (70, ComparisonResult.WORSE),
+        (100, ComparisonResult.WORSE),
+    ):
         known = [one for one in history if one.decided_at <= today * DAY_MS]
-        pairs = shadow_pairs(settled(known, 60), "1.0.0", "1.1.0")
-        assert compare(pairs.differences).verdict is verdict
+        pairs = shadow_pairs(fully_labeled(known, 60), "1.0.0", "1.1.0")
+        assert compare(pairs.differences).result is verdict
 
 
 def test_quality_is_told_even_where_all_outcomes_are_alike() -> None:

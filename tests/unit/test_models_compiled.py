@@ -35,7 +35,9 @@ def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(
     sums, changes = CompiledWalk(forest, explained).sums(rows, explain=True)
     leaves = forest.leaves(rows)
     assert forest.score_of(sums).tobytes() == forest.probability(leaves).tobytes()
-    assert explained.points(changes, len(forest.roots)).tobytes() == explained.of(leaves).tobytes()
+    assert (
+        explained.points(changes, len(forest.roots)).tobytes() == explained.take(leaves).tobytes()
+    )
     assert CompiledWalk(forest, explained).sums(rows, explain=False)[0].tobytes() == sums.tobytes()
 
 
@@ -45,7 +47,7 @@ def test_reasons_are_picked_in_the_same_order_whatever_the_ties() -> None:
     walk = object.__new__(CompiledWalk)  # picking asks for nothing of the trees
     for count in (0, 1, 3, 9, 50):
         picked, ordered = walk.strongest(contributed, count), strongest(contributed, count)
-        assert picked.places.tolist() == ordered.places.tolist()
+        assert picked.indices.tolist() == ordered.indices.tolist()
         assert picked.points.tobytes() == ordered.points.tobytes()
 
 

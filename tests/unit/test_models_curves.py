@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.train.curves import MOST_POINTS, curves, thinned
-from models.train.evaluate import expected_calibration_error
+from models.evaluate import expected_calibration_error
+from models.train.curves import MAX_POINTS, curves, thinned
 
 
 def scored(n: int = 3000, digits: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def test_a_thinned_curve_that_encloses_another_area_shows_another_model(digits: 
     area = np.trapezoid(pr["precision"], pr["recall"])
     assert area == pytest.approx(average_precision_score(labels, probability), abs=2e-3)
     for curve in (roc, pr):
-        assert {len(points) for points in curve.values()} <= set(range(2, MOST_POINTS + 1))
+        assert {len(points) for points in curve.values()} <= set(range(2, MAX_POINTS + 1))
     assert (roc["true_positive_rate"][0], roc["false_positive_rate"][0]) == (0, 0)
     assert (roc["true_positive_rate"][-1], roc["false_positive_rate"][-1]) == (1, 1)
     assert (pr["recall"][0], pr["recall"][-1]) == (0, 1)

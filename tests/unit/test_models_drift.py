@@ -1,4 +1,4 @@
-"""Drift: what must alarm, what must not, and how often chance may."""
+"""InputDrift: what must alarm, what must not, and how often chance may."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2_contingency
 
 from features import FeatureMatrix, FittedFeatures, columns_of, specify
-from models.monitor import drift
-from models.monitor.drift import Drift, DriftWatch, Reference
-from models.train.reference import reference
+from models.monitor import drift, statistics
+from models.monitor.drift import DriftCollector, DriftReference, InputDrift
+from models.monitor.reference import reference
 
 Floats = NDArray[np.float64]
 DAY = 86_400_000
@@ -65,25 +65,25 @@ def scored(states: list[dict[str, Any]]) -> FakeScores:
     return FakeScores(matrix, np.random.default_rng(3).beta(2, 8, len(states)))
 
 
-def watch(size: int = 2_000, known: dict[str, Any] | None = None) -> DriftWatch:
-    return DriftWatch(Reference(known or reference_(), SPECIFICATION.outputs), size)
+def watch(size: int = 2_000, known: dict[str, Any] | None = None) -> DriftCollector:
+    return DriftCollector(DriftReference(known or reference_(), SPECIFICATION.outputs), size)
 
 
-def add(watch: DriftWatch, states: list[dict[str, Any]], ids: list[str] | None = None) -> None:
+def add(watch: DriftCollector, states: list[dict[str, Any]], ids: list[str] | None = None) -> None:
     ids = ids or [f"lead {i}" for i in range(len(states))]
     # all that it reads
     watch.add(ids, list(range(len(states))), scored(states))  # type: ignore[arg-type]
 
 
-def judged(states: list[dict[str, Any]], ids: list[str] | None = None) -> dict[str, Drift]:
+def judged(states: list[dict[str, Any]], ids: list[str] | None = None) -> dict[str, InputDrift]:
     watching = watch()
     add(watching, states, ids)
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     return window.drift
 
 
-def alarms(found: dict[str, Drift]) -> set[str]:
+def alarms(found: dict[str, InputDrift]) -> set[str]:
     return {name for name, one in found.items() if one.alarm}
 
 
@@ -96,34 +96,36 @@ def with_income(states: list[dict[str, Any]], incomes: Floats) -> list[dict[str,
 
 def test_the_index_of_two_bins_worked_out_by_hand() -> None:
     # (.7 - .5) ln(.7 / .5) + (.3 - .5) ln(.3 / .5)
-    assert drift.psi(np.array([70.0, 30.0]), np.array([500.0, 500.0])) == pytest.approx(
+    assert statistics.psi(np.array([70.0, 30.0]), np.array([500.0, 500.0])) == pytest.approx(
         0.169460, abs=1e-6
     )
-    assert drift.psi(np.array([5.0, 3.0, 2.0]), np.array([500.0, 300.0, 200.0])) == pytest.approx(0)
+    assert statistics.psi(
+        np.array([5.0, 3.0, 2.0]), np.array([500.0, 300.0, 200.0])
+    ) == pytest.approx(0)
 
 
 def test_a_bin_that_one_side_lacks_counts_as_half_a_row_and_not_as_infinity() -> None:
-    with_half = drift.psi(np.array([50.0, 50.0, 0.5]), np.array([40.0, 40.0, 20.0]))
-    assert drift.psi(np.array([50.0, 50.0, 0.0]), np.array([40.0, 40.0, 20.0])) == pytest.approx(
-        with_half
-    )
-    assert np.isfinite(drift.psi(np.array([0.0, 100.0]), np.array([1000.0, 0.0])))
+    with_half = statistics.psi(np.array([50.0, 50.0, 0.5]), np.array([40.0, 40.0, 20.0]))
+    assert statistics.psi(
+        np.array([50.0, 50.0, 0.0]), np.array([40.0, 40.0, 20.0])
+    ) == pytest.approx(with_half)
+    assert np.isfinite(statistics.psi(np.array([0.0, 100.0]), np.array([1000.0, 0.0])))
 
 
 def test_a_bin_that_both_sides_lack_must_not_count_as_a_difference() -> None:
     few, many = np.array([10.0, 10.0]), np.array([9_000.0, 9_000.0])
-    assert drift.psi(np.append(few, [0, 0]), np.append(many, [0, 0])) == pytest.approx(0)
+    assert statistics.psi(np.append(few, [0, 0]), np.append(many, [0, 0])) == pytest.approx(0)
 
 
 def test_the_test_is_pearsons_where_no_bin_is_rare() -> None:
     window, training = np.array([310.0, 190.0, 500.0]), np.array([1_400.0, 1_100.0, 2_500.0])
     expected = chi2_contingency([window, training], correction=False).pvalue
-    assert drift.chi_square(window, training) == pytest.approx(expected)
+    assert statistics.chi_square(window, training) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("window", [[5.0], [3.0, 2.0], [0.0, 5.0]])
 def test_what_is_too_little_to_test_must_not_alarm(window: list[float]) -> None:
-    assert drift.chi_square(np.array(window), np.array([100.0, 100.0][: len(window)])) >= 0.05
+    assert statistics.chi_square(np.array(window), np.array([100.0, 100.0][: len(window)])) >= 0.05
 
 
 def test_leads_like_those_of_training_must_not_alarm_and_the_index_must_be_small() -> None:
@@ -161,7 +163,7 @@ def test_drift_of_the_stated_probability_shows_in_its_index() -> None:
     watching, states = watch(), leads(np.random.default_rng(9), 2_000)
     high = FakeScores(scored(states).matrix, np.random.default_rng(4).beta(8, 2, 2_000))
     watching.add([f"lead {i}" for i in range(2_000)], list(range(2_000)), high)  # type: ignore[arg-type]
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     assert window.drift["probability"].psi > 1
     assert not window.drift["probability"].alarm
@@ -190,7 +192,7 @@ def test_outliers_must_not_mute_a_drift_as_they_do_in_bins_of_the_windows_own_ra
     usable = drifted[np.abs(drifted) <= 1e15]
     own_range = np.linspace(usable.min(), usable.max(), 11)
     wrong = [np.histogram(values, own_range)[0].astype(np.float64) for values in (usable, training)]
-    assert drift.psi(*wrong) < 0.1
+    assert statistics.psi(*wrong) < 0.1
 
 
 def test_changes_of_one_lead_must_not_pass_for_a_drift_of_the_leads() -> None:
@@ -214,17 +216,17 @@ def test_a_lead_that_never_stops_changing_must_not_mute_a_drift_of_the_others() 
 def test_a_window_is_full_by_leads_or_by_many_changes_and_then_begins_anew() -> None:
     watching, states = watch(50), leads(np.random.default_rng(14), 60)
     add(watching, states[:49])
-    assert watching.judged() is None
+    assert watching.close_if_full() is None
     add(watching, states[:49])
-    assert watching.judged() is None
+    assert watching.close_if_full() is None
     add(watching, states)
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     assert (window.leads, window.changes) == (60, 158)
-    assert watching.judged() is None
+    assert watching.close_if_full() is None
     for _ in range(10):
         add(watching, states[:50], ["the same lead"] * 50)
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     assert (window.leads, window.changes) == (1, 500)
     assert alarms(window.drift) == set()
@@ -238,7 +240,7 @@ def test_how_changes_come_in_batches_makes_no_difference() -> None:
         watching = watch(200)
         for start in range(0, 400, size):
             add(watching, states[start : start + size], ids[start : start + size])
-        window = watching.judged()
+        window = watching.close_if_full()
         assert window is not None
         found.append({name: one for name, one in window.drift.items() if name != "probability"})
     assert found[0] == found[1] == found[2]
@@ -272,7 +274,9 @@ def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
     p_values = np.array(
         [
             [
-                drift.chi_square(population(rng, q, 2_000, 5)[0], population(rng, q, 3_000, 5)[0])
+                statistics.chi_square(
+                    population(rng, q, 2_000, 5)[0], population(rng, q, 3_000, 5)[0]
+                )
                 for q in INPUTS
             ]
             for _ in range(windows)
@@ -281,14 +285,14 @@ def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
     for level in (0.05, 0.01):
         most = binom.ppf(0.9999, windows, level)
         assert ((p_values < level).sum(axis=0) <= most).all(), level
-    alarmed = (p_values < drift.FALSE_ALARMS / len(INPUTS)).any(axis=1).sum()
-    assert alarmed <= binom.ppf(0.9999, windows, drift.FALSE_ALARMS)
+    alarmed = (p_values < statistics.FALSE_ALARMS / len(INPUTS)).any(axis=1).sum()
+    assert alarmed <= binom.ppf(0.9999, windows, statistics.FALSE_ALARMS)
 
 
 def test_changes_taken_for_independent_leads_would_alarm_far_more_often() -> None:
     rng = np.random.default_rng(17)
     p_values = [
-        drift.chi_square(
+        statistics.chi_square(
             population(rng, INPUTS[0], 2_000, 5)[1], population(rng, INPUTS[0], 3_000, 5)[1]
         )
         for _ in range(200)
@@ -298,11 +302,11 @@ def test_changes_taken_for_independent_leads_would_alarm_far_more_often() -> Non
 
 @pytest.mark.slow
 def test_merging_is_what_keeps_the_test_valid_in_rare_bins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "LEAST_EXPECTED", 0.0)
+    monkeypatch.setattr(statistics, "MIN_EXPECTED", 0.0)
     rng = np.random.default_rng(18)
     shares = np.array([0.95, *[0.05 / 60] * 60])
     p_values = [
-        drift.chi_square(
+        statistics.chi_square(
             population(rng, shares, 2_000, 5)[0], population(rng, shares, 100_000, 1)[0]
         )
         for _ in range(1_000)
@@ -359,7 +363,7 @@ def test_merging_is_what_keeps_the_test_valid_in_rare_bins(monkeypatch: pytest.M
 )
 def test_a_reference_that_is_not_whole_is_refused_before_it_is_used(broken: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError)):
-        Reference({**reference_(), **broken} if broken else {}, SPECIFICATION.outputs)
+        DriftReference({**reference_(), **broken} if broken else {}, SPECIFICATION.outputs)
 
 
 def test_a_code_that_the_reference_does_not_know_counts_as_unseen() -> None:
@@ -368,7 +372,7 @@ def test_a_code_that_the_reference_does_not_know_counts_as_unseen() -> None:
     known["inputs"]["source"]["shares"] = [0.6, 0.4]
     watching = watch(known=known)
     add(watching, leads(np.random.default_rng(19), 2_000))
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     assert (window.drift["source"].unseen or 0) > 0.3
 
@@ -385,7 +389,7 @@ def test_a_difference_that_is_sure_but_small_must_not_alarm() -> None:
 def test_an_index_that_is_large_by_chance_must_not_alarm() -> None:
     watching = watch(60)
     add(watching, leads(np.random.default_rng(21), 60))
-    window = watching.judged()
+    window = watching.close_if_full()
     assert window is not None
     assert window.drift["source"].psi > 0.2
     assert alarms(window.drift) == set()
@@ -397,7 +401,7 @@ def test_training_rows_of_few_leads_are_less_sure_than_those_of_many() -> None:
     for worth in (8_000, 800):
         watching = watch(known={**reference_(), "independent_rows": worth})
         add(watching, with_income(states, np.random.default_rng(23).lognormal(10.08, 0.5, 2_000)))
-        window = watching.judged()
+        window = watching.close_if_full()
         assert window is not None
         sure.append(window.drift["numbers.income"].p_value or 0.0)
     assert sure[0] < sure[1] / 10

@@ -18,11 +18,12 @@ from models.registry.signing import Trust
 from models.registry.versions import ModelRegistry
 from models.serve import artifact
 from models.serve.allowed import _NODE
+from models.serve.artifact import Trained
 from models.serve.estimators import Selector
 from models.serve.forest import Forest, pack
 from models.serve.refused import Refused
 from models.train.legacy import inspect
-from models.train.training import Trained, train
+from models.train.training import train
 from tests import malicious_artifacts as hostile
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 from tests.unit.test_models_train import OPTIONS, leads

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.train.evaluate import (
+from models.evaluate import (
     auc_loss,
     best_f1_threshold,
     calibration_line,

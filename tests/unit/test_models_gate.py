@@ -9,8 +9,8 @@ import pytest
 from models.registry import gate
 from models.registry.gate import GateRefused, objections
 from models.registry.versions import ModelRegistry
+from models.serve.artifact import Trained
 from models.serve.scorer import Model
-from models.train.training import Trained
 from tests.trained_models import TRUST, train_once
 from tests.unit.test_models_train import OPTIONS, leads
 
@@ -111,7 +111,7 @@ def test_another_meaning_of_the_probability_is_named(champion: Model) -> None:
 
 
 def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path) -> None:
-    registry = ModelRegistry(str(tmp_path), TRUST, who="ada@crm")
+    registry = ModelRegistry(str(tmp_path), TRUST, user="ada@crm")
     registry.promote(registry.publish(train_once(leads(1500), SURE)))
     table = later(leads(1500, seed=1))
     table = table.assign(status=np.where(table["converted"], "enrolled", "open"))

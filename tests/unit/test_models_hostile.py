@@ -5,6 +5,7 @@ one sentence.
 import contextlib
 import json
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from hypothesis import strategies as st
 from features import columns_of
 from leadstream.background import inline
 from models.registry.signing import Trust
+from models.registry.slot import ModelSlot
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
-from models.serve import artifact
+from models.serve import artifact, calibrators, venn_abers
 from models.serve.refused import Refused
 from models.serve.scorer import Model
-from models.serve.slot import ModelSlot
 from tests import malicious_artifacts as hostile
 from tests.examples import examples
 from tests.trained_models import trained
@@ -78,7 +79,7 @@ class Serving:
         self.store.replace(
             "aliases/champion.json", b'{"version": "1.1.0", "previous": [], "moved_at": 1}'
         )
-        self.slot._judged, self.slot.refused = None, None
+        self.slot._handled, self.slot.refused = None, None
         self.now += 5
         began = time.monotonic()
         assert self.slot.refresh() is False
@@ -130,10 +131,13 @@ def test_the_sentence_names_what_the_file_would_have_loaded(
     )
 
 
-def test_the_canary_would_have_sung(tmp_path: Path) -> None:
+def test_the_canary_would_have_sung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # If unpickling ran nothing here, the tests above would prove nothing.
     import joblib
 
+    # Artifacts use fixed names that plain unpickling would look up.
+    for name, module in (("calibrate", calibrators), ("venn_abers", venn_abers)):
+        monkeypatch.setitem(sys.modules, f"models.{name}", module)
     (tmp_path / "bad.joblib").write_bytes(
         hostile.code(tmp_path / "canary")["in an array of objects"]
     )

@@ -9,7 +9,7 @@ from benchmarks.proof import BANK, XEDUCATION, bank_table
 from features import specify
 from leadstream.errors import UserError
 from models.train import leaks
-from models.train.table import checked
+from models.train.table import check_table
 from models.train.training import TrainOptions, train
 from producer.importer import read_table
 from producer.mapping import load_mapping
@@ -34,7 +34,7 @@ def simulated(
         [change.state or {} for change in changes],
         [bool(change.truth and change.truth.converts) for change in changes],
     )
-    return checked(table, 1, 1), crm
+    return check_table(table, 1, 1), crm
 
 
 def as_the_audited_query(table: pd.DataFrame, crm: SimulatedCrm) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def test_a_field_whose_power_is_gone_one_step_earlier_is_caught_and_a_lasting_on
         rng.random(1500) < np.where(newest.converted, 0.7, 0.2), "visited", "called"
     )
     before = newest.assign(as_of=newest.as_of - DAY, status=rng.choice(["visited", "called"], 1500))
-    table = checked(pd.concat([before, newest]).assign(created_at=START_MS - DAY), 1, 1)
+    table = check_table(pd.concat([before, newest]).assign(created_at=START_MS - DAY), 1, 1)
     found = leaks.audit(table, specify())
     assert set(found) == {"status"}
     assert "if read one step earlier" in found["status"]
@@ -194,7 +194,7 @@ def test_what_staff_wrote_late_about_real_leads_is_caught_and_the_rest_is_not(
         mapping = load_mapping(path)
         table, _ = read_table(XEDUCATION, mapping, oldest=oldest)
         own = specify(numbers=tuple(mapping.numbers), categories=tuple(mapping.categories))
-        assert set(leaks.audit(checked(table, 1, 1), own)) == caught
+        assert set(leaks.audit(check_table(table, 1, 1), own)) == caught
 
 
 @pytest.mark.data
@@ -202,9 +202,9 @@ def test_the_length_of_a_call_is_known_only_after_it_and_is_caught() -> None:
     if not BANK.exists():
         pytest.skip(f"{BANK} is not here")
     table, numbers, categories = bank_table(BANK)
-    found = leaks.audit(checked(table, 1, 1), specify(numbers=numbers, categories=categories))
+    found = leaks.audit(check_table(table, 1, 1), specify(numbers=numbers, categories=categories))
     assert set(found) == {"numbers.duration"}
     clean = specify(
         numbers=tuple(name for name in numbers if name != "duration"), categories=categories
     )
-    assert leaks.audit(checked(table, 1, 1), clean) == {}
+    assert leaks.audit(check_table(table, 1, 1), clean) == {}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.monitor.ledger import DAY_MS, GRACE_MS, Judged, Ledger, Made
+from models.monitor.ledger import DAY_MS, GRACE_MS, LabeledPrediction, Ledger, PublishedPrediction
 
 START = 1_700_000_000_000
 HORIZONS = {"1.0.0": 10.0, "2.0.0": 30.0, "imported": None}
@@ -15,8 +15,8 @@ HORIZONS = {"1.0.0": 10.0, "2.0.0": 30.0, "imported": None}
 
 def made(
     lead_id: str = "a", day: float = 0, version: str = "1.0.0", event: str = "", **facts: Any
-) -> Made:
-    return Made(
+) -> PublishedPrediction:
+    return PublishedPrediction(
         lead_id=lead_id,
         event_id=event or f"{lead_id} {day}",
         occurred_at=START + round(day * DAY_MS),
@@ -32,8 +32,8 @@ def at(day: float) -> int:
     return START + round(day * DAY_MS)
 
 
-def ledger(most: int = 1000) -> Ledger:
-    return Ledger(HORIZONS.__getitem__, most)
+def ledger(max_entries: int = 1000) -> Ledger:
+    return Ledger(HORIZONS.__getitem__, max_entries)
 
 
 def test_a_conversion_that_is_known_early_must_wait_for_the_losses_that_are_known_late() -> None:
@@ -41,33 +41,35 @@ def test_a_conversion_that_is_known_early_must_wait_for_the_losses_that_are_know
     assert book.predicted(made("a")) == []
     assert book.decided("a", True, at(2)) == []
     assert book.decided("other", False, at(9.9)) == []
-    assert book.decided("other", False, at(10)) == [Judged(made("a"), True, at(2))]
+    assert book.decided("other", False, at(10)) == [LabeledPrediction(made("a"), True, at(2))]
 
 
 def test_a_conversion_after_the_horizon_is_the_loss_that_training_calls_it() -> None:
     book = ledger()
     book.predicted(made("a"))
     book.predicted(made("b"))
-    assert book.decided("a", True, at(10)) == [Judged(made("a"), True, at(10))]
-    assert book.decided("b", True, at(10.1)) == [Judged(made("b"), False, at(10.1))]
+    assert book.decided("a", True, at(10)) == [LabeledPrediction(made("a"), True, at(10))]
+    assert book.decided("b", True, at(10.1)) == [LabeledPrediction(made("b"), False, at(10.1))]
 
 
 def test_the_horizon_is_that_of_the_version_that_made_the_prediction() -> None:
     book = ledger()
     book.predicted(made("a"))
     book.predicted(made("a", version="2.0.0"))
-    assert [one.made.model_version for one in book.decided("a", True, at(20))] == ["1.0.0"]
+    assert [one.prediction.model_version for one in book.decided("a", True, at(20))] == ["1.0.0"]
     later = book.decided("z", False, at(30))
-    assert [(one.made.model_version, one.converted) for one in later] == [("2.0.0", True)]
+    assert [(one.prediction.model_version, one.converted) for one in later] == [("2.0.0", True)]
 
 
 def test_without_a_horizon_a_prediction_is_judged_when_it_is_decided() -> None:
     book = ledger()
     assert book.predicted(made("a", version="imported")) == []
-    assert book.decided("a", False, at(1)) == [Judged(made("a", version="imported"), False, at(1))]
+    assert book.decided("a", False, at(1)) == [
+        LabeledPrediction(made("a", version="imported"), False, at(1))
+    ]
     book.decided("b", True, at(2))
     assert book.predicted(made("b", version="imported")) == [
-        Judged(made("b", version="imported"), True, at(2))
+        LabeledPrediction(made("b", version="imported"), True, at(2))
     ]
 
 
@@ -104,7 +106,7 @@ def test_a_corrected_outcome_counts_where_nothing_is_judged_yet_and_an_older_one
     book.decided("a", False, at(3))
     book.decided("a", True, at(5))
     book.decided("a", False, at(4))
-    assert book.decided("z", False, at(10)) == [Judged(made("a"), True, at(5))]
+    assert book.decided("z", False, at(10)) == [LabeledPrediction(made("a"), True, at(5))]
     assert book.decided("a", False, at(11)) == []
 
 
@@ -119,7 +121,7 @@ def test_silence_is_a_loss_only_once_the_outcomes_have_come_a_day_past_the_horiz
     book.decided("y", True, at(10.9))
     assert book.overdue(book.decided_until) == []
     book.decided("z", True, at(11))
-    assert book.overdue(book.decided_until) == [Judged(made("a"), False, at(10))]
+    assert book.overdue(book.decided_until) == [LabeledPrediction(made("a"), False, at(10))]
     assert book.overdue(book.decided_until) == []
     assert book.decided("a", True, at(9)) == []
 
@@ -130,7 +132,9 @@ def test_silence_before_the_first_outcome_says_nothing() -> None:
     book.decided("y", True, at(0.1))
     book.decided("z", True, at(100))
     assert book.overdue(book.decided_until) == []
-    assert book.decided("a", False, at(3)) == [Judged(made("a"), False, at(3))]  # a late word does
+    assert book.decided("a", False, at(3)) == [
+        LabeledPrediction(made("a"), False, at(3))
+    ]  # a late word does
 
 
 def test_an_erased_lead_is_forgotten_whatever_comes_of_it_later() -> None:
@@ -149,23 +153,23 @@ def test_an_erased_lead_is_forgotten_whatever_comes_of_it_later() -> None:
 
 
 def test_memory_is_bounded_the_oldest_go_first_and_what_was_not_judged_is_counted() -> None:
-    book = ledger(most=3)
+    book = ledger(max_entries=3)
     for number in range(5):
         book.predicted(made(f"lead {number}"))
     assert (book.pending, book.dropped) == (3, 2)
     book.decided("lead 0", True, at(10))
-    assert [one.made.lead_id for one in book.decided("lead 2", True, at(10))] == ["lead 2"]
+    assert [one.prediction.lead_id for one in book.decided("lead 2", True, at(10))] == ["lead 2"]
     for number in range(5, 8):
         book.predicted(made(f"lead {number}", 40))
     assert (book.pending, book.dropped) == (3, 4)  # lead 2 was judged: it went without being missed
 
 
 def test_what_was_dropped_does_not_stay_in_memory_until_its_horizon_ends() -> None:
-    book = ledger(most=10)
+    book = ledger(max_entries=10)
     for number in range(1000):
         book.predicted(made(f"lead {number}"))
         book.decided(f"lead {number}", True, at(1))
-    assert len(book._ripening) <= 20
+    assert len(book._maturing) <= 20
     assert len(book._outcomes) == 10
     assert len(book._of_lead) == 10
 
@@ -181,7 +185,7 @@ def test_a_store_that_does_not_answer_leaves_the_ledger_as_it_was() -> None:
     assert book.pending == 1
 
 
-Step = Callable[[Ledger], list[Judged]]
+Step = Callable[[Ledger], list[LabeledPrediction]]
 
 
 def steps(kind: str, number: int, day: float, converted: bool, version: str) -> Step:
@@ -192,7 +196,7 @@ def steps(kind: str, number: int, day: float, converted: bool, version: str) -> 
     if kind == "decided":
         return lambda book: book.decided(lead_id, converted, at(number * 3 + day / 2))
 
-    def erased(book: Ledger) -> list[Judged]:
+    def erased(book: Ledger) -> list[LabeledPrediction]:
         book.forget(lead_id)
         return []
 
@@ -226,14 +230,14 @@ def test_any_order_of_the_same_records_judges_the_same_predictions_in_the_same_w
     assert outcome_of(kept) == outcome_of(shuffled)
 
 
-def outcome_of(records: list[tuple[str, int, int, bool, str]]) -> set[Judged]:
+def outcome_of(records: list[tuple[str, int, int, bool, str]]) -> set[LabeledPrediction]:
     """What is judged in the end, of leads that are not erased."""
     book = ledger()
     judged = [one for record in records for one in steps(*record)(book)] + book.overdue(
         book.decided_until
     )
     assert len(judged) == len(set(judged))
-    return {one for one in judged if one.made.lead_id not in book.forgotten}
+    return {one for one in judged if one.prediction.lead_id not in book.forgotten}
 
 
 def test_the_property_above_is_not_about_nothing() -> None:

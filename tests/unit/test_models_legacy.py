@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from features import CalendarSettings, columns_of
 from leadstream.errors import UserError
+from models.evaluate import legacy_sigmoid
 from models.registry.versions import ModelRegistry
 from models.serve.refused import Refused
-from models.train.evaluate import legacy_sigmoid
 from models.train.legacy import LACKS, inspect
 from tests.malicious_artifacts import Call
 from tests.trained_models import TRUST
@@ -254,7 +254,7 @@ def test_the_verb_lists_publishes_and_shows(
     said = capsys.readouterr()
     assert "made a key to sign models with" in said.err
     assert "Published as version 1.0.0" in said.out
-    with pytest.raises(UserError, match="nobody knows how well it does"):
+    with pytest.raises(UserError, match="its quality is unknown"):
         call("models", "promote", "1.0.0")
     assert call("models", "promote", "1.0.0", "--force") == 0
     assert call("models", "show") == 0

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from models.monitor.ledger import DAY_MS, Judged, Made
-from models.monitor.live import Live, quality
-from models.train.evaluate import expected_calibration_error
+from models.evaluate import expected_calibration_error
+from models.monitor.ledger import DAY_MS, LabeledPrediction, PublishedPrediction
+from models.monitor.live import LiveWindows, quality
 
 
 def judged(
@@ -16,12 +16,12 @@ def judged(
     *,
     version: str = "1.0.0",
     at: int | None = None,
-) -> Judged:
+) -> LabeledPrediction:
     lead_id = f"lead {number}"
-    made = Made(
+    made = PublishedPrediction(
         lead_id, "event", number * DAY_MS, version, "champion", False, probability, probability
     )
-    return Judged(made, converted, number * DAY_MS if at is None else at)
+    return LabeledPrediction(made, converted, number * DAY_MS if at is None else at)
 
 
 def test_the_figures_are_scikit_learns() -> None:
@@ -54,10 +54,10 @@ def test_early_conversions_must_not_push_the_losses_out_of_the_window_or_be_push
     """By the time of decision conversions would come first, and a window of the newest would hold
     losses only.
     """
-    live = Live(lambda _version: 60.0, most=4)
+    live = LiveWindows(lambda _version: 60.0, max_size=4)
     live.add(judged(number, 0.5, True, at=number * DAY_MS + 1) for number in (0, 2, 4, 6))
     live.add(judged(number, 0.5, False, at=(number + 60) * DAY_MS) for number in (1, 3, 5, 7))
-    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == [
+    assert [one.prediction.lead_id for one in live.window("1.0.0", "champion")] == [
         "lead 4",
         "lead 5",
         "lead 6",
@@ -66,15 +66,18 @@ def test_early_conversions_must_not_push_the_losses_out_of_the_window_or_be_push
 
 
 def test_without_a_horizon_the_newest_are_those_decided_last() -> None:
-    live = Live(lambda _version: None, most=2)
+    live = LiveWindows(lambda _version: None, max_size=2)
     live.add(
         [judged(1, 0.5, True, at=30), judged(2, 0.5, True, at=10), judged(3, 0.5, True, at=20)]
     )
-    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == ["lead 3", "lead 1"]
+    assert [one.prediction.lead_id for one in live.window("1.0.0", "champion")] == [
+        "lead 3",
+        "lead 1",
+    ]
 
 
 def test_an_erased_lead_leaves_the_window_and_versions_do_not_mix() -> None:
-    live = Live(lambda _version: None)
+    live = LiveWindows(lambda _version: None)
     live.add([judged(1, 0.5, True), judged(2, 0.5, False), judged(1, 0.5, True, version="1.1.0")])
     assert [(each.model_version, each.judged) for each in live.qualities()] == [
         ("1.0.0", 2),
@@ -85,9 +88,9 @@ def test_an_erased_lead_leaves_the_window_and_versions_do_not_mix() -> None:
 
 
 def test_a_lead_whose_older_prediction_left_the_window_is_still_found_to_be_erased() -> None:
-    live = Live(lambda _version: None, most=2)
+    live = LiveWindows(lambda _version: None, max_size=2)
     live.add([judged(1, 0.5, True, at=1), judged(1, 0.5, True, at=2), judged(2, 0.5, True, at=3)])
     live.forget("lead 1")
-    assert [one.made.lead_id for one in live.window("1.0.0", "champion")] == ["lead 2"]
+    assert [one.prediction.lead_id for one in live.window("1.0.0", "champion")] == ["lead 2"]
     live.add([judged(3, 0.5, True, at=4), judged(4, 0.5, True, at=5)])
     assert set(live._leads) == {"lead 3", "lead 4"}

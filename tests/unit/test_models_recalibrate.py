@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from leadstream.errors import UserError
-from models.monitor.ledger import Judged, Made
-from models.monitor.recalibrate import follow_outcomes
+from models.monitor.ledger import LabeledPrediction, PublishedPrediction
 from models.registry.versions import ModelRegistry
-from models.train.calibrate import log_odds
-from models.train.training import Trained
+from models.serve.artifact import Trained
+from models.serve.calibrators import log_odds
+from models.train.recalibrate import recalibrate_champion
 from tests.trained_models import TRUST, train_once
 from tests.unit.test_models_train import OPTIONS, leads
 
@@ -29,7 +29,7 @@ def registry(tmp_path: Path) -> ModelRegistry:
 
 def outcomes(
     registry: ModelRegistry, added: float, n: int = 2000, version: str = "1.0.0", seed: int = 0
-) -> list[Judged]:
+) -> list[LabeledPrediction]:
     """Leads that convert with the odds that version 1.0.0 states times exp(`added`)."""
     rng = np.random.default_rng(seed)
     raw = rng.uniform(0.05, 0.6, n)
@@ -37,8 +37,8 @@ def outcomes(
     truth = 1 / (1 + np.exp(-(log_odds(stated) + added)))
     converted = rng.random(n) < truth
     return [
-        Judged(
-            Made(
+        LabeledPrediction(
+            PublishedPrediction(
                 f"lead-{i}",
                 f"event-{i}",
                 NOW + i,
@@ -58,7 +58,7 @@ def outcomes(
 def test_a_base_rate_that_has_fallen_makes_a_patch_version_that_says_so_and_passes_the_gate(
     registry: ModelRegistry,
 ) -> None:
-    made = follow_outcomes(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
+    made = recalibrate_champion(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
     assert made is not None
     assert (made.version, made.promoted, made.objections) == ("1.0.1", True, [])
     assert made.shift == pytest.approx(-0.8, abs=0.15)
@@ -82,16 +82,16 @@ def test_a_base_rate_that_has_fallen_makes_a_patch_version_that_says_so_and_pass
 
 
 def test_outcomes_that_bear_the_champion_out_change_nothing(registry: ModelRegistry) -> None:
-    assert follow_outcomes(registry, outcomes(registry, 0.0), promote=True, now_ms=NOW) is None
+    assert recalibrate_champion(registry, outcomes(registry, 0.0), promote=True, now_ms=NOW) is None
     assert registry.versions() == ["1.0.0"]
 
 
 def test_a_second_patch_moves_on_from_the_first_and_counts_what_either_of_them_said(
     registry: ModelRegistry,
 ) -> None:
-    follow_outcomes(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
+    recalibrate_champion(registry, outcomes(registry, -0.8), promote=True, now_ms=NOW)
     mixed = outcomes(registry, 0.5, 1000) + outcomes(registry, 0.5, 1000, "1.0.1", seed=1)
-    made = follow_outcomes(registry, mixed, promote=True, now_ms=NOW)
+    made = recalibrate_champion(registry, mixed, promote=True, now_ms=NOW)
     assert made is not None
     assert made.version == "1.0.2"
     assert made.shift == pytest.approx(
@@ -101,7 +101,7 @@ def test_a_second_patch_moves_on_from_the_first_and_counts_what_either_of_them_s
 
 def test_what_other_trees_have_said_does_not_count(registry: ModelRegistry) -> None:
     assert (
-        follow_outcomes(
+        recalibrate_champion(
             registry, outcomes(registry, -0.8, version="0.9.0"), promote=True, now_ms=NOW
         )
         is None
@@ -110,7 +110,8 @@ def test_what_other_trees_have_said_does_not_count(registry: ModelRegistry) -> N
 
 def test_few_outcomes_prove_nothing(registry: ModelRegistry) -> None:
     assert (
-        follow_outcomes(registry, outcomes(registry, -0.8, 100), promote=True, now_ms=NOW) is None
+        recalibrate_champion(registry, outcomes(registry, -0.8, 100), promote=True, now_ms=NOW)
+        is None
     )
 
 
@@ -119,28 +120,28 @@ def test_a_shift_that_was_over_before_the_newer_half_is_published_but_does_not_p
 ) -> None:
     # All of the fall lies in the older half: a shift learnt there is wrong for the newer one.
     passing = outcomes(registry, -2.0, 1000) + outcomes(registry, 0.3, 1000, seed=1)
-    made = follow_outcomes(registry, passing, promote=True, now_ms=NOW)
+    made = recalibrate_champion(registry, passing, promote=True, now_ms=NOW)
     assert made is not None
     assert not made.promoted
     assert any("loses more than the champion" in sentence for sentence in made.objections)
     assert registry.resolve() == "1.0.0"
     # The same outcomes again make no second version.
-    again = follow_outcomes(registry, passing, promote=True, now_ms=NOW)
+    again = recalibrate_champion(registry, passing, promote=True, now_ms=NOW)
     assert again == made
     assert registry.versions() == ["1.0.0", "1.0.1"]
 
 
 def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -> None:
-    made = follow_outcomes(registry, outcomes(registry, -0.8), promote=False, now_ms=NOW)
+    made = recalibrate_champion(registry, outcomes(registry, -0.8), promote=False, now_ms=NOW)
     assert made is not None
     assert not made.promoted
     assert registry.resolve() == "1.0.0"
     # Asked again and again, it is proposed once; when outcomes have moved on, anew.
     assert (
-        follow_outcomes(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW)
+        recalibrate_champion(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW)
         is None
     )
-    again = follow_outcomes(registry, outcomes(registry, 0.6), promote=False, now_ms=NOW)
+    again = recalibrate_champion(registry, outcomes(registry, 0.6), promote=False, now_ms=NOW)
     assert again is not None
     assert (made.version, again.version) == ("1.0.1", "1.0.2")
     assert registry.promote(again.version) == "1.0.0"
@@ -157,4 +158,4 @@ def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_
     with pytest.raises(
         UserError, match="does not say how it was trained and cannot be recalibrated"
     ):
-        follow_outcomes(registry, said, promote=True, now_ms=NOW)
+        recalibrate_champion(registry, said, promote=True, now_ms=NOW)

@@ -68,7 +68,7 @@ def test_a_report_shows_every_part_of_a_version() -> None:
     assert 'lacks">' not in page
     for text in (
         "ROC curve",
-        "Much has moved in",
+        "Large drift in",
         "nothing found",
         "by the key abc",
         describe(b"")["sha256"],
@@ -158,7 +158,7 @@ def test_drift_that_was_never_measured_is_not_shown_as_none() -> None:
     del own["drift"]["newest"]
     page = render(own, "")
     assert "does not say how its newest leads differ" in page
-    assert "Nothing has moved" not in page
+    assert "No large drift" not in page
 
 
 def test_an_imported_version_says_what_it_lacks() -> None:

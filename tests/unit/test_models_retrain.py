@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from models.monitor.ledger import DAY_MS, Judged, Made
+from models.monitor.ledger import DAY_MS, LabeledPrediction, PublishedPrediction
 from models.monitor.triggers import (
     InService,
     Trigger,
@@ -17,7 +17,7 @@ from models.monitor.triggers import (
     in_service,
     mean_z,
     miscalibrated,
-    service_of,
+    parse_in_service,
     spiegelhalter,
 )
 from models.registry.versions import ModelRegistry
@@ -30,14 +30,16 @@ SERVICE = InService("1.0.0", "0" * 64, NOW, 0.02)
 
 def window(
     n: int, shift: float = 0.0, *, each: int = 1, a: float = 1, b: float = 9
-) -> list[Judged]:
+) -> list[LabeledPrediction]:
     """Predictions of n leads, `each` of a lead, whose log-odds are `shift` too low."""
     rng = np.random.default_rng(0)
     stated = rng.beta(a, b, n)
     labels = rng.random(n) < expit(logit(stated) + shift)
     return [
-        Judged(
-            Made(f"lead {i}", f"{i} {k}", 0, "1.0.0", "champion", False, float(p), float(p)),
+        LabeledPrediction(
+            PublishedPrediction(
+                f"lead {i}", f"{i} {k}", 0, "1.0.0", "champion", False, float(p), float(p)
+            ),
             bool(y),
             0,
         )
@@ -46,7 +48,7 @@ def window(
     ]
 
 
-def due_of(judged: list[Judged], **facts: Any) -> dict[Trigger, str]:
+def due_of(judged: list[LabeledPrediction], **facts: Any) -> dict[Trigger, str]:
     return due(SERVICE, judged, **({"new_outcomes": 0, "now_ms": NOW} | facts))
 
 
@@ -83,7 +85,11 @@ def test_an_ece_that_the_manifest_admits_already_asks_for_nothing() -> None:
     true = rng.uniform(0.2, 0.8, 4000)
     stated = expit(2 * logit(true))
     judged = [
-        Judged(Made(f"lead {i}", "e", 0, "1.0.0", "champion", False, float(p), 0.0), bool(y), 0)
+        LabeledPrediction(
+            PublishedPrediction(f"lead {i}", "e", 0, "1.0.0", "champion", False, float(p), 0.0),
+            bool(y),
+            0,
+        )
         for i, (p, y) in enumerate(zip(stated, rng.random(4000) < true, strict=True))
     ]
     assert miscalibrated(judged, 0.02) is not None
@@ -92,7 +98,7 @@ def test_an_ece_that_the_manifest_admits_already_asks_for_nothing() -> None:
 
 def test_a_shift_around_one_half_that_spiegelhalter_cannot_see_is_seen_by_the_mean() -> None:
     judged = window(2000, 0.6, a=5, b=5)
-    stated = np.array([one.made.probability for one in judged])
+    stated = np.array([one.prediction.probability for one in judged])
     labels = np.array([one.converted for one in judged])
     assert abs(spiegelhalter(stated, labels)) < 2
     assert mean_z(stated, labels) > 4
@@ -121,18 +127,18 @@ def test_age_and_outcomes_ask_by_their_limits_and_never_where_they_are_0() -> No
 
 def test_the_facts_come_from_the_manifest_and_an_imported_one_lacks_some() -> None:
     manifest = trained().manifest | {"version": "1.0.0", "artifact": {"sha256": "ab"}}
-    service = service_of(manifest, manifest)
+    service = parse_in_service(manifest, manifest)
     assert service.created_at == 1_735_689_600_000
     assert service.ece == manifest["metrics"]["calibrated"]["ece"]
     least = {"version": "1.0.0", "artifact": {"sha256": "ab"}}
-    assert service_of(least, least) == InService("1.0.0", "ab", None, None)
+    assert parse_in_service(least, least) == InService("1.0.0", "ab", None, None)
     for broken in (
         {"version": "1.0.0"},
         {**manifest, "created_at": "yesterday"},
         {**manifest, "metrics": []},
     ):
         with pytest.raises(Refused, match="cannot be understood"):
-            service_of(broken, broken)
+            parse_in_service(broken, broken)
 
 
 def test_another_calibration_makes_the_trees_no_younger(tmp_path: Path) -> None:

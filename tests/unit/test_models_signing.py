@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from leadstream.errors import SettingsError, UserError
 from leadstream.settings import Settings, load_settings
-from models.registry.signing import Trust, ensure_key, key_id, make_key, trust_of
+from models.registry.signing import Trust, ensure_key, key_id, load_trust, make_key
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry, open_registry
 from models.serve.refused import Refused
@@ -126,13 +126,13 @@ def test_a_newcomer_signs_with_a_key_of_his_own_and_his_consumer_trusts_it(
     assert said == [f"made a key to sign models with: {key}; consumers elsewhere need {key}.pub"]
     assert key.stat().st_mode & 0o777 == 0o600
     assert open_registry(mine).verify(version)
-    assert trust_of(mine).signing_key is None  # a consumer never reads the private key
+    assert load_trust(mine).signing_key is None  # a consumer never reads the private key
     assert ensure_key(mine) is None
 
 
 def test_where_unsigned_models_are_allowed_no_key_is_made(home: Path) -> None:
     assert ensure_key(settings(UNSIGNED="allow")) is None
-    assert trust_of(settings(UNSIGNED="allow"), signs=True) == ALLOWS
+    assert load_trust(settings(UNSIGNED="allow"), signs=True) == ALLOWS
     assert not home.exists()
 
 
@@ -140,12 +140,12 @@ def test_keys_can_be_changed_while_the_old_models_still_serve(tmp_path: Path) ->
     old, new, store = tmp_path / "old.pem", tmp_path / "new.pem", str(tmp_path / "store")
     ids = make_key(old), make_key(new)
     versions = [
-        ModelRegistry(store, trust_of(settings(SIGNING_KEY=k), signs=True)).publish(trained())
+        ModelRegistry(store, load_trust(settings(SIGNING_KEY=k), signs=True)).publish(trained())
         for k in (old, new)
     ]
-    both = ModelRegistry(store, trust_of(settings(VERIFY_KEYS=f"{old}.pub, {new}.pub")))
+    both = ModelRegistry(store, load_trust(settings(VERIFY_KEYS=f"{old}.pub, {new}.pub")))
     assert tuple(map(both.signed_by, versions)) == ids
-    only_new = ModelRegistry(store, trust_of(settings(VERIFY_KEYS=f"{new}.pub")))
+    only_new = ModelRegistry(store, load_trust(settings(VERIFY_KEYS=f"{new}.pub")))
     assert only_new.signed_by(versions[1]) == ids[1]
     with pytest.raises(Refused):
         only_new.signed_by(versions[0])
@@ -175,10 +175,10 @@ def test_a_key_that_is_named_and_cannot_be_read_is_one_sentence_with_the_setting
         (other, "not an Ed25519 key"),
     ):
         with pytest.raises(SettingsError, match=rf"LEADSTREAM_MODEL_SIGNING_KEY: .*{sentence}"):
-            trust_of(settings(SIGNING_KEY=path), signs=True)
+            load_trust(settings(SIGNING_KEY=path), signs=True)
     for path in (tmp_path / "absent.pub", junk, other):
         with pytest.raises(SettingsError, match="LEADSTREAM_MODEL_VERIFY_KEYS: "):
-            trust_of(settings(VERIFY_KEYS=path))
+            load_trust(settings(VERIFY_KEYS=path))
 
 
 def test_a_swapped_manifest_of_another_signed_version_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 from features import columns_of
 from leadstream.background import Worker, inline
 from leadstream.errors import Transient, UserError
+from models.registry.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
 from models.registry.store import Store
 from models.registry.versions import Alias, ModelRegistry
 from models.serve.refused import Refused
 from models.serve.scorer import Model
-from models.serve.slot import RETRY_SECONDS, ChallengerSlot, ModelSlot
 from tests.fakes import ManualClock
 from tests.trained_models import TRUST, trained
 

@@ -11,15 +11,15 @@ from features import specify
 from leadstream.errors import UserError
 from models.serve import artifact
 from models.train import candidates
-from models.train.table import Part, split
+from models.train.table import TrainingPart, split
 from models.train.training import TrainOptions, train
 
 DAY = 86_400_000
 START = 1_700_000_000_000
 OPTIONS = TrainOptions(
     created_at=START,
-    least_leads=200,
-    least_conversions=20,
+    min_leads=200,
+    min_conversions=20,
     recipe="audited",
     calibrator="venn_abers",
 )
@@ -111,13 +111,15 @@ def test_every_score_that_the_calibration_learns_from_is_of_trees_that_saw_only_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[int, int]] = []
-    whole = candidates.step
+    whole = candidates.fit_fold
 
-    def watched(recipe: str, before: Part, period: Part, *rest: Any) -> candidates.Step:
+    def watched(
+        recipe: str, before: TrainingPart, period: TrainingPart, *rest: Any
+    ) -> candidates.FoldResult:
         seen.append((int(before.as_of[-1]), int(period.as_of[0])))
         return whole(recipe, before, period, *rest)
 
-    monkeypatch.setattr(candidates, "step", watched)
+    monkeypatch.setattr(candidates, "fit_fold", watched)
     manifest = train(leads(), OPTIONS).manifest
     assert len(seen) == 4
     assert all(before < after for before, after in seen)

@@ -9,7 +9,7 @@ import numpy as np
 
 from consumer.scoring.result import Disposition
 from leadstream.errors import Reason
-from models.train.evaluate import Floats, Labels
+from models.evaluate import Floats, Labels
 from producer.simulator import DeliveryKind, Truth
 
 # Topic, partition and offset of a sent record.

@@ -27,7 +27,7 @@ from leadstream.cli.demo.accounting import (
     latencies,
 )
 from leadstream.errors import Reason
-from models.train.evaluate import Floats, expected_calibration_error
+from models.evaluate import Floats, expected_calibration_error
 from producer.bad_records import BUILDERS
 from producer.simulator import DeliveryKind
 

@@ -129,8 +129,8 @@ def _check_relay(settings: "Settings", found: "PostgresStatus") -> Iterator[Find
 def check_model(settings: "Settings") -> Iterator[Finding]:
     """Yield whether the champion and its challenger can be loaded."""
     from leadstream.variants import CHALLENGER
+    from models.registry.slot import ModelSlot
     from models.registry.versions import open_registry
-    from models.serve.slot import ModelSlot
 
     registry = open_registry(settings)
     model = ModelSlot(registry).get()

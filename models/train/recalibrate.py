@@ -1,8 +1,9 @@
-"""Moving a champion's calibration after the outcomes: a new patch version with the same trees, through the same gate.
+"""Recalibration: a new patch version with the same trees, fitted to recent outcomes.
 
-The base rate of a CRM moves with the season and with what marketing does; what a lead is worth beside another moves
-slowly. So only the intercept of the calibration follows: log-odds are shifted until the mean of what was said is the
-rate of what came. It is judged on the newer half of the outcomes by a shift that only the older half knew.
+The base rate of a CRM moves with seasons and marketing; the ranking of leads moves slowly. So only
+the intercept of the calibration moves: log-odds are shifted until the mean probability is the
+realized rate. The metrics come from the newer half of the outcomes, with a shift fitted on the
+older half. The patch passes the same gate as any version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,31 +15,36 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from leadstream.errors import UserError
-from models.monitor.ledger import Judged
-from models.monitor.live import trees_of
+from models import evaluate
+from models.monitor.ledger import LabeledPrediction
+from models.monitor.live import tree_version
 from models.monitor.recent_calibration import WINDOW, shift
 from models.registry import gate
 from models.registry.versions import CHAMPION, ModelRegistry
-from models.serve.artifact import golden_rows
+from models.serve.artifact import Trained, golden_rows
+from models.serve.calibrators import Calibrator, log_odds
 from models.serve.scorer import Model
-from models.train import evaluate
-from models.train.calibrate import Calibrator, log_odds
 from models.train.curves import curves
 from models.train.table import iso
-from models.train.training import Trained
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
-LEAST_OUTCOMES = 40  # of either kind, in each half of the window
+MIN_OUTCOMES = 40  # of either kind, in each half of the window
 SURE = 2.576  # standard errors by which what was said must miss what came: 99 %, two-sided
 SMALLEST = 0.01  # distance of the mean probability from the realised rate that is worth a version
-METRICS_OF = "the newer half of the outcomes that the calibration follows, by a shift that only the older half knew"
+METRICS_OF = (
+    "the newer half of the outcomes that the calibration follows, by a shift that only the older "
+    "half knew"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Recalibrated:
-    """The patch version that came of it, its shift in log-odds from the trees' own calibration, and the gate's word."""
+    """The patch version, its shift in log-odds, and the objections of the gate.
+
+    The shift is that from the trees' own calibration.
+    """
 
     version: str
     shift: float
@@ -47,8 +53,8 @@ class Recalibrated:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Window:
-    """Raw scores, outcomes and numbers of the leads, oldest first; all (n,)."""
+class _OutcomeWindow:
+    """Raw scores, outcomes and lead numbers, oldest first; all (n,)."""
 
     raw: Floats
     labels: Labels
@@ -67,38 +73,43 @@ class _Window:
         return self.raw[self.half :], self.labels[self.half :]
 
 
-def _window(known: Sequence[Judged]) -> _Window:
-    return _Window(
-        np.array([one.made.raw_score for one in known]),
+def _window(known: Sequence[LabeledPrediction]) -> _OutcomeWindow:
+    return _OutcomeWindow(
+        np.array([one.prediction.raw_score for one in known]),
         np.array([one.converted for one in known], dtype=np.bool_),
-        np.unique([one.made.lead_id for one in known], return_inverse=True)[1],
+        np.unique([one.prediction.lead_id for one in known], return_inverse=True)[1],
     )
 
 
-def follow_outcomes(
-    registry: ModelRegistry, judged: Sequence[Judged], *, promote: bool, now_ms: int
+def recalibrate_champion(
+    registry: ModelRegistry, labeled: Sequence[LabeledPrediction], *, promote: bool, now_ms: int
 ) -> Recalibrated | None:
-    """Publish the champion with its calibration moved after these outcomes, oldest first, and promote it if asked.
+    """Publish a patch of the champion that fits these outcomes, oldest first; promote it if asked.
 
-    Of them the newest WINDOW that trees of the champion's have scored count, whichever patch of it said so. None where
-    they are too few, or do not show that the champion is off (by SURE standard errors and by SMALLEST), or where it
-    would only be proposed a second time. Raises Transient and UserError as the registry does.
+    Uses the newest WINDOW outcomes of predictions by the champion's trees, whatever the patch.
+    Returns None if there are too few, if the champion is not off (by SURE standard errors and by
+    SMALLEST), or if the same patch has been proposed already. Raises Transient and UserError as the
+    registry does.
     """
     version = registry.resolve(CHAMPION)
     if version is None:
         return None
     window = _window(
-        [one for one in judged if trees_of(one.made.model_version) == trees_of(version)][-WINDOW:]
+        [
+            one
+            for one in labeled
+            if tree_version(one.prediction.model_version) == tree_version(version)
+        ][-WINDOW:]
     )
     if any(
-        min(part.sum(), (~part).sum()) < LEAST_OUTCOMES
-        for part in (window.older[1], window.newer[1])
+        min(part.sum(), (~part).sum()) < MIN_OUTCOMES for part in (window.older[1], window.newer[1])
     ):
         return None
     champion = registry.verify(version)
     if "options" not in champion.manifest:
         raise UserError(
-            f"version {version} does not say how it was trained and cannot be recalibrated: train again"
+            f"version {version} does not say how it was trained and cannot be recalibrated: train "
+            "again"
         )
     if not _is_off(champion.calibrator.interval(window.raw)[0], window.labels):
         return None
@@ -119,10 +130,12 @@ def follow_outcomes(
     return Recalibrated(patch, shift_of_patch, promote and not objections, objections)
 
 
-def _proposed(registry: ModelRegistry, champion: str, window: _Window) -> str | None:
-    """The newest patch of the champion's trees, if it was not promoted and these outcomes bear it out."""
+def _proposed(registry: ModelRegistry, champion: str, window: _OutcomeWindow) -> str | None:
+    """Return the newest patch of the champion's trees if it waits and fits these outcomes."""
     newest = [
-        version for version in registry.versions() if trees_of(version) == trees_of(champion)
+        version
+        for version in registry.versions()
+        if tree_version(version) == tree_version(champion)
     ][-1]
     if newest == champion or _is_off(
         registry.verify(newest).calibrator.interval(window.raw)[0], window.labels
@@ -132,14 +145,16 @@ def _proposed(registry: ModelRegistry, champion: str, window: _Window) -> str | 
 
 
 def _is_off(probability: Floats, labels: Labels) -> bool:
-    """Whether the mean of what was said misses the rate of what came, by D. Spiegelhalter's variance (1986)."""
+    """Return whether the mean probability misses the rate, by Spiegelhalter's variance (1986)."""
     missed = float((labels - probability).sum())
     error = float(np.sqrt((probability * (1 - probability)).sum()))
     return abs(missed) > max(SURE * error, SMALLEST * len(labels))
 
 
-def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms: int) -> Trained:
-    """The champion's artifact and manifest with what the outcomes change."""
+def _moved(
+    champion: Model, artifact: Mapping[str, Any], window: _OutcomeWindow, now_ms: int
+) -> Trained:
+    """Return the champion's artifact and manifest with the changes from the outcomes."""
     present: Calibrator = artifact["calibrator"]
     older, (raw, labels) = window.older, window.newer
     stated = present.interval(raw)[0]
@@ -174,7 +189,7 @@ def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms
         "grades": grades,
         "performance": performance,
     }
-    judged = {"rows": len(raw), "base_rate": float(labels.mean())}
+    evaluated = {"rows": len(raw), "base_rate": float(labels.mean())}
     manifest |= {
         "created_at": iso(now_ms),
         "calibration": {**manifest["calibration"], "shift": calibrator.shift},
@@ -190,9 +205,9 @@ def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms
         "metrics_of": METRICS_OF,
         "data": {
             **manifest["data"],
-            "judged": {"train": manifest["data"]["used"]["train"], "test": judged},
+            "judged": {"train": manifest["data"]["used"]["train"], "test": evaluated},
         },
-        "against": gate.compared(champion, stated, tried, labels, window.leads[window.half :]),
+        "against": gate.compare(champion, stated, tried, labels, window.leads[window.half :]),
         "curves": {name: curves(each, labels) for name, each in probabilities.items()},
     }
     unpublished = Model(moved, {**manifest, "version": "0.0.0", "artifact": {"sha256": ""}})
@@ -204,5 +219,5 @@ def _moved(champion: Model, artifact: Mapping[str, Any], window: _Window, now_ms
 
 
 def _move(probability: float, added: float) -> float:
-    """A cut among probabilities, moved as they are: the same leads stay above it."""
+    """Return a cut moved as the probabilities are, so that the same leads stay above it."""
     return float(expit(log_odds(np.array([probability])) + added)[0])

@@ -1,4 +1,4 @@
-"""How good probabilities are, on labels that they have not seen: ranking, calibration, and decisions at a threshold."""
+"""Measures of probabilities on unseen outcomes: ranking, calibration, decisions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +10,30 @@ Metrics = dict[str, float | None]
 ECE_BINS = 15
 LIFT_SHARE = 0.1
 Z_95 = 1.96  # standard errors from the middle to the edge of a 95 % interval
-# A probability of exactly 0 or 1 that turns out wrong would cost infinitely much.
+# A wrong probability of exactly 0 or 1 would have an infinite log loss.
 EDGE = 1e-6
 
 
 def legacy_sigmoid(raw: Floats) -> Floats:
-    """The audited system's formula, clip(1 / (1 + exp(-2 (p - 0.5))), 0.05, 0.95): kept for comparison only."""
+    """Return the audited system's formula of raw scores (n,); kept for comparison only.
+
+    clip(1 / (1 + exp(-2 (p - 0.5))), 0.05, 0.95)
+    """
     return np.clip(1.0 / (1.0 + np.exp(-2.0 * (raw - 0.5))), 0.05, 0.95)
 
 
 def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
-    """All numbers of the manifest for probabilities (n,) and outcomes (n,), both classes present.
+    """Return all metrics of the manifest for probabilities (n,) and outcomes (n,).
 
-    `brier` and `ece` are in squared and plain probability, `log_loss` in nats, `lift_at_10_percent` a ratio. A perfect
-    calibration has slope 1 and intercept 0; they are None where the classes are separable.
+    Both classes must be present. `brier` is in squared and `ece` in plain probability, `log_loss`
+    in nats, `lift_at_10_percent` a ratio. A perfect calibration has slope 1 and intercept 0; they
+    are None if the classes are separable.
     """
-    # A service states probabilities and judges none: it does without scikit-learn.
-    from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score  # noqa: PLC0415
+    from sklearn.metrics import (  # noqa: PLC0415  # not needed to serve
+        average_precision_score,
+        brier_score_loss,
+        roc_auc_score,
+    )
 
     decided = probability >= threshold
     hits = int((decided & labels).sum())
@@ -49,17 +56,17 @@ def metrics(probability: Floats, labels: Labels, threshold: float) -> Metrics:
 
 
 def log_losses(probability: Floats, labels: Labels) -> Floats:
-    """What each of n probabilities loses by its outcome, in nats, cut at EDGE from 0 and 1: (n,)."""
+    """Return the log loss of each probability (n,), in nats, clipped to EDGE from 0 and 1."""
     stated = np.clip(probability, EDGE, 1 - EDGE)
     losses: Floats = -np.log(np.where(labels, stated, 1 - stated))
     return losses
 
 
 def expected_calibration_error(probability: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
-    """Mean distance between stated and realised rate over equal-width bins, weighted by their size.
+    """Return the mean distance between stated and realized rate over equal-width bins.
 
-    Source: M. Pakdaman Naeini, G. Cooper, M. Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
-    binning", AAAI 2015.
+    Bins are weighted by size. Source: M. Pakdaman Naeini, G. Cooper, M. Hauskrecht, "Obtaining well
+    calibrated probabilities using Bayesian binning", AAAI 2015.
     """
     inside = np.minimum((probability * bins).astype(np.intp), bins - 1)
     stated = np.bincount(inside, weights=probability, minlength=bins)
@@ -68,9 +75,10 @@ def expected_calibration_error(probability: Floats, labels: Labels, bins: int = 
 
 
 def wilson(converted: float, leads: int, z: float) -> tuple[float, float]:
-    """Bounds of a rate, each `z` standard errors away; (0, 1) without a lead.
+    """Return the bounds of a rate, each `z` standard errors away; (0, 1) without a lead.
 
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22 (1927).
     """
     if not leads:
         return 0.0, 1.0
@@ -82,7 +90,7 @@ def wilson(converted: float, leads: int, z: float) -> tuple[float, float]:
 
 
 def lift(probability: Floats, labels: Labels, share: float = LIFT_SHARE) -> float:
-    """How many times the base rate converts among the top `share` of leads.
+    """Return the conversion rate among the top `share` of leads, as a multiple of the base rate.
 
     Leads that tie at the edge count with the part of them that fits, as if drawn at random.
     """
@@ -94,7 +102,7 @@ def lift(probability: Floats, labels: Labels, share: float = LIFT_SHARE) -> floa
 
 
 def best_f1_threshold(probability: Floats, labels: Labels) -> float:
-    """The probability from which on saying "converts" gives the largest F1; the highest such, if several do."""
+    """Return the threshold with the largest F1; the highest one if several have it."""
     order = np.argsort(-probability, kind="stable")
     ranked = probability[order]
     hits = np.cumsum(labels[order])
@@ -104,31 +112,37 @@ def best_f1_threshold(probability: Floats, labels: Labels) -> float:
 
 
 def auc_loss(before: Floats, after: Floats, labels: Labels) -> tuple[float, float]:
-    """(ROC-AUC of `before` minus that of `after`, its standard error), both scores (n,) of the same leads.
+    """Return (ROC-AUC of `before` minus that of `after`, its standard error).
 
-    Source: E. DeLong, D. DeLong, D. Clarke-Pearson, "Comparing the areas under two or more correlated receiver
-    operating characteristic curves", Biometrics 44 (1988).
+    All arguments are (n,), of the same leads. Source: E. DeLong, D. DeLong, D. Clarke-Pearson,
+    "Comparing the areas under two or more correlated receiver operating characteristic curves",
+    Biometrics 44 (1988).
     """
     converted, lost = (
-        _placements(before, labels, of) - _placements(after, labels, of) for of in (True, False)
+        _placements(before, labels, outcome) - _placements(after, labels, outcome)
+        for outcome in (True, False)
     )
     error = np.sqrt(converted.var() / len(converted) + lost.var() / len(lost))
     return float(converted.mean()), float(error)
 
 
-def _placements(scores: Floats, labels: Labels, of: bool) -> Floats:
-    """For each lead with outcome `of` the share of the others that it is on the right side of; ties count half."""
-    own, others = scores[labels == of], np.sort(scores[labels != of])
+def _placements(scores: Floats, labels: Labels, outcome: bool) -> Floats:
+    """Return the share of other leads on the right side of each lead with this outcome.
+
+    Ties count half.
+    """
+    own, others = scores[labels == outcome], np.sort(scores[labels != outcome])
     ranks = np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
     below: Floats = ranks / (2.0 * len(others))
-    return below if of else 1.0 - below
+    return below if outcome else 1.0 - below
 
 
 def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None, float | None]:
-    """(intercept, slope) of a logistic regression of the outcome on logit(probability), by Newton's method.
+    """Return (intercept, slope) of a logistic regression of the outcome on logit(probability).
 
-    Source: D. R. Cox, "Two further applications of a model for binary regression", Biometrika 45 (1958). Both are None
-    where the fit does not converge.
+    Both arguments are (n,). Newton's method. Both results are None if the fit does not converge.
+    Source: D. R. Cox, "Two further applications of a model for binary regression", Biometrika 45
+    (1958).
     """
     clipped = np.clip(probability, EDGE, 1 - EDGE)
     design = np.stack([np.ones(len(labels)), np.log(clipped / (1 - clipped))], axis=1)
@@ -139,7 +153,7 @@ def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None,
         if np.linalg.cond(curvature) > 1e12:
             return None, None
         step = np.linalg.solve(curvature, design.T @ (labels - fitted))
-        # A full step may overshoot from far away; the loss is convex, so a shorter one lowers it.
+        # A full step may overshoot; the loss is convex, so a shorter one lowers it.
         while np.abs(step).max() >= 1e-9 and _loss(design @ (weights + step), labels) > _loss(
             design @ weights, labels
         ):
@@ -151,5 +165,5 @@ def calibration_line(probability: Floats, labels: Labels) -> tuple[float | None,
 
 
 def _loss(score: Floats, labels: Labels) -> float:
-    """Log loss, in all, of log-odds (n,)."""
+    """Return the total log loss of log-odds (n,)."""
     return float(np.logaddexp(0.0, np.where(labels, -score, score)).sum())

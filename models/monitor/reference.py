@@ -1,4 +1,4 @@
-"""The drift reference: how the training part was distributed, in fixed bins, to compare later leads with."""
+"""The drift reference: how the training rows were distributed, in fixed bins."""
 
 from typing import Any
 
@@ -15,11 +15,12 @@ SCORE_BINS = 10
 def reference(
     features: FittedFeatures, columns: Columns, n: int, probability: Floats
 ) -> dict[str, Any]:
-    """For every input its bins with their shares of n training rows, and the shares that were missing and unseen.
+    """Return, for every input, its bins with their shares of n training rows, and the rest.
 
-    A number's bins are (..., edge 1], (edge 1, edge 2], ..., (last edge, ...), by tenths of training; a category's are
-    its values, the most frequent first. `unseen` of training rows are those beyond the values that the model knows.
-    `probability` (m,), of the newest leads, is kept in ten equal bins. All shares of an input add up to 1.
+    The bins of a number are (..., edge 1], (edge 1, edge 2], ..., (last edge, ...), by tenths of
+    training. Those of a category are its values, the most frequent first. The rest is missing and,
+    for a category, `unseen`: values that the model does not know. `probability` (m,), of the newest
+    leads, is kept in ten equal bins. All shares of an input add up to 1.
     """
     inputs: dict[str, Any] = {}
     for spec in features.specification.inputs_of_kind(NUMBER):

@@ -1,7 +1,8 @@
-"""The models in service, champion and challenger: looked at between batches, swapped when their aliases move.
+"""The models in service, champion and challenger: checked between batches, swapped by alias.
 
-A store is asked and a version is checked in a thread beside the batches, by the present model; between two of them only
-a reference is exchanged. An alias that moved on in the meantime is followed to where it points in the end.
+A background thread asks the store and verifies a version while the present model serves. Between
+two batches only a reference changes. If the alias moves during the check, the slot follows it to
+its last target.
 """
 
 import threading
@@ -19,41 +20,43 @@ from models.serve.scorer import Model
 
 RETRY_SECONDS = 30.0
 
-PATIENCE = 30  # how many times longer a store is left alone that did not answer
+PATIENCE = 30  # a store that did not answer is asked again after so many intervals
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """Where an alias points, with the model of that version or why it is refused, if either was asked for."""
+class _AliasLookup:
+    """Where an alias points, with the model of that version or the reason for its refusal."""
 
     target: Alias | None
     model: Model | None = None
     refused: str | None = None
 
 
-def _look(registry: ModelRegistry, alias: str) -> _Found:
+def _look(registry: ModelRegistry, alias: str) -> _AliasLookup:
     try:
-        return _Found(registry.alias(alias))
+        return _AliasLookup(registry.alias(alias))
     except UserError as error:
-        return _Found(None, refused=str(error))
+        return _AliasLookup(None, refused=str(error))
 
 
-def _load(registry: ModelRegistry, alias: str, target: Alias) -> _Found:
-    """The model of the version that the alias points to; without it where that has moved on when the model is there."""
+def _load(registry: ModelRegistry, alias: str, target: Alias) -> _AliasLookup:
+    """Return the model that the alias points to; without it if the alias has moved on."""
     try:
         model = registry.verify(target.version)
     except UserError as error:
-        return _Found(target, refused=str(error))
+        return _AliasLookup(target, refused=str(error))
     latest = _look(registry, alias)
     return replace(latest, model=model) if latest.target == target else latest
 
 
 class ModelSlot:
-    """Holds one model for any number of threads. The old one is freed once no batch holds it any more.
+    """One model for any number of threads; the old one is freed after its last batch.
 
-    `clock` is a monotonic clock in seconds, `clock_ms` the wall clock in ms UTC. `run` does what no batch waits for, in
-    a thread of its own unless told. `refused` says why the version that the alias points to is not the one in service,
-    `unanswered` why nobody knows; `loaded_since` is when the one in service was loaded, in ms UTC.
+    - `clock`: a monotonic clock in seconds. `clock_ms`: the wall clock in ms UTC.
+    - `run`: runs background work; a thread of its own by default.
+    - `refused`: why the version that the alias points to is not in service.
+    - `unanswered`: why the target of the alias is unknown.
+    - `loaded_since`: when the model in service was loaded, in ms UTC.
     """
 
     def __init__(
@@ -75,21 +78,22 @@ class ModelSlot:
         self._clock = clock
         self._clock_ms = clock_ms
         self._run = run or Worker("models")
-        self._background = Background[_Found]()
+        self._background = Background[_AliasLookup]()
         self._lock = threading.Lock()
         self._model: Model | None = None
-        self._judged: Alias | None = None
+        self._handled: Alias | None = None
         self._looked_at = 0.0
 
     @property
     def loaded(self) -> Model | None:
-        """The model in service, if any; never loads one."""
+        """Return the model in service, if any; never load one."""
         return self._model
 
     def get(self) -> Model:
-        """The model in service, loaded at the first call; callers that come meanwhile wait for that one load.
+        """Return the model in service, loaded at the first call.
 
-        Raises UserError if no version is promoted, Refused if it may not serve, Transient if the store does not answer.
+        Concurrent callers wait for that one load. Raises UserError if no version is promoted,
+        Refused if it may not serve, Transient if the store does not answer.
         """
         if (model := self._model) is not None:
             return model
@@ -97,18 +101,19 @@ class ModelSlot:
             return self._model or self._load()
 
     def refresh(self) -> bool:
-        """Follow the alias, and say whether another model serves now; looks at most once in `every` seconds.
+        """Follow the alias and return whether another model serves now.
 
-        Neither a look nor a version is waited for: what came of one is taken by a later call. A version that does not
-        verify is refused once, and tried again when the alias moves. Where the store does not answer, the present model
-        stays, and it is asked again after `PATIENCE` times as long. Call it between batches, from one thread.
+        Call it between batches, from one thread. It asks at most once in `every` seconds and never
+        waits: a later call takes the result. A version that does not verify is refused once, and
+        tried again when the alias moves. If the store does not answer, the present model stays, and
+        the next attempt comes after `PATIENCE` times as long.
         """
         if self._model is None:
             return False
         if self._background.idle and self._clock() - self._looked_at >= self._every:
             self._looked_at = self._clock()
             self._background.start(
-                partial(self._newest, self._model.version, self._judged), self._run
+                partial(self._newest, self._model.version, self._handled), self._run
             )
         try:
             found = self._background.poll()
@@ -119,21 +124,21 @@ class ModelSlot:
         if found is None:
             return False
         self.unanswered = None
-        if found.target == self._judged and not found.refused:
+        if found.target == self._handled and not found.refused:
             return False
         if found.model is not None and found.target is not None:
             self._serve(found.model, found.target)
             return True
-        self._judged, self.refused = found.target, found.refused
+        self._handled, self.refused = found.target, found.refused
         return False
 
-    def _newest(self, serving: str, judged: Alias | None) -> _Found:
-        """Where the alias points, with the model where that is another one than is serving and not judged before."""
+    def _newest(self, serving: str, handled: Alias | None) -> _AliasLookup:
+        """Return where the alias points, with the model if its target is new."""
         found = _look(self._registry, self._alias)
         while not (
             found.model
             or found.refused
-            or found.target in (None, judged)
+            or found.target in (None, handled)
             or found.target.version == serving
         ):
             found = _load(self._registry, self._alias, found.target)
@@ -150,7 +155,7 @@ class ModelSlot:
         return self._serve(self._registry.verify(target.version), target)
 
     def _serve(self, model: Model, target: Alias) -> Model:
-        self._model, self._judged, self.refused, self.loaded_since = (
+        self._model, self._handled, self.refused, self.loaded_since = (
             model,
             target,
             None,
@@ -160,10 +165,11 @@ class ModelSlot:
 
 
 class ChallengerSlot:
-    """Holds the model that challenges the champion, or none; one thread follows, any number may look.
+    """The model that challenges the champion, or none; one thread follows the alias, any may read.
 
-    Nothing that is wrong with a challenger is raised. `refused` says why the version that the alias points to is not in
-    service, `unanswered` why nobody knows or can have it; either may be None, and a challenger that serves goes on.
+    Problems of a challenger are never raised. `refused` says why the version that the alias points
+    to is not in service. `unanswered` says why its target is unknown or cannot load. A challenger
+    that serves goes on in both cases.
     """
 
     def __init__(
@@ -183,21 +189,23 @@ class ChallengerSlot:
         self._every = every
         self._clock = clock
         self._clock_ms = clock_ms
-        self._run: Run = inline  # nothing flows yet at the first call
-        self._later = run or Worker("models")
-        self._background = Background[_Found]()
-        self._judged: Alias | None = None
+        self._run: Run = inline  # no batch waits at the first call
+        self._in_background = run or Worker("models")
+        self._background = Background[_AliasLookup]()
+        self._handled: Alias | None = None
         self._look_at = clock()
 
     def follow(
         self, champion: str, obstacle: Callable[[], str | None] = lambda: None
     ) -> Model | None:
-        """Follow the alias, and return the challenger for the next batch; looks at most once in `every` seconds.
+        """Follow the alias and return the challenger for the next batch.
 
-        There is none while the alias is not set or points to the version of the champion. `obstacle` is asked before a
-        version is loaded, and may say why none can serve. That and a store that does not answer are tried again after
-        RETRY_SECONDS; a version that does not verify is refused once, and tried again when the alias moves. Only the
-        first call waits for what it finds.
+        The result is None if the alias is not set or points to the version of the champion. The
+        alias is read at most once in `every` seconds. `obstacle` is called before a version is
+        loaded and may return why none can serve. After an obstacle, or if the store does not
+        answer, the next attempt comes after RETRY_SECONDS. A version that does not verify is
+        refused once, and tried again when the alias moves. Only the first call waits for its
+        result.
         """
         if self.loaded is not None and self.loaded.version == champion:
             self.loaded = None
@@ -206,10 +214,10 @@ class ChallengerSlot:
             self._background.start(partial(_look, self._registry, CHALLENGER), self._run)
         try:
             while (found := self._background.poll()) is not None:
-                self._judge(found, champion, obstacle)
+                self._apply(found, champion, obstacle)
         except Transient as trouble:
             self._wait(str(trouble))
-        self._run = self._later
+        self._run = self._in_background
         return self.loaded
 
     def withdraw(self, why: str) -> None:
@@ -221,19 +229,21 @@ class ChallengerSlot:
         self.loaded = None
         self._wait(why)
 
-    def _judge(self, found: _Found, champion: str, obstacle: Callable[[], str | None]) -> None:
+    def _apply(
+        self, found: _AliasLookup, champion: str, obstacle: Callable[[], str | None]
+    ) -> None:
         target = found.target
         if found.refused:
-            self._judged, self.refused, self.unanswered = target, found.refused, None
+            self._handled, self.refused, self.unanswered = target, found.refused, None
         elif target is None or target.version == champion:
-            self.loaded = self._judged = self.refused = self.unanswered = None
-        elif target == self._judged and (self.loaded or self.refused):
+            self.loaded = self._handled = self.refused = self.unanswered = None
+        elif target == self._handled and (self.loaded or self.refused):
             self.unanswered = None
         elif self.loaded is not None and self.loaded.version == target.version:
-            self._judged, self.refused, self.unanswered = target, None, None
+            self._handled, self.refused, self.unanswered = target, None, None
         elif found.model is not None:
             self.loaded, self.loaded_since = found.model, self._clock_ms()
-            self._judged, self.refused, self.unanswered = target, None, None
+            self._handled, self.refused, self.unanswered = target, None, None
         elif why := obstacle():
             self._wait(why)
         else:
