@@ -148,7 +148,7 @@ def test_in_a_kafka_and_postgres_of_the_user_nothing_of_the_demo_stays_even_afte
 def test_kept_running_it_names_what_to_export_until_ctrl_c(postgres: Postgres) -> None:
     with demo(*SMALL, "--keep", LEADSTREAM_LOCAL_BROKER="mock") as process:
         port = until_output(process, r"export LEADSTREAM_HTTP_PORT=(\d+)")[1]
-        until_output(process, r"Ctrl-C ends it")
+        until_output(process, r"Ctrl-C ends the demo")
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
             ready = answer.status
         os.killpg(process.pid, signal.SIGINT)
