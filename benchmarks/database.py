@@ -1,4 +1,4 @@
-"""Events that carry no state beside those that do: what reading the state from Postgres costs.
+"""Events without state against events with it: what reading the state from Postgres costs.
 
     python -m benchmarks.database [--leads 1000000] [--events 100000] [--repeats 3] [--json PATH]
 
@@ -111,7 +111,7 @@ class DatabaseBenchmark:
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     options = arguments(
-        "States from Postgres beside states in the events.",
+        "States from Postgres against states in the events.",
         leads=(1_000_000, "leads in the table"),
         events=(100_000, "events of a run"),
         repeats=(3, "runs of each"),

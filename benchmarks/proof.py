@@ -3,7 +3,7 @@ nobody here wrote.
 
     python -m benchmarks.proof [--data ../shared/data] [--json]
 
-Beside each: the raw score of the same trees, and that score by the audited formula. Bars that are
+Next to each: the raw score of the same trees, and that score by the audited formula. Bars that are
 missed are said so, and the exit code is 1. The simulator is judged by its hidden truth.
 docs/reference/models.md holds the last table.
 """

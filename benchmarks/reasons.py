@@ -1,4 +1,4 @@
-"""Our reasons beside exact Shapley values: path contributions against shap's TreeExplainer on the
+"""Our reasons against exact Shapley values: path contributions against shap's TreeExplainer on the
 same forest.
 
     python -m benchmarks.reasons [--data ../shared/data/xeducation_leads.csv] [--json]
@@ -146,7 +146,7 @@ def agreement(ours: Floats, exact: Floats) -> dict[str, float]:
 
 def main() -> int:
     """Run both and print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Our reasons beside exact Shapley values.")
+    parser = argparse.ArgumentParser(description="Our reasons against exact Shapley values.")
     parser.add_argument("--data", type=Path, default=DATA, help="xeducation_leads.csv")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()

@@ -67,13 +67,13 @@ def _compare(found: dict[str, list[str]], trees: dict[str, Path], folder: Path) 
         for place, (ours, theirs) in enumerate(zip(found[first], found[other], strict=True)):
             if ours != theirs:
                 print(f"batch {place} differs between {first} and {other}:")
-                shown = [
+                printed = [
                     _start(trees[name.rsplit(" ", 2)[0]], folder, name.split()[-2], place)
                     .communicate()[0]
                     .splitlines()
                     for name in (first, other)
                 ]
-                for line, (one, two) in enumerate(itertools.zip_longest(*shown)):
+                for line, (one, two) in enumerate(itertools.zip_longest(*printed)):
                     if one != two:
                         print(f"line {line}:\n< {one}\n> {two}")
                         break
@@ -95,11 +95,11 @@ def worktree(revision: str, folder: Path) -> Iterator[Path]:
 
 
 def _start(
-    tree: Path, folder: Path, numba: str, shown: int | None = None
+    tree: Path, folder: Path, numba: str, printed: int | None = None
 ) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-P", str(ROOT / "benchmarks" / "same_bytes_worker.py")]
-    words = [str(folder), numba, *([] if shown is None else [str(shown)])]
+    words = [str(folder), numba, *([] if printed is None else [str(printed)])]
     return subprocess.Popen(
         [*command, *words], cwd=tree, env=environment, stdout=subprocess.PIPE, text=True
     )

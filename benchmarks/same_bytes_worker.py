@@ -56,8 +56,8 @@ class CorpusMessage:
         return (0, -1) if self.fields[6] is None else (1, self.fields[6])
 
 
-def worker(folder: Path, numba: str, shown: int | None = None) -> int:
-    """Run the corpus, and print one digest a batch, or all facts of the batch `shown`."""
+def worker(folder: Path, numba: str, printed: int | None = None) -> int:
+    """Run the corpus, and print one digest a batch, or all facts of the batch `printed`."""
     if numba == "without":
         sys.modules["numba"] = None  # type: ignore[assignment]  # importing it fails
     corpus = pickle.loads((folder / "corpus").read_bytes())
@@ -65,13 +65,13 @@ def worker(folder: Path, numba: str, shown: int | None = None) -> int:
     for scenario in corpus["scenarios"]:
         line, leads = _pipeline(corpus, scenario)
         for committed, messages in scenario["batches"]:
-            facts = _facts(line, leads, committed, map(CorpusMessage, messages))
+            lines = _batch_lines(line, leads, committed, map(CorpusMessage, messages))
             number = next(place)
-            if number == shown:
-                print("\n".join(facts))
+            if number == printed:
+                print("\n".join(lines))
                 return 0
-            if shown is None:
-                print(blake2b("\n".join(facts).encode("utf-8", "replace")).hexdigest())
+            if printed is None:
+                print(blake2b("\n".join(lines).encode("utf-8", "replace")).hexdigest())
     return 0
 
 
@@ -154,7 +154,7 @@ def _pipeline(corpus: Any, scenario: dict[str, Any]) -> tuple[Any, CorpusLeads]:
     return line, leads
 
 
-def _facts(line: Any, leads: CorpusLeads, committed: bool, messages: Any) -> list[str]:
+def _batch_lines(line: Any, leads: CorpusLeads, committed: bool, messages: Any) -> list[str]:
     """Describe all that comes of a batch, one fact a line."""
     batches = _module("leadstream.kafka.batch")
     result = line.process(

@@ -48,7 +48,7 @@ STREAM_PER_SECOND = 500.0
 SWAP_SECONDS = 30.0
 WARM_SWAPS = 10
 LOOK_SECONDS = 0.05
-WINDOW_SECONDS = 0.4  # in which a version is read, beside the batches, and taken
+WINDOW_SECONDS = 0.4  # in which a version is read, in the background, and taken
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Events a second of one consumer process, beside a copy of the bytes, a floor and the loop one
+"""Events a second of one consumer process, against a copy of the bytes, a floor and the loop one
 writes first.
 
     python -m benchmarks.throughput [--events 200000] [--repeats 3] [--json PATH]

@@ -18,7 +18,7 @@ class Panel:
     """
 
     title: str
-    says: str
+    sentence: str
     queries: tuple[tuple[str, str], ...]
     unit: str = COUNT
     kind: str = "timeseries"
@@ -279,7 +279,7 @@ def _placed(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
         "id": number,
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.says,
+        "description": panel.sentence,
         "datasource": DATASOURCE,
         "gridPos": place,
         "fieldConfig": {"defaults": defaults, "overrides": []},

@@ -68,7 +68,7 @@ NOTHING = Series("nothing", [0.0], [0.0])
 
 @dataclass(frozen=True, slots=True)
 class LoadProfile:
-    """How many changes, how many a second, and the share of bad records beside them."""
+    """How many changes, how many a second, and the share of bad records among them."""
 
     changes: int
     rate: int

@@ -86,7 +86,7 @@ def draw(
 
 
 def _lines(title: str, row: Sequence[Panel]) -> list[str | list[Panel]]:
-    """The title of a row, then its panels as they fit beside each other."""
+    """The title of a row, then its panels as they fit next to each other."""
     lines: list[str | list[Panel]] = [title]
     fitting: list[Panel] = []
     for panel in row:

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What docker-compose.yml needs once: topics and schemas, a simulated CRM with a year behind it, a model that learnt from it, and
-# the outbox. What is there is left alone, so it may be run again. With a CRM of your own, train on that instead.
+# What docker-compose.yml needs once: topics, schemas, a simulated CRM with a year of changes,
+# a model that is trained on it, and the outbox.
+# Existing parts stay as they are, so it may run again. With a CRM of your own, train on that.
 set -eu
 key=$LEADSTREAM_MODEL_SIGNING_KEY
 models=${MODEL_STORE%/*}

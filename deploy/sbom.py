@@ -23,7 +23,7 @@ PYTHON = "3.12"  # as in Dockerfile
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """One package of the lock: the hashes of its files, and by whom it is needed."""
+    """One package of the lock: the hashes of its files, and what needs it."""
 
     name: str
     version: str

@@ -1,7 +1,8 @@
 #!/bin/sh
-# The programs that check deploy/ and are not on PyPI, into .tools/bin; what is there is kept. Prometheus and promtool are
-# unpacked from Debian's package and not installed; the others are Go: Compose's own loader, Grafana's own schema, kustomize.
-# Into .tools/crds the operators' definitions of their resources, out of their sources.
+# Install the programs that check deploy/ and are not on PyPI into .tools/bin; keep existing ones.
+# Prometheus and promtool are unpacked from the package of Debian and not installed. The others are
+# Go programs: the loader of Compose, the schema of Grafana, kustomize. .tools/crds gets the
+# definitions of the resources of the operators, from their sources.
 set -eu
 cd "$(dirname "$0")/.."
 bin=$PWD/.tools/bin
@@ -9,7 +10,8 @@ mkdir -p "$bin"
 
 if [ ! -x "$bin/promtool" ]; then
     cd .tools
-    apt-get download prometheus 2>/dev/null || { apt-get --quiet update && apt-get download prometheus; }
+    apt-get download prometheus 2>/dev/null ||
+        { apt-get --quiet update && apt-get download prometheus; }
     dpkg-deb --extract prometheus_*.deb prometheus
     cp prometheus/usr/bin/prometheus prometheus/usr/bin/promtool "$bin"
     rm -r prometheus prometheus_*.deb
@@ -27,7 +29,8 @@ if [ ! -x "$bin/kustomize" ]; then
 fi
 crds=$PWD/.tools/crds
 if [ ! -d "$crds" ]; then
-    modules="github.com/kedacore/keda/v2@v2.21.0 github.com/prometheus-operator/prometheus-operator@v0.85.0"
+    modules="github.com/kedacore/keda/v2@v2.21.0"
+    modules="$modules github.com/prometheus-operator/prometheus-operator@v0.85.0"
     go mod download $modules
     sources=$(go mod download -json $modules | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
     mkdir -p "$crds.new"

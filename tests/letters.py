@@ -1,5 +1,5 @@
 """Dead letters as the consumers write them, with good values: as if what they failed of had been
-mended since.
+fixed since.
 """
 
 from consumer.dead_letters.letters import Letter

@@ -243,7 +243,7 @@ def check_module_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
     """Find module names that a room uses more than once."""
     places: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for source in sources:
-        if not source.path.stem.startswith("__") and source.path.stem != "conftest":
+        if not source.path.stem.startswith(("__", "test_")) and source.path.stem != "conftest":
             places[source.room, source.path.stem].append(source.path)
     for (room, name), paths in places.items():
         for path in paths if len(paths) > 1 else []:

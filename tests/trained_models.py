@@ -63,7 +63,7 @@ def train_once(
 
 
 def write_key(path: Path) -> Path:
-    """The key as `<path>.pem` with its public half beside it, and that half as `<path>.pub` too;
+    """The key as `<path>.pem` with its public half next to it, and that half as `<path>.pub` too;
     the first of them.
     """
     pem = serialization.Encoding.PEM
@@ -77,7 +77,7 @@ def write_key(path: Path) -> Path:
 
 
 def promoted_store(folder: Path, seed: int = 1) -> str:
-    """A model store in `folder` whose champion is such a model, and the public key beside it
+    """A model store in `folder` whose champion is such a model, and the public key next to it
     (.pub); its URL.
     """
     registry = ModelRegistry(str(folder), TRUST)

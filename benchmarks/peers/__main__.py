@@ -1,5 +1,5 @@
 """The same model, events and predictions with other frameworks, each in its best documented form,
-beside Leadstream.
+next to Leadstream.
 
     python -m benchmarks.peers [--repeats 3] [--events 200000] [--json PATH]
 
@@ -7,7 +7,7 @@ Each loop is a process of its own on a topic that is full before it starts. Scor
 for all peers (scoring.py): scikit-learn's predict_proba on the model's own features, fastavro on
 either side. Their predictions are read back, and each field of each must equal Leadstream's, but
 when and from which topic it was made. None of them gives reasons, so they are compared with
-`leadstream run` without; with three it runs beside them.
+`leadstream run` without; with three it runs next to them.
 """
 
 import os
@@ -34,7 +34,7 @@ from benchmarks.leads import events
 from leadstream.errors import UserError
 from schemas.codec import Reader
 
-# Installed apart by `make bench-peers`, and found before what is installed beside it: see
+# Installed apart by `make bench-peers`, and found before what is installed next to it: see
 # requirements.txt.
 FOLDER = Path(sys.prefix) / "peers"
 PACKAGES = ("quixstreams", "faststream", "bytewax")
@@ -137,7 +137,7 @@ class PeerBenchmark:
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     options = arguments(
-        "Leadstream beside other frameworks on the same work.",
+        "Leadstream and other frameworks on the same work.",
         repeats=(3, "runs of each"),
         events=(EVENTS, "events of the fast loops; slow ones get fewer"),
     )

@@ -1,4 +1,4 @@
-"""One CRM in Postgres and one `leadstream run` beside it, shared by the tests that only send and
+"""One CRM in Postgres and one `leadstream run` on it, shared by the tests that only send and
 read.
 """
 

@@ -1,5 +1,5 @@
-"""A new model beside the champion, in running processes: in the shadow, in a split, moved, retired,
-tampered with.
+"""A new model next to the champion, in running processes: in the shadow, in a split, moved,
+retired, tampered with.
 """
 
 import json

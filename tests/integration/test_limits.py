@@ -1,4 +1,4 @@
-"""A consumer with much before it, or with slow parts beside it, takes its time, and does nothing
+"""A consumer with much before it, or with slow parts next to it, takes its time, and does nothing
 else.
 """
 

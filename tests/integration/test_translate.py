@@ -16,7 +16,7 @@ from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
 from schemas.codec import Reader
 from tests.integration.running import QUICK, Stage
-from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, told
+from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, reported
 
 pytestmark = pytest.mark.broker
 _CHANGE = Reader("LeadChanged")
@@ -50,7 +50,7 @@ def test_what_debezium_wrote_becomes_lead_changes_and_what_is_none_a_letter(stag
         }
         assert process.stop() == 0
     changes = [_CHANGE.decode(message.value() or b"") for message in messages]
-    assert Counter(map(told, changes)) == Counter([*DONE, ("ada", "DELETED", None, None, 0)])
+    assert Counter(map(reported, changes)) == Counter([*DONE, ("ada", "DELETED", None, None, 0)])
     assert all(
         m.key() == change["lead_id"].encode() for m, change in zip(messages, changes, strict=True)
     )

@@ -394,8 +394,10 @@ def test_a_mended_letter_passes_and_the_patch_is_in_the_audit_and_the_original_i
     assert "the patch does not fit" in leadstream(
         stage, "replay", "--lead", lead, "--set", "origin=3", code=1
     )
-    mend = f"lead.created_at={event()['occurred_at']}"
-    assert leadstream(stage, "replay", "--lead", lead, "--set", mend) == "1 letter sent back\n"
+    assignment = f"lead.created_at={event()['occurred_at']}"
+    assert (
+        leadstream(stage, "replay", "--lead", lead, "--set", assignment) == "1 letter sent back\n"
+    )
     prediction_of(stage, lead)
     displayed = replies(stage, "show", id_)
     assert json.loads(displayed["decided"]["patch"]) == {

@@ -67,30 +67,32 @@ def slot(model_store: str) -> ModelSlot:
 def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
     """The messages, their versions rising with their offsets as those of a CRM do."""
     built = []
-    for offset, (kind, *facts) in enumerate(drawn):
+    for offset, (kind, *fields) in enumerate(drawn):
         match kind:
             case "fat":
-                built.append(change(offset, facts[0], facts[1], lead_version=offset + 1))
+                built.append(change(offset, fields[0], fields[1], lead_version=offset + 1))
             case "versioned":
                 built.append(
-                    change(offset, facts[0], lead_version=facts[1], event_id="e" * facts[2])
+                    change(offset, fields[0], lead_version=fields[1], event_id="e" * fields[2])
                 )
             case "thin":
-                built.append(change(offset, facts[0], lead=None, lead_version=offset + 1))
+                built.append(change(offset, fields[0], lead=None, lead_version=offset + 1))
             case "deleted":
                 built.append(
-                    change(offset, facts[0], change_type="DELETED", lead_version=offset + 1)
+                    change(offset, fields[0], change_type="DELETED", lead_version=offset + 1)
                 )
             case "deleted at":
-                built.append(change(offset, facts[0], change_type="DELETED", lead_version=facts[1]))
+                built.append(
+                    change(offset, fields[0], change_type="DELETED", lead_version=fields[1])
+                )
             case "null":
-                built.append(raw(offset, None, facts[0].encode()))
+                built.append(raw(offset, None, fields[0].encode()))
             case "loop":
-                built.append(change(offset, facts[0], origin="leadstream"))
+                built.append(change(offset, fields[0], origin="leadstream"))
             case "junk":
-                built.append(raw(offset, facts[0]))
+                built.append(raw(offset, fields[0]))
             case "request":
-                built.append(request(offset, facts[0]))
+                built.append(request(offset, fields[0]))
     return built
 
 
@@ -157,10 +159,10 @@ def test_a_change_that_has_no_fate_or_two_would_unbalance_the_books(
 def test_a_table_of_scores_that_depends_on_where_batches_end_is_a_matter_of_luck(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
 ) -> None:
-    at_once = outcomes(slot, iter([messages(drawn)]))
+    together = outcomes(slot, iter([messages(drawn)]))
     in_parts = outcomes(slot, split(messages(drawn), sizes))
     one_by_one = outcomes(slot, iter([[message] for message in messages(drawn)]), coalescing=False)
-    assert table(at_once) == table(in_parts) == table(one_by_one)
+    assert table(together) == table(in_parts) == table(one_by_one)
 
 
 @common
@@ -198,9 +200,9 @@ def test_a_change_that_comes_late_must_not_be_the_last_word_wherever_batches_end
 def test_without_coalescing_every_output_is_the_same_bytes_in_any_batches(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
 ) -> None:
-    at_once = outcomes(slot, iter([messages(drawn)]), coalescing=False)
+    together = outcomes(slot, iter([messages(drawn)]), coalescing=False)
     in_parts = outcomes(slot, split(messages(drawn), sizes), coalescing=False)
-    assert [output for outcome in at_once for output in outcome.outputs] == [
+    assert [output for outcome in together for output in outcome.outputs] == [
         output for outcome in in_parts for output in outcome.outputs
     ]
 
@@ -221,12 +223,12 @@ def test_a_batch_in_columns_comes_to_the_same_as_one_message_by_message(
     for way, many in sizes.items():
         monkeypatch.setattr("schemas.columns.MIN_ROWS", many)
         found[way] = [
-            facts(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)
+            fields(outcome) for outcome in outcomes(slot, iter([messages(drawn)]), coalescing)
         ]
     assert found["in columns"] == found["one by one"]
 
 
-def facts(outcome: BatchResult) -> dict[str, Any]:
+def fields(outcome: BatchResult) -> dict[str, Any]:
     """All that came of a batch, without what only says in which order it was worked on."""
     return {
         "outputs": outcome.outputs,

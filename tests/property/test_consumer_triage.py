@@ -89,7 +89,7 @@ class TriagedCrm:
         self.harness.tick()
         lead += self.harness.mark
         version = self._number if self._versions else 0
-        facts = {
+        fields = {
             "lead_version": version,
             "occurred_at": NOW_MS + self._number,
             "event_id": f"event {self._number}",
@@ -97,7 +97,7 @@ class TriagedCrm:
         value = (
             None
             if erases
-            else CHANGE.encode(event(lead, {"lead_score": float(self._number % 100)}, **facts))
+            else CHANGE.encode(event(lead, {"lead_score": float(self._number % 100)}, **fields))
         )
         self.history[self._number] = (lead, value)
         return lead.encode(), value

@@ -215,8 +215,8 @@ def test_the_bits_do_not_depend_on_where_in_a_long_batch_a_row_stands(n: int, st
         "touchpoint_count": random.poisson(5, n + start).tolist(),
     }
     as_of = np.full(n + start, 1_750_000_000_000)
-    whole = FITTED.transform(columns, as_of).values[start:]
+    full = FITTED.transform(columns, as_of).values[start:]
     part = FITTED.transform(
         {name: values[start:] for name, values in columns.items()}, as_of[start:]
     ).values
-    assert whole.tobytes() == part.tobytes()
+    assert full.tobytes() == part.tobytes()

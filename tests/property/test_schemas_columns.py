@@ -99,7 +99,7 @@ def test_columns_are_written_as_their_records_are_one_by_one(
     assert COLUMNS.encode(given_, n) == [WRITER.encode(record) for record in found]
 
 
-def plain(**other: Any) -> dict[str, Any]:
+def basic(**other: Any) -> dict[str, Any]:
     """Three predictions, but for these columns."""
     numbers = (
         "probability",
@@ -109,7 +109,7 @@ def plain(**other: Any) -> dict[str, Any]:
         "raw_score",
         "feature_coverage",
     )
-    whole = (
+    full = (
         "lead_version",
         "coalesced_changes",
         "occurred_at",
@@ -124,7 +124,7 @@ def plain(**other: Any) -> dict[str, Any]:
         },
         **dict.fromkeys(("model_used", "model_version", "model_sha256", "variant"), "m"),
         **{name: np.zeros(3) for name in numbers},
-        **dict.fromkeys(whole, none),
+        **dict.fromkeys(full, none),
         "prediction": np.zeros(3, np.bool_),
         "grade": DictionaryColumn(np.array([0, 1, 3]), "ABCD"),
         "threshold": 0.5,
@@ -138,11 +138,11 @@ def plain(**other: Any) -> dict[str, Any]:
     }
 
 
-COLUMNS = ColumnWriter(WRITER, (*(plain().keys() - {"reasons"}), *REASONS))
+COLUMNS = ColumnWriter(WRITER, (*(basic().keys() - {"reasons"}), *REASONS))
 
 
 def test_what_is_written_can_be_read() -> None:
-    values = COLUMNS.encode(plain(), 3)
+    values = COLUMNS.encode(basic(), 3)
     assert [READER.decode(value)["lead_id"] for value in values] == ["a", "b", "c"]
     assert [READER.decode(value)["grade"] for value in values] == ["A", "B", "D"]
 
@@ -187,7 +187,7 @@ def test_columns_that_do_not_fit_are_refused_whole_and_never_written_wrong(
     other: dict[str, Any],
 ) -> None:
     with pytest.raises(UnsupportedColumns):
-        COLUMNS.encode(plain(**other), 3)
+        COLUMNS.encode(basic(**other), 3)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_column_too_many_or_too_few_is_a_bug_and_never_a_silent_fall_back(
     columns: dict[str, Any],
 ) -> None:
     """Another error than UnsupportedColumns, for which the caller encodes record by record."""
-    given_ = {name: value for name, value in plain(**columns).items() if value is not None}
+    given_ = {name: value for name, value in basic(**columns).items() if value is not None}
     with pytest.raises(MissingColumnError, match=next(iter(columns))):
         COLUMNS.encode(given_, 3)
 
@@ -206,7 +206,7 @@ def test_a_column_too_many_or_too_few_is_a_bug_and_never_a_silent_fall_back(
 def test_a_field_of_the_schema_without_a_column_stops_the_process_when_it_starts(
     field: str,
 ) -> None:
-    names_ = {*(plain().keys() - {"reasons"}), *REASONS}
+    names_ = {*(basic().keys() - {"reasons"}), *REASONS}
     with pytest.raises(MissingColumnError, match=rf"LeadPrediction: .*; add or remove {field}$"):
         ColumnWriter(WRITER, names_ - {field})
     with pytest.raises(MissingColumnError, match=r"LeadPrediction: no column for reasons, imputed"):
@@ -216,7 +216,7 @@ def test_a_field_of_the_schema_without_a_column_stops_the_process_when_it_starts
 
 
 def test_of_records_that_cannot_all_be_written_each_bad_one_is_told_alone() -> None:
-    found = to_records(plain(lead_id=["a", "\ud83d", "c"]), 3)
+    found = to_records(basic(lead_id=["a", "\ud83d", "c"]), 3)
     WRITER.encode(found[0])
     WRITER.encode(found[2])
     with pytest.raises(Poison, match="lead_id holds a lone surrogate"):

@@ -25,11 +25,11 @@ states = st.fixed_dictionaries(
 
 
 @settings(max_examples=examples(300), deadline=None)
-@given(state=states, thin=st.booleans(), data=st.data())
+@given(state=states, without_state=st.booleans(), data=st.data())
 def test_a_fault_that_only_one_of_reader_and_search_sees_would_send_its_reader_to_the_wrong_place(
-    state: dict[str, Any], thin: bool, data: st.DataObject
+    state: dict[str, Any], without_state: bool, data: st.DataObject
 ) -> None:
-    value = WRITER.encode(event("lead_1", state, **({"lead": None} if thin else {})))
+    value = WRITER.encode(event("lead_1", state, **({"lead": None} if without_state else {})))
     at = data.draw(st.integers(10, len(value)))
     change = data.draw(st.sampled_from(["nothing", "cut", "more", "byte", "insert"]))
     broken = {

@@ -91,7 +91,7 @@ def pipeline(
 
 
 def event(
-    lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any
+    lead_id: str = "lead_1", state: dict[str, Any] | None = None, **fields: Any
 ) -> dict[str, Any]:
     return {
         "event_id": f"event of {lead_id}",
@@ -101,14 +101,14 @@ def event(
         "lead_version": 1,
         "origin": "crm",
         "lead": STATE | (state or {}),
-        **facts,
+        **fields,
     }
 
 
 def change(
-    offset: int, lead_id: str = "lead_1", state: dict[str, Any] | None = None, **facts: Any
+    offset: int, lead_id: str = "lead_1", state: dict[str, Any] | None = None, **fields: Any
 ) -> FakeMessage:
-    record = event(lead_id, state, **({"event_id": f"event {offset}"} | facts))
+    record = event(lead_id, state, **({"event_id": f"event {offset}"} | fields))
     return FakeMessage(CHANGES, 0, offset, lead_id.encode(), _CHANGE.encode(record))
 
 

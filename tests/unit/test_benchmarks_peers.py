@@ -1,4 +1,4 @@
-"""The benchmarks beside other frameworks and of Postgres compare like with like, and say so where a
+"""The benchmarks of other frameworks and of Postgres compare like with like, and say so where a
 bar is missed.
 """
 

@@ -334,28 +334,28 @@ def test_shadow_predictions_are_written_by_the_schema_of_their_own_topic(
         assert (output.value or b"").startswith(b"shadow's ") is (output.topic == SHADOW)
 
 
-def model_info(world: ServiceHarness) -> dict[str, str]:
+def model_info(harness: ServiceHarness) -> dict[str, str]:
     """The version of each variant in service, by the metrics."""
-    [family] = [f for f in world.metrics.registry.collect() if f.name == "leadstream_model_info"]
+    [family] = [f for f in harness.metrics.registry.collect() if f.name == "leadstream_model_info"]
     return {sample.labels["variant"]: sample.labels["version"] for sample in family.samples}
 
 
-def rounds(world: ServiceHarness, *steps: Any) -> None:
+def rounds(harness: ServiceHarness, *steps: Any) -> None:
     """One change to each step: run the step, let two seconds pass, and turn the loop until all is
     done.
     """
     for step in steps:
         step()
-        world.now += 2
-        world.service._stop.clear()
-        world.send(change(0, f"lead_{int(world.now)}"))
-        world.run()
+        harness.now += 2
+        harness.service._stop.clear()
+        harness.send(change(0, f"lead_{int(harness.now)}"))
+        harness.run()
 
 
-def versions(world: ServiceHarness) -> list[tuple[str, str | None]]:
+def versions(harness: ServiceHarness) -> list[tuple[str, str | None]]:
     return [
-        (facts["model_version"], facts.get("challenger_version"))
-        for event, facts in world.log.lines
+        (fields["model_version"], fields.get("challenger_version"))
+        for event, fields in harness.log.lines
         if event == "batch"
     ]
 
@@ -367,18 +367,18 @@ def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
     registry = ModelRegistry(promoted_store(tmp_path), TRUST)
     registry.publish(trained(2))
     registry.publish(trained(3))
-    world = ServiceHarness(registry.url)
+    harness = ServiceHarness(registry.url)
     seen: list[dict[str, str]] = []
 
     def look_and(move: Callable[[], object]) -> Callable[[], None]:
         def step() -> None:
-            seen.append(model_info(world))
+            seen.append(model_info(harness))
             move()
 
         return step
 
     rounds(
-        world,
+        harness,
         lambda: None,
         lambda: registry.promote("1.1.0", "challenger"),
         look_and(lambda: registry.promote("1.2.0", "challenger")),
@@ -386,7 +386,7 @@ def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
         look_and(registry.rollback),
         lambda: registry.retire("challenger"),
     )
-    assert versions(world) == [
+    assert versions(harness) == [
         ("1.0.0", None),
         ("1.0.0", "1.1.0"),
         ("1.0.0", "1.2.0"),
@@ -395,18 +395,18 @@ def test_a_challenger_comes_moves_and_goes_between_batches_without_a_restart(
         ("1.0.0", None),
     ]
     assert seen == [{"champion": "1.0.0", "challenger": "1.1.0"}, {"champion": "1.2.0"}]
-    assert model_info(world) == {"champion": "1.0.0"}
-    assert world.metric("challenger_predictions_total", mode="shadow", result="scored") == 3
-    assert world.metric("model_loads_total", variant="challenger", result="loaded") == 3
-    assert [event for event in world.log.events() if event.startswith("challenger")] == [
+    assert model_info(harness) == {"champion": "1.0.0"}
+    assert harness.metric("challenger_predictions_total", mode="shadow", result="scored") == 3
+    assert harness.metric("model_loads_total", variant="challenger", result="loaded") == 3
+    assert [event for event in harness.log.events() if event.startswith("challenger")] == [
         "challenger.loaded",
         "challenger.loaded",
         "challenger.left",
         "challenger.loaded",
         "challenger.left",
     ]
-    assert len(world.broker.records[PREDICTIONS]) == 6
-    assert len(world.broker.records[SHADOW]) == 3
+    assert len(harness.broker.records[PREDICTIONS]) == 6
+    assert len(harness.broker.records[SHADOW]) == 3
 
 
 def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on(
@@ -414,32 +414,32 @@ def test_a_tampered_challenger_is_a_warning_and_a_count_and_the_champion_goes_on
 ) -> None:
     url = challenged_store(tmp_path)
     Store(url).replace("versions/1.1.0/model.joblib", b"tampered with")
-    world = ServiceHarness(url)
-    rounds(world, lambda: None, lambda: None)
-    assert versions(world) == [("1.0.0", None)] * 2
-    assert world.status.warnings()["challenger"].startswith(
+    harness = ServiceHarness(url)
+    rounds(harness, lambda: None, lambda: None)
+    assert versions(harness) == [("1.0.0", None)] * 2
+    assert harness.status.warnings()["challenger"].startswith(
         "model version 1.1.0: its artifact has size"
     )
-    assert "challenger" not in world.status.missing()
-    assert world.metric("model_loads_total", variant="challenger", result="refused") == 1
-    rounds(world, lambda: ModelRegistry(url, TRUST).retire("challenger"))
-    assert world.status.warnings() == {}
+    assert "challenger" not in harness.status.missing()
+    assert harness.metric("model_loads_total", variant="challenger", result="refused") == 1
+    rounds(harness, lambda: ModelRegistry(url, TRUST).retire("challenger"))
+    assert harness.status.warnings() == {}
 
 
 def test_a_challenger_that_breaks_leaves_after_the_batch_which_the_champion_has_scored(
     tmp_path: Path,
 ) -> None:
-    world = ServiceHarness(challenged_store(tmp_path))
-    rounds(world, lambda: None, lambda: as_(Breaks, world.challenger), lambda: None)
-    assert versions(world) == [("1.0.0", "1.1.0"), ("1.0.0", None), ("1.0.0", None)]
-    assert len(world.broker.records[PREDICTIONS]) == 3
-    assert "cannot score" in world.status.warnings()["challenger"]
-    assert world.metric("challenger_predictions_total", mode="shadow", result="failed") == 1
-    assert model_info(world) == {"champion": "1.0.0"}
+    harness = ServiceHarness(challenged_store(tmp_path))
+    rounds(harness, lambda: None, lambda: as_(Breaks, harness.challenger), lambda: None)
+    assert versions(harness) == [("1.0.0", "1.1.0"), ("1.0.0", None), ("1.0.0", None)]
+    assert len(harness.broker.records[PREDICTIONS]) == 3
+    assert "cannot score" in harness.status.warnings()["challenger"]
+    assert harness.metric("challenger_predictions_total", mode="shadow", result="failed") == 1
+    assert model_info(harness) == {"champion": "1.0.0"}
 
 
 def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) -> None:
-    world = ServiceHarness(challenged_store(tmp_path))
+    harness = ServiceHarness(challenged_store(tmp_path))
 
     class Lacking(MemoryPublisher):
         there = False
@@ -452,20 +452,20 @@ def test_a_shadow_topic_that_is_missing_must_not_hold_a_batch(tmp_path: Path) ->
             assert self.there or not any(topic == SHADOW for topic, *_ in outputs)
             super().commit(outputs, batch)
 
-    world.publisher = publisher = Lacking(world.broker, world.source)
-    rounds(world, lambda: None, lambda: None)
-    assert versions(world) == [("1.0.0", None)] * 2
-    assert world.status.warnings() == {"challenger": f"topic {SHADOW}: unknown"}
-    assert world.metric("model_loads_total", variant="challenger", result="unanswered") == 1
+    harness.publisher = publisher = Lacking(harness.broker, harness.source)
+    rounds(harness, lambda: None, lambda: None)
+    assert versions(harness) == [("1.0.0", None)] * 2
+    assert harness.status.warnings() == {"challenger": f"topic {SHADOW}: unknown"}
+    assert harness.metric("model_loads_total", variant="challenger", result="unanswered") == 1
     publisher.there = True
-    world.now += RETRY_SECONDS
-    rounds(world, lambda: None)
-    assert versions(world)[-1] == ("1.0.0", "1.1.0")
-    assert world.status.warnings() == {}
+    harness.now += RETRY_SECONDS
+    rounds(harness, lambda: None)
+    assert versions(harness)[-1] == ("1.0.0", "1.1.0")
+    assert harness.status.warnings() == {}
 
 
 def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_path: Path) -> None:
-    world = ServiceHarness(challenged_store(tmp_path))
+    harness = ServiceHarness(challenged_store(tmp_path))
 
     class RefusingShadow(MemoryPublisher):
         tries = 0
@@ -477,20 +477,20 @@ def test_a_shadow_topic_that_takes_nothing_costs_one_try_and_not_the_stream(tmp_
                 raise Transient("brokers", "topic authorization failed")
             super().commit(outputs, batch)
 
-    world.publisher = publisher = RefusingShadow(world.broker, world.source)
-    rounds(world, lambda: None, lambda: None)
-    assert versions(world) == [("1.0.0", None)] * 2
+    harness.publisher = publisher = RefusingShadow(harness.broker, harness.source)
+    rounds(harness, lambda: None, lambda: None)
+    assert versions(harness) == [("1.0.0", None)] * 2
     assert publisher.tries == 3
-    assert "topic authorization failed" in world.status.warnings()["challenger"]
-    assert world.status.missing().keys() == {"assignment"}
-    world.publisher = MemoryPublisher(world.broker, world.source)
-    world.now += RETRY_SECONDS
-    rounds(world, lambda: None)
-    assert versions(world)[-1] == ("1.0.0", "1.1.0")
+    assert "topic authorization failed" in harness.status.warnings()["challenger"]
+    assert harness.status.missing().keys() == {"assignment"}
+    harness.publisher = MemoryPublisher(harness.broker, harness.source)
+    harness.now += RETRY_SECONDS
+    rounds(harness, lambda: None)
+    assert versions(harness)[-1] == ("1.0.0", "1.1.0")
 
 
 def test_brokers_that_fail_for_a_moment_must_not_move_the_leads_of_a_split(tmp_path: Path) -> None:
-    world = ServiceHarness(
+    harness = ServiceHarness(
         challenged_store(tmp_path), settings={"LEADSTREAM_CHALLENGER_SHARE": "1"}
     )
 
@@ -503,11 +503,11 @@ def test_brokers_that_fail_for_a_moment_must_not_move_the_leads_of_a_split(tmp_p
                 raise Transient("brokers", "the transaction was aborted")
             super().commit(outputs, batch)
 
-    world.publisher = publisher = FailingFirstCommit(world.broker, world.source)
-    rounds(world, lambda: None)
+    harness.publisher = publisher = FailingFirstCommit(harness.broker, harness.source)
+    rounds(harness, lambda: None)
     assert publisher.tries == 2
-    assert versions(world) == [("1.0.0", "1.1.0")]
-    assert world.metric("challenger_predictions_total", mode="split", result="scored") == 1
+    assert versions(harness) == [("1.0.0", "1.1.0")]
+    assert harness.metric("challenger_predictions_total", mode="split", result="scored") == 1
 
 
 def test_the_moment_of_a_change_is_the_moment_that_both_models_are_asked_about(

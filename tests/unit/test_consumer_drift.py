@@ -23,11 +23,11 @@ from tests.unit.test_consumer_service import ServiceHarness
 class DriftHarness(ServiceHarness):
     """A service with windows of 100 leads; a batch has ten records.
 
-    `told` is what `on_drift` heard.
+    `reported` is what `on_drift` heard.
     """
 
     def __post_init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.further = {"drift_window": 100, "on_drift": self.heard}
         super().__post_init__()
 
@@ -36,7 +36,7 @@ class DriftHarness(ServiceHarness):
             "a hook must not hold up those who read the metrics"
         )
         self.metrics.lock.release()
-        self.told.append((model.version, sentence))
+        self.reported.append((model.version, sentence))
 
     def go_on(self) -> None:
         self.service._stop.clear()
@@ -45,8 +45,8 @@ class DriftHarness(ServiceHarness):
 
     def drifts(self) -> list[tuple[str, str]]:
         return [
-            (event, facts["feature"])
-            for event, facts in self.log.lines
+            (event, fields["feature"])
+            for event, fields in self.log.lines
             if event in ("drift.alarm", "drift.over")
         ]
 
@@ -88,68 +88,68 @@ def _drawn(known: dict[str, Any], at: float) -> Any:
 
 
 def test_leads_like_those_of_training_make_figures_but_no_alarm(model_store: str) -> None:
-    world = DriftHarness(model_store)
-    world.send(*like_training(0, 100))
-    world.run()
-    assert world.metric("drift_windows_total") == 1
+    harness = DriftHarness(model_store)
+    harness.send(*like_training(0, 100))
+    harness.run()
+    assert harness.metric("drift_windows_total") == 1
     for feature in trained().manifest["drift"]["inputs"]:
-        assert world.metric("drift_alarm", feature=feature) == 0
-        assert (world.metric("drift_psi", feature=feature) or 1) < 0.2, feature
-    assert world.metric("drift_missing_share", feature="campus_name") == pytest.approx(
+        assert harness.metric("drift_alarm", feature=feature) == 0
+        assert (harness.metric("drift_psi", feature=feature) or 1) < 0.2, feature
+    assert harness.metric("drift_missing_share", feature="campus_name") == pytest.approx(
         0.12, abs=0.03
     )
-    assert world.metric("drift_unseen_share", feature="source") == 0
-    assert world.metric("drift_unseen_share", feature="lead_score") is None
-    assert world.metric("drift_psi", feature="probability") is not None
-    assert world.metric("drift_alarm", feature="probability") is None
-    assert (world.drifts(), world.told, world.status.warnings()) == ([], [], {})
+    assert harness.metric("drift_unseen_share", feature="source") == 0
+    assert harness.metric("drift_unseen_share", feature="lead_score") is None
+    assert harness.metric("drift_psi", feature="probability") is not None
+    assert harness.metric("drift_alarm", feature="probability") is None
+    assert (harness.drifts(), harness.reported, harness.status.warnings()) == ([], [], {})
 
 
 def test_a_drifted_input_is_named_once_by_log_warning_and_hook_until_it_is_over(
     model_store: str,
 ) -> None:
-    world = DriftHarness(model_store)
+    harness = DriftHarness(model_store)
     for first in (0, 100):
-        world.send(*like_training(first, 100, source="a new network"))
-        world.go_on()
-    assert world.metric("drift_windows_total") == 2
-    assert world.metric("drift_alarm", feature="source") == 1
-    assert world.metric("drift_unseen_share", feature="source") == 1
-    assert world.metric("drift_alarm", feature="status") == 0
-    assert world.drifts() == [("drift.alarm", "source")]
-    [facts] = [facts for event, facts in world.log.lines if event == "drift.alarm"]
-    assert facts["psi"] > 0.2 > 0.001 > facts["p_value"]
-    warning = world.status.warnings()["drift"]
+        harness.send(*like_training(first, 100, source="a new network"))
+        harness.go_on()
+    assert harness.metric("drift_windows_total") == 2
+    assert harness.metric("drift_alarm", feature="source") == 1
+    assert harness.metric("drift_unseen_share", feature="source") == 1
+    assert harness.metric("drift_alarm", feature="status") == 0
+    assert harness.drifts() == [("drift.alarm", "source")]
+    [fields] = [fields for event, fields in harness.log.lines if event == "drift.alarm"]
+    assert fields["psi"] > 0.2 > 0.001 > fields["p_value"]
+    warning = harness.status.warnings()["drift"]
     assert warning.startswith(
         "the last 100 changes of 100 leads are not like the training of 1.0.0: source (PSI "
     )
-    assert world.status.missing().keys() == {"assignment"}
-    [(version, sentence)] = world.told
+    assert harness.status.missing().keys() == {"assignment"}
+    [(version, sentence)] = harness.reported
     assert (version, sentence.split(":")[0]) == ("1.0.0", warning.split(":")[0])
 
-    world.send(*like_training(200, 100))
-    world.go_on()
-    assert world.drifts() == [("drift.alarm", "source"), ("drift.over", "source")]
-    assert world.metric("drift_alarm", feature="source") == 0
-    assert world.status.warnings() == {}
-    assert len(world.told) == 1
+    harness.send(*like_training(200, 100))
+    harness.go_on()
+    assert harness.drifts() == [("drift.alarm", "source"), ("drift.over", "source")]
+    assert harness.metric("drift_alarm", feature="source") == 0
+    assert harness.status.warnings() == {}
+    assert len(harness.reported) == 1
 
 
 def test_what_comes_within_a_second_of_a_full_window_is_in_none(model_store: str) -> None:
-    world = DriftHarness(model_store)
-    world.send(*like_training(0, 100), *like_training(100, 100, source="a new network"))
-    world.run()
-    world.send(*like_training(200, 100))
-    world.go_on()
-    assert world.metric("drift_windows_total") == 2
-    assert world.drifts() == []
+    harness = DriftHarness(model_store)
+    harness.send(*like_training(0, 100), *like_training(100, 100, source="a new network"))
+    harness.run()
+    harness.send(*like_training(200, 100))
+    harness.go_on()
+    assert harness.metric("drift_windows_total") == 2
+    assert harness.drifts() == []
 
 
 def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_comes_again(
     model_store: str,
 ) -> None:
-    world = DriftHarness(model_store)
-    world.send(*like_training(0, 90))
+    harness = DriftHarness(model_store)
+    harness.send(*like_training(0, 90))
     tries: list[int] = []
 
     class FailingCommits(MemoryPublisher):
@@ -159,10 +159,10 @@ def test_a_batch_that_was_not_committed_must_not_count_and_counts_once_when_it_c
                 raise Transient("brokers", "the transaction was aborted")
             super().commit(outputs, batch)
 
-    world.publisher = FailingCommits(world.broker, world.source)
-    world.run()
-    assert world.committed() == 90
-    assert len(world.service._drift._watch._changes) == 90  # type: ignore[union-attr]
+    harness.publisher = FailingCommits(harness.broker, harness.source)
+    harness.run()
+    assert harness.committed() == 90
+    assert len(harness.service._drift._watch._changes) == 90  # type: ignore[union-attr]
 
 
 def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_back(
@@ -170,21 +170,21 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
 ) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)
-    world = DriftHarness(store)
-    world.send(*like_training(0, 190, source="a new network"))
-    world.run()
-    assert world.metric("drift_alarm", feature="source") == 1
+    harness = DriftHarness(store)
+    harness.send(*like_training(0, 190, source="a new network"))
+    harness.run()
+    assert harness.metric("drift_alarm", feature="source") == 1
     registry.promote(registry.publish(trained(3)))
-    world.send(*like_training(190, 10, source="a new network"))
-    world.go_on()
-    assert world.metric("model_loads_total", variant="champion", result="loaded") == 2
-    assert world.metric("drift_windows_total") == 1
-    assert world.metric("drift_psi", feature="source") is None
-    assert world.drifts() == [("drift.alarm", "source"), ("drift.over", "source")]
-    assert world.status.warnings() == {}
-    world.send(*like_training(200, 90, source="a new network"))
-    world.go_on()
-    assert [version for version, _ in world.told] == ["1.0.0", "1.1.0"]
+    harness.send(*like_training(190, 10, source="a new network"))
+    harness.go_on()
+    assert harness.metric("model_loads_total", variant="champion", result="loaded") == 2
+    assert harness.metric("drift_windows_total") == 1
+    assert harness.metric("drift_psi", feature="source") is None
+    assert harness.drifts() == [("drift.alarm", "source"), ("drift.over", "source")]
+    assert harness.status.warnings() == {}
+    harness.send(*like_training(200, 90, source="a new network"))
+    harness.go_on()
+    assert [version for version, _ in harness.reported] == ["1.0.0", "1.1.0"]
 
 
 @pytest.mark.slow
@@ -199,12 +199,12 @@ def test_a_model_without_a_usable_reference_serves_unwatched_and_the_log_says_so
         part.pop("independent_rows", None)
     registry = ModelRegistry(str(tmp_path), TRUST)
     registry.promote(registry.publish(replace(trained(), manifest=manifest)))
-    world = DriftHarness(str(tmp_path))
-    world.send(*like_training(0, 120))
-    world.run()
-    assert world.committed() == 120
-    assert world.metric("drift_windows_total") == 0
-    assert world.log.events().count("drift.unwatched") == 1
+    harness = DriftHarness(str(tmp_path))
+    harness.send(*like_training(0, 120))
+    harness.run()
+    assert harness.committed() == 120
+    assert harness.metric("drift_windows_total") == 0
+    assert harness.log.events().count("drift.unwatched") == 1
 
 
 def test_a_manifest_from_before_independent_rows_were_counted_is_still_watched(
@@ -219,10 +219,10 @@ def test_a_manifest_from_before_independent_rows_were_counted_is_still_watched(
     registry.promote(
         registry.publish(replace(trained(), manifest={**trained().manifest, "drift": part}))
     )
-    world = DriftHarness(str(tmp_path))
-    world.send(*like_training(0, 100))
-    world.run()
-    assert world.metric("drift_windows_total") == 1
+    harness = DriftHarness(str(tmp_path))
+    harness.send(*like_training(0, 100))
+    harness.run()
+    assert harness.metric("drift_windows_total") == 1
 
 
 def test_only_changes_that_were_scored_and_that_no_operator_chose_are_watched(

@@ -60,14 +60,14 @@ PREDICTION_RECORD: dict[str, Any] = {
 _PREDICTION, _OUTCOME = Writer("LeadPrediction"), Writer("LeadOutcome")
 
 
-def prediction(lead_id: str, occurred_at: int = NOW - 100 * DAY_MS, **facts: Any) -> FakeMessage:
+def prediction(lead_id: str, occurred_at: int = NOW - 100 * DAY_MS, **fields: Any) -> FakeMessage:
     record = PREDICTION_RECORD | {
         "lead_id": lead_id,
         "event_id": f"event of {lead_id}",
         "occurred_at": occurred_at,
     }
     return FakeMessage(
-        TOPICS.lead_predictions, key_=lead_id.encode(), value_=_PREDICTION.encode(record | facts)
+        TOPICS.lead_predictions, key_=lead_id.encode(), value_=_PREDICTION.encode(record | fields)
     )
 
 
@@ -78,7 +78,7 @@ def outcome(
     return FakeMessage(TOPICS.lead_outcomes, key_=lead_id.encode(), value_=_OUTCOME.encode(record))
 
 
-def intake(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> OutcomeReader:
+def outcome_reader(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> OutcomeReader:
     return OutcomeReader(TOPICS, horizon, clock_ms=lambda: NOW)
 
 
@@ -108,28 +108,28 @@ def intake(horizon: Callable[[str], float | None] = lambda _version: 60.0) -> Ou
 def test_a_record_that_would_spoil_the_figures_is_refused_and_changes_nothing(
     message: FakeMessage,
 ) -> None:
-    one = intake()
+    one = outcome_reader()
     with pytest.raises(Poison):
         one.take(message)
     assert (one.ledger.pending, one.records.total()) == (0, 0)
 
 
 def test_a_clock_that_is_hours_ahead_is_no_reason_to_lose_a_record() -> None:
-    one = intake()
+    one = outcome_reader()
     one.take(prediction("a", NOW + 20 * 3_600_000))
     assert one.ledger.pending == 1
 
 
 def test_a_version_that_is_not_in_the_store_has_no_horizon_and_is_told_once(tmp_path: Path) -> None:
-    told: list[str] = []
-    horizon_days_of = horizon_lookup(ModelRegistry(str(tmp_path), TRUST), told.append)
+    reported: list[str] = []
+    horizon_days_of = horizon_lookup(ModelRegistry(str(tmp_path), TRUST), reported.append)
     assert [horizon_days_of("9.9.9"), horizon_days_of("9.9.9")] == [None, None]
-    assert told == ["9.9.9"]
+    assert reported == ["9.9.9"]
 
 
 def test_judged_predictions_come_in_the_order_of_their_labels_however_they_were_read() -> None:
-    one = intake()
-    judged = [
+    one = outcome_reader()
+    joined = [
         x
         for m in (
             prediction("b", NOW - 90 * DAY_MS),
@@ -139,12 +139,12 @@ def test_judged_predictions_come_in_the_order_of_their_labels_however_they_were_
         )
         for x in one.take(m)
     ]
-    judged += one.take(outcome("z", NOW))
-    assert [x.prediction.lead_id for x in in_order(judged[::-1], lambda _version: 60.0, set())] == [
+    joined += one.take(outcome("z", NOW))
+    assert [x.prediction.lead_id for x in in_order(joined[::-1], lambda _version: 60.0, set())] == [
         "a",
         "b",
     ]
-    assert in_order(judged, lambda _version: 60.0, {"a", "b"}) == []
+    assert in_order(joined, lambda _version: 60.0, {"a", "b"}) == []
 
 
 class FakeTail:
@@ -208,7 +208,7 @@ class MonitorHarness:
             load_settings({}, None),
             options or MonitorOptions(every=1, triggers=Triggers(0, 0)),
             models=ModelRegistry(store, TRUST),
-            reader=intake(horizon),
+            reader=outcome_reader(horizon),
             live=LiveWindows(horizon),
             requests=self.requests,  # type: ignore[arg-type]
             metrics=self.metrics,
@@ -300,17 +300,17 @@ def test_silent_leads_are_judged_by_the_outcomes_of_a_while_ago_not_by_those_jus
 
 
 @pytest.mark.parametrize(
-    ("busy", "judged"), [(TOPICS.lead_predictions, 2), (TOPICS.lead_outcomes, 1)]
+    ("busy", "joined"), [(TOPICS.lead_predictions, 2), (TOPICS.lead_outcomes, 1)]
 )
 def test_predictions_that_come_without_pause_do_not_keep_silent_leads_from_being_judged(
-    model_store: str, busy: str, judged: int
+    model_store: str, busy: str, joined: int
 ) -> None:
     """Then only those that convert would be judged; but while outcomes are read, nobody knows who
     is silent.
     """
     old = [outcome("old", NOW - 200 * DAY_MS), prediction("a"), prediction("b")]
     stage = MonitorHarness(model_store).run(old, [outcome("z", NOW)], [outcome("a")], [], busy=busy)
-    assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == judged
+    assert stage.metric("live_judged", model_version="1.0.0", variant="champion") == joined
 
 
 @pytest.mark.parametrize(
@@ -322,9 +322,9 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     called: list[tuple[list[LabeledPrediction], bool, int]] = []
 
     def hook(
-        _registry: object, judged: list[LabeledPrediction], *, promote: bool, now_ms: int
+        _registry: object, joined: list[LabeledPrediction], *, promote: bool, now_ms: int
     ) -> Recalibrated:
-        called.append((judged, promote, now_ms))
+        called.append((joined, promote, now_ms))
         return Recalibrated("1.0.1", 0.5, promote, [])
 
     monkeypatch.setattr("models.train.recalibrate.recalibrate_champion", hook)
@@ -336,8 +336,8 @@ def test_the_hook_gets_what_the_champions_trees_were_judged_by_and_nothing_else(
     stage = MonitorHarness(model_store, MonitorOptions(wanted, 1, Triggers(0, 0))).run(
         [*others, *DECIDED], []
     )
-    [(judged, promoted, now_ms)] = called
-    found = [(one.prediction.model_version, one.prediction.variant) for one in judged]
+    [(joined, promoted, now_ms)] = called
+    found = [(one.prediction.model_version, one.prediction.variant) for one in joined]
     assert found == [("1.0.1", "champion"), ("1.0.0", "champion")]
     assert (promoted, now_ms) == (promote, NOW)
     assert stage.events("recalibrated") == [

@@ -8,10 +8,10 @@ BUCKETS = (0.001, 0.1, 0.5, 1, 10, 300)
 
 
 def test_a_batch_observed_at_once_reads_as_if_its_values_had_been_observed_one_by_one() -> None:
-    one_by_one, at_once = CollectorRegistry(), CollectorRegistry()
+    one_by_one, together = CollectorRegistry(), CollectorRegistry()
     slow, fast = (
         Histogram("x", "y", buckets=BUCKETS, registry=one_by_one),
-        ManyHistogram("x", "y", BUCKETS, at_once),
+        ManyHistogram("x", "y", BUCKETS, together),
     )
     edges = [
         edge
@@ -23,7 +23,7 @@ def test_a_batch_observed_at_once_reads_as_if_its_values_had_been_observed_one_b
         for value in values.tolist():
             slow.observe(value)
         read, expected = (
-            generate_latest(registry).decode().splitlines() for registry in (at_once, one_by_one)
+            generate_latest(registry).decode().splitlines() for registry in (together, one_by_one)
         )
         assert (
             read[:-1] == expected[:-1]

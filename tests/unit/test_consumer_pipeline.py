@@ -255,9 +255,9 @@ def test_a_thin_change_is_scored_as_the_same_change_with_its_state_would_be(
     model_store: str,
 ) -> None:
     leads = FakeLeads({"lead_1": Lead(STATE, 1)})
-    thin = pipeline(model_store, leads).process(batch(change(0, lead=None)))
-    fat = pipeline(model_store).process(batch(change(0)))
-    assert on(thin, PREDICTIONS) == on(fat, PREDICTIONS)
+    without_state = pipeline(model_store, leads).process(batch(change(0, lead=None)))
+    with_state = pipeline(model_store).process(batch(change(0)))
+    assert on(without_state, PREDICTIONS) == on(with_state, PREDICTIONS)
 
 
 def test_a_prediction_must_not_claim_an_older_version_than_the_state_it_was_made_from(
@@ -382,9 +382,9 @@ def test_requests_of_a_batch_are_read_and_scored_together_in_slices_or_one_of_10
 
 
 def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str) -> None:
-    most = [f"lead_{i}" for i in range(10_000)]
+    largest = [f"lead_{i}" for i in range(10_000)]
     outcome = pipeline(model_store).process(
-        batch(request(0, most), request(1, [*most, "one more"]))
+        batch(request(0, largest), request(1, [*largest, "one more"]))
     )
     assert [result["total_processed"] for result in results(outcome)] == [10_000]
     assert reasons(outcome) == ["INVALID_REQUEST"]
@@ -393,8 +393,8 @@ def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str
 def test_an_answer_too_large_for_a_message_is_a_dead_letter_that_says_what_to_do(
     model_store: str,
 ) -> None:
-    most = [f"{i:0100}" for i in range(10_000)]
-    outcome = pipeline(model_store, FakeLeads({})).process(batch(request(0, most)))
+    largest = [f"{i:0100}" for i in range(10_000)]
+    outcome = pipeline(model_store, FakeLeads({})).process(batch(request(0, largest)))
     assert reasons(outcome) == ["OVERSIZED"]
     assert "ask for fewer leads" in outcome.letters[0].detail
     fits = pipeline(model_store, FakeLeads({})).process(

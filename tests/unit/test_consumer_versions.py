@@ -64,9 +64,9 @@ def test_more_leads_at_once_than_there_is_room_for_push_each_other_out_and_nothi
     st.integers(1, 12),
 )
 def test_machine_code_and_dictionary_remember_the_same(
-    puts: list[list[tuple[int, int]]], most: int
+    puts: list[list[tuple[int, int]]], limit: int
 ) -> None:
-    ways = [Versions(most, Slots), Versions(most, Dictionary)]
+    ways = [Versions(limit, Slots), Versions(limit, Dictionary)]
     for pairs in puts:
         for versions in ways:
             versions.put(

@@ -41,15 +41,15 @@ def test_issue_forms_must_be_valid_yaml() -> None:
 def test_a_target_without_a_sentence_would_be_missing_from_make_help() -> None:
     described = set(re.findall(r"^([a-z][a-z-]*):.*## \S", MAKEFILE, re.MULTILINE))
     assert described == set(targets())
-    shown = subprocess.run(
+    displayed = subprocess.run(
         ["make", "--no-print-directory", "help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert [line.split()[0] for line in shown.splitlines()] == targets()
-    assert max(map(len, shown.splitlines())) <= 100
+    assert [line.split()[0] for line in displayed.splitlines()] == targets()
+    assert max(map(len, displayed.splitlines())) <= 100
 
 
 def targets() -> list[str]:

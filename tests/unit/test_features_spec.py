@@ -224,11 +224,11 @@ def test_the_page_lists_every_output_with_its_formula_in_the_order_of_the_matrix
 def test_the_page_lists_the_calendar_with_its_defaults_and_the_refused_names() -> None:
     settings = CalendarSettings()
     defaults = {name: getattr(settings, name) for name in settings.__slots__}
-    shown = {
+    displayed = {
         name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v)
         for name, v in defaults.items()
     }
-    assert {name: value for name, value, _ in _rows("Calendar")} == shown
+    assert {name: value for name, value, _ in _rows("Calendar")} == displayed
     assert set(FORBIDDEN) <= set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
 
 

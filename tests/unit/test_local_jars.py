@@ -93,14 +93,14 @@ def test_without_maven_the_error_says_what_to_install(
 
 
 @pytest.mark.parametrize(
-    ("body", "shown"),
+    ("body", "displayed"),
     [("echo 'openjdk version \"11.0.2\"' >&2", "is 11"), ("echo nothing", "is an unknown version")],
 )
 def test_an_older_java_is_refused_with_its_version(
-    programs: Callable[..., None], body: str, shown: str
+    programs: Callable[..., None], body: str, displayed: str
 ) -> None:
     programs(java=body)
-    with pytest.raises(UserError, match=f"needs Java 17 or later, but .*{shown}"):
+    with pytest.raises(UserError, match=f"needs Java 17 or later, but .*{displayed}"):
         find_java({})
 
 

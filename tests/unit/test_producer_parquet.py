@@ -179,8 +179,8 @@ def test_what_is_no_parquet_is_one_sentence(
 def test_a_file_that_breaks_off_in_a_row_group_is_one_sentence(tmp_path: Path, read: Read) -> None:
     read()
     path = tmp_path / "leads.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4] + b"\xff" * 150 + whole[154:])
+    full = path.read_bytes()
+    path.write_bytes(full[:4] + b"\xff" * 150 + full[154:])
     with pytest.raises(UserError, match=r"leads\.parquet: ") as raised:
         list(read_rows(path, load_mapping(tmp_path / "m.toml"), parquet=True))
     assert "\n" not in str(raised.value)

@@ -74,10 +74,10 @@ def test_nobodys_name_or_address_leaves_the_file(
     path = tmp_path / "Lead.csv"
     path.write_text(SALESFORCE)
     assert main(["import", str(path), "--preset", "salesforce", "--dry-run", "--json"]) == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["changes"] == 2
-    assert "no column for lead_score" in shown.err
-    assert not any(word in shown.out + shown.err for word in ("Ada", "Berg", "@"))
+    displayed = capsys.readouterr()
+    assert json.loads(displayed.out)["changes"] == 2
+    assert "no column for lead_score" in displayed.err
+    assert not any(word in displayed.out + displayed.err for word in ("Ada", "Berg", "@"))
 
 
 def test_every_preset_is_offered(capsys: pytest.CaptureFixture[str]) -> None:

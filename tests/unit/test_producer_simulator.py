@@ -24,13 +24,13 @@ def changes(crm: SimulatedCrm) -> list[SimulatedChange]:
 
 
 def test_leads_convert_as_often_as_their_true_probability_says() -> None:
-    judged = [
+    evaluated = [
         change.truth
         for change in SimulatedCrm(11, start=START, leads=30_000).changes()
         if change.truth and not change.truth.applied
     ]
-    probability = np.array([truth.probability for truth in judged])
-    converts = np.array([truth.converts for truth in judged])
+    probability = np.array([truth.probability for truth in evaluated])
+    converts = np.array([truth.converts for truth in evaluated])
     bins = np.digitize(probability, np.quantile(probability, np.linspace(0, 1, 11))[1:-1])
     for number in range(10):
         inside = bins == number
@@ -43,12 +43,12 @@ def test_leads_convert_as_often_as_their_true_probability_says() -> None:
 def test_the_base_rate_and_the_spread_are_those_of_a_real_crm(
     changes: list[SimulatedChange],
 ) -> None:
-    judged = [change.truth for change in changes if change.truth and not change.truth.applied]
-    converts = np.array([truth.converts for truth in judged])
-    ranks = np.argsort(np.argsort([truth.probability for truth in judged]))
+    evaluated = [change.truth for change in changes if change.truth and not change.truth.applied]
+    converts = np.array([truth.converts for truth in evaluated])
+    ranks = np.argsort(np.argsort([truth.probability for truth in evaluated]))
     positives = converts.sum()
     auc = (ranks[converts].sum() - positives * (positives - 1) / 2) / (
-        positives * (len(judged) - positives)
+        positives * (len(evaluated) - positives)
     )
     assert 0.10 < converts.mean() < 0.17
     assert 0.84 < auc < 0.92

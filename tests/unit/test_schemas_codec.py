@@ -154,7 +154,7 @@ def test_fields_with_a_default_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "sentence"),
     [
         (b"", "empty"),
         (b"\x00", "too short"),
@@ -168,10 +168,10 @@ def test_fields_with_a_default_may_be_left_out() -> None:
         (b"\xff" * 20, "ff"),
     ],
 )
-def test_bytes_of_no_framing_say_what_they_look_like(value: bytes, says: str) -> None:
+def test_bytes_of_no_framing_say_what_they_look_like(value: bytes, sentence: str) -> None:
     error = poison(value)
     assert error.reason is Reason.UNKNOWN_FRAMING
-    assert says in error.detail
+    assert sentence in error.detail
 
 
 def test_an_unknown_fingerprint_is_an_unknown_schema_and_is_named() -> None:
@@ -446,7 +446,7 @@ def test_an_enum_that_a_newer_schema_names_twice_is_still_read_strictly() -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "sentence"),
     [
         ({"lead_id": "a\ud800"}, "lead_id holds a lone surrogate at character 1"),
         ({"lead_id": 7}, "lead_id is of type int, not a string"),
@@ -493,9 +493,9 @@ def test_an_enum_that_a_newer_schema_names_twice_is_still_read_strictly() -> Non
     ],
 )
 def test_a_record_that_does_not_fit_is_refused_by_field_and_never_written_as_something_else(
-    change: dict[str, Any], says: str
+    change: dict[str, Any], sentence: str
 ) -> None:
-    assert says in refusal({**CHANGE, **change})
+    assert sentence in refusal({**CHANGE, **change})
 
 
 def test_missing_fields_and_records_that_are_none_are_refused() -> None:

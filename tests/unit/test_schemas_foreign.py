@@ -34,7 +34,7 @@ MESSAGES: dict[str, list[dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "debezium.json").read_text()
 )
 HOW = ConversionOptions(parse_columns(""), True, Reader("LeadChanged"), None)
-THIN = ConversionOptions(parse_columns(""), False, Reader("LeadChanged"), None)
+WITHOUT_STATE = ConversionOptions(parse_columns(""), False, Reader("LeadChanged"), None)
 WRITER = Writer("LeadChanged")
 # What the CRM did: there before the connector, then created, scored, a probability written back,
 # hot, deleted.
@@ -67,10 +67,10 @@ def read(
     return record
 
 
-def told(record: dict[str, Any]) -> tuple[Any, ...]:
+def reported(record: dict[str, Any]) -> tuple[Any, ...]:
     lead = record["lead"] or {}
-    facts = (record["lead_id"], record["change_type"], lead.get("lead_score"), lead.get("status"))
-    return (*facts, record["lead_version"])
+    known = (record["lead_id"], record["change_type"], lead.get("lead_score"), lead.get("status"))
+    return (*known, record["lead_version"])
 
 
 @pytest.mark.parametrize("of", ["schema", "plain"])
@@ -80,7 +80,7 @@ def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back
     records = [read(ForeignFormat.DEBEZIUM, foreign(message)) for message in MESSAGES[of]]
     assert records.pop(3) is None, "scored again, each score written back would cause the next"
     tombstone = records.pop()
-    assert [told(record) for record in records if record] == DONE
+    assert [reported(record) for record in records if record] == DONE
     assert tombstone
     assert (tombstone["lead_id"], tombstone["change_type"]) == ("ada", "DELETED")
     first = records[0]
@@ -107,12 +107,12 @@ def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:
         *[("ada", "DELETED"), ("ada", "DELETED")],
     ]
     assert records[2]
-    assert told(records[2]) == DONE[2]
+    assert reported(records[2]) == DONE[2]
 
 
 def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() -> None:
     records = [read(ForeignFormat.OUTBOX, foreign(message)) for message in MESSAGES["outbox"]]
-    assert [told(record) for record in records if record] == [
+    assert [reported(record) for record in records if record] == [
         ("before", "CREATED", *DONE[0][2:]),
         *DONE[1:],
     ]
@@ -129,7 +129,7 @@ def test_the_outbox_router_brings_the_outbox_with_its_event_ids_and_origins() ->
 
 
 def test_without_states_the_consumer_is_left_to_ask_the_database() -> None:
-    record = read(ForeignFormat.DEBEZIUM, foreign(MESSAGES["plain"][1]), THIN)
+    record = read(ForeignFormat.DEBEZIUM, foreign(MESSAGES["plain"][1]), WITHOUT_STATE)
     assert record
     assert record["lead"] is None
 
@@ -220,18 +220,18 @@ def test_an_envelope_in_avro_is_read_by_the_schema_of_its_writer() -> None:
         how = ConversionOptions(parse_columns(""), True, HOW.reader, registry)
         record = read(ForeignFormat.DEBEZIUM, message(op="c", before=None, after=ada), how)
         assert record
-        assert told(record) == ("ada", "CREATED", 12.5, "new", 0)
+        assert reported(record) == ("ada", "CREATED", 12.5, "new", 0)
         assert read(ForeignFormat.DEBEZIUM, message(op="u", before=ada, after=ada), how) is None
-        whole = message(op="c", before=None, after=ada)
+        full = message(op="c", before=None, after=ada)
         with pytest.raises(Poison) as short:
             read(
                 ForeignFormat.DEBEZIUM,
-                ForeignMessage(None, (whole.value or b"")[:-3], {}, 0, "t-0-1"),
+                ForeignMessage(None, (full.value or b"")[:-3], {}, 0, "t-0-1"),
                 how,
             )
         assert short.value.reason is Reason.DECODE_FAILED
     with pytest.raises(Poison) as unset:
-        read(ForeignFormat.DEBEZIUM, whole)
+        read(ForeignFormat.DEBEZIUM, full)
     assert unset.value.reason is Reason.UNKNOWN_SCHEMA
 
 
@@ -271,7 +271,7 @@ def structured(**fields: Any) -> ForeignMessage:
 def test_a_cloudevent_is_understood_in_either_mode(message: ForeignMessage) -> None:
     record = read(ForeignFormat.CLOUDEVENTS, message)
     assert record
-    assert told(record) == ("ada", "UPDATED", 12.5, None, 3)
+    assert reported(record) == ("ada", "UPDATED", 12.5, None, 3)
     assert (record["event_id"], record["occurred_at"]) == ("/crm/leads#A234", 1_769_904_000_000)
 
 
@@ -284,10 +284,10 @@ def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_c
     marked = read(ForeignFormat.CLOUDEVENTS, binary(json.dumps(ROW).encode(), origin="leadstream"))
     assert marked
     assert marked["origin"] == "leadstream"
-    whole = event("cleo")
+    full = event("cleo")
     assert read(
-        ForeignFormat.CLOUDEVENTS, binary(WRITER.encode(whole), "application/avro")
-    ) == HOW.reader.decode(WRITER.encode(whole))
+        ForeignFormat.CLOUDEVENTS, binary(WRITER.encode(full), "application/avro")
+    ) == HOW.reader.decode(WRITER.encode(full))
 
 
 @pytest.mark.parametrize(

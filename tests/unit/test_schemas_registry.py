@@ -1,5 +1,5 @@
 """The registry client against a registry over HTTP: what is poison, what is an outage, and what a
-person must mend.
+person must fix.
 """
 
 import json
@@ -201,9 +201,9 @@ def test_credentials_are_sent_but_never_shown(server: RegistryState) -> None:
     assert poison(registry, 3).reason is Reason.UNKNOWN_SCHEMA
     assert server.requests[0][2] == "Basic YW5uOnNAY3JldA=="
     server.failure = 401
-    shown = outage(registry, 4)
-    assert "SCHEMA_REGISTRY_URL" in shown
-    assert "cret" not in shown
+    displayed = outage(registry, 4)
+    assert "SCHEMA_REGISTRY_URL" in displayed
+    assert "cret" not in displayed
     registry.close()
     dead = Registry("http://ann:s%40cret@127.0.0.1:1")
     with pytest.raises(Transient) as caught:
@@ -220,8 +220,8 @@ def test_https_is_trusted_by_its_authority_alone_and_the_credentials_go_through_
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     with registry_server(context) as state:
         stranger = Registry(state.url)
-        assert "its certificate cannot be trusted" in (said := outage(stranger))
-        assert "SSL_CERT_FILE" in said
+        assert "its certificate cannot be trusted" in (printed := outage(stranger))
+        assert "SSL_CERT_FILE" in printed
         stranger.close()
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         registry = Registry(state.url.replace("https://", "https://ann:s%40cret@"))

@@ -10,7 +10,7 @@ from leadstream.settings import Delivery, effective, load_settings, masked_url, 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "mend"),
+    ("name", "value", "remedy"),
     [
         ("LEADSTREAM_DELIVERY", "twice", "must be 'exactly-once' or 'at-least-once'"),
         ("LEADSTREAM_BATCH_MAX_RECORDS", "many", "must be a whole number"),
@@ -26,12 +26,12 @@ from leadstream.settings import Delivery, effective, load_settings, masked_url, 
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_setting_and_the_mend(
-    name: str, value: str, mend: str
+    name: str, value: str, remedy: str
 ) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({name: value}, None)
     assert str(refused.value).startswith(f"{name}={value}: ")
-    assert mend in str(refused.value)
+    assert remedy in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -94,7 +94,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"),
+    ("name", "value", "displayed"),
     [
         ("DATABASE_URL", "postgresql://crm:hush@db/crm", "postgresql://crm:********@db/crm"),
         (
@@ -128,10 +128,10 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE", "hush", "********"),
     ],
 )
-def test_no_secret_is_ever_shown(name: str, value: str, shown: str | None) -> None:
+def test_no_secret_is_ever_shown(name: str, value: str, displayed: str | None) -> None:
     settings = load_settings({name: value}, None)
     assert "hush" not in str(effective(settings)) + repr(settings)
-    assert shown in (None, effective(settings)[name])
+    assert displayed in (None, effective(settings)[name])
 
 
 @pytest.mark.parametrize(

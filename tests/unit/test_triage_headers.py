@@ -66,12 +66,12 @@ STREAMS: Headers = [
 def test_a_letter_of_another_writer_without_origin_and_reason_could_only_be_looked_at(
     headers: Headers, writer: str, reason: str, stage: str
 ) -> None:
-    facts = parse_headers([*OWN, *headers])
-    assert (facts.topic, facts.partition, facts.offset) == ("crm.lead-changes", 3, 4711)
-    assert (facts.writer, facts.reason, facts.stage) == (writer, reason, stage)
-    assert facts.message
-    assert facts.failed_at is None
-    assert own_headers([*OWN, *headers], facts.writer) == OWN
+    fields = parse_headers([*OWN, *headers])
+    assert (fields.topic, fields.partition, fields.offset) == ("crm.lead-changes", 3, 4711)
+    assert (fields.writer, fields.reason, fields.stage) == (writer, reason, stage)
+    assert fields.message
+    assert fields.failed_at is None
+    assert own_headers([*OWN, *headers], fields.writer) == OWN
 
 
 def test_headers_that_another_system_left_on_the_original_are_the_originals() -> None:
@@ -81,19 +81,21 @@ def test_headers_that_another_system_left_on_the_original_are_the_originals() ->
 
 
 def test_our_own_letter_says_all_of_it() -> None:
-    facts = parse_headers(letter_output(7, b"lead", b"", failed_at=1_750_000_000_123).headers or [])
-    assert (facts.writer, facts.topic, facts.partition, facts.offset) == (
+    fields = parse_headers(
+        letter_output(7, b"lead", b"", failed_at=1_750_000_000_123).headers or []
+    )
+    assert (fields.writer, fields.topic, fields.partition, fields.offset) == (
         "Leadstream",
         "crm.lead-changes",
         3,
         7,
     )
-    assert (facts.reason, facts.stage, facts.failed_at) == (
+    assert (fields.reason, fields.stage, fields.failed_at) == (
         "LEAD_NOT_FOUND",
         "state",
         1_750_000_000_123,
     )
-    assert (facts.group, facts.model_version, facts.replays) == ("leadstream", "1.0.0", 0)
+    assert (fields.group, fields.model_version, fields.replays) == ("leadstream", "1.0.0", 0)
 
 
 def test_letters_of_one_foreign_cause_must_share_a_fingerprint_and_those_of_two_must_not() -> None:
@@ -121,5 +123,5 @@ def test_a_number_that_is_none_is_no_crash(value: bytes | None) -> None:
 
 
 def test_a_record_that_says_nothing_is_a_letter_all_the_same() -> None:
-    facts = parse_headers([("trace", b"\xff")])
-    assert (facts.writer, facts.reason, facts.topic) == ("unknown", "UNKNOWN", None)
+    fields = parse_headers([("trace", b"\xff")])
+    assert (fields.writer, fields.reason, fields.topic) == ("unknown", "UNKNOWN", None)

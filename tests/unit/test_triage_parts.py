@@ -152,12 +152,12 @@ def test_a_decoded_value_stands_beside_its_schema() -> None:
     }
     assert format_time["change_type"] == ("CREATED | UPDATED | DELETED | RESCORE", "UPDATED")
     assert format_time["lead.touchpoint_count"] == ("int or null", 4)
-    thin = inspect(
+    without_state = inspect(
         letter(1, b"lead_1", Writer("LeadChanged").encode(event("lead_1", lead=None))),
         Topics(),
         None,
     )
-    assert {f.name: f.type for f in fields("LeadChanged", thin.value)}[
+    assert {f.name: f.type for f in fields("LeadChanged", without_state.value)}[
         "lead"
     ] == "LeadState or null"
 
@@ -232,8 +232,8 @@ def broken(records: list[FakeMessage]) -> list[str]:
 
 
 def test_a_chain_that_nobody_touched_holds_and_has_a_head_for_each_partition() -> None:
-    verdict = verify(chain(9), Reader("TriageDecision"))
-    assert (verdict.breaks, verdict.decisions, set(verdict.heads)) == ([], 9, {0, 1})
+    planned = verify(chain(9), Reader("TriageDecision"))
+    assert (planned.breaks, planned.decisions, set(planned.heads)) == ([], 9, {0, 1})
 
 
 def test_a_decision_taken_out_altered_put_in_or_moved_breaks_the_chain() -> None:
