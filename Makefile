@@ -36,10 +36,13 @@ test-long: $(VENV)/.dev ## run the tests that take minutes each: 10,000 letters,
 
 test-all: test test-rest test-long ## run every test
 
+# The rooms whose names, words, lines and docstrings are checked. `python -m tests.style` checks all.
+STYLED := features leadstream leadstream.cli leadstream.local producer schemas examples
 lint: $(VENV)/.dev ## check format, lint, types and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.style $(STYLED)
 
 SCHEDULES ?= 100
 faults: $(VENV)/.dev ## run seeded schedules of faults and check each history; SCHEDULES=5 for fewer
@@ -67,13 +70,14 @@ tools: ## install the programs that check deploy/ and are not on PyPI, into .too
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 lock: $(VENV)/.dev ## lock what the image installs, and write its SBOM
-	$(COMPILE) --extra fast --extra otel --extra s3 --output-file deploy/requirements.txt pyproject.toml
+	$(COMPILE) --extra fast --extra otel --extra s3 \
+		--output-file deploy/requirements.txt pyproject.toml
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print(*project["build-system"]["requires"])' \
 		| $(COMPILE) --output-file deploy/requirements-build.txt -
 	$(BIN)/python -m deploy.sbom
 
-dashboard: $(VENV)/.dev tools ## write Grafana's dashboard and check it on a real Prometheus under load
+dashboard: $(VENV)/.dev tools ## write Grafana's dashboard and check it on a real Prometheus
 	$(BIN)/python -m deploy.dashboard
 	$(BIN)/python -m deploy.look
 
@@ -89,7 +93,7 @@ bench-proof: $(VENV)/.dev ## measure the probabilities on real leads of a later 
 bench-reasons: $(VENV)/.bench ## compare our reasons with exact Shapley values on the same forest
 	$(BIN)/python -m benchmarks.reasons
 
-bench-partitions: $(VENV)/.dev ## measure how a group shares 100 partitions and what a rebalance costs
+bench-partitions: $(VENV)/.dev ## measure how a group shares 100 partitions, and a rebalance
 	$(BIN)/python -m benchmarks.partitions $(json)
 
 bench: ## run every speed benchmark; the last line names those that missed a bar

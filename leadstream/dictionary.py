@@ -44,7 +44,7 @@ class DictionaryColumn(Sequence[Any]):
         return DictionaryColumn(self.codes[indices], self.values)
 
     def counts(self) -> NDArray[np.intp]:
-        """How many rows have each value: as long as `values`."""
+        """Return how many rows have each value: as long as `values`."""
         return np.bincount(self.codes, minlength=len(self.values))
 
 

@@ -1,11 +1,14 @@
 """The house: which rooms may import which."""
 
 import ast
+import re
 from collections.abc import Iterator, Set
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.style import check
 
 ROOT = Path(__file__).parents[2]
 # A room is a package; leadstream/cli and leadstream/local are rooms of their own.
@@ -152,3 +155,8 @@ def test_two_models_files_that_import_each_other_could_not_be_read_in_order() ->
     while ready := {module for module in edges.keys() - done if edges[module] <= done}:
         done |= ready
     assert sorted(edges.keys() - done) == []
+
+
+def test_a_class_or_module_name_used_twice_would_leave_the_reader_guessing() -> None:
+    wanted = re.compile("is also the name of|modules with the name")
+    assert [str(each) for each in check() if wanted.search(each.message)] == []
