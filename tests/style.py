@@ -112,7 +112,8 @@ NAMES = {
 }
 # Names and phrases with a meaning of their own outside of this project.
 ALLOWED_PHRASES = ("at_least_once", "who_am_i", "most_common", "most_recent", "dry_run")
-ALLOWED_NAMES: frozenset[str] = frozenset()
+# `judged` is a field of `follow --json`.
+ALLOWED_NAMES = frozenset({"judged"})
 # Words that prose avoids.
 PROSE = {
     "anew": "again",

@@ -198,17 +198,17 @@ def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[
         return None
     rival = challenger.loaded
     return {
-        **_facts(model, slot.loaded_since),
+        **_model_json(model, slot.loaded_since),
         "refused": slot.refused,
         "challenger": {
-            **(_facts(rival, challenger.loaded_since) if rival else {"version": None}),
+            **(_model_json(rival, challenger.loaded_since) if rival else {"version": None}),
             "refused": challenger.refused or challenger.unanswered,
             "share": share,
         },
     }
 
 
-def _facts(model: Model, loaded_since: int | None) -> dict[str, Any]:
+def _model_json(model: Model, loaded_since: int | None) -> dict[str, Any]:
     return {
         "version": model.version,
         "sha256": model.sha256,

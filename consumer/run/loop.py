@@ -101,7 +101,7 @@ class Service:
         while not self.stopping:
             self._status.beat()
             try:
-                self._turn(source, publisher)
+                self._run_once(source, publisher)
             except Transient as trouble:
                 self._pause_and_rewind(source, trouble)
         try:
@@ -109,7 +109,7 @@ class Service:
         except Transient as trouble:
             self._pause_and_rewind(source, trouble)
 
-    def _turn(self, source: Source, publisher: Publisher) -> None:
+    def _run_once(self, source: Source, publisher: Publisher) -> None:
         publisher.open()
         self._models.follow(lambda: self._pipeline.obstacle(publisher.topic_problem))
         in_flight = self._commits.in_flight

@@ -59,7 +59,7 @@ class Tracing:
                 },
             )
             for index, parent in contexts.items()
-            if (context := _of(parent)).trace_flags.sampled
+            if (context := _span_context(parent)).trace_flags.sampled
             for place, offset in [(batch.places[index], int(batch.offsets[index]))]
         ]
         span = self._tracer.start_span(
@@ -93,8 +93,8 @@ class Tracing:
     ) -> Record:
         """Return the record with the trace of its change; a sampled change has a span."""
         topic, key, value, headers, timestamp = record
-        if _of(parent).trace_flags.sampled:
-            facts = {
+        if _span_context(parent).trace_flags.sampled:
+            attributes = {
                 "messaging.system": "kafka",
                 "messaging.operation.type": "create",
                 "messaging.operation.name": "create",
@@ -102,7 +102,12 @@ class Tracing:
             }
             links = [Link(batch.get_span_context())]
             span = self._tracer.start_span(
-                f"create {topic}", parent, SpanKind.PRODUCER, facts, links, began_ms * 1_000_000
+                f"create {topic}",
+                parent,
+                SpanKind.PRODUCER,
+                attributes,
+                links,
+                began_ms * 1_000_000,
             )
             if reason is not None:
                 span.set_attribute("error.type", reason)
@@ -184,12 +189,12 @@ def _contexts(batch: Batch) -> dict[int, Context]:
             carrier: dict[str, Any] = {
                 name: value.decode("latin-1") for name, value in headers if value and name in _NAMES
             }
-            if carrier and _of(context := _W3C.extract(carrier, Context())).is_valid:
+            if carrier and _span_context(context := _W3C.extract(carrier, Context())).is_valid:
                 found[index] = context
     return found
 
 
-def _of(context: Context) -> SpanContext:
+def _span_context(context: Context) -> SpanContext:
     return trace.get_current_span(context).get_span_context()
 
 

@@ -27,7 +27,7 @@ _NONE = len(_DISPOSITIONS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchParts:
-    """What the steps of a batch returned.
+    """The returned values of the steps of a batch.
 
     `requested` are the predictions of rescore requests, `results` the records that answer them,
     by message. `poisons` says by message why it is a dead letter. `seconds` are those of the steps

@@ -45,7 +45,7 @@ _BLANK: dict[str, Any] = {
 
 
 class EventKind(IntEnum):
-    """What a message asks for."""
+    """The kind of work that a message asks for."""
 
     CHANGE = 0
     ERASURE = 1

@@ -17,7 +17,7 @@ Ints = NDArray[np.intp]
 
 
 class Disposition(StrEnum):
-    """What happened to a consumed change; every change has exactly one."""
+    """The end of a consumed change; every change has exactly one."""
 
     SCORED = "scored"
     COALESCED = "coalesced"

@@ -59,9 +59,9 @@ def score_changes(
             context = context.after(found)
             unscored |= {int(timely.index[row]): why for row, why in found.failed.items()}
         failed |= unscored
-        settled = _without(index, unscored)
-        coalesced.append(_before(latest.order, starts[settled], places[settled]))
-        more = ~settled & (places > starts)
+        done = _without(index, unscored)
+        coalesced.append(_before(latest.order, starts[done], places[done]))
+        more = ~done & (places > starts)
         starts, places = starts[more], places[more] - 1
     return ScoredRounds(predicted, failed, np.concatenate(late), np.concatenate(coalesced), context)
 

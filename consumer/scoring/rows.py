@@ -20,7 +20,7 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """n leads to score, each as of `occurred_at` (n,), ms UTC.
+    """The n leads to score, each as of `occurred_at` (n,), ms UTC.
 
     `index` (n,) are the messages that ask for them, `keys` the lead ids in UTF-8. `coalesced`
     (n,) counts the previous changes that each one stands for. `states` has the model inputs.

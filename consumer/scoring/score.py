@@ -26,7 +26,7 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchContext:
-    """What all rows of a batch have in common: its messages, its models, and when it began.
+    """The common part of all rows of a batch: its messages, its models, and when it began.
 
     `began_ms` is milliseconds UTC, and the `scored_at` of all predictions.
     """
@@ -73,7 +73,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """What n rows lead to.
+    """The predictions of n rows, and the reasons of rows without one.
 
     `outputs` are the predictions of the rows at `indices`; `failed` says by row why the others
     have none. `shadows` has the records for the shadow topic by row. `scores` are the
