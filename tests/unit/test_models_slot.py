@@ -337,6 +337,7 @@ def test_a_first_version_that_does_not_verify_is_an_error_not_an_empty_slot(
         ModelSlot(registry).get()
 
 
+@pytest.mark.slow
 def test_two_hundred_swaps_leave_no_model_behind(
     registry: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,7 +114,7 @@ def test_more_changes_than_the_crm_makes_are_refused_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    with pytest.raises(UserError, match="ask for fewer, or give more --leads"):
+    with pytest.raises(UserError, match="lower --count, or raise --leads"):
         _run(simulate, "simulate", "--leads", "10", "--count", "1000")
 
 
