@@ -233,9 +233,11 @@ def fill(url: str, leads: int) -> None:
 
 
 _FILL = """
-INSERT INTO people (id, first_name, last_name, email, phone, created_at, lead_score, engagement_score, touchpoint_count,
-                    lifecycle_state, status, source, programme_id, campus_id, lead_version)
-SELECT 'lead-' || lpad(n::text, 10, '0'), 'Ada', 'Berg', 'ada.berg.' || n || '@example.com', '+1 202 555 0100',
+INSERT INTO people (id, first_name, last_name, email, phone, created_at,
+                    lead_score, engagement_score, touchpoint_count, lifecycle_state,
+                    status, source, programme_id, campus_id, lead_version)
+SELECT 'lead-' || lpad(n::text, 10, '0'), 'Ada', 'Berg',
+       'ada.berg.' || n || '@example.com', '+1 202 555 0100',
        s.created_at, s.lead_score, s.engagement_score, s.touchpoint_count,
        s.lifecycle_state, s.status, s.source, g.id, c.id, s.lead_version
 FROM generate_series(0, %(leads)s - 1) AS n

@@ -95,7 +95,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Output topics and a group of one contender's own; `environ` is how a process learns of them."""
+    """One contender's output topics and group; `environ` hands them to a process."""
 
     environment: "BenchmarkEnvironment"
     environ: Mapping[str, str]
@@ -117,7 +117,7 @@ class Contender:
 
     @contextlib.contextmanager
     def program(self, module: str, *arguments: str, **settings: str) -> Iterator[BenchmarkProcess]:
-        """A module run by this interpreter with the settings of the stage and these, for the block."""
+        """Run a module with the settings of the contender and these, for the block."""
         folder = self.environment.folder / f"process-{uuid.uuid4().hex[:8]}"
         process = BenchmarkProcess([module, *arguments], folder, {**self.environ, **settings})
         try:
@@ -187,7 +187,7 @@ class BenchmarkEnvironment:
         return count
 
     def contender(self, changes: str, partitions: int = 1) -> Contender:
-        """A stage that reads `changes`, with its other topics (`partitions` of predictions) made."""
+        """Return a contender that reads `changes`; its other topics are created."""
         names = {
             variable: self.topic(
                 field.replace("_", "-"), 1 if field in SINGLE_PARTITION else partitions

@@ -116,7 +116,7 @@ def main() -> int:
 def processes(
     environment: BenchmarkEnvironment, count: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Events a second of one and of two processes on four partitions, while all of them have work."""
+    """Return the events a second of one and of two processes on four busy partitions."""
     changes = environment.topic("changes", PARTITIONS)
     say(f"preloading {count:,} events into {PARTITIONS} partitions")
     environment.preload(changes, events(count))

@@ -139,7 +139,7 @@ def _leadstream(environ: dict[str, str], folder: Path, *arguments: str) -> None:
 
 
 def _environ(bootstrap: str, store: Path) -> dict[str, str]:
-    """Settings of a run of its own: on a given broker it shares no topic and no group with anybody."""
+    """Return settings of a separate run, which shares no topic and no group."""
     own = uuid.uuid4().hex[:8]
     topics = {
         variable: f"{getattr(Topics(), field)}.bench-{own}" for variable, field in VARIABLES.items()

@@ -41,139 +41,327 @@ def _quantiles(metric: str, *shares: float) -> tuple[tuple[str, str], ...]:
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
-        Panel("Ready", "Processes that are assigned, loaded and held back by nothing.", (
-            ("sum(leadstream_ready)", "ready"), ("count(leadstream_ready)", "all"),
-        ), kind="stat", width=4),
-        Panel("Changes a second", "Consumed and committed, over all processes.", (
-            (_rate("leadstream_changes_consumed_total"), "changes"),
-        ), RATE, kind="stat", width=4),
-        Panel("Lag", "Records that are not committed yet, over all partitions.", (
-            ("sum(leadstream_lag_records)", "records"),
-        ), kind="stat", width=4, red_from=10_000),
-        Panel("Latency, p99", "From a record's Kafka timestamp to the commit of its outcome.",
-              _quantiles("leadstream_change_latency_seconds", 0.99), SECONDS, kind="stat", width=4, red_from=5),
-        Panel("Dead letters, last hour", "Published to the dead-letter topic.", (
-            ("sum(increase(leadstream_dead_letters_total[1h]))", "letters"),
-        ), kind="stat", width=4, red_from=1_000),
-        Panel("Books out of balance", "Changes consumed less changes with a fate: anything but 0 is a bug.", (
-            ("sum(leadstream_changes_consumed_total) - sum(leadstream_changes_total)", "changes"),
-        ), kind="stat", width=4, red_from=1),
+        Panel(
+            "Ready",
+            "Processes that are assigned, loaded and held back by nothing.",
+            (
+                ("sum(leadstream_ready)", "ready"),
+                ("count(leadstream_ready)", "all"),
+            ),
+            kind="stat",
+            width=4,
+        ),
+        Panel(
+            "Changes a second",
+            "Consumed and committed, over all processes.",
+            ((_rate("leadstream_changes_consumed_total"), "changes"),),
+            RATE,
+            kind="stat",
+            width=4,
+        ),
+        Panel(
+            "Lag",
+            "Records that are not committed yet, over all partitions.",
+            (("sum(leadstream_lag_records)", "records"),),
+            kind="stat",
+            width=4,
+            red_from=10_000,
+        ),
+        Panel(
+            "Latency, p99",
+            "From a record's Kafka timestamp to the commit of its outcome.",
+            _quantiles("leadstream_change_latency_seconds", 0.99),
+            SECONDS,
+            kind="stat",
+            width=4,
+            red_from=5,
+        ),
+        Panel(
+            "Dead letters, last hour",
+            "Published to the dead-letter topic.",
+            (("sum(increase(leadstream_dead_letters_total[1h]))", "letters"),),
+            kind="stat",
+            width=4,
+            red_from=1_000,
+        ),
+        Panel(
+            "Books out of balance",
+            "Changes consumed less changes with a fate: anything but 0 is a bug.",
+            (
+                (
+                    "sum(leadstream_changes_consumed_total) - sum(leadstream_changes_total)",
+                    "changes",
+                ),
+            ),
+            kind="stat",
+            width=4,
+            red_from=1,
+        ),
     ),
     "Throughput": (
-        Panel("Changes by fate", "What became of the changes, a second.", (
-            (_rate("leadstream_changes_total", "fate"), "{{fate}}"),
-        ), RATE, width=12, stacked=True),
-        Panel("Rescore requests", "Answered or dead-lettered, a second.", (
-            (_rate("leadstream_requests_total", "fate"), "{{fate}}"),
-        ), RATE, width=6),
-        Panel("Records in a batch", "Large batches are a backlog; small ones are a quiet topic.",
-              _quantiles("leadstream_batch_records", 0.5, 0.99), width=6),
+        Panel(
+            "Changes by fate",
+            "What became of the changes, a second.",
+            ((_rate("leadstream_changes_total", "fate"), "{{fate}}"),),
+            RATE,
+            width=12,
+            stacked=True,
+        ),
+        Panel(
+            "Rescore requests",
+            "Answered or dead-lettered, a second.",
+            ((_rate("leadstream_requests_total", "fate"), "{{fate}}"),),
+            RATE,
+            width=6,
+        ),
+        Panel(
+            "Records in a batch",
+            "Large batches are a backlog; small ones are a quiet topic.",
+            _quantiles("leadstream_batch_records", 0.5, 0.99),
+            width=6,
+        ),
     ),
     "Lag and latency": (
-        Panel("Lag by partition", "Records of a partition that are not committed yet.", (
-            ("sum by (topic, partition) (leadstream_lag_records)", "{{topic}} {{partition}}"),
-        )),
-        Panel("Latency", "From a record's Kafka timestamp (a replayed letter has its old one) to its commit.",
-              _quantiles("leadstream_change_latency_seconds", 0.5, 0.9, 0.99), SECONDS),
-        Panel("Where a batch spends its time", "Mean seconds of a batch in each step.", (
-            (f"{_rate('leadstream_step_seconds_sum', 'step')} / on () group_left () "
-             f"{_rate('leadstream_batches_total')}", "{{step}}"),
-        ), SECONDS, stacked=True),
-        Panel("Partitions by process", "Assigned at the moment.", (
-            ("leadstream_assigned_partitions", "{{instance}}"),
-        )),
-        Panel("Rebalances and rejoins", "In five minutes: partitions that moved, and processes that were fenced.", (
-            ("sum by (kind) (increase(leadstream_rebalances_total[5m]))", "{{kind}}"),
-            ("sum(increase(leadstream_rejoins_total[5m]))", "rejoined"),
-        )),
-        Panel("Batches by what closed them", "drain: the topic had no more; size and bytes: there was more.", (
-            (_rate("leadstream_batches_total", "closed_by"), "{{closed_by}}"),
-        ), RATE, stacked=True),
+        Panel(
+            "Lag by partition",
+            "Records of a partition that are not committed yet.",
+            (("sum by (topic, partition) (leadstream_lag_records)", "{{topic}} {{partition}}"),),
+        ),
+        Panel(
+            "Latency",
+            "From a record's Kafka timestamp (a replayed letter has its old one) to its commit.",
+            _quantiles("leadstream_change_latency_seconds", 0.5, 0.9, 0.99),
+            SECONDS,
+        ),
+        Panel(
+            "Where a batch spends its time",
+            "Mean seconds of a batch in each step.",
+            (
+                (
+                    f"{_rate('leadstream_step_seconds_sum', 'step')} / on () group_left () "
+                    f"{_rate('leadstream_batches_total')}",
+                    "{{step}}",
+                ),
+            ),
+            SECONDS,
+            stacked=True,
+        ),
+        Panel(
+            "Partitions by process",
+            "Assigned at the moment.",
+            (("leadstream_assigned_partitions", "{{instance}}"),),
+        ),
+        Panel(
+            "Rebalances and rejoins",
+            "In five minutes: partitions that moved, and processes that were fenced.",
+            (
+                ("sum by (kind) (increase(leadstream_rebalances_total[5m]))", "{{kind}}"),
+                ("sum(increase(leadstream_rejoins_total[5m]))", "rejoined"),
+            ),
+        ),
+        Panel(
+            "Batches by what closed them",
+            "drain: the topic had no more; size and bytes: there was more.",
+            ((_rate("leadstream_batches_total", "closed_by"), "{{closed_by}}"),),
+            RATE,
+            stacked=True,
+        ),
     ),
     "Dead letters and dependencies": (
-        Panel("Dead letters by reason", "A second; the reasons are in docs/reference/index.md.", (
-            (_rate("leadstream_dead_letters_total", "reason"), "{{reason}}"),
-        ), RATE, stacked=True),
-        Panel("Share of records that are dead letters", "Of changes and requests; a process stops by its own limit.", (
-            (f"{_rate('leadstream_dead_letters_total')} / "
-             f"({_rate('leadstream_changes_consumed_total')} + "
-f"{_rate('leadstream_requests_total')})", "share"),
-        ), SHARE),
-        Panel("Held batches by dependency", "Times in five minutes that a batch waited for a dependency.", (
-            ("sum by (dependency) (increase(leadstream_held_batches_total[5m]))", "{{dependency}}"),
-        )),
-        Panel("Lead states from Postgres", "Leads a second: found or missing.", (
-            (_rate("leadstream_database_leads_total", "answer"), "{{answer}}"),
-        ), RATE),
-        Panel("Ready and held back", "1 while a process is ready; 1 while a dependency holds it back.", (
-            ("leadstream_ready", "{{instance}} ready"),
-            ("leadstream_unavailable", "{{instance}} without {{dependency}}"),
-        ), PLAIN),
-        Panel("Relay", "Rows of the outbox a second by record, and positions not yet published.", (
-            (_rate("leadstream_relay_rows_total", "record"), "{{record}}"),
-            ("sum(leadstream_relay_pending)", "pending"),
-        )),
+        Panel(
+            "Dead letters by reason",
+            "A second; the reasons are in docs/reference/index.md.",
+            ((_rate("leadstream_dead_letters_total", "reason"), "{{reason}}"),),
+            RATE,
+            stacked=True,
+        ),
+        Panel(
+            "Share of records that are dead letters",
+            "Of changes and requests; a process stops by its own limit.",
+            (
+                (
+                    f"{_rate('leadstream_dead_letters_total')} / "
+                    f"({_rate('leadstream_changes_consumed_total')} + "
+                    f"{_rate('leadstream_requests_total')})",
+                    "share",
+                ),
+            ),
+            SHARE,
+        ),
+        Panel(
+            "Held batches by dependency",
+            "Times in five minutes that a batch waited for a dependency.",
+            (
+                (
+                    "sum by (dependency) (increase(leadstream_held_batches_total[5m]))",
+                    "{{dependency}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Lead states from Postgres",
+            "Leads a second: found or missing.",
+            ((_rate("leadstream_database_leads_total", "answer"), "{{answer}}"),),
+            RATE,
+        ),
+        Panel(
+            "Ready and held back",
+            "1 while a process is ready; 1 while a dependency holds it back.",
+            (
+                ("leadstream_ready", "{{instance}} ready"),
+                ("leadstream_unavailable", "{{instance}} without {{dependency}}"),
+            ),
+            PLAIN,
+        ),
+        Panel(
+            "Relay",
+            "Rows of the outbox a second by record, and positions not yet published.",
+            (
+                (_rate("leadstream_relay_rows_total", "record"), "{{record}}"),
+                ("sum(leadstream_relay_pending)", "pending"),
+            ),
+        ),
     ),
     "Model": (
-        Panel("In service", "Champion and challenger, by the number of processes that serve them.", (
-            ("count by (variant, version, model_used) (leadstream_model_info)",
-             "{{variant}} {{version}} {{model_used}}"),
-        ), kind="table"),
-        Panel("Loads", "In an hour: loaded, refused, or the store did not answer.", (
-            ("sum by (variant, result) (increase(leadstream_model_loads_total[1h]))", "{{variant}} {{result}}"),
-        )),
-        Panel("Challenger", "Leads a second that it scored, and where it failed alone.", (
-            (_rate("leadstream_challenger_predictions_total", "mode, result"), "{{mode}} {{result}}"),
-        ), RATE),
-        Panel("Feature coverage", "Share of the model's inputs that a scored lead had: the mean.", (
-            (f"{_rate('leadstream_feature_coverage_sum')} / "
-f"{_rate('leadstream_feature_coverage_count')}", "mean"),
-        ), SHARE, width=12),
-        Panel("Imputed inputs", "Inputs a second that were replaced by the median.", (
-            (_rate("leadstream_imputed_total", "feature"), "{{feature}}"),
-        ), RATE, width=12),
+        Panel(
+            "In service",
+            "Champion and challenger, by the number of processes that serve them.",
+            (
+                (
+                    "count by (variant, version, model_used) (leadstream_model_info)",
+                    "{{variant}} {{version}} {{model_used}}",
+                ),
+            ),
+            kind="table",
+        ),
+        Panel(
+            "Loads",
+            "In an hour: loaded, refused, or the store did not answer.",
+            (
+                (
+                    "sum by (variant, result) (increase(leadstream_model_loads_total[1h]))",
+                    "{{variant}} {{result}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Challenger",
+            "Leads a second that it scored, and where it failed alone.",
+            (
+                (
+                    _rate("leadstream_challenger_predictions_total", "mode, result"),
+                    "{{mode}} {{result}}",
+                ),
+            ),
+            RATE,
+        ),
+        Panel(
+            "Feature coverage",
+            "Share of the model's inputs that a scored lead had: the mean.",
+            (
+                (
+                    f"{_rate('leadstream_feature_coverage_sum')} / "
+                    f"{_rate('leadstream_feature_coverage_count')}",
+                    "mean",
+                ),
+            ),
+            SHARE,
+            width=12,
+        ),
+        Panel(
+            "Imputed inputs",
+            "Inputs a second that were replaced by the median.",
+            ((_rate("leadstream_imputed_total", "feature"), "{{feature}}"),),
+            RATE,
+            width=12,
+        ),
     ),
     "Drift": (
-        Panel("Drift by input", "Population stability index of the last full window of 2,000 leads against "
-"training.", (
-            ("max by (feature) (leadstream_drift_psi)", "{{feature}}"),
-        ), PLAIN, width=12),
-        Panel("Alarms", "1 while the last full window of an input alarmed.", (
-            ("max by (feature) (leadstream_drift_alarm)", "{{feature}}"),
-        ), PLAIN, width=12),
-        Panel("Missing", "Share of the window in which an input was missing or invalid.", (
-            ("max by (feature) (leadstream_drift_missing_share)", "{{feature}}"),
-        ), SHARE, width=12),
-        Panel("Unseen", "Share of the window in which a category had a value that the model does not know.", (
-            ("max by (feature) (leadstream_drift_unseen_share)", "{{feature}}"),
-        ), SHARE, width=12),
+        Panel(
+            "Drift by input",
+            "Population stability index of the last full window of 2,000 leads against training.",
+            (("max by (feature) (leadstream_drift_psi)", "{{feature}}"),),
+            PLAIN,
+            width=12,
+        ),
+        Panel(
+            "Alarms",
+            "1 while the last full window of an input alarmed.",
+            (("max by (feature) (leadstream_drift_alarm)", "{{feature}}"),),
+            PLAIN,
+            width=12,
+        ),
+        Panel(
+            "Missing",
+            "Share of the window in which an input was missing or invalid.",
+            (("max by (feature) (leadstream_drift_missing_share)", "{{feature}}"),),
+            SHARE,
+            width=12,
+        ),
+        Panel(
+            "Unseen",
+            "Share of the window in which a category had a value that the model does not know.",
+            (("max by (feature) (leadstream_drift_unseen_share)", "{{feature}}"),),
+            SHARE,
+            width=12,
+        ),
     ),
     "Calibration (leadstream follow)": (
-        Panel("Said and come true", "Mean stated probability of the judged window, and the share that converted.", (
-            ("leadstream_live_mean_probability", "said, {{variant}} {{model_version}}"),
-            ("leadstream_live_base_rate", "came true, {{variant}} {{model_version}}"),
-        ), SHARE),
-        Panel("Calibration error and Brier score", "Of the window; both are better when smaller.", (
-            ("leadstream_live_ece", "ECE, {{variant}} {{model_version}}"),
-            ("leadstream_live_brier", "Brier, {{variant}} {{model_version}}"),
-        ), PLAIN),
-        Panel("Judged and waiting", "Predictions in the window, and those whose outcome is waited for.", (
-            ("sum by (variant, model_version) (leadstream_live_judged)", "judged, {{variant}} {{model_version}}"),
-            ("sum(leadstream_pending_predictions)", "waiting"),
-        )),
+        Panel(
+            "Said and come true",
+            "Mean stated probability of the judged window, and the share that converted.",
+            (
+                ("leadstream_live_mean_probability", "said, {{variant}} {{model_version}}"),
+                ("leadstream_live_base_rate", "came true, {{variant}} {{model_version}}"),
+            ),
+            SHARE,
+        ),
+        Panel(
+            "Calibration error and Brier score",
+            "Of the window; both are better when smaller.",
+            (
+                ("leadstream_live_ece", "ECE, {{variant}} {{model_version}}"),
+                ("leadstream_live_brier", "Brier, {{variant}} {{model_version}}"),
+            ),
+            PLAIN,
+        ),
+        Panel(
+            "Judged and waiting",
+            "Predictions in the window, and those whose outcome is waited for.",
+            (
+                (
+                    "sum by (variant, model_version) (leadstream_live_judged)",
+                    "judged, {{variant}} {{model_version}}",
+                ),
+                ("sum(leadstream_pending_predictions)", "waiting"),
+            ),
+        ),
     ),
     "Accounting": (
-        Panel("The books", "Since the processes began: consumed, and each fate; together the fates are the "
-"consumed.", (
-            ("sum(leadstream_changes_consumed_total)", "consumed"),
-            ("sum by (fate) (leadstream_changes_total)", "{{fate}}"),
-        ), width=12),
-        Panel("Out of balance, by process", "Consumed less the sum of the fates: 0 at every reading.", (
-            ("leadstream_changes_consumed_total - on (instance) group_left () "
-             "sum by (instance) (leadstream_changes_total)", "{{instance}}"),
-        ), width=12),
+        Panel(
+            "The books",
+            "Since the processes began: consumed, and each fate; together the fates are the "
+            "consumed.",
+            (
+                ("sum(leadstream_changes_consumed_total)", "consumed"),
+                ("sum by (fate) (leadstream_changes_total)", "{{fate}}"),
+            ),
+            width=12,
+        ),
+        Panel(
+            "Out of balance, by process",
+            "Consumed less the sum of the fates: 0 at every reading.",
+            (
+                (
+                    "leadstream_changes_consumed_total - on (instance) group_left () "
+                    "sum by (instance) (leadstream_changes_total)",
+                    "{{instance}}",
+                ),
+            ),
+            width=12,
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def panels() -> list[Panel]:
@@ -186,8 +374,16 @@ def document() -> dict[str, Any]:
     placed: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
-        placed.append({"id": len(placed) + 1, "type": "row", "title": title, "collapsed": False, "panels": [],
-                       "gridPos": {"h": 1, "w": GRID, "x": 0, "y": y}})  # fmt: skip
+        placed.append(
+            {
+                "id": len(placed) + 1,
+                "type": "row",
+                "title": title,
+                "collapsed": False,
+                "panels": [],
+                "gridPos": {"h": 1, "w": GRID, "x": 0, "y": y},
+            }
+        )
         x, y = 0, y + 1
         for panel in row:
             height = HEIGHT // 2 if panel.kind == "stat" else HEIGHT

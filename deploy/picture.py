@@ -139,8 +139,16 @@ def _stat(axes: Any, panel: Panel, displayed: Sequence[Series]) -> None:
         red = panel.red_from is not None and value >= panel.red_from
         text = _text(value, panel.unit) + (f" {one.legend}" if len(displayed) > 1 else "")
         place = (i + 0.5) / len(displayed)
-        axes.text(place, 0.45, text, transform=axes.transAxes, fontsize=15, ha="center", va="center",
-                  color=_RED if red else _GREEN)  # fmt: skip
+        axes.text(
+            place,
+            0.45,
+            text,
+            transform=axes.transAxes,
+            fontsize=15,
+            ha="center",
+            va="center",
+            color=_RED if red else _GREEN,
+        )
 
 
 def _table(axes: Any, _panel: Panel, displayed: Sequence[Series]) -> None:

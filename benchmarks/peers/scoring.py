@@ -135,7 +135,7 @@ class Scorer:
 
 
 def _without_logical_types(schema: Any) -> Any:
-    """The schema without logical types: times stay milliseconds, with no datetime made on the way."""
+    """Return the schema without logical types: times stay integers of milliseconds."""
     if isinstance(schema, dict):
         return {
             key: _without_logical_types(part)

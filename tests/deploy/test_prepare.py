@@ -53,9 +53,13 @@ def test_it_leaves_a_consumer_all_that_it_needs_and_a_second_time_changes_nothin
     output = []
     for _ in range(2):
         done = subprocess.run(
-            ["sh", DEPLOY / "prepare.sh"], capture_output=True, text=True, check=False, cwd=tmp_path,
+            ["sh", DEPLOY / "prepare.sh"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
             env=environment | bare,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         output.append(done.stdout)
     assert "added" in output[0]

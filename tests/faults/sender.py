@@ -25,8 +25,10 @@ from tests.faults.traffic import PeopleRow, Shipment, Traffic
 
 TICK_SECONDS = 0.05
 _UPSERT = """
-insert into people (id, created_at, lead_score, lead_version) values (%s, now() - interval '30 days', %s, %s)
-on conflict (id) do update set lead_score = excluded.lead_score, lead_version = excluded.lead_version
+insert into people (id, created_at, lead_score, lead_version)
+values (%s, now() - interval '30 days', %s, %s)
+on conflict (id) do update
+set lead_score = excluded.lead_score, lead_version = excluded.lead_version
 where people.lead_version < excluded.lead_version
 """
 

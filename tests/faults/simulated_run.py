@@ -1,4 +1,4 @@
-"""A history without brokers: the real pipeline over made-up batches, with a perfect log behind it."""
+"""A history without brokers: the real pipeline over generated batches and a perfect log."""
 
 import itertools
 from collections import Counter, defaultdict

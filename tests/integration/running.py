@@ -59,7 +59,7 @@ def until(holds: Callable[[], Any], what: str, seconds: float = 60) -> Any:
 
 
 class Running:
-    """One `leadstream` process; it ends with the test, and with its guard if the tests are killed."""
+    """One `leadstream` process; it ends with the test, or by its guard if the tests are killed."""
 
     def __init__(self, environment: dict[str, str], folder: Path, *arguments: str) -> None:
         folder.mkdir()

@@ -55,7 +55,7 @@ def warnings(process: Running) -> dict[str, str]:
     return found
 
 
-def test_in_the_shadow_every_lead_has_one_prediction_of_each_and_the_alias_is_followed_while_it_runs(
+def test_in_the_shadow_every_lead_has_one_prediction_of_each_and_the_alias_is_followed(
     tmp_path: Path, kafka: Broker, registry: ModelRegistry
 ) -> None:
     stage_ = stage(kafka, tmp_path, registry)

@@ -1,4 +1,4 @@
-"""KIP-848 (`group.protocol=consumer`): the same promises where the brokers assign the partitions."""
+"""KIP-848 (`group.protocol=consumer`): the same promises if the brokers assign partitions."""
 
 from pathlib import Path
 

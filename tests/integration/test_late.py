@@ -33,7 +33,7 @@ def table(stage: Stage, count: int) -> dict[str, int | None]:
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["in columns", "one by one"])
-def test_a_process_that_knew_only_what_it_published_itself_would_bring_back_old_scores_after_a_restart(
+def test_a_process_that_knew_only_its_own_output_would_bring_back_old_scores_after_a_restart(
     stage: Stage, compiled: bool
 ) -> None:
     few = 40 if compiled else 3  # from ten records on they are read in columns

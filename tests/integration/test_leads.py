@@ -171,14 +171,22 @@ def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare:
 @pytest.mark.parametrize(
     ("kind", "good", "malformed"),
     [
-        ("bigint", "42", ["", "x", "4 2", "042", "+42", "4.2", "--5", "-", "４２", str(2**63), "42\0", "\ud800"]),
+        (
+            "bigint",
+            "42",
+            ["", "x", "4 2", "042", "+42", "4.2", "--5", "-", "４２", str(2**63), "42\0", "\ud800"],
+        ),
         ("integer", "42", ["3000000000", "--5", "-2147483649", "-", "٤٢"]),
         ("smallint", "-7", ["40000", "-40000", "7.0"]),
-        ("uuid", UUID, ["", "x", UUID.upper(), UUID.replace("-", ""), UUID[:8], UUID + "\0", "{" + UUID + "}"]),
+        (
+            "uuid",
+            UUID,
+            ["", "x", UUID.upper(), UUID.replace("-", ""), UUID[:8], UUID + "\0", "{" + UUID + "}"],
+        ),
         ("text", "é ' \" \\ % {} ,", ["x\0y", "\ud800", "'; drop table people; --", ""]),
         ("char(8)", "abc", ["abcd\0"]),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
     bare: CrmTables, kind: str, good: str, malformed: list[str]
 ) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture(scope="module", params=["wheel", "installed"])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The newest version that Leadstream knows, and the one of this machine, with two-phase commit."""
+    """The newest version that Leadstream knows, and this machine's, with two-phase commit."""
     kind: Own = request.param
     with contextlib.ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""The outbox relay as a CRM meets it: what is committed to Postgres is on Kafka, once and in order."""
+"""The outbox relay: what the CRM commits to Postgres is on Kafka, once and in order."""
 
 import contextlib
 import random

@@ -85,27 +85,90 @@ def refused(stage: Stage, settings: dict[str, str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("changed", "listener", "sentence"),
     [
-        ({f"{P}SASL_PASSWORD": "wrong"}, None, r"invalid credentials.*check \w+SASL_USERNAME and \w+SASL_PASSWORD"),
-        ({f"{P}SASL_USERNAME": "nobody"}, None, r"invalid credentials.*check \w+SASL_USERNAME and \w+SASL_PASSWORD"),
-        ({f"{P}SASL_MECHANISM": "SCRAM-SHA-256"}, None, r"supported mechanisms: SCRAM-SHA-512\).*SASL_MECHANISM"),
+        (
+            {f"{P}SASL_PASSWORD": "wrong"},
+            None,
+            r"invalid credentials.*check \w+SASL_USERNAME and \w+SASL_PASSWORD",
+        ),
+        (
+            {f"{P}SASL_USERNAME": "nobody"},
+            None,
+            r"invalid credentials.*check \w+SASL_USERNAME and \w+SASL_PASSWORD",
+        ),
+        (
+            {f"{P}SASL_MECHANISM": "SCRAM-SHA-256"},
+            None,
+            r"supported mechanisms: SCRAM-SHA-512\).*SASL_MECHANISM",
+        ),
         ({f"{P}SASL_USERNAME": ""}, None, r"sasl.username and sasl.password must be set"),
-        ({f"{P}SSL_CA_LOCATION": "STRANGER"}, None, r"cannot be trusted \(unable to get local issuer.*SSL_CA_LOCATION"),
-        ({f"{P}SSL_CA_LOCATION": ""}, None, r"cannot be trusted \(unable to get local issuer.*SSL_CA_LOCATION"),
-        ({f"{P}SSL_CA_LOCATION": "/no/file"}, None, r"SSL_CA_LOCATION=/no/file: there is no such file"),
-        ({f"{P}SECURITY_PROTOCOL": "SSL"}, "EXPIRED", r"cannot be trusted \(certificate has expired\)"),
-        ({"host": "localhost"}, None, r"certificate of localhost:\d+ .*not valid for 'localhost'.*BOOTSTRAP_SERVERS"),
-        ({f"{P}SECURITY_PROTOCOL": "PLAINTEXT"}, None, r":\d+ speaks TLS: set \w+SECURITY_PROTOCOL to SSL or SASL_SSL"),
-        ({f"{P}SECURITY_PROTOCOL": "SSL"}, None, r":\d+ hangs up on clients without SASL: set \w+ to SASL_SSL"),
-        ({f"{P}SECURITY_PROTOCOL": "SASL_SSL"}, "PLAINTEXT", r":\d+ speaks no TLS: set \w+ to PLAINTEXT or SASL_"),
-        ({f"{P}SECURITY_PROTOCOL": "SASL_PLAINTEXT"}, "PLAINTEXT", r"not valid in current SASL.*SECURITY_PROTOCOL"),
-        ({f"{P}SECURITY_PROTOCOL": "SSL"}, "SSL", r"refuse this client's certificate .*check \w+SSL_CERTIFICATE_LOC"),
+        (
+            {f"{P}SSL_CA_LOCATION": "STRANGER"},
+            None,
+            r"cannot be trusted \(unable to get local issuer.*SSL_CA_LOCATION",
+        ),
+        (
+            {f"{P}SSL_CA_LOCATION": ""},
+            None,
+            r"cannot be trusted \(unable to get local issuer.*SSL_CA_LOCATION",
+        ),
+        (
+            {f"{P}SSL_CA_LOCATION": "/no/file"},
+            None,
+            r"SSL_CA_LOCATION=/no/file: there is no such file",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "SSL"},
+            "EXPIRED",
+            r"cannot be trusted \(certificate has expired\)",
+        ),
+        (
+            {"host": "localhost"},
+            None,
+            r"certificate of localhost:\d+ .*not valid for 'localhost'.*BOOTSTRAP_SERVERS",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "PLAINTEXT"},
+            None,
+            r":\d+ speaks TLS: set \w+SECURITY_PROTOCOL to SSL or SASL_SSL",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "SSL"},
+            None,
+            r":\d+ hangs up on clients without SASL: set \w+ to SASL_SSL",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "SASL_SSL"},
+            "PLAINTEXT",
+            r":\d+ speaks no TLS: set \w+ to PLAINTEXT or SASL_",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "SASL_PLAINTEXT"},
+            "PLAINTEXT",
+            r"not valid in current SASL.*SECURITY_PROTOCOL",
+        ),
+        (
+            {f"{P}SECURITY_PROTOCOL": "SSL"},
+            "SSL",
+            r"refuse this client's certificate .*check \w+SSL_CERTIFICATE_LOC",
+        ),
     ],
     ids=[
-        "wrong password", "unknown user", "another mechanism", "no user", "another authority", "no authority",
-        "no such file", "expired", "another name", "no TLS", "no SASL", "TLS where there is none",
-        "SASL where there is none", "no certificate",
+        "wrong password",
+        "unknown user",
+        "another mechanism",
+        "no user",
+        "another authority",
+        "no authority",
+        "no such file",
+        "expired",
+        "another name",
+        "no TLS",
+        "no SASL",
+        "TLS where there is none",
+        "SASL where there is none",
+        "no certificate",
     ],
-)  # fmt: skip
+)
 def test_who_is_not_let_in_is_told_why_at_once(
     outside: Stage,
     secured: Secured,
@@ -312,7 +375,7 @@ def reading_role(crm: CrmTables) -> Iterator[str]:
 def busy(
     secured: Secured, tmp_path_factory: pytest.TempPathFactory, model_store: str
 ) -> Iterator[Stage]:
-    """A stage with a consumer of the administrator's, an open letter, a prediction and its outcome."""
+    """A stage with an administrator's consumer, an open letter, a prediction and its outcome."""
     stage = Stage.on(secured.node.bootstrap, tmp_path_factory.mktemp("busy"), model_store)
     admin = AdminClient({"bootstrap.servers": stage.bootstrap})
     [made] = admin.create_topics([NewTopic(own_name("crm.foreign", stage), 1, 1)]).values()

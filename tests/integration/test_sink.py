@@ -46,7 +46,9 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
         stage.environment["DATABASE_URL"] = crm.url
         # What a CRM may make of a score must start no loop: here its own trigger changes the lead.
         crm.do("""create function follow_score() returns trigger language plpgsql as $$
-            begin update people set status = 'hot', conversion_probability = new.probability where id = new.lead_id;
+            begin
+            update people set status = 'hot', conversion_probability = new.probability
+            where id = new.lead_id;
             return null; end $$""")
         crm.do(
             "create trigger follow_score after insert or update on lead_scores"

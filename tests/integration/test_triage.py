@@ -1,4 +1,4 @@
-"""`leadstream dead-letters` as an operator uses it: processes on a real Kafka, some of them killed."""
+"""`leadstream dead-letters` as operators use it: processes on a real Kafka, some killed."""
 
 import io
 import json
@@ -203,7 +203,7 @@ def count_kills_while_deciding(
     return caught
 
 
-def test_replays_that_are_interrupted_killed_and_two_at_once_decide_each_letter_once_and_set_no_lead_back(
+def test_replays_interrupted_killed_and_two_at_once_decide_each_letter_once_and_set_no_lead_back(
     kafka: Broker, model_store: str, tmp_path: Path
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=2)

@@ -131,7 +131,7 @@ class TriagedCrm:
         )
 
     def replay(self, max_changes: int) -> DecisionProgress:
-        """An operator with a desk of his own; while it works and while it waits, the world goes on."""
+        """An operator with an executor; while it works and waits, other changes arrive."""
         executor = self.harness.executor(self._happen)
         executor.acquire()
         found = [each for each in self.letters() if executor.decided.get(each.id) is None][

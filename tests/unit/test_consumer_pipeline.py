@@ -358,7 +358,7 @@ def test_a_request_that_cannot_be_answered_is_a_dead_letter_without_half_an_answ
     assert predictions(outcome) == []
 
 
-def test_requests_of_a_batch_are_read_and_scored_together_in_slices_or_one_of_10000_ids_takes_all_the_memory(
+def test_requests_of_a_batch_are_scored_in_slices_or_one_of_10000_ids_takes_all_the_memory(
     model_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumer.scoring.requests.SLICE", 5)

@@ -207,9 +207,7 @@ def test_the_vocabulary_is_bounded_and_keeps_the_most_frequent() -> None:
     assert list(vocabulary.values()) == list(range(2, 66))
 
 
-def test_a_category_that_hardly_anybody_has_is_unknown_and_not_a_number_that_trees_learn_by_heart() -> (
-    None
-):
+def test_a_rare_category_is_unknown_and_not_a_number_that_trees_learn_by_heart() -> None:
     names = ["often"] * 2000 + ["enough"] * 20 + ["rare"] * 19
     states = [{"created_at": CREATED, "source": name} for name in names]
     fitted = FittedFeatures.fit(columns_of(states), np.full(len(states), CREATED), specify())

@@ -1,4 +1,4 @@
-"""Fetching Kafka's jars once into the user's cache, with stand-ins for Maven and Java on the path."""
+"""The fetch of Kafka's jars into the user's cache, with stand-ins for Maven and Java."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ echo run >>"$RUNS"
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put shell scripts with these bodies on the path, instead of the programs of the same names."""
+    """Put shell scripts with these bodies on the path, in place of the real programs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sh", "mkdir", "touch", "sleep", "rm"):

@@ -12,7 +12,7 @@ from tests.trained_models import trained
 
 
 def published(**changes: Any) -> tuple[bytes, dict[str, Any]]:
-    """A model's bytes and manifest as the registry writes them, with parts of the artifact changed."""
+    """A model's bytes and manifest as the registry writes them, with changed parts."""
     payload = artifact.dump({**trained().artifact, **changes})
     return payload, {
         **trained().manifest,

@@ -132,9 +132,7 @@ def test_the_same_table_gives_the_same_bytes_by_every_recipe_whatever_the_date(r
     assert first.manifest | {"created_at": ""} == second.manifest | {"created_at": ""}
 
 
-def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_are_in_the_manifest() -> (
-    None
-):
+def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_are_kept() -> None:
     manifest = train(leads(900), replace(OPTIONS, recipe=BEST)).manifest["candidates"]
     assert set(manifest["folds"]) == set(RECIPES)
     assert manifest["proposed"] == min(

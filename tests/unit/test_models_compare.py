@@ -250,9 +250,7 @@ def test_leads_that_converted_early_must_wait_for_those_that_may_still() -> None
     assert known(None, 0) == ["c", "a", "b"]
 
 
-def test_counting_conversions_before_the_others_would_make_the_bolder_of_two_models_the_better_one() -> (
-    None
-):
+def test_counting_conversions_first_would_make_the_bolder_of_two_models_the_better_one() -> None:
     """The challenger says more of every lead and is the worse one; the first sixty days know
     conversions only.
     """

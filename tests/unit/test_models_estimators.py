@@ -106,7 +106,8 @@ registry = ModelRegistry(sys.argv[1], Trust(unsigned=True))
 for version in registry.versions():
     model = registry.verify(version)
     rows = model.manifest["golden"]
-    model.score(columns_of([row["state"] for row in rows]), np.array([row["as_of"] for row in rows]), 3)
+    states = columns_of([row["state"] for row in rows])
+    model.score(states, np.array([row["as_of"] for row in rows]), 3)
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 

@@ -219,7 +219,7 @@ RECORDS = st.lists(
 def test_any_order_of_the_same_records_judges_the_same_predictions_in_the_same_way(
     records: list[tuple[str, int, int, bool, str]], random: Any
 ) -> None:
-    """One outcome a lead: of several, which one counts depends by design on what was judged before."""
+    """One outcome a lead: of several, the one that counts depends on earlier labels."""
     kept, decided = [], set()
     for record in records:
         if record[0] != "decided" or record[1] not in decided:

@@ -46,7 +46,7 @@ CODES = ("lifecycle_state", "status", "source")
 
 
 def leads(n: int = 600) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The audited features of n leads, computed as its pipeline did, and the same leads as states."""
+    """The audited features of n leads as its pipeline computed them, and the leads as states."""
     rng = np.random.default_rng(4)
     score, engagement = rng.uniform(0, 100, n), rng.uniform(0, 100, n)
     touches, age = rng.integers(0, 30, n), rng.integers(0, 200 * DAY, n)

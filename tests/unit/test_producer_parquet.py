@@ -68,19 +68,33 @@ def test_rows_are_counted_as_lines_of_a_csv_with_a_header(read: Read) -> None:
         (pa.array([3.0, 0.1, 1e20], pa.float32()), ["3", "0.1", "1e+20"]),
         (pa.array([-0.0, float("inf"), 1e300]), ["0", "inf", "1e+300"]),
         (pa.array([True, False, None]), ["true", "false", None]),
-        (pa.array([Decimal("1.50"), Decimal("2"), None], pa.decimal128(5, 2)), ["1.50", "2.00", None]),
+        (
+            pa.array([Decimal("1.50"), Decimal("2"), None], pa.decimal128(5, 2)),
+            ["1.50", "2.00", None],
+        ),
         (pa.array([date(2025, 3, 1), date(1, 1, 1), None]), ["2025-03-01", "0001-01-01", None]),
-        (pa.array([2**31 - 1, 0, None], pa.int32()).cast(pa.date32()),
-         ["outside the years 1 to 9999", "1970-01-01", None]),
-        (pa.array([1_500, 0, None], pa.timestamp("ms")), ["1970-01-01T00:00:01.500000", "1970-01-01T00:00:00", None]),
-        (pa.array([1_999, 0, -1], pa.timestamp("ns", tz="Europe/Berlin")),
-         ["1970-01-01T00:00:00.000001+00:00", "1970-01-01T00:00:00+00:00", "1970-01-01T00:00:00+00:00"]),
+        (
+            pa.array([2**31 - 1, 0, None], pa.int32()).cast(pa.date32()),
+            ["outside the years 1 to 9999", "1970-01-01", None],
+        ),
+        (
+            pa.array([1_500, 0, None], pa.timestamp("ms")),
+            ["1970-01-01T00:00:01.500000", "1970-01-01T00:00:00", None],
+        ),
+        (
+            pa.array([1_999, 0, -1], pa.timestamp("ns", tz="Europe/Berlin")),
+            [
+                "1970-01-01T00:00:00.000001+00:00",
+                "1970-01-01T00:00:00+00:00",
+                "1970-01-01T00:00:00+00:00",
+            ],
+        ),
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
         (pa.array([" x ", "", None], pa.large_string()), ["x", None, None]),
         (pa.nulls(3), [None, None, None]),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
-)  # fmt: skip
+)
 def test_a_cell_is_the_text_that_a_csv_of_it_would_hold(
     read: Read, cells: pa.Array, expected: list[Any]
 ) -> None:

@@ -18,7 +18,8 @@ SALESFORCE = """\
 "00Q03","Dimov","cleo@example.com","","Open","","false","2026-02-02T00:00:00.000Z","2026-02-02T00:00:00.000Z",""
 """
 HUBSPOT = """\
-Record ID,Email,Create Date,Lifecycle Stage,Lead Status,Original Traffic Source,Number of times contacted
+Record ID,Email,Create Date,Lifecycle Stage,Lead Status,\
+Original Traffic Source,Number of times contacted
 51,ada@example.com,2026-01-31 08:15,Lead,In progress,Organic search,3
 """
 HUBSPOT_INTERNAL = """\

@@ -275,9 +275,7 @@ def test_a_cloudevent_is_understood_in_either_mode(message: ForeignMessage) -> N
     assert (record["event_id"], record["occurred_at"]) == ("/crm/leads#A234", 1_769_904_000_000)
 
 
-def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_a_lead_changed_in_avro() -> (
-    None
-):
+def test_a_cloudevent_may_delete_by_its_subject_mark_its_origin_or_hold_avro() -> None:
     deleted = read(ForeignFormat.CLOUDEVENTS, binary(None, type="lead.deleted", subject="ben"))
     assert deleted
     assert (deleted["lead_id"], deleted["change_type"]) == ("ben", "DELETED")
