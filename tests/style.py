@@ -225,10 +225,10 @@ def check_words(source: SourceFile) -> Iterator[StyleFinding]:
             yield StyleFinding(source.path, line, message)
 
 
-def check_class_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
+def check_class_names(files: Iterable[SourceFile]) -> Iterator[StyleFinding]:
     """Find class names that are used more than once."""
     places: dict[str, list[tuple[Path, int]]] = defaultdict(list)
-    for source in sources:
+    for source in files:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append((source.path, node.lineno))
@@ -240,10 +240,10 @@ def check_class_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
             yield StyleFinding(path, line, f"class {name} is also the name of {others}")
 
 
-def check_module_names(sources: Iterable[SourceFile]) -> Iterator[StyleFinding]:
+def check_module_names(files: Iterable[SourceFile]) -> Iterator[StyleFinding]:
     """Find module names that a room uses more than once."""
     places: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for source in sources:
+    for source in files:
         if not source.path.stem.startswith(("__", "test_")) and source.path.stem != "conftest":
             places[source.room, source.path.stem].append(source.path)
     for (room, name), paths in places.items():
@@ -331,27 +331,33 @@ def comments_and_docstrings(source: SourceFile) -> list[str]:
     return kept
 
 
+def sources(root: Path = ROOT) -> list[SourceFile]:
+    """Return every Python file below a folder."""
+    found = []
+    for path in files(root):
+        if path.suffix == ".py":
+            text = (root / path).read_text(encoding="utf-8")
+            found.append(SourceFile(path, room_of(path), text.splitlines(), ast.parse(text)))
+    return found
+
+
 def check(root: Path = ROOT) -> list[StyleFinding]:
     """Return everything that the check finds below a folder, in order."""
     found: set[StyleFinding] = set()
-    sources: list[SourceFile] = []
+    code = sources(root)
+    for source in code:
+        found |= set(check_columns(source.path, source.lines)) | set(check_words(source))
+        if source.path.name != "style.py":  # it lists the words
+            found |= set(check_prose(source.path, comments_and_docstrings(source)))
+        if source.room in PRODUCT:
+            found |= set(check_docstrings(source))
     for path in files(root):
-        if path.suffix not in {".md", ".py", ".sh"} and path.name not in {"Dockerfile", "Makefile"}:
-            continue
-        text = (root / path).read_text(encoding="utf-8")
-        lines = text.splitlines()
-        found |= set(check_columns(path, lines))
-        if path.suffix == ".md":
-            found |= set(check_prose(path, lines))
-        elif path.suffix == ".py":
-            source = SourceFile(path, room_of(path), lines, ast.parse(text, str(path)))
-            sources.append(source)
-            found |= set(check_words(source))
-            if path.name != "style.py":  # it lists the words
-                found |= set(check_prose(path, comments_and_docstrings(source)))
-            if source.room in PRODUCT:
-                found |= set(check_docstrings(source))
-    return sorted({*found, *check_class_names(sources), *check_module_names(sources)})
+        if path.suffix in {".md", ".sh"} or path.name in {"Dockerfile", "Makefile"}:
+            lines = (root / path).read_text(encoding="utf-8").splitlines()
+            found |= set(check_columns(path, lines))
+            if path.suffix == ".md":
+                found |= set(check_prose(path, lines))
+    return sorted({*found, *check_class_names(code), *check_module_names(code)})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,8 @@ from models.train import candidates
 from models.train.table import TrainingPart, split
 from models.train.training import TrainOptions, train
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400_000
 START = 1_700_000_000_000
 OPTIONS = TrainOptions(
