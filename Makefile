@@ -37,9 +37,8 @@ test-long: $(VENV)/.dev ## run the tests that take minutes each: 10,000 letters,
 test-all: test test-rest test-long ## run every test
 
 # The rooms that the style check covers; `python -m tests.style` checks all.
-STYLED := consumer features leadstream leadstream.cli leadstream.local models producer schemas docs \
-	examples
-	producer schemas
+STYLED := benchmarks consumer deploy docs examples features leadstream leadstream.cli leadstream.local \
+	models producer schemas
 lint: $(VENV)/.dev ## check format, lint, types and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
