@@ -36,14 +36,11 @@ test-long: $(VENV)/.dev ## run the tests that take minutes each: 10,000 letters,
 
 test-all: test test-rest test-long ## run every test
 
-# The rooms that the style check covers; `python -m tests.style` checks all.
-STYLED := benchmarks consumer deploy docs examples features leadstream leadstream.cli leadstream.local \
-	models producer schemas
 lint: $(VENV)/.dev ## check format, lint, types and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.style $(STYLED)
+	$(BIN)/python -m tests.style
 
 SCHEDULES ?= 100
 faults: $(VENV)/.dev ## run seeded schedules of faults and check each history; SCHEDULES=5 for fewer

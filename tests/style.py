@@ -21,7 +21,8 @@ PRODUCT = ("consumer", "features", "leadstream", *NESTED, "models", "producer", 
 TOOLS = ("benchmarks", "deploy", "docs", "examples", "tests")
 # Files that a program writes, or that hold the work of others.
 GENERATED = re.compile(
-    r"(^|/)(\.|(node_modules|build|__pycache__|[^/]*\.egg-info)/)|^schemas/(asyncapi\.yaml$|released/)|"
+    r"(^|/)(\.|(node_modules|build|__pycache__|[^/]*\.egg-info)/)|"
+    r"^schemas/(asyncapi\.yaml$|released/)|"
     r"^deploy/(requirements.*\.txt|sbom\.cdx\.json|grafana/)"
 )
 
@@ -296,14 +297,14 @@ def docstring_faults(docstring: str, is_function: bool) -> Iterator[str]:
 
 
 def check_columns(path: Path, lines: list[str]) -> Iterator[StyleFinding]:
-    """Find lines that are too long; table rows and lines that are one URL stay as they are."""
+    """Find lines that are too long; table rows and lines without a space stay as they are."""
     is_prose = path.suffix == ".md"
     for number, line in enumerate(lines, 1):
         text = line.expandtabs(4)
         if len(text) <= COLUMNS or (is_prose and line.startswith("|")):
             continue
         text = re.sub(r"\s*# (noqa|type: ignore)\b.*$", "", text)
-        if len(text) > COLUMNS and not re.match(r"^[\s#>*-]*(\[.*\]:)?\s*<?https?://\S+$", text):
+        if len(text) > COLUMNS and not re.match(r"^[\s#>*-]*(\[.*\]:)?\s*\S+$", text):
             yield StyleFinding(path, number, f"{len(text)} columns, more than {COLUMNS}")
 
 

@@ -180,9 +180,11 @@ def misled_broker() -> Iterator[tuple[str, str]]:
             fetch_jars(lambda _: None),
             find_java(),
             ports=(well, controller),
-            properties=f"listeners=PLAINTEXT://127.0.0.1:{well},ELSE://127.0.0.1:{badly},CONTROLLER://127.0.0.1:{controller}\n"
+            properties=f"listeners=PLAINTEXT://127.0.0.1:{well},ELSE://127.0.0.1:{badly},"
+            f"CONTROLLER://127.0.0.1:{controller}\n"
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{well},ELSE://127.0.0.1:1\n"
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,ELSE:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+            "listener.security.protocol.map="
+            "PLAINTEXT:PLAINTEXT,ELSE:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
             "transaction.state.log.replication.factor=3\n",
         )
         try:

@@ -52,10 +52,13 @@ def test_bytes_that_are_not_those_of_the_manifest_are_refused(damage: Any) -> No
 
 def test_a_swapped_artifact_is_refused_before_any_of_its_code_runs() -> None:
     _, manifest = published()
-    hostile = pickle.dumps(Bomb())
-    manifest["artifact"] = {**artifact.describe(hostile), "sha256": manifest["artifact"]["sha256"]}
+    malicious = pickle.dumps(Bomb())
+    manifest["artifact"] = {
+        **artifact.describe(malicious),
+        "sha256": manifest["artifact"]["sha256"],
+    }
     with pytest.raises(Refused, match="sha256"):
-        artifact.load(hostile, manifest)
+        artifact.load(malicious, manifest)
     assert EXPLODED == []
 
 

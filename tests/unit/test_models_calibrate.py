@@ -56,9 +56,9 @@ def test_the_probability_never_lies_outside_its_interval_and_rises_with_the_scor
 def test_a_lead_gets_the_same_bits_alone_and_in_a_batch(name: str) -> None:
     raw, labels, _ = balanced_scores(400)
     calibrator = calibrators.fit(name, raw, labels, 0.5)
-    whole = np.stack(calibrator.interval(raw[:100]))
+    full = np.stack(calibrator.interval(raw[:100]))
     alone = [np.stack(calibrator.interval(raw[i : i + 1])) for i in range(100)]
-    assert whole.tobytes() == np.concatenate(alone, axis=1).tobytes()
+    assert full.tobytes() == np.concatenate(alone, axis=1).tobytes()
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
@@ -117,7 +117,7 @@ def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the
 ):
     raw, labels, _ = balanced_scores(3000)
     cut = 2000
-    name, said = calibrate.choose((raw[:cut], labels[:cut]), (raw[cut:], labels[cut:]), 0.5)
+    name, stated = calibrate.choose((raw[:cut], labels[:cut]), (raw[cut:], labels[cut:]), 0.5)
     losses = {
         name: log_loss(
             labels[cut:], calibrators.fit(name, raw[:cut], labels[:cut], 0.5).interval(raw[cut:])[0]
@@ -125,8 +125,8 @@ def test_the_calibrator_is_the_one_that_loses_least_on_later_leads_and_never_the
         for name in AUTOMATIC
     }
     assert name == min(losses, key=lambda name: losses[name])
-    assert set(said) == set(AUTOMATIC)
-    assert "legacy_sigmoid" not in said
+    assert set(stated) == set(AUTOMATIC)
+    assert "legacy_sigmoid" not in stated
 
 
 def test_scores_that_rank_the_wrong_way_round_are_refused_by_every_calibrator() -> None:

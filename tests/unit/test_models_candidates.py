@@ -155,10 +155,12 @@ def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_a
 
 
 def test_recipes_are_compared_by_what_they_know_not_by_the_base_rate_they_answer_for() -> None:
-    cut, grown = periods(leads(3000, rate=0.1), 5)
+    cut, cumulative = periods(leads(3000, rate=0.1), 5)
     losses = []
     for recipe in ("audited", "forest"):
-        steps = [candidates.fit_fold(recipe, grown[i - 1], cut[i], specify(), 0) for i in (1, 2, 3)]
+        steps = [
+            candidates.fit_fold(recipe, cumulative[i - 1], cut[i], specify(), 0) for i in (1, 2, 3)
+        ]
         found = candidates.fold_metrics(steps)
         assert len(found) == 2
         losses.append(candidates.mean_log_loss(found) or 9)

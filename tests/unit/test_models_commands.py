@@ -216,33 +216,33 @@ def test_a_horizon_that_is_no_number_of_days_is_refused(days: str) -> None:
 def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*words: str) -> str:
+    def predicted(*words: str) -> str:
         assert call("models", *words) == 0
         out = capsys.readouterr().out
         assert "--json" in words or max(map(len, out.splitlines())) <= 80
         return out
 
     def json_of(*words: str) -> Any:
-        return json.loads(said(*words, "--json"))
+        return json.loads(predicted(*words, "--json"))
 
-    assert "There is no model" in said("list")
+    assert "There is no model" in predicted("list")
     registry = ModelRegistry(store, TRUST)
     for seed in (1, 2):
         registry.publish(trained(seed))
-    assert "The champion is 1.0.0 now; before it was not set." in said("promote", "1.0.0")
-    assert "The champion was 1.0.0 already." in said("promote", "1.0.0")
+    assert "The champion is 1.0.0 now; before it was not set." in predicted("promote", "1.0.0")
+    assert "The champion was 1.0.0 already." in predicted("promote", "1.0.0")
     assert json_of("promote", "1.1.0") == {
         "alias": "champion",
         "version": "1.1.0",
         "promoted": True,
         "before": "1.0.0",
     }
-    assert "1.1.0     champion" in said("list")
+    assert "1.1.0     champion" in predicted("list")
     assert [(row["version"], row["aliases"]) for row in json_of("list")] == [
         ("1.1.0", ["champion"]),
         ("1.0.0", []),
     ]
-    shown = said("show")
+    displayed = predicted("show")
     for words in (
         "1.1.0 (random_forest)",
         "RandomForestClassifier",
@@ -250,10 +250,10 @@ def test_the_verbs_of_models_list_show_promote_roll_back_and_verify(
         "largest F1",
         "ROC-AUC",
     ):
-        assert words in shown
+        assert words in displayed
     assert json_of("show", "1.0.0") == registry.show("1.0.0")
-    assert "The champion is 1.0.0 again; before it was 1.1.0." in said("rollback")
-    assert "Version 1.0.0 verifies: signed by the key" in said("verify")
+    assert "The champion is 1.0.0 again; before it was 1.1.0." in predicted("rollback")
+    assert "Version 1.0.0 verifies: signed by the key" in predicted("verify")
     assert json_of("verify", "1.1.0")["ok"] is True
 
 
@@ -273,8 +273,12 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     # The same leads again: judged on the same period, the two are equal, and nothing speaks against
     # the new one.
     assert call("retrain", *source, *few, "--promote", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["version"], said["promoted"], said["objections"]) == ("1.1.0", True, [])
+    predicted = json.loads(capsys.readouterr().out)
+    assert (predicted["version"], predicted["promoted"], predicted["objections"]) == (
+        "1.1.0",
+        True,
+        [],
+    )
     registry = ModelRegistry(store, TRUST)
     first, again = registry.show("1.0.0"), registry.show("1.1.0")
     for part in ("options", "label", "recipe", "features", "threshold"):
@@ -286,11 +290,11 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
         tmp_path / "leads.csv", index=False
     )
     assert call("retrain", *source, *few, "--promote") == 1
-    said = capsys.readouterr()
-    assert "Not promoted: only 180 rows with their outcome" in said.err
+    predicted = capsys.readouterr()
+    assert "Not promoted: only 180 rows with their outcome" in predicted.err
     assert (
         "The champion is still 1.1.0. To serve this one: leadstream models promote 1.2.0 --force"
-        in said.out
+        in predicted.out
     )
     assert registry.resolve() == "1.1.0"
     assert call("models", "promote", "1.2.0", "--json") == 1
@@ -298,10 +302,10 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     assert call("models", "promote", "1.2.0", "--force") == 0
     capsys.readouterr()
     assert call("models", "log") == 0
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
-    assert "champion: promote 1.1.0 → 1.2.0, by " in shown
-    assert "forced although only 180 rows" in " ".join(shown.split())
+    displayed = capsys.readouterr().out
+    assert max(map(len, displayed.splitlines())) <= 80
+    assert "champion: promote 1.1.0 → 1.2.0, by " in displayed
+    assert "forced although only 180 rows" in " ".join(displayed.split())
     assert call("models", "log", "--json") == 0
     assert [move["to"] for move in json.loads(capsys.readouterr().out)] == [
         "1.0.0",
@@ -394,24 +398,26 @@ def test_a_challenger_starts_and_ends_by_its_alias(
 
 
 def history(leads: int, champion: float, challenger: float) -> list[LabeledPrediction]:
-    """What 1.0.0 and 1.1.0 said in the shadow of leads of whom 2 in 5 converted, and of one lead
+    """What 1.0.0 and 1.1.0 said in the shadow of leads of which 2 in 5 converted, and of one lead
     each in a split.
     """
-    said = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
-    said += [(f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)]
-    said += [
+    predicted = [(f"{i}", "1.0.0", "champion", False, champion, i % 5 < 2) for i in range(leads)]
+    predicted += [
+        (f"{i}", "1.1.0", "challenger", True, challenger, i % 5 < 2) for i in range(leads)
+    ]
+    predicted += [
         ("a", "1.1.0", "challenger", False, 0.4, False),
         ("b", "1.0.0", "champion", False, 0.4, False),
     ]
     # Nobody compares this one: it tells that the outcomes have come as far as day 62.
-    said += [("c", "0.9.0", "champion", False, 0.4, False)]
+    predicted += [("c", "0.9.0", "champion", False, 0.4, False)]
     return [
         LabeledPrediction(
             PublishedPrediction(lead, lead, 0, version, variant, shadow, probability, 0.5),
             converted,
             (62 if version == "0.9.0" else 1) * DAY_MS,
         )
-        for lead, version, variant, shadow, probability, converted in said
+        for lead, version, variant, shadow, probability, converted in predicted
     ]
 
 

@@ -142,16 +142,19 @@ def test_without_outcomes_nothing_is_said() -> None:
     assert (found.low, found.high) == (-1.0, 1.0)
 
 
-def judged(lead: str, at: int, version: str = "1.0.0", **facts: object) -> LabeledPrediction:
+def judged(lead: str, at: int, version: str = "1.0.0", **fields: object) -> LabeledPrediction:
     """What a version said of a lead on day `at`, decided on the day after."""
-    converted, decided = bool(facts.pop("converted", False)), int(str(facts.pop("decided", at + 1)))
+    converted, decided = (
+        bool(fields.pop("converted", False)),
+        int(str(fields.pop("decided", at + 1))),
+    )
     variant = "champion" if version == "1.0.0" else "challenger"
     made = PublishedPrediction(lead, f"{lead} {at}", at * DAY_MS, version, variant, False, 0.5, 0.5)
-    return LabeledPrediction(replace(made, **facts), converted, decided * DAY_MS)  # type: ignore[arg-type]
+    return LabeledPrediction(replace(made, **fields), converted, decided * DAY_MS)  # type: ignore[arg-type]
 
 
-def shadow(lead: str, at: int, **facts: object) -> LabeledPrediction:
-    return judged(lead, at, "1.1.0", shadow=True, **facts)
+def shadow(lead: str, at: int, **fields: object) -> LabeledPrediction:
+    return judged(lead, at, "1.1.0", shadow=True, **fields)
 
 
 def test_a_lead_that_changes_often_must_not_count_as_many_outcomes() -> None:
@@ -265,14 +268,14 @@ def test_counting_conversions_first_would_make_the_bolder_of_two_models_the_bett
     assert (
         compare(shadow_pairs(known, "1.0.0", "1.1.0").differences).result is ComparisonResult.BETTER
     )
-    for today, verdict in (
+    for today, conclusion in (
         (50, ComparisonResult.NOT_YET),
         (70, ComparisonResult.WORSE),
         (100, ComparisonResult.WORSE),
     ):
         known = [one for one in history if one.decided_at <= today * DAY_MS]
         pairs = shadow_pairs(fully_labeled(known, 60), "1.0.0", "1.1.0")
-        assert compare(pairs.differences).result is verdict
+        assert compare(pairs.differences).result is conclusion
 
 
 def test_quality_is_told_even_where_all_outcomes_are_alike() -> None:

@@ -104,15 +104,15 @@ def test_without_numba_a_model_scores_the_same_bits(monkeypatch: pytest.MonkeyPa
         name: table[name].tolist()
         for name in ("created_at", "lead_score", "engagement_score", "source")
     }
-    said = []
+    scores = []
     for walk in (CompiledWalk, None):
         monkeypatch.setattr(scorer, "CompiledWalk", walk)
-        said.append(
+        scores.append(
             scorer.Model(trained.artifact, manifest).score(columns, table["as_of"].to_numpy(), 3)
         )
-    assert said[0].raw.tobytes() == said[1].raw.tobytes()
-    assert said[0].reasons == said[1].reasons
-    assert said[0].high.tobytes() == said[1].high.tobytes()
+    assert scores[0].raw.tobytes() == scores[1].raw.tobytes()
+    assert scores[0].reasons == scores[1].reasons
+    assert scores[0].high.tobytes() == scores[1].high.tobytes()
 
 
 def test_a_machine_without_numba_imports_the_scorer_all_the_same() -> None:

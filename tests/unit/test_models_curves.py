@@ -75,12 +75,12 @@ def test_many_leads_do_not_make_a_manifest_large_and_it_is_the_same_again() -> N
     st.integers(2, 40),
 )
 def test_thinning_keeps_the_ends_and_no_more_points_than_asked_for(
-    line: list[tuple[float, float]], most: int
+    line: list[tuple[float, float]], largest: int
 ) -> None:
-    kept = thinned(np.array(line), most).tolist()
+    kept = thinned(np.array(line), largest).tolist()
     assert kept == sorted(set(kept))
     assert (kept[0], kept[-1]) == (0, len(line) - 1)
-    assert len(kept) <= most
+    assert len(kept) <= largest
 
 
 def test_a_corner_that_thinning_cuts_off_is_a_decision_that_cannot_be_read() -> None:

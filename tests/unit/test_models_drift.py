@@ -247,12 +247,10 @@ def test_how_changes_come_in_batches_makes_no_difference() -> None:
 
 
 def population(
-    rng: np.random.Generator, shares: Floats, leads: int, most: int
+    rng: np.random.Generator, shares: Floats, leads: int, largest: int
 ) -> tuple[Floats, Floats]:
-    """Counts of all changes of so many leads, each with 1 to `most` that are alike: at their worth,
-    and as they are.
-    """
-    changes = rng.integers(1, most + 1, leads)
+    """Count the changes of some leads, each with 1 to `largest` equal ones: weighted, and plain."""
+    changes = rng.integers(1, largest + 1, leads)
     counts: Floats = np.bincount(
         rng.choice(len(shares), size=leads, p=shares), changes, len(shares)
     ).astype(np.float64)
@@ -283,8 +281,8 @@ def test_chance_must_not_alarm_more_often_than_is_stated() -> None:
         ]
     )
     for level in (0.05, 0.01):
-        most = binom.ppf(0.9999, windows, level)
-        assert ((p_values < level).sum(axis=0) <= most).all(), level
+        largest = binom.ppf(0.9999, windows, level)
+        assert ((p_values < level).sum(axis=0) <= largest).all(), level
     alarmed = (p_values < statistics.FALSE_ALARMS / len(INPUTS)).any(axis=1).sum()
     assert alarmed <= binom.ppf(0.9999, windows, statistics.FALSE_ALARMS)
 

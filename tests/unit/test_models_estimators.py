@@ -24,7 +24,7 @@ from models.serve.forest import Forest, pack
 from models.serve.refused import Refused
 from models.train.legacy import inspect
 from models.train.training import train
-from tests import malicious_artifacts as hostile
+from tests import malicious_artifacts as malicious
 from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 from tests.unit.test_models_train import OPTIONS, leads
 
@@ -83,11 +83,11 @@ def test_the_selector_takes_what_scikit_learn_s_takes_whatever_ties_and_gaps_its
         assert Selector(scores, k).get_support().tolist() == own.get_support().tolist()
 
 
-@pytest.mark.parametrize("case", hostile.trees())
+@pytest.mark.parametrize("case", malicious.trees())
 @pytest.mark.parametrize("scikit", [False, True])
 def test_a_tree_that_is_none_is_refused_whoever_would_walk_it(case: str, scikit: bool) -> None:
     with pytest.raises(Refused, match="its artifact cannot be read"):
-        artifact.unpack(hostile.trees()[case], scikit=scikit)
+        artifact.unpack(malicious.trees()[case], scikit=scikit)
 
 
 def test_the_fields_that_are_read_of_a_node_are_those_of_the_installed_scikit_learn() -> None:

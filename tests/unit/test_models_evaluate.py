@@ -46,8 +46,8 @@ def test_the_threshold_is_the_best_of_all_cuts_also_with_ties() -> None:
     labels = rng.random(300) < probability
 
     def f1(cut: float) -> float:
-        said = probability >= cut
-        return 2 * float((said & labels).sum()) / float(said.sum() + labels.sum())
+        stated = probability >= cut
+        return 2 * float((stated & labels).sum()) / float(stated.sum() + labels.sum())
 
     assert f1(best_f1_threshold(probability, labels)) == pytest.approx(
         max(map(f1, np.unique(probability)))

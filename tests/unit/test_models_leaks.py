@@ -59,14 +59,14 @@ def made(rows: int = 2000, **own: Any) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     score = rng.normal(50, 10, rows)
     as_of = START_MS + np.arange(rows) * DAY // 10
-    facts = {
+    fields = {
         "lead_id": [f"lead-{i:05}" for i in range(rows)],
         "as_of": as_of,
         "created_at": as_of,
         "lead_score": score,
     }
     converted = rng.random(rows) < 1 / (1 + np.exp(1.5 - (score - 50) / 15))
-    return pd.DataFrame({**facts, "converted": converted, **own})
+    return pd.DataFrame({**fields, "converted": converted, **own})
 
 
 def test_the_three_leaking_columns_of_the_audited_query_are_caught_by_name() -> None:

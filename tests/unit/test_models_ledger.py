@@ -14,15 +14,15 @@ HORIZONS = {"1.0.0": 10.0, "2.0.0": 30.0, "imported": None}
 
 
 def made(
-    lead_id: str = "a", day: float = 0, version: str = "1.0.0", event: str = "", **facts: Any
+    lead_id: str = "a", day: float = 0, version: str = "1.0.0", event: str = "", **fields: Any
 ) -> PublishedPrediction:
     return PublishedPrediction(
         lead_id=lead_id,
         event_id=event or f"{lead_id} {day}",
         occurred_at=START + round(day * DAY_MS),
         model_version=version,
-        variant=facts.get("variant", "champion"),
-        shadow=facts.get("shadow", False),
+        variant=fields.get("variant", "champion"),
+        shadow=fields.get("shadow", False),
         probability=0.5,
         raw_score=0.5,
     )

@@ -240,9 +240,9 @@ def test_the_verb_lists_publishes_and_shows(
     Path("old.joblib").write_bytes(dumped(audited(FORMULAS, k=8)))
     Path("coded.joblib").write_bytes(dumped(audited((*FORMULAS, *CODES), k=14)))
     assert call("models", "import-legacy", "old.joblib", "--dry-run") == 0
-    said = capsys.readouterr()
-    assert "It lacks:\n- a calibration on later outcomes" in said.out
-    assert "without --dry-run it is published" in said.out
+    output = capsys.readouterr()
+    assert "It lacks:\n- a calibration on later outcomes" in output.out
+    assert "without --dry-run it is published" in output.out
     assert not Path("models").exists()
     with pytest.raises(UserError, match="cannot be served honestly: it uses codes of categories"):
         call("models", "import-legacy", "coded.joblib")
@@ -251,15 +251,15 @@ def test_the_verb_lists_publishes_and_shows(
     assert printed["version"] is None
     assert printed["obstacles"]
     assert call("models", "import-legacy", "old.joblib") == 0
-    said = capsys.readouterr()
-    assert "made a key to sign models with" in said.err
-    assert "Published as version 1.0.0" in said.out
+    output = capsys.readouterr()
+    assert "made a key to sign models with" in output.err
+    assert "Published as version 1.0.0" in output.out
     with pytest.raises(UserError, match="its quality is unknown"):
         call("models", "promote", "1.0.0")
     assert call("models", "promote", "1.0.0", "--force") == 0
     assert call("models", "show") == 0
     assert call("models", "list") == 0
-    shown = capsys.readouterr().out
+    displayed = capsys.readouterr().out
     for words in (
         "legacy_random_forest",
         "the audited formula",
@@ -268,13 +268,13 @@ def test_the_verb_lists_publishes_and_shows(
         "by the key",
         "1.0.0     champion",
     ):
-        assert words in shown
+        assert words in displayed
     with pytest.raises(UserError, match=r"absent\.joblib cannot be read"):
         call("models", "import-legacy", "absent.joblib")
 
 
 def test_a_legacy_file_that_is_cut_off_is_refused() -> None:
-    whole = dumped(audited(FORMULAS, k=5))
-    for n in (0, 10, len(whole) // 2, len(whole) - 1):
+    full = dumped(audited(FORMULAS, k=5))
+    for n in (0, 10, len(full) // 2, len(full) - 1):
         with pytest.raises(Refused):
-            inspect(whole[:n], UTC, NOW)
+            inspect(full[:n], UTC, NOW)

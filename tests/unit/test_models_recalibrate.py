@@ -136,7 +136,7 @@ def test_without_promote_the_patch_waits_for_a_person(registry: ModelRegistry) -
     assert made is not None
     assert not made.promoted
     assert registry.resolve() == "1.0.0"
-    # Asked again and again, it is proposed once; when outcomes have moved on, anew.
+    # Asked again and again, it is proposed once; when outcomes have moved on, again.
     assert (
         recalibrate_champion(registry, outcomes(registry, -0.8, seed=1), promote=False, now_ms=NOW)
         is None
@@ -154,8 +154,8 @@ def test_a_champion_that_does_not_say_how_it_was_trained_is_one_sentence_and_no_
     manifest = {name: part for name, part in trained.manifest.items() if name != "options"}
     imported = registry.publish(Trained(trained.artifact, manifest))
     registry.promote(imported)
-    said = outcomes(registry, -0.8, version=imported)
+    stated = outcomes(registry, -0.8, version=imported)
     with pytest.raises(
         UserError, match="does not say how it was trained and cannot be recalibrated"
     ):
-        recalibrate_champion(registry, said, promote=True, now_ms=NOW)
+        recalibrate_champion(registry, stated, promote=True, now_ms=NOW)

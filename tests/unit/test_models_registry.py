@@ -64,12 +64,12 @@ def test_a_version_without_a_manifest_does_not_exist_and_is_never_written_over(u
 
 
 def test_publishers_at_the_same_moment_get_versions_of_their_own(url: str) -> None:
-    barrier = threading.Barrier(4)
+    start_line = threading.Barrier(4)
     versions: list[str] = []
 
     def publish(seed: int) -> None:
         registry = ModelRegistry(url, TRUST)
-        barrier.wait()
+        start_line.wait()
         versions.append(registry.publish(trained(seed)))
 
     trained(1), trained(2)

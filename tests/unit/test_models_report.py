@@ -22,7 +22,7 @@ from tests.unit.test_models_legacy import FORMULAS, NOW, UTC, audited, dumped
 pytestmark = pytest.mark.slow
 
 __all__ = ["store"]
-HOSTILE = (
+MALICIOUS = (
     "</pre></title></svg><script>alert(1)</script>\" onload='alert(2)' --> {{ 7*7 }} $x^2$ 線\x00"
 )
 
@@ -108,25 +108,25 @@ def test_the_same_manifest_gives_the_same_bytes_whatever_was_drawn_before() -> N
         assert render(manifest(), "signed") == first
 
 
-def hostile(value: Any) -> Any:
+def malicious(value: Any) -> Any:
     """The same structure with every text and every name that is not ours made hostile."""
     if isinstance(value, dict):
-        return {key: hostile(part) for key, part in value.items()}
+        return {key: malicious(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [hostile(part) for part in value]
-    return HOSTILE if isinstance(value, str) else value
+        return [malicious(part) for part in value]
+    return MALICIOUS if isinstance(value, str) else value
 
 
 def test_text_of_a_manifest_never_becomes_markup() -> None:
-    own = hostile(manifest())
-    own["features"]["importance"] = {HOSTILE: 0.7, f"{HOSTILE}2": 0.3}
-    own["drift"]["inputs"] = {HOSTILE: {"kind": "number", "missing": 0.0}}
-    own["drift"]["newest"] = {HOSTILE: {"psi": 0.3, "missing": 0.1, "unseen": 0.0}}
-    own["leaks"] = {"found": {HOSTILE: HOSTILE}, "allowed": [HOSTILE]}
-    own["grades"]["cuts"] = {HOSTILE: 0.1}
-    own["libraries"] = own["calibrators"] = {HOSTILE: HOSTILE}
-    own["legacy"] = {"lacks": [HOSTILE], "assumed": [HOSTILE]}
-    page = render(own, HOSTILE)
+    own = malicious(manifest())
+    own["features"]["importance"] = {MALICIOUS: 0.7, f"{MALICIOUS}2": 0.3}
+    own["drift"]["inputs"] = {MALICIOUS: {"kind": "number", "missing": 0.0}}
+    own["drift"]["newest"] = {MALICIOUS: {"psi": 0.3, "missing": 0.1, "unseen": 0.0}}
+    own["leaks"] = {"found": {MALICIOUS: MALICIOUS}, "allowed": [MALICIOUS]}
+    own["grades"]["cuts"] = {MALICIOUS: 0.1}
+    own["libraries"] = own["calibrators"] = {MALICIOUS: MALICIOUS}
+    own["legacy"] = {"lacks": [MALICIOUS], "assumed": [MALICIOUS]}
+    page = render(own, MALICIOUS)
     assert "<script" not in page
     assert "{{ 7*7 }}" in page
     calm = render(manifest(legacy={"lacks": ["x"], "assumed": ["x"]}), "")
@@ -211,9 +211,9 @@ def test_the_verb_writes_one_file_and_says_where(
     page = (tmp_path / "model-report-1.0.0.html").read_text("utf-8")
     assert "by the key" in page
     assert call("models", "report", "1.0.0", "--output", "r.html", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["version"], Path(said["file"])) == ("1.0.0", tmp_path / "r.html")
-    assert Path(said["file"]).read_text("utf-8") == page
+    stated = json.loads(capsys.readouterr().out)
+    assert (stated["version"], Path(stated["file"])) == ("1.0.0", tmp_path / "r.html")
+    assert Path(stated["file"]).read_text("utf-8") == page
     with pytest.raises(
         UserError, match=r"nowhere/r\.html cannot be written \(No such file or directory\)"
     ):

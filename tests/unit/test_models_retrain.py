@@ -48,8 +48,8 @@ def window(
     ]
 
 
-def due_of(judged: list[LabeledPrediction], **facts: Any) -> dict[Trigger, str]:
-    return due(SERVICE, judged, **({"new_outcomes": 0, "now_ms": NOW} | facts))
+def due_of(judged: list[LabeledPrediction], **fields: Any) -> dict[Trigger, str]:
+    return due(SERVICE, judged, **({"new_outcomes": 0, "now_ms": NOW} | fields))
 
 
 def test_probabilities_that_are_borne_out_ask_for_nothing() -> None:
@@ -130,8 +130,8 @@ def test_the_facts_come_from_the_manifest_and_an_imported_one_lacks_some() -> No
     service = parse_in_service(manifest, manifest)
     assert service.created_at == 1_735_689_600_000
     assert service.ece == manifest["metrics"]["calibrated"]["ece"]
-    least = {"version": "1.0.0", "artifact": {"sha256": "ab"}}
-    assert parse_in_service(least, least) == InService("1.0.0", "ab", None, None)
+    minimum = {"version": "1.0.0", "artifact": {"sha256": "ab"}}
+    assert parse_in_service(minimum, minimum) == InService("1.0.0", "ab", None, None)
     for broken in (
         {"version": "1.0.0"},
         {**manifest, "created_at": "yesterday"},

@@ -48,14 +48,14 @@ def test_a_lead_scores_the_same_bits_in_any_batch(model: Model, leads: Any, size
     states, as_of = leads
     if size == 1:
         states, as_of = states[:40], as_of[:40]
-    whole = model.score(columns_of(states), as_of, 3)
+    full = model.score(columns_of(states), as_of, 3)
     for start in range(0, len(states), size):
         part = model.score(columns_of(states[start : start + size]), as_of[start : start + size], 3)
         rows = slice(start, start + size)
         for name in ("raw", "probability", "low", "high", "confidence", "coverage"):
-            assert getattr(part, name).tobytes() == getattr(whole, name)[rows].tobytes()
-        assert part.reasons == whole.reasons[rows]
-        assert part.grade == whole.grade[rows]
+            assert getattr(part, name).tobytes() == getattr(full, name)[rows].tobytes()
+        assert part.reasons == full.reasons[rows]
+        assert part.grade == full.grade[rows]
 
 
 def test_reasons_and_base_add_up_to_the_raw_score(model: Model, leads: Any) -> None:

@@ -59,10 +59,10 @@ def test_a_model_that_a_stranger_signed_again_is_refused(tmp_path: Path) -> None
 
 
 def test_a_strangers_signature_under_a_trusted_name_is_refused() -> None:
-    said = json.loads(STRANGER.sign(b"manifest") or b"")
-    said["key"] = key_id(KEY.public_key())
+    stated = json.loads(STRANGER.sign(b"manifest") or b"")
+    stated["key"] = key_id(KEY.public_key())
     with pytest.raises(Refused, match="is not that of its manifest"):
-        TRUST.check(b"manifest", json.dumps(said).encode())
+        TRUST.check(b"manifest", json.dumps(stated).encode())
 
 
 def test_a_model_without_a_signature_serves_only_where_the_settings_say_so(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_registry_that_was_given_no_keys_publishes_and_verifies_nothing(tmp_pa
 def test_a_newcomer_signs_with_a_key_of_his_own_and_his_consumer_trusts_it(
     home: Path, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    stated: list[str] = []
     mine = load_settings({"MODEL_STORE": str(tmp_path / "store")}, None)
-    version = open_registry(mine, signs=True, say=said.append).publish(trained())
+    version = open_registry(mine, signs=True, say=stated.append).publish(trained())
     key = home / ".config/leadstream/model-key.pem"
-    assert said == [f"made a key to sign models with: {key}; consumers elsewhere need {key}.pub"]
+    assert stated == [f"made a key to sign models with: {key}; consumers elsewhere need {key}.pub"]
     assert key.stat().st_mode & 0o777 == 0o600
     assert open_registry(mine).verify(version)
     assert load_trust(mine).signing_key is None  # a consumer never reads the private key

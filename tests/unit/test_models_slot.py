@@ -52,11 +52,11 @@ def registry(tmp_path: Path) -> Counting:
 
 def test_64_threads_that_ask_at_once_cause_one_load(registry: Counting) -> None:
     slot = ModelSlot(registry)
-    barrier = threading.Barrier(64)
+    start_line = threading.Barrier(64)
     got: list[Model] = []
 
     def ask() -> None:
-        barrier.wait()
+        start_line.wait()
         got.append(slot.get())
 
     threads = [threading.Thread(target=ask) for _ in range(64)]
@@ -133,7 +133,7 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
-    whole = Store(registry.url).read("versions/1.1.0/model.joblib") or b""
+    full = Store(registry.url).read("versions/1.1.0/model.joblib") or b""
     Store(registry.url).replace("versions/1.1.0/model.joblib", b"damaged")
     clock.now += 1.0
     slot.refresh()
@@ -141,7 +141,7 @@ def test_a_refusal_ends_when_the_alias_moves_back_or_on(registry: Counting) -> N
     clock.now += 1.0
     assert slot.refresh() is False
     assert slot.refused is None
-    Store(registry.url).replace("versions/1.1.0/model.joblib", whole)
+    Store(registry.url).replace("versions/1.1.0/model.joblib", full)
     registry.promote("1.1.0")
     clock.now += 1.0
     assert slot.refresh() is True
@@ -296,7 +296,7 @@ def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
     slot = ModelSlot(registry, clock=clock, run=inline)
     slot.get()
     registry.promote("1.1.0")
-    whole, verify = Store(registry.url).read("aliases/champion.json") or b"", registry.verify
+    full, verify = Store(registry.url).read("aliases/champion.json") or b"", registry.verify
 
     def damaged(version: str) -> Model:
         Store(registry.url).replace("aliases/champion.json", b"not JSON")
@@ -306,7 +306,7 @@ def test_an_alias_that_cannot_be_read_when_its_version_is_checked_is_read_again(
     clock.now += 1.0
     assert slot.refresh() is False
     assert slot.refused
-    Store(registry.url).replace("aliases/champion.json", whole)
+    Store(registry.url).replace("aliases/champion.json", full)
     registry.verify = verify  # type: ignore[method-assign]
     clock.now += 1.0
     assert slot.refresh() is True

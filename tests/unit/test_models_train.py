@@ -113,13 +113,13 @@ def test_every_score_that_the_calibration_learns_from_is_of_trees_that_saw_only_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[int, int]] = []
-    whole = candidates.fit_fold
+    full = candidates.fit_fold
 
     def watched(
         recipe: str, before: TrainingPart, period: TrainingPart, *rest: Any
     ) -> candidates.FoldResult:
         seen.append((int(before.as_of[-1]), int(period.as_of[0])))
-        return whole(recipe, before, period, *rest)
+        return full(recipe, before, period, *rest)
 
     monkeypatch.setattr(candidates, "fit_fold", watched)
     manifest = train(leads(), OPTIONS).manifest
@@ -235,8 +235,8 @@ def test_golden_rows_are_no_lead_of_the_table() -> None:
 
 
 def test_progress_is_told_from_start_to_done() -> None:
-    told: list[tuple[str, float]] = []
-    train(leads(300), OPTIONS, lambda stage, share: told.append((stage, share)))
-    shares = [share for _, share in told]
+    steps: list[tuple[str, float]] = []
+    train(leads(300), OPTIONS, lambda stage, share: steps.append((stage, share)))
+    shares = [share for _, share in steps]
     assert shares == sorted(shares)
-    assert (shares[0], told[-1]) == (0.0, ("done", 1.0))
+    assert (shares[0], steps[-1]) == (0.0, ("done", 1.0))

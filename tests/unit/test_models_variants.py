@@ -21,7 +21,7 @@ def test_a_hash_that_python_salts_would_move_leads_with_every_restart() -> None:
         "from leadstream.variants import challenged; "
         "print(''.join(str(+challenged(f'lead_{i}', .3)) for i in range(500)))"
     )
-    said = {
+    stated = {
         subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -31,7 +31,7 @@ def test_a_hash_that_python_salts_would_move_leads_with_every_restart() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    assert said == {"".join(str(+challenged(f"lead_{i}", 0.3)) for i in range(500)) + "\n"}
+    assert stated == {"".join(str(+challenged(f"lead_{i}", 0.3)) for i in range(500)) + "\n"}
 
 
 def test_none_at_0_all_at_1_and_about_the_share_between() -> None:

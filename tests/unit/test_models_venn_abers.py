@@ -61,11 +61,11 @@ def test_the_answers_are_those_of_the_venn_abers_package() -> None:
         asked = around(scores)
         reference = Reference()
         reference.fit(np.stack([1 - scores, scores], axis=1), labels.astype(int))
-        said, bounds = reference.predict_proba(np.stack([1 - asked, asked], axis=1))
+        stated, bounds = reference.predict_proba(np.stack([1 - asked, asked], axis=1))
     probability, low, high = VennAbers.fit(scores, labels).interval(asked)
     assert low == pytest.approx(bounds[:, 0], abs=1e-12)
     assert high == pytest.approx(bounds[:, 1], abs=1e-12)
-    assert probability == pytest.approx(said[:, 1], abs=1e-12)
+    assert probability == pytest.approx(stated[:, 1], abs=1e-12)
 
 
 def test_a_score_below_or_above_all_of_calibration_has_a_bound_of_its_own() -> None:

@@ -234,7 +234,8 @@ def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> Non
     mapping = BASIC + 'occurred_at = "changed"\n' + OUTCOME + 'decided_at = "decided"\n'
     csv = (
         "id,created,changed,score,status,touches,won,decided\n"
-        "L1,2025-03-01,2025-03-05,1,new,3,yes,2025-03-04\nL2,2025-03-01,2025-03-05,1,new,3,yes,2025-03-06\n"
+        "L1,2025-03-01,2025-03-05,1,new,3,yes,2025-03-04\n"
+        "L2,2025-03-01,2025-03-05,1,new,3,yes,2025-03-06\n"
     )
     bad, good = read(csv, mapping)
     assert bad == RefusedRow(2, "was decided before it changed, so its fields may tell the outcome")

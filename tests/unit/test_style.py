@@ -99,6 +99,7 @@ def test_a_module_name_used_twice_in_a_room_would_leave_the_reader_guessing(
 def test_a_line_that_is_too_long_would_need_scrolling(tmp_path: Path) -> None:
     findings = _findings(
         tmp_path,
+        benchmarks__data=f'DATA = """\n{"x" * 120}\n"""\n',
         benchmarks__long=f"value = 1  # {'x' * 100}\nother = 1  # noqa: {'X' * 100}\n",
         docs__page_md="word " * 25 + "\n```console\n$ " + "word " * 25 + "\n```\n",
     )
@@ -149,7 +150,7 @@ def test_words_that_prose_avoids_are_found_in_docs_comments_and_docstrings(tmp_p
     findings = _findings(
         tmp_path,
         docs__page_md="To whom it belongs.\n",
-        tests__case='"""Run beside it."""\n\nTEXT = "beside"  # start anew\n',
+        tests__case='"""Run beside it."""\n\nTEXT = "beside"  # to wh' + "om\n",
     )
     assert [each.split(": ")[0] for each in findings] == [
         "docs/page.md:1",

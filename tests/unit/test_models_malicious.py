@@ -26,7 +26,7 @@ from models.registry.versions import ModelRegistry
 from models.serve import artifact, calibrators, venn_abers
 from models.serve.refused import Refused
 from models.serve.scorer import Model
-from tests import malicious_artifacts as hostile
+from tests import malicious_artifacts as malicious
 from tests.examples import examples
 from tests.trained_models import trained
 
@@ -38,11 +38,11 @@ CANARY = Path(os.environ.get("TMPDIR", "/tmp")) / f"leadstream-canary-{os.getpid
 CASES = {
     f"{kind}: {name}": payload
     for kind, files in {
-        "code": hostile.code(CANARY),
-        "tree": hostile.trees(),
-        "bomb": hostile.bombs(),
-        "cut": hostile.cut(),
-        "wrong": hostile.wrong(),
+        "code": malicious.code(CANARY),
+        "tree": malicious.trees(),
+        "bomb": malicious.bombs(),
+        "cut": malicious.cut(),
+        "wrong": malicious.wrong(),
     }.items()
     for name, payload in files.items()
 }
@@ -63,7 +63,7 @@ class Serving:
         self.now = 0.0
         self.slot = ModelSlot(self.registry, clock=lambda: self.now, run=inline)
         self.model = self.slot.get()
-        self.said = self.scores()
+        self.first_scores = self.scores()
 
     def scores(self) -> list[float]:
         golden = self.slot.get().manifest["golden"]
@@ -85,7 +85,7 @@ class Serving:
         assert self.slot.refresh() is False
         assert time.monotonic() - began < 30
         assert self.slot.get() is self.model
-        assert self.scores() == self.said
+        assert self.scores() == self.first_scores
         assert self.slot.refused is not None
         return self.slot.refused
 
@@ -139,7 +139,7 @@ def test_the_canary_would_have_sung(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, module in (("calibrate", calibrators), ("venn_abers", venn_abers)):
         monkeypatch.setitem(sys.modules, f"models.{name}", module)
     (tmp_path / "bad.joblib").write_bytes(
-        hostile.code(tmp_path / "canary")["in an array of objects"]
+        malicious.code(tmp_path / "canary")["in an array of objects"]
     )
     joblib.load(tmp_path / "bad.joblib")
     assert (tmp_path / "canary").exists()
