@@ -23,7 +23,7 @@ REST := faults or deploy or browser
 
 unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
 	$(PYTEST) $(PARALLEL) --hypothesis-profile quick \
-		-m 'not (slow or broker or postgres or data or long)' $(or $(T),tests/unit tests/property)
+		-m 'not (slow or broker or postgres or data or long)' $(or $(T),tests/unit)
 
 test: $(VENV)/.dev ## run the tests, on a real Kafka and Postgres where possible; T=FILE for a part
 	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) --hypothesis-profile quick)

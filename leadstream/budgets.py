@@ -58,7 +58,7 @@ def conflict(properties: Mapping[str, str]) -> tuple[str, str] | None:
     if not (
         POLL_SECONDS < CALL_SECONDS <= OPEN_SECONDS <= COMMIT_SECONDS
         and longest_commit() + LEAVE_SECONDS < SHUTDOWN_SECONDS < GRACE_PERIOD_SECONDS
-        and OPEN_SECONDS + CALL_SECONDS + longest_commit() < HEALTH_SECONDS
+        and 2 * OPEN_SECONDS + CALL_SECONDS + longest_commit() < HEALTH_SECONDS
     ):
         raise AssertionError("the time limits in leadstream/budgets.py do not nest")
     limits = Limits(
@@ -76,7 +76,9 @@ def conflict(properties: Mapping[str, str]) -> tuple[str, str] | None:
             f"readers wait {READER_SILENCE_SECONDS:g} s for a transaction that a killed process "
             f"left open; set at most {longest_transaction * 1000:.0f}",
         )
-    if limits.heartbeat >= limits.session:
+    # KIP-848: the brokers decide on session and heartbeat.
+    classic = properties.get("group.protocol") != "consumer"
+    if classic and limits.heartbeat >= limits.session:
         given = "heartbeat" if "heartbeat.interval.ms" in properties else "session"
         return (
             "heartbeat.interval.ms" if given == "heartbeat" else "session.timeout.ms",

@@ -6,6 +6,7 @@ A wrong setting raises SettingsError: one sentence that names the variable and t
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
@@ -313,10 +314,6 @@ def load_settings(
             if key in _REFUSED and value.lower() != _SAFE.get(key):
                 raise SettingsError(f"{name} is refused: {_REFUSED[key]}")
             kafka[key] = value
-    if (found := conflict(kafka)) is not None:
-        key, why = found
-        name = variable_of(key)
-        raise SettingsError(f"{name}={kafka[key]} does not fit: {why}")
     topics = Topics(**{field: values[name] for name, field in VARIABLES.items() if name in values})
     names = [getattr(topics, field.name) for field in fields(Topics)]
     if len(set(names)) < len(names):
@@ -352,6 +349,18 @@ def unknown_variables(environment: dict[str, str] | None = None) -> list[str]:
                 f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
             )
     return sentences
+
+
+def unfit_limits(kafka: Mapping[str, str]) -> list[str]:
+    """Return a sentence if a time limit of librdkafka does not fit those of the project.
+
+    `kafka` are the user's librdkafka properties. A service works with such a limit, but a fault may
+    cost it more time, or a batch that it has to repeat.
+    """
+    if (found := conflict(kafka)) is None:
+        return []
+    key, why = found
+    return [f"{variable_of(key)}={kafka[key]} does not fit: {why}"]
 
 
 def masked_url(url: str) -> str:

@@ -9,6 +9,7 @@ Chromium.
 
 import contextlib
 import os
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -23,7 +24,16 @@ from leadstream.local.kafka import KafkaProcess, local_kafka
 from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres, local_server
 from leadstream.local.process import Say
 from tests import examples  # noqa: F401  # registers the profiles
-from tests.trained_models import promoted_store
+from tests.trained_models import SHARED_FOLDER, promoted_store
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the workers of a parallel run one folder for the models that they train."""
+    if SHARED_FOLDER not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="leadstream-tests-")
+        os.environ[SHARED_FOLDER] = folder.name
+        config.add_cleanup(folder.cleanup)
+
 
 Started = TypeVar("Started")
 S3_ENVIRONMENT = {

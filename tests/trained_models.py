@@ -1,5 +1,10 @@
 """A small model, really trained on simulated leads, for every test that scores."""
 
+import fcntl
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -23,11 +28,31 @@ START_MS = 1_704_067_200_000  # 2024-01-01
 CREATED_MS = 1_735_689_600_000  # 2025-01-01
 
 
+# The folder in which the processes of one run share their models; tests/conftest.py makes it.
+SHARED_FOLDER = "LEADSTREAM_TEST_MODELS"
+
+
+def _train_shared(key: str, build: Callable[[], Trained]) -> Trained:
+    """Return what `build` returns; of all processes of a run, one calls it."""
+    folder = os.environ.get(SHARED_FOLDER)
+    if folder is None:
+        return build()
+    path = Path(folder) / hashlib.sha256(key.encode()).hexdigest()
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.write_bytes(pickle.dumps(build()))
+    model: Trained = pickle.loads(path.read_bytes())
+    return model
+
+
 @cache
 def trained(seed: int = 1) -> Trained:
-    """A model of 1,500 simulated leads by the audited recipe; another seed grows another forest on
-    them.
-    """
+    """Return a model of 1,500 simulated leads by the audited recipe; each seed has its forest."""
+    return _train_shared(f"trained {seed}", lambda: _train_simulated(seed))
+
+
+def _train_simulated(seed: int) -> Trained:
     crm = SimulatedCrm(1, start=START_MS, leads=1500)
     changes = [
         change
@@ -52,13 +77,13 @@ _trained: dict[str, Trained] = {}
 def train_once(
     table: pd.DataFrame, options: TrainOptions, champion: Model | None = None
 ) -> Trained:
-    """Return what `train` returns; a process trains once for equal arguments.
+    """Return what `train` returns; a run of the tests trains once for equal arguments.
 
     A test that compares two runs of the training calls `train` itself.
     """
     key = f"{joblib.hash(table)} {options!r} {champion and champion.manifest!r}"
     if key not in _trained:
-        _trained[key] = train(table, options, champion=champion)
+        _trained[key] = _train_shared(key, lambda: train(table, options, champion=champion))
     return _trained[key]
 
 

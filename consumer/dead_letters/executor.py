@@ -142,14 +142,16 @@ class KafkaDecisionExecutor:
         self._partitions = len(self._audit.partitions())
         if self._producer is not None:
             self._producer.close()
-        self._producer = TransactionalProducer(
+            self._producer = None
+        producer = TransactionalProducer(
             self._config, granted_id=self._config["transactional.id"], report_all=True
         )
-        self._producer.open(
+        producer.open(
             "without them a letter could be decided twice; letters can be viewed and exported "
             "here, but not decided",
             ACQUIRE_SECONDS,
         )
+        self._producer = producer
         self._audit.update(self.decided)
 
     def track(self, leads: Collection[bytes]) -> None:

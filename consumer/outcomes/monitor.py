@@ -312,6 +312,7 @@ def follow(settings: Settings, options: MonitorOptions) -> None:
             logger=logger,
         )
         context.listen(metrics.expose, monitor.model)
+        context.stop_by_signals(monitor)
         follower = context.open(open_follower(settings))
-        context.started(monitor)
+        context.started()
         monitor.run(follower)

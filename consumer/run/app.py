@@ -92,9 +92,10 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
+    context.stop_by_signals(service)
     # Before the first line of the log: a client that refuses its settings is one sentence.
     source, publisher = clients()
-    context.started(service, group_id=settings.group_id, delivery=settings.delivery.value)
+    context.started(group_id=settings.group_id, delivery=settings.delivery.value)
     while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
         source, publisher = clients()
 

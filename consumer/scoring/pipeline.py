@@ -129,7 +129,10 @@ class Pipeline:
                 requested=[part.predicted for part in slices if part.predicted],
                 poisons=table.poisons | refused | changes.failed | unwritten,
                 reads=reads,
-                seconds={"decode": decoded - began, "state": joined - decoded},
+                seconds={
+                    "decode": decoded - began,
+                    "state": joined - decoded + sum(later.seconds for later in reads[1:]),
+                },
                 by_offset=self._versions is not None and not self._settings.coalesce,
             ),
             self._settings,

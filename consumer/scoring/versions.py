@@ -124,6 +124,8 @@ class Versions:
 
     def begin(self, keys: Sequence[bytes], versions: Ints) -> None:
         """Remember these versions until `commit` keeps them or `abort` forgets them."""
+        if not len(keys):
+            return
         hashes, versions = self._known(keys, versions)
         if len(hashes):
             generation = self._make(len(hashes))

@@ -18,17 +18,18 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def config(arguments: argparse.Namespace) -> int:
-    """Print the settings; name unknown variables on standard error."""
+    """Print the settings; name unknown variables and unfit limits on standard error."""
     import sys
 
-    from leadstream.settings import effective, load_settings, unknown_variables
+    from leadstream.settings import effective, load_settings, unfit_limits, unknown_variables
 
-    settings = effective(load_settings())
+    loaded = load_settings()
+    settings = effective(loaded)
     if arguments.json:
         print(json.dumps(settings, indent=2))
     else:
         for name, value in settings.items():
             print(f"{name}={'' if value is None else value}")
-    for sentence in unknown_variables():
+    for sentence in [*unknown_variables(), *unfit_limits(loaded.kafka)]:
         print(f"leadstream: {sentence}", file=sys.stderr)
     return 0

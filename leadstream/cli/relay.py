@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             health=service.health,
             observer=RelayReport(metrics, service.context.status, service.context.logger),
         )
-        service.context.started(relay)
+        service.context.stop_by_signals(relay)
+        service.context.started()
         relay.run()
     return 0
 

@@ -57,7 +57,8 @@ def run(_arguments: argparse.Namespace) -> int:
         loop = BatchLoop(service.health)
         reader = Reader("LeadPrediction", service.registry)
         sink = Sink(source, scores, reader, SinkReport(metrics, service.context.logger))
-        service.context.started(loop)
+        service.context.stop_by_signals(loop)
+        service.context.started()
         loop.run(source, sink.write)
     return 0
 

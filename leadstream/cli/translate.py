@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         report = TranslationReport(metrics, service.context.logger)
         translator = _translator(arguments, settings, service.registry, report)
         loop = BatchLoop(service.health)
-        service.context.started(loop)
+        service.context.stop_by_signals(loop)
+        service.context.started()
         while not loop.stopping:
             source, publisher = _clients(arguments.topic, settings, service)
             try:

@@ -16,7 +16,7 @@ from leadstream.errors import Transient
 from leadstream.process.http import Endpoints
 from leadstream.process.signals import Stoppable, stop_on_signals
 from leadstream.process.status import Status
-from leadstream.settings import Settings, unknown_variables
+from leadstream.settings import Settings, unfit_limits, unknown_variables
 
 
 class Closable(Protocol):
@@ -64,15 +64,18 @@ class ServiceContext:
         )
         self._url = f"http://{self.settings.http_host}:{endpoints.port}"
 
-    def started(self, loop: Stoppable, **fields: object) -> None:
-        """Let signals stop the loop from now on, and write the line `started`."""
+    def stop_by_signals(self, loop: Stoppable) -> None:
+        """Let SIGTERM and SIGINT stop the loop from now on."""
         stop_on_signals(loop, self.logger)
+
+    def started(self, **fields: object) -> None:
+        """Write the line `started`."""
         self.logger.info("started", version=__version__, **fields, http=self._url)
 
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[ServiceContext]:
-    """Set up the log, warn of unknown settings, and close all resources after the block.
+    """Set up the log, warn of unknown or unfit settings, and close all resources after the block.
 
     The line `stopped` is written only if the block ends without an error.
     """
@@ -80,6 +83,8 @@ def serving(settings: Settings) -> Iterator[ServiceContext]:
     context = ServiceContext(settings, log.get_logger())
     for sentence in unknown_variables():
         context.logger.warning("settings.unknown", detail=sentence)
+    for sentence in unfit_limits(settings.kafka):
+        context.logger.warning("settings.unfit", detail=sentence)
     with context.resources:
         yield context
     context.logger.info("stopped")

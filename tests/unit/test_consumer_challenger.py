@@ -41,6 +41,7 @@ from tests.unit.pipelines import (
 )
 from tests.unit.test_consumer_service import ServiceHarness
 
+pytestmark = pytest.mark.slow
 SHARE = "0.3"
 LEADS = [f"lead_{i}" for i in range(30)]
 SPLIT: dict[str, Any] = {"LEADSTREAM_CHALLENGER_SHARE": SHARE}

@@ -19,6 +19,8 @@ from models.serve.scorer import Model
 from tests.fakes import ManualClock
 from tests.trained_models import TRUST, trained
 
+pytestmark = pytest.mark.slow
+
 
 class Counting(ModelRegistry):
     """A registry that counts what it is asked, and can be cut off."""

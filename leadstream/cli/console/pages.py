@@ -182,7 +182,9 @@ class Pages:
 
     def _dry_run(self, params: Mapping[str, str]) -> PageResponse:
         assignments = tuple(
-            line.strip() for line in params.get("patch", "").splitlines() if line.strip()
+            line.strip()
+            for line in params.get("patch", params.get("mend", "")).splitlines()
+            if line.strip()
         )
         return self._preview(JobKind.DRY_RUN, params, assignments)
 
@@ -199,7 +201,11 @@ class Pages:
 
     def _decide(self, params: Mapping[str, str], job: str) -> PageResponse:
         rate = number("rate", params, min_value=1) or RATE
-        return _to(self._jobs.decide(self._jobs.get(int(job)), params.get("comment", ""), rate))
+        return _to(
+            self._jobs.decide(
+                self._jobs.get(int(job)), params.get("comment", params.get("because", "")), rate
+            )
+        )
 
     def _stop(self, _params: Mapping[str, str], job: str) -> PageResponse:
         found = self._jobs.get(int(job))

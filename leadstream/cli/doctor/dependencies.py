@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 WAITING_SECONDS = 60.0
 
 
-def check_settings(_settings: "Settings") -> Iterator[Finding]:
-    """Yield unknown variables, and a missing accelerator."""
-    from leadstream.settings import unknown_variables
+def check_settings(settings: "Settings") -> Iterator[Finding]:
+    """Yield unknown variables, time limits that do not fit, and a missing accelerator."""
+    from leadstream.settings import unfit_limits, unknown_variables
     from schemas.columns import COMPILED
 
     unknown = unknown_variables()
     yield from (fail("settings", sentence) for sentence in unknown)
     if not unknown:
         yield ok("settings", "all are known and valid; `leadstream config` shows them")
+    yield from (note("settings", sentence) for sentence in unfit_limits(settings.kafka))
     if not COMPILED:
         yield note(
             "settings",
