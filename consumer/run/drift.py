@@ -104,8 +104,7 @@ class DriftAlarm:
             self._log.warning(
                 "drift.alarm",
                 feature=feature,
-                psi=round(alarms[feature].psi, 3),
-                p_value=alarms[feature].p_value,
+                **alarms[feature].rounded(),
                 model_version=model.version,
             )
         for feature in sorted(self._alarms - alarms.keys()):

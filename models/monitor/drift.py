@@ -50,6 +50,14 @@ class InputDrift:
     unseen: float | None = None
     alarm: bool = False
 
+    def rounded(self) -> dict[str, float]:
+        """Return each statistic by name, as logs show it."""
+        return {
+            each.name: each.rounded(self.statistics[each.name])
+            for each in STATISTICS
+            if each.name in self.statistics
+        }
+
     @property
     def psi(self) -> float:
         """Return the population stability index."""
