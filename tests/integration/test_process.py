@@ -142,7 +142,7 @@ import sys, time
 
 class Slow:
     def find_spec(self, name, path=None, target=None):
-        if name == "consumer":
+        if name in ("consumer", "producer"):
             print("loading", file=sys.stderr, flush=True)
             time.sleep(60)
 
