@@ -236,13 +236,19 @@ def cut() -> dict[str, bytes]:
     full = artifact.dump(trained().artifact)
     flat = zlib.decompress(full)
 
-    def lengths(n: int) -> list[int]:
-        return [0, 1, 2, 3, 100, n // 2, n - 100, n - 1]
+    # Two processes may pack the same model into files of different sizes, so no name states one.
+    def shortened(data: bytes) -> dict[str, bytes]:
+        begins = {f"first {n} bytes": data[:n] for n in (0, 1, 2, 3, 100)}
+        ends = {f"all but {n} bytes": data[:-n] for n in (1, 100)}
+        return {**begins, "first half": data[: len(data) // 2], **ends}
 
     return {
-        **{f"packed, {n} bytes": full[:n] for n in lengths(len(full))},
-        **{f"plain, {n} bytes": flat[:n] for n in lengths(len(flat))},
-        **{f"packed again, {n} bytes": zlib.compress(flat[:n], 1) for n in lengths(len(flat))},
+        **{f"packed, {part}": data for part, data in shortened(full).items()},
+        **{f"plain, {part}": data for part, data in shortened(flat).items()},
+        **{
+            f"packed again, {part}": zlib.compress(data, 1)
+            for part, data in shortened(flat).items()
+        },
         "packed, and more": full + b"x",
         "plain, and more": flat + b"x",
         "twice": full + full,
