@@ -19,7 +19,10 @@ Connection = psycopg.Connection[Any]
 FOLDER = Path(str(resources.files("producer"))) / "migrations"
 # Writers of a table wait for the lock that creates a trigger: fail rather than block a CRM.
 LOCK_TIMEOUT = "3s"
-PRIVILEGES = "CREATE on the schema of people, and TRIGGER on people and applications"
+PRIVILEGES = (
+    "CREATE on the schema of people, TRIGGER on people and applications, and, for an outbox that "
+    "exists, the role that made it"
+)
 _ONE_AT_A_TIME = 0x1EAD5EA
 
 

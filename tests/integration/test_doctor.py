@@ -29,6 +29,7 @@ from leadstream.local.kafka import KafkaProcess, fetch_jars, find_java
 from leadstream.local.postgres import Postgres
 from leadstream.local.process import free_ports, scratch
 from leadstream.settings import load_settings
+from producer.migrate import migrations
 from schemas.codec import Writer
 from schemas.registry import Registry
 from tests.integration.outboxes import OutboxCrm, outbox_crm, schema_of_its_own
@@ -398,11 +399,14 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
     patient: Patient, crm: OutboxCrm, postgres: Postgres
 ) -> None:
     crm.do("delete from leadstream_migrations where number > 1")
-    assert "without 0002_lead_scores.sql: run `leadstream db migrate`" in patient.sentence("outbox")
-    crm.do(
-        "insert into leadstream_migrations (number, name, sha256) values (2, "
-        "'0002_lead_scores.sql', '')"
-    )
+    later = [migration.name for migration in migrations() if migration.number > 1]
+    assert f"without {', '.join(later)}: run `leadstream db migrate`" in patient.sentence("outbox")
+    for number, name in enumerate(later, 2):
+        crm.do(
+            "insert into leadstream_migrations (number, name, sha256) values (%s, %s, '')",
+            number,
+            name,
+        )
     crm.add("ada")
     assert patient.failures() == []
     crm.do("update leadstream_outbox set occurred_at = now() - interval '3 hours'")

@@ -207,6 +207,98 @@ def test_a_writer_of_the_crm_needs_no_right_on_the_outbox_and_cannot_put_a_table
         crm.do(f"drop role {role}")
 
 
+# What a role with LOGIN alone may do by default: tables of its own, if only temporary ones.
+FORGERIES = {
+    "leadstream_person_changed": (
+        "create temp table forged (id text, created_at timestamptz)",
+        "create trigger forged after insert or delete on forged for each row execute function "
+        "{schema}.leadstream_person_changed()",
+        "insert into forged values ('ada', now())",
+        "delete from forged",
+    ),
+    "leadstream_application_submitted": (
+        "create temp table people (person_id text, submitted_at timestamptz)",
+        "create trigger forged after insert on people for each row execute function "
+        "{schema}.leadstream_application_submitted()",
+        "insert into people values ('ada', now())",
+    ),
+}
+
+
+@pytest.fixture
+def login_role(crm: OutboxCrm) -> Iterator[tuple[str, str]]:
+    """Yield a role with LOGIN and nothing else, and the CRM's schema."""
+    [schema] = crm.connection.execute("select current_schema()").fetchone() or [""]
+    role = f"stranger_{crm.url[-8:]}"
+    crm.do(f"create role {role} login password 'hush'")
+    yield role, schema
+    crm.do(f"drop owned by {role} cascade")
+    crm.do(f"drop role {role}")
+
+
+def forge(crm: OutboxCrm, login_role: tuple[str, str], statements: tuple[str, ...]) -> None:
+    role, schema = login_role
+    url = psycopg.conninfo.make_conninfo(crm.url, user=role, password="hush")
+    with psycopg.connect(url, autocommit=True) as stranger:
+        for statement in statements:
+            stranger.execute(statement.format(schema=schema).encode())
+
+
+@pytest.mark.parametrize("function", FORGERIES)
+def test_a_role_that_may_only_log_in_cannot_forge_a_change_or_erase_a_lead(
+    crm: OutboxCrm, login_role: tuple[str, str], function: str
+) -> None:
+    crm.do(f"grant usage on schema {login_role[1]} to public")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="for function"):
+        forge(crm, login_role, FORGERIES[function])
+    # Somebody granted it, or the trigger is older than the migration that revokes.
+    crm.do(f"grant execute on function {function}() to public")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="serves the table"):
+        forge(crm, login_role, FORGERIES[function])
+    assert crm.connection.execute("select * from leadstream_outbox").fetchall() == []
+
+
+def test_an_outbox_that_exists_is_bound_to_its_tables_by_the_next_migration(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    older = tmp_path / "migrations"
+    older.mkdir()
+    for path in sorted(FOLDER.glob("000[12]_*.sql")):
+        shutil.copy(path, older)
+    with schema_of_its_own(postgres.url) as (url, connection):
+        create_schema(connection)
+        migrate(url, folder=older)
+        crm = OutboxCrm(url, connection)
+        crm.do("create table strangers (id text, created_at timestamptz)")
+        crm.do(
+            "create trigger forged after insert on strangers for each row execute function "
+            "leadstream_person_changed()"
+        )
+        migrate(url)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="serves the table"):
+            crm.do("insert into strangers values ('ada', now())")
+        crm.add("ada")
+        assert [lead_id for lead_id, _ in crm.outbox()] == ["ada"]
+
+
+def test_a_crm_whose_people_are_partitioned_is_served(server: str) -> None:
+    with schema_of_its_own(server) as (url, connection):
+        connection.execute(
+            "create table people (id text, created_at timestamptz, lead_score float8) "
+            "partition by hash (id)"
+        )
+        connection.execute(
+            "create table people_0 partition of people for values with (modulus 1, remainder 0)"
+        )
+        migrate(url)
+        crm = OutboxCrm(url, connection)
+        crm.add("ada")
+        connection.execute("update people_0 set lead_score = 1")
+        connection.execute("delete from people")
+        changes = connection.execute("select change_type from leadstream_outbox order by position")
+        assert [kind for (kind,) in changes] == ["CREATED", "UPDATED", "DELETED"]
+
+
 def migrated(crm: OutboxCrm) -> list[Any]:
     return crm.connection.execute(
         "select number, name from leadstream_migrations order by number"
@@ -239,7 +331,7 @@ def test_a_migration_is_applied_once_and_an_edited_one_is_refused(
         assert connection.execute("select to_regclass('good')").fetchone() == (None,)
         (folder / "0009_bad.sql").unlink()
         assert migrate(url, folder=folder).applied == ["0008_good.sql"]
-        assert [number for number, _ in migrated(crm)] == [1, 2, 8]
+        assert [number for number, _ in migrated(crm)] == [1, 2, 3, 8]
         (folder / "0008_good.sql").write_text("create table good (id bigint);")
         with pytest.raises(UserError, match=r"0008_good.sql was changed after it was applied"):
             migrate(url, folder=folder)
