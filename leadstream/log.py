@@ -79,7 +79,9 @@ def client_logger(name: str = "librdkafka", event: str = "kafka.client") -> logg
     """Return a logger for a client, librdkafka by default, that writes structured lines."""
     logger = logging.getLogger(name)
     logger.propagate = False
-    logger.handlers = [_Forward(event)]
+    # One handler for all clients of a name: it remembers what earlier ones wrote.
+    if not any(isinstance(handler, _Forward) for handler in logger.handlers):
+        logger.handlers = [_Forward(event)]
     return logger
 
 

@@ -2,7 +2,9 @@
 
 import gc
 import sys
-from functools import partial
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from consumer.retrain_requests import on_drift
@@ -13,11 +15,12 @@ from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
 from leadstream import log
 from leadstream.background import Worker, inline
-from leadstream.errors import Fenced, SettingsError
+from leadstream.errors import SettingsError
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
+from leadstream.process.membership import keep_membership
 from leadstream.process.metrics import Metrics
 from leadstream.process.service import ServiceContext, serving
 from leadstream.process.status import Status
@@ -89,15 +92,26 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         trace=tracing.carry if tracing else untraced,
     )
     context.listen(metrics.expose, lambda: _present(slot, challenger, settings.challenger_share))
-    clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
     context.stop_by_signals(service)
-    # Before the first line of the log: a client that refuses its settings is one sentence.
-    source, publisher = clients()
-    context.started(group_id=settings.group_id, delivery=settings.delivery.value)
-    while not _ends(service, source, publisher, metrics=metrics, status=status, logger=logger):
-        source, publisher = clients()
+    clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
+    started = cache(
+        partial(context.started, group_id=settings.group_id, delivery=settings.delivery.value)
+    )
+
+    def membership() -> None:
+        with clients() as (source, publisher):
+            # After the clients: one that refuses its settings is one sentence.
+            started()
+            try:
+                service.run(source, publisher)
+            finally:
+                service.wait()
+
+    keep_membership(
+        membership, service, status=status, logger=logger, on_rejoin=metrics.rejoins.inc
+    )
 
 
 def _postgres(url: str) -> "PostgresLeads":
@@ -123,6 +137,7 @@ def _tracing(settings: Settings) -> "Tracing | None":
     return open_tracing(settings)
 
 
+@contextmanager
 def _clients(
     settings: Settings,
     recall: Recall,
@@ -131,8 +146,8 @@ def _clients(
     logger: log.Logger,
     *,
     tracing: "Tracing | None",
-) -> tuple[KafkaSource, Publisher]:
-    """Return the two clients of one membership of the group.
+) -> Iterator[tuple[KafkaSource, Publisher]]:
+    """Make the two clients of one membership of the group, and close them after the block.
 
     Raises SettingsError if they refuse their settings.
     """
@@ -142,7 +157,7 @@ def _clients(
         recall.due |= kind == "assigned" and partitions > 0
         owned = len(source.assigned())
         metrics.partitions.set(owned)
-        status.assigned(owned)
+        status.rebalanced(kind, owned)
         logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
 
     client = {"logger": log.client_logger()}
@@ -158,38 +173,16 @@ def _clients(
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
     config = producer_config(settings, transactional=exactly_once) | client
-    publisher: Publisher = kind(config, source, on_wait=lambda why: status.trouble("brokers", why))
-    if tracing:
-        from consumer.run.tracing import TracedPublisher  # noqa: PLC0415
+    with closing(source):
+        publisher: Publisher = kind(
+            config, source, on_wait=lambda why: status.trouble("brokers", why)
+        )
+        if tracing:
+            from consumer.run.tracing import TracedPublisher  # noqa: PLC0415
 
-        publisher = TracedPublisher(publisher, tracing)
-    return source, publisher
-
-
-def _ends(
-    service: Service,
-    source: KafkaSource,
-    publisher: Publisher,
-    *,
-    metrics: Metrics,
-    status: Status,
-    logger: log.Logger,
-) -> bool:
-    """Run one membership of the group, and return whether the service was stopped.
-
-    It returns False if this process was fenced.
-    """
-    try:
-        service.run(source, publisher)
-    except Fenced as fenced:
-        metrics.rejoins.inc()
-        logger.warning("rejoining", detail=str(fenced))
-    finally:
-        service.wait()
-        publisher.close()
-        source.close()
-        status.left()
-    return service.stopping
+            publisher = TracedPublisher(publisher, tracing)
+        with closing(publisher):
+            yield source, publisher
 
 
 def _present(slot: ModelSlot, challenger: ChallengerSlot, share: float) -> dict[str, Any] | None:

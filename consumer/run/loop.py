@@ -78,6 +78,7 @@ class Service:
         self._stop = threading.Event()
         self._backoff = Backoff(clock)
         self._held: Transient | None = None
+        metrics.ready.set_function(lambda: not status.missing())
 
     def stop(self) -> None:
         """End the loop after the commit in flight; the next owner replays what came after it."""
@@ -161,7 +162,6 @@ class Service:
             trouble = older
         self._metrics.held.labels(trouble.dependency).inc()
         self._metrics.unavailable.labels(trouble.dependency).set(1)
-        self._metrics.ready.set(0)
         self._status.trouble(trouble.dependency, trouble.detail)
         if self._held is None or self._held.dependency != trouble.dependency:
             self._log.warning("batch.held", dependency=trouble.dependency, detail=trouble.detail)
@@ -178,5 +178,4 @@ class Service:
             self._log.info("batch.resumed", dependency=self._held.dependency)
             self._metrics.unavailable.clear()
             self._held = None
-        self._metrics.ready.set(not self._status.missing())
         self._backoff.reset()

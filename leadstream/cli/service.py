@@ -1,7 +1,7 @@
 """Parts that the verbs relay, sink and translate share: their registry, health and group."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter
 
     from leadstream.kafka.source import KafkaSource
+    from leadstream.process.membership import StoppableLoop
     from leadstream.process.service import Health, ServiceContext
     from leadstream.settings import Settings
     from schemas.registry import Registry
@@ -30,6 +31,13 @@ class VerbService:
     context: "ServiceContext"
     health: "Health"
     registry: "Registry | None"
+
+    def keep_membership(self, membership: Callable[[], None], loop: "StoppableLoop") -> None:
+        """Run memberships of the verb's group until the loop is stopped."""
+        from leadstream.process.membership import keep_membership
+
+        context = self.context
+        keep_membership(membership, loop, status=context.status, logger=context.logger)
 
 
 @contextlib.contextmanager
@@ -63,7 +71,7 @@ def source_for(
 
     def on_rebalance(kind: str, partitions: int) -> None:
         owned = len(source.assigned())
-        status.assigned(owned)
+        status.rebalanced(kind, owned)
         logger.info("rebalance", kind=kind, partitions=partitions, owned=owned)
 
     source = KafkaSource(

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import closing
+from functools import cache
 from typing import TYPE_CHECKING
 
 from leadstream.cli.service import serving_verb, source_for
@@ -50,16 +51,20 @@ def run(_arguments: argparse.Namespace) -> int:
     with (
         serving_verb("sink", settings, metrics) as service,
         closing(ScoreTable(database_url)) as scores,
-        closing(
-            source_for("sink", [settings.topics.lead_predictions], settings, service)
-        ) as source,
     ):
         loop = BatchLoop(service.health)
         reader = Reader("LeadPrediction", service.registry)
-        sink = Sink(source, scores, reader, SinkReport(metrics, service.context.logger))
+        report = SinkReport(metrics, service.context.logger)
         service.context.stop_by_signals(loop)
-        service.context.started()
-        loop.run(source, sink.write)
+        started = cache(service.context.started)
+
+        def membership() -> None:
+            topics = [settings.topics.lead_predictions]
+            with closing(source_for("sink", topics, settings, service)) as source:
+                started()
+                loop.run(source, Sink(source, scores, reader, report).write)
+
+        service.keep_membership(membership, loop)
     return 0
 
 

@@ -1,6 +1,7 @@
 """`leadstream translate`: change events of another system as lead changes."""
 
 import argparse
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from leadstream.cli.service import VerbService, group_id_for, serving_verb, sour
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterator
 
     from leadstream.kafka.batch import Batch
     from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.process.signals import leave_on_signals
 
     leave_on_signals()
-    from leadstream.errors import Fenced, SettingsError
+    from leadstream.errors import SettingsError
     from leadstream.settings import load_settings
 
     settings = load_settings()
@@ -91,16 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
         loop = BatchLoop(service.health)
         service.context.stop_by_signals(loop)
         service.context.started()
-        while not loop.stopping:
-            source, publisher = _clients(arguments.topic, settings, service)
-            try:
+
+        def membership() -> None:
+            with _clients(arguments.topic, settings, service) as (source, publisher):
                 loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
-            except Fenced as fenced:
-                service.context.logger.warning("rejoining", detail=str(fenced))
-            finally:
-                publisher.close()
-                source.close()
-                service.context.status.left()
+
+        service.keep_membership(membership, loop)
     return 0
 
 
@@ -131,10 +129,11 @@ def _translator(
     )
 
 
+@contextlib.contextmanager
 def _clients(
     topic: str, settings: "Settings", service: VerbService
-) -> "tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]":
-    """Return the two clients of one membership of the group."""
+) -> "Iterator[tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]]":
+    """Make the two clients of one membership of the group, and close them after the block."""
     from leadstream.kafka.config import producer_config
     from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
     from leadstream.log import client_logger
@@ -143,9 +142,9 @@ def _clients(
     source = source_for("translate", [topic], settings, service)
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
-    return source, kind(
-        producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}, source
-    )
+    config = producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}
+    with contextlib.closing(source), contextlib.closing(kind(config, source)) as publisher:
+        yield source, publisher
 
 
 class TranslationReport:

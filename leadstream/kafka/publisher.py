@@ -9,9 +9,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from leadstream.budgets import ABORT_SECONDS, CALL_SECONDS, COMMIT_SECONDS, OPEN_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Transient
+from leadstream.errors import Fenced, Transient
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import Record, make_producer
+from leadstream.kafka.fatal import is_fatal
 from leadstream.kafka.health import cluster_metadata, describe_error, topic_problem
 from leadstream.kafka.source import KafkaSource
 from leadstream.kafka.transaction import TransactionalProducer, produce
@@ -117,12 +118,15 @@ class AcknowledgedPublisher:
     ) -> None:
         self._source = source
         self._on_wait = on_wait
-        self._producer = make_producer(config)
+        self._fatal: KafkaError | None = None
+        self._producer = make_producer(config | {"error_cb": self._on_error})
         self._failure: str | None = None
         self._ready = False
 
     def open(self) -> None:
-        """Find the brokers."""
+        """Find the brokers. Raises Fenced once an error ended the producer."""
+        if self._fatal is not None:
+            raise Fenced(self._fatal.str())
         if not self._ready:
             cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
             self._ready = True
@@ -143,6 +147,7 @@ class AcknowledgedPublisher:
         try:
             produce(self._producer, outputs, deadline, on_delivery=self._on_delivery)
         except KafkaException as error:
+            self._on_error(error.args[0])
             self._failure = error.args[0].str()
         return partial(self._commit, batch, deadline)
 
@@ -156,8 +161,13 @@ class AcknowledgedPublisher:
             raise Transient("brokers", f"outputs were not delivered: {why}")
         self._source.commit(batch)
 
+    def _on_error(self, error: KafkaError) -> None:
+        if is_fatal(error):
+            self._fatal = error
+
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
+            self._on_error(error)
             self._failure = self._failure or describe_error(error, "Write", str(message.topic()))
 
     def close(self) -> None:

@@ -9,9 +9,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from leadstream.budgets import LEAVE_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Fenced, Transient
+from leadstream.errors import Fenced, Transient, UserError
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Partition
 from leadstream.kafka.config import config_error
+from leadstream.kafka.fatal import REFUSED_JOIN, ended_client, is_fatal
 from leadstream.kafka.health import (
     SELF_REPAIRING,
     UNKNOWN_TOPIC,
@@ -85,6 +86,7 @@ class KafkaSource:
         self._positions: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
+        self._fatal: KafkaError | None = None
         self._doubt: str | None = None
         # Missing permissions: on the group until it is joined, on a topic until it is granted.
         self._denied: str | None = None
@@ -100,6 +102,7 @@ class KafkaSource:
         if first is not None:
             self._collect([first])
             closed_by = self._fill()
+        self._raise_fatal()
         # An error is raised after the records before it were returned: none is skipped.
         if not self._collected:
             self._raise_trouble()
@@ -160,21 +163,28 @@ class KafkaSource:
 
     def _note(self, error: KafkaError) -> None:
         """Keep an error until the records before it were returned."""
-        if error.code() in UNKNOWN_TOPIC:
+        if is_fatal(error):
+            self._fatal = error
+        elif error.code() in UNKNOWN_TOPIC:
             self._doubt = error.str()
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._unreadable = True
         elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             self._denied = describe_error(error, "Read", self.group)
+        elif error.code() in REFUSED_JOIN:
+            self._denied = f"the group {self.group} does not let this process in: {error.str()}"
         elif error.code() not in SELF_REPAIRING:
             self._trouble = error
+
+    def _raise_fatal(self) -> None:
+        """Raise Fenced or UserError if an error ended the client; then it owns nothing."""
+        if self._fatal is not None:
+            raise ended_client(self._fatal, self._config)
 
     def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
-            raise (
-                Fenced(trouble.str()) if trouble.fatal() else Transient("brokers", trouble.str())
-            )
+            raise Transient("brokers", trouble.str())
         if self._unreadable:
             self._unreadable = self._ask_permission()
         if self._denied is not None:
@@ -226,6 +236,7 @@ class KafkaSource:
             # Lost partitions too: the client would keep them paused until they come back.
             resumed = [TopicPartition(*partition) for partition in paused | self._assigned]
             self._unless_moved(self.consumer.resume, resumed)
+        self._raise_fatal()
 
     def commit(self, batch: Batch) -> None:
         """Commit the offsets of a batch without a transaction.
@@ -238,12 +249,15 @@ class KafkaSource:
         try:
             committed = self.consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
-            raise Transient(
-                "brokers", f"offsets were not committed: {error.args[0].str()}"
-            ) from error
+            raise self._uncommitted(error.args[0]) from error
         for partition in committed or []:
             if partition.error is not None:
-                raise Transient("brokers", f"offsets were not committed: {partition.error.str()}")
+                raise self._uncommitted(partition.error)
+
+    def _uncommitted(self, error: KafkaError) -> Transient | Fenced | UserError:
+        if is_fatal(error):
+            return ended_client(error, self._config)
+        return Transient("brokers", f"offsets were not committed: {error.str()}")
 
     def offsets(self, batch: Batch) -> list[TopicPartition]:
         """Return the offsets to commit for a batch, of owned partitions only.
@@ -294,7 +308,10 @@ class KafkaSource:
         self.consumer.close()
 
     def _on_error(self, error: KafkaError) -> None:
-        self._doubt = error.str()
+        if is_fatal(error):
+            self._fatal = error
+        else:
+            self._doubt = error.str()
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned |= {(p.topic, p.partition) for p in partitions}
@@ -322,10 +339,11 @@ class KafkaSource:
             if (message.topic(), message.partition()) in self._assigned
         ]
 
-    @staticmethod
-    def _unless_moved(call: Callable[[Any], object], argument: Any) -> None:
+    def _unless_moved(self, call: Callable[[Any], object], argument: Any) -> None:
         try:
             call(argument)
         except KafkaException as error:
+            if is_fatal(error.args[0]):
+                raise ended_client(error.args[0], self._config) from error
             if error.args[0].code() not in _MOVED_AWAY:
                 raise Transient("brokers", error.args[0].str()) from error

@@ -155,7 +155,7 @@ class Metrics(_Registered):
             "unavailable", "1 while a dependency holds the loop back.", "dependency"
         )
         self.rejoins = self._counter(
-            "rejoins", "Times the process was fenced and joined the group again."
+            "rejoins", "Times the process was fenced, or refused, and joined the group again."
         )
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter(

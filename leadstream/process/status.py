@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 from leadstream.budgets import HEALTH_SECONDS
 
+_NO_PARTITION = (
+    "is a member of its consumer group and has no partition: the group has more members than "
+    "partitions, or its partitions are moving"
+)
+_NOT_JOINED = "has not joined its consumer group yet"
+
 
 class Status:
     """The status of a loop: its last turn, its partitions, and what holds it back."""
@@ -16,6 +22,7 @@ class Status:
         self._beat = clock()
         self._assigned = 0
         self._joined = False
+        self._apart = _NOT_JOINED
         self._absent: list[str] = []
         self._troubles: dict[str, str] = {}
         self._warnings: dict[str, str] = {}
@@ -37,10 +44,25 @@ class Status:
         with self._lock:
             self._assigned, self._joined = partitions, True
 
-    def left(self) -> None:
-        """Note that the process is not a member of its group."""
+    def rebalanced(self, kind: str, owned: int) -> None:
+        """Note a rebalance: assigned, revoked or lost, with the partitions owned after it.
+
+        A member that lost its partitions is none until it is assigned some, or none, again.
+        """
+        if kind == "lost":
+            self.left("lost its partitions; joins its consumer group again")
+        else:
+            self.assigned(owned)
+
+    def left(self, why: str | None = None) -> None:
+        """Note that the process is not a member of its group, and why.
+
+        What earlier clients found absent is forgotten: the next ones look for themselves.
+        """
         with self._lock:
             self._assigned, self._joined = 0, False
+            self._apart = why or _NOT_JOINED
+            self._absent = []
 
     def absent(self, topics: list[str]) -> None:
         """Note the subscribed topics that do not exist; the others are processed."""
@@ -67,7 +89,10 @@ class Status:
     def warnings(self) -> dict[str, str]:
         """Return the problems that need a person, by name."""
         with self._lock:
-            return dict(self._warnings)
+            warnings = dict(self._warnings)
+            if self._joined and not self._assigned:
+                warnings["partitions"] = _NO_PARTITION
+            return warnings
 
     def missing(self) -> dict[str, str]:
         """Return what keeps the process from being ready, by name; empty if it is ready."""
@@ -79,5 +104,5 @@ class Status:
                     "`leadstream topics create` makes what is missing"
                 )
             if not self._joined:
-                missing.setdefault("assignment", "has not joined its consumer group yet")
+                missing.setdefault("assignment", self._apart)
             return missing
