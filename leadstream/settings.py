@@ -5,18 +5,19 @@ A wrong setting raises SettingsError: one sentence that names the variable and t
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from leadstream.addresses import CHECKS, MASK, masked_url
 from leadstream.budgets import conflict
+from leadstream.env_file import read_env_file
 from leadstream.errors import SettingsError
+from leadstream.kafka import properties
 from leadstream.kafka.topics import VARIABLES, Topics
 
 # The names that the docs promise to Python users.
@@ -29,18 +30,18 @@ _READ_ELSEWHERE = {
     "LEADSTREAM_REQUIRE_BROKER",
     "LEADSTREAM_REQUIRE_BROWSER",
 }
-_MASK = "********"
-# Settings that are masked as a whole, by a word in their name.
-_SECRET = re.compile(
-    r"passw|passphrase|secret|token|credential|hash_key|pem|oauthbearer_config|jaas", re.IGNORECASE
-)
-# A URL's user and password, up to its last @: a password may contain @ and /.
-_USER = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
-# Passwords in connection strings and queries: key=value, quoted or not.
-_PAIR = re.compile(
-    r"(\w*(?:passw|secret|token|key)\w*\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE
-)
-_ADDRESSES = re.compile(r",(?=\s*[\w+.-]+://)")
+# Settings whose value is shown; an address is shown without its password, and all else is masked.
+_HARMLESS = """
+KAFKA_BOOTSTRAP_SERVERS OTEL_TRACES_EXPORTER LEADSTREAM_MODEL_SIGNING_KEY
+LEADSTREAM_MODEL_VERIFY_KEYS LEADSTREAM_MODEL_UNSIGNED LEADSTREAM_GROUP_ID LEADSTREAM_DELIVERY
+LEADSTREAM_BATCH_MAX_RECORDS LEADSTREAM_BATCH_LINGER_MS LEADSTREAM_COALESCE LEADSTREAM_LATE
+LEADSTREAM_REASONS LEADSTREAM_CHALLENGER_SHARE LEADSTREAM_DEAD_LETTER_MAX_RATIO
+LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE LEADSTREAM_HTTP_HOST LEADSTREAM_HTTP_PORT
+LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
+LEADSTREAM_LOG_FORMAT
+"""
+_DISPLAYED_SETTINGS = frozenset(_HARMLESS.split())
+_ADDRESSES = frozenset({"DATABASE_URL", "SCHEMA_REGISTRY_URL", "MODEL_STORE"})
 
 # librdkafka properties that would break delivery, each with the fix. `_SAFE` values are accepted.
 _SAFE = {
@@ -54,12 +55,14 @@ _SAFE = {
 }
 _REFUSED = {
     "bootstrap.servers": "set KAFKA_BOOTSTRAP_SERVERS instead",
+    "metadata.broker.list": "set KAFKA_BOOTSTRAP_SERVERS instead",
     "group.id": "set LEADSTREAM_GROUP_ID instead",
     "enable.auto.commit": "offsets are committed together with the outputs; unset it",
     "enable.auto.offset.store": "offsets are committed together with the outputs; unset it",
     "transactional.id": "each process needs its own, which it makes itself; unset it",
     "enable.idempotence": "without it a retry writes twice; unset it",
     "acks": "less than all replicas can lose acknowledged predictions; unset it",
+    "request.required.acks": "less than all replicas can lose acknowledged predictions; unset it",
     "isolation.level": "uncommitted changes may be aborted and must not be scored; unset it",
     "enable.partition.eof": "end-of-partition events are not records; unset it",
     "partition.assignment.strategy": "the loop relies on cooperative rebalancing; unset it",
@@ -289,6 +292,10 @@ class Settings(BaseModel):
         description="Any librdkafka property, from LEADSTREAM_KAFKA_... variables.",
     )
 
+    env_file: str | None = Field(
+        default=None, description="The `.env` file that was read, or null if there is none."
+    )
+
     def need(self, variable: str, purpose: str) -> str:
         """Return the value of a required setting. Raises SettingsError if it is unset."""
         for name, field in type(self).model_fields.items():
@@ -302,9 +309,10 @@ def load_settings(
 ) -> Settings:
     """Return the settings of the environment, which override those of a `.env` file.
 
-    Raises SettingsError if one is wrong.
+    Raises SettingsError if one is wrong, or if somebody else could have written the file.
     """
-    values = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file else {}
+    found = read_env_file(env_file) if env_file else None
+    values = dict(found.values) if found else {}
     values |= os.environ if environment is None else environment
     values = {name: value.strip() for name, value in values.items() if value.strip()}
     kafka = {}
@@ -313,6 +321,8 @@ def load_settings(
             key = name.removeprefix(KAFKA_PREFIX).lower().replace("_", ".")
             if key in _REFUSED and value.lower() != _SAFE.get(key):
                 raise SettingsError(f"{name} is refused: {_REFUSED[key]}")
+            if why := properties.why_it_runs_code(key, value):
+                raise SettingsError(f"{name} is refused: {why}")
             kafka[key] = value
     topics = Topics(**{field: values[name] for name, field in VARIABLES.items() if name in values})
     names = [getattr(topics, field.name) for field in fields(Topics)]
@@ -324,8 +334,11 @@ def load_settings(
         )
     known = {field.alias: field.alias for field in Settings.model_fields.values() if field.alias}
     given: dict[str, Any] = {name: values[name] for name in known if name in values}
+    for name, check in CHECKS.items():
+        if name in given:
+            check(name, given[name])
     try:
-        return Settings(**given, topics=topics, kafka=kafka)
+        return Settings(**given, topics=topics, kafka=kafka, env_file=found.path if found else None)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -363,12 +376,6 @@ def unfit_limits(kafka: Mapping[str, str]) -> list[str]:
     return [f"{variable_of(key)}={kafka[key]} does not fit: {why}"]
 
 
-def masked_url(url: str) -> str:
-    """Return a URL, URLs separated by commas, or a connection string, with passwords masked."""
-    masked = [_USER.sub(rf"\1:{_MASK}@", address) for address in _ADDRESSES.split(url)]
-    return _PAIR.sub(rf"\1{_MASK}", ",".join(masked))
-
-
 def variable_of(key: str) -> str:
     """Return the variable that sets a librdkafka property."""
     return KAFKA_PREFIX + key.upper().replace(".", "_")
@@ -388,10 +395,10 @@ def effective(settings: Settings) -> dict[str, str | None]:
 
 
 def _masked(name: str, value: str) -> str:
-    low = name.lower().replace(".", "_")
-    if low.endswith(("url", "store")):
+    """Return a value as it may be shown, by the name of its setting or its librdkafka property."""
+    if name in _ADDRESSES or name in properties.ADDRESSES:
         return masked_url(value)
-    return _MASK if _SECRET.search(low) else value
+    return value if name in _DISPLAYED_SETTINGS or name in properties.HARMLESS else MASK
 
 
 def _fix(error: Any) -> str:

@@ -30,6 +30,8 @@ def config(arguments: argparse.Namespace) -> int:
     else:
         for name, value in settings.items():
             print(f"{name}={'' if value is None else value}")
+    if loaded.env_file is not None:
+        print(f"leadstream: read {loaded.env_file}", file=sys.stderr)
     for sentence in [*unknown_variables(), *unfit_limits(loaded.kafka)]:
         print(f"leadstream: {sentence}", file=sys.stderr)
     return 0

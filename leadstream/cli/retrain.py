@@ -46,9 +46,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train with the champion's options; return 1 if --promote was given and the gate objects."""
+    from leadstream.addresses import masked_url
     from leadstream.cli.train import check_source, make, signing_registry
     from leadstream.errors import UserError
-    from leadstream.settings import load_settings, masked_url
+    from leadstream.settings import load_settings
     from models.registry.versions import CHAMPION
 
     check_source(args)

@@ -18,6 +18,7 @@ from typing import Literal
 
 import psycopg
 
+from leadstream.addresses import check_database_url
 from leadstream.errors import UserError
 from leadstream.local.containers import require_engine, run_container
 from leadstream.local.process import (
@@ -212,6 +213,7 @@ def _first(stack: contextlib.ExitStack, say: Say) -> Postgres:
 
 
 def _given(url: str, say: Say) -> Postgres:
+    check_database_url("DATABASE_URL", url)
     try:
         with psycopg.connect(url, connect_timeout=3) as connection:
             info = connection.info

@@ -81,6 +81,8 @@ def serving(settings: Settings) -> Iterator[ServiceContext]:
     """
     log.configure(settings)
     context = ServiceContext(settings, log.get_logger())
+    if settings.env_file is not None:
+        context.logger.info("settings.file", path=settings.env_file)
     for sentence in unknown_variables():
         context.logger.warning("settings.unknown", detail=sentence)
     for sentence in unfit_limits(settings.kafka):

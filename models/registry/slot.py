@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from leadstream.addresses import masked_url
 from leadstream.background import Background, Run, Worker, inline
 from leadstream.errors import Transient, UserError
-from leadstream.settings import masked_url
 from leadstream.variants import CHALLENGER
 from models.registry.versions import CHAMPION, Alias, ModelRegistry
 from models.serve.scorer import Model

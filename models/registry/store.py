@@ -13,8 +13,8 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
+from leadstream.addresses import masked_url, without_secrets
 from leadstream.errors import SettingsError, Transient
-from leadstream.settings import masked_url
 
 # The maximum size of a manifest, a signature or an alias.
 DOCUMENT = 4 * 2**20
@@ -49,7 +49,9 @@ class Store:
             )
         except (ImportError, ValueError) as error:
             hint = "; pip install 'leadstream[s3]'" if s3 else ""
-            raise SettingsError(f"MODEL_STORE={masked_url(url)}: {error}{hint}") from error
+            raise SettingsError(
+                f"MODEL_STORE={masked_url(url)}: {without_secrets(str(error), url)}{hint}"
+            ) from None
         self._failures: tuple[type[Exception], ...] = (OSError,)
         if s3:
             from aiohttp import ClientError  # noqa: PLC0415  # installed with s3fs
@@ -157,10 +159,10 @@ class Store:
         try:
             yield
         except self._failures as error:
-            why = " ".join(str(error).split()) or "not in time"
+            why = without_secrets(" ".join(str(error).split()), self.url) or "not in time"
             raise Transient(
                 "model store", f"{masked_url(self.url)} does not answer ({why})"
-            ) from error
+            ) from None
 
 
 def _absent(error: OSError) -> bool:

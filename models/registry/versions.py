@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from leadstream.addresses import masked_url
 from leadstream.errors import UserError
-from leadstream.settings import Settings, masked_url
+from leadstream.settings import Settings
 from models.registry.gate import GateRefused, objections
 from models.registry.signing import NO_TRUST, Trust, ensure_key, load_trust
 from models.registry.store import DOCUMENT, Store

@@ -1,12 +1,15 @@
 """Settings: what is accepted, and the one sentence for what is not."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from leadstream.addresses import masked_url
+from leadstream.cli.main import main
 from leadstream.errors import SettingsError
 from leadstream.kafka.config import consumer_config, producer_config
-from leadstream.settings import Delivery, effective, load_settings, masked_url, unknown_variables
+from leadstream.settings import Delivery, Settings, effective, load_settings, unknown_variables
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ("DATABASE_URL", "postgresql://crm:hush@db/crm", "postgresql://crm:********@db/crm"),
         (
             "DATABASE_URL",
-            "postgresql://crm:hu/sh?hush@db,other/crm",
+            "postgresql://crm:hu?hush@db,other/crm",
             "postgresql://crm:********@db,other/crm",
         ),
         ("DATABASE_URL", "postgresql://:hush@db/crm", "postgresql://:********@db/crm"),
@@ -120,6 +123,16 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ("LEADSTREAM_ID_HASH_KEY", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_PASSWORD", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_PASSWD", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_PASWORT", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_PWD", "hush", "********"),
+        ("LEADSTREAM_KAFKA_API_CREDS", "hush", "********"),
+        (
+            "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL",
+            "https://crm:hush@login/token?key=hush",
+            "https://crm:********@login/token?********",
+        ),
+        ("SCHEMA_REGISTRY_URL", "https://hush@registry", "https://********@registry"),
+        ("MODEL_STORE", "s3://key:hush@bucket/a?secret=hush", None),
         ("LEADSTREAM_KAFKA_SSL_KEY_PEM", "hush", "********"),
         ("LEADSTREAM_KAFKA_SSL_KEY_PASSWORD", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CONFIG", "hush", "********"),
@@ -155,6 +168,112 @@ def test_a_property_that_is_no_secret_is_shown_as_it_is() -> None:
         "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL": "https://login/token",
     }
     assert given.items() <= effective(load_settings(given, None)).items()
+
+
+@pytest.mark.parametrize("verb", ["config", "doctor", "run", "relay", "sink", "follow"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://crm:hush@hush@db/crm"),
+        ("DATABASE_URL", "postgresql://crm:12/hush@db/crm"),
+        ("SCHEMA_REGISTRY_URL", "http://crm:hush@hush@registry"),
+        ("MODEL_STORE", "sftp://crm:hush@hush@files/models"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "crm:hush@broker:9092"),
+        ("LEADSTREAM_MODEL_SIGNING_KEY", "-----BEGIN PRIVATE KEY-----hush"),
+    ],
+)
+def test_an_address_that_hides_its_password_badly_ends_every_verb_and_is_not_printed(
+    verb: str,
+    name: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    assert main([verb]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"leadstream: {name} ")
+    assert "hush" not in err
+
+
+def test_the_file_that_was_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_text("LEADSTREAM_REASONS=1\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["config"]) == 0
+    assert f"leadstream: read {tmp_path / '.env'}\n" in capsys.readouterr().err
+
+
+def test_every_setting_is_either_shown_or_known_as_a_secret() -> None:
+    given = {field.alias: None for field in Settings.model_fields.values() if field.alias}
+    masked = [name for name in given if name.endswith("_HASH_KEY")]
+    environment = {"LEADSTREAM_ID_HASH_KEY": "hush"}
+    assert [
+        name
+        for name, value in effective(load_settings(environment, None)).items()
+        if value == "********"
+    ] == masked
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PLUGIN_LIBRARY_PATHS", "/tmp/plugin.so"),
+        ("plugin_library_paths", "/tmp/plugin.so"),
+        ("SSL_ENGINE_LOCATION", "/tmp/engine.so"),
+        ("SSL_PROVIDERS", "legacy"),
+        ("SASL_KERBEROS_KINIT_CMD", "touch /tmp/owned"),
+        ("SASL_KERBEROS_PRINCIPAL", "crm; touch /tmp/owned"),
+    ],
+)
+def test_a_property_that_runs_code_is_refused_from_the_environment_and_the_file(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    variable = f"LEADSTREAM_KAFKA_{name}"
+    (tmp_path / ".env").write_text(f"{variable}='{value}'\n")
+    for environment, file in (({variable: value}, None), ({}, tmp_path / ".env")):
+        with pytest.raises(SettingsError, match=f"{variable} is refused: .+"):
+            load_settings(environment, file)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
+def test_an_env_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / ".env"
+    file.write_text("LEADSTREAM_REASONS=1\n")
+    file.chmod(mode)
+    with pytest.raises(SettingsError, match=r"\.env may be written by others; run `chmod go-w`"):
+        load_settings({}, file)
+    file.chmod(0o644)
+    assert load_settings({}, file).env_file == str(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_env_file_of_another_account_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("LEADSTREAM_REASONS=1\n")
+    os.chown(file, 12345, -1)
+    with pytest.raises(SettingsError, match="belongs to another account"):
+        load_settings({}, file)
+
+
+def test_an_env_file_that_cannot_be_read_as_text_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    for content in ("REASONS=ä".encode("utf-16"), "A=ä".encode("latin-1"), b"A=\0", b"A" * 2**21):
+        file.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"settings file .*\.env "):
+            load_settings({}, file)
+    file.write_bytes("\ufeffLEADSTREAM_REASONS=1".encode())
+    assert load_settings({}, file).reasons == 1
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(SettingsError, match="is no regular file"):
+        load_settings({}, file)
+    file.unlink()
+    file.mkdir()
+    assert load_settings({}, file).env_file is None
 
 
 def test_a_mistyped_variable_is_named_with_the_one_that_was_meant() -> None:

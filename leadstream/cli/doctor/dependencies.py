@@ -36,7 +36,7 @@ def check_registry(settings: "Settings") -> Iterator[Finding]:
     """Yield whether the registry answers."""
     from contextlib import closing
 
-    from leadstream.settings import masked_url
+    from leadstream.addresses import masked_url
     from schemas.registry import Registry
 
     if settings.schema_registry_url is None:
