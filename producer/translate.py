@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from leadstream.errors import Poison
-from leadstream.kafka.batch import Batch, Message, Output
+from leadstream.errors import Fenced, Poison, Reason, Transient, UserError
+from leadstream.kafka.batch import Batch, Message, Output, read_headers
 from leadstream.kafka.dead_letter import Limit, dead_letter
 from leadstream.kafka.publisher import Publisher
 from leadstream.kafka.topics import Topics
@@ -22,6 +22,9 @@ from schemas.foreign_formats import (
 
 class TranslationObserver(Protocol):
     """An observer of what was translated."""
+
+    def dead_lettered(self, message: Message, poison: Poison) -> None:
+        """Note an event that becomes a dead letter, before its batch is committed."""
 
     def translated(self, batch: Batch, dispositions: Counter[str], seconds: float) -> None:
         """Note a batch that was committed."""
@@ -70,6 +73,7 @@ class Translator:
             except Poison as poison:
                 letter, output = poison, self._letter(message, poison)
                 dispositions["dead_lettered"] += 1
+                self._observer.dead_lettered(message, poison)
             letters.append(letter)
             if output is not None:
                 outputs.append(output)
@@ -80,13 +84,23 @@ class Translator:
     def _output(self, message: Message) -> Output | None:
         """Return the lead change, or None if nothing changed that a score depends on.
 
-        Raises Poison and Transient.
+        Raises Poison, whatever is wrong with the event, and Transient, Fenced and UserError.
         """
+        try:
+            return self._translated(message)
+        except (Poison, Transient, Fenced, UserError):
+            raise
+        except Exception as error:
+            # Its own text may show a value.
+            detail = f"The event cannot be read: it causes a {type(error).__name__}."
+            raise Poison(Reason.INVALID_EVENT, "decode", detail) from error
+
+    def _translated(self, message: Message) -> Output | None:
         position = f"{message.topic()}-{message.partition()}-{message.offset()}"
         kind, timestamp = message.timestamp()
         at = timestamp if kind else self._clock_ms()
         foreign = ForeignMessage(
-            message.key(), message.value(), headers_by_name(message.headers()), at, position
+            message.key(), message.value(), headers_by_name(read_headers(message)), at, position
         )
         record = self._read(foreign, self._how)
         if record is None:

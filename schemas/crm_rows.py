@@ -12,9 +12,16 @@ from leadstream.lead_fields import CRM_FIELDS, INT_LIMIT, LEAD_FIELDS, MAPS, Fie
 # before it was created.
 MAX_CLOCK_DIFFERENCE_MS = 300_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A time as a number is in milliseconds, microseconds or nanoseconds. Its size tells which, for
-# times between 1973 and 5138.
-_MIN_MICROSECONDS, _MIN_NANOSECONDS = 10**14, 10**17
+# A time as a number is in seconds, milliseconds, microseconds or nanoseconds. Its size tells which,
+# for times from 1973 to 5138. Smaller numbers, such as days, are no times.
+_MIN_SECONDS, _MIN_MILLISECONDS, _MIN_MICROSECONDS, _MIN_NANOSECONDS, _END_NANOSECONDS = (
+    10**8,
+    10**11,
+    10**14,
+    10**17,
+    10**20,
+)
+MAX_TIME_CHARACTERS = 64
 
 
 def lead_state(row: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -52,19 +59,35 @@ def parse_text(value: Any) -> str | None:
 
 
 def parse_time(value: Any) -> int | None:
-    """Return milliseconds UTC of an ISO 8601 text or of a number; None where it is neither.
+    """Return milliseconds UTC of an ISO 8601 text, a number or a datetime; None for anything else.
 
     A text without a zone is in UTC.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        if abs(value) >= _MIN_NANOSECONDS:
-            return value // 1_000_000
-        return value // 1000 if abs(value) >= _MIN_MICROSECONDS else value
-    try:
-        at = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+    if isinstance(value, datetime):
+        return to_milliseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return _from_number(value)
+    if not isinstance(value, str) or len(value) > MAX_TIME_CHARACTERS:
         return None
-    return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
+    # Debezium writes the zone of a date, too.
+    text = value[:-1] if len(value) == len("2026-01-31Z") and value.endswith("Z") else value
+    try:
+        return parse_time(datetime.fromisoformat(text))
+    except ValueError:
+        return None
+
+
+def _from_number(value: float | Decimal) -> int | None:
+    """Return milliseconds of a time in the unit that its size tells; None if none fits."""
+    size: Any = abs(value)
+    if not _MIN_SECONDS <= size < _END_NANOSECONDS:
+        return None
+    if size < _MIN_MILLISECONDS:
+        return int(value * 1000)
+    for minimum, divisor in ((_MIN_NANOSECONDS, 1_000_000), (_MIN_MICROSECONDS, 1000)):
+        if size >= minimum:
+            return int(value // divisor)
+    return int(value)
 
 
 def to_milliseconds(at: datetime) -> int:

@@ -5,38 +5,50 @@ functions are pure. Each converter returns the fields of LeadChanged, or None wh
 that a score depends on. It raises Poison, or Transient if a registry is needed and does not answer.
 """
 
-import base64
-import binascii
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from io import BytesIO
 from typing import Any
 
-from fastavro import schemaless_reader
-from fastavro.schema import SchemaParseException, UnknownType
-
-from leadstream.errors import Poison, Reason, SettingsError
-from leadstream.lead_fields import CRM_FIELDS, LONG_LIMIT
+from leadstream.errors import Poison, SettingsError
+from leadstream.lead_fields import CRM_FIELDS, INT_LIMIT, LONG_LIMIT, FieldKind
 from schemas.codec import Reader
-from schemas.crm_rows import (
-    corrected_change_time,
-    is_integer,
-    lead_state,
-    parse_time,
+from schemas.crm_rows import corrected_change_time, lead_state, parse_time
+from schemas.foreign_values import (
+    AvroDecoder,
+    Unreadable,
+    decode_base64,
+    invalid,
+    parse_json,
+    parse_message,
+    to_decimal,
+    utf8,
 )
-from schemas.limits import UnboundedSchemaError, parse_bounded
 from schemas.registry import Registry
 
 STATE_COLUMNS = tuple(field.name for field in CRM_FIELDS)
 FIELDS = ("lead_id", "lead_version", *STATE_COLUMNS)
+# A programme or a campus is the id of a row elsewhere: its change is one of the lead, too.
+_COMPARED_COLUMNS = tuple(field.column for field in CRM_FIELDS if field.name_table and field.column)
+_ENVELOPE = frozenset(("before", "after", "source", "op", "ts_ms", "ts_us", "ts_ns", "transaction"))
 _OPERATIONS = {"c": "CREATED", "r": "RESCORE", "u": "UPDATED", "d": "DELETED"}
 _TYPES = {"created": "CREATED", "updated": "UPDATED", "deleted": "DELETED", "rescore": "RESCORE"}
-# Debezium writes this for a long text that an update did not change.
-_NOT_SENT = "__debezium_unavailable_value"
-_DECIMAL = "org.apache.kafka.connect.data.Decimal"
+# Debezium writes this for a long value that an update did not change: as text, as base64, or as
+# the only item of a list.
+_NOT_SENT = (
+    "__debezium_unavailable_value",
+    "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
+    b"__debezium_unavailable_value",
+)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_MAX_NUMBER_CHARACTERS = 400
+# What Postgres and Debezium write for a number that is none: it is missing.
+_NO_NUMBERS = {"", "nan", "infinity", "-infinity", "+infinity"}
 
 
 class ForeignFormat(StrEnum):
@@ -66,13 +78,14 @@ class ConversionOptions:
     """The settings of a conversion.
 
     `columns` maps each field to its column; `state` says whether states are taken from messages;
-    `reader` and `registry` decode Avro.
+    `reader` and `registry` decode Avro, with the `decoders` of the schema ids seen until now.
     """
 
     columns: Mapping[str, str]
     state: bool
     reader: Reader
     registry: Registry | None
+    decoders: dict[int, AvroDecoder] = field(default_factory=dict, compare=False)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -94,37 +107,38 @@ def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, 
     """Convert a change event of Debezium for the table `people`.
 
     The event is JSON (with or without its schema) or Avro, with the envelope or unwrapped by
-    ExtractNewRecordState. A null value, which follows a deletion, is the same deletion.
+    ExtractNewRecordState. A null or empty value, which follows a deletion, is the same deletion.
     """
-    key = _parsed(message.key, how.registry)
-    if message.value is None:
-        return _deletion(_id_of_key(key, how), message, message.timestamp)
-    value = _parsed(message.value, how.registry)
+    value = _parsed(message.value, how)
+    if value is None or value == "":
+        return _deletion(_id_of_key(message, how), message, message.timestamp)
     if not isinstance(value, dict):
-        raise _invalid("it is no row and no envelope of Debezium's")
-    if not ("op" in value and "source" in value):
-        return _unwrapped(value, key, message, how)
-    source, operation = value["source"] or {}, value["op"]
-    if operation not in _OPERATIONS:
-        raise _invalid(f"the operation {operation!r} is none of a single lead")
+        raise invalid("it is no row and no envelope of Debezium's")
+    if not _is_envelope(value):
+        return _unwrapped(value, message, how)
+    operation = value["op"]
+    if not isinstance(operation, str) or operation not in _OPERATIONS:
+        raise invalid("the operation is none of a single lead")
+    source = value.get("source")
+    source = source if isinstance(source, dict) else {}
     before, after = (_fields(value.get(name), how) for name in ("before", "after"))
-    occurred_at = parse_time(source.get("ts_ms") or value.get("ts_ms")) or message.timestamp
-    lead_id = _lead_id(after or before, key, how)
+    sent = source.get("ts_ms") or value.get("ts_ms")
+    occurred_at = _required_time("ts_ms", sent) or message.timestamp
+    lead_id = _lead_id(after or before, message, how)
     identity = message.position
-    if source.get("lsn"):
-        identity = f"{source.get('schema')}.{source.get('table')}-{source['lsn']}-{lead_id}"
+    if (lsn := _log_position(source.get("lsn"))) is not None:
+        identity = f"{source.get('schema')}.{source.get('table')}-{lsn}-{lead_id}"
     if operation == "d":
         return _deletion(lead_id, message, occurred_at, identity, before)
-    # Only REPLICA IDENTITY FULL makes `before` complete; without it, no comparison is possible.
-    if (
-        operation == "u"
-        and before
-        and before.get("created_at") is not None
-        and _same(before, after)
-    ):
+    if operation == "u" and _is_unchanged(value["before"], value["after"], before, after):
         return None
     return _change(
-        _OPERATIONS[operation], lead_id, after, occurred_at=occurred_at, identity=identity, how=how
+        _OPERATIONS[operation],
+        lead_id,
+        _completed(after or {}, before or {}),
+        occurred_at=occurred_at,
+        identity=identity,
+        how=how,
     )
 
 
@@ -134,17 +148,19 @@ def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, An
     lead_id is the key, facts the value, and event_id the header `id`. change_type, occurred_at and
     origin are headers of their own names (additional placement).
     """
-    key = _parsed(message.key, how.registry, plain=True)
+    key = _parsed(message.key, how, text=True)
     lead_id = _required("the key, which is the lead's id,", key if isinstance(key, str) else None)
     identity = _header(message, "id") or message.position
-    occurred_at = _time(_header(message, "occurred_at")) or message.timestamp
+    sent = _header(message, "occurred_at")
+    occurred_at = _required_time("occurred_at", sent) or message.timestamp
     kind = _header(message, "change_type") or "UPDATED"
-    content = _parsed(message.value, how.registry) if message.value is not None else None
-    row = _json(content.encode("utf-8", "surrogatepass")) if isinstance(content, str) else content
-    if kind == "DELETED" or row is None:
-        return _deletion(lead_id, message, occurred_at, identity, row)
+    if kind == "DELETED":
+        return _deletion(lead_id, message, occurred_at, identity, _outbox_row_or_none(message, how))
+    row = _outbox_row(message, how)
+    if row is None:
+        return _deletion(lead_id, message, occurred_at, identity)
     if kind not in _TYPES.values() or not isinstance(row, dict):
-        raise _invalid(
+        raise invalid(
             "it is no row of leadstream_outbox: see the settings of its outbox event router"
         )
     record = _change(kind, lead_id, row, occurred_at=occurred_at, identity=identity, how=how)
@@ -160,11 +176,11 @@ def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str
     """
     content = (_header(message, "content-type") or "").lower()
     if content.startswith("application/cloudevents+json"):
-        event = _json(message.value)
+        event = _parsed(message.value, how)
         if not isinstance(event, dict):
-            raise _invalid("a structured CloudEvent is a JSON object")
-        data = event.get("data")
-        raw = _base64(event["data_base64"]) if "data_base64" in event else None
+            raise invalid("a structured CloudEvent is a JSON object")
+        data, encoded = event.get("data"), event.get("data_base64")
+        raw = None if encoded is None else decode_base64(encoded)
         content = str(event.get("datacontenttype") or "application/json").lower()
     else:
         event = {
@@ -175,28 +191,28 @@ def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str
         data, raw = None, message.value
     for attribute in ("specversion", "id", "source", "type"):
         _required(f"the attribute {attribute} of the CloudEvent", event.get(attribute))
-    if not str(event["specversion"]).startswith("1."):
-        raise _invalid(f"CloudEvents {event['specversion']!s:.20} is no version that is known here")
-    if raw is not None and ("avro" in content):
+    if not event["specversion"].startswith("1."):
+        raise invalid("the version of the CloudEvent's specification is no version that is known")
+    if raw and "avro" in content:
         return how.reader.decode(raw)
-    if raw is not None:
-        data = _json(raw)
-    kind = _TYPES.get(str(event["type"]).rpartition(".")[2].lower())
+    if raw:
+        data = _parsed(raw, how)
+    kind = _TYPES.get(event["type"].rpartition(".")[2].lower())
     if kind is None:
-        raise _invalid(
+        raise invalid(
             "the type of the CloudEvent ends in none of .created, .updated, .deleted, .rescore"
         )
-    row = _fields(data, how)
+    row = _fields(None if data == "" else data, how)
     lead_id = _required(
         "the lead's id, in data or as subject,",
         _text((row or {}).get("lead_id")) or event.get("subject"),
     )
-    occurred_at = _time(event.get("time")) or message.timestamp
+    occurred_at = _required_time("time", event.get("time")) or message.timestamp
     # An id is unique within its source.
     identity = f"{event['source']}#{event['id']}"
     if kind == "DELETED":
         return _deletion(lead_id, message, occurred_at, identity, row)
-    record = _change(kind, lead_id, row, occurred_at=occurred_at, identity=identity, how=how)
+    record = _change(kind, lead_id, row or {}, occurred_at=occurred_at, identity=identity, how=how)
     return {**record, "origin": str(event.get("origin") or "crm")}
 
 
@@ -217,47 +233,49 @@ def headers_by_name(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[
     return {name.lower(): value for name, value in headers or () if value is not None}
 
 
+def _is_envelope(value: Mapping[str, Any]) -> bool:
+    """Return whether this is Debezium's envelope, and not a row with columns of such names."""
+    if "op" not in value or isinstance(value.get("source"), dict):
+        return "op" in value
+    return ("before" in value or "after" in value) and value.keys() <= _ENVELOPE
+
+
 def _unwrapped(
-    value: dict[str, Any], key: Any, message: ForeignMessage, how: ConversionOptions
+    value: dict[str, Any], message: ForeignMessage, how: ConversionOptions
 ) -> dict[str, Any]:
-    row = _fields(value, how)
-    occurred_at = (
-        parse_time(value.get("__source_ts_ms") or value.get("__ts_ms")) or message.timestamp
-    )
-    lead_id = _lead_id(row, key, how)
-    lsn = value.get("__source_lsn") or value.get("__lsn")
-    identity = f"{lsn}-{lead_id}" if lsn else message.position
-    operation = str(value.get("__op") or "u")
+    row = _fields(value, how) or {}
+    sent = value.get("__source_ts_ms") or value.get("__ts_ms")
+    occurred_at = _required_time("__source_ts_ms", sent) or message.timestamp
+    lead_id = _lead_id(row, message, how)
+    lsn = _log_position(value.get("__source_lsn") or value.get("__lsn"))
+    identity = message.position if lsn is None else f"{lsn}-{lead_id}"
+    operation = value.get("__op") or "u"
     if str(value.get("__deleted")).lower() == "true" or operation == "d":
         return _deletion(lead_id, message, occurred_at, identity, row)
-    return _change(
-        _OPERATIONS.get(operation, "UPDATED"),
-        lead_id,
-        row,
-        occurred_at=occurred_at,
-        identity=identity,
-        how=how,
-    )
+    kind = _OPERATIONS.get(operation, "UPDATED") if isinstance(operation, str) else "UPDATED"
+    return _change(kind, lead_id, row, occurred_at=occurred_at, identity=identity, how=how)
 
 
 def _change(
     kind: str,
     lead_id: str,
-    row: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
     *,
     occurred_at: int,
     identity: str,
     how: ConversionOptions,
 ) -> dict[str, Any]:
-    lead = lead_state(row or {})
+    # What was not sent is not missing: the consumer then reads the state from Postgres.
+    sent = not any(_was_not_sent(row.get(name)) for name in STATE_COLUMNS)
+    lead = _state(row) if sent and how.state else None
     return {
         "event_id": identity,
         "lead_id": lead_id,
         "change_type": kind,
         "occurred_at": corrected_change_time(occurred_at, lead["created_at"] if lead else None),
-        "lead_version": _version(row),
+        "lead_version": _integer("lead_version", row.get("lead_version"), LONG_LIMIT) or 0,
         "origin": "crm",
-        "lead": lead if how.state else None,
+        "lead": lead,
     }
 
 
@@ -266,22 +284,36 @@ def _deletion(
     message: ForeignMessage,
     occurred_at: int,
     identity: str = "",
-    row: Mapping[str, Any] | None = None,
+    row: Any = None,
 ) -> dict[str, Any]:
+    try:
+        version = _integer("lead_version", row["lead_version"], LONG_LIMIT) or 0
+    except (Poison, TypeError, LookupError):
+        version = 0  # an erasure is done, whatever else the event holds
     return {
         "event_id": identity or message.position,
         "lead_id": lead_id,
         "change_type": "DELETED",
         "occurred_at": occurred_at,
-        "lead_version": _version(row),
+        "lead_version": version,
         "origin": "crm",
         "lead": None,
     }
 
 
-def _version(row: Mapping[str, Any] | None) -> int:
-    version = (row or {}).get("lead_version")
-    return version if isinstance(version, int) and is_integer(version, LONG_LIMIT) else 0
+def _outbox_row(message: ForeignMessage, how: ConversionOptions) -> Any:
+    """Return the row in an outbox event, None if it is empty."""
+    content = _parsed(message.value, how)
+    if isinstance(content, str):
+        content = parse_json(content.encode("utf-8", "surrogatepass")) if content else None
+    return content
+
+
+def _outbox_row_or_none(message: ForeignMessage, how: ConversionOptions) -> Any:
+    try:
+        return _outbox_row(message, how)
+    except Poison:
+        return None
 
 
 def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
@@ -289,152 +321,194 @@ def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
     if row is None:
         return None
     if not isinstance(row, dict):
-        raise _invalid("the row is no object of columns")
+        raise invalid("the row is no object of columns")
     return {field: _value(row[column]) for field, column in how.columns.items() if column in row}
 
 
 def _value(value: Any) -> Any:
-    """Return a column's value.
-
-    A decimal with a scale of its own becomes a number; a text that was not sent is missing.
-    """
-    if value == _NOT_SENT:
-        return None
+    """Return a column's value; a decimal with a scale of its own becomes a number."""
     if isinstance(value, dict) and value.keys() == {"scale", "value"}:
-        raw = value["value"]
-        return _decimal(raw if isinstance(raw, bytes) else _base64(raw), value["scale"])
+        return to_decimal(value["value"], value["scale"])
     return value
 
 
-def _same(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> bool:
-    return after is not None and all(before.get(name) == after.get(name) for name in STATE_COLUMNS)
+def _was_not_sent(value: Any) -> bool:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return isinstance(value, str | bytes) and value in _NOT_SENT
 
 
-def _lead_id(row: Mapping[str, Any] | None, key: Any, how: ConversionOptions) -> str:
-    found = _text((row or {}).get("lead_id"))
-    return found if found is not None else _id_of_key(key, how)
+def _completed(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with what was not sent, because it did not change, from the row before."""
+    return {
+        name: before.get(name, value) if _was_not_sent(value) else value
+        for name, value in after.items()
+    }
 
 
-def _id_of_key(key: Any, how: ConversionOptions) -> str:
-    """Return the id in a key: the field of that column, or the only field."""
+def _is_unchanged(
+    raw_before: Any,
+    raw_after: Any,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> bool:
+    """Return whether nothing changed that a score depends on.
+
+    Only REPLICA IDENTITY FULL makes `before` complete; without it, no comparison is possible.
+    """
+    if not before or after is None or before.get("created_at") is None:
+        return False
+    full = _completed(after, before)
+    return all(before.get(name) == full.get(name) for name in STATE_COLUMNS) and all(
+        raw_before.get(column) == raw_after.get(column) for column in _COMPARED_COLUMNS
+    )
+
+
+def _state(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the LeadState in a row, None without a time of creation.
+
+    Raises Poison for a value that is not of its field's kind: it would be taken for a missing one.
+    """
+    return lead_state(
+        {
+            field.name: _READERS[field.kind](field.name, row[field.name])
+            for field in CRM_FIELDS
+            if field.name in row
+        }
+    )
+
+
+def _readable(name: str, value: Any) -> Any:
+    if isinstance(value, Unreadable):
+        raise invalid(f"the field {name} is {value.why}")
+    return value
+
+
+def _required_time(name: str, value: Any) -> int | None:
+    """Return milliseconds UTC; None only where there is no value."""
+    if _readable(name, value) is None or value == "":
+        return None
+    if isinstance(value, str) and value.isdecimal() and 8 < len(value) < 20:
+        value = int(value)
+    found = parse_time(value)
+    if found is None:
+        raise invalid(
+            f"the field {name} is no plausible time: send ISO 8601, or the schema that tells the "
+            "unit, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970"
+        )
+    return found
+
+
+def _time(name: str, value: Any) -> datetime | int | None:
+    # A datetime has a unit; as a number, a time before 1973 would be taken for another one.
+    return value if isinstance(value, datetime) else _required_time(name, value)
+
+
+def _number(name: str, value: Any) -> float | Decimal | None:
+    """Return a number, also from a text; None for a missing one, and for one that is not finite."""
+    if _readable(name, value) is None:
+        return None
+    if isinstance(value, str):
+        if value.strip().lower() in _NO_NUMBERS if len(value) < 20 else False:
+            return None
+        if len(value) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(value):
+            raise invalid(
+                f"the field {name} is a text that is no number: set Debezium's "
+                "decimal.handling.mode to double or string, or send the schema of the row"
+            )
+        return Decimal(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise invalid(f"the field {name} is no number")
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _integer(name: str, value: Any, limit: int) -> int | None:
+    number = _number(name, value)
+    if number is None:
+        return None
+    if not -limit <= number < limit:
+        raise invalid(f"the field {name} is a number that is too large for its field")
+    if int(number) != number:
+        raise invalid(f"the field {name} is no integer")
+    return int(number)
+
+
+def _category(name: str, value: Any) -> str | None:
+    """Return a text; other JSON values are written as JSON writes them."""
+    if isinstance(_readable(name, value), Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return utf8(value)
+    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+
+
+_READERS: Mapping[FieldKind, Callable[[str, Any], Any]] = {
+    FieldKind.TIME: _time,
+    FieldKind.DOUBLE: _number,
+    FieldKind.INT: lambda name, value: _integer(name, value, INT_LIMIT),
+    FieldKind.STRING: _category,
+}
+
+
+def _lead_id(row: Mapping[str, Any] | None, message: ForeignMessage, how: ConversionOptions) -> str:
+    found = (row or {}).get("lead_id")
+    if found is None or _was_not_sent(found):
+        return _id_of_key(message, how)
+    return _required("the lead's id, in the row or the key,", _text(found))
+
+
+def _id_of_key(message: ForeignMessage, how: ConversionOptions) -> str:
+    """Return the id in a key: the field of that column, the only field, or a text."""
+    try:
+        key = _parsed(message.key, how)
+    except Poison:
+        if not message.key or message.key[:1] in b"\0{[":
+            raise
+        key = utf8(message.key)
     if isinstance(key, dict):
         column = how.columns["lead_id"]
         key = key[column] if column in key else next(iter(key.values())) if len(key) == 1 else None
-    return _required("the lead's id, in the row or the key,", _text(key))
-
-
-def _parsed(raw: bytes | None, registry: Registry | None, *, plain: bool = False) -> Any:
-    """Parse JSON, with or without Connect's schema, or Avro in Confluent's framing.
-
-    With `plain`, anything else is a text.
-    """
-    if raw is None:
-        return None
-    if raw[:1] == b"\x00":
-        return _avro(raw, registry)
-    try:
-        value = _json(raw)
-    except Poison:
-        if not plain:
-            raise
-        return _utf8(raw)
-    if plain and not isinstance(value, dict | str):
-        return _utf8(raw)
-    if isinstance(value, dict) and value.keys() == {"schema", "payload"}:
-        return _typed(value["payload"], value["schema"])
-    return value
-
-
-def _typed(value: Any, schema: Any) -> Any:
-    """Return a value with the decimals that its Connect schema describes."""
-    if value is None or not isinstance(schema, dict):
-        return value
-    if schema.get("name") == _DECIMAL:
-        return _decimal(_base64(value), (schema.get("parameters") or {}).get("scale", 0))
-    if schema.get("type") == "struct" and isinstance(value, dict):
-        of = {
-            field.get("field"): field
-            for field in schema.get("fields") or []
-            if isinstance(field, dict)
-        }
-        return {name: _typed(inner, of.get(name)) for name, inner in value.items()}
-    return value
-
-
-def _avro(raw: bytes, registry: Registry | None) -> Any:
-    if registry is None:
-        raise Poison(
-            Reason.UNKNOWN_SCHEMA,
-            "decode",
-            "The value is in Confluent framing, but SCHEMA_REGISTRY_URL is unset.",
+    if isinstance(key, str) and key.startswith("Struct{"):
+        raise invalid(
+            "the key is the text of a structure: "
+            "set key.converter to JsonConverter or AvroConverter"
         )
-    schema = registry.schema(int.from_bytes(raw[1:5], "big"))
-    stream = BytesIO(raw[5:])
-    try:
-        # With its logical types: a decimal's scale is one.
-        value = schemaless_reader(stream, parse_bounded(json.dumps(schema)), None)
-    except (SchemaParseException, UnknownType, UnboundedSchemaError, RecursionError):
-        raise Poison(
-            Reason.DECODE_FAILED, "decode", "The registry's schema cannot be used."
-        ) from None
-    except (EOFError, LookupError, ValueError, TypeError, ArithmeticError):
-        raise Poison(
-            Reason.DECODE_FAILED, "decode", "The body is not what its schema says."
-        ) from None
-    if stream.tell() != len(raw) - 5:
-        raise Poison(Reason.DECODE_FAILED, "decode", "More bytes follow the record.")
-    return value
+    return _required("the lead's id, in the row or the key,", _text(_value(key)))
 
 
-def _json(raw: bytes | None) -> Any:
-    try:
-        return json.loads(raw or b"")
-    except (ValueError, RecursionError):
-        raise Poison(Reason.DECODE_FAILED, "decode", "The value is not JSON.") from None
-
-
-def _base64(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise _invalid("a value that should be base64 is not") from None
-
-
-def _decimal(raw: bytes, scale: Any) -> float:
-    try:
-        return float(Decimal(int.from_bytes(raw, "big", signed=True)).scaleb(-int(scale)))
-    except (TypeError, ValueError, ArithmeticError):
-        raise _invalid("a decimal has no scale") from None
+def _parsed(raw: bytes | None, how: ConversionOptions, *, text: bool = False) -> Any:
+    """Parse a key or a value; an empty one is as one that is null."""
+    return parse_message(raw or None, how.registry, how.decoders, text=text)
 
 
 def _header(message: ForeignMessage, name: str) -> str | None:
     value = message.headers.get(name)
-    return None if value is None else _utf8(value).strip('"')
+    return None if value is None else utf8(value).strip('"')
 
 
-def _time(value: Any) -> int | None:
-    """Parse a time in an attribute or a header, where numbers are digits."""
-    return parse_time(
-        int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
-    )
-
-
-def _utf8(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise _invalid("a key or header is not UTF-8") from None
+def _log_position(lsn: Any) -> int | str | None:
+    """Return a position in the database's log as an event's id can hold it."""
+    if isinstance(lsn, int) and not isinstance(lsn, bool):
+        return lsn if 0 < lsn < 2**64 else None
+    return lsn if isinstance(lsn, str) and 0 < len(lsn) < 40 else None
 
 
 def _text(value: Any) -> str | None:
+    """Return an id as text; a whole number is written without a point."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    if isinstance(value, Decimal):
+        return format(value, "f")
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def _required(what: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise _invalid(f"{what} is missing")
+        raise invalid(f"{what} is missing")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(f"{what} is no Unicode text") from None
     return value
-
-
-def _invalid(detail: str) -> Poison:
-    return Poison(Reason.INVALID_EVENT, "decode", detail[:1].upper() + detail[1:] + ".")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from consumer.dead_letters.headers import ParsedHeaders, parse_headers
 from leadstream.errors import SettingsError, UserError
-from leadstream.kafka.batch import Message
+from leadstream.kafka.batch import Message, read_headers
 from leadstream.kafka.config import Headers
 from leadstream.kafka.topic_reader import TopicReader
 from leadstream.settings import Settings
@@ -57,7 +57,7 @@ class Letter:
     def from_message(cls, message: Message) -> "Letter":
         """Return the letter of a record of the topic."""
         kind, timestamp = message.timestamp()
-        headers = message.headers() or []
+        headers = read_headers(message)
         return cls(
             LetterId(message.partition(), message.offset()),
             message.key(),

@@ -7,7 +7,7 @@ import numpy as np
 
 from consumer.scoring.versions import VERSION_HEADER, Versions
 from leadstream.errors import Poison, Transient, UserError
-from leadstream.kafka.batch import Message
+from leadstream.kafka.batch import Message, read_headers
 from leadstream.kafka.topic_reader import NoTopic, TopicOffsets, TopicReader
 from leadstream.settings import Settings
 from schemas.codec import Reader
@@ -123,7 +123,7 @@ class Recall:
 
 def _ended(null: Message) -> int:
     """Return the version that a null ends, 0 if it names none."""
-    for name, value in null.headers() or ():
+    for name, value in read_headers(null):
         if name == VERSION_HEADER and value is not None and value.isdigit():
             return int(value)
     return 0

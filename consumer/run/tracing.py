@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from consumer.scoring.result import BatchResult
 from leadstream import __version__
 from leadstream.errors import LeadstreamError
-from leadstream.kafka.batch import Batch
+from leadstream.kafka.batch import Batch, read_headers
 from leadstream.kafka.config import Headers, Record
 from leadstream.kafka.publisher import FinishCommit, Publisher
 from leadstream.log import client_logger
@@ -185,7 +185,7 @@ def _contexts(batch: Batch) -> dict[int, Context]:
     """Return the trace of each message that carries a readable one."""
     found = {}
     for index, message in enumerate(batch.messages):
-        if headers := message.headers():
+        if headers := read_headers(message):
             carrier: dict[str, Any] = {
                 name: value.decode("latin-1") for name, value in headers if value and name in _NAMES
             }

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
 
-    from leadstream.kafka.batch import Batch
+    from leadstream.errors import Poison
+    from leadstream.kafka.batch import Batch, Message
     from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
     from leadstream.kafka.source import KafkaSource
     from leadstream.log import Logger
@@ -153,6 +154,17 @@ class TranslationReport:
     def __init__(self, metrics: "TranslateMetrics", logger: "Logger") -> None:
         self._metrics = metrics
         self._logger = logger
+
+    def dead_lettered(self, message: "Message", poison: "Poison") -> None:
+        """Write where a dead letter comes from."""
+        self._logger.warning(
+            "dead_letter",
+            reason=poison.reason.value,
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            detail=poison.detail,
+        )
 
     def translated(self, batch: "Batch", dispositions: "Counter[str]", seconds: float) -> None:
         """Write the one line of a batch, and count it."""

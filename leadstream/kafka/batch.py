@@ -1,7 +1,9 @@
 """Values between Kafka and a loop: a message, a batch of messages, and a record to publish."""
 
+import gc
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import methodcaller
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +25,39 @@ class Message(Protocol):
     def value(self) -> bytes | None: ...
     def headers(self) -> Headers | None: ...
     def timestamp(self) -> tuple[int, int]: ...
+
+
+UNREADABLE_NAME = "unreadable-header-name"
+# A plain call may skip the interpreter's check, and the error would appear somewhere later.
+_CALL_HEADERS = methodcaller("headers")
+
+
+def read_headers(message: Message) -> Headers:
+    """Return the headers of a message, in their order.
+
+    The client fails at a name that is not UTF-8, and cannot give its bytes: such a header keeps its
+    value under UNREADABLE_NAME. Read headers only with this function.
+    """
+    try:
+        headers: Headers | None = _CALL_HEADERS(message)
+    except (UnicodeDecodeError, SystemError):
+        return _readable_headers(message)
+    return headers or []
+
+
+def _readable_headers(message: Message) -> Headers:
+    # The second call returns tuples whose names are null pointers: touching one ends the process.
+    # The garbage collector lists what a tuple holds, without the null pointers.
+    pairs = _CALL_HEADERS(message) or []
+    held = [gc.get_referents(pair) for pair in pairs]
+    headers = [
+        pair if len(parts) > 1 else (UNREADABLE_NAME, *parts)
+        for pair, parts in zip(pairs, held, strict=True)
+    ]
+    replace = getattr(message, "set_headers", None)
+    if replace is not None:
+        replace(headers)
+    return headers
 
 
 class ClosedBy(StrEnum):

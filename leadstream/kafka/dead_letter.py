@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from leadstream.errors import DeadLetterLimit, Poison
-from leadstream.kafka.batch import Message, Output
+from leadstream.kafka.batch import Message, Output, read_headers
 from leadstream.kafka.config import Headers
 
 MESSAGE_CHARACTERS = 1_000
@@ -49,7 +49,7 @@ def dead_letter(
 
     Error headers of an earlier failure are replaced. `failed_at` is in milliseconds UTC.
     """
-    original = message.headers() or []
+    original = read_headers(message)
     cause = poison.__cause__ or poison
     exception = f"{type(cause).__module__}.{type(cause).__qualname__}"
     failure: Mapping[str, str] = {

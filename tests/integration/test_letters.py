@@ -16,6 +16,7 @@ from leadstream.local.broker import Broker
 from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Writer
 from tests.integration.running import Stage, headers_of
+from tests.raw_records import send_raw
 from tests.unit.pipelines import NOW_MS
 
 pytestmark = pytest.mark.broker
@@ -234,3 +235,24 @@ def test_a_share_of_dead_letters_over_the_limit_ends_the_process_before_anything
     )
     assert stage.committed(stage.topics.lead_changes) == 0
     assert stage.letters(0) == []
+
+
+def test_names_of_headers_that_are_not_utf_8_stop_neither_the_consumer_nor_triage(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    headers = [(b"\xff\xfe", b"a"), (b"name", b"b")]
+    good = stage.change("lead_1")
+    for value in (good.value or b"", b"junk"):
+        send_raw(stage.bootstrap, stage.topics.lead_changes, b"lead_1", value, headers)
+    with stage.running(**NO_LIMIT) as process:
+        [prediction] = stage.predictions(1)
+        [letter] = stage.letters(1)
+        assert process.stop() == 0
+    assert prediction["lead_id"] == "lead_1"
+    assert (letter.headers() or [])[:2] == [("unreadable-header-name", b"a"), ("name", b"b")]
+    # A letter of another program may have such names, too.
+    send_raw(stage.bootstrap, stage.topics.dead_letters, b"lead_2", b"junk", headers)
+    for verb in (("list", "--json"), ("show", "0-0"), ("groups",)):
+        with stage.running("dead-letters", *verb) as triage:
+            assert triage.exit_code() == 0, triage.lines()

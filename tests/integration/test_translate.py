@@ -16,6 +16,7 @@ from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
 from schemas.codec import Reader
 from tests.integration.running import QUICK, Stage
+from tests.raw_records import send_raw
 from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, reported
 
 pytestmark = pytest.mark.broker
@@ -87,3 +88,41 @@ def test_a_translator_that_is_killed_translates_each_event_once(stage: Stage) ->
         f"/crm#{each}" for each in ids
     )
     assert stage.letters(0) == []
+
+
+SECRET = "ada@example.com"
+ODD = [
+    b"[]",
+    b'"' + SECRET.encode() + b'"',
+    b"[" * 100_000,
+    b'{"op": [], "source": {"a": "' + SECRET.encode() + b'"}}',
+    b'{"id": "a", "created_at": "' + SECRET.encode() + b'"}',
+    b'{"id": "a", "lead_score": 1' + b"0" * 900_000 + b', "created_at": "x"}',
+    b'{"id": "\\ud800"}',
+]
+
+
+def test_odd_events_and_names_of_headers_cost_their_own_event_and_no_value_is_logged(
+    stage: Stage,
+) -> None:
+    good = json.dumps(ROW | {"source": "web", "programme_id": 7}).encode()
+    headers = [(b"\xff\xfe", b"a"), (b"ce_id", b"b")]
+    topic = _foreign(stage)
+    for value in [good, *ODD, good]:
+        send_raw(stage.bootstrap, topic, b"ada", value, headers)
+    with stage.running(
+        *("translate", "--from", topic, "--format", "debezium"),
+        **QUICK,
+        LEADSTREAM_DEAD_LETTER_MAX_RATIO="1",
+        LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE="0",
+    ) as process:
+        changes = stage.read(stage.topics.lead_changes, 2)
+        letters = stage.letters(len(ODD))
+        assert process.stop() == 0
+        logged = process.events("dead_letter")
+        assert SECRET not in "\n".join(process.lines())
+    assert [_CHANGE.decode(m.value() or b"")["lead"]["source"] for m in changes] == ["web", "web"]
+    assert sorted(letter.value() or b"" for letter in letters) == sorted(ODD)
+    assert all(("unreadable-header-name", b"a") in (m.headers() or []) for m in letters)
+    places = [(line["topic"], line["partition"], line["offset"]) for line in logged]
+    assert places == [(topic, 0, 1 + offset) for offset in range(len(ODD))]

@@ -22,7 +22,7 @@ from leadstream.cli.demo.accounting import (
 )
 from leadstream.deadline import Deadline
 from leadstream.errors import Transient, UserError
-from leadstream.kafka.batch import Message, Partition
+from leadstream.kafka.batch import Message, Partition, read_headers
 from leadstream.kafka.topic_follower import TopicFollower
 from leadstream.log import SILENT
 from leadstream.settings import Settings
@@ -235,7 +235,7 @@ class DemoSubscriber:
         )
 
     def _take_letter(self, message: Any, _at: float) -> None:
-        headers = {name: (value or b"").decode() for name, value in message.headers() or []}
+        headers = {name: (value or b"").decode() for name, value in read_headers(message)}
         topic, partition, offset = (
             headers[f"__connect.errors.{name}"] for name in ("topic", "partition", "offset")
         )
