@@ -231,7 +231,7 @@ class Settings(BaseModel):
     http_host: str = Field(
         default="127.0.0.1",
         alias="LEADSTREAM_HTTP_HOST",
-        description="Address of the HTTP endpoints.",
+        description="Address of the HTTP endpoints; an IPv6 address with or without brackets.",
     )
     http_port: int = Field(
         default=8080,

@@ -1,25 +1,21 @@
 """The HTTP endpoints: liveness, readiness with what is missing, metrics, and the model in use."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from leadstream.errors import SettingsError
+from leadstream.process.bounded_server import BoundedServer
 from leadstream.process.status import Status
 
 JSON = "application/json"
-
-
-class _EndpointServer(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A probe that closes its connection early is no error of ours; anything else is a bug.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
+# One read or write of a request, and the whole connection.
+IDLE_SECONDS = 5.0
+CONNECTION_SECONDS = 10.0
 
 
 class Endpoints:
@@ -69,7 +65,16 @@ class Endpoints:
         }
 
         class EndpointHandler(BaseHTTPRequestHandler):
+            timeout = IDLE_SECONDS
+
             def do_GET(self) -> None:
+                self.wfile.write(self._head())
+
+            def do_HEAD(self) -> None:
+                self._head()
+
+            def _head(self) -> bytes:
+                """Send status and headers, and return the body."""
                 page = pages.get(self.path.split("?")[0])
                 code, kind, body = (
                     page()
@@ -80,19 +85,21 @@ class Endpoints:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                return body
 
             def log_message(self, *_: object) -> None:
                 """Requests are not logged: probes would drown the log."""
 
         try:
-            self._server = _EndpointServer((host, port), EndpointHandler)
+            self._server = BoundedServer(
+                host, port, EndpointHandler, max_seconds=CONNECTION_SECONDS
+            )
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on LEADSTREAM_HTTP_HOST={host}, LEADSTREAM_HTTP_PORT={port}: "
                 f"{error.strerror}; choose another port, or 0 for any free one"
             ) from None
-        self.port: int = self._server.server_address[1]
+        self.port: int = self._server.server_port
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="http", daemon=True
         )

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from leadstream import __version__, log
 from leadstream.backoff import Backoff
 from leadstream.errors import Transient
+from leadstream.process.bounded_server import host_in_url
 from leadstream.process.http import Endpoints
 from leadstream.process.signals import Stoppable, stop_on_signals
 from leadstream.process.status import Status
@@ -62,7 +63,7 @@ class ServiceContext:
                 model=model,
             )
         )
-        self._url = f"http://{self.settings.http_host}:{endpoints.port}"
+        self._url = f"http://{host_in_url(self.settings.http_host)}:{endpoints.port}"
 
     def stop_by_signals(self, loop: Stoppable) -> None:
         """Let SIGTERM and SIGINT stop the loop from now on."""

@@ -84,12 +84,15 @@ class MemoryTriageService:
         return []
 
 
+LINK = r"http://leadstream-\w+\.localhost:\d+(/\?token=[\w-]+)"
+
+
 class Browser:
     """A client that sends requests with given headers."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.headers = {"Host": f"127.0.0.1:{port}"}
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.headers = {"Host": f"{host}:{port}"}
 
     def ask(
         self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str
@@ -121,10 +124,10 @@ class ServedConsole:
         until(lambda: self.lines, "the link")
 
     def link(self) -> str:
-        return str(re.findall(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", self.lines[-1])[0])
+        return str(re.findall(LINK, self.lines[0])[0])
 
     def browser(self) -> Browser:
-        return Browser(self.console.port)
+        return Browser(self.console.gate.host, self.console.port)
 
 
 @pytest.fixture
@@ -159,12 +162,24 @@ def test_a_site_whose_name_is_made_to_mean_this_machine_gets_nothing(
         "",
         "[::1",
         "127.0.0.2",
+        f"evil.{browser.host}",
     ):
         answer = browser.ask("GET", "/", Host=name)
         assert answer.status == 421, name
         assert "crm.lead-changes" not in answer.text
-    for name in ("localhost:1", f"127.0.0.1:{browser.port}"):
+        assert browser.host not in answer.text
+    for name in (f"{browser.host}:1", browser.host.upper()):
         assert browser.ask("GET", "/", Host=name).status == 200, name
+
+
+def test_a_cookie_for_127_0_0_1_would_go_to_every_program_that_listens_there(
+    browser: Browser,
+) -> None:
+    assert re.fullmatch(r"leadstream-[0-9a-f]{32}\.localhost", browser.host)
+    for name in ("localhost", f"127.0.0.1:{browser.port}", f"localhost:{browser.port}"):
+        answer = browser.ask("GET", "/", Host=name)
+        assert answer.status == 421, name
+        assert "Set-Cookie" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -205,9 +220,25 @@ def test_a_link_that_is_good_twice_lets_in_whoever_reads_the_history(served: Ser
     again = served.browser().ask("GET", link)
     assert again.status == 403
     assert "Set-Cookie" not in again.headers
-    assert served.link() != link
-    served.browser().sign_in(served.link())
     assert served.browser().ask("GET", "/?token=guess").status == 403
+
+
+def test_a_link_that_still_works_must_not_stay_in_the_terminal(
+    served: ServedConsole, browser: Browser
+) -> None:
+    assert served.browser().ask("GET", served.link()).status == 403
+    assert "token=" not in "".join(served.lines[1:])
+    # A browser that has signed in shows the next one; others do not get it.
+    assert served.browser().ask("GET", "/link").status == 403
+    [link] = re.findall(LINK, browser.ask("GET", "/link").text)
+    served.browser().sign_in(link)
+    assert served.browser().ask("GET", link).status == 403
+
+
+def test_a_head_request_has_the_headers_of_the_page(browser: Browser) -> None:
+    answer = browser.ask("HEAD", "/")
+    assert (answer.status, answer.text) == (200, "")
+    assert int(answer.headers["Content-Length"]) == len(browser.ask("GET", "/").text.encode())
 
 
 def test_a_form_of_another_site_or_without_its_token_decides_nothing(browser: Browser) -> None:
@@ -219,7 +250,7 @@ def test_a_form_of_another_site_or_without_its_token_decides_nothing(browser: Br
         answer = browser.ask("POST", "/discard", form | {"form_token": token}, Origin=origin)
         assert answer.status == 403, origin
     assert browser.ask("GET", "/jobs/1").status == 404
-    own = f"http://127.0.0.1:{browser.port}"
+    own = f"http://{browser.host}:{browser.port}"
     assert browser.ask("POST", "/discard", form | {"form_token": token}, Origin=own).status == 303
     assert browser.ask("GET", "/jobs/1").status == 200
 
@@ -355,6 +386,29 @@ def test_two_decisions_at_once_and_one_that_nobody_has_seen_are_refused(
     assert going_on.done.wait(30)
     assert going_on.progress.stopped
     assert jobs.decide(second, "a test").done.wait(30)
+
+
+def test_a_decision_on_a_preview_that_has_not_ended_or_failed_is_refused(
+    service: MemoryTriageService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triage: Any = service
+    jobs = Jobs(triage, "anna")
+    may_end = threading.Event()
+
+    def slow(selection: Selection) -> list[LetterGroup]:
+        assert may_end.wait(30)
+        raise Transient("brokers", "they went away")
+
+    monkeypatch.setattr(service, "groups_of", slow)
+    job = jobs.preview(JobKind.DRY_RUN, {}, Filter())
+    # The letters are selected, but nobody has seen what a replay would do with them.
+    until(lambda: job.selection is not None, "the selection")
+    with pytest.raises(UserError, match="the preview has not ended"):
+        jobs.decide(job, "a test")
+    may_end.set()
+    assert job.done.wait(30)
+    with pytest.raises(UserError, match="the preview failed"):
+        jobs.decide(job, "a test")
 
 
 def test_a_console_that_ends_lets_the_transaction_at_hand_end(service: MemoryTriageService) -> None:

@@ -1,7 +1,8 @@
 """The gate of the console: it admits the browser that opened a link of the terminal.
 
-1. `Host` must name this machine. A site whose name resolves to 127.0.0.1 (DNS rebinding) sends its
-   own name.
+1. `Host` must be a random name under `.localhost`, which browsers take for this machine. A site
+   whose name resolves to 127.0.0.1 (DNS rebinding) sends its own name. Browsers keep cookies by
+   host and not by port: no other program on 127.0.0.1 gets this cookie.
 2. A link has a token that works once. The gate exchanges it for a cookie that no script reads and
    no other site sends.
 3. A form that changes something carries a token of its own, and comes from this origin.
@@ -15,14 +16,13 @@ import threading
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-HERE = frozenset({"127.0.0.1", "localhost"})
-
 
 class Gate:
     """The secrets of one console, new at each start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.host = f"leadstream-{secrets.token_hex(16)}.localhost"
         self._link = secrets.token_urlsafe(32)
         self._session = secrets.token_urlsafe(32)
         self.form_token = secrets.token_urlsafe(32)
@@ -31,6 +31,14 @@ class Gate:
     def link_token(self) -> str:
         """Return the token of the next link."""
         return self._link
+
+    def is_here(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a request names this console; a tunnel may use another port."""
+        try:
+            host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return _same(host, self.host)
 
     def spend(self, token: str) -> bool:
         """Return whether this is the token of the link; it works only once."""
@@ -59,16 +67,7 @@ class Gate:
         return not foreign and _same(form.get("form_token", ""), self.form_token)
 
 
-def is_here(headers: Mapping[str, str]) -> bool:
-    """Return whether a request names this machine; a tunnel may use another port."""
-    try:
-        return urlsplit(f"//{headers.get('Host', '')}").hostname in HERE
-    except ValueError:
-        return False
-
-
 def _name(port: int) -> str:
-    # Browsers keep cookies by host, not by port: two consoles on one machine need two names.
     return f"leadstream-console-{port}"
 
 

@@ -116,8 +116,12 @@ class Jobs:
     def decide(self, previewed: Job, comment: str, rate: int = RATE) -> Job:
         """Execute a preview, on exactly its letters. Raises UserError."""
         selection = previewed.selection
-        if selection is None or previewed.decides:
+        if previewed.decides:
             raise UserError("only a preview can be decided: start with a dry run")
+        if not previewed.finished:
+            raise UserError("the preview has not ended: wait for it, and read what it shows")
+        if selection is None or previewed.error:
+            raise UserError("the preview failed, so it shows nothing to decide: start it again")
         comment = comment.strip()
         if previewed.kind is JobKind.COUNT and not comment:
             raise SettingsError("say why the letters are discarded")

@@ -1,21 +1,23 @@
 """The HTTP server of the console: loopback only, behind the gate, with strict headers."""
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from leadstream.cli.console.gate import Gate, is_here
+from leadstream.cli.console.gate import Gate
 from leadstream.errors import SettingsError
+from leadstream.process.bounded_server import BoundedServer
 
 HOST = "127.0.0.1"
 MAX_FORM_BYTES = 64 * 1024
 QUIET_SECONDS = 30
+# A page may read a topic of millions of predictions.
+PAGE_SECONDS = 600
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
     "form-action 'self'; "
@@ -52,19 +54,12 @@ class Site(Protocol):
         """Return a page with a sentence; `to` is the page that follows automatically."""
 
 
-class ConsoleServer(ThreadingHTTPServer):
-    """A threading server that ignores broken connections."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser may leave in the middle. Everything else is a bug, and is printed.
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
-
 class Console:
-    """A server of a site on `port`; `say` prints each link, which works once."""
+    """A server of a site on `port`; `say` prints the first link, which works once.
+
+    A browser that has signed in shows the next link. A terminal, or what records it, never holds a
+    link that works longer than until the first one is used.
+    """
 
     def __init__(self, port: int, site: Site, say: Callable[[str], None]) -> None:
         self.gate = Gate()
@@ -72,13 +67,13 @@ class Console:
         self._report_link = say
         self._stopped = threading.Event()
         try:
-            self._server = ConsoleServer((HOST, port), self._handler())
+            self._server = BoundedServer(HOST, port, self._handler(), max_seconds=PAGE_SECONDS)
         except OSError as error:
             raise SettingsError(
                 f"--port {port}: cannot listen on {HOST}: {error.strerror}; "
                 "choose another port, or 0 for any free one"
             ) from None
-        self.port: int = self._server.server_address[1]
+        self.port: int = self._server.server_port
 
     def serve(self) -> None:
         """Serve until `stop`."""
@@ -103,11 +98,12 @@ class Console:
     ) -> PageResponse:
         """Return the response to a request, after all checks of the gate."""
         url = urlsplit(target)
-        if not is_here(headers):
+        if not self.gate.is_here(headers):
+            # The address is a secret, too: a page on another port of it would get the cookie.
             return self._site.message(
                 421,
                 "Wrong address",
-                f"The console is at http://{HOST}:{self.port}/, and has no other address.",
+                "Open the link that `leadstream console` prints in its terminal.",
             )
         if method == "GET" and url.path in _ASSETS:
             return PageResponse(200, (_HERE / url.path[1:]).read_bytes(), _ASSETS[url.path])
@@ -126,6 +122,10 @@ class Console:
                 "Not from this page",
                 "The form is from another site or an earlier console: load the page again.",
             )
+        if method == "GET" and url.path == "/link":
+            return self._site.message(
+                200, "Another browser", f"This link works once, for one browser: {self._link()}"
+            )
         if method == "GET":
             found = self._site.get(url.path, params, self.gate.form_token)
         else:
@@ -134,7 +134,7 @@ class Console:
 
     def _sign_in(self, token: str, headers: Mapping[str, str]) -> PageResponse:
         if self.gate.spend(token):
-            self._report_link(f"A browser signed in. For another one: {self._link()}")
+            self._report_link("A browser signed in, and shows the link for another one.")
             # Not a redirect: a browser follows one from another program without the strict cookie.
             page = self._site.message(
                 200, "Signed in", "This browser can decide on dead letters now.", to="/"
@@ -147,11 +147,12 @@ class Console:
         return self._site.message(
             403,
             "This link was used",
-            "Each link works once: open the newest in the terminal of `leadstream console`.",
+            "Each link works once. A browser that has signed in shows another one at the top of "
+            "its pages; without such a browser, start `leadstream console` again.",
         )
 
     def _link(self) -> str:
-        return f"http://{HOST}:{self.port}/?token={self.gate.link_token}"
+        return f"http://{self.gate.host}:{self.port}/?token={self.gate.link_token}"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         console = self
@@ -162,6 +163,9 @@ class Console:
             timeout = QUIET_SECONDS
 
             def do_GET(self) -> None:
+                self._answer("GET", b"")
+
+            def do_HEAD(self) -> None:
                 self._answer("GET", b"")
 
             def do_POST(self) -> None:
@@ -188,7 +192,8 @@ class Console:
                 self.send_header("Content-Type", response.kind)
                 self.send_header("Content-Length", str(len(response.body)))
                 self.end_headers()
-                self.wfile.write(response.body)
+                if self.command != "HEAD":
+                    self.wfile.write(response.body)
 
             def version_string(self) -> str:
                 return "leadstream"
