@@ -58,6 +58,12 @@ class CorpusMessage:
 
 def worker(folder: Path, numba: str, printed: int | None = None) -> int:
     """Run the corpus, and print one digest a batch, or all facts of the batch `printed`."""
+    # An editable install would add the modules of its own tree to those of the other one.
+    sys.meta_path[:] = [
+        finder
+        for finder in sys.meta_path
+        if not getattr(finder, "__module__", "").startswith("__editable__")
+    ]
     if numba == "without":
         sys.modules["numba"] = None  # type: ignore[assignment]  # importing it fails
     corpus = pickle.loads((folder / "corpus").read_bytes())

@@ -50,6 +50,6 @@ class DictionaryColumn(Sequence[Any]):
 
 def dictionary_encode(values: Sequence[Any]) -> DictionaryColumn:
     """Return the column of these hashable values, its distinct values in order of appearance."""
-    numbers: dict[Any, int] = {}
-    codes = [numbers.setdefault(value, len(numbers)) for value in values]
-    return DictionaryColumn(np.array(codes, np.intp), list(numbers))
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    codes = np.fromiter(map(numbers.__getitem__, values), np.intp, len(values))
+    return DictionaryColumn(codes, list(numbers))

@@ -41,6 +41,16 @@ def use_columns(n: int) -> bool:
     return COMPILED and n >= MIN_ROWS
 
 
+def without_nulls(values: Sequence[bytes | None]) -> tuple[Sequence[bytes], Ints]:
+    """Return the values, each null as empty bytes, and their lengths (n,)."""
+    present: Sequence[Any] = values
+    try:
+        return present, np.fromiter(map(len, present), np.int64, len(values))
+    except TypeError:  # few batches have a null, and asking each value takes longer
+        present = [value or b"" for value in values]
+        return present, np.fromiter(map(len, present), np.int64, len(values))
+
+
 class UnsupportedColumns(Exception):
     """Values that cannot be encoded as columns; record by record, most of them can be."""
 
@@ -187,8 +197,7 @@ class ColumnReader:
     def decode(self, values: Sequence[bytes | None]) -> DecodedColumns:
         """Decode n framed values; a null is not decoded."""
         n = len(values)
-        filled = [value or b"" for value in values]
-        lengths = np.fromiter(map(len, filled), np.int64, n)
+        filled, lengths = without_nulls(values)
         data = np.frombuffer(b"".join(filled), np.uint8)
         ends = np.cumsum(lengths)
         bodies = np.full(n, -1, np.int64)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
         shadowed=challenger is not None
         and any(topic == settings.topics.shadow_predictions for topic, *_ in records),
         imputed=_total(each.imputed() for each in predicted),
-        coverage=[value for each in predicted for value in each.coverage()],
+        coverage=list(chain.from_iterable(each.coverage() for each in predicted)),
         seconds=_added([parts.seconds, *(each.seconds for each in predicted)]),
         scored=[each for each in (some.scored_changes() for some in predicted) if each],
         late=len(parts.erasures.late) + len(changes.late) + (len(order.late) if order else 0),

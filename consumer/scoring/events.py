@@ -20,7 +20,7 @@ from leadstream.errors import Poison
 from leadstream.kafka.batch import Batch
 from leadstream.lead_fields import MAX_CHANGE_BYTES, STATE_FIELDS
 from schemas.codec import Reader
-from schemas.columns import COMPILED, ColumnReader, use_columns
+from schemas.columns import COMPILED, ColumnReader, use_columns, without_nulls
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.intp]
@@ -92,17 +92,19 @@ class EventReader:
         keys = [message.key() or b"" for message in batch.messages]
         n = len(values)
         requests = _of_topic(batch, self._requests_topic)
-        null = np.fromiter((value is None for value in values), np.bool_, n)
-        sizes = np.fromiter((len(value or b"") for value in values), np.int64, n)
+        present, sizes = without_nulls(values)
+        null = np.zeros(n, np.bool_)
+        if present is not values:
+            null[:] = [value is None for value in values]
         oversized = (sizes > MAX_CHANGE_BYTES) & ~requests
         left = ~(requests | null | oversized)
         kernel = self._kernel if use_columns(n) else None
         base = None
         if kernel is not None:
-            table = kernel.decode(values)
+            table = kernel.decode(present)
             base = columns_from_kernel(table, kernel.symbols["change_type"], inputs)
             left &= ~table.decoded
-        records, poisons = self._decode(values, np.flatnonzero(left).tolist())
+        records, poisons = self._decode(present, np.flatnonzero(left).tolist())
         if base is None:
             decoded = np.zeros(n, np.bool_)
             changes = columns_from_records([records.get(row, _BLANK) for row in range(n)], inputs)
@@ -136,14 +138,14 @@ class EventReader:
         return EventTable(kind, keys, changes, poisons, base is not None and bool(left.any()))
 
     def _decode(
-        self, values: Sequence[bytes | None], rows: Iterable[int]
+        self, values: Sequence[bytes], rows: Iterable[int]
     ) -> tuple[dict[int, dict[str, Any]], dict[int, Poison]]:
         """Decode rows one by one; a value that cannot be decoded costs only its own row."""
         records: dict[int, dict[str, Any]] = {}
         poisons: dict[int, Poison] = {}
         for row in rows:
             try:
-                records[row] = self._codec.decode(values[row] or b"")
+                records[row] = self._codec.decode(values[row])
             except Poison as poison:
                 poisons[row] = poison
         return records, poisons

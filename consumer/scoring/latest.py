@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.scoring.events import EventKind, EventTable
+from leadstream.dictionary import dictionary_encode
 
 Ints = NDArray[np.intp]
 
@@ -42,18 +43,14 @@ def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
     if coalesce and len(erasures):
         changes, erasures, ended, superseded = _apply_erasures(table, changes, erasures)
     n = len(changes)
-    numbers: dict[bytes, int] = {}
-    leads = (
-        [numbers.setdefault(table.keys[row], len(numbers)) for row in changes.tolist()]
-        if coalesce
-        else []
-    )
-    if len(numbers) == len(leads):
+    # Without `coalesce` each change is as good as a lead of its own.
+    leads = dictionary_encode([table.keys[row] for row in changes.tolist()]) if coalesce else None
+    if leads is None or len(leads.values) == n:
         starts, ends = np.arange(n), np.arange(1, n + 1)
         return LatestPerLead(changes, starts, ends, erasures, ended, superseded)
     # The sort is stable: among equal versions the later offset comes last.
-    order = changes[np.lexsort((versions[changes], np.array(leads)))]
-    sizes = np.bincount(leads)
+    order = changes[np.lexsort((versions[changes], leads.codes))]
+    sizes = leads.counts()
     ends = np.cumsum(sizes)
     return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded)
 

@@ -186,11 +186,16 @@ def _prediction_ids(rows: Rows, model_sha256: str, variant: str) -> TextColumn:
         else map(_encoded, rows.event_id)
     )
     model = b"\0%b\0%b" % (model_sha256.encode(), variant.encode())
-    ids = [_hashed(b"%b\0%b%b" % each) for each in zip(events, rows.keys, repeat(model))]
+    digests = [
+        blake2b(b"%b\0%b%b" % each, digest_size=_ID_BYTES).digest()
+        for each in zip(events, rows.keys, repeat(model))
+    ]
     size = 2 * _ID_BYTES
-    begins = np.arange(0, size * len(ids), size)
+    begins = np.arange(0, size * len(digests), size)
     return TextColumn(
-        np.frombuffer("".join(ids).encode(), np.uint8), begins, np.full_like(begins, size)
+        np.frombuffer(b"".join(digests).hex().encode(), np.uint8),
+        begins,
+        np.full_like(begins, size),
     )
 
 
@@ -199,10 +204,7 @@ def prediction_id(event_id: str, lead_id: str, model_sha256: str, variant: str =
 
     The same change scored by the same model has the same id, so that repeats can be dropped.
     """
-    return _hashed(_encoded("\0".join((event_id, lead_id, model_sha256, variant))))
-
-
-def _hashed(identity: bytes) -> str:
+    identity = _encoded("\0".join((event_id, lead_id, model_sha256, variant)))
     return blake2b(identity, digest_size=_ID_BYTES).hexdigest()
 
 

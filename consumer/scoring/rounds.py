@@ -48,7 +48,7 @@ def score_changes(
     starts, places = latest.starts, latest.ends - 1
     while len(places):
         index = latest.order[places]
-        unscored = {row: states.failed[row] for row in index.tolist() if row in states.failed}
+        unscored = _among(index, states.failed)
         good = _without(index, unscored)
         rows = rows_from_table(table, states, index[good], (places - starts)[good])
         timely, late_index = _without_late(rows, versions)
@@ -64,6 +64,11 @@ def score_changes(
         more = ~done & (places > starts)
         starts, places = starts[more], places[more] - 1
     return ScoredRounds(predicted, failed, np.concatenate(late), np.concatenate(coalesced), context)
+
+
+def _among(index: Ints, failed: dict[int, Poison]) -> dict[int, Poison]:
+    """Return what failed of these messages."""
+    return {row: failed[row] for row in index.tolist() if row in failed} if failed else {}
 
 
 def _without(index: Ints, rows: dict[int, Poison]) -> NDArray[np.bool_]:

@@ -113,9 +113,8 @@ class Predicted:
 
     def coverage(self) -> list[float]:
         """Return the feature coverage of each prediction, by the model that answers for it."""
-        return [
-            value for scores, rows in self._answering() for value in scores.coverage[rows].tolist()
-        ]
+        parts = [scores.coverage[rows] for scores, rows in self._answering()]
+        return np.concatenate(parts).tolist()  # type: ignore[no-any-return]
 
     def scored_changes(self) -> ScoredChanges | None:
         """Return the changes to watch for drift: scored by the champion, and not on request."""

@@ -66,8 +66,9 @@ def check_changes(
     the time of a deletion's state, are not looked at further.
     """
     keyed = decoded | null
-    key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
-    same = _equal(changes.lead_id, keys)
+    key_column = TextColumn.from_bytes(keys)
+    key_sizes = key_column.lengths
+    same = _equal(changes.lead_id, key_column)
     not_text = _decode_errors(keys, keyed & ~same)
     occurred_at, created_at = changes.occurred_at, changes.created_at
     timed = decoded & ~looping
@@ -152,12 +153,11 @@ def _decode_errors(keys: Sequence[bytes], rows: Flags) -> dict[int, Exception]:
     return errors
 
 
-def _equal(texts: TextColumn, others: Sequence[bytes]) -> Flags:
+def _equal(texts: TextColumn, others: TextColumn) -> Flags:
     if use_columns(len(others)):
-        return texts.equal(TextColumn.from_bytes(others))
-    return np.array(
-        [one == other for one, other in zip(texts.to_list(), others, strict=True)], np.bool_
-    )
+        return texts.equal(others)
+    pairs = zip(texts.to_list(), others.to_list(), strict=True)
+    return np.array([one == other for one, other in pairs], np.bool_)
 
 
 def _flags(rows: Mapping[int, object], n: int) -> Flags:
