@@ -10,7 +10,7 @@ from leadstream.kafka.batch import Batch, Message, Output, read_headers
 from leadstream.kafka.dead_letter import Limit, dead_letter
 from leadstream.kafka.publisher import Publisher
 from leadstream.kafka.topics import Topics
-from schemas.codec import Writer
+from schemas.codec import Writer, confluent_id
 from schemas.foreign_formats import (
     CONVERTERS,
     ConversionOptions,
@@ -62,6 +62,8 @@ class Translator:
         Raises Transient, Fenced and DeadLetterLimit; then nothing of the batch counts.
         """
         began = self._clock()
+        if self._how.registry is not None:
+            self._how.registry.learn(confluent_id(message.value()) for message in batch.messages)
         outputs: list[Output] = []
         letters: list[Poison | None] = []
         dispositions: Counter[str] = Counter()

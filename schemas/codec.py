@@ -8,7 +8,7 @@ Records are dicts of basic Python values. Times are ints (milliseconds UTC), so 
 overflow a datetime.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
-from fastavro.schema import SchemaParseException, UnknownType
 
 from leadstream.errors import Poison, Reason
 from schemas import schema_files
-from schemas.limits import UnboundedSchemaError, parse_bounded
+from schemas.limits import parse_bounded
 from schemas.validation import RecordValidationError, compile_validator, lone_surrogate
 
 if TYPE_CHECKING:
@@ -30,6 +29,12 @@ _SINGLE_OBJECT = b"\xc3\x01"
 _CONFLUENT = b"\x00"
 _SINGLE_OBJECT_HEADER = 10
 _CONFLUENT_HEADER = 5
+
+
+def confluent_id(value: bytes | None) -> int:
+    """Return the schema id that a value in Confluent's framing names; 0 without such framing."""
+    framed = value is not None and len(value) >= 5 and value[:1] == b"\0"
+    return int.from_bytes(value[1:5], "big") if framed and value is not None else 0
 
 
 class Reader:
@@ -77,12 +82,25 @@ class Reader:
                 "The value is well-formed, but holds what the present schema of "
                 f"{self._record} has no place for."
             )
+        except Exception as error:  # noqa: BLE001 -- whatever fastavro raises is about this value
+            detail = f"The value cannot be decoded: it causes a {type(error).__name__}."
         else:
             if stream.tell() == len(value):
                 return record
             left = len(value) - stream.tell()
             detail = f"The record ends at byte {stream.tell()}, but {left} more bytes follow."
         raise _poison(Reason.DECODE_FAILED, detail)
+
+    def prepare(self, values: Iterable[bytes | None]) -> None:
+        """Ask the registry for the schemas of values that `decode` will meet, several at a time.
+
+        Raises Transient if it does not answer, or has many to answer for.
+        """
+        if self._registry is not None:
+            unseen = (
+                v for v in values if v is not None and v[:_CONFLUENT_HEADER] not in self._bodies
+            )
+            self._registry.learn({number for v in unseen if (number := confluent_id(v))})
 
     def layout(self, value: bytes) -> tuple[int, Any]:
         """Return where the body of `value` starts, and the writer schema that it names.
@@ -134,15 +152,7 @@ class Reader:
             )
         try:
             body = _body(schema, self._record)
-        except (
-            SchemaParseException,
-            UnknownType,
-            UnboundedSchemaError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ):
+        except Exception:  # noqa: BLE001 -- whatever fastavro raises is about this schema
             detail = (
                 f"The registry's schema id {number} cannot be used: "
                 "it is not valid Avro, or its values have no bounds."
@@ -259,9 +269,13 @@ def _known_writers() -> dict[bytes, tuple[str, Any]]:
         {record: schema_files.current_schema(record) for record in schema_files.FILES},
     ]
     return {
-        schema_files.fingerprint_bytes(schema): (record, schema)
+        mark: (record, schema)
         for version in versions
         for record, schema in version.items()
+        for mark in (
+            schema_files.python_fingerprint_bytes(schema),
+            schema_files.fingerprint_bytes(schema),
+        )
     }
 
 

@@ -5,22 +5,27 @@ It separates what the registry answers, what it does not have, and that it does 
 
 import json
 import time
-from collections.abc import Callable
-from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
+from leadstream.deadline import Deadline
 from leadstream.errors import Poison, Reason, SettingsError, Transient, UserError
-
-if TYPE_CHECKING:
-    from confluent_kafka.schema_registry import Schema
+from schemas.limits import UnboundedSchemaError, check_depth
+from schemas.references import inline_references
+from schemas.registry_http import RegistryHttp, UnusableAnswer
 
 TIMEOUT_S = 5.0
 UNKNOWN_FOR_S = 10.0
-_UNKNOWN_LIMIT = 1_000
+# The loop waits for unknown ids no longer than that, then turns once, and goes on.
+UNKNOWN_BUDGET_S = 5.0
+MAX_SCHEMA_CHARACTERS = 1_000_000
+MAX_REFERENCES = 50
 _LARGEST_ID = 2**31 - 1
+_ASKED_TOGETHER = 8
+_MAX_REFUSED = 100_000
 
 
 class Registry:
@@ -28,55 +33,66 @@ class Registry:
 
     Several addresses are separated by commas; basic auth is user:password@. Nothing is sent before
     the first request, and no request is sent twice: the caller's loop retries. Each method raises
-    Transient("registry", ...) while the registry is unreachable or overloaded, or refuses the
-    credentials.
+    Transient("registry", ...) while the registry is unreachable or overloaded, refuses the
+    credentials, or gives an answer that is none.
     """
 
     def __init__(
         self, url: str, timeout_s: float = TIMEOUT_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        # Imported here because it loads an HTTP client, which takes time and only a registry needs.
-        from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415
-
-        hosts, user = _without_user(url)
-        settings: dict[str, Any] = {"url": hosts, "timeout": timeout_s, "max.retries": 0}
-        if user:
-            settings["basic.auth.user.info"] = user
-        try:
-            self._client = SchemaRegistryClient(settings)
-        except OSError as error:
-            raise SettingsError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error}") from None
+        addresses, user = _without_user(url)
+        self._http = RegistryHttp(addresses, user, timeout_s)
         self._clock = clock
-        self._timeout_s = timeout_s
         self._schemas: dict[int, Any] = {}
-        self._unknown_until: dict[int, float] = {}
+        # Why an id has no usable schema, and until when it is not asked for again.
+        self._refused: dict[int, tuple[float, Poison]] = {}
         self._ids: dict[tuple[str, str], int] = {}
 
     def schema(self, number: int) -> Any:
-        """Return the schema with this id as JSON data.
+        """Return the schema with this id as JSON data, with its references inside it.
 
-        Raises Poison(UNKNOWN_SCHEMA) if there is none, and Transient.
+        Raises Poison if there is no schema that can be used, and Transient.
         """
         if number in self._schemas:
             return self._schemas[number]
-        if not 0 < number <= _LARGEST_ID or self._unknown_until.get(number, 0.0) > self._clock():
+        if not is_schema_id(number):
             raise _unknown(number)
-        found = self._ask(partial(self._client.get_schema, number))
-        if found is None:
-            if len(self._unknown_until) >= _UNKNOWN_LIMIT:
-                self._unknown_until.clear()
-            self._unknown_until[number] = self._clock() + UNKNOWN_FOR_S
-            raise _unknown(number)
-        if found.schema_type not in (None, "AVRO") or not found.schema_str:
-            detail = f"Schema id {number} is no Avro schema, but one of type {found.schema_type}."
-            raise Poison(Reason.UNKNOWN_SCHEMA, "decode", detail)
+        until, poison = self._refused.get(number, (0.0, None))
+        if poison is not None and until > self._clock():
+            # A copy: an exception that is raised twice would keep both tracebacks.
+            raise Poison(poison.reason, poison.stage, poison.detail)
         try:
-            self._schemas[number] = json.loads(found.schema_str)
-        except (ValueError, RecursionError):
-            raise Poison(
-                Reason.DECODE_FAILED, "decode", f"Schema id {number} is not valid JSON."
-            ) from None
+            self._schemas[number] = self._fetch(number)
+        except Poison as refused:
+            self._refuse(number, refused)
+            raise
         return self._schemas[number]
+
+    def learn(self, numbers: Iterable[int]) -> None:
+        """Ask for the ids that were not asked for yet, several at a time.
+
+        It does not stop a loop for long: after UNKNOWN_BUDGET_S it raises Transient, and the next
+        try goes on from there.
+        """
+        now = self._clock()
+        wanted = sorted(
+            number
+            for number in set(numbers)
+            if is_schema_id(number)
+            and number not in self._schemas
+            and self._refused.get(number, (0.0, None))[0] <= now
+        )
+        if len(wanted) < 2:  # `schema` asks for it
+            return
+        deadline = Deadline.after(UNKNOWN_BUDGET_S)
+        with ThreadPoolExecutor(_ASKED_TOGETHER, "registry") as pool:
+            for start in range(0, len(wanted), _ASKED_TOGETHER):
+                if deadline.expired:
+                    raise Transient(
+                        "registry", f"it is asked for {len(wanted)} schema ids that are new"
+                    )
+                for _ in pool.map(self._try, wanted[start : start + _ASKED_TOGETHER]):
+                    pass
 
     def schema_id(self, subject: str, schema: Any) -> int:
         """Return the id of `schema` under `subject`; register it if it is missing.
@@ -85,17 +101,14 @@ class Registry:
         """
         text = json.dumps(schema, separators=(",", ":"))
         if (subject, text) not in self._ids:
-            avro = self._avro(text)
             # Look it up first: an account that may not register can still use a registered schema.
-            known = self._ask(partial(self._client.lookup_schema, subject, avro), subject)
-            number = (
-                known.schema_id
-                if known
-                else self._ask(partial(self._client.register_schema, subject, avro), subject)
-            )
-            if number is None:
+            path, body = f"subjects/{quote(subject, safe='')}", {"schema": text}
+            answer = self._ask("POST", path, body, subject)
+            if answer is None:
+                answer = self._ask("POST", f"{path}/versions", body, subject)
+            if answer is None:
                 raise UserError(f"The schema registry cannot register a schema of {subject}.")
-            self._ids[subject, text] = int(number)
+            self._ids[subject, text] = _id_in(answer, subject)
         return self._ids[subject, text]
 
     def set_compatibility(self, subject: str, level: str) -> None:
@@ -103,59 +116,153 @@ class Registry:
 
         Raises Transient, UserError.
         """
-        if self._ask(partial(self._client.set_compatibility, subject, level), subject) is None:
+        path = f"config/{quote(subject, safe='')}"
+        if self._ask("PUT", path, {"compatibility": level}, subject) is None:
             raise UserError(f"The schema registry cannot set the compatibility of {subject}.")
 
     def ping(self) -> None:
         """Ask for the subjects, to check that the registry answers. Raises Transient if not."""
-        self._ask(self._client.get_subjects)
+        subjects = self._ask("GET", "subjects")
+        if not all(isinstance(subject, str) for subject in subjects):
+            raise UnusableAnswer("its subjects are no texts; check SCHEMA_REGISTRY_URL")
 
     def close(self) -> None:
-        """Close the connections; it may be called twice."""
-        self._client.close()
+        """End the use of the registry; no connection outlives its request."""
 
-    @staticmethod
-    def _avro(text: str) -> "Schema":
-        from confluent_kafka.schema_registry import Schema  # noqa: PLC0415
+    def _try(self, number: int) -> None:
+        with suppress(Poison):  # kept, and raised for each record that names it
+            self.schema(number)
 
-        return Schema(text, "AVRO")
+    def _refuse(self, number: int, poison: Poison) -> None:
+        now = self._clock()
+        if len(self._refused) >= _MAX_REFUSED:
+            self._refused.clear()
+        # While many are refused, each is asked for less often.
+        seconds = UNKNOWN_FOR_S * (1 + len(self._refused) // 100)
+        self._refused[number] = (now + seconds, poison)
 
-    def _ask(self, question: Callable[[], Any], subject: str = "") -> Any:
-        """Return the answer, or None if the registry has no such schema, version or subject."""
-        from confluent_kafka.schema_registry import SchemaRegistryError  # noqa: PLC0415
-
-        http = _http()
+    def _fetch(self, number: int) -> Any:
         try:
-            return question()
-        except SchemaRegistryError as error:
-            status = error.http_status_code
-            # The code 404xx of the registry means "no such schema"; other 404s, a wrong address.
-            if status == 404 and str(error.error_code)[:-2] == "404":
-                return None
-            if status in (409, 422):
-                detail = (
-                    f"The schema registry refuses the schema of {subject} "
-                    f"(HTTP {status}): {error.error_message}"
-                )
-                raise UserError(detail) from None
-            raise Transient("registry", _refusal(status)) from None
-        except http.TimeoutException:
-            raise Transient("registry", f"it gave no answer within {self._timeout_s:g} s") from None
-        except http.TransportError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise Transient(
-                    "registry",
-                    f"its certificate cannot be trusted ({error}); "
-                    "name its authority in SSL_CERT_FILE",
-                ) from None
-            raise Transient("registry", f"it cannot be reached ({error})") from None
-        except ValueError:
-            raise Transient(
-                "registry", "the answer is not JSON; check SCHEMA_REGISTRY_URL"
+            answer = self._ask("GET", f"schemas/ids/{number}")
+        except UnusableAnswer:
+            # Where the registry answers other questions, only this id is odd.
+            self.ping()
+            raise _odd(
+                f"The schema registry's answer for schema id {number} is no schema."
+            ) from None
+        if answer is None:
+            raise _unknown(number)
+        what = f"Schema id {number}"
+        schema = _schema_in(answer, what)
+        references = self._references(answer, what)
+        try:
+            return inline_references(schema, references) if references else schema
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise Poison(
+                Reason.DECODE_FAILED, "decode", f"{what} and its references are not valid Avro."
             ) from None
 
+    def _references(self, answer: dict[str, Any], what: str) -> list[Any]:
+        """Return the schemas that an answer refers to, each after those that it needs."""
+        found: dict[tuple[str, int], Any] = {}
+        self._collect(answer, what, found, ())
+        return list(found.values())
 
-def _without_user(url: str) -> tuple[str, str | None]:
+    def _collect(
+        self,
+        answer: dict[str, Any],
+        what: str,
+        found: dict[tuple[str, int], Any],
+        inside: tuple[tuple[str, int], ...],
+    ) -> None:
+        for place in _reference_places(answer, what):
+            if place in found or place in inside:
+                continue
+            subject, version = place
+            if len(found) + len(inside) >= MAX_REFERENCES:
+                raise _odd(f"{what} has more than {MAX_REFERENCES} references.")
+            named = self._ask("GET", f"subjects/{quote(subject, safe='')}/versions/{version}")
+            if named is None:
+                raise _odd(
+                    f"{what} refers to version {version} of {subject:.200}, which is missing."
+                )
+            schema = _schema_in(named, f"Version {version} of {subject:.200}")
+            self._collect(named, what, found, (*inside, place))
+            found[place] = schema
+
+    def _ask(self, method: str, path: str, body: Any = None, subject: str = "") -> Any:
+        """Return the answer, or None if the registry has no such schema, version or subject."""
+        status, data = self._http.ask(method, path, body)
+        fields = data if isinstance(data, dict) else {}
+        # The code 404xx of the registry means "no such schema"; other 404s, a wrong address.
+        if status == 404 and str(fields.get("error_code"))[:-2] == "404":
+            return None
+        if status in (409, 422):
+            message = fields.get("message")
+            why = message[:500] if isinstance(message, str) else "it says no reason"
+            raise UserError(
+                f"The schema registry refuses the schema of {subject} (HTTP {status}): {why}"
+            )
+        if not 200 <= status < 300:
+            raise Transient("registry", _refusal(status))
+        if not isinstance(data, dict if path != "subjects" else list):
+            raise UnusableAnswer("the answer is not JSON of a registry; check SCHEMA_REGISTRY_URL")
+        return data
+
+
+def is_schema_id(number: Any) -> bool:
+    """Return whether a registry can have given this id: the one rule for reading and writing."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 < number <= _LARGEST_ID
+
+
+def _schema_in(answer: dict[str, Any], what: str) -> Any:
+    """Return the Avro schema in an answer as JSON data. Raises Poison."""
+    kind, text = answer.get("schemaType"), answer.get("schema")
+    if kind not in (None, "AVRO") or not isinstance(text, str) or not text:
+        name = kind if isinstance(kind, str) and kind.isalnum() and len(kind) < 20 else "unknown"
+        raise _odd(f"{what} is no Avro schema, but one of type {name}.")
+    if len(text) > MAX_SCHEMA_CHARACTERS:
+        raise _odd(f"{what} has more than {MAX_SCHEMA_CHARACTERS:,} characters.")
+    try:
+        schema = json.loads(text)
+        check_depth(schema)
+    except UnboundedSchemaError as error:
+        raise Poison(Reason.DECODE_FAILED, "decode", f"{what} cannot be used: {error}.") from None
+    except (ValueError, RecursionError):
+        raise Poison(Reason.DECODE_FAILED, "decode", f"{what} is not valid JSON.") from None
+    return schema
+
+
+def _reference_places(answer: dict[str, Any], what: str) -> list[tuple[str, int]]:
+    """Return the subject and version of each reference. Raises Poison."""
+    references = answer.get("references") or []
+    odd = _odd(f"{what} has references that cannot be read.")
+    if not isinstance(references, list):
+        raise odd
+    places = []
+    for each in references:
+        subject, version = (
+            (each.get("subject"), each.get("version")) if isinstance(each, dict) else (None, None)
+        )
+        if not isinstance(subject, str) or not 0 < len(subject) < 1000:
+            raise odd
+        if not is_schema_id(version):
+            raise odd
+        places.append((subject, int(str(version))))
+    return places
+
+
+def _id_in(answer: dict[str, Any], subject: str) -> int:
+    number = answer.get("id")
+    if not isinstance(number, int) or not is_schema_id(number):
+        raise UserError(
+            f"The schema registry gave the schema of {subject} an id that no record can hold; "
+            f"an id is a number from 1 to {_LARGEST_ID}"
+        )
+    return number
+
+
+def _without_user(url: str) -> tuple[list[str], str | None]:
     """Return the addresses without credentials, and the credentials.
 
     Errors of the HTTP client would show them.
@@ -163,21 +270,21 @@ def _without_user(url: str) -> tuple[str, str | None]:
     hosts = []
     user = None
     for address in url.split(","):
-        parts = urlsplit(address.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingsError(
-                "SCHEMA_REGISTRY_URL must be an http:// or https:// address, "
-                "or several with commas between"
-            )
+        parts = _split(address.strip())
         if parts.username is not None and user is None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         hosts.append(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
-    return ",".join(hosts), user
+    return hosts, user
 
 
-def _http() -> Any:
-    """Return the HTTP library of confluent-kafka: httpx2 where it is installed, else httpx."""
-    return import_module("httpx2" if find_spec("httpx2") else "httpx")
+def _split(address: str) -> SplitResult:
+    with suppress(ValueError):  # of a port that is no number, or an odd host
+        parts = urlsplit(address)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    raise SettingsError(
+        "SCHEMA_REGISTRY_URL must be an http:// or https:// address, or several with commas between"
+    )
 
 
 def _refusal(status: int) -> str:
@@ -190,10 +297,17 @@ def _refusal(status: int) -> str:
         return (
             "no registry answers at this address (HTTP 404); check the path in SCHEMA_REGISTRY_URL"
         )
+    if 300 <= status < 400:
+        return (
+            f"it redirects to another address (HTTP {status}); "
+            "name that address in SCHEMA_REGISTRY_URL"
+        )
     return f"it answers with an error (HTTP {status})"
 
 
 def _unknown(number: int) -> Poison:
-    return Poison(
-        Reason.UNKNOWN_SCHEMA, "decode", f"The schema registry has no schema with id {number}."
-    )
+    return _odd(f"The schema registry has no schema with id {number}.")
+
+
+def _odd(detail: str) -> Poison:
+    return Poison(Reason.UNKNOWN_SCHEMA, "decode", detail)

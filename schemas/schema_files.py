@@ -67,6 +67,34 @@ def fingerprint_bytes(schema: Any) -> bytes:
     return bytes.fromhex(fingerprint(canonical_form(schema), "CRC-64-AVRO"))
 
 
+def python_fingerprint_bytes(schema: Any) -> bytes:
+    """Return the fingerprint that Python's library `avro` computes, as `fingerprint_bytes`.
+
+    Its canonical form keeps a primitive type that has a logical type as an object.
+    """
+    form = _with_objects(json.loads(canonical_form(schema)), schema)
+    return bytes.fromhex(fingerprint(json.dumps(form, separators=(",", ":")), "CRC-64-AVRO"))
+
+
+def _with_objects(canonical: Any, schema: Any) -> Any:
+    """Return a canonical form with an object for each primitive type that has a logical type."""
+    if isinstance(schema, dict) and isinstance(schema["type"], dict | list):
+        return _with_objects(canonical, schema["type"])
+    if isinstance(canonical, str):
+        return {"type": canonical} if isinstance(schema, dict) and len(schema) > 1 else canonical
+    if isinstance(canonical, list):
+        return [_with_objects(*pair) for pair in zip(canonical, schema, strict=True)]
+    form = dict(canonical)
+    if "fields" in form:
+        form["fields"] = [
+            {**field, "type": _with_objects(field["type"], original["type"])}
+            for field, original in zip(form["fields"], schema["fields"], strict=True)
+        ]
+    for part in form.keys() & {"items", "values"}:
+        form[part] = _with_objects(form[part], schema[part])
+    return form
+
+
 def _load(path: Path) -> Any:
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterable
 from copy import deepcopy
 from io import BytesIO
 from typing import Any
@@ -74,6 +75,9 @@ class FakeRegistry:
         self.schemas = schemas or {}
         self.asked: list[Any] = []
         self.down = False
+
+    def learn(self, numbers: Iterable[int]) -> None:
+        """Everything is known already."""
 
     def schema(self, number: int) -> Any:
         self.asked.append(number)
@@ -546,3 +550,12 @@ def test_reading_without_a_registry_loads_no_http_client() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize("record", schema_files.FILES)
+def test_a_value_is_known_by_the_fingerprint_that_pythons_avro_computes(record: str) -> None:
+    schema = schema_files.current_schema(record)
+    mark = avro.schema.parse(json.dumps(schema)).fingerprint("CRC-64-AVRO")
+    assert mark == schema_files.python_fingerprint_bytes(schema)
+    start, writer = Reader(record).layout(b"\xc3\x01" + mark)
+    assert (start, writer["name"].rpartition(".")[2]) == (10, record)
