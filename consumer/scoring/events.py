@@ -1,6 +1,6 @@
 """The event table: one row per message of a batch, whichever decoder read it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -138,11 +138,12 @@ class EventReader:
         return EventTable(kind, keys, changes, poisons, base is not None and bool(left.any()))
 
     def _decode(
-        self, values: Sequence[bytes], rows: Iterable[int]
+        self, values: Sequence[bytes], rows: Sequence[int]
     ) -> tuple[dict[int, dict[str, Any]], dict[int, Poison]]:
         """Decode rows one by one; a value that cannot be decoded costs only its own row."""
         records: dict[int, dict[str, Any]] = {}
         poisons: dict[int, Poison] = {}
+        self._codec.prepare(values[row] for row in rows)
         for row in rows:
             try:
                 records[row] = self._codec.decode(values[row])

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from consumer.scoring.events import EventReader
 from leadstream.errors import Poison, Reason, Transient, UserError
+from leadstream.kafka.batch import Batch, ClosedBy, Message
 from schemas import schema_files
 from schemas.codec import Reader, Writer
 from schemas.registry import MAX_REFERENCES, Registry
 from schemas.registry_http import MAX_ANSWER_BYTES
-from tests.fakes import ManualClock
+from tests.fakes import FakeMessage, ManualClock
 from tests.raw_http_server import http_answer, raw_http_server
 from tests.registry_server import RegistryState, registry_server
 
@@ -151,6 +153,40 @@ def test_a_redirect_is_not_followed_and_named() -> None:
     assert isinstance(error, Transient)
     assert "name that address in SCHEMA_REGISTRY_URL" in error.detail
     assert len(asked) == 1
+
+
+def test_many_unknown_ids_are_asked_for_once_and_let_the_loop_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def answer(path: str) -> list[bytes]:
+        asked.append(path)
+        return [http_answer(b'{"error_code": 40403, "message": "no"}', "404 Not Found")]
+
+    good = Writer("LeadOutcome").encode(
+        {"lead_id": "L", "converted": True, "decided_at": 1_700_000_000_000}
+    )
+    values = [b"\0" + number.to_bytes(4, "big") + b"body" for number in range(1, 300)]
+    batch = messages([*values, good])
+    with raw_http_server(answer) as url, closing(Registry(url)) as registry:
+        reader = EventReader(Reader("LeadChanged", registry), "requests")
+        monkeypatch.setattr("schemas.registry.UNKNOWN_BUDGET_S", 0.0)
+        with pytest.raises(Transient, match="asked for 299 schema ids"):
+            reader.read(batch, [])
+        monkeypatch.setattr("schemas.registry.UNKNOWN_BUDGET_S", 60.0)
+        poisons = reader.read(batch, []).poisons
+        assert len(asked) == len(set(asked)) == len(values)
+        reader.read(batch, [])
+        assert len(asked) == len(values)
+    assert [poison.reason for poison in poisons.values()].count(Reason.UNKNOWN_SCHEMA) == 300
+
+
+def messages(values: list[bytes]) -> Batch:
+    found: list[Message] = [
+        FakeMessage(offset_=i, key_=b"lead", value_=value) for i, value in enumerate(values)
+    ]
+    return Batch.from_messages(found, ClosedBy.SIZE)
 
 
 def test_a_schema_that_cannot_be_used_is_not_asked_for_with_every_record() -> None:
