@@ -6,6 +6,7 @@
     ├── Fenced               another process owns the work now: drop both clients and rejoin
     └── UserError            a person can fix it: one clear sentence, exit code 1
         ├── SettingsError    wrong settings or usage: exit code 2
+        ├── OutputLost       standard output cannot be written: exit code 1
         └── DeadLetterLimit  too many dead letters: nothing committed, exit code 3
 
 Any other exception is a bug: the process stops without a commit, with one stack trace and exit
@@ -77,6 +78,14 @@ class SettingsError(UserError):
     """A wrong setting or wrong usage; the text names it and the fix."""
 
     exit_code = 2
+
+
+class OutputLost(UserError):
+    """Standard output that cannot be written, as on a full disk."""
+
+
+class OutputClosed(Exception):
+    """The reader of standard output has gone, as `| head` does: no failure."""
 
 
 class DeadLetterLimit(UserError):

@@ -7,10 +7,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO, cast
 
 import structlog
+from structlog.dev import plain_traceback
 
 from leadstream.settings import LogFormat, Settings
+from leadstream.terminal import clean, clean_line, error_stream
 
 Logger = structlog.stdlib.BoundLogger
 REPEAT_SECONDS = 30.0
@@ -24,27 +27,46 @@ SILENT.addHandler(logging.NullHandler())
 
 def configure(settings: Settings) -> None:
     """Configure structlog for this process: JSON lines, or colored columns on a terminal."""
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     console = settings.log_format is LogFormat.CONSOLE or (
-        settings.log_format is LogFormat.AUTO and sys.stderr.isatty()
+        settings.log_format is LogFormat.AUTO and on_terminal
     )
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Without rich's tracebacks, which show the values of variables.
+        [
+            _clean_values,
+            structlog.dev.ConsoleRenderer(
+                colors=on_terminal,
+                exception_formatter=plain_traceback,
+            ),
+        ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer(), lambda _logger, _method, line: clean(str(line))]
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             getattr(logging, settings.log_level.upper())
         ),
         # Looked up at each use, so that a redirection of standard error takes effect.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(cast("TextIO", error_stream())),
         cache_logger_on_first_use=False,
     )
+
+
+def _clean_values(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Clean the texts of a line; only a trace may have lines of its own."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = clean(value) if name == "exception" else clean_line(value)
+    return event
 
 
 def silence() -> None:

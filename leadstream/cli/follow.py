@@ -168,9 +168,9 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
+    from leadstream.cli.rich_output import rich_console
 
-    console = Console(highlight=False, markup=False)
+    console = rich_console()
     qualities: list[Quality] = found["models"]
     if qualities:
         console.print(_table(qualities, found["champion"]))

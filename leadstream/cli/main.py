@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
-import os
 import sys
+import traceback
 from typing import NoReturn
 
 from leadstream import __version__
-from leadstream.errors import Poison, Transient, UserError
+from leadstream.errors import OutputClosed, OutputLost, Poison, Transient, UserError
+from leadstream.terminal import discard_output, guarded_streams
 
 _FAMILIES = (
     "demo",
@@ -56,22 +57,43 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 dead-letter limit."""
+    with guarded_streams():
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                sys.stdout.flush()
+        except OutputClosed:
+            discard_output()
+            return 0
+        except OutputLost as error:
+            discard_output()
+            return _failed(error, error.exit_code)
+
+
+def _run(arguments: list[str] | None) -> int:
     given = parser().parse_args(arguments)
     try:
         return int(given.func(given))
+    except OutputLost:
+        raise
     except UserError as error:
-        print(f"leadstream: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error, error.exit_code)
     except (Transient, Poison) as error:
-        print(f"leadstream: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
     except KeyboardInterrupt:
-        print("leadstream: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of the output has gone, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _failed("interrupted", 130)
+    except OutputClosed:
+        raise
+    except Exception:  # noqa: BLE001  (a bug: one trace)
+        # Printed here, because the interpreter would not clean it.
+        traceback.print_exc()
+        return 1
+
+
+def _failed(why: object, code: int) -> int:
+    print(f"leadstream: {why}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -162,9 +162,9 @@ def show_version(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(manifest)
         return 0
-    from rich.console import Console
     from rich.table import Table
 
+    from leadstream.cli.rich_output import rich_console
     from leadstream.cli.train import metrics_table
     from models.serve.refused import Refused
 
@@ -205,7 +205,7 @@ def show_version(args: argparse.Namespace) -> int:
     table.add_column(overflow="fold")
     for name, value in rows_by_name.items():
         table.add_row(name, value)
-    console = Console()
+    console = rich_console(highlight=True)
     console.print(table)
     console.print()
     console.print(metrics)
@@ -308,10 +308,11 @@ def show_log(args: argparse.Namespace) -> int:
         return 0
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.padding import Padding
 
-    console = Console(highlight=False)
+    from leadstream.cli.rich_output import rich_console
+
+    console = rich_console()
     for move in moves:
         when = datetime.fromtimestamp(move["at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = f"{move['alias']}: {move['action']} {move['from'] or '-'} → {move['to'] or '-'}"
@@ -448,8 +449,9 @@ def _version(registry: "ModelRegistry", name: str) -> str:
 
 def _print_list(rows: list[dict[str, Any]]) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from leadstream.cli.rich_output import rich_console
 
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("version", no_wrap=True)
@@ -468,7 +470,7 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
         )
         rows_ = f"{row['rows']:,}" if "rows" in row else "-"
         table.add_row(row["version"], aliases, row["created_at"][:10], rows_, *numbers)
-    Console().print(table)
+    rich_console(highlight=True).print(table)
 
 
 def _print_json(value: object) -> None:

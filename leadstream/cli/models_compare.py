@@ -119,8 +119,9 @@ def _print_table(
     champion: str, challenger: str, comparison: "VersionComparison", pairs: "PredictionPairs"
 ) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from leadstream.cli.rich_output import rich_console
 
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column(f"{comparison.n:,} pairs")
@@ -130,7 +131,7 @@ def _print_table(
     for name, title in _NAMES.items():
         values = (figures[side][name] for side in ("champion", "challenger"))
         table.add_row(title, *("-" if value is None else f"{value:.4f}" for value in values))
-    Console().print(table)
+    rich_console(highlight=True).print(table)
     sure = f"{1 - comparison.alpha:.0%}"
     print(f"Brier score, challenger minus champion: {comparison.difference:+.4f},")
     print(

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 @contextmanager
 def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error while it is a terminal; yield the function that advances it."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -17,6 +16,8 @@ def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Calla
         TextColumn,
         TimeRemainingColumn,
     )
+
+    from leadstream.cli.rich_output import rich_console
 
     columns = (
         TextColumn("{task.description}"),
@@ -26,7 +27,7 @@ def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Calla
     )
     disable = not visible or not sys.stderr.isatty()
     with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=disable
+        *columns, console=rich_console(stderr=True), transient=True, disable=disable
     ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)

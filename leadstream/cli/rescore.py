@@ -168,11 +168,12 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 def _print_result(result: dict[str, Any]) -> None:
     """Print one reply for 80 columns, with the first leads only."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from leadstream.cli.rich_output import rich_console
+
+    console = rich_console()
     scored, total = result["successful_predictions"], result["total_processed"]
     print(
         f"request {result['request_id']}\n"

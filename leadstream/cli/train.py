@@ -275,7 +275,7 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
 
 
 def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]") -> None:
-    from rich.console import Console
+    from leadstream.cli.rich_output import rich_console
 
     for problem in problems[:MAX_PROBLEMS]:
         print(f"line {problem.line} is left out: {problem.what}", file=sys.stderr)
@@ -301,7 +301,7 @@ def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]"
         )
         print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {formatted}.")
     print(f"Calibrator {manifest['calibration']['name']}: {manifest['calibration']['method']}.")
-    Console().print(metrics_table(manifest))
+    rich_console(highlight=True).print(metrics_table(manifest))
 
 
 def calendar_of(settings: "Settings") -> "CalendarSettings":
@@ -375,14 +375,15 @@ def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
 
 
 def _progress() -> "Progress":
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from leadstream.cli.rich_output import rich_console
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        console=Console(stderr=True),
+        console=rich_console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from leadstream.terminal import dropped_lines
 from leadstream.variants import CHALLENGER, CHAMPION
 
 # Otherwise each counter has a second series with the time of its first event.
@@ -52,6 +53,18 @@ class ManyHistogram(Collector):
         yield HistogramMetricFamily(self._name, self._help, buckets, self._sum)
 
 
+class DroppedLines(Collector):
+    """The lines of the log that could not be written."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric that Prometheus reads."""
+        yield CounterMetricFamily(
+            "leadstream_log_lines_dropped",
+            "Lines for standard error that could not be written.",
+            dropped_lines(),
+        )
+
+
 class _Registered:
     """A registry of one process, and its metrics under the common prefix."""
 
@@ -63,6 +76,7 @@ class _Registered:
         self._gauge(
             "start_time_seconds", "When the process began, in seconds since 1970 (UTC)."
         ).set(time.time())
+        self.registry.register(DroppedLines())
 
     def expose(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

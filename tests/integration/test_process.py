@@ -1,15 +1,18 @@
 """What ends the process, with which exit code, and the one line that says why."""
 
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from leadstream.local.broker import Broker
+from leadstream.local.process import free_ports
 from tests.integration.running import Stage, until
 
 ROOT = Path(__file__).parents[2]
@@ -223,3 +226,63 @@ def test_sigterm_finishes_the_batch_and_what_it_did_not_reach_is_left_for_the_ne
     with stage.running(LEADSTREAM_REASONS="0"):
         predictions = stage.predictions(20_000)
     assert len({prediction["lead_id"] for prediction in predictions}) == len(predictions) == 20_000
+
+
+@pytest.mark.parametrize("closed", [">/dev/full 2>/dev/full", ">&- 2>&-", ">/dev/null 2>/dev/full"])
+def test_a_log_that_cannot_be_written_stops_no_work_and_is_counted(
+    tmp_path: Path, kafka: Broker, model_store: str, closed: str
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    [port] = free_ports(1)
+    process = subprocess.Popen(
+        [
+            *("sh", "-c", f'exec "$@" {closed}', "sh"),
+            *(sys.executable, "-m", "leadstream.cli.main", "run"),
+        ],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **stage.environment}
+        | {"LEADSTREAM_HTTP_PORT": str(port)},
+    )
+    try:
+        stage.send(stage.changes("lead", 3))
+        assert len(stage.predictions(3)) == 3
+
+        def dropped() -> float:
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            [count] = re.findall(r"^leadstream_log_lines_dropped_total (\S+)", text, re.MULTILINE)
+            return float(count)
+
+        until(dropped, "the lost lines are counted")
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("closed", ["2>/dev/full", "2>&1"])
+def test_a_start_in_which_something_breaks_ends_and_hangs_in_no_client(
+    tmp_path: Path, kafka: Broker, model_store: str, closed: str
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import consumer.run.app as app\n"
+        "def broken(*_, **__):\n"
+        "    raise OSError(28, 'No space left on device')\n"
+        "app.TransactionalPublisher = broken\n"
+    )
+    done = subprocess.run(
+        [
+            *("sh", "-c", f'exec "$@" {closed}', "sh"),
+            *(sys.executable, "-m", "leadstream.cli.main", "run"),
+        ],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", **stage.environment, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("Traceback") == (closed == "2>&1")

@@ -26,6 +26,7 @@ from leadstream.cli.dead_letters import text
 from leadstream.cli.dead_letters.full import basic_table, render_letter
 from leadstream.cli.dead_letters.text import clean
 from leadstream.cli.dead_letters.times import format_time
+from leadstream.cli.rich_output import rich_console
 
 
 def print_result(arguments: argparse.Namespace, data: Any, show: Callable[[], None]) -> None:
@@ -246,7 +247,7 @@ def decision_progress(
     disable = arguments.json or not sys.stderr.isatty()
     try:
         with Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=disable
+            *columns, console=rich_console(stderr=True), transient=True, disable=disable
         ) as bar:
             task = bar.add_task("deciding", total=total)
 
@@ -267,4 +268,4 @@ def decision_progress(
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False)
+    return rich_console()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -26,6 +26,7 @@ from leadstream.cli.demo.accounting import (
     SentParcel,
     latencies,
 )
+from leadstream.cli.rich_output import rich_console
 from leadstream.errors import Reason
 from models.evaluate import Floats, expected_calibration_error
 from producer.bad_records import BUILDERS
@@ -52,7 +53,7 @@ class Screen:
     """The standard output of the demo."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, markup=False, emoji=False)
+        self.console = rich_console()
 
     @property
     def block(self) -> str:
