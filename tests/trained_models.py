@@ -98,6 +98,7 @@ def write_key(path: Path) -> Path:
     public = KEY.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     for suffix, data in ((".pem", private), (".pem.pub", public), (".pub", public)):
         Path(f"{path}{suffix}").write_bytes(data)
+    Path(f"{path}.pem").chmod(0o600)
     return Path(f"{path}.pem")
 
 

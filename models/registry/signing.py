@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +148,7 @@ def key_path(settings: Settings) -> Path:
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
+    _check_mode(path, _SIGNS, stat.S_IRWXO | stat.S_IWGRP, "chmod 600")
     try:
         key = serialization.load_pem_private_key(_bytes(path, _SIGNS), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -161,6 +163,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _public_key(path: Path, variable: str) -> Ed25519PublicKey:
+    _check_mode(path, variable, stat.S_IWOTH, "chmod o-w")
     try:
         key = serialization.load_pem_public_key(_bytes(path, variable))
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -168,6 +171,19 @@ def _public_key(path: Path, variable: str) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"{variable}: {path} is not an Ed25519 key")
     return key
+
+
+def _check_mode(path: Path, variable: str, refused: int, fix: str) -> None:
+    """Raise SettingsError for a key that others can use or replace."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # reading it says why
+    if mode & refused:
+        raise SettingsError(
+            f"{variable}: {path} is open to other accounts (mode {stat.S_IMODE(mode):04o}): make a "
+            f"new key if others could have used it, or run `{fix}` on it"
+        )
 
 
 def _bytes(path: Path, variable: str) -> bytes:

@@ -5,6 +5,7 @@
     versions/<semver>/manifest.json    written last: a version without one does not exist
     aliases/<alias>.json               the version in service, and those before it
     aliases/log/<alias>-<ms>-<id>.json one object for each move, never changed
+    store.json                         the name of this store, which its manifests repeat
 
 The store is a folder or any fsspec URL. A version never changes once written. An alias moves by
 replacing one object.
@@ -111,6 +112,7 @@ class ModelRegistry:
             "artifact": artifact.describe(payload),
         }
         artifact.load(payload, manifest)
+        manifest["store"] = self._own_name() or self._named()
         version = self._claim(payload, patch_of)
         signed = _json({**manifest, "version": version})
         if signature := self._trust.sign(signed):
@@ -134,7 +136,10 @@ class ModelRegistry:
 
         Raises Refused if its signature keeps it out of service.
         """
-        return self._signed_by(version, self._manifest(version)[0])
+        signed, manifest = self._manifest(version)
+        key = self._signed_by(version, signed)
+        self._check_store(version, manifest)
+        return key
 
     def verify(self, version: str) -> "Model":
         """Return the model of a version after its signature and the checks of `serve.artifact`.
@@ -153,6 +158,7 @@ class ModelRegistry:
     def _verified(self, version: str) -> tuple["Model", bytes]:
         signed, manifest = self._manifest(version)
         self._signed_by(version, signed)
+        self._check_store(version, manifest)
         payload = self._store.read(f"versions/{version}/{FILE}", MAX_PACKED)
         if payload is None:
             raise Refused(f"model version {version}: its artifact is missing")
@@ -188,6 +194,29 @@ class ModelRegistry:
             return self._trust.check(signed, self._store.read(f"versions/{version}/manifest.sig"))
         except Refused as refused:
             raise Refused(f"model version {version}: {refused}") from refused
+
+    def _check_store(self, version: str, manifest: Mapping[str, Any]) -> None:
+        """Raise Refused for a version of another store: a signature alone binds no store."""
+        named = manifest.get("store")  # those of 0.2 and before name none
+        if named is not None and named != self._own_name():
+            raise Refused(
+                f"model version {version}: it was published to another store (its manifest names "
+                f"{named!s:.40}); publish it here, or copy that store as a whole"
+            )
+
+    def _own_name(self) -> str | None:
+        raw = self._store.read("store.json")
+        try:
+            return None if raw is None else str(json.loads(raw)["name"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise Refused(
+                f"store.json in {masked_url(self.url)} is not that of a model store: restore it"
+            ) from None
+
+    def _named(self) -> str:
+        """Give this store a name, unless another process just did, and return the name."""
+        self._store.create("store.json", _json({"name": uuid4().hex}))
+        return str(self._own_name())
 
     def alias(self, name: str = CHAMPION) -> Alias | None:
         """Return where an alias points, or None if it was never set.
@@ -254,13 +283,14 @@ class ModelRegistry:
     def rollback(self, alias: str = CHAMPION) -> str:
         """Point the alias back to the version before the present one, and return that version.
 
-        Raises UserError if there is no earlier version.
+        Raises UserError if there is no earlier version, and Refused if that one does not verify;
+        then the alias does not move.
         """
         present = self.alias(alias)
         if present is None or not present.previous:
             raise UserError(f"the alias {alias} has no earlier version to roll back to")
         version = present.previous[-1]
-        self.show(version)
+        self.verify(version)
         self._move(
             "rollback", alias, present, Alias(version, present.previous[:-1], self._clock_ms())
         )
@@ -292,6 +322,27 @@ class ModelRegistry:
         raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
         moves: list[dict[str, Any]] = [json.loads(entry) for entry in raw if entry]
         return sorted(moves, key=lambda move: move["at"])
+
+    def unlogged(self, alias: str = CHAMPION) -> str | None:
+        """Return what differs between an alias and the log of its moves; None if they agree."""
+        present = self.alias(alias)
+        if present is None:
+            return None
+        try:
+            moves = [move for move in self.log() if move["alias"] == alias]
+            last = moves[-1] if moves else None
+            # Two moves within a millisecond have no order.
+            latest = [(move["to"], move["at"]) for move in moves if move["at"] == moves[-1]["at"]]
+            if (present.version, present.moved_at) in latest:
+                return None
+            logged = f"the last move in its log is to {last['to']}" if last else "its log is empty"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            logged = "its log cannot be read"
+        return (
+            f"the alias {alias} points to {present.version}, but {logged}: somebody moved it by "
+            f"hand, or a move broke off; check the version, then move it with `leadstream models "
+            f"promote`"
+        )
 
     def _claim(self, payload: bytes, patch_of: str | None) -> str:
         claimed = self._claimed()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -423,6 +424,17 @@ def test_an_outbox_that_nobody_made_brought_up_to_date_or_empties_is_told(
         "outbox",
         True,
     )
+
+
+def test_an_alias_that_was_moved_by_hand_is_told(
+    patient: Patient, tmp_path: Path, model_store: str
+) -> None:
+    store = tmp_path / "moved"
+    shutil.copytree(model_store, store)
+    alias = store / "aliases" / "champion.json"
+    alias.write_text(json.dumps(json.loads(alias.read_text()) | {"moved_at": 1}))
+    patient.set(MODEL_STORE=str(store))
+    assert "somebody moved it by hand" in patient.sentence("model")
 
 
 def test_people_read_it_in_a_terminal_and_programs_line_by_line(

@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,50 @@ def test_promote_and_roll_back_move_the_alias_and_write_each_move_down(url: str)
         ("rollback", "1.2.0", "1.1.0"),
         ("rollback", "1.1.0", "1.0.0"),
     ]
+
+
+def test_a_rollback_to_a_version_that_does_not_verify_moves_nothing(url: str) -> None:
+    registry, store = ModelRegistry(url, TRUST), Store(url)
+    for seed in (1, 2):
+        registry.promote(registry.publish(trained(seed)))
+    signature = store.read("versions/1.1.0/manifest.sig") or b""
+    store.replace("versions/1.0.0/manifest.sig", signature)
+    moves = registry.log()
+    with pytest.raises(Refused, match="is not that of its manifest"):
+        registry.rollback()
+    assert (registry.resolve(), registry.log()) == ("1.1.0", moves)
+
+
+def test_an_alias_that_was_moved_by_hand_is_told_apart_from_a_logged_move(url: str) -> None:
+    registry, store = ModelRegistry(url, TRUST), Store(url)
+    assert registry.unlogged() is None
+    for seed in (1, 2):
+        registry.promote(registry.publish(trained(seed)))
+        assert registry.unlogged() is None
+    before = store.read("aliases/champion.json") or b""
+    alias = json.loads(before)
+    for change in ({"version": "1.0.0"}, {"moved_at": alias["moved_at"] + 1}):
+        store.replace("aliases/champion.json", json.dumps(alias | change).encode())
+        difference = registry.unlogged()
+        assert difference is not None
+        assert "but the last move in its log is to 1.1.0: somebody moved it by hand" in difference
+    registry.rollback()
+    assert registry.unlogged() is None
+    store.replace("aliases/log/champion-9-x.json", b"[]")
+    assert "its log cannot be read" in str(registry.unlogged())
+
+
+def test_a_signed_version_of_another_store_is_refused_here(tmp_path: Path) -> None:
+    test, live = str(tmp_path / "test"), str(tmp_path / "live")
+    for url in (test, live):
+        ModelRegistry(url, TRUST).publish(trained(1))
+    newer = ModelRegistry(test, TRUST).publish(trained(2))
+    shutil.copytree(f"{test}/versions/{newer}", f"{live}/versions/{newer}")
+    with pytest.raises(Refused, match="it was published to another store"):
+        ModelRegistry(live, TRUST).promote(newer)
+    # A copy of the whole store is that store.
+    shutil.copytree(test, tmp_path / "copy")
+    assert ModelRegistry(str(tmp_path / "copy"), TRUST).verify(newer).version == newer
 
 
 def test_aliases_are_apart(url: str) -> None:

@@ -39,6 +39,25 @@ def test_what_was_signed_verifies_and_says_by_whom(tmp_path: Path) -> None:
     assert registry.signed_by(version) == key_id(KEY.public_key())
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o606, 0o660, 0o604])
+def test_a_private_key_that_others_may_use_signs_nothing(home: Path, mode: int) -> None:
+    home.mkdir()
+    make_key(home / "key.pem")
+    (home / "key.pem").chmod(mode)
+    with pytest.raises(SettingsError, match=rf"is open to other accounts \(mode {mode:04o}\)"):
+        load_trust(settings(SIGNING_KEY=home / "key.pem"), signs=True)
+    (home / "key.pem").chmod(0o440)  # a secret of Kubernetes
+    assert load_trust(settings(SIGNING_KEY=home / "key.pem"), signs=True).signing_key
+
+
+def test_a_public_key_that_others_may_replace_is_not_trusted(home: Path) -> None:
+    home.mkdir()
+    make_key(home / "key.pem")
+    (home / "key.pem.pub").chmod(0o646)
+    with pytest.raises(SettingsError, match="is open to other accounts"):
+        load_trust(settings(VERIFY_KEYS=home / "key.pem.pub"))
+
+
 @pytest.mark.parametrize("byte", [0, 100, -2])
 def test_one_changed_byte_of_a_signed_manifest_is_refused(byte: int) -> None:
     manifest = b'{"artifact": {"sha256": "00"}}' * 10
@@ -169,6 +188,8 @@ def test_a_key_that_is_named_and_cannot_be_read_is_one_sentence_with_the_setting
     other.write_bytes(
         X25519PrivateKey.generate().private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
     )
+    for path in (junk, other):
+        path.chmod(0o600)
     for path, sentence in (
         (tmp_path / "absent.pem", "cannot be read .* keygen"),
         (junk, "not a private key in PEM"),

@@ -129,13 +129,16 @@ def _check_relay(settings: "Settings", found: "PostgresStatus") -> Iterator[Find
 
 def check_model(settings: "Settings") -> Iterator[Finding]:
     """Yield whether the champion and its challenger can be loaded."""
-    from leadstream.variants import CHALLENGER
+    from leadstream.variants import CHALLENGER, CHAMPION
     from models.registry.slot import ModelSlot
     from models.registry.versions import open_registry
 
     registry = open_registry(settings)
     model = ModelSlot(registry).get()
     challenger = registry.resolve(CHALLENGER)
+    for alias in (CHAMPION, CHALLENGER):
+        if difference := registry.unlogged(alias):
+            yield fail("model", difference)
     if challenger is None:
         yield ok("model", f"version {model.version} is the champion and verifies")
         return
