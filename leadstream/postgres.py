@@ -1,12 +1,20 @@
-"""Connections to Postgres whose waits are bounded, and whose URL is checked as a setting."""
+"""Connections to Postgres whose waits are bounded, and whose URL is checked as a setting.
 
-from collections.abc import Generator
+A pooler in transaction mode, such as PgBouncer, works too: each transaction may run in another
+session of the server, so each one sets its own time-out, and nothing is prepared.
+"""
+
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from leadstream.deadline import Deadline
+from leadstream.error_table import About, about_sqlstate
 from leadstream.errors import SettingsError
 
 CONNECT_SECONDS = 3
@@ -22,6 +30,27 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     wait_seconds: float = CONNECT_SECONDS
+    # Settings that a pooler does not keep between two transactions.
+    local_settings: dict[str, str] | None = None
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Run the block in a transaction, or in a savepoint of the one that is open."""
+        outermost = self.info.transaction_status == TransactionStatus.IDLE
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            if outermost and self.local_settings:
+                names, values = list(self.local_settings), list(self.local_settings.values())
+                super().execute(_SET_LOCAL, (names, values))
+            yield transaction
+
+    def execute(self, *arguments: Any, **options: Any) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Execute a statement; behind a pooler, in a transaction with the settings."""
+        if not self.local_settings or self.info.transaction_status != TransactionStatus.IDLE:
+            return super().execute(*arguments, **options)
+        with self.transaction():
+            return super().execute(*arguments, **options)
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait as psycopg does, for at most `wait_seconds`; every statement goes through this."""
@@ -35,18 +64,48 @@ def connect(url: str, *, statement_ms: int, options: str = "", **more: Any) -> C
     parsed, and psycopg.Error if the server refuses or does not answer.
     """
     own = _parsed(url).get("options") or ""
-    connection: Any = Connection.connect(
-        make_conninfo(
-            url,
-            connect_timeout=CONNECT_SECONDS,
-            options=f"{own} {options} -c statement_timeout={statement_ms}".strip(),
-            **more,
-        ),
-        autocommit=True,
-    )
+    wanted = f"{own} {options} -c statement_timeout={statement_ms}".strip()
+    try:
+        connection = _open(url, options=wanted, **more)
+    except psycopg.OperationalError as error:
+        if not _OPTIONS_REFUSED.search(str(error)):
+            raise
+        connection = _open(url, options="", **more)
+        _behind_pooler(connection, wanted)
+    else:
+        # A pooler draws process ids of its own. It may have ignored the options.
+        [pid] = connection.execute("select pg_backend_pid()").fetchone() or [0]
+        if pid != connection.info.backend_pid:
+            _behind_pooler(connection, wanted)
     connection.wait_seconds = statement_ms / 1000 + MARGIN_SECONDS
-    found: Connection = connection
-    return found
+    return connection
+
+
+def about_postgres(error: Exception) -> About:
+    """Return what an error of the client or of the server is about."""
+    if isinstance(error, UnicodeError | psycopg.DataError):
+        return About.RECORD
+    if isinstance(error, psycopg.Error) and error.sqlstate:
+        return about_sqlstate(error.sqlstate)
+    if isinstance(error, psycopg.ProgrammingError | psycopg.NotSupportedError):
+        return About.SETUP
+    return About.SERVER
+
+
+def describe_postgres(error: psycopg.Error) -> str:
+    """Return the server's sentence, without the statement or the URL, which may hold secrets.
+
+    The sentence may repeat a value: do not log that of an error about a record.
+    """
+    text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
+    return text or type(error).__name__
+
+
+def name_postgres(error: Exception) -> str:
+    """Return the name of an error and its SQLSTATE, which hold no value of a row."""
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    name = type(error).__name__
+    return f"{name} ({state})" if state else name
 
 
 def check_url(url: str) -> str:
@@ -63,6 +122,40 @@ def _parsed(url: str) -> dict[str, Any]:
         raise SettingsError(
             "DATABASE_URL cannot be read: write postgresql://user:password@host:port/database"
         ) from None
+
+
+# PgBouncer's words, and those of the proxy of RDS.
+_OPTIONS_REFUSED = re.compile("startup parameter|command-line options", re.IGNORECASE)
+_SET_LOCAL = (
+    "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as t(name, value)"
+)
+# -c name=value, -cname=value or --name=value, where a backslash quotes a space.
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)(?:\s+|$)")
+
+
+def _open(url: str, **more: Any) -> Connection:
+    # With the encoding of the database, the client itself could not send every id.
+    parameters = make_conninfo(url, connect_timeout=CONNECT_SECONDS, client_encoding="utf8", **more)
+    connection: Any = Connection.connect(parameters, autocommit=True)
+    found: Connection = connection
+    return found
+
+
+def _behind_pooler(connection: Connection, options: str) -> None:
+    """Set the options in each transaction, and prepare no statements."""
+    settings, left = dict(_OPTION.findall(options)), _OPTION.sub("", options).strip()
+    if left:
+        connection.close()
+        raise SettingsError(
+            "DATABASE_URL: a connection pooler takes no options other than -c name=value; "
+            "remove the others, or connect to Postgres without the pooler"
+        )
+    names = {"default_transaction_read_only": "transaction_read_only"}
+    connection.prepare_threshold = None
+    connection.local_settings = {
+        names.get(name, name): re.sub(r"\\(.)", r"\1", value)
+        for name, value in ((key.replace("-", "_"), value) for key, value in settings.items())
+    }
 
 
 def _bounded(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
