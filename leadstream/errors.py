@@ -3,6 +3,7 @@
     LeadstreamError
     ├── Poison               one record cannot be processed: a dead letter, the others go on
     ├── Transient            a dependency is unreachable: pause, rewind, and try again
+    │   └── RecordRefused    the brokers refused a record: rewind, and try again within the limit
     ├── Fenced               another process owns the work now: drop both clients and rejoin
     └── UserError            a person can fix it: one clear sentence, exit code 1
         ├── SettingsError    wrong settings or usage: exit code 2
@@ -62,6 +63,10 @@ class Transient(LeadstreamError):
         super().__init__(f"{dependency}: {detail}")
         self.dependency = dependency
         self.detail = detail
+
+
+class RecordRefused(Transient):
+    """Records that the brokers did not accept; their limits are known now."""
 
 
 class Fenced(LeadstreamError):

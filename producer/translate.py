@@ -9,6 +9,7 @@ from leadstream.errors import Fenced, Poison, Reason, Transient, UserError
 from leadstream.kafka.batch import Batch, Message, Output, read_headers
 from leadstream.kafka.dead_letter import Limit, dead_letter
 from leadstream.kafka.publisher import Publisher
+from leadstream.kafka.topic_config import RecordLimits, record_size
 from leadstream.kafka.topics import Topics
 from schemas.codec import Writer, confluent_id
 from schemas.foreign_formats import (
@@ -43,6 +44,7 @@ class Translator:
         topics: Topics,
         group_id: str,
         observer: TranslationObserver,
+        limits: RecordLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -53,6 +55,7 @@ class Translator:
         self._topics = topics
         self._group_id = group_id
         self._observer = observer
+        self._limits = limits or RecordLimits()
         self._clock = clock
         self._clock_ms = clock_ms
 
@@ -65,9 +68,10 @@ class Translator:
         if self._how.registry is not None:
             self._how.registry.learn(confluent_id(message.value()) for message in batch.messages)
         outputs: list[Output] = []
+        sources: list[int] = []
         letters: list[Poison | None] = []
         dispositions: Counter[str] = Counter()
-        for message in batch.messages:
+        for index, message in enumerate(batch.messages):
             letter = None
             try:
                 output = self._output(message)
@@ -79,8 +83,9 @@ class Translator:
             letters.append(letter)
             if output is not None:
                 outputs.append(output)
+                sources.append(index)
         self._limit.check(letters)
-        publisher.begin(outputs, batch)()
+        publisher.begin(outputs, batch, sources)()
         self._observer.translated(batch, dispositions, self._clock() - began)
 
     def _output(self, message: Message) -> Output | None:
@@ -107,9 +112,13 @@ class Translator:
         record = self._read(foreign, self._how)
         if record is None:
             return None
-        return Output(
-            self._topics.lead_changes, record["lead_id"].encode(), self._writer.encode(record)
-        )
+        topic = self._topics.lead_changes
+        key, value = record["lead_id"].encode(), self._writer.encode(record)
+        size, limit = record_size(key, value, None), self._limits.max_bytes(topic)
+        if size > limit:
+            detail = f"the change has {size} bytes; {topic} accepts {limit}"
+            raise Poison(Reason.OVERSIZED, "encode", detail)
+        return Output(topic, key, value)
 
     def _letter(self, message: Message, poison: Poison) -> Output:
         return dead_letter(
@@ -119,4 +128,5 @@ class Translator:
             failed_at=self._clock_ms(),
             group_id=self._group_id,
             model_version="",
+            limits=self._limits,
         )

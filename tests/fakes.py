@@ -11,6 +11,7 @@ from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.executor import ExecutionResult, LagSnapshot
 from consumer.dead_letters.planner import PlannedAction
 from leadstream.errors import Fenced
+from leadstream.kafka.acknowledged import Sources
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Output, Partition
 from leadstream.kafka.config import Headers, Record
 from leadstream.kafka.publisher import FinishCommit
@@ -139,7 +140,9 @@ class MemoryPublisher:
         """Every topic is there."""
         return None
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+    def begin(
+        self, outputs: Iterable[Record], batch: Batch, sources: Sources | None = None
+    ) -> FinishCommit:
         return lambda: self.commit(outputs, batch)
 
     def commit(self, outputs: Iterable[Record], batch: Batch) -> None:

@@ -108,7 +108,10 @@ def dry_run(
             match planner.plan(letter, scores):
                 case SkippedLetter(_, why):
                     entry.skipped[why] += 1
-                case PlannedAction(action=Action.REPLAYED, output=Output() as output):
+                case PlannedAction(
+                    action=Action.REPLAYED, output=Output() as output, retimed=retimed
+                ):
+                    entry.retimed += retimed
                     sent.append(
                         (
                             entry,

@@ -13,7 +13,8 @@ class DryRunGroup:
     """The dry run of one group of letters, as numbers of letters.
 
     `passes` counts scored letters, `fails` the others by reason. `decided` counts letters that a
-    replay would decide without a record, `skipped` those that stay open, by cause.
+    replay would decide without a record, `skipped` those that stay open, by cause. `retimed` counts
+    letters that would get the present time.
     """
 
     group: LetterGroup
@@ -21,6 +22,7 @@ class DryRunGroup:
     fails: Counter[str] = field(default_factory=Counter)
     decided: Counter[Action] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    retimed: int = 0
 
 
 def as_json(group: DryRunGroup) -> dict[str, Any]:
@@ -35,4 +37,5 @@ def as_json(group: DryRunGroup) -> dict[str, Any]:
         "fails": dict(group.fails),
         "decided": {action.value: count for action, count in group.decided.items()},
         "left": dict(group.skipped),
+        "retimed": group.retimed,
     }

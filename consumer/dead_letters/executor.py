@@ -37,19 +37,25 @@ from consumer.dead_letters.current_scores import CurrentScores
 from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.planner import PlannedAction
 from leadstream.deadline import Deadline
+from leadstream.error_table import About, about_kafka
 from leadstream.errors import Fenced, UserError
 from leadstream.kafka.config import producer_config
 from leadstream.kafka.health import describe_error
 from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
-from leadstream.kafka.transaction import TransactionalProducer
+from leadstream.kafka.transaction import PURGED, TransactionalProducer
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
 
 FLUSH_SECONDS = 0.1
+MAX_BYTES, BATCH_BYTES = 256 * 1024 * 1024, 16 * 1024
 ACQUIRE_SECONDS = 30.0
 EXECUTE_SECONDS = 8.0
+
+
+# Reported for records that were not the ones that the brokers refused.
+_OTHERS = PURGED | {KafkaError._INVALID_DIFFERENT_RECORD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,10 @@ class KafkaDecisionExecutor:
         self._config: dict[str, Any] = producer_config(settings, transactional=True) | {
             "transactional.id": f"leadstream-triage-{topics.dead_letter_audit}",
             "logger": client_logger(),
+            # An original may be larger than a dead letter. A batch of several records must fit
+            # into any topic: its refusal would not say which of them is too large.
+            "message.max.bytes": MAX_BYTES,
+            "batch.size": BATCH_BYTES,
         }
         self._producer: TransactionalProducer | None = None
         self._denied: str | None = None
@@ -306,7 +316,9 @@ def _append(
                     int(message.partition() or 0),
                     int(message.offset() or 0),
                 )
-            elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            elif error.code() in _OTHERS:
+                pass
+            elif about_kafka(error.code()) is About.RECORD:
                 refused[letter] = error.str()
             else:
                 deny(error, message)
@@ -319,7 +331,7 @@ def _append(
         try:
             producer.produce([item.output], deadline, on_delivery=reporter(letter))
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            if about_kafka(error.args[0].code()) is not About.RECORD:
                 raise
             refused[letter] = error.args[0].str()
     try:

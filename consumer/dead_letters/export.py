@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def letter_as_json(letter: Letter, decided: DecisionIndex) -> dict[str, Any]:
         "consumer_group": parsed.group,
         "model_version": parsed.model_version,
         "replays": parsed.replays,
+        "original_timestamp": letter.original_timestamp,
+        "cut": None if parsed.cut is None else asdict(parsed.cut),
         "decided": decided.get(letter.id),
         "headers": [[name, _base64(value)] for name, value in letter.headers],
     }

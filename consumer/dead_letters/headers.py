@@ -8,7 +8,15 @@ partition, offset and timestamp as big-endian integers.
 from dataclasses import dataclass
 
 from leadstream.kafka.config import Headers
-from leadstream.kafka.dead_letter import cause_print, replays
+from leadstream.kafka.dead_letter import (
+    BYTES,
+    CUT,
+    NO_KEY,
+    SHA256,
+    TIMESTAMP,
+    cause_print,
+    replays,
+)
 
 UNKNOWN = "UNKNOWN"
 _CONNECT = "__connect.errors."
@@ -24,11 +32,21 @@ _ADDED = {
 
 
 @dataclass(frozen=True, slots=True)
+class CutRecord:
+    """The parts that a letter lacks of its original, and the length and digest of its value."""
+
+    parts: tuple[str, ...]
+    value_bytes: int | None
+    value_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedHeaders:
     """The origin of a letter and the cause of its failure; None for an unknown origin.
 
-    `reason` is one of the ten reasons, or the exception class of another writer. `failed_at` is
-    milliseconds UTC, or None.
+    `reason` is one of the ten reasons, or the exception class of another writer. `failed_at` and
+    `original_timestamp` are milliseconds UTC, or None. `cut` says what did not fit into the letter,
+    and `keyless` that its key was made up.
     """
 
     writer: str
@@ -44,6 +62,9 @@ class ParsedHeaders:
     group: str
     model_version: str
     replays: int
+    original_timestamp: int | None = None
+    cut: CutRecord | None = None
+    keyless: bool = False
 
 
 def parse_headers(headers: Headers) -> ParsedHeaders:
@@ -83,6 +104,19 @@ def _ours(headers: Headers, last: dict[str, bytes | None]) -> ParsedHeaders:
         _text(last.get("dlq.consumer_group")),
         _text(last.get("dlq.model_version")),
         replays(headers),
+        _number(last.get(TIMESTAMP)),
+        _cut(last),
+        NO_KEY in last,
+    )
+
+
+def _cut(last: dict[str, bytes | None]) -> CutRecord | None:
+    if CUT not in last:
+        return None
+    return CutRecord(
+        tuple(_text(last[CUT]).split(",")),
+        _number(last.get(BYTES.format("value"))),
+        _text(last.get(SHA256.format("value"))) or None,
     )
 
 
@@ -138,7 +172,7 @@ def _foreign(
         None,
         group,
         "",
-        replays(headers),
+        0,  # other writers do not count replays, and a header that they pass on proves nothing
     )
 
 

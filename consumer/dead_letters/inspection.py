@@ -50,6 +50,8 @@ def inspect(letter: Letter, topics: Topics, registry: Registry | None) -> Inspec
     record, value = record_name(letter, topics), letter.value
     if record is None or value is None:
         return Inspection(record)
+    if letter.parsed.cut is not None and not letter.restored:
+        return Inspection(record, None, None, "The letter was cut, so it cannot be read.")
     if record == "RescoreRequest" and value.lstrip()[:1] in (b"[", b"{"):
         return _json(value)
     reader = Reader(record, registry)

@@ -34,7 +34,11 @@ class LetterId:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter: the raw record and its parsed headers; `timestamp` is in ms UTC, or None."""
+    """A dead letter: the raw record and its parsed headers; `timestamp` is in ms UTC, or None.
+
+    Of a letter that was cut, `restored` says that key and value are those of the original, whose
+    headers are `original_headers`, and `lost` that the original is no longer there.
+    """
 
     id: LetterId
     key: bytes | None
@@ -42,11 +46,20 @@ class Letter:
     headers: Headers
     timestamp: int | None
     parsed: ParsedHeaders = field(repr=False)
+    original_headers: Headers | None = None
+    restored: bool = False
+    lost: bool = False
 
     @property
     def failed_at(self) -> int:
         """Return when the record failed, milliseconds UTC; without a header, its own timestamp."""
         return self.parsed.failed_at if self.parsed.failed_at is not None else self.timestamp or 0
+
+    @property
+    def original_timestamp(self) -> int | None:
+        """Return the timestamp of the original; letters of Leadstream 0.2 have it themselves."""
+        own = self.parsed.original_timestamp
+        return self.timestamp if own is None else own
 
     @property
     def lead(self) -> str | None:
@@ -58,13 +71,14 @@ class Letter:
         """Return the letter of a record of the topic."""
         kind, timestamp = message.timestamp()
         headers = read_headers(message)
+        parsed = parse_headers(headers)
         return cls(
             LetterId(message.partition(), message.offset()),
-            message.key(),
+            None if parsed.keyless else message.key(),
             message.value(),
             headers,
             timestamp if kind else None,
-            parse_headers(headers),
+            parsed,
         )
 
 

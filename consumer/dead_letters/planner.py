@@ -11,9 +11,10 @@ from consumer.dead_letters.headers import own_headers
 from consumer.dead_letters.inspection import record_name
 from consumer.dead_letters.letters import Letter
 from consumer.dead_letters.patch import merge
+from consumer.dead_letters.replay_times import ReplayTimes
 from leadstream.errors import Poison
 from leadstream.kafka.batch import Output
-from leadstream.kafka.dead_letter import REPLAYS
+from leadstream.kafka.dead_letter import REPLAY_PROOF, REPLAYS, replay_proof
 from leadstream.settings import Settings
 from schemas.codec import Reader, Writer
 from schemas.registry import Registry
@@ -23,7 +24,10 @@ MAX_RETURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class PlannedAction:
-    """An action on a letter; REPLAYED has an `output`. `version` is 0 for an unknown version."""
+    """An action on a letter; REPLAYED has an `output`. `version` is 0 for an unknown version.
+
+    `retimed` says that the output does not have the timestamp of its original.
+    """
 
     letter: Letter
     action: Action
@@ -31,6 +35,7 @@ class PlannedAction:
     patch: str | None = None
     output: Output | None = None
     version: int = 0
+    retimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class SkippedLetter:
 class Planner:
     """The planner of a replay, with an optional `patch` for the values.
 
-    `comment` goes into the decisions.
+    `comment` goes into the decisions. `times` decide which timestamps stay; without it, all do.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Planner:
         registry: Registry | None,
         patch: Mapping[str, Any] | None = None,
         comment: str | None = None,
+        times: ReplayTimes | None = None,
     ) -> None:
         topics = settings.topics
         names = {"LeadChanged": topics.lead_changes, "RescoreRequest": topics.rescore_requests}
@@ -61,11 +67,14 @@ class Planner:
         self._writers = {name: Writer(name, registry, topic) for name, topic in names.items()}
         self._patch = patch
         self._comment = comment
+        self._times = times
+        self._secret = settings.id_hash_key
 
     def plan(self, letter: Letter, scores: CurrentScores) -> PlannedAction | SkippedLetter:
         """Return the action for a letter: superseded, parked or replayed.
 
-        Returns a SkippedLetter for a foreign origin or a failed patch. Raises Transient.
+        Returns a SkippedLetter for a foreign origin, a lost original or a failed patch. Raises
+        Transient.
         """
         record = record_name(letter, self._topics)
         if record is None:
@@ -82,6 +91,8 @@ class Planner:
             return PlannedAction(
                 letter, Action.PARKED, f"it came back {letter.parsed.replays} times"
             )
+        if letter.parsed.cut is not None and not letter.restored:
+            return SkippedLetter(letter, "it was cut, and its original is no longer in its topic")
         value, patch = letter.value, None
         if self._patch:
             if content is None:
@@ -94,9 +105,17 @@ class Planner:
                 return SkippedLetter(letter, f"the patch does not fit: {poison.detail}")
             patch = json.dumps(self._patch, sort_keys=True, ensure_ascii=False)
         version = change["lead_version"] if change else 0
+        output = replayed(letter, value, self._secret)
+        retimed = not self._keeps_time(output)
+        if retimed:
+            output = output._replace(timestamp=None)
         return PlannedAction(
-            letter, Action.REPLAYED, self._comment, patch, replayed(letter, value), version
+            letter, Action.REPLAYED, self._comment, patch, output, version, retimed
         )
+
+    def _keeps_time(self, output: Output) -> bool:
+        at = output.timestamp
+        return self._times is None or at is None or self._times.keeps(output.topic, at)
 
     def _content(self, record: str, value: bytes | None) -> dict[str, Any] | None:
         try:
@@ -105,10 +124,12 @@ class Planner:
             return None
 
 
-def replayed(letter: Letter, value: bytes | None) -> Output:
-    """Return the record to replay: the original with its count of replays."""
+def replayed(letter: Letter, value: bytes | None, secret: str | None = None) -> Output:
+    """Return the record to replay: the original with its count of replays, and a proof of that."""
+    topic, count = letter.parsed.topic or "", letter.parsed.replays + 1
     headers = [
-        *own_headers(letter.headers, letter.parsed.writer),
-        (REPLAYS, str(letter.parsed.replays + 1).encode()),
+        *own_headers(letter.original_headers or letter.headers, letter.parsed.writer),
+        (REPLAYS, str(count).encode()),
+        (REPLAY_PROOF, replay_proof(secret, topic, letter.key, value, count)),
     ]
-    return Output(letter.parsed.topic or "", letter.key, value, headers, letter.timestamp)
+    return Output(topic, letter.key, value, headers, letter.original_timestamp)

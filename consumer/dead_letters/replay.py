@@ -28,13 +28,14 @@ class DecisionProgress:
     """The progress of a bulk decision.
 
     `elsewhere` counts letters that another process decided, or a commit whose answer was lost.
-    `skipped` counts letters that stay open, by cause. `waiting_for` names what the loop waits for,
-    or None.
+    `skipped` counts letters that stay open, by cause. `retimed` counts letters that were sent back
+    with the present time. `waiting_for` names what the loop waits for, or None.
     """
 
     decided: Counter[Action] = field(default_factory=Counter)
     elsewhere: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    retimed: int = 0
     waiting_for: str | None = None
     stopped: bool = False
 
@@ -167,6 +168,7 @@ def _execute(run: DecisionRun, planned: Sequence[PlannedAction]) -> set[LetterId
             return finished_ids
         if result.committed:
             run.progress.decided.update(each.action for each in rest)
+            run.progress.retimed += sum(each.retimed for each in rest)
             return finished_ids | {each.letter.id for each in rest}
     return finished_ids
 

@@ -16,9 +16,13 @@ from consumer.dead_letters.export import export
 from consumer.dead_letters.groups import LetterGroup, group_letters
 from consumer.dead_letters.inspection import Inspection, inspect
 from consumer.dead_letters.letters import Letter, LetterId, end_offsets, read_letter, read_letters
+from consumer.dead_letters.originals import restore
 from consumer.dead_letters.planner import Planner
 from consumer.dead_letters.replay import RATE, DecisionProgress, DecisionRun
+from consumer.dead_letters.replay_times import ReplayTimes
 from consumer.dead_letters.selection import Filter, Selection
+from leadstream.kafka.config import client_config
+from leadstream.kafka.topic_config import read_topic_configs
 from leadstream.kafka.topic_reader import TopicOffsets
 from leadstream.log import configure
 from leadstream.settings import Settings
@@ -66,7 +70,7 @@ class TriageService:
 
     def letter(self, letter_id: LetterId) -> tuple[Letter, Inspection, Decision | None]:
         """Return one letter, its content, and the decision on it."""
-        letter = read_letter(self.settings, letter_id)
+        letter = restore(self.settings, read_letter(self.settings, letter_id))
         topic = self.settings.topics.dead_letters
         with self._audit() as audit:
             found = [
@@ -113,7 +117,7 @@ class TriageService:
 
         scores = read_current_scores(self.settings, self._registry, selection.leads)
         with open_pipeline(self.settings, self._registry) as pipeline:
-            letters = self._read(selection, self.decided())
+            letters = map(self._restored, self._read(selection, self.decided()))
             return dry_run(letters, self._planner(patch), scores, pipeline)
 
     def replay(
@@ -132,9 +136,8 @@ class TriageService:
             executor.track(selection.leads)
             max_lag = self.settings.batch_max_records
             run = DecisionRun(executor, report, stop or threading.Event(), rate, max_lag)
-            return replay.replay(
-                run, self._read(selection, executor.decided), self._planner(patch, comment)
-            )
+            letters = map(self._restored, self._read(selection, executor.decided))
+            return replay.replay(run, letters, self._planner(patch, comment))
 
     def discard(
         self,
@@ -156,7 +159,12 @@ class TriageService:
             return audit.verify()
 
     def _planner(self, patch: Mapping[str, Any] | None, comment: str | None = None) -> Planner:
-        return Planner(self.settings, self._registry, patch, comment)
+        topics = (self.settings.topics.lead_changes, self.settings.topics.rescore_requests)
+        times = ReplayTimes(read_topic_configs(client_config(self.settings), topics))
+        return Planner(self.settings, self._registry, patch, comment, times)
+
+    def _restored(self, letter: Letter) -> Letter:
+        return restore(self.settings, letter)
 
     def _read(self, selection: Selection, decided: DecisionIndex) -> Iterator[Letter]:
         wanted = selection.wanted

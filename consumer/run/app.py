@@ -20,6 +20,7 @@ from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
+from leadstream.kafka.topic_config import RecordLimits
 from leadstream.process.membership import keep_membership
 from leadstream.process.metrics import Metrics
 from leadstream.process.service import ServiceContext, serving
@@ -67,6 +68,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
+    limits = _limits(settings)
     service = Service(
         pipeline=Pipeline(
             settings,
@@ -75,6 +77,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
             codecs_for(settings, registry),
             leads,
             versions=versions,
+            limits=limits,
         ),
         slot=slot,
         challenger=challenger,
@@ -95,7 +98,9 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
     context.stop_by_signals(service)
-    clients = partial(_clients, settings, recall, metrics, status, logger, tracing=tracing)
+    clients = partial(
+        _clients, settings, recall, metrics, status, logger, limits=limits, tracing=tracing
+    )
     started = cache(
         partial(context.started, group_id=settings.group_id, delivery=settings.delivery.value)
     )
@@ -111,6 +116,20 @@ def _run(settings: Settings, context: ServiceContext) -> None:
 
     keep_membership(
         membership, service, status=status, logger=logger, on_rejoin=metrics.rejoins.inc
+    )
+
+
+def _limits(settings: Settings) -> RecordLimits:
+    """Return the limits of the topics that are written to, which the publisher asks for."""
+    topics = settings.topics
+    return RecordLimits(
+        (
+            topics.lead_predictions,
+            topics.rescore_results,
+            topics.dead_letters,
+            topics.shadow_predictions,
+        ),
+        int(producer_config(settings)["message.max.bytes"]),
     )
 
 
@@ -145,6 +164,7 @@ def _clients(
     status: Status,
     logger: log.Logger,
     *,
+    limits: RecordLimits,
     tracing: "Tracing | None",
 ) -> Iterator[tuple[KafkaSource, Publisher]]:
     """Make the two clients of one membership of the group, and close them after the block.
@@ -175,7 +195,7 @@ def _clients(
     config = producer_config(settings, transactional=exactly_once) | client
     with closing(source):
         publisher: Publisher = kind(
-            config, source, on_wait=lambda why: status.trouble("brokers", why)
+            config, source, on_wait=lambda why: status.trouble("brokers", why), limits=limits
         )
         if tracing:
             from consumer.run.tracing import TracedPublisher  # noqa: PLC0415

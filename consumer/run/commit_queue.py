@@ -74,7 +74,7 @@ class CommitQueue:
         """Publish a result, and start its commit. Raises Transient."""
         began = self._clock()
         try:
-            end = publisher.begin(result.records, batch)
+            end = publisher.begin(result.records, batch, result.sources)
         except Transient as trouble:
             self._on_failure(result, trouble)
             raise

@@ -12,7 +12,7 @@ from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult
 from leadstream.background import Run, inline
 from leadstream.backoff import Backoff
-from leadstream.errors import Transient
+from leadstream.errors import RecordRefused, Transient
 from leadstream.kafka.batch import Batch, ClosedBy
 from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.publisher import Publisher
@@ -25,6 +25,8 @@ from models.registry.slot import ChallengerSlot, ModelSlot
 
 # Python runs signal handlers only between calls into the client: each call stays short.
 POLL_SECONDS = 0.25
+# A refusal teaches a limit, and each halves what is sent. So many in a row are no records' fault.
+REFUSALS = 20
 
 # Adds the traces of the changes to the records of a result.
 Trace = Callable[[Batch, BatchResult], BatchResult]
@@ -79,6 +81,7 @@ class Service:
         self._backoff = Backoff(clock)
         self._held: Transient | None = None
         metrics.ready.set_function(lambda: not status.missing())
+        self._refusals = 0
 
     def stop(self) -> None:
         """End the loop after the commit in flight; the next owner replays what came after it."""
@@ -160,6 +163,11 @@ class Service:
             self._await_commit()
         except Transient as older:
             trouble = older
+        if isinstance(trouble, RecordRefused) and self._refusals < REFUSALS:
+            self._refusals += 1
+            self._log.warning("batch.refused", detail=trouble.detail)
+            self._commits.rewind(source)
+            return
         self._metrics.held.labels(trouble.dependency).inc()
         self._metrics.unavailable.labels(trouble.dependency).set(1)
         self._status.trouble(trouble.dependency, trouble.detail)
@@ -173,6 +181,7 @@ class Service:
 
     def _resume(self) -> None:
         self._commits.replayed()
+        self._refusals = 0
         self._status.well()
         if self._held is not None:
             self._log.info("batch.resumed", dependency=self._held.dependency)

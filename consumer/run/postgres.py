@@ -55,7 +55,7 @@ class PostgresLeads:
             keys = [key for lead_id in lead_ids if (key := self._key(lead_id)) is not None]
             if not keys:
                 return {}
-            rows = connection.execute(self._query, (keys,)).fetchall()  # type: ignore[arg-type]  # set by _connect
+            rows = connection.execute(self._query, (keys,)).fetchall()
         except psycopg.Error as error:
             self.close()
             raise Transient("postgres", _sentence(error)) from error

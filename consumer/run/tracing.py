@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from consumer.scoring.result import BatchResult
 from leadstream import __version__
 from leadstream.errors import LeadstreamError
+from leadstream.kafka.acknowledged import Sources
 from leadstream.kafka.batch import Batch, read_headers
 from leadstream.kafka.config import Headers, Record
 from leadstream.kafka.publisher import FinishCommit, Publisher
@@ -134,10 +135,12 @@ class TracedPublisher:
             publisher.close,
         )
 
-    def begin(self, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+    def begin(
+        self, outputs: Iterable[Record], batch: Batch, sources: Sources | None = None
+    ) -> FinishCommit:
         spans = self._tracing.take()
         try:
-            end = self._publisher.begin(outputs, batch)
+            end = self._publisher.begin(outputs, batch, sources)
         except LeadstreamError as error:
             _end(spans, str(error))
             raise

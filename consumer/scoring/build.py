@@ -19,6 +19,7 @@ from consumer.scoring.states import LeadsRead
 from leadstream.errors import Poison
 from leadstream.kafka.config import Record
 from leadstream.kafka.dead_letter import dead_letter
+from leadstream.kafka.topic_config import RecordLimits
 from leadstream.settings import Settings
 
 Ints = NDArray[np.intp]
@@ -33,7 +34,8 @@ class BatchParts:
     `requested` are the predictions of rescore requests, `results` the records that answer them,
     by message. `poisons` says by message why it is a dead letter. `seconds` are those of the steps
     that `changes` and `requested` do not have. With `by_offset` each change has its own
-    prediction, and one that is older than another before it is late.
+    prediction, and one that is older than another before it is late. `limits` say how large a
+    letter may be.
     """
 
     context: BatchContext
@@ -48,6 +50,7 @@ class BatchParts:
     reads: Sequence[LeadsRead]
     seconds: dict[str, float]
     by_offset: bool
+    limits: RecordLimits
 
 
 def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
@@ -159,6 +162,8 @@ def _sorted_records(
             failed_at=parts.context.began_ms,
             group_id=settings.group_id,
             model_version=parts.context.champion.version,
+            limits=parts.limits,
+            replay_key=settings.id_hash_key,
         )
         add([row], [letter])
     for reply in parts.replies:

@@ -32,6 +32,8 @@ from consumer.scoring.states import LeadsRead, join_states, leads_without_state,
 from consumer.scoring.versions import Versions
 from leadstream.errors import Transient, UserError
 from leadstream.kafka.batch import Batch
+from leadstream.kafka.config import MESSAGE_MAX_BYTES
+from leadstream.kafka.topic_config import RecordLimits
 from leadstream.settings import Settings
 from models.registry.slot import ChallengerSlot, ModelSlot
 
@@ -41,6 +43,7 @@ class Pipeline:
 
     The same batch gives the same result until `commit_started` adds to `versions`, the memory
     of what was published, by which a change is late. Without `versions` no change is late.
+    `limits` say how large a record may be.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Pipeline:
         leads: LeadLookup | None,
         *,
         versions: Versions | None = None,
+        limits: RecordLimits | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         topics = settings.topics
@@ -60,9 +64,10 @@ class Pipeline:
         self._challenger = challenger
         self._codecs = codecs
         self._events = EventReader(codecs.changes, topics.rescore_requests)
+        self._limits = limits or RecordLimits(client_bytes=MESSAGE_MAX_BYTES)
         self._scorer = BatchScorer(
-            PredictionWriter(codecs.predictions, topics.lead_predictions),
-            PredictionWriter(codecs.shadow, topics.shadow_predictions),
+            PredictionWriter(codecs.predictions, topics.lead_predictions, self._limits),
+            PredictionWriter(codecs.shadow, topics.shadow_predictions, self._limits),
             share=settings.challenger_share,
             reasons=settings.reasons,
         )
@@ -116,6 +121,7 @@ class Pipeline:
             self._codecs.results,
             self._settings.topics.rescore_results,
             context.champion.name,
+            self._limits,
         )
         return build_result(
             BatchParts(
@@ -134,6 +140,7 @@ class Pipeline:
                     "state": joined - decoded + sum(later.seconds for later in reads[1:]),
                 },
                 by_offset=self._versions is not None and not self._settings.coalesce,
+                limits=self._limits,
             ),
             self._settings,
         )

@@ -14,6 +14,7 @@ from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import Record
+from leadstream.kafka.topic_config import RECORD_OVERHEAD, RecordLimits
 from leadstream.variants import CHAMPION
 from models.serve.scorer import Model, Scores
 from schemas.codec import Writer
@@ -31,6 +32,8 @@ Ints = NDArray[np.intp]
 # What a broker accepts by default is 1,048,588 bytes with all overhead.
 MAX_OUTPUT_BYTES = 1_000_000
 _ID_BYTES = 16
+# A prediction may carry the trace of its change.
+_HEADER_BYTES = 100
 # Every field of LeadPrediction; checked against the schema at start.
 PREDICTION_COLUMNS = (
     "prediction_id",
@@ -77,9 +80,10 @@ class EncodedPredictions:
 
 
 class PredictionWriter:
-    """Writes scores of rows as LeadPrediction records of one topic."""
+    """Writes scores of rows as LeadPrediction records of one topic, which are within `limits`."""
 
-    def __init__(self, writer: Writer, topic: str) -> None:
+    def __init__(self, writer: Writer, topic: str, limits: RecordLimits | None = None) -> None:
+        self._limits = limits or RecordLimits()
         self._writer = writer
         self._columns = ColumnWriter(writer, PREDICTION_COLUMNS)
         self._topic = topic
@@ -109,9 +113,9 @@ class PredictionWriter:
         }
         values, failed, fallback = self._values(columns, len(rows))
         sizes = list(map(add, map(len, rows.keys), map(len, values)))
-        if max(sizes) > MAX_OUTPUT_BYTES:
+        if max(sizes) > (limit := output_limit(self._limits, self._topic)):
             failed |= {
-                row: oversized(size) for row, size in enumerate(sizes) if size > MAX_OUTPUT_BYTES
+                row: oversized(size, limit) for row, size in enumerate(sizes) if size > limit
             }
         written: list[Record] = list(
             zip(repeat(self._topic), rows.keys, values, repeat(None), repeat(None))
@@ -212,10 +216,15 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def oversized(size: int) -> Poison:
+def output_limit(limits: RecordLimits, topic: str) -> int:
+    """Return the most bytes of a key and a value that are published to a topic."""
+    return min(MAX_OUTPUT_BYTES, limits.max_bytes(topic) - RECORD_OVERHEAD - _HEADER_BYTES)
+
+
+def oversized(size: int, limit: int) -> Poison:
     """Return the poison of a record that is too large to be published."""
     return Poison(
         Reason.OVERSIZED,
         "encode",
-        f"the record has {size} bytes; at most {MAX_OUTPUT_BYTES} are published",
+        f"the record has {size} bytes; at most {limit} are published",
     )

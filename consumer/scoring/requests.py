@@ -10,7 +10,7 @@ import numpy as np
 
 from consumer.scoring.change_columns import inputs_from_states
 from consumer.scoring.leads import Lead
-from consumer.scoring.predictions import MAX_OUTPUT_BYTES
+from consumer.scoring.predictions import output_limit
 from consumer.scoring.rows import Rows
 from consumer.scoring.score import RESCORE, BatchContext, BatchScorer, Predicted
 from consumer.scoring.states import lead_not_found
@@ -19,6 +19,7 @@ from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Batch, Message
 from leadstream.kafka.config import Record
+from leadstream.kafka.topic_config import RecordLimits
 from leadstream.lead_fields import MAX_ID_CHARACTERS
 from schemas.codec import Reader, Writer
 
@@ -232,18 +233,23 @@ def build_replies(
 
 
 def write_results(
-    replies: Iterable[RescoreReply], writer: Writer, topic: str, model_name: str
+    replies: Iterable[RescoreReply],
+    writer: Writer,
+    topic: str,
+    model_name: str,
+    limits: RecordLimits,
 ) -> tuple[dict[int, Record], dict[int, Poison]]:
     """Return the result of each reply by message, and why others cannot be written."""
     records: dict[int, Record] = {}
     poisons: dict[int, Poison] = {}
+    limit = output_limit(limits, topic)
     for reply in replies:
         request = reply.request
         try:
             value = writer.encode(reply.result(model_name))
             key = request.request_id.encode()
-            if (size := len(key) + len(value)) > MAX_OUTPUT_BYTES:
-                raise _too_large(size)
+            if (size := len(key) + len(value)) > limit:
+                raise _too_large(size, limit)
         except Poison as poison:
             poisons[request.index] = poison
         else:
@@ -251,11 +257,8 @@ def write_results(
     return records, poisons
 
 
-def _too_large(size: int) -> Poison:
-    detail = (
-        f"the answer has {size} bytes; at most {MAX_OUTPUT_BYTES} are published: "
-        "ask for fewer leads"
-    )
+def _too_large(size: int, limit: int) -> Poison:
+    detail = f"the answer has {size} bytes; at most {limit} are published: ask for fewer leads"
     return Poison(Reason.OVERSIZED, "encode", detail)
 
 

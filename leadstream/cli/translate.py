@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leadstream.kafka.batch import Batch, Message
     from leadstream.kafka.publisher import AcknowledgedPublisher, TransactionalPublisher
     from leadstream.kafka.source import KafkaSource
+    from leadstream.kafka.topic_config import RecordLimits
     from leadstream.log import Logger
     from leadstream.process.metrics import TranslateMetrics
     from leadstream.settings import Settings
@@ -90,13 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
     metrics = TranslateMetrics()
     with serving_verb("translate", settings, metrics) as service:
         report = TranslationReport(metrics, service.context.logger)
-        translator = _translator(arguments, settings, service.registry, report)
+        limits = _limits(settings)
+        translator = _translator(arguments, settings, service.registry, report, limits)
         loop = BatchLoop(service.health)
         service.context.stop_by_signals(loop)
         service.context.started()
 
         def membership() -> None:
-            with _clients(arguments.topic, settings, service) as (source, publisher):
+            with _clients(arguments.topic, settings, service, limits) as (source, publisher):
                 loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
 
         service.keep_membership(membership, loop)
@@ -108,6 +110,7 @@ def _translator(
     settings: "Settings",
     registry: "Registry | None",
     report: "TranslationReport",
+    limits: "RecordLimits",
 ) -> "Translator":
     from leadstream.kafka.dead_letter import Limit
     from producer.translate import Translator
@@ -127,12 +130,13 @@ def _translator(
         topics=settings.topics,
         group_id=group_id_for("translate", settings),
         observer=report,
+        limits=limits,
     )
 
 
 @contextlib.contextmanager
 def _clients(
-    topic: str, settings: "Settings", service: VerbService
+    topic: str, settings: "Settings", service: VerbService, limits: "RecordLimits"
 ) -> "Iterator[tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]]":
     """Make the two clients of one membership of the group, and close them after the block."""
     from leadstream.kafka.config import producer_config
@@ -144,8 +148,22 @@ def _clients(
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
     config = producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}
-    with contextlib.closing(source), contextlib.closing(kind(config, source)) as publisher:
+    with (
+        contextlib.closing(source),
+        contextlib.closing(kind(config, source, limits=limits)) as publisher,
+    ):
         yield source, publisher
+
+
+def _limits(settings: "Settings") -> "RecordLimits":
+    from leadstream.kafka.config import producer_config
+    from leadstream.kafka.topic_config import RecordLimits
+
+    topics = settings.topics
+    return RecordLimits(
+        (topics.lead_changes, topics.dead_letters),
+        int(producer_config(settings)["message.max.bytes"]),
+    )
 
 
 class TranslationReport:

@@ -10,14 +10,17 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 
 from leadstream.budgets import ABORT_SECONDS, CALL_SECONDS, OPEN_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Fenced, Transient, UserError
+from leadstream.error_table import About, about_kafka
+from leadstream.errors import Fenced, RecordRefused, Transient, UserError
 from leadstream.kafka.config import Record, make_producer
 from leadstream.kafka.health import cluster_metadata, describe_error, missing_permission
+from leadstream.kafka.topic_config import BATCH_SIZE, record_size
 
 # librdkafka's mock cluster answers every transactional call and keeps none of their promises.
 MOCK_CLUSTER = "mockCluster"
 # An abort reports these for records that were never sent.
 PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
+TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 _UNSUPPORTED = {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
 
 
@@ -28,6 +31,7 @@ class TransactionalProducer:
     receives the reason while a step takes long. `doubt` returns the client's last report of the
     brokers. `granted_id` is the id, or the prefix of ids, that permissions are granted on. With
     `report_all` acknowledged records are reported to the `on_delivery` of `produce`, too.
+    `on_refused` receives the topic and the size of a record that the brokers refuse as too large.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class TransactionalProducer:
         on_wait: Callable[[str], None] = lambda _why: None,
         doubt: Callable[[], str | None] = lambda: None,
         report_all: bool = False,
+        on_refused: Callable[[str, int], None] = lambda _topic, _size: None,
     ) -> None:
         self._given = config
         self._config = config | {
@@ -47,8 +52,23 @@ class TransactionalProducer:
         self._granted_id = granted_id
         self._on_wait = on_wait
         self._doubt = doubt
+        self._on_refused = on_refused
         self._undelivered: str | None = None
+        self._refused = False
         self.client = make_producer(self._config)
+
+    def limit_batches(self, max_bytes: int) -> bool:
+        """Send at most `max_bytes` of several records together.
+
+        Returns whether that needed another client, which is not open yet.
+        """
+        size = min(int(self._given.get("batch.size", BATCH_SIZE)), max_bytes)
+        if int(self._config.get("batch.size", BATCH_SIZE)) == size:
+            return False
+        self._config["batch.size"] = size
+        self.client.purge()
+        self.client = make_producer(self._config)
+        return True
 
     def open(self, advice: str, seconds: float = OPEN_SECONDS) -> None:
         """Fence every earlier producer of this id, and finish or abort its open transaction.
@@ -81,7 +101,7 @@ class TransactionalProducer:
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self._undelivered = None
+        self._undelivered, self._refused = None, False
         self.client.begin_transaction()
 
     def produce(self, records: Iterable[Record], deadline: Deadline, **options: Any) -> None:
@@ -158,7 +178,8 @@ class TransactionalProducer:
         # Only the delivery report names a record that no broker accepted.
         self.client.poll(0)
         why = self._undelivered or self._denied(kafka_error, topics, group) or kafka_error.str()
-        raise Transient("brokers", f"the transaction was aborted: {why}") from error
+        kind = RecordRefused if self._refused else Transient
+        raise kind("brokers", f"the transaction was aborted: {why}") from error
 
     def _denied(
         self, error: KafkaError, topics: Callable[[], Iterable[str]], group: str | None
@@ -175,10 +196,20 @@ class TransactionalProducer:
             return None
 
     def _on_failure(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and error.code() not in PURGED:
-            self._undelivered = self._undelivered or describe_error(
-                error, "Write", str(message.topic())
-            )
+        if error is None or error.code() in PURGED:
+            return
+        topic = str(message.topic())
+        self._undelivered = self._undelivered or describe_delivery(error, topic)
+        if error.code() in TOO_LARGE:
+            self._refused = True
+            self._on_refused(topic, record_size(message.key(), message.value(), None))
+
+
+def describe_delivery(error: KafkaError, topic: str) -> str:
+    """Return why a record did not reach its topic."""
+    if about_kafka(error.code()) is About.RECORD:
+        return f"topic {topic} refuses a record: {error.str()}"
+    return describe_error(error, "Write", topic)
 
 
 def produce(

@@ -155,10 +155,11 @@ def _letters(history: RunHistory) -> Iterator[Violation]:
             )
         kept = record.headers[: len(original.headers)]
         added = record.headers[len(original.headers) :]
-        if (record.key, record.value, record.timestamp) != (
+        given = dict(added).get("dlq.original_timestamp")
+        if (record.key, record.value, given) != (
             original.key,
             original.value,
-            original.timestamp,
+            str(original.timestamp).encode(),
         ):
             yield Violation("letters", f"{record.at()} is not {original.at()} byte for byte")
         if kept != original.headers or not all(name.startswith(OWN_HEADERS) for name, _ in added):

@@ -250,7 +250,9 @@ def a_letter_changed(history: RunHistory, chance: random.Random) -> RunHistory:
             case "value":
                 record = replace(record, value=flipped(record.value))
             case "timestamp":
-                record = replace(record, timestamp=record.timestamp + 1)
+                at = [name for name, _ in record.headers].index("dlq.original_timestamp")
+                pair = ("dlq.original_timestamp", (record.headers[at][1] or b"") + b"0")
+                record = replace(record, headers=_replaced(record.headers, at, pair))
             case "header":
                 name, value = record.headers[i]
                 record = replace(

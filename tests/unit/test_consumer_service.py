@@ -267,7 +267,9 @@ def test_the_next_batch_is_processed_while_one_is_committed_and_begins_only_afte
         processed[batch.offsets[0] // 10].set()
         return outcome
 
-    def beginning(publisher: InBackground, outputs: Iterable[Record], batch: Batch) -> FinishCommit:
+    def beginning(
+        publisher: InBackground, outputs: Iterable[Record], batch: Batch, _sources: object
+    ) -> FinishCommit:
         assert started == ended, "one transaction at a time"
         started.append(batch.offsets[0])
         return begin(publisher, outputs, batch)

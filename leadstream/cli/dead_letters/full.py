@@ -13,6 +13,7 @@ from consumer.dead_letters.letters import Letter
 from leadstream.cli.dead_letters.text import (
     clean,
     decode_text,
+    format_cut,
     format_decision,
     format_origin,
     format_value,
@@ -37,6 +38,8 @@ def render_letter(
         "failed at": format_time(letter.failed_at),
         "decided": format_decision(decision) if decision else "not yet",
     }
+    if cut := format_cut(letter):
+        summary["cut"] = cut
     if decision and decision.patch:
         summary["patch"] = decision.patch
     for name, entry in summary.items():

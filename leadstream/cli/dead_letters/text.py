@@ -111,7 +111,7 @@ def dry_run_totals(groups: Sequence[DryRunGroup]) -> tuple[int, ...]:
 
 def dry_run_lines(groups: Sequence[DryRunGroup]) -> list[str]:
     """Return the causes of failed and skipped letters, a line for each."""
-    return [
+    lines = [
         f"{each.group.fingerprint}: {count:,} would {what}"
         for each in groups
         for what, count in [
@@ -119,6 +119,27 @@ def dry_run_lines(groups: Sequence[DryRunGroup]) -> list[str]:
             *((f"be skipped: {why}", count) for why, count in each.skipped.most_common()),
         ]
     ]
+    retimed = sum(each.retimed for each in groups)
+    return lines + ([retimed_line(retimed)] if retimed else [])
+
+
+def format_cut(letter: Letter) -> str | None:
+    """Return what a letter lacks, and whether its original is still there; None if nothing."""
+    cut = letter.parsed.cut
+    if cut is None:
+        return None
+    size = f" from {cut.value_bytes:,} bytes" if cut.value_bytes is not None else ""
+    digest = f", SHA-256 {cut.value_sha256}" if cut.value_sha256 else ""
+    there = "is still there" if letter.restored else "is no longer there"
+    return f"{', '.join(cut.parts)}{size}{digest}; the original {there}"
+
+
+def retimed_line(count: int) -> str:
+    """Return the sentence about letters that do not keep their timestamp."""
+    return (
+        f"{count:,} {letters_word(count)} with the present time: with the original's timestamp "
+        "the topic would refuse or delete the record"
+    )
 
 
 def progress_lines(progress: DecisionProgress) -> list[str]:
@@ -129,6 +150,8 @@ def progress_lines(progress: DecisionProgress) -> list[str]:
         for action, count in progress.decided.items()
         if count
     ]
+    if progress.retimed:
+        lines.append(retimed_line(progress.retimed))
     if progress.elsewhere:
         lines.append(
             f"{progress.elsewhere:,} {letters_word(progress.elsewhere)} "

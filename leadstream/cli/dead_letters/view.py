@@ -103,7 +103,8 @@ def print_letters(found: Sequence[Letter], decided: DecisionIndex, limit: int) -
     rows = [("letter", "failed at", "reason", "message")]
     for letter in found:
         action = decided.get(letter.id)
-        reason = f"{letter.parsed.reason}, {action.lower()}" if action else letter.parsed.reason
+        reason = letter.parsed.reason + (", cut" if letter.parsed.cut else "")
+        reason = f"{reason}, {action.lower()}" if action else reason
         rows.append(
             (str(letter.id), format_time(letter.failed_at), reason, clean(letter.parsed.message))
         )
@@ -194,6 +195,7 @@ def progress_as_json(progress: DecisionProgress) -> dict[str, Any]:
         "dry_run": False,
         **{action.value.lower(): progress.decided[action] for action in Action},
         "elsewhere": progress.elsewhere,
+        "retimed": progress.retimed,
         "left": dict(progress.skipped),
         "stopped": progress.stopped,
     }
