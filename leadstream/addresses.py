@@ -19,7 +19,7 @@ _HOSTS = rf"(?P<hosts>{_HOST}(?:,{_HOST})*)"
 _REST = r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?P<fragment>#.*)?"
 _URL = re.compile(_SCHEME + _USER + _HOSTS + _REST)
 _HTTP = re.compile(
-    r"https?://(?:[^\s@/?#:\[\]\\]*(?::[^\s@/?#\[\]\\]*)?@)?"
+    r"https?://(?:[^@/?#:\[\]\\]*(?::[^@/?#\[\]\\]*)?@)?"
     r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:/[^\s@?#]*)?"
 )
 # Connection strings of libpq: key=value, quoted or not. One way to match each: no backtracking.

@@ -147,7 +147,9 @@ def _clients(
     source = source_for("translate", [topic], settings, service)
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
-    config = producer_config(settings, transactional=exactly_once) | {"logger": client_logger()}
+    config = producer_config(settings, transactional=exactly_once, verb="translate") | {
+        "logger": client_logger()
+    }
     with (
         contextlib.closing(source),
         contextlib.closing(kind(config, source, limits=limits)) as publisher,

@@ -44,10 +44,13 @@ def client_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def producer_config(settings: Settings, *, transactional: bool = False) -> dict[str, Any]:
+def producer_config(
+    settings: Settings, *, transactional: bool = False, verb: str = "run"
+) -> dict[str, Any]:
     """Return the properties of an idempotent producer that partitions as Java clients do.
 
-    With `transactional` it has a transactional id of its own.
+    With `transactional` it has a transactional id of its own, which begins with the group and the
+    verb: a permission on this prefix covers no id of the relay or the triage.
     """
     config = {
         "enable.idempotence": True,
@@ -60,7 +63,7 @@ def producer_config(settings: Settings, *, transactional: bool = False) -> dict[
     }
     if transactional:
         # KIP-447: the group's generation in the commit fences, not this id.
-        config["transactional.id"] = f"{settings.group_id}-{uuid.uuid4()}"
+        config["transactional.id"] = f"{settings.group_id}-{verb}-{uuid.uuid4()}"
         config.setdefault("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
         config.setdefault("retry.backoff.ms", RETRY_BACKOFF_MS)
     return config

@@ -10,6 +10,7 @@ from leadstream.cli.main import main
 from leadstream.errors import SettingsError
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.settings import Delivery, Settings, effective, load_settings, unknown_variables
+from producer.publication import transactional_id
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,21 @@ def test_two_producers_of_one_group_must_not_fence_each_other() -> None:
     settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "a:1"}, None)
     ids = {producer_config(settings, transactional=True)["transactional.id"] for _ in range(3)}
     assert len(ids) == 3
+
+
+def test_the_prefix_of_a_consumer_covers_no_id_of_the_relay_the_triage_or_the_translator() -> None:
+    settings = load_settings({"KAFKA_BOOTSTRAP_SERVERS": "a:1"}, None)
+    prefixes, ids = [], []
+    for verb in ("run", "translate"):
+        id_ = producer_config(settings, transactional=True, verb=verb)["transactional.id"]
+        prefixes.append(id_[:-36])
+        ids.append(id_)
+    fixed = [transactional_id(settings), f"leadstream-triage-{settings.topics.dead_letter_audit}"]
+    assert prefixes == ["leadstream-run-", "leadstream-translate-"]
+    for prefix in prefixes:
+        assert [id_ for id_ in ids + fixed if id_.startswith(prefix)] == [
+            ids[prefixes.index(prefix)]
+        ]
 
 
 def test_two_topics_of_one_name_would_feed_predictions_back_as_changes() -> None:

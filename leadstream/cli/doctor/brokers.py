@@ -49,7 +49,7 @@ def _check_delivery(cluster: DoctorCluster) -> Finding:
         f"no transaction can begin ({failure}): on fewer than three brokers "
         "transaction.state.log.replication.factor and transaction.state.log.min.isr must be at "
         "most their number; this user needs the transactional ids that begin with "
-        "LEADSTREAM_GROUP_ID; or set LEADSTREAM_DELIVERY=at-least-once",
+        "LEADSTREAM_GROUP_ID and -run-; or set LEADSTREAM_DELIVERY=at-least-once",
     )
 
 

@@ -125,7 +125,7 @@ class DoctorCluster:
         """Return why no transaction can begin, or None."""
         config = producer_config(self.settings, transactional=True) | {"logger": client_logger()}
         # Always the same id: the brokers remember every new one for days.
-        producer = Producer(config | {"transactional.id": f"{self.settings.group_id}-doctor"})
+        producer = Producer(config | {"transactional.id": f"{self.settings.group_id}-run-doctor"})
         try:
             producer.init_transactions(ASK_SECONDS)
         except KafkaException as error:
