@@ -53,8 +53,7 @@ class DriftAlarm:
                 DriftReference(model.manifest["drift"], model.specification.outputs), self._size
             )
         except WRONG:
-            detail = "its manifest has no drift reference: nobody watches its inputs"
-            self._log.warning("drift.unwatched", model_version=model.version, detail=detail)
+            self._warn_unwatched(model, "its manifest has no drift reference")
         for feature in sorted(self._alarms):
             self._log.info("drift.over", feature=feature, detail="another model serves")
         self._alarms = set()
@@ -66,14 +65,23 @@ class DriftAlarm:
         """Add the scored changes of a committed batch."""
         if self._model is None or self._watch is None or self._clock() < self._rests_until:
             return
-        for part in scored:
-            self._watch.add(part.keys, part.rows, part.scores)
-        window = self._watch.close_if_full()
+        try:
+            for part in scored:
+                self._watch.add(part.keys, part.rows, part.scores)
+            window = self._watch.close_if_full()
+        except WRONG:
+            self._watch = None
+            self._warn_unwatched(self._model, "its drift reference does not fit its features")
+            return
         if window is not None:
             self._rests_until = self._clock() + REST_SECONDS
             with self._metrics.lock:
                 self._measure(window)
             self._report(self._model, window)
+
+    def _warn_unwatched(self, model: Model, why: str) -> None:
+        detail = f"{why}: nobody watches its inputs"
+        self._log.warning("drift.unwatched", model_version=model.version, detail=detail)
 
     def _clear(self) -> None:
         metrics = self._metrics

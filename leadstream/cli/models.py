@@ -125,6 +125,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def list_versions(args: argparse.Namespace) -> int:
     """Print every version with its aliases and metrics, newest first."""
+    from models.serve.artifact import WRONG
     from models.serve.refused import Refused
 
     registry = _registry()
@@ -140,13 +141,14 @@ def list_versions(args: argparse.Namespace) -> int:
                 calibrated = manifest["metrics"]["calibrated"]
                 row["rows"] = manifest["data"]["rows"]
                 row |= {name: calibrated[name] for name in ("roc_auc", "brier", "ece", "base_rate")}
+            row["cells"] = _cells(row)
         except Refused as refused:
             row["refused"] = str(refused)
-        except (KeyError, TypeError):
+        except WRONG:
             row["refused"] = f"model version {version}: its manifest cannot be understood"
         rows.append(row)
     if args.json:
-        _print_json(rows)
+        _print_json([{k: v for k, v in row.items() if k != "cells"} for row in rows])
     elif rows:
         _print_list(rows)
     else:
@@ -166,6 +168,7 @@ def show_version(args: argparse.Namespace) -> int:
 
     from leadstream.cli.rich_output import rich_console
     from leadstream.cli.train import metrics_table
+    from models.serve.artifact import WRONG
     from models.serve.refused import Refused
 
     try:
@@ -196,7 +199,7 @@ def show_version(args: argparse.Namespace) -> int:
             ),
         }
         metrics = "" if "legacy" in manifest else metrics_table(manifest)
-    except (KeyError, TypeError) as error:
+    except WRONG as error:
         raise Refused(
             f"model version {args.version}: its manifest cannot be understood ({error})"
         ) from error
@@ -204,7 +207,7 @@ def show_version(args: argparse.Namespace) -> int:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows_by_name.items():
-        table.add_row(name, value)
+        table.add_row(name, str(value))
     console = rich_console(highlight=True)
     console.print(table)
     console.print()
@@ -464,13 +467,17 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
         if "refused" in row:
             table.add_row(row["version"], aliases, "cannot be read")
             continue
-        numbers = (
-            f"{row[name]:.3f}" if name in row else "-"
-            for name in ("base_rate", "roc_auc", "brier", "ece")
-        )
-        rows_ = f"{row['rows']:,}" if "rows" in row else "-"
-        table.add_row(row["version"], aliases, row["created_at"][:10], rows_, *numbers)
+        table.add_row(row["version"], aliases, *row["cells"])
     rich_console(highlight=True).print(table)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Return the facts of a version as text; raises what a wrong manifest causes."""
+    numbers = (
+        f"{row[name]:.3f}" if name in row else "-"
+        for name in ("base_rate", "roc_auc", "brier", "ece")
+    )
+    return [row["created_at"][:10], f"{row['rows']:,}" if "rows" in row else "-", *numbers]
 
 
 def _print_json(value: object) -> None:

@@ -4,6 +4,7 @@ Each write is visible entirely or not at all.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from leadstream.addresses import masked_url, without_secrets
 from leadstream.errors import SettingsError, Transient
+from models.serve.refused import Refused
 
 # The maximum size of a manifest, a signature or an alias.
 DOCUMENT = 4 * 2**20
@@ -65,10 +67,13 @@ class Store:
     def read(self, path: str, max_bytes: int = DOCUMENT) -> bytes | None:
         """Return the object's bytes, or None if there is no object.
 
-        Of an object larger than `max_bytes`, returns the first `max_bytes` + 1 bytes.
+        Of an object larger than `max_bytes`, returns the first `max_bytes` + 1 bytes. Raises
+        Refused if a folder, a pipe or a device is in the place of the object.
         """
         with self._answering():
             try:
+                if self._local:
+                    return self._read_file(path, max_bytes)
                 return bytes(
                     self._call("cat_file", max_bytes, self._path(path), start=0, end=max_bytes + 1)
                 )
@@ -78,6 +83,18 @@ class Store:
                 if not _absent(error):
                     raise
                 return None
+
+    def _read_file(self, path: str, max_bytes: int) -> bytes:
+        # Without waiting, because opening a pipe waits for its writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(self._path(path), flags)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Refused(f"{path} in {masked_url(self.url)} is no regular file: remove it")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object and return True, or return False if it exists.

@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from leadstream.addresses import masked_url
 from leadstream.errors import UserError
+from leadstream.lead_fields import END_TIME_MS
 from leadstream.settings import Settings
 from models.registry.gate import GateRefused, objections
 from models.registry.signing import NO_TRUST, Trust, ensure_key, load_trust
@@ -39,9 +40,18 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 FIRST_VERSION = "1.0.0"
+_MAX_FIELD = 500
+_MOVE_FIELDS: dict[str, Any] = {
+    "action": str,
+    "alias": str,
+    "from": str | None,
+    "to": str | None,
+    "at": int,
+    "by": str,
+}
 # How many versions back a rollback can go.
 _REMEMBERED = 100
-_SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+_SEMVER = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})", re.ASCII)
 _ALIAS = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
@@ -166,6 +176,10 @@ class ModelRegistry:
             return artifact.load(payload, manifest), payload
         except Refused as refused:
             raise Refused(f"model version {version}: {refused}") from refused
+        except Exception as error:  # whatever a file causes keeps its version out of service
+            raise Refused(
+                f"model version {version}: it cannot be used ({type(error).__name__})"
+            ) from error
 
     def _manifest(self, version: str) -> tuple[bytes, dict[str, Any]]:
         """Return the bytes of a manifest, which are what is signed, and their content."""
@@ -227,10 +241,7 @@ class ModelRegistry:
         if raw is None:
             return None
         try:
-            found = json.loads(raw)
-            return Alias(
-                str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"])
-            )
+            return _alias_in(json.loads(raw))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(
                 f"the alias {name} in {masked_url(self.url)} cannot be read ({error}); promote a "
@@ -319,9 +330,25 @@ class ModelRegistry:
 
     def log(self) -> list[dict[str, Any]]:
         """Return every move of every alias, oldest first."""
-        raw = [self._store.read(f"aliases/log/{name}") for name in self._store.names("aliases/log")]
-        moves: list[dict[str, Any]] = [json.loads(entry) for entry in raw if entry]
-        return sorted(moves, key=lambda move: move["at"])
+        moves = [self._move_in(name) for name in self._store.names("aliases/log")]
+        return sorted(moves, key=lambda move: int(move["at"]))
+
+    def _move_in(self, name: str) -> dict[str, Any]:
+        """Return the move in an object of the log; one that cannot be read is named as such."""
+        try:
+            move = json.loads(self._store.read(f"aliases/log/{name}") or b"")
+            if (
+                all(
+                    isinstance(move[field], kinds) and len(str(move[field])) < _MAX_FIELD
+                    for field, kinds in _MOVE_FIELDS.items()
+                )
+                and 0 <= move["at"] < END_TIME_MS
+            ):
+                return dict(move)
+        except (Refused, ValueError, LookupError, TypeError, RecursionError):
+            pass
+        unreadable = {"action": "unreadable", "alias": name, "from": None, "to": None}
+        return {**unreadable, "at": 0, "by": "an object of the log that cannot be read"}
 
     def unlogged(self, alias: str = CHAMPION) -> str | None:
         """Return what differs between an alias and the log of its moves; None if they agree."""
@@ -393,6 +420,14 @@ class ModelRegistry:
         }
         entry |= {name: value for name, value in more.items() if value}
         self._store.create(f"aliases/log/{_alias(alias)}-{at}-{uuid4().hex[:8]}.json", _json(entry))
+
+
+def _alias_in(found: Any) -> Alias:
+    """Return the target in the object of an alias; raises what a wrong object causes."""
+    alias = Alias(str(found["version"]), tuple(map(str, found["previous"])), int(found["moved_at"]))
+    if not all(map(_SEMVER.fullmatch, (alias.version, *alias.previous))):
+        raise ValueError("it names no version")
+    return alias
 
 
 def _alias(name: str) -> str:
