@@ -4,6 +4,8 @@ A wrong setting raises SettingsError: one sentence that names the variable and t
 """
 
 import difflib
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -52,6 +54,7 @@ _SAFE = {
     "isolation.level": "read_committed",
     "enable.partition.eof": "false",
     "partition.assignment.strategy": "cooperative-sticky",
+    "auto.offset.reset": "earliest",
 }
 _REFUSED = {
     "bootstrap.servers": "set KAFKA_BOOTSTRAP_SERVERS instead",
@@ -65,8 +68,22 @@ _REFUSED = {
     "request.required.acks": "less than all replicas can lose acknowledged predictions; unset it",
     "isolation.level": "uncommitted changes may be aborted and must not be scored; unset it",
     "enable.partition.eof": "end-of-partition events are not records; unset it",
+    "auto.offset.reset": "any other than earliest passes over changes that nobody read; unset it",
     "partition.assignment.strategy": "the loop relies on cooperative rebalancing; unset it",
 }
+# The settings that decide what becomes of a change: the same in all processes of a group.
+_SHARED = (
+    "group_id",
+    "delivery",
+    "coalesce",
+    "late",
+    "reasons",
+    "challenger_share",
+    "dead_letter_max_ratio",
+    "dead_letter_max_consecutive",
+    "schema_registry_url",
+    "topics",
+)
 
 
 class Delivery(StrEnum):
@@ -392,6 +409,16 @@ def effective(settings: Settings) -> dict[str, str | None]:
     for key, value in sorted(settings.kafka.items()):
         rendered[variable_of(key)] = _masked(key, value)
     return rendered
+
+
+def fingerprint_of(settings: Settings) -> str:
+    """Return a fingerprint of the settings that all processes of a group should share.
+
+    They decide what becomes of a change; addresses, logs and time limits do not.
+    """
+    shared = {name: str(getattr(settings, name)) for name in _SHARED}
+    shared["group.protocol"] = settings.kafka.get("group.protocol", "classic")
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _masked(name: str, value: str) -> str:

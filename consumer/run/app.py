@@ -8,7 +8,9 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from consumer.retrain_requests import on_drift
+from consumer.run.cluster_watch import ClusterWatch
 from consumer.run.loop import Service, untraced
+from consumer.run.offset_report import OffsetReport
 from consumer.run.recall import Recall
 from consumer.scoring.codecs import codecs_for
 from consumer.scoring.pipeline import Pipeline
@@ -16,8 +18,10 @@ from consumer.scoring.versions import Versions
 from leadstream import log
 from leadstream.background import Worker, inline
 from leadstream.errors import SettingsError
+from leadstream.kafka.cluster_view import ClusterViewer
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
+from leadstream.kafka.ledger import OffsetLedger
 from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
 from leadstream.kafka.topic_config import RecordLimits
@@ -25,7 +29,7 @@ from leadstream.process.membership import keep_membership
 from leadstream.process.metrics import Metrics
 from leadstream.process.service import ServiceContext, serving
 from leadstream.process.status import Status
-from leadstream.settings import Delivery, Late, Settings, Traces
+from leadstream.settings import Delivery, Late, Settings, Traces, fingerprint_of
 from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import open_registry
 from models.serve.scorer import Model
@@ -62,13 +66,25 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     url = settings.schema_registry_url
     registry = context.open(Registry(url)) if url else None
     leads = context.open(_postgres(settings.database_url)) if settings.database_url else None
-    workers = Worker("models"), Worker("models")
+    workers = Worker("models"), Worker("models"), Worker("watch")
     for worker in workers:
         context.resources.callback(worker.close, CHECK_SECONDS)
     slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
     limits = _limits(settings)
+    fingerprint = fingerprint_of(settings)
+    metrics.settings.labels(settings.group_id, fingerprint).set(1)
+    offsets = OffsetReport(metrics, status, logger)
+    watch = ClusterWatch(
+        ClusterViewer(settings, _topics_of(settings)).look,
+        workers[2],
+        outputs=_outputs_of(settings),
+        losses=offsets.losses,
+        metrics=metrics,
+        status=status,
+        logger=logger,
+    )
     service = Service(
         pipeline=Pipeline(
             settings,
@@ -93,16 +109,31 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         else inline,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
         trace=tracing.carry if tracing else untraced,
+        watch=watch.follow,
     )
     context.listen(metrics.expose, lambda: _present(slot, challenger, settings.challenger_share))
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(GARBAGE_FROM)
     context.stop_by_signals(service)
+    ledger = OffsetLedger(offsets.losses, offsets)
     clients = partial(
-        _clients, settings, recall, metrics, status, logger, limits=limits, tracing=tracing
+        _clients,
+        settings,
+        recall,
+        metrics,
+        status,
+        logger,
+        limits=limits,
+        ledger=ledger,
+        tracing=tracing,
     )
     started = cache(
-        partial(context.started, group_id=settings.group_id, delivery=settings.delivery.value)
+        partial(
+            context.started,
+            group_id=settings.group_id,
+            delivery=settings.delivery.value,
+            settings=fingerprint,
+        )
     )
 
     def membership() -> None:
@@ -131,6 +162,16 @@ def _limits(settings: Settings) -> RecordLimits:
         ),
         int(producer_config(settings)["message.max.bytes"]),
     )
+
+
+def _outputs_of(settings: Settings) -> tuple[str, ...]:
+    topics = settings.topics
+    return topics.lead_predictions, topics.rescore_results, topics.dead_letters
+
+
+def _topics_of(settings: Settings) -> tuple[str, ...]:
+    topics = settings.topics
+    return topics.lead_changes, topics.rescore_requests, *_outputs_of(settings)
 
 
 def _postgres(url: str) -> "PostgresLeads":
@@ -165,6 +206,7 @@ def _clients(
     logger: log.Logger,
     *,
     limits: RecordLimits,
+    ledger: OffsetLedger,
     tracing: "Tracing | None",
 ) -> Iterator[tuple[KafkaSource, Publisher]]:
     """Make the two clients of one membership of the group, and close them after the block.
@@ -189,6 +231,7 @@ def _clients(
         requests=settings.topics.rescore_requests,
         on_rebalance=on_rebalance,
         on_absent=status.absent,
+        ledger=ledger,
     )
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher

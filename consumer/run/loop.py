@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from consumer.run.commit_queue import CommitQueue, FinishedCommit
 from consumer.run.drift import DriftAlarm, OnDrift
@@ -13,7 +13,7 @@ from consumer.scoring.result import BatchResult
 from leadstream.background import Run, inline
 from leadstream.backoff import Backoff
 from leadstream.errors import RecordRefused, Transient
-from leadstream.kafka.batch import Batch, ClosedBy
+from leadstream.kafka.batch import Batch, ClosedBy, Partition
 from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.publisher import Publisher
 from leadstream.kafka.source import Source
@@ -40,6 +40,7 @@ def untraced(_batch: Batch, result: BatchResult) -> BatchResult:
 class Service:
     """Runs the loop until it is stopped. Trouble that may pass rewinds the source, and is retried.
 
+    `watch` gets the partitions that the process owns, as often as the loop turns.
     Before a batch, `recall` reads what others published of its leads. `run_in_background` runs
     commits. In another thread, the next batch is processed meanwhile, and published afterwards.
     """
@@ -61,6 +62,7 @@ class Service:
         drift_window: int = WINDOW,
         run_in_background: Run = inline,
         trace: Trace = untraced,
+        watch: Callable[[Collection[Partition]], None] = lambda _places: None,
     ) -> None:
         self._pipeline = pipeline
         self._limit = limit
@@ -69,6 +71,7 @@ class Service:
         self._log = log
         self._recall = recall
         self._trace = trace
+        self._watch = watch
         self._clock = clock
         self._drift = DriftAlarm(metrics, status, log, on_drift, window=drift_window, clock=clock)
         self._models = ModelFollower(
@@ -121,7 +124,7 @@ class Service:
             # No backlog: what arrives until this commit ends makes one batch, and not two.
             self._await_commit()
         batch = source.poll(0 if self._commits.in_flight else POLL_SECONDS)
-        self._lag.measure(source)
+        self._look(source)
         if batch is not None:
             self._commits.polled(batch)
             self._recall()
@@ -178,6 +181,12 @@ class Service:
         for seconds in self._backoff.pauses(self._stop.is_set):
             self._status.beat()
             source.idle(seconds)
+            self._look(source)
+
+    def _look(self, source: Source) -> None:
+        """Measure the lag, and follow what others do to the topics."""
+        self._lag.measure(source)
+        self._watch(source.assigned())
 
     def _resume(self) -> None:
         self._commits.replayed()

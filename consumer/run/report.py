@@ -110,6 +110,8 @@ class LagReport:
         if self._clock() - self._measured_at < LAG_SECONDS:
             return
         self._measured_at = self._clock()
-        self._metrics.lag.clear()
-        for (topic, partition), lag in source.lag().items():
-            self._metrics.lag.labels(topic, str(partition)).set(lag)
+        lags = source.lag()
+        with self._metrics.lock:
+            self._metrics.lag.clear()
+            for (topic, partition), lag in lags.items():
+                self._metrics.lag.labels(topic, str(partition)).set(lag)

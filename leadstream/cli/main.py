@@ -30,6 +30,7 @@ _FAMILIES = (
     "dead_letters",
     "console",
     "schemas",
+    "losses",
 )
 
 

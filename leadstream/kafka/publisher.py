@@ -81,6 +81,7 @@ class TransactionalPublisher:
             on_refused=self._on_refused,
         )
         self._opened = self._ready = False
+        self._check = _TopicCheck(self.topic_problem)
 
     def open(self) -> None:
         """Fence nothing, for the id is new, but find the transaction coordinator."""
@@ -111,6 +112,7 @@ class TransactionalPublisher:
         """
         deadline = Deadline.after(COMMIT_SECONDS)
         topics = partial(_topics, outputs)
+        self._check(outputs)
         with self._transaction.failures(topics, self._source.group):
             self._transaction.begin()
             self._transaction.produce(outputs, deadline)
@@ -126,8 +128,10 @@ class TransactionalPublisher:
         deadline: Deadline,
     ) -> None:
         with self._transaction.failures(topics, self._source.group):
+            self._check.due = True
             self._transaction.send_offsets(offsets, group, deadline)
             self._transaction.commit(deadline)
+            self._check.due = False
 
     def _on_refused(self, topic: str, size: int) -> None:
         self._limits.refused(topic, size)
@@ -164,6 +168,7 @@ class AcknowledgedPublisher:
         self._failed: Counter[Identity] = Counter()
         self._acknowledged = Acknowledged()
         self._ready = False
+        self._check = _TopicCheck(self.topic_problem)
 
     def _made(self, config: dict[str, Any]) -> Producer:
         return make_producer(config | {"error_cb": self._on_error})
@@ -200,6 +205,7 @@ class AcknowledgedPublisher:
         """
         deadline = Deadline.after(COMMIT_SECONDS)
         self._why, self._refused, self._failed = None, False, Counter()
+        self._check(outputs)
         sent = Sent.from_outputs(outputs, batch, sources).without(self._acknowledged)
         waiting = iter(sent.records)
         try:
@@ -214,6 +220,7 @@ class AcknowledgedPublisher:
         while (undelivered := self._producer.flush(CALL_SECONDS)) and not deadline.expired:
             self._on_wait(f"{undelivered} outputs are not acknowledged")
         if undelivered or self._why is not None:
+            self._check.due = True
             self._producer.purge()
             self._producer.flush(ABORT_SECONDS)
             self._acknowledged.add(sent, self._failed)
@@ -248,6 +255,26 @@ class AcknowledgedPublisher:
     def close(self) -> None:
         """Discard everything that is not acknowledged."""
         self._producer.purge()
+
+
+class _TopicCheck:
+    """A check that the topics of a batch exist: of the first batch, and after a failure.
+
+    The client itself waits for an absent topic until a time-out that does not name it.
+    """
+
+    def __init__(self, problem: Callable[[str], str | None]) -> None:
+        self._problem = problem
+        self.due = True
+
+    def __call__(self, outputs: Iterable[Record]) -> None:
+        """Raise Transient if a topic is missing."""
+        if not self.due:
+            return
+        for topic in sorted(set(_topics(outputs))):
+            if (why := self._problem(topic)) is not None:
+                raise Transient("brokers", why)
+        self.due = False
 
 
 def _topics(outputs: Iterable[Record]) -> Iterable[str]:

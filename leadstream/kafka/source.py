@@ -1,7 +1,7 @@
 """Batches from a consumer group; partitions move only between two batches."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from leadstream.kafka.health import (
     describe_error,
     missing_permission,
 )
+from leadstream.kafka.ledger import OffsetLedger
+from leadstream.kafka.losses import Losses
 
 BATCH_MAX_BYTES = 32 * 1024 * 1024
 # A few bytes of a request ask for a lead; with more in one batch, changes would wait for them.
@@ -27,6 +29,8 @@ REQUESTS_MAX_BYTES = 64 * 1024
 # Seeking, pausing or reading positions of a partition that was just revoked is no failure.
 _MOVED_AWAY = {KafkaError._STATE, KafkaError._UNKNOWN_PARTITION}
 ASK_SECONDS = 2.0
+# For a look that nothing waits for.
+LOOK_SECONDS = 0.2
 
 
 class Source(Protocol):
@@ -69,9 +73,13 @@ class KafkaSource:
         requests: str | None = None,
         on_rebalance: Callable[[str, int], None] = lambda _kind, _partitions: None,
         on_absent: Callable[[list[str]], None] = lambda _topics: None,
+        ledger: OffsetLedger | None = None,
     ) -> None:
         try:
-            self.consumer = Consumer(config | {"error_cb": self._on_error})
+            # The end of a partition shows that nothing but markers and aborted records follows.
+            self.consumer = Consumer(
+                config | {"error_cb": self._on_error, "enable.partition.eof": True}
+            )
         except KafkaException as error:
             raise config_error(error) from None
         self._config = config
@@ -83,7 +91,9 @@ class KafkaSource:
         self._on_absent = on_absent
         self._assigned: set[Partition] = set()
         self._collected: list[Message] = []
-        self._positions: dict[Partition, int] = {}
+        self._ledger = ledger or OffsetLedger(Losses())
+        self._ledger.next.clear()
+        self._ends: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
         self._fatal: KafkaError | None = None
@@ -97,7 +107,7 @@ class KafkaSource:
         )
 
     def poll(self, timeout: float) -> Batch | None:
-        self._collected, self._size = [], 0
+        self._collected, self._size, self._ends = [], 0, {}
         first = self.consumer.poll(timeout)
         if first is not None:
             self._collect([first])
@@ -105,16 +115,20 @@ class KafkaSource:
         self._raise_fatal()
         # An error is raised after the records before it were returned: none is skipped.
         if not self._collected:
+            self._note_ends()
             self._raise_trouble()
             return None
         batch = Batch.from_messages(self._collected, closed_by)
         if not self._assigned.issuperset(batch.next):
             batch = Batch.from_messages(self._owned(batch.messages), closed_by)
             if not batch.messages:
+                self._note_ends()
                 return None
+        self._learn_for(batch)
+        self._ledger.read(batch, self._bounds)
+        self._note_ends(batch)
         if any(topic == self._requests for topic, _ in batch.next):
             batch = self._few_requests(batch)
-        self._positions |= batch.next
         return batch
 
     def _few_requests(self, batch: Batch) -> Batch:
@@ -153,9 +167,11 @@ class KafkaSource:
         return ClosedBy.SIZE
 
     def _collect(self, messages: list[Any]) -> None:
-        errors = [error for message in messages if (error := message.error()) is not None]
+        events = [message for message in messages if message.error() is not None]
+        errors = [event.error() for event in events]
         if errors:
             messages = [message for message in messages if message.error() is None]
+            self._ends |= _ends(events)
         for error in errors:
             self._note(error)
         self._collected += messages
@@ -217,7 +233,7 @@ class KafkaSource:
     def rewind(self, batch: Batch) -> None:
         for (topic, partition), offset in batch.first.items():
             if (topic, partition) in self._assigned:
-                self._positions[topic, partition] = offset
+                self._ledger.rewind((topic, partition), offset)
                 self._unless_moved(self.consumer.seek, TopicPartition(topic, partition, offset))
 
     def idle(self, timeout: float) -> None:
@@ -229,6 +245,8 @@ class KafkaSource:
             message: Any = self.consumer.poll(timeout)
             if message is not None and message.error() is not None:
                 self._note(message.error())
+                self._ends = _ends([message])
+                self._note_ends()
             elif message is not None:
                 # It arrived in spite of the pause, for example just after an assignment.
                 self.rewind(Batch.from_messages([message], ClosedBy.DRAIN))
@@ -265,23 +283,58 @@ class KafkaSource:
         A broker would accept the others, too.
         """
         return [
-            TopicPartition(topic, partition, offset)
-            for (topic, partition), offset in batch.next.items()
-            if (topic, partition) in self._assigned
+            TopicPartition(*place, offset, self._ledger.losses.metadata(place))
+            for place, offset in batch.next.items()
+            if place in self._assigned
         ]
 
     def assigned(self) -> frozenset[Partition]:
         return frozenset(self._assigned)
 
     def lag(self) -> dict[Partition, int]:
-        lags = {}
-        for (topic, partition), position in self._positions.items():
-            _, high = self.consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), cached=True
-            )
-            if high >= 0:
-                lags[topic, partition] = max(0, high - position)
-        return lags
+        with suppress(KafkaException):
+            self._learn(self._assigned - self._ledger.next.keys(), LOOK_SECONDS)
+        return {
+            place: max(0, self._bounds(place)[1] - position)
+            for place, position in self._ledger.next.items()
+        }
+
+    def _learn_for(self, batch: Batch) -> None:
+        """Learn the new partitions of a batch. Raises Transient, with the batch rewound."""
+        unknown = batch.next.keys() - self._ledger.next.keys()
+        try:
+            self._learn(unknown, ASK_SECONDS)
+        except KafkaException as error:
+            self.rewind(batch)
+            self._ledger.forget(unknown)
+            raise Transient("brokers", describe_error(error.args[0], "Read", self.group)) from error
+
+    def _learn(self, places: Set[Partition], seconds: float) -> None:
+        """Read the committed offsets of partitions, and their bounds. Raises KafkaException."""
+        if not places:
+            return
+        asked = [TopicPartition(*place) for place in sorted(places)]
+        for found in self.consumer.committed(asked, seconds):
+            if found.error is not None:
+                raise KafkaException(found.error)
+            place = (found.topic, found.partition)
+            low, high = self._bounds(place)
+            # What the client knows may stem from an earlier time as the owner.
+            if high < max(0, found.offset):
+                low, high = self.consumer.get_watermark_offsets(TopicPartition(*place), seconds)
+            self._ledger.learn(place, found.offset, found.metadata, low, high)
+
+    def _note_ends(self, batch: Batch | None = None) -> None:
+        """Note partitions that were read to their end; those in a batch only beyond it."""
+        for place, end in self._ends.items():
+            beyond = batch is None or end > batch.next.get(place, -1)
+            if place in self._ledger.next and beyond:
+                self._ledger.read_to(place, end, self._bounds)
+
+    def _bounds(self, place: Partition) -> tuple[int, int]:
+        """Return the first and the end offset of a partition; a negative end is not known yet."""
+        bounds = self.consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+        return bounds or (0, -1)
 
     @property
     def group(self) -> str:
@@ -327,7 +380,7 @@ class KafkaSource:
     def _release(self, kind: str, partitions: list[TopicPartition]) -> None:
         gone = {(p.topic, p.partition) for p in partitions}
         self._assigned -= gone
-        self._positions = {p: offset for p, offset in self._positions.items() if p not in gone}
+        self._ledger.forget(gone)
         self._collected = self._owned(self._collected)
         self._on_rebalance(kind, len(partitions))
 
@@ -347,3 +400,12 @@ class KafkaSource:
                 raise ended_client(error.args[0], self._config) from error
             if error.args[0].code() not in _MOVED_AWAY:
                 raise Transient("brokers", error.args[0].str()) from error
+
+
+def _ends(events: list[Any]) -> dict[Partition, int]:
+    """Return the ends of partitions that events of the client report."""
+    return {
+        (event.topic(), event.partition()): event.offset()
+        for event in events
+        if event.error().code() == KafkaError._PARTITION_EOF
+    }

@@ -156,6 +156,22 @@ class Metrics(_Registered):
         self.lag = self._gauge(
             "lag_records", "Records of a partition not yet committed.", "topic", "partition"
         )
+        self.lost = self._gauge(
+            "lost_records",
+            "Offsets of a partition that were deleted before they were read, first to last, until "
+            "they are acknowledged.",
+            *("topic", "partition", "first", "last"),
+        )
+        self.lost_total = self._counter(
+            "lost_changes",
+            "Offsets of a partition that were deleted before they were read.",
+            *("topic", "partition"),
+        )
+        self.open_transaction = self._gauge(
+            "open_transaction_seconds",
+            "How long a transaction of a producer has held back a partition of the input.",
+            *("topic", "partition"),
+        )
         self.partitions = self._gauge("assigned_partitions", "Partitions assigned to this process.")
         self.rebalances = self._counter(
             "rebalances", "Rebalances: assigned, revoked or lost.", "kind"
@@ -174,6 +190,11 @@ class Metrics(_Registered):
         self.database_queries = self._counter("database_queries", "Queries for lead state.")
         self.database_leads = self._counter(
             "database_leads", "Leads asked of Postgres: found or missing.", "answer"
+        )
+        self.settings = self._gauge(
+            "settings_info",
+            "1 for the settings in force: all processes of a group should have one fingerprint.",
+            *("group_id", "fingerprint"),
         )
         self.model = self._gauge(
             "model_info",

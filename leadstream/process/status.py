@@ -25,6 +25,7 @@ class Status:
         self._apart = _NOT_JOINED
         self._absent: list[str] = []
         self._troubles: dict[str, str] = {}
+        self._blocked: dict[str, str] = {}
         self._warnings: dict[str, str] = {}
 
     def beat(self) -> None:
@@ -69,6 +70,13 @@ class Status:
         with self._lock:
             self._absent = topics
 
+    def block(self, what: str, detail: str | None) -> None:
+        """Note what keeps the process from its work while the loop turns; None ends it."""
+        with self._lock:
+            self._blocked.pop(what, None)
+            if detail:
+                self._blocked[what] = detail
+
     def trouble(self, dependency: str, detail: str) -> None:
         """Note a dependency that holds the loop back."""
         with self._lock:
@@ -97,7 +105,7 @@ class Status:
     def missing(self) -> dict[str, str]:
         """Return what keeps the process from being ready, by name; empty if it is ready."""
         with self._lock:
-            missing = dict(self._troubles)
+            missing = self._troubles | self._blocked
             if self._absent:
                 missing["topics"] = (
                     f"no {', '.join(self._absent)}; "

@@ -27,6 +27,7 @@ RUN = {
     "doctor": ("docs/test_tutorial.py", ""),
     "follow": ("integration/test_follow.py", '"follow"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),
+    "losses": ("integration/test_offsets.py", '"losses"'),
     "models compare": ("integration/test_challenger.py", '"compare"'),
     "models import-legacy": ("unit/test_models_legacy.py", '"import-legacy"'),
     "models keygen": ("unit/test_models_commands.py", '"keygen"'),

@@ -32,6 +32,7 @@ def check(settings: "Settings", processes: int | None) -> Iterator[Finding]:
     yield _check_processes(cluster, processes)
     states = cluster.partition_states(settings.topics.lead_changes)
     yield from _check_retention(cluster, states)
+    yield from _check_losses(cluster)
     newest = cluster.read(
         [state.at_offset(max(state.first, state.end - NEWEST)) for state in states if state.end]
     )
@@ -131,6 +132,18 @@ def _check_retention(cluster: DoctorCluster, states: list[PartitionState]) -> It
         yield ok(
             "retention",
             f"a consumer may be down for {format_duration(kept)} before changes are deleted unread",
+        )
+
+
+def _check_losses(cluster: DoctorCluster) -> Iterator[Finding]:
+    """Yield the losses that running consumers noticed and nobody acknowledged."""
+    from leadstream.kafka.loss_acknowledgments import LossAcknowledgments
+
+    for loss in LossAcknowledgments(cluster.admin, cluster.settings.group_id).losses():
+        yield fail(
+            "losses",
+            f"{loss.sentence()}: `leadstream rescore --all` scores every lead of Postgres again; "
+            "then `leadstream losses --acknowledge` ends this finding",
         )
 
 
