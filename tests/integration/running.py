@@ -48,8 +48,11 @@ _SETTINGS = ("LEADSTREAM_", "KAFKA_", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "MO
 _CHANGE, _REQUEST = Writer("LeadChanged"), Writer("RescoreRequest")
 _PREDICTION, _RESULT = Reader("LeadPrediction"), Reader("RescoreResult")
 
+# Seconds until a test gives up: what takes one here takes a minute where others use the machine.
+PATIENCE = 150
 
-def until(holds: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+
+def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Ask until the answer is not empty, and return it."""
     deadline = time.monotonic() + seconds
     while not (answer := holds()):

@@ -358,6 +358,7 @@ def test_a_request_that_cannot_be_answered_is_a_dead_letter_without_half_an_answ
     assert predictions(outcome) == []
 
 
+@pytest.mark.slow
 def test_requests_of_a_batch_are_scored_in_slices_or_one_of_10000_ids_takes_all_the_memory(
     model_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +382,7 @@ def test_requests_of_a_batch_are_scored_in_slices_or_one_of_10000_ids_takes_all_
     ]
 
 
+@pytest.mark.slow
 def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str) -> None:
     largest = [f"lead_{i}" for i in range(10_000)]
     outcome = pipeline(model_store).process(
@@ -390,6 +392,7 @@ def test_a_request_of_more_than_10000_ids_is_refused_as_a_whole(model_store: str
     assert reasons(outcome) == ["INVALID_REQUEST"]
 
 
+@pytest.mark.slow
 def test_an_answer_too_large_for_a_message_is_a_dead_letter_that_says_what_to_do(
     model_store: str,
 ) -> None:

@@ -414,6 +414,7 @@ def test_a_bug_must_surface_and_not_be_taken_for_a_bad_record(
     assert LETTERS not in harness.broker.records
 
 
+@pytest.mark.slow
 def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(
     tmp_path: Path,
 ) -> None:
@@ -437,6 +438,7 @@ def test_a_promoted_model_takes_over_between_two_batches_and_never_within_one(
     assert harness.metric("model_loads_total", variant="champion", result="loaded") == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_is_refused_leaves_the_old_one_in_service_and_says_so(tmp_path: Path) -> None:
     store = promoted_store(tmp_path)
     registry = ModelRegistry(store, TRUST)

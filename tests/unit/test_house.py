@@ -156,6 +156,7 @@ def test_two_models_files_that_import_each_other_could_not_be_read_in_order() ->
     assert sorted(edges.keys() - done) == []
 
 
+@pytest.mark.slow
 def test_a_class_or_module_name_used_twice_would_leave_the_reader_guessing() -> None:
     code = sources()
     assert [str(each) for each in (*check_class_names(code), *check_module_names(code))] == []

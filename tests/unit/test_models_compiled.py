@@ -14,6 +14,8 @@ from models.serve.forest import Forest, pack
 from models.train.training import train
 from tests.unit.test_models_train import OPTIONS, leads
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["audited", "forest", "boosting"])
 def walked(request: pytest.FixtureRequest) -> tuple[Forest, int]:

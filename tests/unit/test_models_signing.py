@@ -202,6 +202,7 @@ def test_a_key_that_is_named_and_cannot_be_read_is_one_sentence_with_the_setting
             load_trust(settings(VERIFY_KEYS=path))
 
 
+@pytest.mark.slow
 def test_a_swapped_manifest_of_another_signed_version_is_refused(tmp_path: Path) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
     first, second = registry.publish(trained(1)), registry.publish(trained(2))

@@ -16,6 +16,8 @@ from leadstream.lead_fields import MAX_CHANGE_BYTES
 from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Reader, Writer
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_760_000_000_000
 ROUNDS = max(len(builders) for builders in BUILDERS.values())
 DECODED = (

@@ -10,6 +10,8 @@ from leadstream.lead_fields import STATE_FIELDS
 from producer.simulator import DAY_MS, DeliveryKind, Shares, SimulatedChange, SimulatedCrm
 from schemas.codec import Reader, Writer
 
+pytestmark = pytest.mark.slow
+
 START = 1_735_689_600_000  # 2025-01-01
 
 

@@ -113,6 +113,7 @@ def leadstream(
 
 
 @pytest.mark.parametrize("words", ["config", "config --json", "--help", "schemas show"])
+@pytest.mark.slow
 def test_a_result_that_cannot_be_written_is_no_success(words: str) -> None:
     for closed in (">/dev/full", ">&-"):
         done = leadstream(*words.split(), closed=closed)
@@ -121,6 +122,7 @@ def test_a_result_that_cannot_be_written_is_no_success(words: str) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough_is_no_failure() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -130,6 +132,7 @@ def test_a_reader_that_has_read_enough_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("closed", ["2>/dev/full", "2>&-"])
+@pytest.mark.slow
 def test_an_error_that_cannot_be_written_keeps_its_exit_code(closed: str) -> None:
     assert leadstream("run", closed=closed).returncode == 2  # KAFKA_BOOTSTRAP_SERVERS is not set
     assert leadstream("no-such-verb", closed=closed).returncode == 2

@@ -22,6 +22,8 @@ from leadstream.errors import Transient, UserError
 from tests.letters import letter
 from tests.unit.test_console_pages import VALUE, MemoryTriageService
 
+pytestmark = pytest.mark.slow
+
 Play = Callable[["PilotHarness"], Coroutine[Any, Any, None]]
 
 
