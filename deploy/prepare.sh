@@ -12,9 +12,12 @@ if [ ! -e "$models/crm" ]; then
     leadstream simulate --database --rate 0
     touch "$models/crm"
 fi
+[ -e "$key" ] || leadstream models keygen
+[ -e "$LEADSTREAM_MODEL_VERIFY_KEYS" ] || cp "$key.pub" "$LEADSTREAM_MODEL_VERIFY_KEYS"
 if ! leadstream models show champion >/dev/null 2>&1; then
-    [ -e "$key" ] || leadstream models keygen
-    cp "$key.pub" "$LEADSTREAM_MODEL_VERIFY_KEYS"
     leadstream train --postgres --horizon 30 --recipe audited --promote
 fi
 leadstream db migrate
+if [ -e /roles.py ]; then
+    python /roles.py
+fi

@@ -2,7 +2,10 @@
 on.
 """
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,12 +70,77 @@ def test_a_setting_that_leadstream_does_not_know_would_do_nothing(compose: dict[
         assert set(given) <= known
 
 
-def test_only_what_makes_models_can_write_or_sign_them(compose: dict[str, Any]) -> None:
-    for name in OURS[1:]:
-        volumes = compose["services"][name]["volumes"]
-        assert "models:/models:ro" in volumes
-        assert not [volume for volume in volumes if volume.startswith("keys:")]
-    assert {"models:/models", "keys:/keys"} <= set(compose["services"]["prepare"]["volumes"])
+def mounts(compose: dict[str, Any], service: str) -> dict[str, str]:
+    """Where a service has each named volume, with `:ro` if it only reads it."""
+    volumes = compose["services"][service].get("volumes", ())
+    return dict(volume.split(":", 1) for volume in volumes if re.match(r"\w", volume))
+
+
+def test_only_what_makes_models_can_write_or_sign_them_or_say_which_key_is_trusted(
+    compose: dict[str, Any],
+) -> None:
+    for name in ("consumer", "follow"):
+        found = mounts(compose, name)
+        assert (found["models"], found["trust"]) == ("/models:ro", "/trust:ro")
+        # Whoever can write models must not be able to replace the key that they are checked with.
+        trusted = compose["services"][name]["environment"]["LEADSTREAM_MODEL_VERIFY_KEYS"]
+        assert trusted.startswith("/trust/")
+    assert [name for name in OURS if "keys" in mounts(compose, name)] == ["prepare"]
+    found = mounts(compose, "prepare")
+    assert [found[name] for name in ("models", "keys", "trust")] == ["/models", "/keys", "/trust"]
+
+
+def test_no_service_runs_the_compiled_code_of_another(compose: dict[str, Any]) -> None:
+    caches = [
+        volume
+        for name in OURS
+        for volume, place in mounts(compose, name).items()
+        if place.startswith("/var/cache/leadstream")
+    ]
+    assert sorted(caches) == sorted(f"cache-{name}" for name in OURS)
+
+
+def test_each_service_has_the_password_of_its_own_role_only(compose: dict[str, Any]) -> None:
+    def secrets(name: str) -> list[str]:
+        return [volume for volume in mounts(compose, name) if volume.startswith("secret-")]
+
+    assert secrets("consumer") == ["secret-consumer"]
+    assert secrets("relay") == ["secret-relay"]
+    assert secrets("follow") == []
+    text = FILE.read_text("utf-8")
+    assert "DATABASE_URL:" not in text
+    assert not re.search(r"PASSWORD(?!_FILE):", text)
+    assert "GF_SECURITY_ADMIN_PASSWORD" not in text
+    grafana = compose["services"]["grafana"]["environment"]
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+
+
+def test_postgres_makes_the_passwords_once(tmp_path: Path) -> None:
+    script = (DEPLOY / "postgres.sh").read_text("utf-8").replace("/secrets", str(tmp_path))
+    for name in ("prepare", "consumer", "relay"):
+        (tmp_path / name).mkdir()
+    found = []
+    for _ in range(2):
+        subprocess.run(
+            [
+                "sh",
+                "-c",
+                script.replace("exec docker-entrypoint.sh", "exec echo"),
+                "sh",
+                "postgres",
+            ],
+            check=True,
+            env={"PATH": os.defpath, "POSTGRES_USER": "leadstream", "POSTGRES_DB": "crm"},
+        )
+        found.append([path.read_text() for path in sorted(tmp_path.glob("*/*"))])
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 6
+    password = (tmp_path / "relay" / "password").read_text()
+    assert re.fullmatch(r"[0-9a-f]{48}", password)
+    url = (tmp_path / "relay" / "database-url").read_text()
+    assert url == f"postgresql://leadstream_relay:{password}@postgres:5432/crm"
+    owner = (tmp_path / "prepare" / "database-url").read_text()
+    assert owner.startswith("postgresql://leadstream:")
 
 
 def test_prometheus_asks_services_that_are_there(compose: dict[str, Any]) -> None:

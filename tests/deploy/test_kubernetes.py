@@ -168,11 +168,44 @@ def test_a_secret_in_a_manifest_is_a_secret_no_more() -> None:
     assert not [one for one in manifests() if one["kind"] == "Secret"]
     for component in VERBS:
         [container] = pod(component)["containers"]
-        assert {"secretRef": {"name": "leadstream"}} in container["envFrom"]
+        assert {"secretRef": {"name": f"leadstream-{component}"}} in container["envFrom"]
     given = configuration()
     assert not re.search(r"PASSWORD|SECRET|DATABASE_URL|HASH_KEY", " ".join(given))
     settings = load_settings(dict(given), env_file=None)
     assert set(given) <= {field.alias for field in type(settings).model_fields.values()}
+
+
+def test_one_process_never_has_the_account_or_the_secret_of_another() -> None:
+    accounts = [one["metadata"]["name"] for one in manifests() if one["kind"] == "ServiceAccount"]
+    assert sorted(accounts) == sorted(f"leadstream-{component}" for component in VERBS)
+    page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
+    created = dict(re.findall(r"create secret generic (\S+) \\\n((?:.*\\\n)*.*)", page))
+    for component in VERBS:
+        assert pod(component)["serviceAccountName"] == f"leadstream-{component}"
+        has_database = "DATABASE_URL" in created[f"leadstream-{component}"]
+        assert has_database == (component in ("consumer", "relay"))
+
+
+def test_nobody_but_the_monitoring_calls_a_pod_and_only_two_call_the_database() -> None:
+    everyone, database = (one for one in manifests() if one["kind"] == "NetworkPolicy")
+    labels = deployment("consumer")["spec"]["selector"]["matchLabels"]
+    selected = everyone["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() < labels.items()
+    assert everyone["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    [ingress] = everyone["spec"]["ingress"]
+    assert ingress["from"]
+    assert [port["port"] for port in ingress["ports"]] == ["http"]
+    ports = [port["port"] for rule in everyone["spec"]["egress"] for port in rule["ports"]]
+    assert 5432 not in ports
+    given = configuration()
+    for address in (given["KAFKA_BOOTSTRAP_SERVERS"], given["SCHEMA_REGISTRY_URL"]):
+        assert int(re.findall(r":(\d+)", address)[0]) in ports
+    [component] = [
+        each["values"]
+        for each in database["spec"]["podSelector"]["matchExpressions"]
+        if each["key"].endswith("component")
+    ]
+    assert component == ["consumer", "relay"]
 
 
 def test_what_scales_and_what_disrupts_mean_the_consumer() -> None:
