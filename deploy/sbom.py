@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import LicenseExpression
 from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
@@ -18,6 +20,7 @@ from leadstream import __version__
 
 FOLDER = Path(__file__).parent
 LOCK, FILE = FOLDER / "requirements.txt", FOLDER / "sbom.cdx.json"
+LICENSES = FOLDER / "licenses.txt"
 PYTHON = "3.12"  # as in Dockerfile
 
 
@@ -53,8 +56,16 @@ def _entries(text: str, machine: dict[str, str]) -> Iterator[Locked]:
             )
 
 
+def licenses() -> dict[str, str]:
+    """The license of each package by its name, as an SPDX expression."""
+    lines = LICENSES.read_text("utf-8").splitlines()
+    return dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
 def write() -> str:
-    """The bill of materials: every package with its version, and which needs which."""
+    """The bill of materials: every package with its version, its license and the hashes of its
+    files, and which needs which.
+    """
     root = Component(
         name="leadstream", version=__version__, type=ComponentType.APPLICATION, bom_ref="leadstream"
     )
@@ -63,11 +74,23 @@ def write() -> str:
     # the same lock gives the same bytes
     bom.serial_number = bom.metadata.timestamp = None  # type: ignore[assignment]
     packages = locked()
-    components = {"leadstream": root}
+    components, licensed = {"leadstream": root}, licenses()
+    if unknown := {package.name for package in packages} - set(licensed):
+        raise SystemExit(f"{LICENSES.name} has no license of {', '.join(sorted(unknown))}: add it")
     for package in packages:
         purl = PackageURL("pypi", name=package.name, version=package.version)
         name, ref = package.name, purl.to_string()
-        components[name] = Component(name=name, version=package.version, purl=purl, bom_ref=ref)
+        components[name] = Component(
+            name=name,
+            version=package.version,
+            purl=purl,
+            bom_ref=ref,
+            licenses=[LicenseExpression(licensed[name])],
+            hashes=[
+                HashType(alg=HashAlgorithm.SHA_256, content=each.removeprefix("sha256:"))
+                for each in package.hashes
+            ],
+        )
         bom.components.add(components[name])
     for package in packages:
         for dependent in package.needed_by:

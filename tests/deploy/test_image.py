@@ -1,11 +1,13 @@
 """The image: what it is built from, pinned by hash, and what is said of it."""
 
+import contextlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,23 @@ def test_a_bill_of_materials_that_is_behind_the_lock_names_what_is_not_there() -
     assert sbom.FILE.read_text("utf-8") == sbom.write(), "run `make lock`"
     listed = {part["name"]: part["version"] for part in json.loads(sbom.write())["components"]}
     assert listed == versions(sbom.LOCK)
+
+
+def test_every_package_has_its_license_and_the_hash_of_each_of_its_files() -> None:
+    listed = {part["name"]: part for part in json.loads(sbom.write())["components"]}
+    for package in sbom.locked():
+        part = listed[package.name]
+        hashes = {f"sha256:{each['content']}" for each in part["hashes"]}
+        assert hashes == set(package.hashes)
+        assert part["licenses"][0]["expression"]
+    assert set(sbom.licenses()) == set(listed)
+
+
+def test_a_license_is_the_one_that_the_package_declares() -> None:
+    for name, expression in sbom.licenses().items():
+        with contextlib.suppress(PackageNotFoundError):
+            found = metadata(name).json
+            assert found.get("license_expression", expression) == expression, name
 
 
 def test_the_bill_of_materials_is_valid_cyclonedx_and_everything_in_it_is_needed_by_something() -> (
