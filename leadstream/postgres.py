@@ -4,6 +4,7 @@ A pooler in transaction mode, such as PgBouncer, works too: each transaction may
 session of the server, so each one sets its own time-out, and nothing is prepared.
 """
 
+import logging
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from leadstream.error_table import About, about_sqlstate
 from leadstream.errors import SettingsError
 
 CONNECT_SECONDS = 3
+# The client would print errors that it ignores, with the values of a row.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+logging.getLogger("psycopg").propagate = False
 # Added to statement_timeout, within which a healthy server answers.
 MARGIN_SECONDS = 2.0
 

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from leadstream.errors import Transient, UserError
 from leadstream.lead_fields import CRM_FIELDS
-from leadstream.postgres import Connection, check_url, connect
+from leadstream.postgres import Connection, check_url, connect, describe_postgres
 
 CHANNEL = "leadstream_outbox"
 STATEMENT_MS = 10_000
@@ -74,7 +74,8 @@ class Outbox:
                 keepalives_interval=2,
                 keepalives_count=3,
             )
-            connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
+            if not connection.local_settings:  # a pooler gives the session to others
+                connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
             sequence = connection.execute(
                 "select pg_get_serial_sequence('leadstream_outbox', 'position')"
             ).fetchone()
@@ -179,8 +180,7 @@ class Outbox:
             ) from None
         except psycopg.Error as error:
             self.close()
-            text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
-            raise Transient("postgres", text or type(error).__name__) from error
+            raise Transient("postgres", describe_postgres(error)) from error
 
 
 _COLUMNS = """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import psycopg
 
 from leadstream.errors import Transient
-from leadstream.postgres import connect
+from leadstream.postgres import connect, describe_postgres
 from producer.migrate import migrations
 
 STATEMENT_MS = 10_000
@@ -70,8 +70,7 @@ def read_postgres_status(database_url: str) -> PostgresStatus:
             }
             row = connection.execute(_LAST).fetchone()
     except psycopg.Error as error:
-        text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
-        raise Transient("postgres", text or type(error).__name__) from error
+        raise Transient("postgres", describe_postgres(error)) from error
     return PostgresStatus(
         ahead,
         names,

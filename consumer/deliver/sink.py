@@ -1,21 +1,30 @@
 """The sink: predictions from their topic into the table lead_scores of Postgres.
 
 A batch is one transaction in Postgres, and its offsets are committed after it. A batch that is read
-again after a crash changes nothing: a prediction never replaces a newer one.
+again after a crash changes nothing: a prediction never replaces a newer one. If Postgres refuses a
+row, the batch is halved until that row is alone; it is skipped, and the others are written.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 
-from leadstream.errors import Poison, Transient, UserError
-from leadstream.kafka.batch import Batch
+from leadstream.error_table import About
+from leadstream.errors import Poison, Reason, Transient, UserError
+from leadstream.kafka.batch import Batch, Message
 from leadstream.kafka.source import Source
-from leadstream.postgres import Connection, check_url, connect
+from leadstream.postgres import (
+    Connection,
+    about_postgres,
+    check_url,
+    connect,
+    describe_postgres,
+    name_postgres,
+)
 from schemas.codec import Reader
 
 STATEMENT_MS = 10_000
@@ -51,6 +60,14 @@ where excluded.lead_version > present.lead_version
        and excluded.scored_at >= present.scored_at)
 """  # noqa: S608  # constants only
 _DELETE = "delete from lead_scores where lead_id = %s"
+_TABLE = """
+select array(select a.attname::text from pg_attribute a
+             where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped),
+       array(select p from unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) as p
+             where not has_table_privilege(t.oid, p))
+from (select to_regclass('lead_scores')::oid as oid) as t where t.oid is not null
+"""
+REFUSED = "POSTGRES_REFUSED"
 
 
 class CommittingSource(Source, Protocol):
@@ -66,8 +83,8 @@ class SinkObserver(Protocol):
     def written(self, batch: Batch, *, scores: int, erased: int, seconds: float) -> None:
         """Note a batch that is in Postgres and whose offsets are committed."""
 
-    def skipped(self, batch: Batch, number: int, poison: Poison) -> None:
-        """Note a message that is no prediction."""
+    def skipped(self, batch: Batch, number: int, reason: str, detail: str) -> None:
+        """Note a message that is no prediction, or whose row Postgres refuses."""
 
 
 class ScoreTable:
@@ -81,47 +98,79 @@ class ScoreTable:
         self._url = check_url(database_url)
         self._connection: Connection | None = None
 
-    def write(self, predictions: list[dict[str, Any] | str]) -> None:
+    def write(self, predictions: Sequence[dict[str, Any] | str]) -> dict[int, str]:
         """Upsert predictions and delete lead ids, in their order, in one transaction.
 
-        Raises Transient if Postgres does not answer, and UserError if the table or a permission is
-        missing.
+        Returns why rows were skipped, by their index. Raises Transient if Postgres does not answer,
+        and UserError if the table, a column or a permission is missing.
         """
         try:
-            if self._connection is None:
-                # Changes that the CRM's triggers derive from a new score must not be scored again.
-                options = "-c leadstream.origin=leadstream"
-                self._connection = connect(
-                    self._url,
-                    statement_ms=STATEMENT_MS,
-                    options=options,
-                    application_name="leadstream sink",
-                )
-            with (
-                self._connection.transaction(),
-                self._connection.cursor() as cursor,
-                self._connection.pipeline(),
-            ):
-                for each in predictions:
-                    if isinstance(each, str):
-                        cursor.execute(_DELETE, (each,))
-                    else:
-                        cursor.execute(_UPSERT, _values(each))
-        except psycopg.errors.UndefinedTable:
+            return self._write(list(enumerate(predictions)))
+        except psycopg.Error as error:
+            self.close()
+            raise Transient("postgres", describe_postgres(error)) from error
+
+    def _write(self, rows: list[tuple[int, dict[str, Any] | str]]) -> dict[int, str]:
+        """Write rows, and halve them as long as an error is about one of them."""
+        connection = self._connect()
+        try:
+            _execute(connection, rows)
+        except (psycopg.Error, UnicodeError, ValueError, OverflowError) as error:
+            if not self._is_about_a_row(error):
+                raise
+            if len(rows) == 1:
+                return {rows[0][0]: f"Postgres refuses the row: {name_postgres(error)}"}
+            half = len(rows) // 2
+            return self._write(rows[:half]) | self._write(rows[half:])
+        return {}
+
+    def _is_about_a_row(self, error: Exception) -> bool:
+        """Return whether an error is about one of the rows.
+
+        A trigger may raise any error. So one that names the table counts against the row if the
+        table is as it should be. Raises UserError if it is not.
+        """
+        if not isinstance(error, psycopg.Error):
+            return True
+        match about_postgres(error):
+            case About.SETUP:
+                self._check_table()
+                return True
+            case about:
+                return about is About.RECORD
+
+    def _check_table(self) -> None:
+        """Raise UserError if the table, a column or a permission is missing."""
+        found = self._connect().execute(_TABLE).fetchone()
+        if found is None:
             self.close()
             raise UserError(
                 "DATABASE_URL: there is no table lead_scores; `leadstream db migrate` adds it"
-            ) from None
-        except psycopg.errors.InsufficientPrivilege as error:
+            )
+        columns, denied = found
+        if lacking := [name for name in _NAMES if name not in columns]:
             self.close()
             raise UserError(
-                f"DATABASE_URL: {error.diag.message_primary}; "
-                "the sink needs SELECT, INSERT, UPDATE and DELETE on lead_scores"
-            ) from None
-        except psycopg.Error as error:
+                f"DATABASE_URL: lead_scores has no column {', '.join(lacking)}; drop the table, "
+                "run `leadstream db migrate`, and let the sink read all predictions again"
+            )
+        if denied:
             self.close()
-            text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
-            raise Transient("postgres", text or type(error).__name__) from error
+            raise UserError(
+                f"DATABASE_URL: this role lacks {', '.join(denied)}; "
+                "the sink needs SELECT, INSERT, UPDATE and DELETE on lead_scores"
+            )
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            # Changes that the CRM's triggers derive from a new score must not be scored again.
+            self._connection = connect(
+                self._url,
+                statement_ms=STATEMENT_MS,
+                options="-c leadstream.origin=leadstream",
+                application_name="leadstream sink",
+            )
+        return self._connection
 
     def close(self) -> None:
         """Close the connection; the next write opens another."""
@@ -154,21 +203,43 @@ class Sink:
         2. Commit its offsets. If that fails, the batch is read again and changes nothing.
         """
         began = self._clock()
+        numbers: list[int] = []
         found: list[dict[str, Any] | str] = []
         for number, message in enumerate(batch.messages):
-            value = message.value()
             try:
-                found.append(
-                    (message.key() or b"").decode() if value is None else self._reader.decode(value)
-                )
+                found.append(self._read(message))
             except Poison as poison:
-                self._observer.skipped(batch, number, poison)
-        self._scores.write(found)
+                self._observer.skipped(batch, number, poison.reason.value, poison.detail)
+            else:
+                numbers.append(number)
+        refused = self._scores.write(found)
         self._source.commit(batch)
-        erased = sum(isinstance(each, str) for each in found)
+        for row, why in refused.items():
+            self._observer.skipped(batch, numbers[row], REFUSED, why)
+        written = [each for row, each in enumerate(found) if row not in refused]
+        erased = sum(isinstance(each, str) for each in written)
         self._observer.written(
-            batch, scores=len(found) - erased, erased=erased, seconds=self._clock() - began
+            batch, scores=len(written) - erased, erased=erased, seconds=self._clock() - began
         )
+
+    def _read(self, message: Message) -> dict[str, Any] | str:
+        """Return a prediction, or the id of an erased lead. Raises Poison."""
+        value = message.value()
+        if value is not None:
+            return self._reader.decode(value)
+        try:
+            return (message.key() or b"").decode()
+        except UnicodeDecodeError as error:
+            raise Poison(Reason.INVALID_EVENT, "decode", "the key is not UTF-8") from error
+
+
+def _execute(connection: Connection, rows: Iterable[tuple[int, dict[str, Any] | str]]) -> None:
+    with connection.transaction(), connection.cursor() as cursor, connection.pipeline():
+        for _, each in rows:
+            if isinstance(each, str):
+                cursor.execute(_DELETE, (each,))
+            else:
+                cursor.execute(_UPSERT, _values(each))
 
 
 def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:

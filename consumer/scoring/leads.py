@@ -1,8 +1,10 @@
 """The state of a lead that no change carries, and the lookup that returns it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from leadstream.errors import Poison
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,11 @@ class Lead:
 class LeadLookup(Protocol):
     """The source of the states that changes do not carry."""
 
-    def fetch(self, lead_ids: Iterable[str]) -> dict[str, Lead]:
-        """Return the known leads by id. Raises Transient if the database does not answer."""
+    def fetch(self, lead_ids: Iterable[str]) -> Mapping[str, Lead | Poison]:
+        """Return the known leads by id, or why the database cannot return one.
+
+        Raises Transient if the database does not answer.
+        """
 
     def close(self) -> None:
         """Close the connection."""

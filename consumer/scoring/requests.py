@@ -164,7 +164,7 @@ class ScoredSlice:
 
 def score_slice(
     leads: Sequence[RequestedLead],
-    read: Mapping[str, Lead],
+    read: Mapping[str, Lead | Poison],
     scorer: BatchScorer,
     context: BatchContext,
     *,
@@ -177,6 +177,8 @@ def score_slice(
     for request, lead_id in leads:
         try:
             lead = read.get(lead_id)
+            if isinstance(lead, Poison):
+                raise lead
             if lead is None:
                 raise lead_not_found(database=database)
             check_state_time(lead.state["created_at"], request.occurred_at)

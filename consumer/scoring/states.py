@@ -23,7 +23,7 @@ Ints = NDArray[np.intp]
 class LeadsRead:
     """The leads that Postgres returned, by id, and what that took: queries, ids, and seconds."""
 
-    leads: Mapping[str, Lead]
+    leads: Mapping[str, Lead | Poison]
     queries: int = 0
     asked: int = 0
     seconds: float = 0.0
@@ -59,7 +59,7 @@ def leads_without_state(table: EventTable, latest: LatestPerLead) -> list[str]:
 def join_states(
     table: EventTable,
     latest: LatestPerLead,
-    leads: Mapping[str, Lead],
+    leads: Mapping[str, Lead | Poison],
     inputs: Sequence[FeatureSpec],
     *,
     database: bool,
@@ -75,6 +75,8 @@ def join_states(
     for row, occurred_at in zip(rows.tolist(), changes.occurred_at[rows].tolist(), strict=True):
         try:
             lead = leads.get(table.keys[row].decode())
+            if isinstance(lead, Poison):
+                raise lead
             if lead is None:
                 raise lead_not_found("the change carries no state and ", database=database)
             check_state_time(lead.state["created_at"], occurred_at)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from leadstream.cli.service import serving_verb, source_for
 
 if TYPE_CHECKING:
-    from leadstream.errors import Poison
     from leadstream.kafka.batch import Batch
     from leadstream.log import Logger
     from leadstream.process.metrics import SinkMetrics
@@ -87,14 +86,14 @@ class SinkReport:
             write_ms=round(seconds * 1000, 1),
         )
 
-    def skipped(self, batch: "Batch", number: int, poison: "Poison") -> None:
-        """Report a message that is no prediction."""
+    def skipped(self, batch: "Batch", number: int, reason: str, detail: str) -> None:
+        """Report a message that is no prediction, or whose row Postgres refuses."""
         message = batch.messages[number]
         self._metrics.rows.labels("skipped").inc()
         self._logger.warning(
             "record.skipped",
-            reason=poison.reason.value,
-            detail=poison.detail,
+            reason=reason,
+            detail=detail,
             partition=message.partition(),
             offset=message.offset(),
         )

@@ -13,7 +13,8 @@ import pytest
 import consumer.run.postgres
 import leadstream.postgres
 from consumer.run.postgres import PostgresLeads
-from leadstream.errors import SettingsError, Transient
+from consumer.scoring.leads import Lead
+from leadstream.errors import Poison, Reason, SettingsError, Transient
 from leadstream.local.postgres import Postgres
 from producer.crm import create_schema
 from tests.faults.proxy import Proxy, proxying
@@ -21,6 +22,13 @@ from tests.integration.conftest import CrmTables
 
 pytestmark = pytest.mark.postgres
 UUID = "0d4f1f0e-6c1e-4f0a-9a55-1f2b3c4d5e6f"
+DOMAINS = {
+    "domain_text": "text check (value <> 'never')",
+    "domain_bigint": "bigint",
+    "domain_uuid": "uuid",
+    "domain_numeric": "numeric",
+    "domain_of_domain": "domain_bigint",
+}
 PERSONAL = ("first_name", "last_name", "email", "phone", "conversion_probability")
 
 
@@ -49,7 +57,8 @@ def reading(url: str) -> Iterator[PostgresLeads]:
 def fetched(url: str, *lead_ids: str) -> dict[str, dict[str, Any]]:
     leads = PostgresLeads(url)
     try:
-        return {lead_id: lead.state for lead_id, lead in leads.fetch(lead_ids).items()}
+        found = leads.fetch(lead_ids).items()
+        return {lead_id: lead.state for lead_id, lead in found if isinstance(lead, Lead)}
     finally:
         leads.close()
 
@@ -76,13 +85,15 @@ def test_a_lead_with_several_applications_is_answered_once_and_with_its_enquiry(
         "where id = 1)"
     )
     [(programme, campus)] = names.fetchall()
-    state = found[lead].state
+    one = found[lead]
+    assert isinstance(one, Lead)
+    state = one.state
     assert (state["source"], state["programme_name"], state["campus_name"]) == (
         "enquiry",
         programme,
         campus,
     )
-    assert found[lead].version == 7
+    assert one.version == 7
 
 
 def test_a_role_that_may_not_see_personal_columns_or_applications_is_enough(
@@ -185,17 +196,115 @@ def test_a_crm_without_people_or_without_created_at_is_waited_for_and_told(bare:
         ),
         ("text", "é ' \" \\ % {} ,", ["x\0y", "\ud800", "'; drop table people; --", ""]),
         ("char(8)", "abc", ["abcd\0"]),
+        ("numeric", "12345678901234567890", ["", "x", "1e3", "NaN", "Infinity", "1_0", " 7", "٣"]),
+        ("numeric(10,2)", "7.50", ["7.5", "", "x"]),
+        ("double precision", "7.5", ["", "x", "NaN"]),
+        ("date", "2026-01-31", ["", "x", "yesterday"]),
+        ("domain_text", "lead", ["x\0y", ""]),
+        ("domain_bigint", "42", ["", "x", "042", "9" * 19]),
+        ("domain_uuid", UUID, ["", "x", UUID.upper()]),
+        ("domain_numeric", "7", ["", "x", "7.0"]),
+        ("domain_of_domain", "42", ["", "x"]),
     ],
 )
 def test_a_malformed_id_must_not_cost_its_neighbours_their_answer(
     bare: CrmTables, kind: str, good: str, malformed: list[str]
 ) -> None:
+    for name, base in DOMAINS.items():
+        bare.connection.execute(f"create domain {name} as {base}")
     bare.connection.execute(
         f"create table people (id {kind} primary key, created_at timestamptz default now())"
     )
     bare.connection.execute("insert into people (id) values (%s)", (good,))
     assert list(fetched(bare.url, *malformed, good, *malformed)) == [good]
     assert fetched(bare.url, *malformed) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("text", {"'7'": 7, "'v7'": 0, "''": 0, "'7.0'": 7, "null": 0, "'9999999999999999999'": 0}),
+        ("numeric", {"7": 7, "7.5": 0, "'NaN'": 0, "1e30": 0, "-3": -3}),
+        ("double precision", {"7": 7, "7.5": 0, "'NaN'": 0, "1e30": 0}),
+        ("smallint", {"7": 7}),
+        ("domain_bigint", {"7": 7}),
+        ("timestamptz", {"now()": 0}),
+        ("jsonb", {"'7'": 7, "'{}'": 0}),
+    ],
+)
+def test_a_version_that_is_no_number_must_not_cost_any_lead_its_answer(
+    bare: CrmTables, kind: str, values: dict[str, int]
+) -> None:
+    bare.connection.execute("create domain domain_bigint as bigint check (value > 0)")
+    bare.connection.execute(
+        f"create table people (id text, created_at timestamptz default now(), lead_version {kind})"
+    )
+    for number, value in enumerate(values):
+        bare.connection.execute(
+            f"insert into people (id, lead_version) values ('{number}', {value})"
+        )
+    leads = PostgresLeads(bare.url)
+    with closing(leads):
+        found = leads.fetch([str(number) for number in range(len(values))])
+    versions = [lead.version for lead in found.values() if isinstance(lead, Lead)]
+    assert versions == list(values.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("bigint", "1700000000", 1_700_000_000_000),
+        ("numeric", "1700000000000", 1_700_000_000_000),
+        ("numeric", "'NaN'", None),
+        ("text", "'2023-11-14T22:13:20Z'", 1_700_000_000_000),
+        ("text", "'last summer'", None),
+        ("date", "'2023-11-14'", 1_699_920_000_000),
+        ("domain_time", "'2023-11-14 22:13:20Z'", 1_700_000_000_000),
+        ("jsonb", "'{}'", None),
+    ],
+)
+def test_a_time_of_creation_of_another_type_must_not_hold_its_batch_for_ever(
+    bare: CrmTables, kind: str, value: str, expected: int | None
+) -> None:
+    bare.connection.execute("create domain domain_time as timestamptz")
+    bare.connection.execute(f"create table people (id text, created_at {kind})")
+    bare.connection.execute(f"insert into people values ('a', {value})")
+    assert fetched(bare.url, "a")["a"]["created_at"] == expected
+
+
+def test_a_name_whose_key_is_of_another_type_is_found_all_the_same(bare: CrmTables) -> None:
+    bare.connection.execute("create table programmes (id bigint, name text)")
+    bare.connection.execute("insert into programmes values (7, 'MBA')")
+    bare.connection.execute(
+        "create table people (id text, created_at timestamptz default now(), programme_id text)"
+    )
+    bare.connection.execute("insert into people (id, programme_id) values ('a', '7'), ('b', 'x')")
+    found = fetched(bare.url, "a", "b")
+    assert [found[lead]["programme_name"] for lead in ("a", "b")] == ["MBA", None]
+
+
+def test_a_row_that_cannot_be_read_costs_its_own_lead(bare: CrmTables) -> None:
+    bare.connection.execute(
+        "create function judge(id text) returns text language plpgsql as $$ begin"
+        " if id like 'bad%' then raise exception 'secret %', id; end if; return 'new'; end $$"
+    )
+    bare.connection.execute("create table leads (id text primary key)")
+    bare.connection.execute(
+        "create view people as select id, now() as created_at, judge(id) as status from leads"
+    )
+    ids = [f"good_{number}" for number in range(30)]
+    mixed = [*ids[:10], "bad_1", *ids[10:], "bad_2"]
+    for lead in mixed:
+        bare.connection.execute("insert into leads values (%s)", (lead,))
+    leads = PostgresLeads(bare.url)
+    with closing(leads):
+        found = leads.fetch(mixed)
+    assert sorted(id_ for id_, lead in found.items() if isinstance(lead, Lead)) == sorted(ids)
+    poisons = {id_: lead for id_, lead in found.items() if isinstance(lead, Poison)}
+    assert set(poisons) == {"bad_1", "bad_2"}
+    for poison in poisons.values():
+        assert poison.reason is Reason.LEAD_NOT_FOUND
+        assert poison.detail == "Postgres cannot return this lead: RaiseException (P0001)"
 
 
 def test_numbers_that_are_none_and_times_without_end_are_handed_over_and_not_choked_on(

@@ -11,7 +11,9 @@ import pytest
 
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
-from leadstream.local.postgres import Postgres
+from leadstream.local.postgres import Postgres, PostgresProcess
+from producer.crm import create_schema
+from producer.migrate import migrate
 from schemas.codec import Writer
 from tests.integration.outboxes import OutboxCrm, outbox_crm
 from tests.integration.running import QUICK, Stage, until
@@ -123,3 +125,87 @@ def test_a_batch_that_is_killed_anywhere_comes_again(
             until(lambda: scores(crm).get("late") == (1, 0.5), "the late one")
             assert process.stop() == 0
             assert process.sentences() == []
+
+
+def test_a_row_that_postgres_refuses_costs_itself_and_is_counted(
+    kafka: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused", partitions=1)
+    topic = stage.topics.lead_predictions
+
+    def scored(lead_id: str, **fields: Any) -> Output:
+        record = prediction(lead_id) | {"lead_version": 1} | fields
+        return Output(topic, lead_id.encode(), _WRITER.encode(record))
+
+    with outbox_crm(postgres.url) as crm:
+        stage.environment["DATABASE_URL"] = crm.url
+        crm.do("alter table lead_scores add check (lead_id <> 'secret_unchecked')")
+        crm.do("""create function object() returns trigger language plpgsql as $$
+            begin
+            case new.lead_id
+            when 'secret_raised' then raise exception 'secret %%', new.lead_id;
+            when 'secret_custom' then
+                raise exception 'secret %%', new.lead_id using errcode = 'LS001';
+            when 'secret_divided' then perform 1 / 0;
+            when 'secret_absent' then perform 1 from no_such_table;
+            else null; end case;
+            return new; end $$""")
+        crm.do(
+            "create trigger object before insert on lead_scores"
+            " for each row execute function object()"
+        )
+        bad = ["unchecked", "raised", "custom", "divided", "absent", "nul\0"]
+        good = [scored(f"good_{number}") for number in range(40)]
+        refused = [
+            *(scored(f"secret_{name}") for name in bad),
+            scored("secret_beyond", occurred_at=2**60),
+            Output(topic, b"secret_nul\0", None),
+            Output(topic, b"secret\xff", None),
+        ]
+        mixed = [*good[:10], *refused[:3], *good[10:20], *refused[3:], *good[20:]]
+        stage.send(mixed)
+        with stage.running("sink", **QUICK) as process:
+            until(lambda: len(scores(crm)) == 40, "the good ones")
+            until(
+                lambda: process.metric("sink_records_total", fate="skipped") == len(refused),
+                "the bad ones are counted",
+            )
+            assert process.metric("sink_records_total", fate="scored") == 40
+            assert process.events("sink.held") == []
+            places = {
+                (line["partition"], line["offset"]) for line in process.events("record.skipped")
+            }
+            assert len(places) == len(refused)
+            assert not any("secret" in line for line in process.lines())
+            # What is wrong with the table is no row's fault.
+            crm.do("alter table lead_scores drop column grade")
+            stage.send([scored("later")])
+            assert process.exit_code() == 1
+        assert "lead_scores has no column grade" in process.sentences()[0]
+
+
+def test_an_id_that_the_encoding_of_the_database_lacks_costs_its_row(
+    kafka: Broker, fresh_postgres: PostgresProcess, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused", partitions=1)
+    with psycopg.connect(fresh_postgres.url, autocommit=True) as connection:
+        connection.execute("create database latin template template0 encoding latin1 locale 'C'")
+    server = psycopg.conninfo.make_conninfo(fresh_postgres.url, dbname="latin")
+    with psycopg.connect(server, autocommit=True) as connection:
+        create_schema(connection)
+        migrate(server)
+        stage.environment["DATABASE_URL"] = server
+        ids = ["plain", "café", "čeština", "日本", "later"]
+        records = [(name, prediction(name) | {"lead_version": 1}) for name in ids]
+        stage.send(
+            Output(stage.topics.lead_predictions, name.encode(), _WRITER.encode(record))
+            for name, record in records
+        )
+        with stage.running("sink", **QUICK) as process:
+            until(
+                lambda: process.metric("sink_records_total", fate="skipped") == 2, "two are skipped"
+            )
+            assert process.metric("sink_records_total", fate="scored") == 3
+            assert process.stop() == 0
+        found = connection.execute("select lead_id from lead_scores order by 1").fetchall()
+        assert [lead_id for (lead_id,) in found] == ["café", "later", "plain"]
