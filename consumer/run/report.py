@@ -1,5 +1,6 @@
 """The report of a batch: its metrics and its one log line; and the lag."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from leadstream.log import Logger
 from leadstream.process.metrics import Metrics
 
 LAG_SECONDS = 1.0
+FROZEN_SECONDS = 60.0
 
 
 class BatchReport:
@@ -23,6 +25,7 @@ class BatchReport:
         self._metrics = metrics
         self._log = log
         self._hash_id = hash_id
+        self._frozen_again = 0.0
 
     def count(self, finished: FinishedCommit) -> None:
         """Count a batch in all metrics at once, and write its log line."""
@@ -39,6 +42,7 @@ class BatchReport:
         for disposition in Disposition:
             metrics.changes.labels(disposition.value).inc(result.dispositions[disposition])
         metrics.late.inc(result.late)
+        self._count_frozen(batch, result.frozen)
         metrics.requests.labels("answered").inc(result.requests_answered)
         metrics.requests.labels("dead_lettered").inc(result.requests_dead_lettered)
         for answer, count in result.request_leads.items():
@@ -54,6 +58,24 @@ class BatchReport:
                 offset=message.offset(),
                 lead=self._hash_id(message.key()),
             )
+
+    def _count_frozen(self, batch: Batch, frozen: list[int]) -> None:
+        """Count late changes of frozen leads, and name one of them, at most once a minute."""
+        self._metrics.frozen.inc(len(frozen))
+        if not frozen or time.monotonic() < self._frozen_again:
+            return
+        self._frozen_again = time.monotonic() + FROZEN_SECONDS
+        message = batch.messages[frozen[0]]
+        self._log.warning(
+            "leads.frozen",
+            changes=len(frozen),
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            lead=self._hash_id(message.key()),
+            detail="the published version of this lead is out of reach of its changes, which stay "
+            "late; see docs/how-to/recover.md, After the CRM's versions went back",
+        )
 
     def _count_scores(self, result: BatchResult) -> None:
         metrics = self._metrics

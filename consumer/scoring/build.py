@@ -61,11 +61,9 @@ def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
     context, table, changes = parts.context, parts.table, parts.changes
     requests = set(table.rows(EventKind.REQUEST).tolist())
     predicted = [*changes.predicted, *parts.requested]
-    published = [
-        parts.erasures.published,
-        *(each.rows.published(each.indices) for each in changes.predicted),
-    ]
-    order = drop_superseded(published) if parts.by_offset else None
+    erased = parts.erasures.published
+    scored = [each.rows.published(each.indices) for each in changes.predicted]
+    order = drop_superseded(erased, scored) if parts.by_offset else None
     records, sources = _sorted_records(parts, order, settings)
     error = next((each.challenge.error for each in predicted if each.challenge.error), None)
     challenger = None if error else context.challenger
@@ -93,8 +91,9 @@ def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
         coverage=list(chain.from_iterable(each.coverage() for each in predicted)),
         seconds=_added([parts.seconds, *(each.seconds for each in predicted)]),
         scored=[each for each in (some.scored_changes() for some in predicted) if each],
-        late=len(parts.erasures.late) + len(changes.late) + (len(order.late) if order else 0),
-        published=published if order is None else [order.published],
+        late=len(changes.late) + (len(order.late) if order else 0),
+        frozen=changes.frozen.tolist(),
+        published=[erased, *scored] if order is None else [order.published],
         fallbacks=+Counter(
             {"decode": int(table.fallback), "encode": sum(each.fallbacks for each in predicted)}
         ),
@@ -118,7 +117,6 @@ def _dispositions(parts: BatchParts, order: OffsetOrder | None) -> Counter[Dispo
     mark(table.kind == EventKind.IGNORED, Disposition.IGNORED)
     mark(parts.superseded, Disposition.COALESCED)
     mark(parts.erasures.index, Disposition.ERASED)
-    mark(parts.erasures.late, Disposition.COALESCED)
     mark(parts.changes.coalesced, Disposition.COALESCED)
     mark(parts.changes.late, Disposition.COALESCED)
     for each in parts.changes.predicted:

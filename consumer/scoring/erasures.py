@@ -1,8 +1,8 @@
-"""Erased leads: the nulls for the tables of scores, and what a late or superseded one comes to."""
+"""Erased leads: the nulls for the tables of scores. An erasure is never late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,10 @@ Ints = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Erasures:
-    """The messages, `index` (k,), that erase leads, and the nulls of each; `late` are messages."""
+    """The messages, `index` (k,), that erase leads, and the nulls of each."""
 
     index: Ints
     nulls: list[list[Record]]
-    late: Ints
     published: PublishedVersions
 
 
@@ -31,31 +30,22 @@ def erase_leads(
 ) -> Erasures:
     """Return the nulls of the erased leads for these topics.
 
-    A DELETED that is older than what was published of its lead is late, and erases nothing.
+    A DELETED with a lower version than what was published of its lead erases it all the same:
+    a score that should be gone is worse than one that is missing.
     """
     rows = latest.erasures.tolist()
     keys = [table.keys[row] for row in rows]
     known_versions = versions.newest(keys).tolist() if versions else [0] * len(keys)
-    kept: list[int] = []
-    late: list[int] = []
     nulls: list[list[Record]] = []
     published: list[int] = []
-    for row, key, ended, known in zip(
-        rows, keys, latest.ended.tolist(), known_versions, strict=True
-    ):
-        if 0 < table.changes.lead_version[row] < known:
-            late.append(row)
-            continue
+    for key, ended, known in zip(keys, latest.ended.tolist(), known_versions, strict=True):
         version = max(ended, known)
-        kept.append(row)
         nulls.append([null_record(topic, key, version) for topic in topics])
         published.append(version if ended else 0)
-    index = np.array(kept, np.intp)
     return Erasures(
-        index,
+        latest.erasures,
         nulls,
-        np.array(late, np.intp),
-        PublishedVersions(index, [table.keys[row] for row in kept], np.array(published, np.int64)),
+        PublishedVersions(latest.erasures, keys, np.array(published, np.int64)),
     )
 
 
@@ -69,7 +59,7 @@ def null_record(topic: str, key: bytes | None, version: int) -> Record:
 class OffsetOrder:
     """The order of a batch in which each change has its own prediction.
 
-    `late` are messages that are older than one before them of their lead, `ended` the version
+    `late` are changes that are older than a message before them of their lead, `ended` the version
     that the null of a message ends, and `published` the newest version of each lead.
     """
 
@@ -78,21 +68,24 @@ class OffsetOrder:
     published: PublishedVersions
 
 
-def drop_superseded(published: Sequence[PublishedVersions]) -> OffsetOrder:
-    """Return which messages of a batch are late by those before them, in the order of offsets."""
+def drop_superseded(
+    erasures: PublishedVersions, changes: Sequence[PublishedVersions]
+) -> OffsetOrder:
+    """Return which changes of a batch are late by messages before them, in the order of offsets."""
     newest: dict[bytes, int] = {}
     late, ended = set[int](), dict[int, int]()
     entries = [
-        zip(part.index.tolist(), part.keys, part.versions.tolist(), strict=True)
-        for part in published
+        zip(part.index.tolist(), part.keys, part.versions.tolist(), repeat(part is erasures))
+        for part in (erasures, *changes)
     ]
-    for index, key, version in sorted(chain.from_iterable(entries)):
-        if 0 < version < newest.get(key, 0):
+    for index, key, version, erases in sorted(chain.from_iterable(entries)):
+        if erases:
+            if ends := max(version, newest.get(key, 0)):
+                newest[key] = ended[index] = ends
+        elif 0 < version < newest.get(key, 0):
             late.add(index)
         elif version:
             newest[key] = version
-        elif key in newest:
-            ended[index] = newest[key]
     versions = np.array(list(newest.values()), np.int64)
     return OffsetOrder(
         frozenset(late),

@@ -33,9 +33,8 @@ class LatestPerLead:
 def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
     """Return the latest change per lead, or without `coalesce` each change as one of its own.
 
-    A version of 0 is unknown, and then the offset alone decides. A null value and a DELETED
-    supersede all changes before them, and older versions that come later. A newer change in
-    turn supersedes a DELETED.
+    A version of 0 is unknown, and then the offset alone decides. A null value and a DELETED,
+    whatever its version, supersede all changes before them, and older versions that come later.
     """
     changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
     versions = table.changes.lead_version
@@ -91,8 +90,6 @@ def _apply_to_lead(
             else:
                 kept.append(row)
                 newest = max(newest, version)
-        elif 0 < version < newest:
-            superseded.append(row)
         else:
             superseded += kept
             kept = []

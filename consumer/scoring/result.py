@@ -55,6 +55,8 @@ class BatchResult:
       it cannot stay in service; `shadowed`: whether a record goes to the shadow topic.
     - `scored`: the changes to watch for drift. Requests and rescored leads are not among them.
     - `late`: coalesced changes that were older than what was published before this batch.
+    - `frozen`: late changes, by message, whose version is so far below the published one that it
+      can hardly be reached again.
     - `published`: the versions to remember once this batch is committed.
     - `fallbacks`: steps that left the columns for the codec.
     - `began_ms`: when processing began, ms UTC.
@@ -81,6 +83,7 @@ class BatchResult:
     seconds: dict[str, float]
     scored: list[ScoredChanges]
     late: int
+    frozen: list[int]
     published: list[PublishedVersions]
     fallbacks: Counter[str]
     began_ms: int

@@ -14,6 +14,8 @@ from consumer.scoring.versions import Versions
 from leadstream.errors import Poison
 
 Ints = NDArray[np.intp]
+# A counter does not skip so many versions, and no clock doubles: the published version was wrong.
+FROZEN_GAP = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,12 +23,14 @@ class ScoredRounds:
     """The predictions of all rounds, and the messages without one.
 
     `failed` says by message why a change could not be scored. `coalesced` are messages that a
-    scored or late change of their lead stands for. `context` is that after the last round.
+    scored or late change of their lead stands for. `frozen` are the late messages of leads whose
+    published version is out of reach. `context` is that after the last round.
     """
 
     predicted: list[Predicted]
     failed: dict[int, Poison]
     late: Ints
+    frozen: Ints
     coalesced: Ints
     context: BatchContext
 
@@ -43,7 +47,7 @@ def score_changes(
     """Score the latest change of each lead; where one fails, score the one before it."""
     predicted: list[Predicted] = []
     failed: dict[int, Poison] = {}
-    late, coalesced = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    late, frozen, coalesced = ([np.empty(0, np.intp)] for _ in range(3))
     # The places in latest.order of each lead's first change, and of the one to score.
     starts, places = latest.starts, latest.ends - 1
     while len(places):
@@ -51,8 +55,9 @@ def score_changes(
         unscored = _among(index, states.failed)
         good = _without(index, unscored)
         rows = rows_from_table(table, states, index[good], (places - starts)[good])
-        timely, late_index = _without_late(rows, versions)
+        timely, late_index, frozen_index = _without_late(rows, versions)
         late.append(late_index)
+        frozen.append(frozen_index)
         if len(timely):
             found = scorer.predict(timely, context)
             predicted.append(found)
@@ -63,7 +68,14 @@ def score_changes(
         coalesced.append(_before(latest.order, starts[done], places[done]))
         more = ~done & (places > starts)
         starts, places = starts[more], places[more] - 1
-    return ScoredRounds(predicted, failed, np.concatenate(late), np.concatenate(coalesced), context)
+    return ScoredRounds(
+        predicted,
+        failed,
+        np.concatenate(late),
+        np.concatenate(frozen),
+        np.concatenate(coalesced),
+        context,
+    )
 
 
 def _among(index: Ints, failed: dict[int, Poison]) -> dict[int, Poison]:
@@ -78,14 +90,21 @@ def _without(index: Ints, rows: dict[int, Poison]) -> NDArray[np.bool_]:
     return ~np.isin(index, np.fromiter(rows, np.intp, len(rows)))
 
 
-def _without_late(rows: Rows, versions: Versions | None) -> tuple[Rows, Ints]:
-    """Return the rows that are not older than what was published of their lead, and the others."""
+def _without_late(rows: Rows, versions: Versions | None) -> tuple[Rows, Ints, Ints]:
+    """Return the rows that are not older than what was published of their lead.
+
+    Then the messages of the others, and those among them whose lead is frozen.
+    """
+    nothing = np.empty(0, np.intp)
     if versions is None or not len(rows):
-        return rows, np.empty(0, np.intp)
-    late = (rows.lead_version > 0) & (rows.lead_version < versions.newest(rows.keys))
+        return rows, nothing, nothing
+    newest = versions.newest(rows.keys)
+    late = (rows.lead_version > 0) & (rows.lead_version < newest)
     if not late.any():
-        return rows, np.empty(0, np.intp)
-    return rows.take(np.flatnonzero(~late)), rows.index[late]
+        return rows, nothing, nothing
+    version = rows.lead_version
+    frozen = late & (newest - version > FROZEN_GAP) & (newest // 2 > version)
+    return rows.take(np.flatnonzero(~late)), rows.index[late], rows.index[frozen]
 
 
 def _before(order: Ints, starts: Ints, places: Ints) -> Ints:

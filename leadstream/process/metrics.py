@@ -115,6 +115,10 @@ class Metrics(_Registered):
             "late_changes",
             "Coalesced changes that were older than what was published of their lead before.",
         )
+        self.frozen = self._counter(
+            "frozen_changes",
+            "Late changes of leads whose published version is out of reach of their changes.",
+        )
         self.requests = self._counter(
             "requests", "Rescore requests, answered or dead-lettered.", "fate"
         )

@@ -146,8 +146,8 @@ def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDisposition
     """The fates of one lead's records in one batch, when the lead stands at the version
     `published`.
 
-    Newer is the higher version, then the later offset. A null value is newer than all before it; a
-    DELETED is as new as its version. Poison that shows only when it is scored gives its place to
+    Newer is the higher version, then the later offset. A null value and a DELETED are newer than
+    all before them. Poison that shows only when it is scored gives its place to
     the change below it. A state that the database has is never late.
     """
     dispositions: dict[int, str] = {}
@@ -159,13 +159,13 @@ def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDisposition
         newest = max(erased_at, *(below.truth.version for below in stack), 0)
         if early := _before_scoring(sent):
             dispositions[offset] = early
-        elif 0 < truth.version < (newest if truth.kind is RecordKind.ERASURE else erased_at):
-            dispositions[offset] = "coalesced"
         elif truth.kind is RecordKind.ERASURE:
             dispositions |= {below.record.offset: "coalesced" for below in stack}
             stack, erased_at = [], max(newest, truth.version)
-            dispositions[offset] = "coalesced" if 0 < truth.version < published else "erased"
-            ended += [max(erased_at, published)] if dispositions[offset] == "erased" else []
+            dispositions[offset] = "erased"
+            ended.append(max(erased_at, published))
+        elif 0 < truth.version < erased_at:
+            dispositions[offset] = "coalesced"
         else:
             stack.append(sent)
     stack.sort(key=lambda sent: sent.truth.version)
@@ -192,7 +192,7 @@ def expect_each(changes: Sequence[SentRecord], published: int) -> ExpectedDispos
             dispositions[offset] = early
         elif truth.kind is RecordKind.POISON:
             dispositions[offset] = "coalesced" if _is_late(sent, published) else "dead_lettered"
-        elif _is_late(sent, newest):
+        elif truth.kind is not RecordKind.ERASURE and _is_late(sent, newest):
             dispositions[offset] = "coalesced"
         else:
             dispositions[offset] = "erased" if truth.kind is RecordKind.ERASURE else "scored"

@@ -9,6 +9,7 @@ import pytest
 
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import Disposition
+from consumer.scoring.versions import Versions
 from leadstream.errors import Transient
 from tests.unit.pipelines import (
     LETTERS,
@@ -209,13 +210,33 @@ def test_an_erased_lead_must_not_come_back_with_a_change_from_before(model_store
     assert outcome.dispositions == Counter({Disposition.ERASED: 1, Disposition.COALESCED: 2})
 
 
-def test_a_deletion_that_is_older_than_the_lead_it_deletes_is_outdated(model_store: str) -> None:
-    outcome = pipeline(model_store).process(
-        batch(change(0, lead_version=7), change(1, change_type="DELETED", lead_version=6))
-    )
-    [prediction] = predictions(outcome)
-    assert prediction["lead_version"] == 7
-    assert outcome.dispositions == Counter({Disposition.SCORED: 1, Disposition.COALESCED: 1})
+@pytest.mark.parametrize("coalesce", ["true", "false"])
+@pytest.mark.parametrize("apart", [True, False], ids=["in the next batch", "in one batch"])
+def test_a_deletion_with_a_lower_version_must_not_leave_a_score_behind(
+    model_store: str, coalesce: str, apart: bool
+) -> None:
+    versions = Versions()
+    line = pipeline(model_store, versions=versions, LEADSTREAM_COALESCE=coalesce)
+    messages = [change(0, lead_version=7), change(1, change_type="DELETED", lead_version=6)]
+    results = []
+    for some in [[message] for message in messages] if apart else [messages]:
+        results.append(line.process(batch(*some)))
+        line.commit_started(results[-1])
+        line.commit_finished(committed=True)
+    *_, last = on(results[-1], PREDICTIONS)
+    assert (last.value, last.headers) == (None, [("lead_version", b"7")])
+    assert results[-1].dispositions[Disposition.ERASED] == 1
+    again = line.process(batch(change(2, lead_version=5)))
+    assert (again.outputs, again.late) == ([], 1)
+
+
+def test_a_lead_with_a_version_out_of_reach_is_named(model_store: str) -> None:
+    line = pipeline(model_store, versions=Versions())
+    first = line.process(batch(change(0, "far", lead_version=2**63 - 1), change(1, lead_version=9)))
+    line.commit_started(first)
+    line.commit_finished(committed=True)
+    later = line.process(batch(change(2, lead_version=8), change(3, "far", lead_version=10)))
+    assert (later.late, later.frozen) == (2, [1])
 
 
 def test_a_lead_that_is_created_again_after_its_erasure_is_scored_after_the_null(
