@@ -62,6 +62,10 @@ class GuardedOutput:
         """Return the same stream for a writer that cleans by itself, and colors."""
         return type(self)(self._stream, cleans=False)
 
+    def release(self) -> None:
+        """Clean no more: a library that kept the stream resets the colors when Python ends."""
+        self._clean = str
+
     def write(self, text: str) -> int:
         """Write a text, cleaned. Raises OutputClosed or OutputLost."""
         with self._failures():
@@ -145,12 +149,14 @@ def guarded_streams() -> Iterator[None]:
     for stream in before:
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout = cast("TextIO", GuardedOutput(before[0]))
-    sys.stderr = cast("TextIO", GuardedErrors(before[1]))
+    guards = GuardedOutput(before[0]), GuardedErrors(before[1])
+    sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", guards)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        for guard in guards:
+            guard.release()
 
 
 def error_stream() -> GuardedErrors:

@@ -102,6 +102,16 @@ def test_hostile_names_and_manifests_reach_no_terminal(
     assert "\\u001b]0;owned" in written(capfd)
 
 
+def test_a_library_that_resets_the_colors_at_the_end_may_do_so(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with guarded_streams():
+        kept = sys.stdout
+        kept.write("\x1b[0m")
+    kept.write("\x1b[0m")
+    assert capfd.readouterr().out == "\\u001b[0m\x1b[0m"
+
+
 def leadstream(
     *words: str, closed: str = "", out: int = subprocess.PIPE, err: int = subprocess.PIPE
 ) -> "subprocess.CompletedProcess[str]":
