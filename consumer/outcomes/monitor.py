@@ -100,6 +100,7 @@ class OutcomeMonitor:
         self._complete_until: int | None = None
         self._next_overdue_at = 0.0
         self._dropped = 0
+        self._share = 1.0
         self._caught_up = False
 
     def stop(self) -> None:
@@ -220,8 +221,17 @@ class OutcomeMonitor:
                         gauge.labels(quality.model_version, quality.variant).set(value)
             ledger = self._reader.ledger
             self._metrics.pending.set(ledger.pending)
+            self._metrics.sampled.set(ledger.share)
             self._metrics.dropped.inc(ledger.dropped - self._dropped)
             self._dropped = ledger.dropped
+        if ledger.share < self._share:
+            self._share = ledger.share
+            self._logger.warning(
+                "sample.reduced",
+                share=ledger.share,
+                detail="more predictions wait for their outcomes than fit in memory: "
+                "the figures are those of this share of the leads",
+            )
 
     def _evaluate(self, qualities: list[Quality]) -> None:
         """Write one line for all models, and recalibrate the champion if outcomes ask for it."""
@@ -230,6 +240,7 @@ class OutcomeMonitor:
             "evaluation",
             newly_judged=self._new,
             pending=self._reader.ledger.pending,
+            sampled_share=self._reader.ledger.share,
             champion=champion.version if champion else None,
             models=[asdict(quality) for quality in qualities],
         )

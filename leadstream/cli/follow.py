@@ -145,6 +145,7 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
         "judged": len(evaluated),
         "pending": reader.ledger.pending,
         "dropped": reader.ledger.dropped,
+        "sampled_share": reader.ledger.share,
         "skipped": {reason.value: count for reason, count in skipped.items()},
         "champion": models.resolve(),
         "retrain": {},
@@ -191,7 +192,8 @@ def _print(found: dict[str, Any]) -> None:
         console.print("Skipped, for they could not be read:", _counts(found["skipped"]))
     if found["dropped"]:
         console.print(
-            f"{found['dropped']:,} predictions were given up unjudged, because too many wait."
+            f"The figures are those of {found['sampled_share']:.3%} of the leads: "
+            f"{found['dropped']:,} predictions were left out, because too many wait."
         )
     for trigger, detail in found["retrain"].items():
         console.print(f"A training is due ({trigger}): {detail}.")

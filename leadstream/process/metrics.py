@@ -285,7 +285,12 @@ class FollowMetrics(_Registered):
             "pending_predictions", "Predictions whose outcome is waited for."
         )
         self.dropped = self._counter(
-            "pending_dropped", "Predictions given up unjudged, because too many wait."
+            "pending_dropped",
+            "Predictions that are not judged, for their lead is not in the sample.",
+        )
+        self.sampled = self._gauge(
+            "sampled_share",
+            "Share of the leads whose predictions are judged; below 1 if too many wait.",
         )
         self.retrain = self._counter(*_RETRAIN)
 

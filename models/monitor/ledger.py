@@ -5,6 +5,9 @@ prediction is labeled once that horizon has passed, not as soon as its outcome i
 are known early and losses late, so early labels would show too many conversions. Without a horizon,
 a prediction is labeled when its outcome is known.
 
+Where more predictions wait than fit in memory, a sample of the leads is kept: those whose hash is
+below a share, which is halved each time. So every figure stays that of all leads, but for chance.
+
 A lead without an outcome within the horizon did not convert. Only `overdue` says so: up to the
 newest outcome plus a day, and never for a prediction older than the first known outcome.
 """
@@ -12,6 +15,7 @@ newest outcome plus a day, and never for a prediction older than the first known
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -81,8 +85,8 @@ class Ledger:
     """Predictions and outcomes, joined in any order and with repeats, once predictions are mature.
 
     `horizon_days_of` returns the horizon of a model version or None; if it raises, the ledger does
-    not change. At most `max_entries` predictions and as many outcomes are kept, and the oldest are
-    dropped first. `dropped` counts the predictions that were dropped without a label.
+    not change. At most `max_entries` predictions and as many outcomes are kept. `share` is that of
+    the leads whose predictions are kept, and `dropped` counts the predictions of the others.
     """
 
     def __init__(self, horizon_days_of: HorizonDaysOf, max_entries: int = MAX_ENTRIES) -> None:
@@ -99,6 +103,7 @@ class Ledger:
         self._waiting = 0
         self.decided_until = 0
         self.forgotten: set[str] = set()
+        self.share = 1.0
         self.dropped = 0
 
     @property
@@ -113,13 +118,15 @@ class Ledger:
         """
         matures = matures_at(prediction, self._horizon_days_of(prediction.model_version))
         key = (prediction.event_id, prediction.model_version, prediction.variant)
-        if key not in self._seen and prediction.lead_id not in self.forgotten:
+        if not self._is_sampled(prediction.lead_id):
+            self.dropped += 1
+        elif key not in self._seen and prediction.lead_id not in self.forgotten:
             self._seen[key] = prediction
             self._of_lead.setdefault(prediction.lead_id, []).append(key)
             self._waiting += 1
             if matures is not None:
                 heappush(self._maturing, (matures, key))
-            self._drop_oldest()
+            self._make_room()
         return self._label_if_mature(key) + self._advance(prediction.occurred_at)
 
     def decided(self, lead_id: str, converted: bool, decided_at: int) -> list[LabeledPrediction]:
@@ -129,7 +136,11 @@ class Ledger:
         """
         labeled = []
         known = self._outcomes.get(lead_id)
-        if lead_id not in self.forgotten and (known is None or decided_at >= known[1]):
+        if (
+            self._is_sampled(lead_id)
+            and lead_id not in self.forgotten
+            and (known is None or decided_at >= known[1])
+        ):
             self._outcomes[lead_id] = (converted, decided_at)
             if len(self._outcomes) > self._max_entries:
                 self._outcomes.popitem(last=False)
@@ -216,12 +227,15 @@ class Ledger:
         if not keys:
             del self._of_lead[lead_id]
 
-    def _drop_oldest(self) -> None:
+    def _is_sampled(self, lead_id: str) -> bool:
+        return self.share == 1.0 or _hash_fraction(lead_id) < self.share
+
+    def _make_room(self) -> None:
         while len(self._seen) > self._max_entries:
-            key, prediction = self._seen.popitem(last=False)
-            if prediction is not None:
-                self._unindex(prediction.lead_id, key)
-                self.dropped += 1
+            if 2 * self._waiting > self._max_entries:
+                self._halve_sample()
+            else:
+                self._drop_labeled()
         # Dropped predictions stay in the heaps until their time comes.
         if len(self._maturing) + len(self._without_outcome) > 2 * self._max_entries:
             self._maturing = [
@@ -232,3 +246,25 @@ class Ledger:
             ]
             heapify(self._maturing)
             heapify(self._without_outcome)
+
+    def _halve_sample(self) -> None:
+        self.share /= 2
+        for lead_id in [one for one in self._of_lead if not self._is_sampled(one)]:
+            for key in self._of_lead.pop(lead_id):
+                del self._seen[key]
+                self._waiting -= 1
+                self.dropped += 1
+        for lead_id in [one for one in self._outcomes if not self._is_sampled(one)]:
+            del self._outcomes[lead_id]
+
+    def _drop_labeled(self) -> None:
+        """Forget the older half of the predictions that are labeled, superseded or erased."""
+        closed = [key for key, prediction in self._seen.items() if prediction is None]
+        for key in closed[: (len(closed) + 1) // 2]:
+            del self._seen[key]
+
+
+def _hash_fraction(lead_id: str) -> float:
+    """Return a number in [0, 1) that is the same for a lead in every process."""
+    digest = blake2b(lead_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
