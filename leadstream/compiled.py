@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,7 +36,26 @@ if _CONFIG.CACHE_DIR:  # NUMBA_CACHE_DIR, which services may share
 def compiled(function: Kernel) -> Kernel:
     """Return the function compiled: at the first call for its argument types, then from disk."""
     try:
-        return cast(Kernel, njit(cache=True, nogil=True)(function))
+        return cast(Kernel, _tolerant(njit(cache=True, nogil=True)(function)))
     except RuntimeError:
         # No folder can hold the compiled code: each start compiles it again.
         return cast(Kernel, njit(nogil=True)(function))
+
+
+def _tolerant(dispatcher: Any) -> Any:
+    """Return the dispatcher with a cache that may fail, as on a full disk.
+
+    Compiled code that cannot be read is compiled, and what cannot be written is not kept.
+    """
+    cache = getattr(dispatcher, "_cache", None)
+    for name in ("load_overload", "save_overload"):
+        if (call := getattr(cache, name, None)) is not None:
+            setattr(cache, name, partial(_none_on_failure, call))
+    return dispatcher
+
+
+def _none_on_failure(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except Exception:  # noqa: BLE001  # a cut file fails in any way, and nothing depends on it
+        return None

@@ -84,7 +84,7 @@ class Translator:
             if output is not None:
                 outputs.append(output)
                 sources.append(index)
-        self._limit.check(letters)
+        self._limit.check(letters, batch.messages)
         publisher.begin(outputs, batch, sources)()
         self._observer.translated(batch, dispositions, self._clock() - began)
 

@@ -2,13 +2,15 @@
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from consumer.retrain_requests import on_drift
+from consumer.run.clock_watch import ClockWatch
 from consumer.run.cluster_watch import ClusterWatch
+from consumer.run.column_watch import ColumnWatch
 from consumer.run.loop import Service, untraced
 from consumer.run.offset_report import OffsetReport
 from consumer.run.recall import Recall
@@ -18,6 +20,7 @@ from consumer.scoring.versions import Versions
 from leadstream import log
 from leadstream.background import Worker, inline
 from leadstream.errors import SettingsError
+from leadstream.kafka.batch import Partition
 from leadstream.kafka.cluster_view import ClusterViewer
 from leadstream.kafka.config import consumer_config, producer_config
 from leadstream.kafka.dead_letter import Limit
@@ -73,6 +76,13 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
     limits = _limits(settings)
+    columns = ColumnWatch(leads, status, logger) if leads else None
+
+    def follow(places: Collection[Partition]) -> None:
+        watch.follow(places)
+        if columns:
+            columns.follow(slot.loaded)
+
     fingerprint = fingerprint_of(settings)
     metrics.settings.labels(settings.group_id, fingerprint).set(1)
     offsets = OffsetReport(metrics, status, logger)
@@ -109,7 +119,8 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         else inline,
         on_drift=on_drift(settings, registry, counter=metrics.retrain, logger=logger),
         trace=tracing.carry if tracing else untraced,
-        watch=watch.follow,
+        watch=follow,
+        see_clock=ClockWatch(status, logger, partial(_postgres_ahead, leads)).see,
     )
     context.listen(metrics.expose, lambda: _present(slot, challenger, settings.challenger_share))
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -179,6 +190,10 @@ def _postgres(url: str) -> "PostgresLeads":
     from consumer.run.postgres import PostgresLeads  # noqa: PLC0415
 
     return PostgresLeads(url)
+
+
+def _postgres_ahead(leads: "PostgresLeads | None") -> float | None:
+    return leads.clock_ahead_seconds if leads else None
 
 
 def _tracing(settings: Settings) -> "Tracing | None":

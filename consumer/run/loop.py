@@ -63,6 +63,7 @@ class Service:
         run_in_background: Run = inline,
         trace: Trace = untraced,
         watch: Callable[[Collection[Partition]], None] = lambda _places: None,
+        see_clock: Callable[[float, float], None] = lambda _newest, _now: None,
     ) -> None:
         self._pipeline = pipeline
         self._limit = limit
@@ -78,7 +79,7 @@ class Service:
             slot, challenger, self._drift, metrics=metrics, status=status, log=log
         )
         self._commits = CommitQueue(pipeline, run_in_background, clock, self._models.blame)
-        self._report = BatchReport(metrics, log, hash_id)
+        self._report = BatchReport(metrics, log, hash_id, see_clock)
         self._lag = LagReport(metrics, clock)
         self._stop = threading.Event()
         self._backoff = Backoff(clock)
@@ -143,7 +144,8 @@ class Service:
         try:
             if before is not None and self.stopping:
                 return  # stopping waits for one commit, not for two: the next owner replays this
-            self._limit.check(map(result.letters.get, range(len(batch.messages))))
+            letters = map(result.letters.get, range(len(batch.messages)))
+            self._limit.check(letters, batch.messages)
             self._commits.start(batch, result, processing, publisher)
             self._models.withdraw(result)
         finally:

@@ -1,6 +1,7 @@
 """Lead state from the CRM's Postgres: one read-only query for all leads of a batch."""
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
@@ -35,6 +36,7 @@ _EXPRESSIONS: dict[FieldKind, LiteralString] = {
     FieldKind.INT: _NUMBER,
     FieldKind.STRING: "{column}::text",
 }
+_ABSENT = sql.SQL("NULL")
 _NAME: LiteralString = "(SELECT n.name::text FROM {table} n WHERE n.id = {column} LIMIT 1)"
 _NAME_BY_TEXT: LiteralString = (
     "(SELECT n.name::text FROM {table} n WHERE n.id::text = {column}::text LIMIT 1)"
@@ -78,6 +80,10 @@ class PostgresLeads:
         self._id_type = "text"
         # Times that this CRM keeps as numbers or texts.
         self._parsed_times: list[str] = []
+        # The fields that this CRM has no column for, as of the last connection.
+        self.lacking: tuple[str, ...] = ()
+        # Of the server's clock to this machine's, at the last connection.
+        self.clock_ahead_seconds: float | None = None
 
     def fetch(self, lead_ids: Iterable[str]) -> dict[str, Lead | Poison]:
         """Return the known leads by id, by one query; it is halved if the database refuses an id.
@@ -152,6 +158,11 @@ class PostgresLeads:
             and types.get(("people", field.column or field.name), "date") not in _TIMES
         ]
         self._query = _query(types)
+        asked = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self.clock_ahead_seconds = asked.fetchone()[0] - time.time()  # type: ignore[index]  # one row
+        self.lacking = tuple(
+            field.name for field in CRM_FIELDS if _expression(field, types) == _ABSENT
+        )
         return connection
 
     def _key(self, lead_id: str) -> str | int | UUID | None:
@@ -209,7 +220,7 @@ def _expression(field: LeadField, types: dict[tuple[str, str], str]) -> sql.Comp
     elif field.kind in (FieldKind.DOUBLE, FieldKind.INT):
         # A column that is no number would fail the cast, and with it the whole batch.
         present = present and types["people", field.column or field.name] in _NUMERIC
-    return sql.SQL(_EXPRESSIONS[field.kind]).format(column=column) if present else sql.SQL("NULL")
+    return sql.SQL(_EXPRESSIONS[field.kind]).format(column=column) if present else _ABSENT
 
 
 def _is_text(value: str) -> bool:

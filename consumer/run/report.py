@@ -17,15 +17,23 @@ FROZEN_SECONDS = 60.0
 
 
 class BatchReport:
-    """Counts committed batches and logs them; `hash_id` makes keys unreadable in the log."""
+    """Counts committed batches and logs them; `hash_id` makes keys unreadable in the log.
+
+    `see_clock` gets the newest timestamp of a batch and the time of its commit, in seconds.
+    """
 
     def __init__(
-        self, metrics: Metrics, log: Logger, hash_id: Callable[[bytes | None], str | None]
+        self,
+        metrics: Metrics,
+        log: Logger,
+        hash_id: Callable[[bytes | None], str | None],
+        see_clock: Callable[[float, float], None] = lambda _newest, _now: None,
     ) -> None:
         self._metrics = metrics
         self._log = log
         self._hash_id = hash_id
         self._frozen_again = 0.0
+        self._see_clock = see_clock
 
     def count(self, finished: FinishedCommit) -> None:
         """Count a batch in all metrics at once, and write its log line."""
@@ -98,8 +106,10 @@ class BatchReport:
         metrics.batches.labels(batch.closed_by.value).inc()
         metrics.batch_records.observe(len(batch.messages))
         sent_ms = [sent[1] for message in batch.messages if (sent := message.timestamp())[0]]
-        latency = np.maximum(0.0, finished.finished_at - np.array(sent_ms) / 1000)
-        metrics.latency.observe(latency)
+        written = np.array(sent_ms) / 1000
+        metrics.latency.observe(np.maximum(0.0, finished.finished_at - written))
+        if len(written):
+            self._see_clock(float(written.max()), finished.finished_at)
 
     def _log_batch(self, finished: FinishedCommit) -> None:
         batch, result = finished.started.batch, finished.started.result

@@ -7,8 +7,8 @@ large for the topic is cut: the headers say how long it was, its digest, and whe
 import hashlib
 import hmac
 import re
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from leadstream.errors import DeadLetterLimit, Poison
 from leadstream.kafka.batch import Message, Output, read_headers
@@ -186,29 +186,59 @@ class Limit:
     def __init__(self, max_ratio: float, max_consecutive: int) -> None:
         self._max_ratio = max_ratio
         self._max_consecutive = max_consecutive
-        self._window: deque[bool] = deque(maxlen=WINDOW_RECORDS)
+        self._window: deque[Poison | None] = deque(maxlen=WINDOW_RECORDS)
         self._in_row = 0
 
-    def check(self, letters: Iterable[Poison | None]) -> None:
+    def check(self, letters: Iterable[Poison | None], messages: Sequence[Message] = ()) -> None:
         """Check a batch before its commit. `letters` holds the error of each record, or None.
 
-        Raises DeadLetterLimit; then the batch does not count.
+        `messages` are its records. Raises DeadLetterLimit, which names the most frequent cause and
+        a record with it; then the batch does not count.
         """
         window, in_row = self._window.copy(), self._in_row
-        for is_letter in [letter is not None for letter in letters]:
-            window.append(is_letter)
-            in_row = in_row + 1 if is_letter else 0
+        given = list(letters)
+        for letter in given:
+            window.append(letter)
+            in_row = in_row + 1 if letter is not None else 0
             if self._max_consecutive and in_row > self._max_consecutive:
                 raise DeadLetterLimit(
                     f"{in_row} records in a row are dead letters, more than "
                     f"LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE={self._max_consecutive}; "
-                    "their batch was not committed: fix the cause or raise the limit"
+                    f"their batch was not committed: {_main_cause(window, given, messages)}; "
+                    "fix the cause or raise the limit"
                 )
-        bad = sum(window)
+        bad = len(window) - window.count(None)
         if len(window) >= MIN_RECORDS and bad > self._max_ratio * len(window):
             raise DeadLetterLimit(
                 f"{bad} of the last {len(window)} records are dead letters, more than "
                 f"LEADSTREAM_DEAD_LETTER_MAX_RATIO={self._max_ratio:g}; "
-                "the batch was not committed: fix the cause or raise the limit"
+                f"the batch was not committed: {_main_cause(window, given, messages)}; "
+                "fix the cause or raise the limit"
             )
         self._window, self._in_row = window, in_row
+
+
+def _main_cause(
+    window: Iterable[Poison | None], letters: Sequence[Poison | None], messages: Sequence[Message]
+) -> str:
+    """Return the most frequent cause: its share, reason, stage, fingerprint, and an example.
+
+    The letters of the batch are not written, so the example is the place of the record itself.
+    """
+    bad = [letter for letter in window if letter is not None]
+    prints = [fingerprint(letter) for letter in bad]
+    [(main, count)] = Counter(prints).most_common(1)
+    first = bad[prints.index(main)]
+    example = next(
+        (
+            f", for example {message.topic()} partition {message.partition()} "
+            f"offset {message.offset()}"
+            for message, letter in zip(messages, letters, strict=False)
+            if letter is not None and fingerprint(letter) == main
+        ),
+        "",
+    )
+    return (
+        f"{count / len(bad):.0%} of them are {first.reason.value} in the step {first.stage}, "
+        f"dlq.fingerprint {main}{example}"
+    )

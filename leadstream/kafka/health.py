@@ -59,6 +59,8 @@ def topic_problem(client: Producer, topic: str, seconds: float) -> str | None:
         error = client.list_topics(topic, timeout=seconds).topics[topic].error
     except KafkaException as unanswered:
         return f"topic {topic}: {unanswered.args[0].str()}"
+    if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return describe_error(error, "Write", topic)
     return f"topic {topic}: {error.str()}; {CREATE_TOPICS}" if error else None
 
 

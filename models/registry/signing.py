@@ -89,18 +89,20 @@ def load_trust(settings: Settings, *, signs: bool = False) -> Trust:
     Raises SettingsError for a named key that cannot be read.
     """
     unsigned = settings.model_unsigned is Unsigned.ALLOW
-    path = key_path(settings)
+    path = key_path(settings) if signs else _path_if_any(settings)
     signing_key = (
-        _private_key(path) if signs and (settings.model_signing_key or path.exists()) else None
+        _private_key(path)
+        if signs and path and (settings.model_signing_key or path.exists())
+        else None
     )
-    public = path.with_name(path.name + PUBLIC)
     if settings.model_verify_keys:
         names = [name.strip() for name in settings.model_verify_keys.split(",")]
         keys = [_public_key(Path(name).expanduser(), _TRUSTS) for name in names if name]
     elif signing_key is not None:
         keys = [signing_key.public_key()]
     else:
-        keys = [_public_key(public, _SIGNS)] if public.exists() else []
+        public = path.with_name(path.name + PUBLIC) if path else None
+        keys = [_public_key(public, _SIGNS)] if public and public.exists() else []
     return Trust(signing_key, {key_id(key): key for key in keys}, unsigned)
 
 
@@ -145,6 +147,14 @@ def key_path(settings: Settings) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise SettingsError(f"{_SIGNS} must be set, for this user has no home directory") from error
+
+
+def _path_if_any(settings: Settings) -> Path | None:
+    """Return the path of the private key, which only names the public one; None without a home."""
+    try:
+        return key_path(settings)
+    except SettingsError:
+        return None
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:

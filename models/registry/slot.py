@@ -123,7 +123,8 @@ class ModelSlot:
             return False
         if found is None:
             return False
-        self.unanswered = None
+        gone = found.target is None and not found.refused
+        self.unanswered = self._gone() if gone else None
         if found.target == self._handled and not found.refused:
             return False
         if found.model is not None and found.target is not None:
@@ -131,6 +132,12 @@ class ModelSlot:
             return True
         self._handled, self.refused = found.target, found.refused
         return False
+
+    def _gone(self) -> str:
+        return (
+            f"the alias {self._alias} is gone from {masked_url(self._registry.url)}: is the store "
+            "still there? The present model stays in service"
+        )
 
     def _newest(self, serving: str, handled: Alias | None) -> _AliasLookup:
         """Return where the alias points, with the model if its target is new."""

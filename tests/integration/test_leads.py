@@ -439,3 +439,17 @@ def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_ta
     text = "\n".join(line for (line,) in plan)
     assert "people_pkey" in text
     assert "Seq Scan on people" not in text
+
+
+def test_a_column_that_is_renamed_is_named_as_lacking_after_the_next_connection(
+    bare: CrmTables,
+) -> None:
+    create_schema(bare.connection)
+    with closing(PostgresLeads(bare.url)) as reader:
+        reader.fetch(["nobody"])
+        assert not reader.lacking
+        bare.connection.execute("alter table people rename column lead_score to leadscore")
+        with pytest.raises(Transient):
+            reader.fetch(["nobody"])
+        reader.fetch(["nobody"])
+        assert reader.lacking == ("lead_score",)

@@ -267,3 +267,21 @@ def test_a_batch_that_was_refused_must_not_count_when_it_is_tried_again() -> Non
 
 def test_a_limit_of_zero_or_one_is_none() -> None:
     Limit(1, 0).check([BAD] * 5000)
+
+
+def test_a_stop_names_its_cause_because_its_letters_are_not_written() -> None:
+    limit = Limit(0.5, 0)
+    odd = poison("the key is 'secret'", reason=Reason.INVALID_EVENT)
+    letters = [None, odd, BAD, odd] + [odd] * 56
+    messages = [FakeMessage("changes", 3, 100 + index) for index in range(60)]
+    with pytest.raises(DeadLetterLimit) as stopped:
+        limit.check(letters, messages)
+    sentence = str(stopped.value)
+    assert f"98% of them are INVALID_EVENT in the step {odd.stage}" in sentence
+    assert f"dlq.fingerprint {fingerprint(odd)}, for example changes partition 3 offset 101" in (
+        sentence
+    )
+    assert "secret" not in sentence
+    rows = Limit(1, 3)
+    with pytest.raises(DeadLetterLimit, match=r"100% of them are .* offset 100"):
+        rows.check([BAD] * 4, messages)

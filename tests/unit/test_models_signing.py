@@ -211,3 +211,23 @@ def test_a_swapped_manifest_of_another_signed_version_is_refused(tmp_path: Path)
         store.replace(f"versions/{second}/{name}", store.read(f"versions/{first}/{name}") or b"")
     with pytest.raises(Refused, match="not that of this version"):
         registry.verify(second)
+
+
+def test_a_consumer_without_a_home_directory_needs_no_signing_key(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    make_key(home / "key.pem")
+    keys = str(home / "key.pem.pub")
+
+    def homeless(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert load_trust(settings(UNSIGNED="allow")).unsigned
+    assert load_trust(settings()).trusted == {}
+    monkeypatch.undo()
+    monkeypatch.setattr("models.registry.signing.DEFAULT_KEY", Path("~nobody-here/key.pem"))
+    assert len(load_trust(settings(VERIFY_KEYS=keys)).trusted) == 1
+    with pytest.raises(SettingsError, match="no home directory"):
+        load_trust(settings(VERIFY_KEYS=keys), signs=True)

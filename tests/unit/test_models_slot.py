@@ -1,5 +1,6 @@
 import gc
 import json
+import shutil
 import threading
 import weakref
 from collections.abc import Callable
@@ -529,3 +530,24 @@ def test_a_challenger_that_was_withdrawn_stays_away_until_its_alias_moves(
     registry.promote("1.2.0", "challenger")
     assert followed(rival, clock) == "1.2.0"
     assert rival.refused is None
+
+
+def test_a_store_that_vanished_must_not_look_like_one_that_says_nothing_new(
+    registry: Counting,
+) -> None:
+    clock = ManualClock()
+    slot = ModelSlot(registry, clock=clock, run=inline)
+    model = slot.get()
+    shutil.move(registry.url, f"{registry.url}-away")
+    for _ in range(3):
+        clock.now += 100
+        slot.refresh()
+        slot.refresh()
+    assert slot.loaded is model
+    assert slot.unanswered is not None
+    assert "is gone from" in slot.unanswered or "model store" in slot.unanswered
+    shutil.move(f"{registry.url}-away", registry.url)
+    clock.now += 100
+    slot.refresh()
+    slot.refresh()
+    assert slot.unanswered is None
