@@ -10,15 +10,23 @@ changes of one lead, the later may have the lower id.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
+from leadstream.error_table import About
 from leadstream.errors import Transient, UserError
 from leadstream.lead_fields import CRM_FIELDS
-from leadstream.postgres import Connection, check_url, connect, describe_postgres
+from leadstream.postgres import (
+    Connection,
+    about_postgres,
+    check_url,
+    connect,
+    describe_postgres,
+    name_postgres,
+)
 
 CHANNEL = "leadstream_outbox"
 STATEMENT_MS = 10_000
@@ -29,7 +37,8 @@ TRIM_ROWS = 10_000
 class OutboxRow:
     """One row of the outbox.
 
-    `crm` holds columns of the CRM as they are, and the names of programme and campus.
+    `crm` holds columns of the CRM as they are, and the names of programme and campus. Of a row that
+    the client cannot read, only `position` and `event_id` are known, and `unreadable` says why.
     """
 
     position: int
@@ -40,6 +49,16 @@ class OutboxRow:
     occurred_at: datetime
     origin: str
     crm: dict[str, Any]
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """A row of the outbox that cannot be published; `why` names the error, without a value."""
+
+    position: int
+    event_id: str
+    why: str
 
 
 class Outbox:
@@ -106,15 +125,29 @@ class Outbox:
             )
 
     def rows(self, position: int, limit: int) -> list[OutboxRow]:
-        """Return at most `limit` rows after a position, in order, up to the safe upper bound."""
+        """Return at most `limit` rows after a position, in order, up to the safe upper bound.
+
+        There are fewer before a row that cannot be read, which then comes alone.
+        """
         with self._failures() as connection:
             self._look(connection)
             if self._safe_bound <= position:
                 return []
-            return [
-                OutboxRow(*row)
-                for row in connection.execute(self._rows, (position, self._safe_bound, limit))
-            ]
+            return self._read(connection, position, limit)
+
+    def _read(
+        self, connection: psycopg.Connection[Any], position: int, limit: int
+    ) -> list[OutboxRow]:
+        bounds = (position, self._safe_bound)
+        try:
+            return [OutboxRow(*row) for row in connection.execute(self._rows, (*bounds, limit))]
+        except (psycopg.Error, ValueError, OverflowError) as error:
+            if isinstance(error, psycopg.Error) and about_postgres(error) is not About.RECORD:
+                raise
+            if limit > 1:
+                return self._read(connection, position, limit // 2)
+            row = connection.execute(_FIRST, bounds).fetchone()
+            return [_unreadable(*row, why=name_postgres(error))] if row else []
 
     def pending(self, position: int) -> int:
         """Return how many positions were drawn after this one; some may never become rows."""
@@ -206,6 +239,10 @@ select transactionid::text from locks join writers using (virtualtransaction)
 where locktype = 'transactionid' and mode = 'ExclusiveLock'
 """
 
+_FIRST = """
+select position, event_id::text from leadstream_outbox
+where position > %s and position <= %s order by position limit 1
+"""
 # The inner limit keeps the query from reading the age of every row.
 _TRIM = """
 delete from leadstream_outbox where position in (
@@ -213,9 +250,13 @@ delete from leadstream_outbox where position in (
         select position, occurred_at from leadstream_outbox
         where position < %s order by position limit %s
     ) as oldest
-    where clock_timestamp() - occurred_at > %s
+    where occurred_at < clock_timestamp() - %s
 )
 """
+
+
+def _unreadable(position: int, event_id: str, *, why: str) -> OutboxRow:
+    return OutboxRow(position, event_id, "", "", None, datetime.fromtimestamp(0, UTC), "", {}, why)
 
 
 def _writers(connection: psycopg.Connection[Any]) -> frozenset[str]:

@@ -44,8 +44,12 @@ def lead_change_record(row: OutboxRow, *, state: bool = True) -> dict[str, Any]:
     }
 
 
-def encode_change(encode: Callable[[Mapping[str, Any]], bytes], record: Mapping[str, Any]) -> bytes:
-    """Encode a change, without its state if that cannot be encoded or is too long.
+def encode_change(
+    encode: Callable[[Mapping[str, Any]], bytes],
+    record: Mapping[str, Any],
+    limit: int = MAX_CHANGE_BYTES,
+) -> bytes:
+    """Encode a change, without its state if that cannot be encoded or exceeds `limit` bytes.
 
     So every row can be sent, and the consumer reports what is wrong with a lead.
     """
@@ -53,4 +57,5 @@ def encode_change(encode: Callable[[Mapping[str, Any]], bytes], record: Mapping[
         value = encode(record)
     except Poison:
         value = b""
-    return value if 0 < len(value) <= MAX_CHANGE_BYTES else encode({**record, "lead": None})
+    fits = 0 < len(value) <= min(limit, MAX_CHANGE_BYTES)
+    return value if fits else encode({**record, "lead": None})

@@ -10,6 +10,7 @@ from leadstream.deadline import Deadline
 from leadstream.errors import Transient
 from leadstream.kafka.config import producer_config
 from leadstream.kafka.health import CREATE_TOPICS, cluster_metadata, denied_topic
+from leadstream.kafka.topic_config import RECORD_OVERHEAD, RecordLimits
 from leadstream.kafka.transaction import TransactionalProducer
 from leadstream.log import client_logger
 from leadstream.settings import Settings
@@ -42,15 +43,33 @@ class Publication:
             "transactional.id": id_,
             "logger": client_logger(),
         }
-        self._transaction = TransactionalProducer(config, granted_id=id_)
         topics = settings.topics
+        self._config = config
+        self._limits = RecordLimits(
+            (topics.lead_changes, topics.lead_outcomes), int(config["message.max.bytes"])
+        )
+        self._transaction = TransactionalProducer(
+            config, granted_id=id_, on_refused=self._on_refused
+        )
+        self._outdated = False
         self._positions, self._key = topics.relay_positions, id_.encode()
         self._topics = (topics.lead_changes, topics.lead_outcomes, topics.relay_positions)
 
     def open(self) -> None:
         """Fence the relay before this one. Raises Transient, and UserError without transactions."""
         self._check_topics()
+        self._limits.update(self._config)
+        self._transaction.limit_batches(self._limits.batch_bytes())
         self._transaction.open("the relay needs them; use a real Kafka")
+
+    def max_bytes(self, topic: str) -> int:
+        """Return the most bytes of a key and a value that a topic accepts."""
+        if self._outdated:
+            self._limits.update(self._config)
+            self._outdated = False
+            if self._transaction.limit_batches(self._limits.batch_bytes()):
+                self._transaction.open("the relay needs them; use a real Kafka")
+        return self._limits.max_bytes(topic) - RECORD_OVERHEAD
 
     def commit(self, records: Iterable[OutboxRecord], position: Position) -> None:
         """Publish a batch:
@@ -72,6 +91,10 @@ class Publication:
                 deadline,
             )
             self._transaction.commit(deadline)
+
+    def _on_refused(self, topic: str, size: int) -> None:
+        self._limits.refused(topic, size)
+        self._outdated = True
 
     def close(self) -> None:
         """Discard everything that is not committed."""

@@ -8,15 +8,15 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from leadstream.errors import Fenced, SettingsError, Transient, UserError
+from leadstream.errors import Fenced, Poison, Reason, SettingsError, Transient, UserError
 from leadstream.process.service import Health
 from leadstream.settings import Delivery, Settings
-from producer.outbox import TRIM_ROWS, Outbox, OutboxRow
+from producer.outbox import TRIM_ROWS, Outbox, OutboxRow, SkippedRow
 from producer.outbox_records import encode_change, lead_change_record, lead_outcome_record
 from producer.positions import Position, read_position
 from producer.publication import OutboxRecord, Publication, transactional_id
@@ -66,6 +66,9 @@ class RelayObserver(Protocol):
 
     def published(self, batch: PublishedBatch) -> None:
         """Note a batch that was committed."""
+
+    def skipped(self, row: SkippedRow) -> None:
+        """Note a row that cannot be published; the position behind it is committed."""
 
     def trimmed(self, rows: int) -> None:
         """Note how many published rows were deleted."""
@@ -141,12 +144,17 @@ class Relay:
         if not rows:
             return self._trim()
         position = Position(rows[-1].position, rows[-1].event_id, self._id)
-        publication.commit(self._records(rows), position)
+        good, records, skipped = self._encoded(rows, publication)
+        publication.commit(records, position)
         self._position = position
+        for each in skipped:
+            self._observer.skipped(each)
+        if not good:
+            return True
         self._observer.published(
             PublishedBatch(
-                records=Counter(row.record for row in rows),
-                occurred_at=[row.occurred_at for row in rows],
+                records=Counter(row.record for row in good),
+                occurred_at=[row.occurred_at for row in good],
                 position=position.position,
                 pending=self._outbox.pending(position.position),
                 seconds=self._clock() - began,
@@ -154,17 +162,39 @@ class Relay:
         )
         return True
 
-    def _records(self, rows: Iterable[OutboxRow]) -> Iterator[OutboxRecord]:
-        topics, state = self._settings.topics, self._options.state
+    def _encoded(
+        self, rows: Iterable[OutboxRow], publication: Publication
+    ) -> tuple[list[OutboxRow], list[OutboxRecord], list[SkippedRow]]:
+        """Return the rows that can be published, their records, and the other rows."""
+        good, records, skipped = list[OutboxRow](), list[OutboxRecord](), list[SkippedRow]()
         for row in rows:
-            key = row.lead_id.encode()
-            if row.record == "LeadOutcome":
-                yield OutboxRecord(
-                    topics.lead_outcomes, key, self._outcomes.encode(lead_outcome_record(row))
-                )
+            if row.unreadable is not None:
+                skipped.append(SkippedRow(row.position, row.event_id, row.unreadable))
+                continue
+            try:
+                records.append(self._record(row, publication.max_bytes))
+            except (Transient, Fenced, UserError):
+                raise
+            except Exception as error:  # noqa: BLE001  # of this row; its text may show a value
+                why = error.reason.value if isinstance(error, Poison) else type(error).__name__
+                skipped.append(SkippedRow(row.position, row.event_id, why))
             else:
-                value = encode_change(self._changes.encode, lead_change_record(row, state=state))
-                yield OutboxRecord(topics.lead_changes, key, value)
+                good.append(row)
+        return good, records, skipped
+
+    def _record(self, row: OutboxRow, max_bytes: Callable[[str], int]) -> OutboxRecord:
+        """Return the record of a row. Raises Poison, and whatever an odd row causes."""
+        topics, key = self._settings.topics, row.lead_id.encode()
+        if row.record == "LeadOutcome":
+            topic = topics.lead_outcomes
+            value = self._outcomes.encode(lead_outcome_record(row))
+        else:
+            topic = topics.lead_changes
+            change = lead_change_record(row, state=self._options.state)
+            value = encode_change(self._changes.encode, change, max_bytes(topic) - len(key))
+        if len(key) + len(value) > max_bytes(topic):
+            raise Poison(Reason.OVERSIZED, "encode", f"{topic} accepts {max_bytes(topic)} bytes")
+        return OutboxRecord(topic, key, value)
 
     def _open(self) -> Publication:
         """Become the only relay of the group:

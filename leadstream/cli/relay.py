@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from leadstream.log import Logger
     from leadstream.process.metrics import RelayMetrics
     from leadstream.process.status import Status
+    from producer.outbox import SkippedRow
     from producer.relay import PublishedBatch
 
 
@@ -125,6 +126,11 @@ class RelayReport:
             oldest_ms=round(float(delays.max()) * 1000),
             publish_ms=round(batch.seconds * 1000, 1),
         )
+
+    def skipped(self, row: "SkippedRow") -> None:
+        """Report a row that cannot be published, by its position."""
+        self._metrics.rows.labels("skipped").inc()
+        self._logger.warning("row.skipped", position=row.position, detail=row.why)
 
     def trimmed(self, rows: int) -> None:
         """Report deleted rows."""

@@ -23,6 +23,9 @@ RETRY_BACKOFF_MS = 5
 QUEUED_MESSAGES = 20_000
 # A dead letter is larger than its original, by its headers. The broker's topic limit decides.
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
+# A client decompresses a batch up to this size; a record of a megabyte may have held that much.
+CONSUMED_MAX_BYTES = 64 * 1024 * 1024
+_FETCH_LIMITS = {"message.max.bytes", "fetch.max.bytes", "receive.message.max.bytes"}
 _CLASSIC_ONLY = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
 
 Headers = list[tuple[str, bytes | None]]
@@ -87,6 +90,8 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "partition.assignment.strategy": "cooperative-sticky",
     }
+    if _FETCH_LIMITS.isdisjoint(settings.kafka):
+        config["message.max.bytes"] = CONSUMED_MAX_BYTES
     if settings.kafka.get("group.protocol") == "consumer":
         # KIP-848: the brokers decide on these; the client refuses them unless the user sets them.
         for name in _CLASSIC_ONLY - settings.kafka.keys():

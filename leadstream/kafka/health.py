@@ -9,7 +9,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     AdminClient,
 )
 
-from leadstream.errors import Transient
+from leadstream.error_table import About, about_kafka
+from leadstream.errors import Transient, UserError
 from leadstream.log import SILENT
 
 PERMISSION_SECONDS = 5.0
@@ -51,6 +52,26 @@ def cluster_metadata(
         return client.list_topics(timeout=seconds)
     except KafkaException as error:
         raise Transient("brokers", doubt() or error.args[0].str()) from error
+
+
+def unreadable_batch(event: Any, group: str | None = None) -> UserError | None:
+    """Return the error to raise for a batch that the client cannot read; None for other events.
+
+    Every try would fail at the same offset, and the client does not know where the batch ends.
+    """
+    error: KafkaError = event.error()
+    if about_kafka(error.code()) is not About.RECORD:
+        return None
+    offset = event.offset()
+    if offset is None or offset < 0:
+        return None
+    place = f"topic {event.topic()}, partition {event.partition()}, offset {offset}"
+    skip = f"; else set the offsets of the group {group} past it" if group else ""
+    return UserError(
+        f"{place}: the client cannot read the batch that begins there ({error.str()}): "
+        "if it is only large, raise "
+        f"LEADSTREAM_KAFKA_MESSAGE_MAX_BYTES{skip}"
+    )
 
 
 def topic_problem(client: Producer, topic: str, seconds: float) -> str | None:

@@ -19,6 +19,7 @@ from leadstream.kafka.health import (
     cluster_metadata,
     describe_error,
     missing_permission,
+    unreadable_batch,
 )
 from leadstream.kafka.ledger import OffsetLedger
 from leadstream.kafka.losses import Losses
@@ -96,6 +97,8 @@ class KafkaSource:
         self._ends: dict[Partition, int] = {}
         self._size = 0
         self._trouble: KafkaError | None = None
+        # A batch that no try can read; the records before it come first.
+        self._stop: UserError | None = None
         self._fatal: KafkaError | None = None
         self._doubt: str | None = None
         # Missing permissions: on the group until it is joined, on a topic until it is granted.
@@ -168,18 +171,20 @@ class KafkaSource:
 
     def _collect(self, messages: list[Any]) -> None:
         events = [message for message in messages if message.error() is not None]
-        errors = [event.error() for event in events]
-        if errors:
+        if events:
             messages = [message for message in messages if message.error() is None]
             self._ends |= _ends(events)
-        for error in errors:
-            self._note(error)
+        for event in events:
+            self._note(event)
         self._collected += messages
         self._size += sum(map(len, messages))  # of their values
 
-    def _note(self, error: KafkaError) -> None:
+    def _note(self, event: Any) -> None:
         """Keep an error until the records before it were returned."""
-        if is_fatal(error):
+        error: KafkaError = event.error()
+        if (unreadable := unreadable_batch(event, self.group)) is not None:
+            self._stop = unreadable
+        elif is_fatal(error):
             self._fatal = error
         elif error.code() in UNKNOWN_TOPIC:
             self._doubt = error.str()
@@ -198,6 +203,8 @@ class KafkaSource:
             raise ended_client(self._fatal, self._config)
 
     def _raise_trouble(self) -> None:
+        if self._stop is not None:
+            raise self._stop
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
             raise Transient("brokers", trouble.str())
@@ -244,7 +251,7 @@ class KafkaSource:
             )
             message: Any = self.consumer.poll(timeout)
             if message is not None and message.error() is not None:
-                self._note(message.error())
+                self._note(message)
                 self._ends = _ends([message])
                 self._note_ends()
             elif message is not None:

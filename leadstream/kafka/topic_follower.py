@@ -14,6 +14,7 @@ from leadstream.kafka.health import (
     cluster_metadata,
     denied_topic,
     describe_error,
+    unreadable_batch,
 )
 from leadstream.kafka.topic_reader import assigned_consumer, poll_messages
 from leadstream.settings import Settings
@@ -95,6 +96,8 @@ class TopicFollower:
                 self._unread.discard(place)
             elif error.code() in SELF_REPAIRING | UNKNOWN_TOPIC:
                 self._on_error(error)
+            elif (unreadable := unreadable_batch(message)) is not None:
+                raise unreadable
             else:
                 self._trouble = describe_error(error, "Read", place[0])
         # The error is raised after the records before it were returned: none is skipped.

@@ -27,6 +27,7 @@ from leadstream.kafka.health import (
     SELF_REPAIRING,
     UNKNOWN_TOPIC,
     describe_error,
+    unreadable_batch,
 )
 from leadstream.log import client_logger
 from leadstream.settings import Settings
@@ -119,6 +120,8 @@ class TopicReader:
                     continue
                 error = message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    if (unreadable := unreadable_batch(message)) is not None:
+                        raise unreadable
                     raise Transient("brokers", self._describe(error))
                 offset, end = message.offset(), None if ends is None else ends[partition]
                 if error is not None:

@@ -301,7 +301,7 @@ class RelayMetrics(_Registered):
     def __init__(self) -> None:
         super().__init__()
         self.rows = self._counter(
-            "relay_rows", "Rows of the outbox that were published, by record.", "record"
+            "relay_rows", "Rows of the outbox by record, or skipped if odd.", "record"
         )
         self.delay = self._many(
             "relay_delay_seconds",

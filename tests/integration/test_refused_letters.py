@@ -21,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
 from tests.integration.running import Running, Stage, headers_of, until
+from tests.zipped_records import send_zeros
 
 pytestmark = pytest.mark.broker
 NO_LIMIT = {"LEADSTREAM_DEAD_LETTER_MAX_RATIO": "1", "LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE": "0"}
@@ -192,3 +193,31 @@ def test_at_least_once_a_letter_that_cannot_be_written_repeats_no_other_record(
         until(lambda: stage.committed(stage.topics.lead_changes) == 11, "all is committed")
         assert process.stop() == 0
     assert len(stage.read(stage.topics.lead_predictions, 10)) == 10
+
+
+def test_a_batch_that_the_client_cannot_decompress_ends_the_process_with_its_place(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
+    topic = stage.topics.lead_changes
+    stage.send([stage.change("before")])
+    send_zeros(kafka.bootstrap, topic, b"bomb", 200_000_000)
+    with stage.running(**NO_LIMIT) as process:
+        assert len(stage.predictions(1)) == 1
+        assert process.exit_code() == 1
+    [sentence] = process.sentences()
+    assert f"topic {topic}, partition 0, offset 1: the client cannot read" in sentence
+    assert stage.committed(topic) == 1
+
+
+def test_a_large_record_of_another_client_is_a_letter_and_not_the_end(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
+    send_zeros(kafka.bootstrap, stage.topics.lead_changes, b"large", 30_000_000)
+    stage.send([stage.change("after")])
+    with stage.running(**NO_LIMIT) as process:
+        [letter] = stage.letters(1)
+        assert headers_of(letter)["dlq.value_bytes"] == "30000000"
+        assert len(stage.predictions(1)) == 1
+        assert process.stop() == 0

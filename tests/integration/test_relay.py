@@ -20,6 +20,7 @@ from producer.migrate import migrate
 from schemas.codec import Reader
 from tests.integration.outboxes import OutboxCrm, outbox_crm
 from tests.integration.running import QUICK, Running, Stage, until
+from tests.integration.test_refused_letters import configure
 
 _CHANGE, _OUTCOME = Reader("LeadChanged"), Reader("LeadOutcome")
 
@@ -291,3 +292,43 @@ def test_marked_changes_and_rows_that_cannot_be_written_all_get_through(
     assert states["marked"][2]["change_type"] == "DELETED"
     assert states["renamed"][0]["change_type"] == "CREATED"
     assert_as_the_outbox(stage, crm)
+
+
+@pytest.mark.broker
+@pytest.mark.postgres
+def test_an_odd_row_of_the_outbox_costs_itself_and_is_counted(stage: Stage, crm: OutboxCrm) -> None:
+    add = "insert into leadstream_outbox (record, lead_id, change_type, occurred_at) values "
+    crm.add(*[f"before_{number}" for number in range(20)])
+    crm.do(f"{add} ('LeadChanged', 'secret_late', 'UPDATED', 'infinity')")
+    crm.add(*[f"between_{number}" for number in range(20)])
+    crm.do(f"{add} ('LeadChanged', 'secret_early', 'UPDATED', '-infinity')")
+    crm.do(f"{add} ('LeadChanged', 'secret_kind', 'no such kind', now())")
+    crm.do(f"{add} ('LeadChanged', 'secret_none', null, now())")
+    crm.do(f"{add} ('LeadChanged', repeat('secret', 400000), 'UPDATED', now())")
+    crm.add("after")
+    with relaying(stage) as process:
+        found = changes(stage, 41)
+        until(lambda: process.metric("relay_rows_total", record="skipped") == 5, "five are skipped")
+        assert len(found) == 41
+        assert process.events("relay.held") == []
+        assert len({line["position"] for line in process.events("row.skipped")}) == 5
+        assert not any("secret" in line for line in process.lines())
+        assert process.stop() == 0
+
+
+@pytest.mark.broker
+@pytest.mark.postgres
+def test_a_topic_that_accepts_less_than_before_must_not_hold_the_relay_for_ever(
+    stage: Stage, crm: OutboxCrm
+) -> None:
+    plain = {"LEADSTREAM_KAFKA_COMPRESSION_TYPE": "none"}
+    with relaying(stage, **plain) as process:
+        crm.add("first")
+        changes(stage, 1)
+        configure(stage, stage.topics.lead_changes, max_message_bytes="600")
+        crm.add("long", status="x" * 1000)
+        crm.add(*[f"short_{number}" for number in range(20)])
+        found = {change["lead_id"]: change for change in changes(stage, 22)}
+        assert found["long"]["lead"] is None
+        assert found["short_7"]["lead"] is not None
+        assert process.stop() == 0
