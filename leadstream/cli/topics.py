@@ -156,7 +156,7 @@ def find_differences(settings: "Settings") -> list[TopicDifference]:
     """Return the differences between the topics of the cluster and the contract."""
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]  # not in its __all__
 
-    from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION
+    from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION, SMALLER_IS_FINE
 
     admin, names = _connect(settings)
     existing = _existing(admin)
@@ -185,7 +185,12 @@ def find_differences(settings: "Settings") -> list[TopicDifference]:
                 names["shadow_predictions"],
                 "retention.ms",
             )
-            is_allowed = is_now == should_be or (larger_is_fine and _longer(is_now, should_be))
+            smaller_is_fine = key in SMALLER_IS_FINE and not _longer(is_now, should_be)
+            is_allowed = (
+                is_now == should_be
+                or smaller_is_fine
+                or (larger_is_fine and _longer(is_now, should_be))
+            )
             if not is_allowed:
                 differences.append(TopicDifference(resource.name, key, is_now, should_be))
     return differences

@@ -4,6 +4,12 @@ from dataclasses import dataclass, fields
 
 DAY_MS = 86_400_000
 LETTER_DAYS = 30
+# An erased lead's older predictions are gone after so many days.
+COMPACTION_DAYS = 7
+# Kafka deletes whole segments, so a record may stay this much longer than its topic's retention.
+_SEGMENT = {"segment.ms": str(DAY_MS)}
+# A topic may have less of these than the contract says: then an erased lead is gone earlier.
+SMALLER_IS_FINE = {"segment.ms", "max.compaction.lag.ms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +48,25 @@ _LETTER_BYTES = str(2 * 1_048_588)
 # could get all changes and another all requests. Each relay has one position.
 SINGLE_PARTITION = {"rescore_requests", "relay_positions"}
 
+
+def _deleted(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS), **_SEGMENT}
+
+
 CONFIGS: dict[str, dict[str, str]] = {
-    "lead_changes": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
-    "rescore_requests": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
+    "lead_changes": _deleted(7),
+    "rescore_requests": _deleted(1),
     # A null is kept as long as dead letters are: triage sees from it that a lead was erased.
     "lead_predictions": {
         "cleanup.policy": "compact",
         "delete.retention.ms": str(LETTER_DAYS * DAY_MS),
+        "max.compaction.lag.ms": str(COMPACTION_DAYS * DAY_MS),
     },
-    "rescore_results": {"cleanup.policy": "delete", "retention.ms": str(DAY_MS)},
-    "dead_letters": {
-        "cleanup.policy": "delete",
-        "retention.ms": str(LETTER_DAYS * DAY_MS),
-        "max.message.bytes": _LETTER_BYTES,
-    },
+    "rescore_results": _deleted(1),
+    "dead_letters": {**_deleted(LETTER_DAYS), "max.message.bytes": _LETTER_BYTES},
     "dead_letter_audit": {"cleanup.policy": "compact"},
-    "lead_outcomes": {"cleanup.policy": "delete", "retention.ms": str(365 * DAY_MS)},
-    "shadow_predictions": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
+    "lead_outcomes": _deleted(365),
+    "shadow_predictions": _deleted(7),
     "retrain_requests": {"cleanup.policy": "compact"},
     "relay_positions": {"cleanup.policy": "compact"},
 }
