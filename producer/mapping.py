@@ -71,8 +71,10 @@ _PERSONAL = frozenset(
         "namelast",
     ]
 )
+# An address has at most 254 characters; longer texts would cost the square of their length.
+_MAX_EMAIL_CHARACTERS = 320
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -408,7 +410,7 @@ def _identifier(text: str) -> str:
 
 
 def _impersonal(text: str) -> str:
-    if _EMAIL.fullmatch(text):
+    if len(text) <= _MAX_EMAIL_CHARACTERS and _EMAIL.fullmatch(text):
         raise ValueError("is an e-mail address, which is never read")
     return text
 

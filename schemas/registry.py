@@ -123,7 +123,7 @@ class Registry:
     def ping(self) -> None:
         """Ask for the subjects, to check that the registry answers. Raises Transient if not."""
         subjects = self._ask("GET", "subjects")
-        if not all(isinstance(subject, str) for subject in subjects):
+        if subjects is None or not all(isinstance(subject, str) for subject in subjects):
             raise UnusableAnswer("its subjects are no texts; check SCHEMA_REGISTRY_URL")
 
     def close(self) -> None:

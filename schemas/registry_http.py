@@ -61,7 +61,7 @@ class RegistryHttp:
         if user is not None:
             self._headers["Authorization"] = _basic(user)
         secure = any(address.scheme == "https" for address in self._addresses)
-        self._tls = _tls() if secure or _certificates() else None
+        self._tls = _tls() if secure else None
 
     def ask(self, method: str, path: str, body: Any = None) -> RegistryAnswer:
         """Send a request, and return the answer. Raises Transient."""
@@ -206,10 +206,6 @@ def _proxy_headers(proxy: SplitResult) -> Mapping[str, str]:
         return {}
     user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
     return {"Proxy-Authorization": _basic(user)}
-
-
-def _certificates() -> bool:
-    return bool(os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"))
 
 
 def _tls() -> ssl.SSLContext:

@@ -88,6 +88,10 @@ def _json(value: bytes) -> Inspection:
         return Inspection(
             "JSON", None, DecodeFailure(at, "the request", error.msg), f"no JSON: {error.msg}"
         )
+    except ValueError:
+        return Inspection(
+            "JSON", None, DecodeFailure(0, "the request", "a number has too many digits"), "no JSON"
+        )
     except RecursionError:
         return Inspection(
             "JSON", None, DecodeFailure(0, "the request", "it is nested too deeply"), "no JSON"

@@ -32,7 +32,7 @@ TIMESTAMP_TYPES = {1: "CreateTime", 2: "LogAppendTime"}
 CUT, BYTES, SHA256, NO_KEY = "dlq.cut", "dlq.{}_bytes", "dlq.{}_sha256", "dlq.no_key"
 
 # Text that varies between dead letters of one cause: quoted text, hexadecimal, numbers.
-_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?:0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*\b")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?:0x)?[a-fA-F]*+\d[0-9a-fA-F]*+\b")
 
 
 def fingerprint(poison: Poison) -> str:
@@ -45,7 +45,7 @@ def fingerprint(poison: Poison) -> str:
 
 def cause_print(reason: str, stage: str, message: str) -> str:
     """Return the fingerprint of a cause given as text, as in another consumer's dead letters."""
-    cause = "\0".join((reason, stage, _VARYING.sub("#", message)))
+    cause = "\0".join((reason, stage, _VARYING.sub("#", message[:MESSAGE_CHARACTERS])))
     return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
 
 

@@ -244,8 +244,8 @@ class ModelRegistry:
             return _alias_in(json.loads(raw))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(
-                f"the alias {name} in {masked_url(self.url)} cannot be read ({error}); promote a "
-                "version again"
+                f"the alias {name} in {masked_url(self.url)} cannot be read "
+                f"({type(error).__name__}); promote a version again"
             ) from error
 
     def resolve(self, alias: str = CHAMPION) -> str | None:

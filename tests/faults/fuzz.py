@@ -1,9 +1,10 @@
-"""`python -m tests.faults.fuzz`: payloads through the real decode, features and scoring; exit code
-1 if one breaks it.
+"""`python -m tests.faults.fuzz`: odd inputs at every boundary; exit code 1 if one breaks it.
 
-Of each batch must hold: nothing is raised and nothing hangs; every record ends with its fate or its
-reason; and whoever is no dead letter has the same bytes as in a batch where the dead letters never
-were.
+Changes and requests go through the real decode, features and scoring. Of each batch must hold:
+nothing is raised and nothing hangs; every record ends with its fate or its reason; and whoever is
+no dead letter has the same bytes as in a batch where the dead letters never were. The other
+boundaries are those of `tests/faults/boundaries.py`: each input ends as a value or as a sentence.
+No text for people shows a value of a lead.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Protocol, cast
 
 from rich.progress import Progress
@@ -31,6 +34,7 @@ from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import ModelRegistry
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
+from tests.faults.boundaries import Boundary, boundaries, check_text
 from tests.faults.payloads import Payload, Shelf, payloads
 from tests.trained_models import TRUST, promoted_store
 from tests.unit.pipelines import NOW_MS, REQUESTS, STATE, FakeLeads
@@ -86,6 +90,7 @@ def borne(line: BatchProcessor, messages: Sequence[FakeMessage]) -> Counter[str]
     """The ends of one batch's records; raises Fault where one of the promises does not hold."""
     outcome = _processed(line, messages)
     for i, letter in outcome.letters.items():
+        check_text(letter.detail)
         if letter.reason not in (OF_REQUESTS if messages[i].topic_ == REQUESTS else OF_CHANGES):
             raise FuzzFailure(f"{letter.reason} is no reason for {_format(messages[i])}")
     good = [message for i, message in enumerate(messages) if i not in outcome.letters]
@@ -155,6 +160,73 @@ def _format(message: FakeMessage) -> str:
     return f"payload {message.offset_} ({message.topic_}, key {message.key_!r}, value {value})"
 
 
+@dataclass(frozen=True, slots=True)
+class BoundaryRun:
+    """How the inputs of one boundary ended, and how long the slowest took."""
+
+    name: str
+    ends: Counter[str]
+    slowest: float
+
+
+def fuzz_boundary(
+    name: str,
+    boundary: Boundary,
+    seed: int,
+    count: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> BoundaryRun:
+    """Try a boundary with `count` inputs, each repeatable by its number.
+
+    Raises FuzzFailure for the first input that raised what it must not.
+    """
+    ends: Counter[str] = Counter()
+    slowest = 0.0
+    for number in range(count):
+        if number % BATCH == 0:
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+            advance(min(BATCH, count - number))
+        began = time.monotonic()
+        try:
+            ends[boundary(Random(f"{seed} {name} {number}"))] += 1
+        except Exception as error:
+            raise FuzzFailure(f"{error!r} at input {number} of {name}") from error
+        slowest = max(slowest, time.monotonic() - began)
+    faulthandler.cancel_dump_traceback_later()
+    return BoundaryRun(name, ends, slowest)
+
+
+def fuzz_all(
+    store: str,
+    folder: Path,
+    seed: int,
+    count: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> list[BoundaryRun]:
+    """Try every boundary with its share of `count` inputs. Raises FuzzFailure."""
+    with boundaries(store, folder) as others:
+        counts = {name: int(share * count) for name, (share, _) in others.items()}
+        began = time.monotonic()
+        changes = count - sum(counts.values())
+        ends = fuzzed(store, seed, changes, advance)
+        batches = max(1, changes // BATCH)
+        runs = [BoundaryRun("changes and requests", ends, (time.monotonic() - began) / batches)]
+        runs += [
+            fuzz_boundary(name, boundary, seed, counts[name], advance)
+            for name, (_, boundary) in others.items()
+        ]
+    return runs
+
+
+def table_of(runs: Sequence[BoundaryRun]) -> list[str]:
+    """Return a line for each boundary, with a line for each of its ends."""
+    lines = []
+    for run in runs:
+        lines.append(f"{run.ends.total():>10,} {run.name} (slowest {run.slowest * 1000:.0f} ms)")
+        lines += [f"{count:>14,} {end}" for end, count in run.ends.most_common()]
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser("python -m tests.faults.fuzz", description=__doc__)
@@ -166,23 +238,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, progress as progress_bar:
         store = promoted_store(Path(folder) / "models")
         task = progress_bar.add_task("payloads", total=options.payloads) if progress_bar else None
+
+        def advance(count: int) -> None:
+            if progress_bar and task is not None:
+                progress_bar.advance(task, count)
+
         try:
-            ends = fuzzed(
-                store,
-                options.seed,
-                options.payloads,
-                lambda n: (
-                    progress_bar.advance(task, n) if progress_bar and task is not None else None
-                ),
-            )
+            runs = fuzz_all(store, Path(folder), options.seed, options.payloads, advance)
         except FuzzFailure as fault:
             print(f"seed {options.seed}: {fault}")
             return 1
-    for end, count in ends.most_common():
-        print(f"{count:>10,} {end}")
-    print(
-        f"{ends.total():>10,} payloads in {time.monotonic() - began:.0f} s, every one with its end"
-    )
+    print(*table_of(runs), sep="\n")
+    total = sum(run.ends.total() for run in runs)
+    print(f"{total:>10,} inputs in {time.monotonic() - began:.0f} s, every one with its end")
     return 0
 
 

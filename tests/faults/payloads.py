@@ -21,6 +21,7 @@ from leadstream.errors import Poison, Reason
 from producer.bad_records import bad_records
 from schemas import schema_files
 from schemas.codec import Writer
+from tests.faults.odd_values import CANARY
 from tests.unit.pipelines import CHANGES, NOW_MS, REQUESTS, STATE
 
 _SINGLE = b"\xc3\x01"
@@ -57,6 +58,7 @@ _FLOATS = (
 _TEXTS = (
     "",
     "lead",
+    CANARY,
     "web",
     "Zürich",
     "\N{PILE OF POO}",

@@ -1,24 +1,36 @@
 """No payload may break the consumer or touch its neighbours.
 
-`make fuzz` tries 200,000, here are some of them.
+`make fuzz` tries 200,000 at every boundary, here are some of them.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from consumer.scoring.result import BatchResult, Disposition
-from leadstream.errors import Reason
+from leadstream.errors import Reason, UserError
 from leadstream.kafka.batch import Batch, Message
 from models.serve.scorer import Model
 from producer.bad_records import BUILDERS, BadRecord, bad_records
 from schemas.codec import Reader, Writer
 from tests.fakes import FakeMessage
-from tests.faults.fuzz import FuzzFailure, borne, fuzz_pipeline, fuzzed
+from tests.faults.boundaries import sentence
+from tests.faults.fuzz import (
+    FuzzFailure,
+    borne,
+    fuzz_all,
+    fuzz_boundary,
+    fuzz_pipeline,
+    fuzzed,
+    table_of,
+)
+from tests.faults.odd_values import CANARY
 from tests.unit.pipelines import CHANGES, LETTERS, NOW_MS, REQUESTS, avro_request, batch, change
 
 TOPICS = {"lead_changes": CHANGES, "rescore_requests": REQUESTS}
@@ -40,6 +52,29 @@ def test_a_payload_that_breaks_the_process_or_has_no_reason_would_stop_every_con
         "ignored",
         "answered",
     }
+
+
+def test_an_odd_input_at_any_boundary_ends_as_a_value_or_as_a_sentence(
+    model_store: str, tmp_path: Path
+) -> None:
+    runs = fuzz_all(model_store, tmp_path, seed=1, count=2000)
+    assert sum(run.ends.total() for run in runs) == 2000
+    assert all(run.ends.total() > 10 and len(run.ends) > 1 for run in runs[:4])
+    assert len(table_of(runs)) > len(runs)
+
+
+def test_a_boundary_that_raises_or_shows_a_value_of_a_lead_is_found() -> None:
+    def raises(rng: Random) -> str:
+        raise KeyError(rng.random()) if rng.random() < 0.1 else StopIteration
+
+    with pytest.raises(FuzzFailure, match="at input 0 of raises"):
+        fuzz_boundary("raises", raises, 1, 10)
+
+    def shows(_rng: Random) -> str:
+        return sentence(UserError(f"the lead {CANARY} is odd"))
+
+    with pytest.raises(FuzzFailure, match="a value of a lead"):
+        fuzz_boundary("shows", shows, 1, 10)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import UNREADABLE_NAME, Message, read_headers
-from leadstream.kafka.dead_letter import dead_letter
+from leadstream.kafka.dead_letter import cause_print, dead_letter
 from leadstream.local.broker import Broker
 from tests.raw_records import send_raw
 
@@ -53,3 +53,10 @@ def test_a_dead_letter_keeps_the_headers_that_can_be_read(mock_broker: Broker) -
         model_version="1",
     )
     assert (letter.headers or [])[: len(READ)] == READ
+
+
+def test_a_fingerprint_of_a_long_message_costs_no_minutes() -> None:
+    long = "1" * 1_000_000 + "g"
+    assert cause_print("R", "s", long) == cause_print("R", "s", long[:1_000])
+    same = [cause_print("R", "s", f"at byte {n} of 'x{n}' in 0x{n:x}, id ab{n}cd") for n in (7, 99)]
+    assert same[0] == same[1] != cause_print("R", "s", "at byte of in, id abcd")

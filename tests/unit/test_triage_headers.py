@@ -5,7 +5,11 @@ import struct
 import pytest
 
 from consumer.dead_letters.headers import own_headers, parse_headers
+from consumer.dead_letters.inspection import inspect
+from consumer.dead_letters.letters import Letter
 from leadstream.kafka.config import Headers
+from leadstream.kafka.topics import Topics
+from tests.fakes import FakeMessage
 from tests.letters import letter_output
 
 OWN: Headers = [("trace", b"\x00"), ("trace", b"again"), ("empty", None)]
@@ -125,3 +129,12 @@ def test_a_number_that_is_none_is_no_crash(value: bytes | None) -> None:
 def test_a_record_that_says_nothing_is_a_letter_all_the_same() -> None:
     fields = parse_headers([("trace", b"\xff")])
     assert (fields.writer, fields.reason, fields.topic) == ("unknown", "UNKNOWN", None)
+
+
+def test_a_letter_with_a_number_of_too_many_digits_is_shown_with_the_reason() -> None:
+    topics = Topics()
+    headers: Headers = [("__connect.errors.topic", topics.rescore_requests.encode())]
+    message = FakeMessage("letters", 0, 5, None, b"[" + b"9" * 5_000 + b"]", headers)
+    inspection = inspect(Letter.from_message(message), topics, None)
+    assert inspection.failure is not None
+    assert inspection.failure.why == "a number has too many digits"
