@@ -338,7 +338,9 @@ def load_settings(
             key = name.removeprefix(KAFKA_PREFIX).lower().replace("_", ".")
             if key in _REFUSED and value.lower() != _SAFE.get(key):
                 raise SettingsError(f"{name} is refused: {_REFUSED[key]}")
-            if why := properties.why_it_runs_code(key, value):
+            if why := properties.why_it_runs_code(key, value) or properties.why_it_shows(
+                key, value
+            ):
                 raise SettingsError(f"{name} is refused: {why}")
             kafka[key] = value
     topics = Topics(**{field: values[name] for name, field in VARIABLES.items() if name in values})

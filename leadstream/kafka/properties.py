@@ -60,6 +60,22 @@ _IN_COMMAND = "sasl.kerberos."
 _PLAIN = re.compile(r"[\w@/.:+-]*")
 
 
+_OAUTH_KEYS = "principal|principalClaimName|scope|scopeClaimName|lifeSeconds|extension_[A-Za-z]+"
+_OAUTH_CONFIG = re.compile(
+    rf"(?:(?:{_OAUTH_KEYS}|query|params)=[^ ]+)(?: +(?:{_OAUTH_KEYS}|query|params)=[^ ]+)* *"
+)
+_ENDPOINT = re.compile(r"https?://[^\s@/?#]+(?:/[^\s@?#]*)?")
+
+
+def why_it_shows(key: str, value: str) -> str | None:
+    """Return why the client would repeat a secret of this property in an error, and the fix."""
+    if key in ADDRESSES and not _ENDPOINT.fullmatch(value):
+        return "write it as https://host/path, without a user, a password or a query"
+    if key == "sasl.oauthbearer.config" and not _OAUTH_CONFIG.fullmatch(value):
+        return "write it as principal=NAME scope=NAMES, with one space between two of them"
+    return None
+
+
 def why_it_runs_code(key: str, value: str) -> str | None:
     """Return why this property could run code of a stranger, and what to do; None if it cannot."""
     if key.startswith(_IN_COMMAND) and key not in RUNS_CODE and not _PLAIN.fullmatch(value):

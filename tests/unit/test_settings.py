@@ -142,16 +142,11 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         ("LEADSTREAM_KAFKA_SASL_PASWORT", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_PWD", "hush", "********"),
         ("LEADSTREAM_KAFKA_API_CREDS", "hush", "********"),
-        (
-            "LEADSTREAM_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL",
-            "https://crm:hush@login/token?key=hush",
-            "https://crm:********@login/token?********",
-        ),
         ("SCHEMA_REGISTRY_URL", "https://hush@registry", "https://********@registry"),
         ("MODEL_STORE", "s3://key:hush@bucket/a?secret=hush", None),
         ("LEADSTREAM_KAFKA_SSL_KEY_PEM", "hush", "********"),
         ("LEADSTREAM_KAFKA_SSL_KEY_PASSWORD", "hush", "********"),
-        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CONFIG", "hush", "********"),
+        ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CONFIG", "principal=hush scope=x", "********"),
         ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_CLIENT_CREDENTIALS_CLIENT_SECRET", "hush", "********"),
         ("LEADSTREAM_KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE", "hush", "********"),
@@ -253,6 +248,25 @@ def test_a_property_that_runs_code_is_refused_from_the_environment_and_the_file(
     for environment, file in (({variable: value}, None), ({}, tmp_path / ".env")):
         with pytest.raises(SettingsError, match=f"{variable} is refused: .+"):
             load_settings(environment, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SASL_OAUTHBEARER_CONFIG", "hush"),
+        ("SASL_OAUTHBEARER_CONFIG", "principal=crm hush"),
+        ("SASL_OAUTHBEARER_CONFIG", "principal=crm secret=hush"),
+        ("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "https://crm:hush@login/token"),
+        ("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "https://login/token?key=hush"),
+        ("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "hush"),
+    ],
+)
+def test_a_property_that_the_client_would_repeat_in_an_error_is_refused(
+    name: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"LEADSTREAM_KAFKA_{name} is refused: ") as refused:
+        load_settings({f"LEADSTREAM_KAFKA_{name}": value}, None)
+    assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
