@@ -74,9 +74,13 @@ class Fenced(LeadstreamError):
 
 
 class UserError(LeadstreamError):
-    """A problem that a person can fix; the text is one clear sentence."""
+    """A problem that a person can fix; the text is one clear sentence.
+
+    `has_lines` says that the text has lines on purpose; of others, a stranger wrote the line break.
+    """
 
     exit_code = 1
+    has_lines = False
 
 
 class SettingsError(UserError):

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from leadstream import __version__
 from leadstream.errors import OutputClosed, OutputLost, Poison, Transient, UserError
-from leadstream.terminal import discard_output, guarded_streams
+from leadstream.terminal import clean_line, discard_output, guarded_streams
 
 _FAMILIES = (
     "demo",
@@ -93,7 +93,8 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _failed(why: object, code: int) -> int:
-    print(f"leadstream: {why}", file=sys.stderr)
+    text = str(why) if getattr(why, "has_lines", False) else clean_line(str(why))
+    print(f"leadstream: {text}", file=sys.stderr)
     return code
 
 

@@ -42,6 +42,7 @@ PORT_TAKEN = "Address already in use"
 class StartError(UserError):
     """A program that did not start; the message ends with the tail of its log."""
 
+    has_lines = True
     port_taken = False
 
 

@@ -102,6 +102,21 @@ def test_hostile_names_and_manifests_reach_no_terminal(
     assert "\\u001b]0;owned" in written(capfd)
 
 
+def test_a_strangers_line_break_in_an_error_must_not_look_like_a_line_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_arguments: object) -> int:
+        raise UserError("the registry says no\nleadstream: all is well")
+
+    full = command.parser()
+    full.set_defaults(func=refuse)
+    monkeypatch.setattr(type(full), "parse_args", lambda *_: parser_defaults(full))
+    monkeypatch.setattr(command, "parser", lambda: full)
+    assert command.main([]) == 1
+    error = capfd.readouterr().err
+    assert error == "leadstream: the registry says no\\u000aleadstream: all is well\n"
+
+
 def test_a_library_that_resets_the_colors_at_the_end_may_do_so(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
