@@ -244,12 +244,16 @@ def _reference_places(answer: dict[str, Any], what: str) -> list[tuple[str, int]
         subject, version = (
             (each.get("subject"), each.get("version")) if isinstance(each, dict) else (None, None)
         )
-        if not isinstance(subject, str) or not 0 < len(subject) < 1000:
+        if not isinstance(subject, str) or not 0 < len(subject) < 1000 or not _is_unicode(subject):
             raise odd
         if not is_schema_id(version):
             raise odd
         places.append((subject, int(str(version))))
     return places
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _id_in(answer: dict[str, Any], subject: str) -> int:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -77,6 +77,8 @@ class RegistryHttp:
     def _ask_one(self, address: SplitResult, method: str, path: str, body: Any) -> RegistryAnswer:
         try:
             status, raw = self._exchange(address, method, path, body)
+        except Transient:
+            raise
         except TimeoutError:
             raise Transient("registry", f"it gave no answer within {self._timeout_s:g} s") from None
         except ssl.SSLCertVerificationError as error:
@@ -89,10 +91,8 @@ class RegistryHttp:
             raise Transient(
                 "registry", f"it cannot be reached ({error.strerror or type(error).__name__})"
             ) from None
-        except (HTTPException, ValueError, zlib.error):
-            raise Transient(
-                "registry", "its answer is not HTTP; check SCHEMA_REGISTRY_URL"
-            ) from None
+        except Exception:  # noqa: BLE001 -- whatever is left is about the bytes of this answer
+            raise UnusableAnswer("its answer is not HTTP; check SCHEMA_REGISTRY_URL") from None
         return RegistryAnswer(status, _as_json(raw))
 
     def _exchange(
@@ -154,17 +154,22 @@ class _DeadlineSocket:
 
 
 class _DeadlineReader(io.RawIOBase):
-    """The stream of an answer."""
+    """The stream of an answer, up to the bound: a chunk may state any size, a negative one too."""
 
     def __init__(self, opened: _DeadlineSocket) -> None:
         self._opened = opened
+        self._left = MAX_ANSWER_BYTES + _CHUNK_BYTES
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         self._opened.limit()
-        return self._opened.socket.recv_into(buffer)
+        count = self._opened.socket.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise _too_long()
+        return count
 
 
 def _read(answer: HTTPResponse, deadline: Deadline) -> bytes:
@@ -175,10 +180,14 @@ def _read(answer: HTTPResponse, deadline: Deadline) -> bytes:
     while not deadline.expired and (chunk := answer.read(_CHUNK_BYTES)):
         body += chunk if unpack is None else unpack.decompress(chunk, MAX_ANSWER_BYTES)
         if len(body) > MAX_ANSWER_BYTES or (unpack is not None and unpack.unconsumed_tail):
-            raise UnusableAnswer(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
+            raise _too_long()
     if deadline.expired:
         raise TimeoutError
     return body
+
+
+def _too_long() -> UnusableAnswer:
+    return UnusableAnswer(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
 
 
 def _as_json(raw: bytes) -> Any:

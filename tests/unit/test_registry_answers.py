@@ -73,6 +73,12 @@ ODD_ANSWERS: dict[str, bytes] = {
     "too short": http_answer(GOOD, Content_Length="12"),
     "length words": http_answer(GOOD[:-1], Content_Length="many"),
     "negative length": http_answer(GOOD[:-1], Content_Length="-5"),
+    "reference subject": http_answer(
+        b'{"schema": "{}", "references": [{"name": "a", "subject": "\\ud800", "version": 1}]}'
+    ),
+    "chunk below zero": http_answer(b"-1\r\nhello", Transfer_Encoding="chunked"),
+    "endless chunk": http_answer(b"-1\r\n" + b"x" * 9_000_000, Transfer_Encoding="chunked"),
+    "chunk of many digits": http_answer(b"-" + b"f" * 40 + b"\r\nx", Transfer_Encoding="chunked"),
     "chunks": http_answer(b"zz\r\nhello", Transfer_Encoding="chunked"),
     "no HTTP": b"hello\r\n\r\n",
     "nothing": b"",
