@@ -49,7 +49,7 @@ faults: $(VENV)/.dev ## run seeded schedules of faults and check each history; S
 	$(BIN)/python -m tests.faults --schedules $(SCHEDULES)
 
 PAYLOADS ?= 200000
-fuzz: $(VENV)/.dev ## score mutated and generated payloads; PAYLOADS=20000 for fewer
+fuzz: $(VENV)/.dev ## try odd inputs at every boundary; PAYLOADS=20000 for fewer
 	$(BIN)/python -m tests.faults.fuzz --payloads $(PAYLOADS)
 
 schemas: $(VENV)/.dev ## compare every released schema with the current one

@@ -13,6 +13,7 @@ from leadstream.lead_fields import MAX_CHANGE_BYTES
 from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
 from tests.fakes import FakeMessage
+from tests.faults.boundaries import boundaries
 from tests.trained_models import TRUST
 from tests.unit.pipelines import (
     CHANGES,
@@ -99,7 +100,11 @@ INPUTS: dict[str, Callable[[], FakeMessage]] = {
 
 def table() -> dict[str, str]:
     """The second column by the first."""
-    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    return rows_of(PAGE.read_text().partition("\n## ")[0])
+
+
+def rows_of(text: str) -> dict[str, str]:
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
     return {row[1].strip(): row[2].strip() for row in rows[2:]}
 
 
@@ -117,6 +122,13 @@ def end_of(outcome: BatchResult) -> str:
 
 def test_every_row_of_the_table_is_tried_and_everything_tried_is_in_the_table() -> None:
     assert list(table()) == list(INPUTS)
+
+
+def test_every_boundary_of_the_fuzzer_is_in_the_second_table(
+    model_store: str, tmp_path: Path
+) -> None:
+    with boundaries(model_store, tmp_path) as tried:
+        assert list(rows_of(PAGE.read_text().partition("\n## ")[2])) == list(tried)
 
 
 @pytest.fixture(scope="module")
