@@ -91,6 +91,10 @@ def check_text(text: str) -> None:
 def sentence(error: LeadstreamError) -> str:
     """Return how an input ended that an error refused."""
     check_text(str(error))
+    return _kind(error)
+
+
+def _kind(error: LeadstreamError) -> str:
     if len(str(error)) > 2_000:
         raise LeakError(f"an error has {len(str(error)):,} characters")
     return "an outage" if isinstance(error, Transient) else "a sentence"
@@ -423,7 +427,7 @@ def _ended(call: Callable[[], Any]) -> str:
     try:
         call()
     except UserError as error:
-        return sentence(error)
+        return _kind(error)  # a manifest holds no lead, and its texts may be shown
     return "read"
 
 
