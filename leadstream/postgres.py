@@ -160,6 +160,20 @@ def _behind_pooler(connection: Connection, options: str) -> None:
         names.get(name, name): re.sub(r"\\(.)", r"\1", value)
         for name, value in ((key.replace("-", "_"), value) for key, value in settings.items())
     }
+    _check_transactions(connection)
+
+
+def _check_transactions(connection: Connection) -> None:
+    """Raise SettingsError if a pooler allows no transactions of several statements."""
+    try:
+        connection.execute("select 1")
+    except psycopg.errors.ProtocolViolation as error:
+        connection.close()
+        raise SettingsError(
+            f"DATABASE_URL: the connection pooler refuses a transaction "
+            f"({describe_postgres(error)}); set its pool_mode to transaction or session, or "
+            "connect to Postgres without it"
+        ) from None
 
 
 def _bounded(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:

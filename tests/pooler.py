@@ -21,10 +21,12 @@ Message = tuple[bytes, bytes]
 class TransactionPooler:
     """Serves each client with a session that forgets everything after each transaction.
 
-    It ignores the options of a start, or refuses them.
+    It ignores the options of a start, or refuses them. With `statements` it refuses transactions of
+    several statements.
     """
 
-    def __init__(self, url: str, *, ignores: bool) -> None:
+    def __init__(self, url: str, *, ignores: bool, statements: bool) -> None:
+        self._statements = statements
         self._target = conninfo_to_dict(url)
         self._ignores = ignores
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -64,11 +66,10 @@ class TransactionPooler:
         given = body.rstrip(b"\0").split(b"\0")
         parameters = dict(zip(given[::2], given[1::2], strict=False))
         if parameters.pop(b"options", b"") and not self._ignores:
-            text = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
-            _send(client, (b"E", text))
+            _refuse(client, b"unsupported startup parameter: options")
             return
         server = self._session(client, parameters)
-        while _pass_transaction(client, server):
+        while _pass_transaction(client, server, statements=self._statements):
             _send(server, (b"Q", b"discard all\0"))
             while _message(server) != (_READY, _IDLE):
                 pass
@@ -98,20 +99,23 @@ class TransactionPooler:
 
 
 @contextlib.contextmanager
-def pooled(url: str, *, ignores: bool = False) -> Iterator[str]:
+def pooled(url: str, *, ignores: bool = False, statements: bool = False) -> Iterator[str]:
     """Run the block behind a pooler; yields its URL."""
-    pooler = TransactionPooler(url, ignores=ignores)
+    pooler = TransactionPooler(url, ignores=ignores, statements=statements)
     try:
         yield pooler.url
     finally:
         pooler.close()
 
 
-def _pass_transaction(client: socket.socket, server: socket.socket) -> bool:
+def _pass_transaction(client: socket.socket, server: socket.socket, *, statements: bool) -> bool:
     """Pass messages until a transaction ends; return False at the end of the client."""
     while True:
         kind, message = _message(client)
         if kind == b"X":
+            return False
+        if statements and b"BEGIN" in message:
+            _refuse(client, b"transaction blocks not allowed in statement pooling mode")
             return False
         _send(server, (kind, message))
         if kind not in (b"S", b"Q"):
@@ -121,6 +125,10 @@ def _pass_transaction(client: socket.socket, server: socket.socket) -> bool:
         _send(client, answer)
         if answer[1] == _IDLE:
             return True
+
+
+def _refuse(client: socket.socket, sentence: bytes) -> None:
+    _send(client, (b"E", b"SFATAL\0VFATAL\0C08P01\0M" + sentence + b"\0\0"))
 
 
 def _exactly(source: socket.socket, size: int) -> bytes:

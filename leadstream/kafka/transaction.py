@@ -207,6 +207,10 @@ class TransactionalProducer:
 
 def describe_delivery(error: KafkaError, topic: str) -> str:
     """Return why a record did not reach its topic."""
+    if error.code() == KafkaError.INVALID_TIMESTAMP:
+        return (
+            f"topic {topic} refuses the present time: compare this clock with that of the brokers"
+        )
     if about_kafka(error.code()) is About.RECORD:
         return f"topic {topic} refuses a record: {error.str()}"
     return describe_error(error, "Write", topic)

@@ -75,6 +75,10 @@ def fault_environment(brokers: int, folder: Path, say: Say) -> Iterator[FaultEnv
             yield FaultEnvironment(kafka, postgres, database, registry, gate, store)
 
 
+# Letters of the largest records are cut.
+SMALL = {"max.message.bytes": "50000"}
+
+
 def staged(
     environment: FaultEnvironment, folder: Path, *, coalesce: bool, batch_max_records: int
 ) -> Stage:
@@ -101,7 +105,7 @@ def staged(
             getattr(stage.topics, field),
             1 if field == "rescore_requests" else PARTITIONS,
             environment.kafka.replication,
-            config=config,
+            config={**config, **(SMALL if field == "dead_letters" else {})},
         )
         for field, config in CONFIGS.items()
     ]

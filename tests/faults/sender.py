@@ -94,7 +94,11 @@ class ShipmentSender:
         while True:
             try:
                 self._producer.produce(
-                    topic, shipment.value, shipment.key, headers=list(shipment.headers)
+                    topic,
+                    shipment.value,
+                    shipment.key,
+                    headers=list(shipment.headers),
+                    timestamp=shipment.timestamp or 0,
                 )
             except BufferError:
                 self._producer.poll(0.1)

@@ -79,7 +79,7 @@ def simulate_run(
                 shipment.key,
                 shipment.value,
                 list(shipment.headers),
-                NOW_MS + len(place),
+                NOW_MS + len(place) if shipment.timestamp is None else shipment.timestamp,
             )
         )
         if shipment.row and shipment.row.version > rows[shipment.row.lead_id].version:

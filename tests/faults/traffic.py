@@ -7,7 +7,7 @@ knows what was meant.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,13 @@ TRUTH = "truth"
 LATE = {Reason.LEAD_NOT_FOUND, Reason.FEATURE_FAILED, Reason.SCORING_FAILED}
 LEADS, ASKED = 240, 12
 BEFORE_MS = 30 * 86_400_000
+# Brokers accept an hour.
+AHEAD_MS = 30 * 60_000
+FORGED: Headers = (
+    ("dlq.replays", b"9"),
+    ("dlq.reason", b"FORGED"),
+    ("__connect.errors.offset", b"0"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,17 @@ class PeopleRow:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """One record to send, and the row to write before."""
+    """One record to send, and the row to write before.
+
+    `timestamp` is in ms UTC; None is the time of its sending.
+    """
 
     topic: Topic
     key: bytes | None
     value: bytes | None
     headers: Headers
     row: PeopleRow | None = None
+    timestamp: int | None = None
 
 
 class Traffic:
@@ -62,6 +73,7 @@ class Traffic:
         leads: int = LEADS,
     ) -> None:
         self._rng = np.random.default_rng([seed, 5])
+        self._strangers = np.random.default_rng([seed, 11])
         self._encode_request = encode_request
         self.encode_change = encode_event
         self._bad = bad_records(
@@ -84,7 +96,7 @@ class Traffic:
     def shipments(self) -> Iterator[Shipment]:
         """The next record, again and again."""
         while True:
-            shipment = self._next()
+            shipment = self._strange(self._next())
             self._count += 1
             if self._rng.random() < 0.03 and shipment.topic == "lead_changes":
                 self._held.append((self._count + int(self._rng.integers(1, 300)), shipment))
@@ -97,6 +109,17 @@ class Traffic:
                 late = min(self._held, key=lambda held: held[0])
                 self._held.remove(late)
                 yield late[1]
+
+    def _strange(self, shipment: Shipment) -> Shipment:
+        """Some records have a timestamp of another time, or headers of a dead letter."""
+        chance = self._strangers.random()
+        if shipment.topic != "lead_changes" or chance > 0.12:
+            return shipment
+        if chance < 0.04:
+            return replace(shipment, timestamp=self.now - BEFORE_MS)
+        if chance < 0.08:
+            return replace(shipment, timestamp=self.now + AHEAD_MS)
+        return replace(shipment, headers=(*shipment.headers, *FORGED))
 
     def _next(self) -> Shipment:
         chance = self._rng.random()

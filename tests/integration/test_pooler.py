@@ -62,6 +62,16 @@ def test_options_that_no_pooler_can_take_are_one_sentence(crm: CrmTables) -> Non
             connect(odd, statement_ms=200)
 
 
+def test_a_pooler_that_allows_no_transactions_is_refused_with_one_sentence(
+    crm: CrmTables,
+) -> None:
+    with (
+        pooled(crm.url, statements=True) as url,
+        pytest.raises(SettingsError, match="set its pool_mode to transaction or session"),
+    ):
+        connect(url, statement_ms=200)
+
+
 @BOTH
 def test_states_are_read_through_a_pooler_and_a_slow_query_is_given_up(
     crm: CrmTables, ignores: bool, monkeypatch: pytest.MonkeyPatch
