@@ -19,6 +19,7 @@ from leadstream.kafka.health import cluster_metadata, topic_problem
 from leadstream.kafka.source import KafkaSource
 from leadstream.kafka.topic_config import BATCH_SIZE, RecordLimits, record_size
 from leadstream.kafka.transaction import (
+    MOCK_CLUSTER,
     PURGED,
     TOO_LARGE,
     TransactionalProducer,
@@ -86,8 +87,10 @@ class TransactionalPublisher:
     def open(self) -> None:
         """Fence nothing, for the id is new, but find the transaction coordinator."""
         if not self._ready:
-            cluster_metadata(self._transaction.client, OPEN_SECONDS, lambda: self._source.doubt)
-            self._limits.update(self._config)
+            cluster = cluster_metadata(
+                self._transaction.client, OPEN_SECONDS, lambda: self._source.doubt
+            )
+            _learn(self._limits, self._config, cluster)
             if self._transaction.limit_batches(self._limits.batch_bytes()):
                 self._opened = False
             if not self._opened:
@@ -182,8 +185,8 @@ class AcknowledgedPublisher:
             raise Fenced(self._fatal.str())
         if self._ready:
             return
-        cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
-        self._limits.update(self._config)
+        cluster = cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
+        _learn(self._limits, self._config, cluster)
         given = int(self._config.get("batch.size", BATCH_SIZE))
         if (size := min(given, self._limits.batch_bytes())) != self._batch_size:
             self._batch_size = size
@@ -275,6 +278,12 @@ class _TopicCheck:
             if (why := self._problem(topic)) is not None:
                 raise Transient("brokers", why)
         self.due = False
+
+
+def _learn(limits: RecordLimits, config: dict[str, Any], cluster: Any) -> None:
+    # The mock cluster never answers the question, and has no limits.
+    if not str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
+        limits.update(config)
 
 
 def _topics(outputs: Iterable[Record]) -> Iterable[str]:
