@@ -80,7 +80,7 @@ class Outbox:
     def connect(self) -> bool:
         """Connect if there is no connection, and return whether there was none.
 
-        Raises UserError if the database has no outbox.
+        Raises UserError if the database has no outbox, or one whose positions do not rise.
         """
         if self._connection is not None:
             return False
@@ -98,6 +98,11 @@ class Outbox:
             sequence = connection.execute(
                 "select pg_get_serial_sequence('leadstream_outbox', 'position')"
             ).fetchone()
+            try:
+                _check_steps(connection)
+            except UserError:
+                self.close()
+                raise
             self._last = sql.SQL(
                 "select case when is_called then last_value else 0 end from {}"
             ).format(sql.SQL(_trusted(sequence)))
@@ -239,6 +244,10 @@ select transactionid::text from locks join writers using (virtualtransaction)
 where locktype = 'transactionid' and mode = 'ExclusiveLock'
 """
 
+_STEPS = """
+select seqcache, seqincrement > 0, seqcycle from pg_sequence
+where seqrelid = pg_get_serial_sequence('leadstream_outbox', 'position')::regclass
+"""
 _FIRST = """
 select position, event_id::text from leadstream_outbox
 where position > %s and position <= %s order by position limit 1
@@ -270,6 +279,24 @@ def _trusted(sequence: Sequence[Any] | None) -> LiteralString:
         raise psycopg.errors.UndefinedTable
     name: LiteralString = sequence[0]
     return name
+
+
+def _check_steps(connection: Connection) -> None:
+    """Raise UserError if a session may draw a position below one that another has drawn before.
+
+    A sequence with a cache hands out blocks: a row of an old block appears below rows that were
+    read long ago, without a writer that could be waited for.
+    """
+    found = connection.execute(_STEPS).fetchone()
+    if found and found != (1, True, False):
+        cache, rises, cycles = found
+        raise UserError(
+            f"DATABASE_URL: the sequence of leadstream_outbox.position has CACHE {cache}"
+            f"{'' if rises else ', a negative INCREMENT'}{', CYCLE' if cycles else ''}, so rows "
+            "could be passed over; run `alter sequence leadstream_outbox_position_seq cache 1 "
+            "increment 1 no cycle`, and end the CRM's connections that are open, which keep "
+            "positions of their own"
+        )
 
 
 def _reading(columns: set[tuple[str, str]]) -> sql.Composed:

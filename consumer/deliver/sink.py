@@ -51,13 +51,12 @@ _NAMES = (
         "scored_at",
     ),
 )
-# The later version of the lead wins. For equal versions, or without versions, the later scoring.
+# The higher version of the lead wins, and the later scoring: `run` publishes a lower version only
+# where the versions of the CRM went back (LEADSTREAM_LATE=score), and then that is the truth.
 _UPSERT = f"""
 insert into lead_scores as present ({", ".join(_NAMES)}) values ({", ".join(["%s"] * len(_NAMES))})
 on conflict (lead_id) do update set {", ".join(f"{name} = excluded.{name}" for name in _NAMES)}
-where excluded.lead_version > present.lead_version
-   or (excluded.lead_version in (0, present.lead_version)
-       and excluded.scored_at >= present.scored_at)
+where excluded.lead_version > present.lead_version or excluded.scored_at >= present.scored_at
 """  # noqa: S608  # constants only
 _DELETE = "delete from lead_scores where lead_id = %s"
 _TABLE = """

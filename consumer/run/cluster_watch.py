@@ -18,7 +18,8 @@ LOOK_SECONDS = 5.0
 OPEN_SECONDS = 15.0
 _TOOL = 'kafka-transactions.sh --bootstrap-server "$KAFKA_BOOTSTRAP_SERVERS"'
 
-Look = Callable[[Collection[Partition]], ClusterView]
+# Gets the partitions that are read, and those with losses that nobody acknowledged.
+Look = Callable[[Collection[Partition], Collection[Partition]], ClusterView]
 
 
 class ClusterWatch:
@@ -65,7 +66,8 @@ class ClusterWatch:
         if self._looking.idle and self._clock() >= self._look_at:
             self._look_at = self._clock() + LOOK_SECONDS
             asked = tuple(places)
-            self._looking.start(lambda: self._look(asked), self._run)
+            lost = {(loss.topic, loss.partition) for loss in self._losses.all}
+            self._looking.start(lambda: self._look(asked, lost), self._run)
 
     def _report_topics(self, view: ClusterView) -> None:
         absent = [topic for topic in view.absent if topic in self._outputs]

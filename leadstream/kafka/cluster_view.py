@@ -19,7 +19,7 @@ from leadstream.errors import LeadstreamError
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.config import client_config
 from leadstream.kafka.health import UNKNOWN_TOPIC
-from leadstream.kafka.loss_acknowledgments import LossAcknowledgments
+from leadstream.kafka.loss_acknowledgments import read_acknowledged
 from leadstream.kafka.topic_reader import TopicReader
 from leadstream.log import SILENT
 from leadstream.settings import Settings
@@ -65,19 +65,19 @@ class ClusterViewer:
         self._admin: AdminClient | None = None
         self._stable: dict[Partition, OpenTransaction] = {}
 
-    def look(self, places: Collection[Partition]) -> ClusterView:
-        """Return the view of the topics, and of these partitions."""
+    def look(self, places: Collection[Partition], lost: Collection[Partition]) -> ClusterView:
+        """Return the view of the topics, of these partitions, and of the losses of those."""
         try:
-            return self._look(places)
+            return self._look(places, lost)
         except (KafkaException, TimeoutError):
             return ClusterView({}, [], {}, {})
 
-    def _look(self, places: Collection[Partition]) -> ClusterView:
+    def _look(self, places: Collection[Partition], lost: Collection[Partition]) -> ClusterView:
         admin = self._admin or AdminClient(client_config(self._settings), logger=SILENT)
         self._admin = admin
         topics, absent = self._describe(admin)
         try:
-            acknowledged = LossAcknowledgments(admin, self._settings.group_id).acknowledged()
+            acknowledged = read_acknowledged(self._settings, lost) if lost else {}
         except LeadstreamError:
             acknowledged = {}
         return ClusterView(topics, absent, self._held(admin, places), acknowledged)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
@@ -13,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from leadstream.errors import Transient, UserError
 from leadstream.kafka.batch import Partition
+from leadstream.kafka.config import client_config
 from leadstream.kafka.health import describe_error
 from leadstream.kafka.losses import (
     Loss,
@@ -22,8 +24,34 @@ from leadstream.kafka.losses import (
     read_metadata,
     unacknowledged,
 )
+from leadstream.log import SILENT
+from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
+
+
+def read_acknowledged(settings: Settings, places: Iterable[Partition]) -> dict[Partition, int]:
+    """Return up to when the losses of these partitions are acknowledged (milliseconds UTC).
+
+    A service asks with a consumer: an AdminClient ends the process with a failed assertion where
+    the coordinator of a group does not answer (librdkafka issue 4605). Raises Transient.
+    """
+    consumer = Consumer(
+        client_config(settings)
+        | {"group.id": acknowledging_group(settings.group_id), "enable.auto.commit": False},
+        logger=SILENT,
+    )
+    try:
+        states = consumer.committed([TopicPartition(*place) for place in places], ASK_SECONDS)
+    except KafkaException as error:
+        raise Transient("brokers", error.args[0].str()) from error
+    finally:
+        consumer.close()
+    return {
+        (state.topic, state.partition): acknowledged_at(state.metadata)
+        for state in states
+        if state.error is None
+    }
 
 
 class LossAcknowledgments:

@@ -83,6 +83,20 @@ def test_a_transaction_that_is_rolled_back_holds_nothing_up(crm: OutboxCrm, outb
     assert leads(outbox) == [(1, "ada"), (3, "ben")]
 
 
+@pytest.mark.parametrize("change", ["cache 20", "increment -1 minvalue -100", "cycle"])
+def test_a_sequence_that_hands_out_blocks_would_pass_rows_over(crm: OutboxCrm, change: str) -> None:
+    with psycopg.connect(crm.url, autocommit=True) as connection:
+        connection.execute(f"alter sequence leadstream_outbox_position_seq {change}")
+    with contextlib.closing(Outbox(crm.url)) as outbox:
+        with pytest.raises(UserError, match="cache 1 increment 1 no cycle"):
+            outbox.connect()
+        with psycopg.connect(crm.url, autocommit=True) as connection:
+            connection.execute(
+                "alter sequence leadstream_outbox_position_seq cache 1 increment 1 no cycle"
+            )
+        assert outbox.connect()
+
+
 def test_an_outbox_that_begins_anew_under_a_running_relay_must_not_be_skipped(
     crm: OutboxCrm, outbox: Outbox
 ) -> None:

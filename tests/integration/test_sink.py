@@ -60,7 +60,8 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
         stage.send(
             [
                 scored("ada", 2, 0.2, 1000),
-                scored("ada", 1, 0.9, 2000),  # a late change, scored after the newer one
+                scored("ada", 1, 0.9, 2000),  # the versions of the CRM went back
+                scored("ada", 1, 0.1, 1500),  # from a batch that was written twice
                 scored("ben", 5, 0.5, 1000),
                 scored("ben", 5, 0.6, 3000),  # scored again, by another model
                 scored("uncounted", 0, 0.1, 1000),
@@ -70,7 +71,7 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
                 Output(stage.topics.lead_predictions, b"junk", b"junk"),
             ]
         )
-        expected = {"ada": (2, 0.2), "ben": (5, 0.6), "uncounted": (0, 0.3)}
+        expected = {"ada": (1, 0.9), "ben": (5, 0.6), "uncounted": (0, 0.3)}
         with stage.running("sink", **QUICK) as process:
             until(lambda: scores(crm) == expected, "the table is as it should be")
             process.event("record.skipped", reason="UNKNOWN_FRAMING")
@@ -83,7 +84,7 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
         # Everything again, as after a crash before the offsets were committed.
         with stage.running("sink", **QUICK, LEADSTREAM_GROUP_ID="again") as process:
             until(
-                lambda: sum(line["records"] for line in process.events("batch")) == 9,
+                lambda: sum(line["records"] for line in process.events("batch")) == 10,
                 "all was read again",
             )
             assert scores(crm) == expected
@@ -123,6 +124,12 @@ def test_a_batch_that_is_killed_anywhere_comes_again(
             record = prediction("late") | {"lead_version": 1, "probability": 0.5}
             stage.send([Output(stage.topics.lead_predictions, b"late", _WRITER.encode(record))])
             until(lambda: scores(crm).get("late") == (1, 0.5), "the late one")
+            # Where the versions of the CRM went back, the later scoring is the truth.
+            record |= {"lead_version": 9, "probability": 0.8, "scored_at": record["scored_at"] + 1}
+            stage.send([Output(stage.topics.lead_predictions, b"late", _WRITER.encode(record))])
+            record |= {"lead_version": 2, "probability": 0.7, "scored_at": record["scored_at"] + 1}
+            stage.send([Output(stage.topics.lead_predictions, b"late", _WRITER.encode(record))])
+            until(lambda: scores(crm)["late"] == (2, 0.7), "the one that was scored last")
             assert process.stop() == 0
             assert process.sentences() == []
 
