@@ -28,6 +28,7 @@ from leadstream.log import client_logger
 from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
+RETRY_SECONDS = 0.2
 # The start of an error of librdkafka about a broker whose id and name are known.
 _NAMED = re.compile(r"(?:\w+://)?(\S+:\d+)/\d+: ")
 
@@ -63,10 +64,18 @@ class DoctorCluster:
 
     def members(self) -> int:
         """Return the number of processes in the group."""
-        [future] = self.admin.describe_consumer_groups(
-            [self.settings.group_id], request_timeout=ASK_SECONDS
-        ).values()
-        return len(_result_of(future).members)
+        deadline = Deadline.after(ASK_SECONDS)
+        while True:
+            [future] = self.admin.describe_consumer_groups(
+                [self.settings.group_id], request_timeout=ASK_SECONDS
+            ).values()
+            try:
+                return len(_result_of(future).members)
+            except Transient:
+                # The coordinator of a new cluster answers with an error while it is made.
+                if deadline.expired:
+                    raise
+                self.admin.poll(RETRY_SECONDS)
 
     def partition_states(self, topic: str) -> list[PartitionState]:
         """Return the state of each partition of a topic."""

@@ -1,0 +1,36 @@
+"""The doctor's questions to a cluster, without one."""
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from leadstream.cli.doctor.cluster import DoctorCluster
+from leadstream.settings import load_settings
+
+
+class LoadingAdmin:
+    """An admin client whose first answers are those of a coordinator that is being made."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def describe_consumer_groups(self, groups: list[str], **_: object) -> dict[str, Future[Any]]:
+        future: Future[Any] = Future()
+        if self.failures:
+            self.failures -= 1
+            error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+            future.set_exception(KafkaException(error))
+        else:
+            future.set_result(SimpleNamespace(members=["one"]))
+        return {groups[0]: future}
+
+    def poll(self, _seconds: float) -> int:
+        return 0
+
+
+def test_a_coordinator_that_is_being_made_is_no_failure_of_the_brokers() -> None:
+    admin: Any = LoadingAdmin(3)
+    cluster = DoctorCluster(load_settings({}, None), admin, [], {})
+    assert cluster.members() == 1
