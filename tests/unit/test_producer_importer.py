@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from producer.importer import (
     read_table,
     select,
 )
-from producer.mapping import load_mapping
+from producer.mapping import load_mapping, parse_mapping
 from schemas.codec import Reader, Writer
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "xeducation_leads.csv"
@@ -411,3 +412,14 @@ def _import(*arguments: str) -> int:
     import_.add_parser(parser.add_subparsers())
     given = parser.parse_args(["import", *arguments])
     return int(given.func(given))
+
+
+def test_a_long_text_costs_no_square_of_its_length() -> None:
+    table: dict[str, Any] = {
+        "lead": {"lead_id": "id", "created_at": "at", "lead_score": "score", "source": "web"}
+    }
+    mapping = parse_mapping("map", table)
+    row = {"score": "1" * 200_000 + "x", "web": "a@" + "b." * 100_000 + "@"}
+    with pytest.raises(ValueError, match="is not a number"):
+        mapping.fields["lead_score"].read(row, 1)
+    assert mapping.fields["source"].read(row, 1) == row["web"]
