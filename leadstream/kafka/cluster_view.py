@@ -75,6 +75,8 @@ class ClusterViewer:
     def _look(self, places: Collection[Partition], lost: Collection[Partition]) -> ClusterView:
         admin = self._admin or AdminClient(client_config(self._settings), logger=SILENT)
         self._admin = admin
+        # A request that waits for a broker can abort the process once it comes back (librdkafka).
+        admin.list_topics(timeout=ASK_SECONDS)
         topics, absent = self._describe(admin)
         try:
             acknowledged = read_acknowledged(self._settings, lost) if lost else {}

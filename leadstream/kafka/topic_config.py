@@ -38,6 +38,11 @@ def read_topic_configs(config: Mapping[str, Any], topics: Iterable[str]) -> Topi
         logger=SILENT,
     )
     found: TopicConfigs = {}
+    try:
+        # A request that waits for a broker can abort the process once it comes back (librdkafka).
+        admin.list_topics(timeout=ASK_SECONDS)
+    except KafkaException:
+        return found
     asked = admin.describe_configs(wanted, request_timeout=ASK_SECONDS)
     for resource, future in asked.items():
         try:
