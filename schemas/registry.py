@@ -184,9 +184,9 @@ class Registry:
             named = self._ask("GET", f"subjects/{quote(subject, safe='')}/versions/{version}")
             if named is None:
                 raise _odd(
-                    f"{what} refers to version {version} of {subject:.200}, which is missing."
+                    f"{what} refers to version {version} of {_subject_name(subject)}, which is missing."
                 )
-            schema = _schema_in(named, f"Version {version} of {subject:.200}")
+            schema = _schema_in(named, f"Version {version} of {_subject_name(subject)}")
             self._collect(named, what, found, (*inside, place))
             found[place] = schema
 
@@ -250,6 +250,12 @@ def _reference_places(answer: dict[str, Any], what: str) -> list[tuple[str, int]
             raise odd
         places.append((subject, int(str(version))))
     return places
+
+
+def _subject_name(subject: str) -> str:
+    """Return a subject for a sentence, if nothing but a name can be in it."""
+    plain = len(subject) <= 200 and all(each.isalnum() or each in "._-/:" for each in subject)
+    return subject if plain else "a subject with an odd name"
 
 
 def _is_unicode(text: str) -> bool:
