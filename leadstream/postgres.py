@@ -101,7 +101,9 @@ def describe_postgres(error: psycopg.Error) -> str:
 
     The sentence may repeat a value: do not log that of an error about a record.
     """
-    text = (error.diag.message_primary or str(error).strip().split("\n")[-1]).strip()
+    # libpq adds hints in lines that begin with a tab.
+    lines = [line for line in str(error).strip().split("\n") if not line.startswith("\t")]
+    text = (error.diag.message_primary or lines[-1]).strip()
     return text or type(error).__name__
 
 

@@ -184,7 +184,8 @@ class Registry:
             named = self._ask("GET", f"subjects/{quote(subject, safe='')}/versions/{version}")
             if named is None:
                 raise _odd(
-                    f"{what} refers to version {version} of {_subject_name(subject)}, which is missing."
+                    f"{what} refers to version {version} of {_subject_name(subject)}, "
+                    "which is missing."
                 )
             schema = _schema_in(named, f"Version {version} of {_subject_name(subject)}")
             self._collect(named, what, found, (*inside, place))
