@@ -119,9 +119,9 @@ def _cut(letter: Output, own: Headers, added: Headers, max_bytes: int) -> Output
     free = max_bytes - record_size(None, None, added) - _size([(CUT, b"value,headers,key")])
     free -= sum(map(_size, marks.values()))
     names = []
-    if _size(own) > free // 2:
+    if "headers" in marks and _size(own) > free // 2:
         names, own = ["headers"], []
-    if key is not None and len(key) > free // 2:
+    if key and len(key) > free // 2:
         names, key = [*names, "key"], key[: max(free // 4, 0)]
     left = max(free - len(key or b"") - _size(own), 0)
     if value is not None and len(value) > left:

@@ -15,7 +15,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
-    NewTopic,
 )
 
 from leadstream.kafka.batch import Output
@@ -167,9 +166,7 @@ def test_at_least_once_a_letter_that_cannot_be_written_repeats_no_other_record(
     kafka: Broker, model_store: str, tmp_path: Path
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
-    admin = AdminClient({"bootstrap.servers": stage.bootstrap})
-    for future in admin.delete_topics([stage.topics.dead_letters]).values():
-        future.result(30)
+    configure(stage, stage.topics.dead_letters, max_message_bytes="100")
     stage.send(
         [
             *stage.changes("first", 5),
@@ -177,18 +174,13 @@ def test_at_least_once_a_letter_that_cannot_be_written_repeats_no_other_record(
             *stage.changes("second", 5),
         ]
     )
-    settings = {
-        "LEADSTREAM_DELIVERY": "at-least-once",
-        "LEADSTREAM_KAFKA_ALLOW_AUTO_CREATE_TOPICS": "false",
-    }
-    with stage.running(**NO_LIMIT, **settings) as process:
+    with stage.running(**NO_LIMIT, LEADSTREAM_DELIVERY="at-least-once") as process:
         until(
             lambda: process.metric("held_batches_total", dependency="brokers") >= 2, "tried twice"
         )
         assert stage.topics.dead_letters in process.missing()["brokers"]
         assert len(stage.read(stage.topics.lead_predictions, 10)) == 10
-        for future in admin.create_topics([NewTopic(stage.topics.dead_letters, 1, 1)]).values():
-            future.result(30)
+        configure(stage, stage.topics.dead_letters, max_message_bytes="1000000")
         assert len(stage.letters(1)) == 1
         until(lambda: stage.committed(stage.topics.lead_changes) == 11, "all is committed")
         assert process.stop() == 0

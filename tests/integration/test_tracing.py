@@ -14,10 +14,6 @@ from typing import Any, ClassVar
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its __all__
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -162,16 +158,15 @@ def test_a_batch_that_is_not_committed_says_so_and_its_next_try_is_another_span(
     kafka: Broker, model_store: str, tmp_path: Path
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
-    # The topic takes nothing: each transaction is aborted.
-    minimum = ConfigEntry("max.message.bytes", "10", incremental_operation=AlterConfigOpType.SET)
-    topic = ConfigResource(
-        ResourceType.TOPIC, stage.topics.lead_predictions, incremental_configs=[minimum]
-    )
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    for future in admin.incremental_alter_configs([topic]).values():
+    for future in admin.delete_topics([stage.topics.lead_predictions]).values():
         future.result(30)
     with collecting() as collector:
-        settings = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        settings = {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "LEADSTREAM_KAFKA_ALLOW_AUTO_CREATE_TOPICS": "false",
+        }
         with stage.running(**settings) as process:
             sent(stage)
             process.event("batch.held", dependency="brokers")

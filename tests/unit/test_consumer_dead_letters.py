@@ -171,6 +171,19 @@ def test_a_letter_that_does_not_fit_its_topic_would_hold_every_partition(
         assert cut.value_sha256 == hashlib.sha256(value or b"").hexdigest()
 
 
+@pytest.mark.parametrize("key", [None, b"", b"lead"])
+@pytest.mark.parametrize("value", [None, b"", b"junk"])
+def test_a_topic_that_takes_no_letter_at_all_is_held_and_ends_no_process(
+    key: bytes | None, value: bytes | None
+) -> None:
+    message = FakeMessage("crm.lead-changes", 3, 17, key, value, None)
+    limits = RecordLimits(["dlq"], 100)
+    output = dead_letter(
+        "dlq", message, poison(), failed_at=0, group_id="g", model_version="1", limits=limits
+    )
+    assert output.topic == "dlq"
+
+
 def test_a_topic_that_needs_keys_must_not_refuse_the_letter_of_a_record_without_one() -> None:
     limits = RecordLimits(["dlq"], read=lambda _config, _topics: {"dlq": COMPACTED})
     limits.update({})
