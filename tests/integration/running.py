@@ -262,7 +262,7 @@ class Stage:
         return Output(self.topics.rescore_requests, request_id.encode(), _REQUEST.encode(record))
 
     def read(
-        self, topic: str, count: int, *, committed: bool = True, seconds: float = 60
+        self, topic: str, count: int, *, committed: bool = True, seconds: float = PATIENCE
     ) -> list[Message]:
         """Everything in a topic, from the moment when it has at least `count` records."""
         isolation = "read_committed" if committed else "read_uncommitted"
@@ -323,7 +323,7 @@ class Stage:
         consumer.close()
 
     def predictions(
-        self, count: int, *, committed: bool = True, seconds: float = 60
+        self, count: int, *, committed: bool = True, seconds: float = PATIENCE
     ) -> list[dict[str, Any]]:
         """The predictions, once there are `count` records in their topic; nulls are left out."""
         records = self.read(

@@ -179,12 +179,12 @@ def test_an_erased_lead_must_not_come_back_with_a_change_from_before(
     assert len(predictions(consumer.commit(change(3, lead_version=7)))) == 1
 
 
-def test_a_deletion_that_comes_late_must_not_erase_a_lead_that_lives(model_store: str) -> None:
+def test_a_deletion_with_a_lower_version_erases_all_the_same(model_store: str) -> None:
     consumer = Consumer(model_store)
     consumer.commit(change(0, lead_version=6))
     outcome = consumer.commit(change(1, change_type="DELETED", lead_version=5))
-    assert on(outcome, PREDICTIONS) == []
-    assert (outcome.dispositions[Disposition.COALESCED], outcome.late) == (1, 1)
+    assert [output.value for output in on(outcome, PREDICTIONS)] == [None]
+    assert (outcome.dispositions[Disposition.ERASED], outcome.late) == (1, 0)
 
 
 @pytest.mark.usefixtures("many")
