@@ -18,7 +18,7 @@ demo: $(VENV)/.demo ## run the whole system on this machine, with simulated chan
 
 # T= names files or tests: `make test T=tests/unit/test_settings.py`.
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 3
+WORKERS ?= 4
 # Whole files go to the workers, those of brokers first: they wait more than they compute.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 REST := faults or deploy or browser
