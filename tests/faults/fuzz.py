@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -79,11 +79,20 @@ def fuzzed(
         ]
         if not messages:
             return ends
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-        ends += borne(line, messages)
-        faulthandler.cancel_dump_traceback_later()
+        with _hang_watch():
+            ends += borne(line, messages)
         advance(len(messages))
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _hang_watch() -> Iterator[None]:
+    """End the process with a traceback if the block hangs, but not once it has raised."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def borne(line: BatchProcessor, messages: Sequence[FakeMessage]) -> Counter[str]:
@@ -182,17 +191,17 @@ def fuzz_boundary(
     """
     ends: Counter[str] = Counter()
     slowest = 0.0
-    for number in range(count):
-        if number % BATCH == 0:
-            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-            advance(min(BATCH, count - number))
-        began = time.monotonic()
-        try:
-            ends[boundary(Random(f"{seed} {name} {number}"))] += 1
-        except Exception as error:
-            raise FuzzFailure(f"{error!r} at input {number} of {name}") from error
-        slowest = max(slowest, time.monotonic() - began)
-    faulthandler.cancel_dump_traceback_later()
+    for first in range(0, count, BATCH):
+        numbers = range(first, min(first + BATCH, count))
+        advance(len(numbers))
+        with _hang_watch():
+            for number in numbers:
+                began = time.monotonic()
+                try:
+                    ends[boundary(Random(f"{seed} {name} {number}"))] += 1
+                except Exception as error:
+                    raise FuzzFailure(f"{error!r} at input {number} of {name}") from error
+                slowest = max(slowest, time.monotonic() - began)
     return BoundaryRun(name, ends, slowest)
 
 
