@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True, eq=False)
 class LatencyRun:
     """One run: when each event was due and when its prediction was seen, both (n,), in seconds from
-    the begin.
+    the beginning.
     """
 
     per_second: float

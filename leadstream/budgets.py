@@ -42,7 +42,7 @@ class Limits:
 
 
 def longest_commit() -> float:
-    """Return the most seconds from the begin of a transaction to its commit or its abort.
+    """Return the most seconds from the beginning of a transaction to its commit or its abort.
 
     Sending the offsets waits for two calls; commit and abort may each begin one call at their end.
     """

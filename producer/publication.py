@@ -10,7 +10,7 @@ from leadstream.deadline import Deadline
 from leadstream.errors import Transient
 from leadstream.kafka.config import producer_config
 from leadstream.kafka.health import CREATE_TOPICS, cluster_metadata, denied_topic
-from leadstream.kafka.topic_config import RECORD_OVERHEAD, RecordLimits
+from leadstream.kafka.topic_config import RECORD_OVERHEAD, record_limits
 from leadstream.kafka.transaction import TransactionalProducer
 from leadstream.log import client_logger
 from leadstream.settings import Settings
@@ -45,9 +45,7 @@ class Publication:
         }
         topics = settings.topics
         self._config = config
-        self._limits = RecordLimits(
-            (topics.lead_changes, topics.lead_outcomes), int(config["message.max.bytes"])
-        )
+        self._limits = record_limits(settings, topics.lead_changes, topics.lead_outcomes)
         self._transaction = TransactionalProducer(
             config, granted_id=id_, on_refused=self._on_refused
         )

@@ -409,7 +409,7 @@ def _number(name: str, value: Any) -> float | Decimal | None:
     if _readable(name, value) is None:
         return None
     if isinstance(value, str):
-        if value.strip().lower() in _NO_NUMBERS if len(value) < 20 else False:
+        if len(value) < 20 and value.strip().lower() in _NO_NUMBERS:
             return None
         if len(value) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(value):
             raise invalid(

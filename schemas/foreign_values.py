@@ -21,6 +21,7 @@ from fastavro import schemaless_reader
 from leadstream.errors import Poison, Reason
 from schemas import schema_files
 from schemas.limits import UnboundedSchemaError, parse_bounded
+from schemas.references import full_name
 from schemas.registry import Registry
 
 # Longer messages are not parsed: an event of a lead, with its state before, is some kilobytes.
@@ -274,7 +275,7 @@ def _to_span(_value: Any) -> Unreadable:
 def _converter(schema: Any, namespace: str, names: dict[str, Convert | None]) -> Convert | None:
     """Return what makes values of a valid schema meaningful, or None if they are as they are."""
     if isinstance(schema, str):
-        return names.get(_full_name(schema, namespace), names.get(schema))
+        return names.get(full_name(schema, namespace), names.get(schema))
     if isinstance(schema, list):
         return _union_converter(schema, namespace, names)
     kind = schema["type"]
@@ -290,7 +291,7 @@ def _converter(schema: Any, namespace: str, names: dict[str, Convert | None]) ->
     else:
         found = _container_converter(kind, schema, namespace, names)
     if isinstance(own, str):
-        names[_full_name(own, namespace)] = found
+        names[full_name(own, namespace)] = found
     return found
 
 
@@ -306,7 +307,7 @@ def _container_converter(
     if kind in {"array", "map"}:
         convert = _converter(schema["items" if kind == "array" else "values"], namespace, names)
         return convert and partial(_convert_items, convert=convert)
-    return names.get(_full_name(kind, namespace), names.get(kind))
+    return names.get(full_name(kind, namespace), names.get(kind))
 
 
 def _union_converter(
@@ -343,7 +344,3 @@ def _convert_items(value: Any, convert: Convert) -> Any:
     if isinstance(value, dict):
         return {name: convert(item) for name, item in value.items()}
     return [convert(item) for item in value]
-
-
-def _full_name(name: str, namespace: str) -> str:
-    return name if "." in name or not namespace else f"{namespace}.{name}"

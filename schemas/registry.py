@@ -198,9 +198,9 @@ class Registry:
         # The code 404xx of the registry means "no such schema"; other 404s, a wrong address.
         if status == 404 and str(fields.get("error_code"))[:-2] == "404":
             return None
-        if status in (409, 422) and method == "GET":
-            raise UnusableAnswer(_refusal(status))
         if status in (409, 422):
+            if method == "GET":
+                raise UnusableAnswer(_refusal(status))
             message = fields.get("message")
             why = message[:500] if isinstance(message, str) else "it says no reason"
             raise UserError(

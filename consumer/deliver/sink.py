@@ -131,12 +131,10 @@ class ScoreTable:
         """
         if not isinstance(error, psycopg.Error):
             return True
-        match about_postgres(error):
-            case About.SETUP:
-                self._check_table()
-                return True
-            case about:
-                return about is About.RECORD
+        about = about_postgres(error)
+        if about is About.SETUP:
+            self._check_table()
+        return about in (About.SETUP, About.RECORD)
 
     def _check_table(self) -> None:
         """Raise UserError if the table, a column or a permission is missing."""

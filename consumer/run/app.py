@@ -27,7 +27,7 @@ from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.ledger import OffsetLedger
 from leadstream.kafka.publisher import AcknowledgedPublisher, Publisher, TransactionalPublisher
 from leadstream.kafka.source import KafkaSource
-from leadstream.kafka.topic_config import RecordLimits
+from leadstream.kafka.topic_config import RecordLimits, record_limits
 from leadstream.process.membership import keep_membership
 from leadstream.process.metrics import Metrics
 from leadstream.process.service import ServiceContext, serving
@@ -75,7 +75,8 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
     recall = Recall(settings, registry, versions)
-    limits = _limits(settings)
+    # The publisher asks for them.
+    limits = record_limits(settings, *_outputs_of(settings), settings.topics.shadow_predictions)
     columns = ColumnWatch(leads, status, logger) if leads else None
 
     def follow(places: Collection[Partition]) -> None:
@@ -158,20 +159,6 @@ def _run(settings: Settings, context: ServiceContext) -> None:
 
     keep_membership(
         membership, service, status=status, logger=logger, on_rejoin=metrics.rejoins.inc
-    )
-
-
-def _limits(settings: Settings) -> RecordLimits:
-    """Return the limits of the topics that are written to, which the publisher asks for."""
-    topics = settings.topics
-    return RecordLimits(
-        (
-            topics.lead_predictions,
-            topics.rescore_results,
-            topics.dead_letters,
-            topics.shadow_predictions,
-        ),
-        int(producer_config(settings)["message.max.bytes"]),
     )
 
 

@@ -32,7 +32,7 @@ class ClockWatch:
         self._postgres_ahead = postgres_ahead
         self._clock = clock
         self._changes_ahead: tuple[float, float] | None = None
-        self._warned: str | None = None
+        self._warned: list[str] = []
 
     def see(self, newest: float, now: float) -> None:
         """Note the newest timestamp of a batch, and the time of its commit, in seconds."""
@@ -43,29 +43,28 @@ class ClockWatch:
     def _report(self) -> None:
         if self._changes_ahead and self._clock() - self._changes_ahead[1] > CALM_SECONDS:
             self._changes_ahead = None
-        postgres = self._postgres_ahead() or 0.0
-        found = {
-            "changes": self._changes_ahead[0] if self._changes_ahead else 0.0,
-            "postgres": postgres if abs(postgres) > SKEW_SECONDS else 0.0,
-        }
-        sentences = [_SENTENCES[kind](seconds) for kind, seconds in found.items() if seconds]
-        kinds = ",".join(kind for kind, seconds in found.items() if seconds)
-        if kinds == (self._warned or ""):
+        sentences = self._sentences()
+        # The seconds vary: only another cause is reported again.
+        if list(sentences) == self._warned:
             return
-        self._warned = kinds
-        why = f"{'; '.join(sentences)}: {_NTP}" if sentences else None
+        self._warned = list(sentences)
+        why = f"{'; '.join(sentences.values())}: {_NTP}" if sentences else None
         if why:
             self._logger.warning("clock.wrong", detail=why)
         self._status.warn("clock", why)
 
-
-_SENTENCES: dict[str, Callable[[float], str]] = {
-    "changes": lambda seconds: (
-        f"changes are dated {seconds:.0f} s ahead of this machine's clock: the clock of their "
-        "producer or of this machine is wrong"
-    ),
-    "postgres": lambda seconds: (
-        f"Postgres's clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} this "
-        "machine's: one of them is wrong"
-    ),
-}
+    def _sentences(self) -> dict[str, str]:
+        """Return what is wrong, by what shows it."""
+        found = {}
+        if self._changes_ahead:
+            found["changes"] = (
+                f"changes are dated {self._changes_ahead[0]:.0f} s ahead of this machine's clock: "
+                "the clock of their producer or of this machine is wrong"
+            )
+        postgres = self._postgres_ahead() or 0.0
+        if abs(postgres) > SKEW_SECONDS:
+            found["postgres"] = (
+                f"Postgres's clock is {abs(postgres):.0f} s "
+                f"{'ahead of' if postgres > 0 else 'behind'} this machine's: one of them is wrong"
+            )
+        return found

@@ -40,7 +40,7 @@ class OffsetReport:
             expected=expected,
             found=found,
             detail="the topic was made again, or the brokers lost its end; "
-            "what is there now is read from the begin",
+            "what is there now is read from the beginning",
         )
 
     def _on_loss(self, loss: Loss) -> None:

@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.kafka.connection_check import ConnectionCheck
 
     access = ConnectionCheck(settings)
+    from leadstream.kafka.topic_config import record_limits
     from leadstream.process.loop import BatchLoop
     from leadstream.process.metrics import TranslateMetrics
 
@@ -91,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     metrics = TranslateMetrics()
     with serving_verb("translate", settings, metrics) as service:
         report = TranslationReport(metrics, service.context.logger)
-        limits = _limits(settings)
+        topics = settings.topics
+        limits = record_limits(settings, topics.lead_changes, topics.dead_letters)
         translator = _translator(arguments, settings, service.registry, report, limits)
         loop = BatchLoop(service.health)
         service.context.stop_by_signals(loop)
@@ -155,17 +157,6 @@ def _clients(
         contextlib.closing(kind(config, source, limits=limits)) as publisher,
     ):
         yield source, publisher
-
-
-def _limits(settings: "Settings") -> "RecordLimits":
-    from leadstream.kafka.config import producer_config
-    from leadstream.kafka.topic_config import RecordLimits
-
-    topics = settings.topics
-    return RecordLimits(
-        (topics.lead_changes, topics.dead_letters),
-        int(producer_config(settings)["message.max.bytes"]),
-    )
 
 
 class TranslationReport:

@@ -18,10 +18,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 from leadstream.errors import LeadstreamError
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.config import client_config
-from leadstream.kafka.health import UNKNOWN_TOPIC
+from leadstream.kafka.health import UNKNOWN_TOPIC, is_mock
 from leadstream.kafka.loss_acknowledgments import read_acknowledged
 from leadstream.kafka.topic_reader import TopicReader
-from leadstream.kafka.transaction import MOCK_CLUSTER
 from leadstream.log import SILENT
 from leadstream.settings import Settings
 
@@ -77,8 +76,7 @@ class ClusterViewer:
         admin = self._admin or AdminClient(client_config(self._settings), logger=SILENT)
         self._admin = admin
         # A request that waits for a broker can abort the process once it comes back (librdkafka).
-        cluster = str(admin.list_topics(timeout=ASK_SECONDS).cluster_id or "")
-        if cluster.startswith(MOCK_CLUSTER):  # it has no answers, and may break off
+        if is_mock(admin.list_topics(timeout=ASK_SECONDS)):
             return ClusterView({}, [], {}, {})
         topics, absent = self._describe(admin)
         try:

@@ -104,7 +104,7 @@ def _encoded(headers: Mapping[str, str]) -> Headers:
 
 
 def _cut(letter: Output, own: Headers, added: Headers, max_bytes: int) -> Output:
-    """Return a letter of at most `max_bytes` with the begin of its value.
+    """Return a letter of at most `max_bytes` with the beginning of its value.
 
     Of its own headers and its key, what is large goes first. The message that says what failed is
     the last that is cut.

@@ -30,6 +30,7 @@ _KINDS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "group",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "transactional id",
 }
+_MOCK_CLUSTER = "mockCluster"
 
 
 def describe_error(error: KafkaError, operation: str, name: str) -> str:
@@ -52,6 +53,15 @@ def cluster_metadata(
         return client.list_topics(timeout=seconds)
     except KafkaException as error:
         raise Transient("brokers", doubt() or error.args[0].str()) from error
+
+
+def is_mock(cluster: Any) -> bool:
+    """Return whether the metadata of a cluster is that of librdkafka's mock cluster.
+
+    It answers every transactional call and keeps none of their promises. It has no topic settings,
+    and leaves most questions without an answer.
+    """
+    return str(cluster.cluster_id or "").startswith(_MOCK_CLUSTER)
 
 
 def unreadable_batch(event: Any, group: str | None = None) -> UserError | None:

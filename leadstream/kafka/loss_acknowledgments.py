@@ -47,11 +47,7 @@ def read_acknowledged(settings: Settings, places: Iterable[Partition]) -> dict[P
         raise Transient("brokers", error.args[0].str()) from error
     finally:
         consumer.close()
-    return {
-        (state.topic, state.partition): acknowledged_at(state.metadata)
-        for state in states
-        if state.error is None
-    }
+    return _acknowledged(states)
 
 
 class LossAcknowledgments:
@@ -76,10 +72,7 @@ class LossAcknowledgments:
 
         Raises UserError and Transient.
         """
-        return {
-            (state.topic, state.partition): acknowledged_at(state.metadata)
-            for state in self._committed(self._acknowledging)
-        }
+        return _acknowledged(self._committed(self._acknowledging))
 
     def acknowledge(self, places: Iterable[Partition], at_ms: int) -> None:
         """Acknowledge every loss of these partitions up to a time. Raises UserError and Transient.
@@ -109,3 +102,11 @@ class LossAcknowledgments:
             if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 raise UserError(describe_error(error.args[0], operation, group)) from None
             raise Transient("brokers", error.args[0].str()) from error
+
+
+def _acknowledged(states: Iterable[TopicPartition]) -> dict[Partition, int]:
+    return {
+        (state.topic, state.partition): acknowledged_at(state.metadata)
+        for state in states
+        if state.error is None
+    }

@@ -19,7 +19,6 @@ from leadstream.kafka.health import cluster_metadata, topic_problem
 from leadstream.kafka.source import KafkaSource
 from leadstream.kafka.topic_config import BATCH_SIZE, RecordLimits, record_size
 from leadstream.kafka.transaction import (
-    MOCK_CLUSTER,
     PURGED,
     TOO_LARGE,
     TransactionalProducer,
@@ -87,10 +86,8 @@ class TransactionalPublisher:
     def open(self) -> None:
         """Fence nothing, for the id is new, but find the transaction coordinator."""
         if not self._ready:
-            cluster = cluster_metadata(
-                self._transaction.client, OPEN_SECONDS, lambda: self._source.doubt
-            )
-            _learn(self._limits, self._config, cluster)
+            cluster_metadata(self._transaction.client, OPEN_SECONDS, lambda: self._source.doubt)
+            self._limits.update(self._config)
             if self._transaction.limit_batches(self._limits.batch_bytes()):
                 self._opened = False
             if not self._opened:
@@ -165,7 +162,7 @@ class AcknowledgedPublisher:
         self._on_wait = on_wait
         self._limits = limits or RecordLimits()
         self._fatal: KafkaError | None = None
-        self._producer = self._made(config)
+        self._producer = self._make(config)
         self._why: str | None = None
         self._refused = False
         self._failed: Counter[Identity] = Counter()
@@ -173,7 +170,7 @@ class AcknowledgedPublisher:
         self._ready = False
         self._check = _TopicCheck(self.topic_problem)
 
-    def _made(self, config: dict[str, Any]) -> Producer:
+    def _make(self, config: dict[str, Any]) -> Producer:
         return make_producer(config | {"error_cb": self._on_error})
 
     def open(self) -> None:
@@ -185,12 +182,12 @@ class AcknowledgedPublisher:
             raise Fenced(self._fatal.str())
         if self._ready:
             return
-        cluster = cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
-        _learn(self._limits, self._config, cluster)
+        cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
+        self._limits.update(self._config)
         given = int(self._config.get("batch.size", BATCH_SIZE))
         if (size := min(given, self._limits.batch_bytes())) != self._batch_size:
             self._batch_size = size
-            self._producer = self._made(self._config | {"batch.size": size})
+            self._producer = self._make(self._config | {"batch.size": size})
         self._ready = True
 
     def topic_problem(self, topic: str) -> str | None:
@@ -278,12 +275,6 @@ class _TopicCheck:
             if (why := self._problem(topic)) is not None:
                 raise Transient("brokers", why)
         self.due = False
-
-
-def _learn(limits: RecordLimits, config: dict[str, Any], cluster: Any) -> None:
-    # The mock cluster never answers the question, and has no limits.
-    if not str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
-        limits.update(config)
 
 
 def _topics(outputs: Iterable[Record]) -> Iterable[str]:

@@ -41,7 +41,7 @@ class Source(Protocol):
         """Return the next batch, or None if nothing arrived within `timeout` seconds."""
 
     def rewind(self, batch: Batch) -> None:
-        """Seek to the begin of `batch`; partitions that moved away are left to their new owner."""
+        """Seek to the beginning of `batch`, but not in partitions that moved away."""
 
     def idle(self, timeout: float) -> None:
         """Keep the group membership for up to `timeout` seconds without consuming."""

@@ -10,7 +10,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ConfigResource,
 )
 
+from leadstream.kafka.config import producer_config
+from leadstream.kafka.health import is_mock
 from leadstream.log import SILENT
+from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
 # librdkafka's own; every MessageSet of several records stays below it.
@@ -40,8 +43,10 @@ def read_topic_configs(config: Mapping[str, Any], topics: Iterable[str]) -> Topi
     found: TopicConfigs = {}
     try:
         # A request that waits for a broker can abort the process once it comes back (librdkafka).
-        admin.list_topics(timeout=ASK_SECONDS)
+        cluster = admin.list_topics(timeout=ASK_SECONDS)
     except KafkaException:
+        return found
+    if is_mock(cluster):
         return found
     asked = admin.describe_configs(wanted, request_timeout=ASK_SECONDS)
     for resource, future in asked.items():
@@ -53,6 +58,11 @@ def read_topic_configs(config: Mapping[str, Any], topics: Iterable[str]) -> Topi
             name: entry.value for name, entry in entries.items() if entry.value is not None
         }
     return found
+
+
+def record_limits(settings: Settings, *topics: str) -> "RecordLimits":
+    """Return the limits of topics that a producer with these settings writes to."""
+    return RecordLimits(topics, int(producer_config(settings)["message.max.bytes"]))
 
 
 def record_size(

@@ -13,11 +13,9 @@ from leadstream.deadline import Deadline
 from leadstream.error_table import About, about_kafka
 from leadstream.errors import Fenced, RecordRefused, Transient, UserError
 from leadstream.kafka.config import Record, make_producer
-from leadstream.kafka.health import cluster_metadata, describe_error, missing_permission
+from leadstream.kafka.health import cluster_metadata, describe_error, is_mock, missing_permission
 from leadstream.kafka.topic_config import BATCH_SIZE, record_size
 
-# librdkafka's mock cluster answers every transactional call and keeps none of their promises.
-MOCK_CLUSTER = "mockCluster"
 # An abort reports these for records that were never sent.
 PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
@@ -77,7 +75,7 @@ class TransactionalProducer:
         if they have no transactions.
         """
         cluster = cluster_metadata(self.client, seconds, self._doubt)
-        if str(cluster.cluster_id or "").startswith(MOCK_CLUSTER):
+        if is_mock(cluster):
             raise UserError(
                 "this broker has no transactions (it is librdkafka's mock cluster): " + advice
             )

@@ -286,7 +286,7 @@ class FollowMetrics(_Registered):
         )
         self.dropped = self._counter(
             "pending_dropped",
-            "Predictions that are not judged, for their lead is not in the sample.",
+            "Predictions that are not judged, because their lead is not in the sample.",
         )
         self.sampled = self._gauge(
             "sampled_share",

@@ -355,16 +355,13 @@ class ModelRegistry:
         present = self.alias(alias)
         if present is None:
             return None
-        try:
-            moves = [move for move in self.log() if move["alias"] == alias]
-            last = moves[-1] if moves else None
-            # Two moves within a millisecond have no order.
-            latest = [(move["to"], move["at"]) for move in moves if move["at"] == moves[-1]["at"]]
-            if (present.version, present.moved_at) in latest:
-                return None
-            logged = f"the last move in its log is to {last['to']}" if last else "its log is empty"
-        except (ValueError, KeyError, TypeError, RecursionError):
-            logged = "its log cannot be read"
+        moves = [move for move in self.log() if move["alias"] == alias]
+        last = moves[-1] if moves else None
+        # Two moves within a millisecond have no order.
+        latest = [(move["to"], move["at"]) for move in moves if last and move["at"] == last["at"]]
+        if (present.version, present.moved_at) in latest:
+            return None
+        logged = f"the last move in its log is to {last['to']}" if last else "its log is empty"
         return (
             f"the alias {alias} points to {present.version}, but {logged}: somebody moved it by "
             f"hand, or a move broke off; check the version, then move it with `leadstream models "

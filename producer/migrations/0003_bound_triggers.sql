@@ -1,6 +1,7 @@
--- The trigger functions write to the outbox with their owner's rights. So only their owner may create a trigger that
--- calls them, and they refuse every table but people and applications (and their partitions) of their own schema.
--- The check comes first: a conversion of a stranger's row could call a stranger's function. By hand, first
+-- The trigger functions write to the outbox with their owner's rights. So only their owner may
+-- create a trigger that calls them. They refuse every table but people and applications (and their
+-- partitions) of their own schema. The check comes first: a conversion of a row of another table
+-- could call a function of its owner. By hand, first
 -- `set search_path = <schema of people>, pg_temp`, which the functions keep.
 
 create or replace function leadstream_person_changed() returns trigger
@@ -27,10 +28,14 @@ begin
         values ('LeadChanged', old_person ->> 'id', 'DELETED',
                 jsonb_build_object('lead_version', old_person -> 'lead_version'));
     end if;
-    if new_person is not null and (moved or leadstream_state(old_person) <> leadstream_state(new_person)) then
+    if new_person is not null
+        and (moved or leadstream_state(old_person) <> leadstream_state(new_person))
+    then
         insert into leadstream_outbox (record, lead_id, change_type, facts)
-        values ('LeadChanged', new_person ->> 'id', case when moved then 'CREATED' else 'UPDATED' end,
-                leadstream_state(new_person) || jsonb_build_object('lead_version', new_person -> 'lead_version'));
+        values ('LeadChanged', new_person ->> 'id',
+                case when moved then 'CREATED' else 'UPDATED' end,
+                leadstream_state(new_person)
+                    || jsonb_build_object('lead_version', new_person -> 'lead_version'));
     end if;
     return null;
 end;
@@ -46,7 +51,8 @@ begin
         is distinct from coalesce(pg_partition_root(tg_relid), tg_relid)
     then
         raise insufficient_privilege using
-            message = format('leadstream_application_submitted() serves the table %I.applications only, not %s',
+            message = format('leadstream_application_submitted() serves the table '
+                             '%I.applications only, not %s',
                              current_schema(), tg_relid::regclass),
             hint = 'Drop this trigger. If applications was renamed, drop it there, too.';
     end if;
@@ -57,12 +63,13 @@ begin
         and new_one ->> 'person_id' is not null
     then
         insert into leadstream_outbox (record, lead_id, facts)
-        values ('LeadOutcome', new_one ->> 'person_id', jsonb_build_object('decided_at', new_one -> 'submitted_at'));
+        values ('LeadOutcome', new_one ->> 'person_id',
+                jsonb_build_object('decided_at', new_one -> 'submitted_at'));
     end if;
     return null;
 end;
 $$;
 
-revoke all on function leadstream_person_changed(), leadstream_application_submitted(), leadstream_wake(),
-    leadstream_state(jsonb) from public;
+revoke all on function leadstream_person_changed(), leadstream_application_submitted(),
+    leadstream_wake(), leadstream_state(jsonb) from public;
 revoke all on leadstream_outbox from public;
