@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leadstream.errors import SettingsError, UserError
 from leadstream.lead_fields import STATE_FIELDS
-from producer.mapping import LeadMapping, MappedField, Value, column_positions
+from producer.fields import MappedField, Value
+from producer.mapping import LeadMapping, column_positions
 from producer.parquet import read_lines
 from producer.table import training_frame
 
