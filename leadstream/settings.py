@@ -39,7 +39,7 @@ LEADSTREAM_MODEL_VERIFY_KEYS LEADSTREAM_MODEL_UNSIGNED LEADSTREAM_GROUP_ID LEADS
 LEADSTREAM_BATCH_MAX_RECORDS LEADSTREAM_BATCH_LINGER_MS LEADSTREAM_COALESCE LEADSTREAM_LATE
 LEADSTREAM_REASONS LEADSTREAM_CHALLENGER_SHARE LEADSTREAM_DEAD_LETTER_MAX_RATIO
 LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE LEADSTREAM_HTTP_HOST LEADSTREAM_HTTP_PORT
-LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
+LEADSTREAM_FIELDS LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
 LEADSTREAM_LOG_FORMAT
 """
 _DISPLAYED_SETTINGS = frozenset(_HARMLESS.split())
@@ -263,6 +263,12 @@ class Settings(BaseModel):
         repr=False,
         description="Key of the hashes that stand for lead ids in logs; "
         "unset, a new one at each start.",
+    )
+    crm_description: str | None = Field(
+        default=None,
+        alias="LEADSTREAM_FIELDS",
+        description="The file that describes the CRM: its table of leads, its fields and its "
+        "outcomes; unset, the table is `people` and files need --mapping.",
     )
     time_zone: str = Field(
         default="UTC",

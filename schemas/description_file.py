@@ -1,0 +1,295 @@
+"""The file of a CRM's description (TOML): the grammar of mapping files, with `[database]`.
+
+The reader takes what concerns a database. How an export is written (`[file]`) stays with the
+mappings of the producers.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from leadstream.errors import SettingsError
+from leadstream.lead_fields import CRM_FIELDS, MAX_CATEGORY_CHARACTERS, FieldKind
+from leadstream.personal import is_personal_column
+from schemas.crm_description import (
+    Condition,
+    CrmDescription,
+    DescribedDatabase,
+    DescribedField,
+    DescribedOutcome,
+    Lookup,
+    OwnInput,
+    TableName,
+    TimeFormat,
+)
+from schemas.crm_rows import to_milliseconds
+from schemas.options import WrongKey, known, number_of, table_of, text_of, texts_of, zone_of
+
+# The options of a field that only models read, and that only a database has.
+INPUT_OPTIONS = frozenset({"range", "imputation", "description"})
+DATABASE_OPTIONS = frozenset({"lookup"})
+# The keys of [outcome] that only a database has.
+OUTCOME_OF_DATABASE = frozenset({"table", "schema", "lead", "where"})
+_SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database"})
+_DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", "time_zone"})
+_FIELD_OPTIONS = frozenset(
+    {"column", "constant", "missing", "values", "scale", "format", "time_zone", "base", "step_ms"}
+)
+_KINDS = {field.name: field.kind for field in CRM_FIELDS}
+# Keys of [lead] that are no fields of LeadState.
+_IDENTITY = ("lead_id", "lead_version", "occurred_at")
+_OWN = {"numbers": FieldKind.DOUBLE, "categories": FieldKind.STRING}
+_OWN_TYPES = {"numbers": "number", "categories": "category"}
+
+
+def load_description(path: Path) -> CrmDescription:
+    """Read the description in a TOML file.
+
+    Raises SettingsError in one sentence that names the file and the key.
+    """
+    try:
+        return parse_description(str(path), tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+
+
+def parse_description(path: str, table: Mapping[str, Any]) -> CrmDescription:
+    """Parse the tables of a description.
+
+    Raises SettingsError in one sentence that names the key.
+    """
+    try:
+        return _description(path, table)
+    except WrongKey as wrong:
+        raise SettingsError(f"{path}: {wrong.key}: {wrong.what}") from None
+
+
+def _description(path: str, table: Mapping[str, Any]) -> CrmDescription:
+    known(table, "", _SECTIONS)
+    file, rows, lead, database = (
+        table_of(table, key, key) for key in ("file", "rows", "lead", "database")
+    )
+    known(lead, "lead", {*_KINDS, *_IDENTITY, *_OWN})
+    known(database, "database", _DATABASE)
+    parser = _FieldReader(_zone(database, file), texts_of(file, "file.missing"))
+    fields = [
+        parser.field(f"lead.{name}", name, kind, lead[name])
+        for name, kind in _KINDS.items()
+        if name in lead
+    ]
+    own: list[OwnInput] = []
+    for section, kind in _OWN.items():
+        for name, spec in table_of(lead, section, f"lead.{section}").items():
+            key = f"lead.{section}.{name}"
+            _check_name(key, name)
+            fields.append(parser.field(key, f"{section}.{name}", kind, spec))
+            own.append(OwnInput(name, _OWN_TYPES[section], _input_options(spec)))
+    lead_id = _column(lead, "lead.lead_id") or "id"
+    version = _column(lead, "lead.lead_version")
+    leads = None
+    if "database" in table:
+        if "created_at" not in lead:
+            raise WrongKey("lead.created_at", "is missing: name the column that holds it")
+        lead_id = text_of(database, "database.id", _column(lead, "lead.lead_id"))
+        version = text_of(database, "database.version", version or "") or None
+        leads = _database(database, lead_id, version, parser)
+    only = table_of(rows, "only", "rows.only")
+    return CrmDescription(
+        path=path,
+        fields=tuple(fields),
+        own=tuple(own),
+        only=tuple(Condition(name, texts_of(only, f"rows.only.{name}", name)) for name in only),
+        id=_impersonal("database.id", lead_id),
+        version=version,
+        database=leads,
+        outcome=_outcome(table_of(table, "outcome", "outcome"), leads, parser),
+    )
+
+
+def _database(
+    table: Mapping[str, Any], lead_id: str, version: str | None, parser: "_FieldReader"
+) -> DescribedDatabase:
+    origin = _condition(table, "database.origin")
+    if origin is not None and origin.values is None:
+        raise WrongKey("database.origin", "needs values: those of write-backs of a score")
+    return DescribedDatabase(
+        table=_table_name(table, "database"),
+        id=lead_id,
+        version=version,
+        deleted=_condition(table, "database.deleted"),
+        origin=origin,
+        times=TimeFormat(parser.zone),
+    )
+
+
+def _outcome(
+    table: Mapping[str, Any], leads: DescribedDatabase | None, parser: "_FieldReader"
+) -> DescribedOutcome | None:
+    """Return the outcomes in a database.
+
+    Without a table of their own they are in the column of the leads that exports have.
+    """
+    if leads is None or not table:
+        if used := sorted(OUTCOME_OF_DATABASE & table.keys()):
+            raise WrongKey(f"outcome.{used[0]}", "is for a database: add [database] with its table")
+        return None
+    known(table, "outcome", OUTCOME_OF_DATABASE | {"column", "true", "false", "decided_at"})
+    decided_at = None
+    if "decided_at" in table:
+        decided_at = parser.field(
+            "outcome.decided_at", "decided_at", FieldKind.TIME, table["decided_at"], end_of_day=True
+        )
+    if "table" in table:
+        name, lead = _table_name(table, "outcome"), text_of(table, "outcome.lead", None)
+        where = _condition(table, "outcome.where")
+    else:
+        name, lead = leads.table, text_of(table, "outcome.lead", leads.id)
+        where = _condition(table, "outcome.where") or _true(table)
+    if where is None and decided_at is None:
+        raise WrongKey("outcome", "needs decided_at or where: what makes a row an outcome")
+    return DescribedOutcome(name, lead, decided_at, where)
+
+
+def _true(table: Mapping[str, Any]) -> Condition | None:
+    if "column" not in table:
+        return None
+    if not (true := texts_of(table, "outcome.true")):
+        raise WrongKey("outcome.true", "must list the values of a lead that converted")
+    return Condition(text_of(table, "outcome.column", None), true)
+
+
+class _FieldReader:
+    """A reader of the fields of [lead], with the defaults of the file."""
+
+    def __init__(self, zone: ZoneInfo, missing: frozenset[str]) -> None:
+        self.zone = zone
+        self._missing = missing
+
+    def field(
+        self, key: str, name: str, kind: FieldKind, spec: Any, *, end_of_day: bool = False
+    ) -> DescribedField:
+        """Return the field of a key; raises WrongKey for a wrong option."""
+        options = {"column": spec} if isinstance(spec, str) else spec
+        if not isinstance(options, dict):
+            raise WrongKey(key, "must be the name of a column or a table of options")
+        inputs = INPUT_OPTIONS if "." in name else frozenset[str]()
+        known(options, key, _FIELD_OPTIONS | DATABASE_OPTIONS | inputs)
+        values = table_of(options, "values", f"{key}.values")
+        missing = texts_of(options, f"{key}.missing") if "missing" in options else self._missing
+        return DescribedField(
+            name=name,
+            kind=kind,
+            column=_column({name: options}, key, name),
+            constant=_text(options["constant"]) if "constant" in options else None,
+            lookup=_lookup(options, key),
+            missing=missing,
+            values={old: _text(new) for old, new in values.items()},
+            scale=number_of(options, f"{key}.scale", 1.0),
+            times=self._times(key, options, end_of_day=end_of_day),
+        )
+
+    def _times(self, key: str, options: Mapping[str, Any], *, end_of_day: bool) -> TimeFormat:
+        zone = self.zone
+        if "time_zone" in options:
+            zone = zone_of(text_of(options, f"{key}.time_zone", None), f"{key}.time_zone")
+        base = None
+        if "base" in options:
+            try:
+                moment = datetime.fromisoformat(text_of(options, f"{key}.base", None))
+            except ValueError:
+                raise WrongKey(f"{key}.base", "is not an ISO 8601 time") from None
+            base = to_milliseconds(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+        return TimeFormat(
+            zone,
+            text_of(options, f"{key}.format", "iso"),
+            base,
+            number_of(options, f"{key}.step_ms", 1.0),
+            end_of_day,
+        )
+
+
+def _zone(database: Mapping[str, Any], file: Mapping[str, Any]) -> ZoneInfo:
+    """Return the zone of times without one: that of the database, or else that of exports."""
+    for table, key in ((database, "database.time_zone"), (file, "file.time_zone")):
+        if "time_zone" in table:
+            return zone_of(text_of(table, key, None), key)
+    return ZoneInfo("UTC")
+
+
+def _table_name(table: Mapping[str, Any], section: str) -> TableName:
+    schema = text_of(table, f"{section}.schema", "") or None
+    return TableName(text_of(table, f"{section}.table", None), schema)
+
+
+def _column(lead: Mapping[str, Any], key: str, name: str | None = None) -> str | None:
+    """Return the column that a key of [lead] names, None if it names none."""
+    spec = lead.get(name or key.rpartition(".")[2])
+    if isinstance(spec, dict):
+        spec = text_of(spec, f"{key}.column", None) if "column" in spec else None
+    if spec is None:
+        return None
+    if not isinstance(spec, str):
+        raise WrongKey(key, "must be the name of a column or a table of options")
+    return _impersonal(key, spec)
+
+
+def _lookup(options: Mapping[str, Any], key: str) -> Lookup | None:
+    if "lookup" not in options:
+        return None
+    if "column" not in options:
+        raise WrongKey(f"{key}.lookup", "needs the column that holds its key")
+    table = table_of(options, "lookup", f"{key}.lookup")
+    known(table, f"{key}.lookup", {"schema", "table", "key", "value"})
+    return Lookup(
+        _table_name(table, f"{key}.lookup"),
+        text_of(table, f"{key}.lookup.key", "id"),
+        text_of(table, f"{key}.lookup.value", "name"),
+    )
+
+
+def _condition(table: Mapping[str, Any], key: str) -> Condition | None:
+    """Return the condition of a key: the name of a column, or a table with column and values."""
+    spec = table.get(key.rpartition(".")[2])
+    if spec is None or isinstance(spec, str):
+        return None if spec is None else Condition(spec)
+    if not isinstance(spec, dict):
+        raise WrongKey(key, "must be the name of a column, or a table with column and values")
+    known(spec, key, {"column", "values"})
+    column = text_of(spec, f"{key}.column", None)
+    if "values" not in spec:
+        return Condition(column)
+    values = spec["values"]
+    if not isinstance(values, list) or not values:
+        raise WrongKey(f"{key}.values", "must be a list of values")
+    if not all(isinstance(value, str | bool | int) for value in values):
+        raise WrongKey(f"{key}.values", "must be texts, whole numbers, or true and false")
+    return Condition(column, frozenset(_text(value) for value in values))
+
+
+def _input_options(spec: Any) -> dict[str, Any]:
+    return (
+        {name: spec[name] for name in INPUT_OPTIONS if name in spec}
+        if isinstance(spec, dict)
+        else {}
+    )
+
+
+def _impersonal(key: str, column: str) -> str:
+    if is_personal_column(column):
+        raise WrongKey(key, f"the column {column!r} looks like personal data, which is never read")
+    return column
+
+
+def _check_name(key: str, name: str) -> None:
+    if not name or len(name) > MAX_CATEGORY_CHARACTERS or not name.isprintable():
+        raise WrongKey(key, f"a name has 1 to {MAX_CATEGORY_CHARACTERS} printable characters")
+
+
+def _text(value: Any) -> str:
+    """Return a value of TOML as a database writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
