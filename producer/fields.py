@@ -1,6 +1,5 @@
 """The fields of a mapping: a column or a constant, its options, and the parser that they make."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from leadstream.lead_fields import INT_LIMIT, LONG_LIMIT, FieldKind, fields_of_kind
-from producer.options import WrongKey, known, number_of, text_of, texts_of, zone_of
+from leadstream.personal import is_personal_column
 from producer.values import (
     NUMBER,
     finite,
@@ -19,6 +18,8 @@ from producer.values import (
     milliseconds,
     parsed,
 )
+from schemas.description_file import FIELD_OPTIONS, INPUT_OPTIONS
+from schemas.options import WrongKey, known, number_of, text_of, texts_of, zone_of
 
 Value = str | float | int
 Parse = Callable[[str], Value]
@@ -31,44 +32,7 @@ _INTEGERS = {
 }
 _TIMES = fields_of_kind(FieldKind.TIME) | {"occurred_at", "decided_at"}
 LEAD_KEYS = fields_of_kind(FieldKind.STRING) | _NUMBERS | _INTEGERS.keys() | _TIMES | {"lead_id"}
-FIELD_OPTIONS = {
-    "column",
-    "constant",
-    "missing",
-    "values",
-    "scale",
-    "format",
-    "time_zone",
-    "base",
-    "step_ms",
-}
-# Columns with personal data: never read, whatever a mapping says.
-_PERSONAL = frozenset(
-    [
-        "email",
-        "emailaddress",
-        "mail",
-        "phone",
-        "phonenumber",
-        "telephone",
-        "mobile",
-        "mobilenumber",
-        "mobilephone",
-        "cellphone",
-        "name",
-        "firstname",
-        "lastname",
-        "surname",
-        "givenname",
-        "familyname",
-        "fullname",
-        "contactname",
-        "leadname",
-        "personname",
-        "namefirst",
-        "namelast",
-    ]
-)
+OWN_KEYS = ("lead.numbers.", "lead.categories.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +79,14 @@ class FieldParsers:
         options = {"column": spec} if isinstance(spec, str) else spec
         if not isinstance(options, dict):
             raise WrongKey(key, "must be the name of a column or a table of options")
-        known(options, key, FIELD_OPTIONS)
+        own = key.startswith(OWN_KEYS)
+        known(options, key, FIELD_OPTIONS | (INPUT_OPTIONS if own else set()))
         if "column" in options and "constant" in options:
             raise WrongKey(key, "takes a column or a constant, not both")
         if not options.keys() & {"column", "constant", "base"}:
             raise WrongKey(key, "needs a column, a constant or a base")
         column = text_of(options, f"{key}.column", None) if "column" in options else None
-        if column is not None and re.sub(r"[\W_\d]+", "", column).lower() in _PERSONAL:
+        if column is not None and is_personal_column(column):
             raise WrongKey(
                 key, f"the column {column!r} looks like personal data, which is never read"
             )
@@ -140,7 +105,7 @@ class FieldParsers:
     def parser(self, key: str, options: Mapping[str, Any]) -> Parse:
         """Return the parser of the cells of a field."""
         name = key.rpartition(".")[2]
-        own = key.startswith(("lead.numbers.", "lead.categories."))
+        own = key.startswith(OWN_KEYS)
         if not own and name in _TIMES:
             return self.moment(key, options)
         for option in options.keys() & {"format", "time_zone", "base", "step_ms"}:

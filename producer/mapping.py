@@ -9,7 +9,8 @@ from typing import Any
 
 from leadstream.errors import SettingsError
 from producer.fields import LEAD_KEYS, FieldParsers, MappedField
-from producer.options import WrongKey, known, table_of, text_of, texts_of, zone_of
+from schemas.description_file import OUTCOME_OF_DATABASE, OUTCOME_OF_FILE, SECTIONS
+from schemas.options import WrongKey, known, table_of, text_of, texts_of, zone_of
 
 _FILE = {"delimiter", "encoding", "decimal", "thousands", "missing", "time_zone"}
 
@@ -131,8 +132,15 @@ def parse_mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
 
 
 def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
-    known(table, "", {"file", "rows", "lead", "outcome"})
-    file, rows, lead = (table_of(table, key, key) for key in ("file", "rows", "lead"))
+    known(table, "", SECTIONS)
+    file, rows, lead, database = (
+        table_of(table, key, key) for key in ("file", "rows", "lead", "database")
+    )
+    # What a description says about the database is true of its exports, too.
+    if "lead_id" not in lead and "id" in database:
+        lead = {"lead_id": database["id"], **lead}
+    if "time_zone" not in file and "time_zone" in database:
+        file = {**file, "time_zone": database["time_zone"]}
     known(file, "file", _FILE)
     known(rows, "rows", {"only"})
     known(lead, "lead", (LEAD_KEYS - {"decided_at"}) | {"numbers", "categories"})
@@ -158,6 +166,9 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         key: reader.field(f"lead.{key}", spec) for key, spec in lead.items() if key not in own
     }
     only = table_of(rows, "only", "rows.only")
+    outcome = table_of(table, "outcome", "outcome")
+    known(outcome, "outcome", OUTCOME_OF_FILE | OUTCOME_OF_DATABASE)
+    in_file = "column" in outcome or not outcome.keys() & OUTCOME_OF_DATABASE
     return LeadMapping(
         name=name,
         delimiter=delimiter,
@@ -169,14 +180,11 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         fields=fields,
         numbers=own["numbers"],
         categories=own["categories"],
-        outcome=_outcome(table_of(table, "outcome", "outcome"), reader)
-        if "outcome" in table
-        else None,
+        outcome=_outcome(outcome, reader) if in_file and "outcome" in table else None,
     )
 
 
 def _outcome(table: Mapping[str, Any], reader: "FieldParsers") -> MappedOutcome:
-    known(table, "outcome", {"column", "true", "false", "decided_at"})
     column = text_of(table, "outcome.column", None)
     true, false = texts_of(table, "outcome.true"), texts_of(table, "outcome.false")
     if not true or not false or true & false:

@@ -9,10 +9,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from leadstream.lead_fields import END_TIME_MS, MAX_ID_CHARACTERS, MIN_TIME_MS
+from leadstream.personal import is_email_address
 
-# An address has at most 254 characters; longer texts would cost the square of their length.
-_MAX_EMAIL_CHARACTERS = 320
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -61,6 +59,6 @@ def identifier(text: str) -> str:
 
 def impersonal(text: str) -> str:
     """Return a text that is no e-mail address."""
-    if len(text) <= _MAX_EMAIL_CHARACTERS and _EMAIL.fullmatch(text):
+    if is_email_address(text):
         raise ValueError("is an e-mail address, which is never read")
     return text

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, tzinfo
-from decimal import Decimal
 from typing import Any
 
 from leadstream.lead_fields import (
@@ -84,7 +83,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class TimeFormat:
-    """How times are written: a format, the zone of times without one, and the unit of numbers.
+    """The form of times: a format, the zone of times without one, and the unit of numbers.
 
     The format is iso, epoch_s, epoch_ms, or one of strptime. With a `base` (milliseconds UTC)
     numbers count steps of `step_ms` from it. With `end_of_day` a date is the end of its day.
@@ -195,7 +194,7 @@ class OwnInput:
 
 @dataclass(frozen=True, slots=True)
 class DescribedDatabase:
-    """Where Postgres holds the leads."""
+    """The table of leads in Postgres."""
 
     table: TableName
     id: str
@@ -207,7 +206,7 @@ class DescribedDatabase:
 
 @dataclass(frozen=True, slots=True)
 class DescribedOutcome:
-    """Where Postgres holds outcomes: a row with a time that fulfills the condition is one.
+    """The table of outcomes in Postgres: a row with a time that fulfills the condition is one.
 
     Without `decided_at` the time is that of the change.
     """
@@ -229,8 +228,10 @@ class DescribedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CrmDescription:
-    """A CRM. `path` is the file's name in messages; `only` are the conditions of a row that is a
-    lead. `database` and `outcome` are None where the file does not say them.
+    """A description of a CRM.
+
+    `path` is the file's name in messages. `only` are the conditions of a row that is a lead.
+    `database` and `outcome` are None where the file does not have them.
     """
 
     path: str
@@ -328,7 +329,7 @@ def read_integer(value: Any) -> int | None:
         return None
     if isinstance(value, int):
         return value
-    if isinstance(value, float | Decimal):
-        return int(value) if abs(value) < 2**53 and value == int(value) else None
+    if isinstance(value, float):
+        return int(value) if abs(value) < 2**53 and value.is_integer() else None
     text = value.strip() if isinstance(value, str) else ""
     return int(text) if re.fullmatch(r"-?\d{1,19}", text, re.ASCII) else None

@@ -28,16 +28,27 @@ from schemas.crm_description import (
 from schemas.crm_rows import to_milliseconds
 from schemas.options import WrongKey, known, number_of, table_of, text_of, texts_of, zone_of
 
-# The options of a field that only models read, and that only a database has.
-INPUT_OPTIONS = frozenset({"range", "imputation", "description"})
-DATABASE_OPTIONS = frozenset({"lookup"})
-# The keys of [outcome] that only a database has.
-OUTCOME_OF_DATABASE = frozenset({"table", "schema", "lead", "where"})
-_SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database"})
-_DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", "time_zone"})
-_FIELD_OPTIONS = frozenset(
-    {"column", "constant", "missing", "values", "scale", "format", "time_zone", "base", "step_ms"}
+# The grammar that mappings of files share.
+SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database"})
+FIELD_OPTIONS = frozenset(
+    {
+        "column",
+        "constant",
+        "missing",
+        "values",
+        "scale",
+        "format",
+        "time_zone",
+        "base",
+        "step_ms",
+        "lookup",
+    }
 )
+# The options of an own field that models read.
+INPUT_OPTIONS = frozenset({"range", "imputation", "description"})
+OUTCOME_OF_FILE = frozenset({"column", "true", "false", "decided_at"})
+OUTCOME_OF_DATABASE = frozenset({"table", "schema", "lead", "where"})
+_DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", "time_zone"})
 _KINDS = {field.name: field.kind for field in CRM_FIELDS}
 # Keys of [lead] that are no fields of LeadState.
 _IDENTITY = ("lead_id", "lead_version", "occurred_at")
@@ -70,7 +81,7 @@ def parse_description(path: str, table: Mapping[str, Any]) -> CrmDescription:
 
 
 def _description(path: str, table: Mapping[str, Any]) -> CrmDescription:
-    known(table, "", _SECTIONS)
+    known(table, "", SECTIONS)
     file, rows, lead, database = (
         table_of(table, key, key) for key in ("file", "rows", "lead", "database")
     )
@@ -138,7 +149,7 @@ def _outcome(
         if used := sorted(OUTCOME_OF_DATABASE & table.keys()):
             raise WrongKey(f"outcome.{used[0]}", "is for a database: add [database] with its table")
         return None
-    known(table, "outcome", OUTCOME_OF_DATABASE | {"column", "true", "false", "decided_at"})
+    known(table, "outcome", OUTCOME_OF_DATABASE | OUTCOME_OF_FILE)
     decided_at = None
     if "decided_at" in table:
         decided_at = parser.field(
@@ -177,8 +188,7 @@ class _FieldReader:
         options = {"column": spec} if isinstance(spec, str) else spec
         if not isinstance(options, dict):
             raise WrongKey(key, "must be the name of a column or a table of options")
-        inputs = INPUT_OPTIONS if "." in name else frozenset[str]()
-        known(options, key, _FIELD_OPTIONS | DATABASE_OPTIONS | inputs)
+        known(options, key, FIELD_OPTIONS | (INPUT_OPTIONS if "." in name else set()))
         values = table_of(options, "values", f"{key}.values")
         missing = texts_of(options, f"{key}.missing") if "missing" in options else self._missing
         return DescribedField(

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from leadstream.settings import load_settings
     from models.registry.versions import CHAMPION
 
-    check_source(args)
     settings = load_settings()
+    check_source(args, settings)
     registry = signing_registry(settings)
     version = registry.resolve(CHAMPION)
     if version is None:

@@ -53,7 +53,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--features",
         metavar="FEATURES.toml",
         type=Path,
-        help="the CRM's own fields that become features (default: all fields of --mapping)",
+        help="the CRM's own fields that become features (default: all fields of --mapping); "
+        "also a mapping, or the description of a CRM",
     )
     parser.add_argument(
         "--horizon",
@@ -159,8 +160,8 @@ def run(args: argparse.Namespace) -> int:
         policy=parse_policy(args.threshold_policy),
         grades=parse_cuts(args.grade_cuts) if args.grade_cuts else None,
     )
-    check_source(args)
     settings = load_settings()
+    check_source(args, settings)
     registry = signing_registry(settings)
     return make(args, settings, registry, lambda: _specified(args, settings, options))
 
@@ -174,13 +175,21 @@ def signing_registry(settings: "Settings") -> "ModelRegistry":
     )
 
 
-def check_source(args: argparse.Namespace) -> None:
-    """Check the options of the source. Raises SettingsError."""
-    if not args.postgres and not args.mapping:
-        named = "--csv" if args.csv else "--parquet"
-        raise SettingsError(f"{named} needs --mapping: a TOML file with the column of each field")
+def check_source(args: argparse.Namespace, settings: "Settings") -> None:
+    """Check the options of the source; LEADSTREAM_FIELDS is the default of --mapping.
+
+    Raises SettingsError.
+    """
     if args.postgres and (args.mapping or args.oldest is not None):
         raise SettingsError("--mapping and --oldest go with --csv or --parquet")
+    if not args.postgres and not args.mapping:
+        if settings.crm_description is None:
+            named = "--csv" if args.csv else "--parquet"
+            raise SettingsError(
+                f"{named} needs --mapping, or LEADSTREAM_FIELDS: a TOML file with the column of "
+                "each field"
+            )
+        args.mapping = Path(settings.crm_description)
 
 
 def make(
@@ -322,16 +331,10 @@ def _specified(
 ) -> "TrainOptions":
     """Return the options with the features of mapping, specification file and settings."""
     from features import specify
-    from producer.mapping import load_mapping
 
-    calendar = calendar_of(settings)
-    if args.features or args.postgres:
-        own = _own_fields(args.features) if args.features else ()
-        return replace(options, specification=specify(calendar, own=own))
-    mapping = load_mapping(args.mapping)
-    return replace(
-        options, specification=specify(calendar, tuple(mapping.numbers), tuple(mapping.categories))
-    )
+    path = args.features or args.mapping
+    own = _own_fields(path) if path else ()
+    return replace(options, specification=specify(calendar_of(settings), own=own))
 
 
 def _table(
@@ -359,19 +362,26 @@ def _table(
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
-    """Return the own fields of a specification file. Raises SettingsError with its name."""
+    """Return the own fields of a specification file, a mapping, or a description of a CRM.
+
+    Raises SettingsError with the name of the file.
+    """
     import tomllib
 
     from features import own_fields
+    from schemas.description_file import load_description
 
     try:
-        return own_fields(tomllib.loads(path.read_text("utf-8")))
+        document = tomllib.loads(path.read_text("utf-8"))
+        described = "lead" in document
+        return own_fields(load_description(path).feature_document() if described else document)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from None
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
+        named = str(error).startswith(f"{path}: ")
+        raise SettingsError(str(error) if named else f"{path}: {error}") from None
 
 
 def _progress() -> "Progress":

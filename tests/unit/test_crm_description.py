@@ -9,10 +9,12 @@ import pytest
 
 from features import own_fields
 from leadstream.errors import SettingsError
+from producer.mapping import load_mapping, parse_mapping
 from schemas.crm_description import CrmDescription, TableName
 from schemas.description_file import load_description, parse_description
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "describe-your-crm.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "describe-your-crm.md"
 # 2026-01-31 12:00 in Berlin.
 NOON = 1_769_857_200_000
 ROW = {
@@ -236,7 +238,7 @@ def test_a_file_without_a_database_describes_exports_and_events_only() -> None:
 def test_a_wrong_file_is_one_sentence_that_names_the_key(text: str, sentence: str) -> None:
     table = tomllib.loads(text.replace("'a\\u0007b'", '"a\\u0007b"'))
     table.setdefault("lead", {"created_at": "c"})
-    with pytest.raises(SettingsError, match="^crm.toml: ") as caught:
+    with pytest.raises(SettingsError, match=r"^crm\.toml: ") as caught:
         parse_description("crm.toml", table)
     assert sentence in str(caught.value)
 
@@ -247,3 +249,22 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "wrong.toml").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="not TOML"):
         load_description(tmp_path / "wrong.toml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("producer/mappings/*.toml")), ids=lambda path: path.stem
+)
+def test_a_mapping_of_exports_is_a_description_as_well(path: Path) -> None:
+    mapping, crm = load_mapping(path), load_description(path)
+    own = [f"numbers.{name}" for name in mapping.numbers]
+    own += [f"categories.{name}" for name in mapping.categories]
+    assert [spec.name for spec in own_fields(crm.feature_document())] == own
+
+
+def test_a_description_is_a_mapping_of_exports_as_well() -> None:
+    mapping = parse_mapping("crm.toml", tomllib.loads(example()))
+    row = {name: str(found) for name, found in ROW.items()}
+    assert mapping.lead_id.read(row, 1) == ROW["contact_uuid"]
+    assert mapping.fields["created_at"].read(row, 1) == NOON
+    assert mapping.outcome is None
+    assert mapping.numbers["gpa"].read(row, 1) == 3.5
