@@ -260,7 +260,7 @@ def plan_of(url: str, leads: int) -> tuple[list[str], list[str]]:
         if len(found) != len(set(ids)) or reader._query is None:
             raise UserError(f"{len(found)} of {len(set(ids))} leads were found")
         lines = connection.execute(
-            sql.SQL("EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) ") + reader._query, (ids,)
+            sql.SQL("EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) ") + reader._query.statement, (ids,)
         ).fetchall()
     plan = [without_ids(line) for (line,) in lines]
     return [line for line in plan if "Scan" in line], plan

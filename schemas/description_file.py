@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from leadstream.errors import SettingsError
 from leadstream.lead_fields import CRM_FIELDS, MAX_CATEGORY_CHARACTERS, FieldKind
 from leadstream.personal import is_personal_column
+from leadstream.settings import Settings
 from schemas.crm_description import (
     Condition,
     CrmDescription,
@@ -67,6 +68,11 @@ def load_description(path: Path) -> CrmDescription:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from None
+
+
+def described_crm(settings: Settings) -> CrmDescription | None:
+    """Return the description that LEADSTREAM_FIELDS names, None if it is unset."""
+    return load_description(Path(settings.crm_description)) if settings.crm_description else None
 
 
 def parse_description(path: str, table: Mapping[str, Any]) -> CrmDescription:

@@ -22,6 +22,7 @@ from leadstream.settings import Settings
 from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import open_registry
 from schemas.codec import Reader
+from schemas.description_file import described_crm
 from schemas.registry import Registry
 
 CHUNK = 500
@@ -65,7 +66,8 @@ def open_pipeline(settings: Settings, registry: Registry | None) -> Iterator[Pip
     """
     models = open_registry(settings)
     alone = settings.model_copy(update={"coalesce": False})
-    leads = PostgresLeads(settings.database_url) if settings.database_url else None
+    url = settings.database_url
+    leads = PostgresLeads(url, described_crm(settings)) if url else None
     try:
         # The challenger slot stays empty: only the champion decides whether a letter passes.
         yield Pipeline(

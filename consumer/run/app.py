@@ -36,6 +36,8 @@ from leadstream.settings import Delivery, Late, Settings, Traces, fingerprint_of
 from models.registry.slot import ChallengerSlot, ModelSlot
 from models.registry.versions import open_registry
 from models.serve.scorer import Model
+from schemas.crm_description import CrmDescription
+from schemas.description_file import described_crm
 from schemas.registry import Registry
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     models = open_registry(settings)
     url = settings.schema_registry_url
     registry = context.open(Registry(url)) if url else None
-    leads = context.open(_postgres(settings.database_url)) if settings.database_url else None
+    crm = described_crm(settings)
+    leads = context.open(_postgres(settings.database_url, crm)) if settings.database_url else None
     workers = Worker("models"), Worker("models"), Worker("watch")
     for worker in workers:
         context.resources.callback(worker.close, CHECK_SECONDS)
@@ -172,11 +175,11 @@ def _topics_of(settings: Settings) -> tuple[str, ...]:
     return topics.lead_changes, topics.rescore_requests, *_outputs_of(settings)
 
 
-def _postgres(url: str) -> "PostgresLeads":
+def _postgres(url: str, crm: CrmDescription | None) -> "PostgresLeads":
     # The client is 9 MB that events with state do without.
     from consumer.run.postgres import PostgresLeads  # noqa: PLC0415
 
-    return PostgresLeads(url)
+    return PostgresLeads(url, crm)
 
 
 def _postgres_ahead(leads: "PostgresLeads | None") -> float | None:

@@ -435,7 +435,9 @@ def test_five_hundred_ids_are_found_by_the_primary_key_and_not_by_reading_the_ta
         assert len(reader.fetch([f"lead_{n}" for n in range(1, 501)])) == 500
         assert reader._query is not None
         ids = [f"lead_{n}" for n in range(1, 501)]
-        plan = connection.execute(psycopg.sql.SQL("explain ") + reader._query, (ids,)).fetchall()
+        plan = connection.execute(
+            psycopg.sql.SQL("explain ") + reader._query.statement, (ids,)
+        ).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert "people_pkey" in text
     assert "Seq Scan on people" not in text

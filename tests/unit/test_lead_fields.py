@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumer.run import postgres
+from consumer.run.lead_query import people_query
 from features.definitions import FEATURE_OF_INPUT
 from features.spec import INPUTS
 from leadstream.lead_fields import CRM_FIELDS, LEAD_FIELDS, STATE_FIELDS, FieldKind
@@ -100,7 +100,7 @@ def test_every_reader_of_the_table_has_every_field() -> None:
     assert {"lead_id", "lead_version", *names} == parse_columns("").keys()
     assert {field.column for field in CRM_FIELDS} <= set(_PEOPLE.split(", "))
     types = {("people", str(field.column)): "double precision" for field in CRM_FIELDS}
-    query = postgres._query(types | {("people", "id"): "text"}).as_string()
+    query = people_query(types | {("people", "id"): "text"}).statement.as_string()
     assert all(f'p."{field.column}"' in query for field in CRM_FIELDS if not field.name_table)
     crm = SimulatedCrm(1, start=1_700_000_000_000, leads=1, days=1)
     [first, *_] = crm.changes()

@@ -51,6 +51,7 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
     """Yield whether states can be read, the clocks agree, and the outbox is complete and empty."""
     from consumer.run.postgres import PostgresLeads
     from producer.postgres_status import read_postgres_status
+    from schemas.description_file import described_crm
 
     if settings.database_url is None:
         yield ok(
@@ -58,7 +59,7 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
             "DATABASE_URL is not set: changes without state become dead letters (LEAD_NOT_FOUND)",
         )
         return
-    leads = PostgresLeads(settings.database_url)
+    leads = PostgresLeads(settings.database_url, described_crm(settings))
     try:
         leads.fetch(["leadstream doctor asks for a lead that does not exist"])
     finally:
