@@ -6,9 +6,13 @@ They are RESCORE events without state, or requests that are answered together.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from psycopg import sql
+
 from leadstream.errors import UserError
 from leadstream.lead_fields import MAX_ID_CHARACTERS
 from producer.crm import Connection
+from schemas.crm_description import CrmDescription, TableName, read_version
+from schemas.crm_tables import FoundTable, find_tables, id_text, json_row, name, table_name
 
 # The consumer answers this many together. The bytes are so few that the answer fits a message
 # even if no lead is found.
@@ -43,21 +47,57 @@ def unique(lead_ids: Iterable[str]) -> Iterator[str]:
             yield lead_id
 
 
-def count_leads(conn: Connection) -> int:
-    """Return the number of leads in the CRM."""
-    row = conn.execute("select count(*) from people").fetchone()
+def count_leads(conn: Connection, description: CrmDescription | None = None) -> int:
+    """Return the number of rows in the table of leads."""
+    table = leads_table(conn, description)
+    query = sql.SQL("select count(*) from {}").format(table_name(table.name))
+    row = conn.execute(query, ()).fetchone()
     return int(row[0]) if row else 0
 
 
-def all_leads(conn: Connection) -> Iterator[tuple[str, int]]:
-    """Yield every lead of the CRM with its version.
+def all_leads(
+    conn: Connection, description: CrmDescription | None = None
+) -> Iterator[tuple[str, int]]:
+    """Yield every lead of the CRM with its version, 0 if it has none.
 
-    A server-side cursor reads them in portions.
+    A server-side cursor reads them in portions. Raises UserError if the CRM does not fit.
     """
+    table = leads_table(conn, description)
+    lead_id, version = "id", "lead_version" if "lead_version" in table.columns else None
+    presence: tuple[str, ...] = ()
+    if description and description.database:
+        lead_id, version = description.id, description.version
+        presence = description.presence_columns()
+    columns = {column: name(column) for column in (*filter(None, [version]), *presence)}
+    query = sql.SQL("select {}, {} from {} p where p.{} is not null order by p.{}").format(
+        id_text("p", lead_id, table.columns[lead_id]),
+        json_row(columns),
+        table_name(table.name),
+        name(lead_id),
+        name(lead_id),
+    )
     with conn.transaction(), conn.cursor("all_leads") as cursor:
         cursor.itersize = 5_000
-        cursor.execute("select id, lead_version from people order by id")
-        yield from cursor
+        cursor.execute(query, ())
+        for found, row in cursor:
+            if description is None or description.is_lead(row):
+                yield found, read_version(row.get(version or ""), description)
+
+
+def leads_table(conn: Connection, description: CrmDescription | None) -> FoundTable:
+    """Return the table of leads. Raises UserError if it, or a column of it, is missing."""
+    wanted, needed = TableName("people"), ["id"]
+    if description and description.database:
+        wanted = description.database.table
+        needed = [description.id, *filter(None, [description.version])]
+        needed += description.presence_columns()
+    table = find_tables(conn, [wanted]).get(wanted)
+    where = description.path if description else "DATABASE_URL"
+    if table is None:
+        raise UserError(f"{where}: there is no table {wanted} in this database")
+    if absent := [column for column in needed if column not in table.columns]:
+        raise UserError(f"{where}: the table {wanted} has no column {', '.join(absent)}")
+    return table
 
 
 def rescore_event(lead_id: str, version: int, *, event_id: str, now: int) -> dict[str, Any]:

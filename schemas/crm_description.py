@@ -280,7 +280,7 @@ class CrmDescription:
 
     def lead_version(self, row: Mapping[str, Any]) -> int:
         """Return the version of a row: a whole number, or a time in milliseconds; 0 if neither."""
-        return 0 if self.version is None else self._version(row.get(self.version))
+        return 0 if self.version is None else read_version(row.get(self.version), self)
 
     def lead_state(
         self, row: Mapping[str, Any], names: Mapping[str, Any] | None = None
@@ -300,19 +300,19 @@ class CrmDescription:
                 maps[own][name] = value
         return state | maps
 
-    def _version(self, value: Any) -> int:
-        if is_integer(value, LONG_LIMIT):
-            return int(value)
-        if isinstance(value, str) and not value.strip().lstrip("-").isdecimal():
-            times = self.database.times if self.database else TimeFormat()
-            return times.read(value.strip()) or 0
-        number = read_integer(value)
-        return number if number is not None and is_integer(number, LONG_LIMIT) else 0
-
     def _conditions(self) -> Iterator[Condition]:
         yield from self.only
         if self.database and self.database.deleted:
             yield self.database.deleted
+
+
+def read_version(value: Any, description: CrmDescription | None = None) -> int:
+    """Return a version: a whole number, or a time in milliseconds UTC; 0 if it is neither."""
+    number = read_integer(value)
+    if number is None and isinstance(value, str):
+        database = description and description.database
+        return (database.times if database else TimeFormat()).read(value.strip()) or 0
+    return number if number is not None and is_integer(number, LONG_LIMIT) else 0
 
 
 def read_number(value: Any) -> float | None:

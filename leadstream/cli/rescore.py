@@ -215,12 +215,14 @@ def _leads(
     """Return the leads with their versions, 0 if only the id is known, and their number."""
     from producer.crm import connected
     from producer.rescore import all_leads, count_leads, read_ids, unique
+    from schemas.description_file import described_crm
 
     if arguments.all:
         conn = stack.enter_context(
             connected(settings.need("DATABASE_URL", "--all takes the leads from Postgres"))
         )
-        return all_leads(conn), count_leads(conn)
+        crm = described_crm(settings)
+        return all_leads(conn, crm), count_leads(conn, crm)
     ids = list(
         unique(arguments.lead_ids) if arguments.lead_ids else read_ids(_lines(arguments.file))
     )

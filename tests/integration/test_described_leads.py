@@ -10,8 +10,9 @@ import pytest
 
 from consumer.run.postgres import PostgresLeads
 from consumer.scoring.leads import Lead
-from leadstream.errors import Transient
+from leadstream.errors import Transient, UserError
 from leadstream.local.postgres import Postgres
+from producer.rescore import all_leads, count_leads
 from schemas.description_file import parse_description
 from tests.integration.described import ContactsCrm, contacts_crm
 
@@ -143,3 +144,37 @@ def test_a_lead_among_many_is_found_by_the_index(crm: ContactsCrm, leads: Postgr
     plan = "\n".join(line for (line,) in crm.connection.execute(explained, (ids,)))
     assert "contacts_pkey" in plan
     assert "Seq Scan on contacts" not in plan
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids"),
+    [
+        ("uuid", ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"]),
+        ("bigint", ["7", "11"]),
+        ("text", ["a", "b"]),
+    ],
+)
+@pytest.mark.parametrize("version", ["", ", lead_version numeric default 4"])
+def test_all_leads_are_rescored_whatever_their_ids_are_and_without_a_version(
+    crm: ContactsCrm, kind: str, ids: list[str], version: str
+) -> None:
+    crm.do(f"create table people (id {kind} primary key, created_at timestamptz{version})")
+    for lead_id in ids:
+        crm.do("insert into people (id, created_at) values (%s, now())", lead_id)
+    assert list(all_leads(crm.connection)) == [(each, 4 if version else 0) for each in ids]
+    assert count_leads(crm.connection) == len(ids)
+
+
+def test_all_leads_of_a_described_crm_are_those_that_are_not_deleted(crm: ContactsCrm) -> None:
+    there, _ = crm.add(row_version=9), crm.add(deleted_at="2026-02-01")
+    assert list(all_leads(crm.connection, crm.description)) == [(there, 9)]
+    crm.do(f"create view everyone as select * from {crm.contacts}")
+    text = crm.file.read_text().replace(f'schema = "sales{crm.suffix}"', "", 1)
+    text = text.replace('"contacts"', '"everyone"').replace('"row_version"', '"created_on"')
+    crm.file.write_text(text)
+    assert list(all_leads(crm.connection, crm.description)) == [(there, 1_769_857_200_500)]
+    crm.do("drop view everyone")
+    with pytest.raises(UserError, match="there is no table everyone"):
+        list(all_leads(crm.connection, crm.description))
+    with pytest.raises(UserError, match="DATABASE_URL: there is no table people"):
+        list(all_leads(crm.connection))
