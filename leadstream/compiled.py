@@ -10,6 +10,8 @@ from typing import Any, TypeVar, cast
 import numba
 from numba import njit
 
+from leadstream.log import announce_compilation
+
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
@@ -48,10 +50,18 @@ def _tolerant(dispatcher: Any) -> Any:
     Compiled code that cannot be read is compiled, and what cannot be written is not kept.
     """
     cache = getattr(dispatcher, "_cache", None)
-    for name in ("load_overload", "save_overload"):
+    for name, guard in (("load_overload", _loaded), ("save_overload", _none_on_failure)):
         if (call := getattr(cache, name, None)) is not None:
-            setattr(cache, name, partial(_none_on_failure, call))
+            setattr(cache, name, partial(guard, call))
     return dispatcher
+
+
+def _loaded(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the cache has; if that is nothing, say that numba compiles now."""
+    found = _none_on_failure(call, *arguments)
+    if found is None:
+        announce_compilation()
+    return found
 
 
 def _none_on_failure(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -15,6 +15,21 @@ code 1.
 """
 
 from enum import StrEnum
+from typing import Any
+
+
+def error_text(error: Any) -> str:
+    """Return the text of another library's error, which is never empty.
+
+    Some errors have no text, and some of a client's answers end before their cause, as in
+    `ConsumerGroupDescribe: `. The name of the error completes those.
+    """
+    inner = error.args[0] if getattr(error, "args", None) else error
+    kafka = inner if hasattr(inner, "retriable") else None
+    text = str(kafka.str() if kafka is not None else error).strip()
+    if text and not text.endswith(":"):
+        return text
+    return f"{text} {type(error).__name__ if kafka is None else kafka.name()}".strip()
 
 
 class Reason(StrEnum):

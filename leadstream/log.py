@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import TextIO, cast
 
 import structlog
@@ -72,6 +73,19 @@ def _clean_values(
 def silence() -> None:
     """Write no log lines: for verbs that use the whole terminal or print findings."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+@cache
+def announce_compilation() -> None:
+    """Say once that this process compiles, which takes seconds: in the log, or on a terminal."""
+    what = (
+        "the first start of this version on this machine compiles for some 10 seconds; "
+        "the next ones read the result from disk"
+    )
+    if structlog.is_configured():
+        get_logger().info("compiling", detail=what)
+    elif sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"leadstream: {what}\n")
 
 
 def get_logger() -> Logger:

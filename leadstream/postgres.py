@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from leadstream.deadline import Deadline
 from leadstream.error_table import About, about_sqlstate
-from leadstream.errors import SettingsError
+from leadstream.errors import SettingsError, error_text
 
 CONNECT_SECONDS = 3
 # The client would print errors that it ignores, with the values of a row.
@@ -72,7 +72,7 @@ def connect(url: str, *, statement_ms: int, options: str = "", **more: Any) -> C
     try:
         connection = _open(url, options=wanted, **more)
     except psycopg.OperationalError as error:
-        if not _OPTIONS_REFUSED.search(str(error)):
+        if not _OPTIONS_REFUSED.search(error_text(error)):
             raise
         connection = _open(url, options="", **more)
         _behind_pooler(connection, wanted)
@@ -102,7 +102,7 @@ def describe_postgres(error: psycopg.Error) -> str:
     The sentence may repeat a value: do not log that of an error about a record.
     """
     # libpq adds hints in lines that begin with a tab.
-    lines = [line for line in str(error).strip().split("\n") if not line.startswith("\t")]
+    lines = [line for line in error_text(error).split("\n") if not line.startswith("\t")]
     text = (error.diag.message_primary or lines[-1]).strip()
     return text or type(error).__name__
 

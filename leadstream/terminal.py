@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from leadstream.errors import OutputClosed, OutputLost
+from leadstream.errors import OutputClosed, OutputLost, error_text
 
 # C0 but newline and tab, C1, marks that change the direction of text, separators of lines,
 # surrogates, and characters that only programs see.
@@ -94,7 +94,7 @@ class GuardedOutput:
         except BrokenPipeError:
             raise OutputClosed from None
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
+            why = getattr(error, "strerror", None) or error_text(error)
             raise OutputLost(
                 f"standard output cannot be written ({why}): the result is not complete"
             ) from None

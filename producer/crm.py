@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.lead_fields import CRM_FIELDS, FieldKind, LeadField
 from leadstream.postgres import check_url
 from producer.simulator import (
@@ -93,14 +93,14 @@ def connected(database_url: str) -> Iterator[Connection]:
         conn = psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
         raise UserError(
-            f"DATABASE_URL: Postgres does not answer: {str(error).strip().splitlines()[-1]}"
+            f"DATABASE_URL: Postgres does not answer: {error_text(error).splitlines()[-1]}"
         ) from None
     try:
         with conn:
             yield conn
     except psycopg.OperationalError as error:
         raise UserError(
-            f"DATABASE_URL: Postgres went away: {str(error).strip().splitlines()[0]}"
+            f"DATABASE_URL: Postgres went away: {error_text(error).splitlines()[0]}"
         ) from None
     except (
         psycopg.errors.UndefinedTable,
@@ -108,7 +108,7 @@ def connected(database_url: str) -> Iterator[Connection]:
         psycopg.errors.InsufficientPrivilege,
     ) as error:
         raise UserError(
-            f"DATABASE_URL: not a CRM that can be used here: {str(error).splitlines()[0]}"
+            f"DATABASE_URL: not a CRM that can be used here: {error_text(error).splitlines()[0]}"
         ) from None
 
 

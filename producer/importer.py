@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leadstream.errors import SettingsError, UserError
+from leadstream.errors import SettingsError, UserError, error_text
 from leadstream.lead_fields import STATE_FIELDS
 from producer.fields import MappedField, Value
 from producer.mapping import LeadMapping, column_positions
@@ -108,7 +108,7 @@ def _csv_cells(
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, f"is not CSV: {error}"
+            yield line, f"is not CSV: {error_text(error)}"
             continue
         if not cells:
             continue
@@ -162,7 +162,7 @@ def _outcome(
     try:
         converted = outcome.read(cells)
     except ValueError as error:
-        raise _Refused(f"{outcome.column}: {error}") from None
+        raise _Refused(f"{outcome.column}: {error_text(error)}") from None
     decided_at = _read(outcome.decided_at, cells, line) if outcome.decided_at else None
     if decided_at is None:
         return converted, occurred_at
@@ -175,7 +175,7 @@ def _read(field: MappedField, cells: Mapping[str, str], line: int) -> Value | No
     try:
         return field.read(cells, line)
     except ValueError as error:
-        raise _Refused(f"{field.column or field.key}: {error}") from None
+        raise _Refused(f"{field.column or field.key}: {error_text(error)}") from None
 
 
 def _required(field: MappedField, cells: Mapping[str, str], line: int) -> Value:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leadstream.errors import SettingsError
+from leadstream.errors import SettingsError, error_text
 from producer.fields import LEAD_KEYS, FieldParsers, MappedField
 from schemas.description_file import OUTCOME_OF_DATABASE, OUTCOME_OF_FILE, SECTIONS
 from schemas.options import WrongKey, known, table_of, text_of, texts_of, zone_of
@@ -115,7 +115,7 @@ def load_mapping(path: Path) -> LeadMapping:
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from None
+        raise SettingsError(f"{path}: not TOML: {error_text(error)}") from None
     except WrongKey as wrong:
         raise SettingsError(f"{path}: {wrong.key}: {wrong.what}") from None
 

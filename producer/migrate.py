@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.postgres import check_url
 
 Connection = psycopg.Connection[Any]
@@ -168,12 +168,11 @@ def _connected(database_url: str) -> Iterator[Connection]:
             "nothing was changed, try again"
         ) from None
     except psycopg.OperationalError as error:
-        text = str(error).strip().splitlines()
         raise UserError(
-            f"DATABASE_URL: Postgres does not answer: {text[-1] if text else type(error).__name__}"
+            f"DATABASE_URL: Postgres does not answer: {error_text(error).splitlines()[-1]}"
         ) from None
     except psycopg.Error as error:
-        what = error.diag.message_primary or str(error).splitlines()[0]
+        what = error.diag.message_primary or error_text(error).splitlines()[0]
         raise UserError(
             f"DATABASE_URL: the migrations do not fit this database, nothing was changed: {what}"
         ) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leadstream.errors import SettingsError, UserError
+from leadstream.errors import SettingsError, UserError, error_text
 from producer.mapping import LeadMapping, column_positions
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
         # Arrow raises OSError for damaged pages, too, and its messages may have many lines.
         why = (
             getattr(error, "strerror", None)
-            or f"is not Parquet that can be read ({' '.join(str(error).split())})"
+            or f"is not Parquet that can be read ({' '.join(error_text(error).split())})"
         )
         raise UserError(f"{path}: {why}") from None
 

@@ -7,7 +7,7 @@ from confluent_kafka import KafkaException
 
 from leadstream.budgets import COMMIT_SECONDS, OPEN_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Transient
+from leadstream.errors import Transient, error_text
 from leadstream.kafka.config import producer_config
 from leadstream.kafka.health import CREATE_TOPICS, cluster_metadata, denied_topic
 from leadstream.kafka.topic_config import RECORD_OVERHEAD, record_limits
@@ -106,5 +106,5 @@ class Publication:
             try:
                 why = denied_topic(client, absent, "Write")
             except KafkaException as error:
-                raise Transient("brokers", error.args[0].str()) from error
+                raise Transient("brokers", error_text(error)) from error
             raise Transient("brokers", why or f"no {', '.join(absent)}; {CREATE_TOPICS}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.kafka.config import config_error, producer_config
 from leadstream.kafka.connection_check import ConnectionCheck
 from leadstream.log import SILENT
@@ -137,4 +137,4 @@ def _sentence(error: KafkaError) -> str:
         return "the topic does not exist; `leadstream topics create` makes it"
     if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return "this account needs the permission Write on the topic"
-    return error.str().removeprefix("Local: ").rstrip(".")
+    return error_text(error).removeprefix("Local: ").rstrip(".")

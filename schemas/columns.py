@@ -17,6 +17,7 @@ from fastavro import parse_schema, schemaless_writer
 from numpy.typing import NDArray
 
 from leadstream.dictionary import DictionaryColumn
+from leadstream.errors import error_text
 from schemas.codec import Reader, Writer
 
 try:
@@ -356,7 +357,7 @@ class ColumnWriter:
             ValueError,
             KeyError,
         ) as error:
-            raise UnsupportedColumns(str(error)) from error
+            raise UnsupportedColumns(error_text(error)) from error
         return pools.encode(n)
 
     def _paths(self, schema: Any) -> Iterator[str]:

@@ -20,7 +20,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from leadstream import __version__
 from leadstream.deadline import Deadline
-from leadstream.errors import SettingsError, Transient
+from leadstream.errors import SettingsError, Transient, error_text
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
@@ -227,4 +227,6 @@ def _tls() -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=file, capath=folder)
     except OSError as error:
-        raise SettingsError(f"SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error}") from None
+        raise SettingsError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR cannot be read: {error_text(error)}"
+        ) from None

@@ -13,7 +13,7 @@ from fastavro.schema import (
     to_parsing_canonical_form,
 )
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 
 FOLDER = Path(__file__).parent
 FILES = {
@@ -103,6 +103,6 @@ def _load(path: Path) -> Any:
         raise UserError(f"The schema file {path.name} is missing.") from None
     except (ValueError, TypeError, KeyError, SchemaParseException, UnknownType) as error:
         raise UserError(
-            f"{path.parent.name}/{path.name} is not a valid Avro schema: {error}"
+            f"{path.parent.name}/{path.name} is not a valid Avro schema: {error_text(error)}"
         ) from None
     return schema

@@ -38,7 +38,7 @@ from consumer.dead_letters.letters import LetterId
 from consumer.dead_letters.planner import PlannedAction
 from leadstream.deadline import Deadline
 from leadstream.error_table import About, about_kafka
-from leadstream.errors import Fenced, UserError
+from leadstream.errors import Fenced, UserError, error_text
 from leadstream.kafka.config import producer_config
 from leadstream.kafka.health import describe_error
 from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
@@ -221,7 +221,7 @@ class KafkaDecisionExecutor:
             self._deny(error.args[0], None)
             if self._denied is not None:
                 raise UserError(self._denied) from None
-            raise Fenced(error.args[0].str()) from error
+            raise Fenced(error_text(error)) from error
         for partition, decision, value in written:
             self.decided.add(decision, partition, value)
         return ExecutionResult()
@@ -237,7 +237,9 @@ class KafkaDecisionExecutor:
         """Keep the error of a delivery report that names a missing permission."""
         if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._denied = (
-                describe_error(error, "Write", str(message.topic())) if message else error.str()
+                describe_error(error, "Write", str(message.topic()))
+                if message
+                else error_text(error)
             )
 
     def _overtaken(
@@ -319,7 +321,7 @@ def _append(
             elif error.code() in _OTHERS:
                 pass
             elif about_kafka(error.code()) is About.RECORD:
-                refused[letter] = error.str()
+                refused[letter] = error_text(error)
             else:
                 deny(error, message)
 
@@ -333,7 +335,7 @@ def _append(
         except KafkaException as error:
             if about_kafka(error.args[0].code()) is not About.RECORD:
                 raise
-            refused[letter] = error.args[0].str()
+            refused[letter] = error_text(error)
     try:
         # After a refusal, the producer sends no other record before the transaction aborts.
         while len(places) < len(planned) and not refused and not deadline.expired:

@@ -9,6 +9,7 @@ import { randomUUID } from 'node:crypto'
 import { Kafka, logLevel } from 'kafkajs'
 import { SchemaRegistry } from '@kafkajs/confluent-schema-registry'
 import avro from 'avsc'
+import './codecs.mjs'
 
 const topic = process.env.TOPIC ?? 'crm.lead-predictions'
 const schemas = process.env.SCHEMAS ?? join(import.meta.dirname, '../../schemas')

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 
 if TYPE_CHECKING:
     from models.registry.versions import ModelRegistry
@@ -201,7 +201,7 @@ def show_version(args: argparse.Namespace) -> int:
         metrics = "" if "legacy" in manifest else metrics_table(manifest)
     except WRONG as error:
         raise Refused(
-            f"model version {args.version}: its manifest cannot be understood ({error})"
+            f"model version {args.version}: its manifest cannot be understood ({error_text(error)})"
         ) from error
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")

@@ -1,4 +1,4 @@
-"""Shared parts of the verbs: a progress bar, and argument types for shares and counts."""
+"""Shared parts of the verbs: progress of long work, and argument types for shares and counts."""
 
 import argparse
 import sys
@@ -31,6 +31,23 @@ def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Calla
     ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)
+
+
+@contextmanager
+def working(what: str, *, lines: bool = True) -> Iterator[None]:
+    """Say on standard error what takes long: while it lasts on a terminal, else as one line.
+
+    Without `lines`, nothing is written where there is no terminal.
+    """
+    from leadstream.cli.rich_output import rich_console
+
+    if sys.stderr.isatty():
+        with rich_console(stderr=True).status(f"{what} ..."):
+            yield
+        return
+    if lines:
+        print(f"{what} ...", file=sys.stderr)
+    yield
 
 
 def share(text: str) -> float:

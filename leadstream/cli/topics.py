@@ -100,7 +100,7 @@ def create_missing(
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # not in its __all__
 
-    from leadstream.errors import UserError
+    from leadstream.errors import UserError, error_text
     from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION
 
     admin, names = _connect(settings)
@@ -126,9 +126,7 @@ def create_missing(
             future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise UserError(
-                    f"topic {name} could not be created: {error.args[0].str()}"
-                ) from None
+                raise UserError(f"topic {name} could not be created: {error_text(error)}") from None
     return {"created": sorted(wanted), "existing": sorted(set(names.values()) - wanted.keys())}
 
 
@@ -216,13 +214,13 @@ def _existing(admin: Any) -> dict[str, int]:
     """Return the topics of the cluster with their numbers of partitions."""
     from confluent_kafka import KafkaException
 
-    from leadstream.errors import UserError
+    from leadstream.errors import UserError, error_text
 
     try:
         topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
     except KafkaException as error:
         raise UserError(
-            f"the brokers do not answer ({error.args[0].str()}): check KAFKA_BOOTSTRAP_SERVERS and "
+            f"the brokers do not answer ({error_text(error)}): check KAFKA_BOOTSTRAP_SERVERS and "
             "that Kafka is up, or run `leadstream doctor`"
         ) from None
     return {name: len(topic.partitions) for name, topic in topics.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.progress import share
-from leadstream.errors import SettingsError
+from leadstream.errors import SettingsError, error_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -378,7 +378,7 @@ def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from None
+        raise SettingsError(f"{path}: not TOML: {error_text(error)}") from None
     except SettingsError as error:
         named = str(error).startswith(f"{path}: ")
         raise SettingsError(str(error) if named else f"{path}: {error}") from None

@@ -12,7 +12,7 @@ from leadstream.budgets import (
     SESSION_TIMEOUT_MS,
     TRANSACTION_TIMEOUT_MS,
 )
-from leadstream.errors import SettingsError, UserError
+from leadstream.errors import SettingsError, UserError, error_text
 from leadstream.settings import KAFKA_PREFIX, Settings
 
 # While the markers of one transaction are being written, the brokers make the next one retry. The
@@ -102,7 +102,7 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
 def config_error(error: KafkaException) -> UserError:
     """Return the error for a client that could not be made: the property, and where it is set."""
     kafka_error: KafkaError = error.args[0]
-    text = kafka_error.str().rstrip(".")
+    text = error_text(kafka_error).rstrip(".")
     if kafka_error.code() == KafkaError._INVALID_ARG:
         return SettingsError(
             f"a Kafka client refuses its settings: {text}; see the {KAFKA_PREFIX}... variables"

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from leadstream.errors import SettingsError
+from leadstream.errors import SettingsError, error_text
 from leadstream.kafka.config import client_config, config_error
 from leadstream.kafka.listener_probe import answers_as_broker, certificate_problem
 from leadstream.log import SILENT
@@ -68,7 +68,7 @@ class ConnectionCheck:
     def _refusal(self) -> str | None:
         """Return why every broker refused, in one sentence; None if none can be reached."""
         for error in self._errors:
-            text = _WRAPPING.sub("", error.str())
+            text = _WRAPPING.sub("", error_text(error))
             if error.code() == KafkaError._AUTHENTICATION and "Disconnected" not in text:
                 return (
                     f"the brokers refuse the credentials ({text}): check {self._credentials(text)}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaError
 
-from leadstream.errors import Fenced, UserError
+from leadstream.errors import Fenced, UserError, error_text
 from leadstream.settings import variable_of
 
 _INSTANCE = "group.instance.id"
@@ -12,7 +12,7 @@ _PROTOCOL = "group.protocol"
 _ASSIGNOR = "group.remote.assignor"
 # The client reports a fatal error without its cause, but with the sentence of that.
 _CAUSES = {
-    KafkaError(code).str(): code
+    error_text(KafkaError(code)): code
     for code in (
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.UNRELEASED_INSTANCE_ID,
@@ -58,7 +58,8 @@ def ended_client(error: KafkaError, properties: Mapping[str, str]) -> Fenced | U
         case KafkaError.UNSUPPORTED_VERSION | KafkaError._UNSUPPORTED_FEATURE:
             return UserError(
                 f"the brokers do not serve {variable_of(_PROTOCOL)}="
-                f"{properties.get(_PROTOCOL, 'classic')} ({error.str()}): upgrade them, or unset it"
+                f"{properties.get(_PROTOCOL, 'classic')} ({error_text(error)}): upgrade "
+                "them, or unset it"
             )
         case KafkaError.GROUP_ID_NOT_FOUND:
             return Fenced(
@@ -72,12 +73,12 @@ def ended_client(error: KafkaError, properties: Mapping[str, str]) -> Fenced | U
                 "it has to leave, or its session has to end, first"
             )
         case _:
-            return Fenced(error.str())
+            return Fenced(error_text(error))
 
 
 def _cause(error: KafkaError) -> int:
     """Return the code of the error that was fatal."""
     if error.code() != KafkaError._FATAL:
         return error.code()
-    named = (code for sentence, code in _CAUSES.items() if sentence in error.str())
+    named = (code for sentence, code in _CAUSES.items() if sentence in error_text(error))
     return next(named, KafkaError._FATAL)

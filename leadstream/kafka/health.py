@@ -10,7 +10,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 )
 
 from leadstream.error_table import About, about_kafka
-from leadstream.errors import Transient, UserError
+from leadstream.errors import Transient, UserError, error_text
 from leadstream.log import SILENT
 
 PERMISSION_SECONDS = 5.0
@@ -36,7 +36,7 @@ _MOCK_CLUSTER = "mockCluster"
 def describe_error(error: KafkaError, operation: str, name: str) -> str:
     """Return the client's sentence, or the missing permission: `operation` on `name`."""
     kind = _KINDS.get(error.code())
-    return _needed(operation, kind, name) if kind else error.str()
+    return _needed(operation, kind, name) if kind else error_text(error)
 
 
 def cluster_metadata(
@@ -52,7 +52,7 @@ def cluster_metadata(
     try:
         return client.list_topics(timeout=seconds)
     except KafkaException as error:
-        raise Transient("brokers", doubt() or error.args[0].str()) from error
+        raise Transient("brokers", doubt() or error_text(error)) from error
 
 
 def is_mock(cluster: Any) -> bool:
@@ -78,7 +78,7 @@ def unreadable_batch(event: Any, group: str | None = None) -> UserError | None:
     place = f"topic {event.topic()}, partition {event.partition()}, offset {offset}"
     skip = f"; else set the offsets of the group {group} past it" if group else ""
     return UserError(
-        f"{place}: the client cannot read the batch that begins there ({error.str()}): "
+        f"{place}: the client cannot read the batch that begins there ({error_text(error)}): "
         "if it is only large, raise "
         f"LEADSTREAM_KAFKA_MESSAGE_MAX_BYTES{skip}"
     )
@@ -89,10 +89,10 @@ def topic_problem(client: Producer, topic: str, seconds: float) -> str | None:
     try:
         error = client.list_topics(topic, timeout=seconds).topics[topic].error
     except KafkaException as unanswered:
-        return f"topic {topic}: {unanswered.args[0].str()}"
+        return f"topic {topic}: {error_text(unanswered)}"
     if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return describe_error(error, "Write", topic)
-    return f"topic {topic}: {error.str()}; {CREATE_TOPICS}" if error else None
+    return f"topic {topic}: {error_text(error)}; {CREATE_TOPICS}" if error else None
 
 
 def denied_topic(client: Consumer | Producer, topics: Iterable[str], operation: str) -> str | None:

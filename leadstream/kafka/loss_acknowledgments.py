@@ -12,7 +12,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from leadstream.errors import Transient, UserError
+from leadstream.errors import Transient, UserError, error_text
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.config import client_config
 from leadstream.kafka.health import describe_error
@@ -44,7 +44,7 @@ def read_acknowledged(settings: Settings, places: Iterable[Partition]) -> dict[P
     try:
         states = consumer.committed([TopicPartition(*place) for place in places], ASK_SECONDS)
     except KafkaException as error:
-        raise Transient("brokers", error.args[0].str()) from error
+        raise Transient("brokers", error_text(error)) from error
     finally:
         consumer.close()
     return _acknowledged(states)
@@ -87,7 +87,7 @@ class LossAcknowledgments:
         ).values()
         for state in self._result(future, "Read", self._acknowledging).topic_partitions or []:
             if state.error is not None:
-                raise Transient("brokers", state.error.str())
+                raise Transient("brokers", error_text(state.error))
 
     def _committed(self, group: str) -> list[TopicPartition]:
         [future] = self._admin.list_consumer_group_offsets(
@@ -101,7 +101,7 @@ class LossAcknowledgments:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 raise UserError(describe_error(error.args[0], operation, group)) from None
-            raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", error_text(error)) from error
 
 
 def _acknowledged(states: Iterable[TopicPartition]) -> dict[Partition, int]:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 
 from leadstream.budgets import ABORT_SECONDS, CALL_SECONDS, COMMIT_SECONDS, OPEN_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Fenced, RecordRefused, Transient
+from leadstream.errors import Fenced, RecordRefused, Transient, error_text
 from leadstream.kafka.acknowledged import Acknowledged, Identity, Sent, Sources
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import Record, make_producer
@@ -179,7 +179,7 @@ class AcknowledgedPublisher:
         Raises Fenced once an error ended the producer.
         """
         if self._fatal is not None:
-            raise Fenced(self._fatal.str())
+            raise Fenced(error_text(self._fatal))
         if self._ready:
             return
         cluster_metadata(self._producer, OPEN_SECONDS, lambda: self._source.doubt)
@@ -212,7 +212,7 @@ class AcknowledgedPublisher:
             produce(self._producer, waiting, deadline, on_delivery=self._on_delivery)
         except KafkaException as error:
             self._on_error(error.args[0])
-            self._why = error.args[0].str()
+            self._why = error_text(error)
             sent = sent.first(len(sent.records) - len(list(waiting)) - 1)
         return partial(self._commit, batch, sent, deadline)
 

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from leadstream.budgets import LEAVE_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Fenced, Transient, UserError
+from leadstream.errors import Fenced, Transient, UserError, error_text
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Partition
 from leadstream.kafka.config import config_error
 from leadstream.kafka.fatal import REFUSED_JOIN, ended_client, is_fatal
@@ -187,13 +187,15 @@ class KafkaSource:
         elif is_fatal(error):
             self._fatal = error
         elif error.code() in UNKNOWN_TOPIC:
-            self._doubt = error.str()
+            self._doubt = error_text(error)
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._unreadable = True
         elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             self._denied = describe_error(error, "Read", self.group)
         elif error.code() in REFUSED_JOIN:
-            self._denied = f"the group {self.group} does not let this process in: {error.str()}"
+            self._denied = (
+                f"the group {self.group} does not let this process in: {error_text(error)}"
+            )
         elif error.code() not in SELF_REPAIRING:
             self._trouble = error
 
@@ -207,7 +209,7 @@ class KafkaSource:
             raise self._stop
         trouble, self._trouble = self._trouble, None
         if trouble is not None:
-            raise Transient("brokers", trouble.str())
+            raise Transient("brokers", error_text(trouble))
         if self._unreadable:
             self._unreadable = self._ask_permission()
         if self._denied is not None:
@@ -232,7 +234,7 @@ class KafkaSource:
         try:
             why = missing_permission(self._config, self._topics, "Read")
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", error_text(error)) from error
         if why is not None:
             raise Transient("brokers", why)
         return False
@@ -282,7 +284,7 @@ class KafkaSource:
     def _uncommitted(self, error: KafkaError) -> Transient | Fenced | UserError:
         if is_fatal(error):
             return ended_client(error, self._config)
-        return Transient("brokers", f"offsets were not committed: {error.str()}")
+        return Transient("brokers", f"offsets were not committed: {error_text(error)}")
 
     def offsets(self, batch: Batch) -> list[TopicPartition]:
         """Return the offsets to commit for a batch, of owned partitions only.
@@ -371,7 +373,7 @@ class KafkaSource:
         if is_fatal(error):
             self._fatal = error
         else:
-            self._doubt = error.str()
+            self._doubt = error_text(error)
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned |= {(p.topic, p.partition) for p in partitions}
@@ -406,7 +408,7 @@ class KafkaSource:
             if is_fatal(error.args[0]):
                 raise ended_client(error.args[0], self._config) from error
             if error.args[0].code() not in _MOVED_AWAY:
-                raise Transient("brokers", error.args[0].str()) from error
+                raise Transient("brokers", error_text(error)) from error
 
 
 def _ends(events: list[Any]) -> dict[Partition, int]:

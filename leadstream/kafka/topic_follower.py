@@ -6,7 +6,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from leadstream.errors import Transient
+from leadstream.errors import Transient, error_text
 from leadstream.kafka.batch import Message, Partition
 from leadstream.kafka.health import (
     SELF_REPAIRING,
@@ -75,7 +75,7 @@ class TopicFollower:
                 for place in self.position
             }
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", error_text(error)) from error
 
     def poll(self, timeout: float) -> list[Message]:
         """Return the records that are there, after up to `timeout` seconds.
@@ -126,7 +126,7 @@ class TopicFollower:
             if (why := denied_topic(self._consumer, absent, "Read")) is not None:
                 raise Transient("brokers", why)
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", error_text(error)) from error
         self._look_at = self._clock() + (ASK_SECONDS if self.absent else LOOK_SECONDS)
         self.known = frozenset(topics)
         self.absent = absent

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 
 from leadstream.budgets import POLL_SECONDS, READER_SILENCE_SECONDS
 from leadstream.deadline import Deadline
-from leadstream.errors import Transient, UserError
+from leadstream.errors import Transient, UserError, error_text
 from leadstream.kafka.batch import Message
 from leadstream.kafka.config import client_config, config_error, consumer_config
 from leadstream.kafka.health import (
@@ -83,7 +83,7 @@ class TopicReader:
             raise UserError(describe_error(found.error, "Read", self.topic))
         if found.error is not None:
             kind = NoTopic if found.error.code() in UNKNOWN_TOPIC else UserError
-            raise kind(f"topic {self.topic}: {found.error.str()}; {CREATE_TOPICS}")
+            raise kind(f"topic {self.topic}: {error_text(found.error)}; {CREATE_TOPICS}")
         return sorted(found.partitions)
 
     def bounds(self, partition: int) -> tuple[int, int]:
@@ -245,5 +245,5 @@ def poll_messages(consumer: Consumer, timeout: float) -> list[Any]:
 
 def _unanswered(error: KafkaException) -> Transient:
     return Transient(
-        "brokers", f"{error.args[0].str()}; check KAFKA_BOOTSTRAP_SERVERS, and that Kafka is up"
+        "brokers", f"{error_text(error)}; check KAFKA_BOOTSTRAP_SERVERS, and that Kafka is up"
     )

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from leadstream.budgets import ABORT_SECONDS, CALL_SECONDS, OPEN_SECONDS
 from leadstream.deadline import Deadline
 from leadstream.error_table import About, about_kafka
-from leadstream.errors import Fenced, RecordRefused, Transient, UserError
+from leadstream.errors import Fenced, RecordRefused, Transient, UserError, error_text
 from leadstream.kafka.config import Record, make_producer
 from leadstream.kafka.health import cluster_metadata, describe_error, is_mock, missing_permission
 from leadstream.kafka.topic_config import BATCH_SIZE, record_size
@@ -89,7 +89,7 @@ class TransactionalProducer:
             kafka_error: KafkaError = error.args[0]
             if kafka_error.code() in _UNSUPPORTED:
                 raise UserError(
-                    f"this broker has no transactions ({kafka_error.str()}): {advice}"
+                    f"this broker has no transactions ({error_text(kafka_error)}): {advice}"
                 ) from None
             if kafka_error.fatal():
                 # This producer stays unusable; the next attempt needs a new one.
@@ -168,14 +168,16 @@ class TransactionalProducer:
     ) -> NoReturn:
         kafka_error: KafkaError = error.args[0]
         if kafka_error.fatal():
-            raise Fenced(kafka_error.str()) from error
+            raise Fenced(error_text(kafka_error)) from error
         try:
             self.abort(Deadline.after(ABORT_SECONDS))
         except KafkaException as abort_error:
-            raise Fenced(abort_error.args[0].str()) from error
+            raise Fenced(error_text(abort_error)) from error
         # Only the delivery report names a record that no broker accepted.
         self.client.poll(0)
-        why = self._undelivered or self._denied(kafka_error, topics, group) or kafka_error.str()
+        why = (
+            self._undelivered or self._denied(kafka_error, topics, group) or error_text(kafka_error)
+        )
         kind = RecordRefused if self._refused else Transient
         raise kind("brokers", f"the transaction was aborted: {why}") from error
 
@@ -210,7 +212,7 @@ def describe_delivery(error: KafkaError, topic: str) -> str:
             f"topic {topic} refuses the present time: compare this clock with that of the brokers"
         )
     if about_kafka(error.code()) is About.RECORD:
-        return f"topic {topic} refuses a record: {error.str()}"
+        return f"topic {topic} refuses a record: {error_text(error)}"
     return describe_error(error, "Write", topic)
 
 
@@ -262,6 +264,6 @@ def retry(
         except KafkaException as error:
             if not error.args[0].retriable() or deadline.expired:
                 raise
-            on_wait(error.args[0].str())
+            on_wait(error_text(error))
         else:
             return

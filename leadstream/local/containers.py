@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 
 
 def require_engine() -> None:
@@ -47,7 +47,7 @@ def run_container(container: Any, name: str) -> Iterator[None]:
             container.start()
         # Time-outs are OSErrors; testcontainers raises RuntimeErrors.
         except (DockerException, OSError, RuntimeError) as error:
-            raise UserError(f"the {name} container did not start: {error}") from error
+            raise UserError(f"the {name} container did not start: {error_text(error)}") from error
         yield
     finally:
         # Without an engine, the reaper removes the container.

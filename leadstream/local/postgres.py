@@ -19,7 +19,7 @@ from typing import Literal
 import psycopg
 
 from leadstream.addresses import check_database_url
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.local.containers import require_engine, run_container
 from leadstream.local.process import (
     Child,
@@ -220,7 +220,7 @@ def _given(url: str, say: Say) -> Postgres:
             say(f"Postgres: the given one at {info.host}:{info.port}, database {info.dbname}")
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise UserError(
-            f"DATABASE_URL is set, but does not connect: fix or unset it. {error}"
+            f"DATABASE_URL is set, but does not connect: fix or unset it. {error_text(error)}"
         ) from error
     return Postgres(url, "given")
 

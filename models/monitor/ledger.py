@@ -19,6 +19,7 @@ from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from typing import Any
 
+from leadstream.errors import error_text
 from models.serve.refused import Refused
 
 DAY_MS = 86_400_000
@@ -66,7 +67,8 @@ def read_horizon(manifest: Mapping[str, Any]) -> float | None:
         return None if days is None else float(days)
     except (TypeError, ValueError, AttributeError) as error:
         raise Refused(
-            f"model version {manifest.get('version')}: its horizon cannot be understood ({error})"
+            f"model version {manifest.get('version')}: its horizon cannot be understood "
+            f"({error_text(error)})"
         ) from error
 
 

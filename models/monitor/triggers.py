@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from leadstream.errors import error_text
 from models.evaluate import EDGE, expected_calibration_error
 from models.monitor.ledger import DAY_MS, LabeledPrediction
 from models.monitor.live import arrays, tree_version
@@ -89,7 +90,8 @@ def parse_in_service(manifest: Mapping[str, Any], trees_manifest: Mapping[str, A
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(
-            f"model version {manifest.get('version')}: its manifest cannot be understood ({error})"
+            f"model version {manifest.get('version')}: its manifest cannot be understood "
+            f"({error_text(error)})"
         ) from error
 
 

@@ -15,7 +15,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 from leadstream.addresses import masked_url, without_secrets
-from leadstream.errors import SettingsError, Transient
+from leadstream.errors import SettingsError, Transient, error_text
 from models.serve.refused import Refused
 
 # The maximum size of a manifest, a signature or an alias.
@@ -52,7 +52,7 @@ class Store:
         except (ImportError, ValueError) as error:
             hint = "; pip install 'leadstream[s3]'" if s3 else ""
             raise SettingsError(
-                f"MODEL_STORE={masked_url(url)}: {without_secrets(str(error), url)}{hint}"
+                f"MODEL_STORE={masked_url(url)}: {without_secrets(error_text(error), url)}{hint}"
             ) from None
         self._failures: tuple[type[Exception], ...] = (OSError,)
         if s3:
@@ -176,7 +176,7 @@ class Store:
         try:
             yield
         except self._failures as error:
-            why = without_secrets(" ".join(str(error).split()), self.url) or "not in time"
+            why = without_secrets(" ".join(error_text(error).split()), self.url) or "not in time"
             raise Transient(
                 "model store", f"{masked_url(self.url)} does not answer ({why})"
             ) from None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from leadstream.addresses import masked_url
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.lead_fields import END_TIME_MS
 from leadstream.settings import Settings
 from models.registry.gate import GateRefused, objections
@@ -198,7 +198,9 @@ class ModelRegistry:
         try:
             manifest = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise Refused(f"model version {version}: its manifest is not JSON ({error})") from error
+            raise Refused(
+                f"model version {version}: its manifest is not JSON ({error_text(error)})"
+            ) from error
         if not isinstance(manifest, dict) or manifest.get("version") != version:
             raise Refused(f"model version {version}: its manifest is not that of this version")
         return raw, manifest

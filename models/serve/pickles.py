@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadstream.errors import error_text
 from models.serve.refused import Refused
 
 MAX_PACKED = 64 * 2**20
@@ -119,7 +120,7 @@ def _unpacked(payload: bytes) -> bytes:
     try:
         data = inflate.decompress(payload, MAX_UNPACKED + 1)
     except zlib.error as error:
-        raise Refused(f"its artifact is neither a pickle nor zlib ({error})") from error
+        raise Refused(f"its artifact is neither a pickle nor zlib ({error_text(error)})") from error
     if len(data) > MAX_UNPACKED:
         raise Refused(f"its artifact unpacks to more than {MAX_UNPACKED:,} bytes")
     if not inflate.eof or inflate.unused_data:

@@ -160,6 +160,7 @@ def test_a_process_that_is_stopped_hands_over_without_a_gap_or_a_repeat(stage: S
         assert second.stop() == 0
         assert {line["event"] for line in first.events()} <= {
             "started",
+            "compiling",
             "model.loaded",
             "rebalance",
             "batch",

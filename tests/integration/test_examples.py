@@ -1,5 +1,5 @@
 """The examples for subscribers, each run as it stands, on a topic with all that a subscriber may
-meet.
+meet: records of a real `run`, both framings, an erasure, and every compression.
 """
 
 import json
@@ -30,14 +30,16 @@ from tests.subscriber import prediction
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(600)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadstream" / "examples"
-EXPECTED = ["framed\t0.500\tC", "gone\terased", "newer\t0.125\tD", "single\t0.250\tB"]
+COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
+LEADS = 20  # of each compression: a client sends a batch that does not shrink as it is
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberOutput:
-    """What an example is told about where to read."""
+    """What an example is told about where to read, and what it must print."""
 
     environment: dict[str, str]
+    expected: list[str]
 
     def lines(self, folder: Path, *command: str) -> list[str]:
         """What an example prints until it has read everything, sorted: there is no order between
@@ -52,12 +54,16 @@ class SubscriberOutput:
 
 
 @pytest.fixture(scope="module")
-def outputs(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SubscriberOutput]:
-    """Both framings, an erasure, a record by a schema newer than the reader's, and one that was
-    never committed.
+def outputs(
+    kafka: Broker, tmp_path_factory: pytest.TempPathFactory, model_store: str
+) -> Iterator[SubscriberOutput]:
+    """What `run` writes, both framings, an erasure, a record by a schema newer than the reader's,
+    every compression, and a record that was never committed.
     """
-    stage = Stage.on(kafka.bootstrap, tmp_path_factory.mktemp("examples"), "unused", partitions=3)
+    folder = tmp_path_factory.mktemp("examples")
+    stage = Stage.on(kafka.bootstrap, folder, model_store, partitions=3)
     topic = stage.topics.lead_predictions
+    expected = [*_scored(stage), *_compressed(stage)]
     with registry_server() as state:
         registry = Registry(state.url)
         single, framed = Writer("LeadPrediction"), Writer("LeadPrediction", registry, topic)
@@ -81,8 +87,42 @@ def outputs(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 "SCHEMA_REGISTRY_URL": state.url,
                 "TOPIC": topic,
                 "SCHEMAS": str(schema_files.FOLDER),
+            },
+            sorted(
+                [*expected, "framed\t0.500\tC", "gone\terased", "newer\t0.125\tD", _line("single")]
+            ),
+        )
+
+
+def _scored(stage: Stage) -> list[str]:
+    """Have `run` score leads, and return what an example prints about them."""
+    stage.send(stage.changes("real", 2 * LEADS))
+    with stage.running() as process:
+        found = stage.predictions(2 * LEADS)
+        assert process.stop() == 0
+    return [f"{each['lead_id']}\t{each['probability']:.3f}\t{each['grade']}" for each in found]
+
+
+def _compressed(stage: Stage) -> list[str]:
+    writer, topic = Writer("LeadPrediction"), stage.topics.lead_predictions
+    leads = []
+    for compression in COMPRESSIONS:
+        producer = Producer(
+            {
+                "bootstrap.servers": stage.bootstrap,
+                "compression.type": compression,
+                "linger.ms": 500,
             }
         )
+        for number in range(LEADS):
+            leads.append(f"{compression}-{number}")
+            producer.produce(topic, writer.encode(prediction(leads[-1])), leads[-1].encode(), 0)
+        assert producer.flush(30) == 0
+    return [_line(lead) for lead in leads]
+
+
+def _line(lead: str) -> str:
+    return f"{lead}\t0.250\tB"
 
 
 def _newer(registry: Registry, topic: str, record: dict[str, Any]) -> bytes:
@@ -125,15 +165,17 @@ def _run(folder: Path, *command: str) -> None:
 
 
 def test_python(outputs: SubscriberOutput) -> None:
-    assert outputs.lines(EXAMPLES / "python", sys.executable, "subscribe.py", "--once") == EXPECTED
+    command = (sys.executable, "subscribe.py", "--once")
+    assert outputs.lines(EXAMPLES / "python", *command) == outputs.expected
 
 
 def test_node(outputs: SubscriberOutput) -> None:
     _runtime("node", "npm")
     folder = _prepared("node", "package-lock.json")
-    if not (folder / "node_modules" / "kafkajs").exists():
+    needed = json.loads((folder / "package.json").read_text())["dependencies"]
+    if not all((folder / "node_modules" / name).exists() for name in needed):
         _run(folder, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    assert outputs.lines(folder, "node", "subscribe.mjs", "--once") == EXPECTED
+    assert outputs.lines(folder, "node", "subscribe.mjs", "--once") == outputs.expected
 
 
 def test_java(outputs: SubscriberOutput) -> None:
@@ -151,14 +193,14 @@ def test_java(outputs: SubscriberOutput) -> None:
         "src/main/java/example/Subscribe.java",
     )
     java = ("java", "-XX:TieredStopAtLevel=1", "-cp", "target/classes:target/dependency/*")
-    assert outputs.lines(folder, *java, "example.Subscribe", "--once") == EXPECTED
+    assert outputs.lines(folder, *java, "example.Subscribe", "--once") == outputs.expected
 
 
 def test_go(outputs: SubscriberOutput) -> None:
     _runtime("go")
     folder = _prepared("go", "go.sum")
     _run(folder, "go", "build", "-o", "subscribe", ".")
-    assert outputs.lines(folder, "./subscribe", "-once") == EXPECTED
+    assert outputs.lines(folder, "./subscribe", "-once") == outputs.expected
 
 
 def test_kcat(outputs: SubscriberOutput) -> None:
@@ -170,5 +212,7 @@ def test_kcat(outputs: SubscriberOutput) -> None:
     lines = outputs.lines(
         EXAMPLES, "kcat", "-q", "-b", broker, "-t", topic, "-C", "-e", "-f", "%k %S\\n"
     )
-    assert [line.split()[0] for line in lines] == ["framed", "gone", "newer", "single"]
+    assert [line.split()[0] for line in lines] == sorted(
+        line.split("\t")[0] for line in outputs.expected
+    )
     assert "gone -1" in lines, "a null value erases"

@@ -41,6 +41,17 @@ def test_a_full_disk_must_not_end_the_process(
     assert double(np.ones(3)).tolist() == [2.0] * 3
 
 
+def test_the_first_start_must_not_be_silent_while_it_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[str] = []
+    monkeypatch.setattr("leadstream.compiled.announce_compilation", lambda: announced.append(""))
+    compiled(load(tmp_path)["double"])(np.ones(3))
+    assert len(announced) == 1
+    compiled(load(tmp_path)["double"])(np.ones(3))
+    assert len(announced) == 1, "it was compiled already, and read from disk"
+
+
 @pytest.mark.parametrize("kept", [0, 10])
 def test_a_file_that_was_cut_by_a_full_disk_must_not_end_the_next_start(
     tmp_path: Path, kept: int

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from leadstream.cli.demo.display import Screen
 from leadstream.cli.topics import create_missing
-from leadstream.errors import UserError
+from leadstream.errors import UserError, error_text
 from leadstream.kafka.config import client_config
 from leadstream.kafka.topics import VARIABLES
 from leadstream.local.broker import Broker, local_broker
@@ -76,7 +76,7 @@ def _database(postgres: Postgres) -> Iterator[str]:
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise UserError(
-            f"DATABASE_URL: the demo cannot create a database there: {str(error).strip()}; "
+            f"DATABASE_URL: the demo cannot create a database there: {error_text(error)}; "
             "unset DATABASE_URL, and the demo starts a Postgres instead"
         ) from None
     try:
@@ -118,4 +118,4 @@ def _remove(screen: Screen, settings: Settings, topics: list[str]) -> None:
                 time.sleep(0.5)
                 waiting |= admin.delete_consumer_groups([name])
             elif code != KafkaError.GROUP_ID_NOT_FOUND:
-                screen.say(f"{name} could not be removed from the brokers: {error.args[0].str()}")
+                screen.say(f"{name} could not be removed from the brokers: {error_text(error)}")

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from leadstream.cli.doctor.findings import CheckStatus, Finding, fail
+from leadstream.cli.progress import working
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
 
+_LONG_NAMES = {
+    "brokers": "brokers, topics and the group",
+    "registry": "the schema registry",
+    "database": "Postgres and the outbox",
+    "model": "the model",
+}
 Check = Callable[["Settings"], Iterable[Finding]]
 
 
@@ -43,15 +50,16 @@ def doctor(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--processes {arguments.processes}: must be 1 or more")
     settings = load_settings()
     silence()
-    findings = [
-        finding
-        for name, check in _checks(arguments)
-        for finding in _run_check(name, check, settings)
-    ]
+    findings: list[Finding] = []
+    for name, check in _checks(arguments):
+        # Each line is printed when it is known: some checks wait for brokers for seconds.
+        with working(f"checking {_LONG_NAMES.get(name, name)}", lines=False):
+            found = _run_check(name, check, settings)
+        findings += found
+        if not arguments.json:
+            _show(found)
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))
-    else:
-        _show(findings)
     return 1 if any(finding.status is CheckStatus.FAIL for finding in findings) else 0
 
 
@@ -90,5 +98,6 @@ def _show(findings: list[Finding]) -> None:
         print(
             textwrap.fill(text, width, subsequent_indent=" " * len(start), break_on_hyphens=False)
             if width
-            else text
+            else text,
+            flush=True,
         )

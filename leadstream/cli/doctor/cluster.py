@@ -1,12 +1,14 @@
 """The read-only view of a cluster: addresses, partitions, committed offsets and a few records."""
 
 import re
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
+    KafkaError,
     KafkaException,
     Producer,
     TopicPartition,
@@ -19,16 +21,27 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
 )
 
 from leadstream.deadline import Deadline
-from leadstream.errors import Transient, UserError
+from leadstream.errors import Transient, UserError, error_text
 from leadstream.kafka.batch import Message
 from leadstream.kafka.config import client_config, producer_config
 from leadstream.kafka.topic_reader import TopicReader
+from leadstream.kafka.transaction import retry
 from leadstream.local.process import accepts_connections
 from leadstream.log import client_logger
 from leadstream.settings import Settings
 
 ASK_SECONDS = 5.0
 RETRY_SECONDS = 0.2
+# A new cluster makes its internal topics at the first question to a group, for as long as this.
+COORDINATOR_SECONDS = 30.0
+_NOT_YET = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError._WAIT_COORD,
+    KafkaError._TIMED_OUT,
+    KafkaError.REQUEST_TIMED_OUT,
+}
 # The start of an error of librdkafka about a broker whose id and name are known.
 _NAMED = re.compile(r"(?:\w+://)?(\S+:\d+)/\d+: ")
 
@@ -64,28 +77,22 @@ class DoctorCluster:
 
     def members(self) -> int:
         """Return the number of processes in the group."""
-        deadline = Deadline.after(ASK_SECONDS)
-        while True:
-            [future] = self.admin.describe_consumer_groups(
+        group = self._ask_coordinator(
+            lambda: self.admin.describe_consumer_groups(
                 [self.settings.group_id], request_timeout=ASK_SECONDS
-            ).values()
-            try:
-                return len(_result_of(future).members)
-            except Transient:
-                # The coordinator of a new cluster answers with an error while it is made.
-                if deadline.expired:
-                    raise
-                self.admin.poll(RETRY_SECONDS)
+            )
+        )
+        return len(group.members)
 
     def partition_states(self, topic: str) -> list[PartitionState]:
         """Return the state of each partition of a topic."""
         group = ConsumerGroupTopicPartitions(self.settings.group_id)
-        [future] = self.admin.list_consumer_group_offsets(
-            [group], request_timeout=ASK_SECONDS
-        ).values()
+        answer = self._ask_coordinator(
+            lambda: self.admin.list_consumer_group_offsets([group], request_timeout=ASK_SECONDS)
+        )
         committed = {
             state.partition: state.offset
-            for state in _result_of(future).topic_partitions or []
+            for state in answer.topic_partitions or []
             if state.topic == topic and state.offset >= 0
         }
         first = self._offsets(topic, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -94,6 +101,20 @@ class DoctorCluster:
             PartitionState(topic, number, first[number], end[number], committed.get(number))
             for number in sorted(first)
         ]
+
+    def _ask_coordinator(self, ask: Callable[[], dict[str, Any]]) -> Any:
+        """Return the answer about one group; wait while a new cluster makes its coordinator."""
+        deadline = Deadline.after(COORDINATOR_SECONDS)
+        while True:
+            [future] = ask().values()
+            try:
+                return _result_of(future)
+            except Transient as failure:
+                cause = failure.__cause__
+                known = isinstance(cause, KafkaException) and cause.args[0].code() in _NOT_YET
+                if not known or deadline.expired:
+                    raise
+                self.admin.poll(RETRY_SECONDS)
 
     def _offsets(self, topic: str, which: OffsetSpec) -> dict[int, int]:
         wanted = {TopicPartition(topic, number): which for number in range(self.partitions[topic])}
@@ -136,16 +157,21 @@ class DoctorCluster:
         # Always the same id: the brokers remember every new one for days.
         producer = Producer(config | {"transactional.id": f"{self.settings.group_id}-run-doctor"})
         try:
-            producer.init_transactions(ASK_SECONDS)
+            retry(
+                lambda: producer.init_transactions(ASK_SECONDS),
+                Deadline.after(COORDINATOR_SECONDS),
+            )
         except KafkaException as error:
-            return str(error.args[0].str())
+            return error_text(error)
         return None
 
 
 def open_cluster(settings: Settings) -> DoctorCluster:
     """Return the cluster at KAFKA_BOOTSTRAP_SERVERS. Raises UserError if clients cannot use it."""
     errors: list[str] = []
-    client = AdminClient(_config(settings) | {"error_cb": lambda error: errors.append(error.str())})
+    client = AdminClient(
+        _config(settings) | {"error_cb": lambda error: errors.append(error_text(error))}
+    )
     given = (settings.kafka_bootstrap_servers or "").split(",")
     if not (listening := [address.strip() for address in given if _is_listening(address.strip())]):
         raise UserError(
@@ -165,7 +191,7 @@ def open_cluster(settings: Settings) -> DoctorCluster:
             raise _unreachable_error(listening, misnamed) from None
         raise UserError(
             f"something listens at {', '.join(listening)}, but does not answer as a broker "
-            f"({errors[0] if errors else error.args[0].str()}): check that the port is for Kafka "
+            f"({errors[0] if errors else error_text(error)}): check that the port is for Kafka "
             "clients, LEADSTREAM_KAFKA_SECURITY_PROTOCOL and its settings (TLS, user, password)"
         ) from None
     named = sorted(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values())
@@ -206,4 +232,4 @@ def _result_of(future: Any) -> Any:
     try:
         return future.result(2 * ASK_SECONDS)
     except KafkaException as error:
-        raise Transient("brokers", error.args[0].str()) from error
+        raise Transient("brokers", error_text(error)) from error
