@@ -70,7 +70,7 @@ def _is_bare(node: ast.AST, name: str) -> bool:
 
 def test_the_text_of_a_foreign_error_is_shown_by_the_one_function_that_completes_it() -> None:
     bare = {
-        f"{path.relative_to(ROOT)}:{node.lineno}"
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
         for path, handler in foreign_handlers()
         for node in ast.walk(handler)
         if _is_bare(node, str(handler.name))
