@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from leadstream.errors import SettingsError
+from leadstream.errors import SettingsError, error_text
 from leadstream.lead_fields import CRM_FIELDS, MAX_CATEGORY_CHARACTERS, FieldKind
 from leadstream.personal import is_personal_column
 from leadstream.settings import Settings
@@ -67,7 +67,7 @@ def load_description(path: Path) -> CrmDescription:
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from None
+        raise SettingsError(f"{path}: not TOML: {error_text(error)}") from None
 
 
 def described_crm(settings: Settings) -> CrmDescription | None:
