@@ -37,6 +37,7 @@ _HARMLESS = """
 KAFKA_BOOTSTRAP_SERVERS OTEL_TRACES_EXPORTER LEADSTREAM_MODEL_SIGNING_KEY
 LEADSTREAM_MODEL_VERIFY_KEYS LEADSTREAM_MODEL_UNSIGNED LEADSTREAM_GROUP_ID LEADSTREAM_DELIVERY
 LEADSTREAM_BATCH_MAX_RECORDS LEADSTREAM_BATCH_LINGER_MS LEADSTREAM_COALESCE LEADSTREAM_LATE
+LEADSTREAM_JSON
 LEADSTREAM_REASONS LEADSTREAM_CHALLENGER_SHARE LEADSTREAM_DEAD_LETTER_MAX_RATIO
 LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE LEADSTREAM_HTTP_HOST LEADSTREAM_HTTP_PORT
 LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
@@ -77,6 +78,7 @@ _SHARED = (
     "delivery",
     "coalesce",
     "late",
+    "json_changes",
     "reasons",
     "challenger_share",
     "dead_letter_max_ratio",
@@ -98,6 +100,13 @@ class Late(StrEnum):
 
     COALESCE = "coalesce"
     SCORE = "score"
+
+
+class JsonChanges(StrEnum):
+    """The lead changes that are read as JSON: those with a header, or every JSON object."""
+
+    HEADER = "header"
+    ACCEPT = "accept"
 
 
 class LogFormat(StrEnum):
@@ -213,6 +222,12 @@ class Settings(BaseModel):
         description="What becomes of a change that is older, by lead_version, than what was "
         "published of its lead: "
         "coalesce, or score.",
+    )
+    json_changes: JsonChanges = Field(
+        default=JsonChanges.HEADER,
+        alias="LEADSTREAM_JSON",
+        description="Which lead changes are read as JSON. header: those with the header "
+        "content-type application/json; accept: also every JSON object without it.",
     )
     reasons: int = Field(
         default=3,

@@ -134,7 +134,7 @@ class Reader:
             raise _poison(
                 Reason.UNKNOWN_SCHEMA, f"The schema fingerprint {mark[::-1].hex()} {what}."
             )
-        raise _poison(Reason.UNKNOWN_FRAMING, _describe(value))
+        raise _poison(Reason.UNKNOWN_FRAMING, _describe(value, self._record))
 
     def _from_registry(self, header: bytes) -> "_Body":
         number = int.from_bytes(header[1:], "big")
@@ -299,13 +299,19 @@ def _unshared(part: Any) -> Any:
     return [_unshared(value) for value in part] if isinstance(part, list) else part
 
 
-def _describe(value: bytes) -> str:
+def _describe(value: bytes, record: str) -> str:
     if not value:
         return "The value is empty."
     if value[:1] == _CONFLUENT or value[:2] == _SINGLE_OBJECT[: len(value)]:
         return f"The value is too short to be framed: {len(value)} bytes."
     if value.lstrip()[:1] in (b"{", b"["):
-        return "The value looks like JSON, not Avro in either framing."
+        hint = (
+            " Send it with the header content-type: application/json, "
+            "or set LEADSTREAM_JSON=accept."
+            if record == "LeadChanged"
+            else ""
+        )
+        return "The value looks like JSON, not Avro in either framing." + hint
     return f"The value starts with byte {value[0]:02x}, which is neither of the framings."
 
 

@@ -150,7 +150,7 @@ def parse_message(
 def parse_json(raw: bytes | str | None) -> Any:
     """Parse JSON; an integer of more than MAX_DIGITS digits is infinite."""
     try:
-        return json.loads(raw or b"", parse_int=_parse_integer)
+        return json.loads(raw or b"", parse_int=parse_integer)
     except (ValueError, RecursionError):
         raise Poison(Reason.DECODE_FAILED, "decode", "The value is not JSON.") from None
 
@@ -192,7 +192,7 @@ def to_decimal(raw: Any, scale: Any) -> Decimal | Unreadable:
     return Decimal(f"{int.from_bytes(raw, 'big', signed=True)}e{-scale}")
 
 
-def _parse_integer(text: str) -> int | float:
+def parse_integer(text: str) -> int | float:
     return int(text) if len(text) <= MAX_DIGITS else float("-inf" if text[0] == "-" else "inf")
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from consumer.dead_letters.letters import Letter
@@ -10,6 +10,7 @@ from leadstream.errors import Poison, Reason
 from leadstream.kafka.topics import Topics
 from schemas import schema_files
 from schemas.codec import Reader
+from schemas.json_records import decode_json, is_json
 from schemas.locate import DecodeFailure, first_failure
 from schemas.registry import Registry
 
@@ -45,15 +46,22 @@ def record_name(letter: Letter, topics: Topics) -> str | None:
     )
 
 
-def inspect(letter: Letter, topics: Topics, registry: Registry | None) -> Inspection:
-    """Decode a value with the present schemas. Raises Transient if the registry does not answer."""
+def inspect(
+    letter: Letter, topics: Topics, registry: Registry | None, *, accept_json: bool = False
+) -> Inspection:
+    """Decode a value with the present schemas. Raises Transient if the registry does not answer.
+
+    With `accept_json`, a change in JSON needs no header.
+    """
     record, value = record_name(letter, topics), letter.value
     if record is None or value is None:
         return Inspection(record)
     if letter.parsed.cut is not None and not letter.restored:
         return Inspection(record, None, None, "The letter was cut, so it cannot be read.")
     if record == "RescoreRequest" and value.lstrip()[:1] in (b"[", b"{"):
-        return _json(value)
+        return _json(value, "the request")
+    if record == "LeadChanged" and is_json(value, letter.content_headers, accept=accept_json):
+        return _json_change(value)
     reader = Reader(record, registry)
     try:
         return Inspection(record, reader.decode(value))
@@ -73,28 +81,35 @@ def hex_window(value: bytes, at: int) -> Iterator[tuple[int, bytes]]:
         yield start, value[start : start + 16]
 
 
-def _json(value: bytes) -> Inspection:
+def _json_change(value: bytes) -> Inspection:
+    """Return the change in JSON; one whose fields do not fit is shown as it is."""
+    try:
+        return Inspection("LeadChanged", decode_json("LeadChanged", value))
+    except Poison as poison:
+        found = _json(value, "the change")
+        return replace(found, detail=poison.detail)
+
+
+def _json(value: bytes, what: str) -> Inspection:
     try:
         return Inspection("JSON", json.loads(value))
     except UnicodeDecodeError as error:
         return Inspection(
             "JSON",
             None,
-            DecodeFailure(error.start, "the request", "the text is not UTF-8"),
+            DecodeFailure(error.start, what, "the text is not UTF-8"),
             "no JSON",
         )
     except json.JSONDecodeError as error:
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        return Inspection(
-            "JSON", None, DecodeFailure(at, "the request", error.msg), f"no JSON: {error.msg}"
-        )
+        return Inspection("JSON", None, DecodeFailure(at, what, error.msg), f"no JSON: {error.msg}")
     except ValueError:
         return Inspection(
-            "JSON", None, DecodeFailure(0, "the request", "a number has too many digits"), "no JSON"
+            "JSON", None, DecodeFailure(0, what, "a number has too many digits"), "no JSON"
         )
     except RecursionError:
         return Inspection(
-            "JSON", None, DecodeFailure(0, "the request", "it is nested too deeply"), "no JSON"
+            "JSON", None, DecodeFailure(0, what, "it is nested too deeply"), "no JSON"
         )
 
 

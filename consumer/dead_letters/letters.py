@@ -61,6 +61,10 @@ class Letter:
         own = self.parsed.original_timestamp
         return self.timestamp if own is None else own
 
+    def content_headers(self) -> Headers:
+        """Return the headers in which those of the original are."""
+        return self.original_headers or self.headers
+
     @property
     def lead(self) -> str | None:
         """Return the key as text, which is the lead id of a change."""

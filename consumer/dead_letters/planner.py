@@ -15,8 +15,9 @@ from consumer.dead_letters.replay_times import ReplayTimes
 from leadstream.errors import Poison
 from leadstream.kafka.batch import Output
 from leadstream.kafka.dead_letter import REPLAY_PROOF, REPLAYS, replay_proof
-from leadstream.settings import Settings
+from leadstream.settings import JsonChanges, Settings
 from schemas.codec import Reader, Writer
+from schemas.json_records import convert_record, decode_json, is_json, parse_object
 from schemas.registry import Registry
 
 MAX_RETURNS = 3
@@ -69,6 +70,7 @@ class Planner:
         self._comment = comment
         self._times = times
         self._secret = settings.id_hash_key
+        self._accept_json = settings.json_changes is JsonChanges.ACCEPT
 
     def plan(self, letter: Letter, scores: CurrentScores) -> PlannedAction | SkippedLetter:
         """Return the action for a letter: superseded, parked or replayed.
@@ -82,7 +84,8 @@ class Planner:
                 letter,
                 f"it came from {letter.parsed.topic or 'an unknown topic'}, which is not read here",
             )
-        content = self._content(record, letter.value)
+        in_json = record == "LeadChanged" and self._is_json(letter)
+        content = self._content(record, letter.value, in_json=in_json)
         change = content if record == "LeadChanged" else None
         key = letter.key if record == "LeadChanged" else None
         if why := scores.why_superseded(key, letter.failed_at, change):
@@ -95,12 +98,15 @@ class Planner:
             return SkippedLetter(letter, "it was cut, and its original is no longer in its topic")
         value, patch = letter.value, None
         if self._patch:
-            if content is None:
-                return SkippedLetter(
-                    letter, "the patch cannot be applied, because the value cannot be read"
-                )
             try:
-                value = self._writers[record].encode(merge(content, self._patch))
+                if in_json:
+                    value = _patched_json(record, value or b"", self._patch)
+                elif content is not None:
+                    value = self._writers[record].encode(merge(content, self._patch))
+                else:
+                    return SkippedLetter(
+                        letter, "the patch cannot be applied, because the value cannot be read"
+                    )
             except Poison as poison:
                 return SkippedLetter(letter, f"the patch does not fit: {poison.detail}")
             patch = json.dumps(self._patch, sort_keys=True, ensure_ascii=False)
@@ -117,11 +123,25 @@ class Planner:
         at = output.timestamp
         return self._times is None or at is None or self._times.keeps(output.topic, at)
 
-    def _content(self, record: str, value: bytes | None) -> dict[str, Any] | None:
+    def _is_json(self, letter: Letter) -> bool:
+        return letter.value is not None and is_json(
+            letter.value, letter.content_headers, accept=self._accept_json
+        )
+
+    def _content(self, record: str, value: bytes | None, *, in_json: bool) -> dict[str, Any] | None:
         try:
-            return None if value is None else self._readers[record].decode(value)
+            if value is None or in_json:
+                return None if value is None else decode_json(record, value)
+            return self._readers[record].decode(value)
         except Poison:
             return None
+
+
+def _patched_json(record: str, value: bytes, patch: Mapping[str, Any]) -> bytes:
+    """Return a value in JSON with a patch, still in JSON. Raises Poison if it then does not fit."""
+    merged = merge(parse_object(value), patch)
+    convert_record(record, merged)
+    return json.dumps(merged, ensure_ascii=False).encode()
 
 
 def replayed(letter: Letter, value: bytes | None, secret: str | None = None) -> Output:

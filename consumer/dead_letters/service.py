@@ -25,7 +25,7 @@ from leadstream.kafka.config import client_config
 from leadstream.kafka.topic_config import read_topic_configs
 from leadstream.kafka.topic_reader import TopicOffsets
 from leadstream.log import configure
-from leadstream.settings import Settings
+from leadstream.settings import JsonChanges, Settings
 from schemas.registry import Registry
 
 # The names that the docs promise to Python users.
@@ -80,7 +80,12 @@ class TriageService:
             ]
         return (
             letter,
-            inspect(letter, self.settings.topics, self._registry),
+            inspect(
+                letter,
+                self.settings.topics,
+                self._registry,
+                accept_json=self.settings.json_changes is JsonChanges.ACCEPT,
+            ),
             found[-1] if found else None,
         )
 

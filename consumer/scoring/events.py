@@ -1,8 +1,13 @@
-"""The event table: one row per message of a batch, whichever decoder read it."""
+"""The event table: one row per message of a batch, whichever decoder read it.
+
+The kernel reads large batches of Avro in columns. What it leaves, the codec and the reader of JSON
+decode one by one into the same table.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +22,11 @@ from consumer.scoring.validity import LOOP_ORIGIN, check_changes, find_poisons
 from features.spec import FeatureSpec
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison
-from leadstream.kafka.batch import Batch
+from leadstream.kafka.batch import Batch, Message, read_headers
 from leadstream.lead_fields import MAX_CHANGE_BYTES, STATE_FIELDS
 from schemas.codec import Reader
 from schemas.columns import COMPILED, ColumnReader, use_columns, without_nulls
+from schemas.json_records import decode_json, is_json
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.intp]
@@ -60,7 +66,7 @@ class EventTable:
 
     `kind` (n,) holds an EventKind. `keys` are the record keys, which of a valid change are the
     lead id in UTF-8. `poisons` has the reason of each INVALID row. `fallback` is True if the
-    kernel left a change of a large batch to the codec.
+    kernel left a change of a large batch to the codec or to the reader of JSON.
     """
 
     kind: NDArray[np.uint8]
@@ -75,12 +81,16 @@ class EventTable:
 
 
 class EventReader:
-    """Both decoders of lead changes: the kernel for large batches, the codec for the rest."""
+    """The decoders of lead changes: the kernel for large batches, codec and JSON for the rest.
 
-    def __init__(self, codec: Reader, requests_topic: str) -> None:
+    With `accept_json`, a JSON object needs no header.
+    """
+
+    def __init__(self, codec: Reader, requests_topic: str, *, accept_json: bool = False) -> None:
         """Raise MissingColumnError if a field of the schema has no column."""
         self._codec = codec
         self._requests_topic = requests_topic
+        self._accept_json = accept_json
         self._kernel = ColumnReader(codec, _FIELDS) if COMPILED else None
 
     def read(self, batch: Batch, inputs: Sequence[FeatureSpec]) -> EventTable:
@@ -104,7 +114,7 @@ class EventReader:
             table = kernel.decode(present)
             base = columns_from_kernel(table, kernel.symbols["change_type"], inputs)
             left &= ~table.decoded
-        records, poisons = self._decode(present, np.flatnonzero(left).tolist())
+        records, poisons = self._decode(batch.messages, present, np.flatnonzero(left).tolist())
         if base is None:
             decoded = np.zeros(n, np.bool_)
             changes = columns_from_records([records.get(row, _BLANK) for row in range(n)], inputs)
@@ -138,7 +148,7 @@ class EventReader:
         return EventTable(kind, keys, changes, poisons, base is not None and bool(left.any()))
 
     def _decode(
-        self, values: Sequence[bytes], rows: Sequence[int]
+        self, messages: Sequence[Message], values: Sequence[bytes], rows: Sequence[int]
     ) -> tuple[dict[int, dict[str, Any]], dict[int, Poison]]:
         """Decode rows one by one; a value that cannot be decoded costs only its own row."""
         records: dict[int, dict[str, Any]] = {}
@@ -146,7 +156,11 @@ class EventReader:
         self._codec.prepare(values[row] for row in rows)
         for row in rows:
             try:
-                records[row] = self._codec.decode(values[row])
+                headers = partial(read_headers, messages[row])
+                if is_json(values[row], headers, accept=self._accept_json):
+                    records[row] = decode_json("LeadChanged", values[row])
+                else:
+                    records[row] = self._codec.decode(values[row])
             except Poison as poison:
                 poisons[row] = poison
         return records, poisons

@@ -34,7 +34,7 @@ from leadstream.errors import Transient, UserError
 from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import MESSAGE_MAX_BYTES
 from leadstream.kafka.topic_config import RecordLimits
-from leadstream.settings import Settings
+from leadstream.settings import JsonChanges, Settings
 from models.registry.slot import ChallengerSlot, ModelSlot
 
 
@@ -63,7 +63,11 @@ class Pipeline:
         self._slot = slot
         self._challenger = challenger
         self._codecs = codecs
-        self._events = EventReader(codecs.changes, topics.rescore_requests)
+        self._events = EventReader(
+            codecs.changes,
+            topics.rescore_requests,
+            accept_json=settings.json_changes is JsonChanges.ACCEPT,
+        )
         self._limits = limits or RecordLimits(client_bytes=MESSAGE_MAX_BYTES)
         self._scorer = BatchScorer(
             PredictionWriter(codecs.predictions, topics.lead_predictions, self._limits),

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consumer.scoring.leads import Lead
 from consumer.scoring.result import BatchResult, Disposition
+from leadstream.kafka.config import Headers
 from leadstream.lead_fields import MAX_CHANGE_BYTES
 from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
@@ -39,6 +41,11 @@ IMPUTED = "lead_score"
 def _value(message: FakeMessage) -> bytes:
     assert message.value_ is not None
     return message.value_
+
+
+def _in_json(text: str) -> FakeMessage:
+    headers: Headers = [("content-type", b"application/json")]
+    return replace(raw(0, text.encode()), headers_=headers)
 
 
 def _unknown_symbol() -> FakeMessage:
@@ -75,7 +82,13 @@ INPUTS: dict[str, Callable[[], FakeMessage]] = {
     "text that is not UTF-8": lambda: raw(
         0, _value(change(0, state={"source": "MARK"})).replace(b"MARK", b"\xff" * 4)
     ),
-    "JSON on the changes topic": lambda: raw(0, json.dumps(event()).encode()),
+    "JSON without its header": lambda: raw(0, json.dumps(event()).encode()),
+    "JSON that is cut off": lambda: _in_json(json.dumps(event())[:-1]),
+    "JSON with a field of the wrong type": lambda: _in_json(json.dumps(event(lead_version="4"))),
+    "JSON with a field that the schema does not have": lambda: _in_json(json.dumps(event(gpa=3))),
+    "JSON with a field that is there twice": lambda: _in_json(
+        json.dumps(event()).replace('"event_id"', '"lead_id": "", "event_id"')
+    ),
     "an empty value": lambda: raw(0, b""),
     "a foreign framing": lambda: raw(0, b"Obj\x01" + _value(change(0))),
     "an unknown schema fingerprint": lambda: raw(

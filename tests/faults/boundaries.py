@@ -34,6 +34,7 @@ from producer.translate import Translator
 from schemas import schema_files
 from schemas.codec import Reader, Writer
 from schemas.foreign_formats import ConversionOptions, ForeignFormat, parse_columns
+from schemas.json_records import decode_json
 from schemas.registry import Registry
 from schemas.registry_http import RegistryHttp
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
@@ -248,6 +249,19 @@ def _decode(schema: Any, body: bytes) -> str:
     return "decoded"
 
 
+def json_boundary(rng: Random) -> str:
+    """Decode a change in JSON of which a part or two may be odd."""
+    change: Any = event(CANARY, {"status": CANARY, "numbers": {"gpa": 3.5}})
+    for _ in range(rng.randrange(3)):
+        change = replace_part(rng, change)
+    try:
+        record = decode_json("LeadChanged", as_bytes(rng, change))
+    except Poison as poison:
+        return sentence(poison)
+    Writer("LeadChanged").encode(record)  # so it has the types of the schema
+    return "decoded"
+
+
 class _BytesConnection(HTTPConnection):
     """A connection whose answer is there already."""
 
@@ -436,6 +450,7 @@ def boundaries(store: str, folder: Path) -> Iterator[dict[str, tuple[float, Boun
     """Yield each boundary by name, with its share of the inputs."""
     yield {
         "events of other systems": (0.35, EventBoundary()),
+        "lead changes in JSON": (0.15, json_boundary),
         "schemas of the registry": (0.15, schema_boundary),
         "answers of the registry": (0.15, registry_boundary),
         "headers and letters": (0.01, letter_boundary),

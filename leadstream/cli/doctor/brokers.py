@@ -11,6 +11,7 @@ from leadstream.cli.doctor.findings import Finding, fail, format_duration, note,
 if TYPE_CHECKING:
     from leadstream.kafka.batch import Message
     from leadstream.settings import Settings
+    from schemas.codec import Reader
 
 # NTP keeps clocks within milliseconds; a network and a busy machine add some.
 SKEW_SECONDS = 5.0
@@ -155,17 +156,17 @@ def _check_readable(settings: "Settings", newest: Iterable["Message"]) -> Iterat
     from schemas.codec import Reader
     from schemas.registry import Registry
 
-    values = [value for message in newest if (value := message.value()) is not None]
-    if not values:
+    messages = [message for message in newest if message.value() is not None]
+    if not messages:
         yield ok("changes", f"{settings.topics.lead_changes} holds none yet")
         return
     url = settings.schema_registry_url
     failures: Counter[tuple[Reason, str]] = Counter()
     with closing(Registry(url)) if url else nullcontext() as registry:
         reader = Reader("LeadChanged", registry)
-        for value in values:
+        for message in messages:
             try:
-                reader.decode(value)
+                _decode_change(message, reader, settings)
             except Poison as poison:
                 failures[poison.reason, poison.detail] += 1
             except Transient as failure:
@@ -175,20 +176,37 @@ def _check_readable(settings: "Settings", newest: Iterable["Message"]) -> Iterat
                 )
                 return
     if not failures:
-        yield ok("changes", f"the newest {len(values)} can be read")
+        yield ok("changes", f"the newest {len(messages)} can be read")
     # A few bad changes become dead letters; more than the limit would stop the consumer.
-    status = fail if failures.total() > settings.dead_letter_max_ratio * len(values) else note
+    status = fail if failures.total() > settings.dead_letter_max_ratio * len(messages) else note
     for (reason, detail), count in failures.most_common(3):
         yield status(
             "changes",
-            f"{count} of the newest {len(values)} cannot be read: {detail} "
+            f"{count} of the newest {len(messages)} cannot be read: {detail} "
             f"{_FIXES.get(reason, '')}".strip(),
         )
 
 
+def _decode_change(message: "Message", reader: "Reader", settings: "Settings") -> None:
+    """Decode a change as the consumer does. Raises Poison, Transient."""
+    from functools import partial
+
+    from leadstream.kafka.batch import read_headers
+    from leadstream.settings import JsonChanges
+    from schemas.json_records import decode_json, is_json
+
+    value = message.value() or b""
+    accept = settings.json_changes is JsonChanges.ACCEPT
+    if is_json(value, partial(read_headers, message), accept=accept):
+        decode_json("LeadChanged", value)
+    else:
+        reader.decode(value)
+
+
 _FIXES = {
     "UNKNOWN_SCHEMA": "Set SCHEMA_REGISTRY_URL to the registry of the producer.",
-    "UNKNOWN_FRAMING": "Send LeadChanged in Avro; `leadstream import` or `translate` can convert.",
+    "UNKNOWN_FRAMING": "`leadstream import` or `translate` can convert other formats.",
+    "INVALID_EVENT": "Fix the producer.",
     "DECODE_FAILED": "Fix the producer; `leadstream dead-letters show` shows where a value fails.",
 }
 
