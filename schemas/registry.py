@@ -143,13 +143,17 @@ class Registry:
 
     def _fetch(self, number: int) -> Any:
         try:
-            answer = self._ask("GET", f"schemas/ids/{number}")
+            return self._ask_schema(number)
         except UnusableAnswer:
             # Where the registry answers other questions, only this id is odd.
             self.ping()
             raise _odd(
                 f"The schema registry's answer for schema id {number} is no schema."
             ) from None
+
+    def _ask_schema(self, number: int) -> Any:
+        """Return a schema with its references inside it. Raises Poison and UnusableAnswer."""
+        answer = self._ask("GET", f"schemas/ids/{number}")
         if answer is None:
             raise _unknown(number)
         what = f"Schema id {number}"
@@ -219,9 +223,11 @@ def is_schema_id(number: Any) -> bool:
 
 
 def _schema_in(answer: dict[str, Any], what: str) -> Any:
-    """Return the Avro schema in an answer as JSON data. Raises Poison."""
+    """Return the Avro schema in an answer as JSON data. Raises Poison and UnusableAnswer."""
     kind, text = answer.get("schemaType"), answer.get("schema")
-    if kind not in (None, "AVRO") or not isinstance(text, str) or not text:
+    if not isinstance(text, str):
+        raise UnusableAnswer("the answer is not JSON of a registry; check SCHEMA_REGISTRY_URL")
+    if kind not in (None, "AVRO") or not text:
         name = kind if isinstance(kind, str) and kind.isalnum() and len(kind) < 20 else "unknown"
         raise _odd(f"{what} is no Avro schema, but one of type {name}.")
     if len(text) > MAX_SCHEMA_CHARACTERS:
@@ -267,7 +273,11 @@ def _is_unicode(text: str) -> bool:
 
 def _id_in(answer: dict[str, Any], subject: str) -> int:
     number = answer.get("id")
-    if not isinstance(number, int) or not is_schema_id(number):
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UnusableAnswer(
+            f"its answer for the schema of {subject} has no id; check SCHEMA_REGISTRY_URL"
+        )
+    if not is_schema_id(number):
         raise UserError(
             f"The schema registry gave the schema of {subject} an id that no record can hold; "
             f"an id is a number from 1 to {_LARGEST_ID}"

@@ -34,6 +34,7 @@ class RegistryState:
     answer: bytes | None = (
         None  # sent with status 200 or `failure` in place of what the registry would say
     )
+    odd: dict[int, bytes] = field(default_factory=dict)  # answers for these schema ids
     refuse: set[str] = field(default_factory=set)  # subjects whose registrations are incompatible
     hold: threading.Event | None = None  # every request waits until it is set
 
@@ -93,6 +94,10 @@ class _RegistryHandler(BaseHTTPRequestHandler):
         status, answer = 200, b""
         if state.failure or state.answer is not None:
             status, answer = state.failure or 200, state.answer or b""
+        elif path in (
+            odd := {f"/schemas/ids/{number}": data for number, data in state.odd.items()}
+        ):
+            answer = odd[path]
         else:
             try:
                 result = _answer(state, self.command, path, json.loads(body) if body else {})

@@ -320,6 +320,8 @@ def registry_boundary(rng: Random) -> str:
             registry.schema(rng.choice((1, 7, 2**31 - 1)))
         else:
             registry.schema_id("subject", schema_files.current_schema("LeadOutcome"))
+    except UserError as error:
+        return _kind(error)  # repeats the registry's reason, which knows schemas and no lead
     except LeadstreamError as error:
         return sentence(error)
     return "answered"

@@ -3,22 +3,22 @@
 Pure functions.
 
 offsets    the committed transactions' spans follow each other without gap or overlap, up to the end
-of each topic
+           of each topic
 fates      in its transaction every consumed record has exactly one outcome, and every output its
-one source
+           one source
 letters    poison and only poison is dead-lettered, with key, value, timestamp and headers as they
-were
+           were
 order      the predictions of a lead never go back in lead_version, and no older change brings back
-an erased lead;
-           what is older than what was published before has no output (which `dispositions` holds,
-           too)
+           an erased lead; what is older than what was published before has no output (which
+           `dispositions` holds, too)
 models     no transaction mixes two model versions
 visible    a subscriber sees all of the committed transactions and nothing else, and none is left
-open
+           open
 books      each process's log lines are transactions, and each transaction has its line, but for
-what a process
-           could not write any more: at most one for each kill or rejoining
-processes  nobody ends but by the harness, and nobody has anything to say to people
+           what a process could not write any more: at most one for each kill or rejoining, and
+           those that its full log dropped
+processes  nobody ends but by the harness, or as a static member whose name another process took;
+           nobody else has anything to say to people
 """
 
 import hashlib
@@ -31,6 +31,7 @@ from tests.faults.expectation import Expected, by_transaction, expected, format_
 from tests.faults.history import (
     DISPOSITIONS,
     Ending,
+    HistoryRecord,
     ProcessRun,
     RecordKind,
     RunHistory,
@@ -77,11 +78,15 @@ def _offsets(history: RunHistory) -> Iterator[Violation]:
                 yield Violation("offsets", f"transaction {transaction.number} commits {spoken}")
             stands[span.place] = span.after
     counts = Counter(sent.record.place for sent in history.sent)
+    ends: Counter[TopicSlice] = Counter()
+    for sent in history.sent:
+        ends[sent.record.place] = max(ends[sent.record.place], sent.record.offset + 1)
+    for hole in history.holes:
+        counts[hole.place] += hole.after - hole.first
+        ends[hole.place] = max(ends[hole.place], hole.after)
     committed = {span.place: span.after for span in history.committed}
     for place in counts.keys() | committed.keys() | stands.keys():
-        end = 1 + max(
-            (sent.record.offset for sent in history.sent if sent.record.place == place), default=-1
-        )
+        end = ends[place]
         if counts[place] != end:
             yield Violation(
                 "offsets", f"{place.format()} has {counts[place]} records up to offset {end}"
@@ -158,7 +163,8 @@ def _letters(history: RunHistory) -> Iterator[Violation]:
         kept, added = record.headers[: len(own)], record.headers[len(own) :]
         named = dict(added)
         given = named.get("dlq.original_timestamp"), named.get("dlq.replays")
-        if (record.key, given) != (
+        key = None if "dlq.no_key" in named and record.key == _place(original) else record.key
+        if (key, given) != (
             original.key,
             (str(original.timestamp).encode(), b"0"),
         ) or not _holds(record.value, original.value, named):
@@ -168,6 +174,11 @@ def _letters(history: RunHistory) -> Iterator[Violation]:
                 "letters",
                 f"{record.at()} does not have the headers of {original.at()}, and then its own",
             )
+
+
+def _place(record: HistoryRecord) -> bytes:
+    """Return the key of the letter of a record without one, where its topic wants one."""
+    return f"{record.place.topic}-{record.place.partition}-{record.offset}".encode()
 
 
 def _holds(value: bytes | None, original: bytes | None, named: Mapping[str, bytes | None]) -> bool:
@@ -268,7 +279,8 @@ def _accounting(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Vi
                 f"transaction does",
             )
     excused = sum(
-        (process.ending is not Ending.STOPPED) + process.rejoins for process in history.processes
+        (process.ending is not Ending.STOPPED) + process.rejoins + process.dropped
+        for process in history.processes
     )
     if len(without) > excused:
         missing = "; ".join(map(_format_counts, without[:5]))
@@ -282,7 +294,8 @@ def _accounting(history: RunHistory, wanted: dict[int, Expected]) -> Iterator[Vi
                 disposition: sum(getattr(line, disposition) for line in process.lines)
                 for disposition in DISPOSITIONS
             }
-            if written != process.metrics:
+            lacking = any(written[name] > count for name, count in process.metrics.items())
+            if lacking if process.dropped else written != process.metrics:
                 yield Violation(
                     "books", f"{process.name} counts {process.metrics} and has written {written}"
                 )
@@ -302,6 +315,11 @@ def _format_counts(counts: tuple[int, ...]) -> str:
 
 def _processes(processes: Iterable[ProcessRun]) -> Iterator[Violation]:
     for process in processes:
+        if process.ending is Ending.REPLACED:
+            if process.exit_code != 1 or len(process.sentences) != 1:
+                said = f"exit code {process.exit_code}, and said: {' | '.join(process.sentences)}"
+                yield Violation("processes", f"{process.name} was replaced, with {said}")
+            continue
         well = {0} if process.started else {0, -signal.SIGTERM}
         if process.ending is Ending.DIED or (
             process.ending is Ending.STOPPED and process.exit_code not in well

@@ -19,6 +19,10 @@ min.insync.replicas={in_sync}
 offsets.topic.replication.factor={replication}
 transaction.state.log.replication.factor={replication}
 transaction.state.log.min.isr={in_sync}
+group.consumer.min.session.timeout.ms=1500
+group.consumer.session.timeout.ms=1500
+group.consumer.min.heartbeat.interval.ms=300
+group.consumer.heartbeat.interval.ms=300
 """
 
 

@@ -25,6 +25,7 @@ from producer.crm import create_schema
 from tests.faults.cluster import BrokerCluster, kafka_cluster
 from tests.faults.proxy import Proxy, proxying
 from tests.faults.schedule import PARTITIONS
+from tests.faults.traffic import ODD_LEADS, ODD_SCHEMAS
 from tests.integration.running import QUICK, Stage
 from tests.registry_server import RegistryState, registry_server
 from tests.trained_models import TRUST, promoted_store, trained
@@ -65,6 +66,7 @@ def fault_environment(brokers: int, folder: Path, say: Say) -> Iterator[FaultEnv
         registry_server() as registry,
         proxying() as loop,
     ):
+        registry.odd = {number: answer for number, (answer, _) in ODD_SCHEMAS.items()}
         store = Path(promoted_store(folder / "models"))
         ModelRegistry(str(store), TRUST).publish(trained(SECOND_SEED))
         host, _, port = postgres.address.rpartition(":")
@@ -75,6 +77,22 @@ def fault_environment(brokers: int, folder: Path, say: Say) -> Iterator[FaultEnv
             yield FaultEnvironment(kafka, postgres, database, registry, gate, store)
 
 
+# The CRM has rows that cannot be read or scored.
+_ODD_ROWS = f"""
+alter table people rename to people_rows;
+create function is_readable(id text) returns boolean language plpgsql stable cost 10000 as $$
+begin
+    if id like 'raising%' then raise exception 'the CRM does not show %', id; end if;
+    return true;
+end $$;
+create view people as select * from people_rows where is_readable(id);
+insert into people_rows (id, created_at, lead_score)
+select kind || '_' || number, moment::timestamptz, score
+from generate_series(0, {ODD_LEADS - 1}) as number, (values
+    ('raising', 'yesterday', 50), ('ancient', '1901-01-01', 50), ('future', '9000-01-01', 50),
+    ('huge', 'yesterday', 1e14)
+) as rows(kind, moment, score);
+"""
 # Letters of the largest records are cut.
 SMALL = {"max.message.bytes": "50000"}
 
@@ -93,6 +111,7 @@ def staged(
         connection.execute(f"create schema {schema}")
         connection.execute(f"set search_path to {schema}")
         create_schema(connection)
+        connection.execute(_ODD_ROWS)
     stage.environment |= QUICK | {
         "DATABASE_URL": in_schema(environment.database_url, schema),
         "SCHEMA_REGISTRY_URL": environment.registry_url,
@@ -117,3 +136,10 @@ def staged(
 def in_schema(url: str, schema: str) -> str:
     """The URL, its tables looked up in one schema."""
     return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
+
+
+def direct_database(environment: FaultEnvironment, stage: Stage) -> str:
+    """The database of a stage, past the proxy."""
+    return in_schema(
+        environment.postgres.url, stage.environment["DATABASE_URL"].rpartition("%3D")[2]
+    )

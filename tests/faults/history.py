@@ -26,11 +26,14 @@ class RecordKind(StrEnum):
 
 
 class Ending(StrEnum):
-    """How a process ended: killed by the harness, stopped by it, or by itself."""
+    """How a process ended: killed by the harness, stopped by it, by itself, or since another
+    process joined with its name.
+    """
 
     KILLED = "killed"
     STOPPED = "stopped"
     DIED = "died"
+    REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class ProcessRun:
 
     Before it has `started` it does not hear signals yet; `rejoins` counts how often it gave its
     clients up; `sentences` are lines for people; `metrics` are its last counters of changes by
-    fate, where it was still there to be asked.
+    fate, where it was still there to be asked. `dropped` log lines could not be written.
     """
 
     name: str
@@ -181,13 +184,15 @@ class ProcessRun:
     rejoins: int = 0
     sentences: tuple[str, ...] = ()
     metrics: dict[str, int] | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
     """Everything that the checker looks at.
 
-    `unfinished` transactions were neither committed nor aborted at the end.
+    `unfinished` transactions were neither committed nor aborted at the end. `holes` are offsets of
+    the inputs that no subscriber sees: markers, and what a foreign producer aborted.
     """
 
     __pydantic_config__: ClassVar = _BYTES
@@ -203,6 +208,7 @@ class RunHistory:
     committed: tuple[Span, ...]
     processes: tuple[ProcessRun, ...]
     unfinished: int = 0
+    holes: tuple[Span, ...] = ()
 
 
 _JSON = TypeAdapter(RunHistory)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,24 +11,48 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from models.registry.versions import ModelRegistry
-from tests.faults.environment import FaultEnvironment
+from tests.faults.environment import SMALL, FaultEnvironment
+from tests.faults.foreign import ForeignProducer
 from tests.faults.members import ConsumerMember, together
 from tests.faults.proxy import Mode, Proxy
-from tests.faults.schedule import Fault
+from tests.faults.schedule import Fault, Protocol
+from tests.faults.score_sink import SinkMember
+from tests.faults.topic_settings import change_settings
 from tests.integration.running import Stage
 from tests.trained_models import TRUST
 
 JUMP_SECONDS = 3600
 SLOW_SECONDS = 0.4
+# To every question at once: an outage. One of these to a single question costs one schema id.
+ODD_ANSWERS = (
+    b"null",
+    b"{}",
+    b'{"schema": 7}',
+    b"<html>",
+    b'"text"',
+    b"[1, 2]",
+    b"",
+    b'{"id": "1"}',
+    b'{"id": true, "schema": null}',
+    b"[" * 5000,
+)
+_LETTERS = {**SMALL, "cleanup.policy": "delete"}
 
 
 class Inflicter:
     """Does the faults of one run to its parts."""
 
     def __init__(
-        self, environment: FaultEnvironment, stage: Stage, members: Sequence[ConsumerMember]
+        self,
+        environment: FaultEnvironment,
+        stage: Stage,
+        members: Sequence[ConsumerMember],
+        sink: SinkMember,
+        protocol: Protocol = "classic",
     ) -> None:
         self._environment, self._stage, self._members = environment, stage, members
+        self._sink, self._protocol = sink, protocol
+        self._foreign = ForeignProducer(stage)
         self._models = ModelRegistry(stage.environment["MODEL_STORE"], TRUST)
         self._kinds: Mapping[str, Callable[[Fault], AbstractContextManager[object]]] = {
             "kill": lambda fault: self._away([fault.target], ConsumerMember.kill),
@@ -35,6 +60,9 @@ class Inflicter:
             "rolling": lambda _: self._rolled(),
             "scale": lambda _: self._away(range(1, len(members)), ConsumerMember.stop),
             "freeze": self._frozen,
+            "full log": self._full_log,
+            "twin": self._twin,
+            "switch": lambda _: self._switched(),
             "clock": self._jumped,
             "broker restart": lambda fault: self._broker(fault.target, orderly=True),
             "broker kill": lambda fault: self._broker(fault.target, orderly=False),
@@ -44,10 +72,20 @@ class Inflicter:
             "database refusing": lambda _: _behind(environment.database, "refuse"),
             "database stalled": lambda _: _behind(environment.database, "stall"),
             "registry 500": lambda _: self._failing_registry(),
+            "registry odd": self._odd_registry,
+            "registry slow": lambda _: _behind(environment.registry_gate, "slow"),
             "registry refusing": lambda _: _behind(environment.registry_gate, "refuse"),
             "promote": lambda _: self._moved(self._promote),
             "roll back": lambda _: self._moved(self._roll_back),
             "full disk": lambda _: self._moved(self._full_disk),
+            "transaction open": lambda _: self._foreign.transaction(commits=True),
+            "transaction aborted": lambda _: self._foreign.transaction(commits=False),
+            "odd batches": lambda _: self._moved(self._foreign.odd_batches),
+            "letters small": lambda _: self._letters({"max.message.bytes": "3000"}),
+            "letters keyed": lambda _: self._letters({"cleanup.policy": "compact"}),
+            "sink kill": lambda _: self._sink_away(SinkMember.kill),
+            "sink term": lambda _: self._sink_away(SinkMember.stop),
+            "sink freeze": lambda _: self._sink_frozen(),
         }
 
     def during(self, fault: Fault) -> AbstractContextManager[object]:
@@ -86,6 +124,69 @@ class Inflicter:
                 yield
             finally:
                 member.thaw()
+
+    @contextlib.contextmanager
+    def _full_log(self, fault: Fault) -> Iterator[None]:
+        member = self._members[fault.target]
+        with member.lock, member.full_log():
+            yield
+
+    @contextlib.contextmanager
+    def _twin(self, fault: Fault) -> Iterator[None]:
+        """A second process joins with the name of a member; both are ended, and one starts."""
+        member = self._members[fault.target]
+        with member.lock:
+            member.start_next()
+            try:
+                yield
+            finally:
+                member.end_twins()
+            member.start()
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
+        """The group changes its protocol as the docs say: new processes start, old ones stop."""
+        with _all(member.lock for member in self._members):
+            self._protocol = "classic" if self._protocol == "consumer" else "consumer"
+            for member in self._members:
+                member.start_next(self._protocol)
+            together([member.stop_old for member in self._members])
+            yield
+
+    @contextlib.contextmanager
+    def _odd_registry(self, fault: Fault) -> Iterator[None]:
+        """Every answer is one that no registry gives."""
+        self._environment.registry.answer = ODD_ANSWERS[int(fault.at * 100) % len(ODD_ANSWERS)]
+        try:
+            yield
+        finally:
+            self._environment.registry.answer = None
+
+    @contextlib.contextmanager
+    def _letters(self, settings: dict[str, str]) -> Iterator[None]:
+        """The topic of the dead letters accepts less for a while."""
+        topic = self._stage.topics.dead_letters
+        change_settings(self._stage.bootstrap, topic, settings)
+        try:
+            yield
+        finally:
+            change_settings(self._stage.bootstrap, topic, _LETTERS)
+
+    @contextlib.contextmanager
+    def _sink_away(self, end: Callable[[SinkMember], None]) -> Iterator[None]:
+        with self._sink.lock:
+            end(self._sink)
+            yield
+            self._sink.start()
+
+    @contextlib.contextmanager
+    def _sink_frozen(self) -> Iterator[None]:
+        with self._sink.lock:
+            self._sink.signal(signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                self._sink.signal(signal.SIGCONT)
 
     @contextlib.contextmanager
     def _jumped(self, fault: Fault) -> Iterator[None]:

@@ -76,7 +76,33 @@ def record(
         ),
         processes=tuple(processes),
         unfinished=unfinished,
+        holes=tuple(
+            hole
+            for topic in sorted(inputs)
+            for place in _partitions(data[0], topic)
+            for hole in holes_in(place, _agreed(data, place))
+        ),
     )
+
+
+def holes_in(place: TopicSlice, log: Iterable[LogBatch]) -> Iterator[Span]:
+    """The offsets of a partition that no subscriber sees: markers, and what was aborted or is
+    open.
+    """
+    pending: dict[int, list[LogBatch]] = defaultdict(list)
+    for batch in log:
+        if batch.commits is not None:
+            yield Span(place, batch.first, batch.last + 1)
+            ended = pending.pop(batch.producer, [])
+            yield from () if batch.commits else _spans(place, ended)
+        elif batch.transactional:
+            pending[batch.producer].append(batch)
+    for left in pending.values():
+        yield from _spans(place, left)
+
+
+def _spans(place: TopicSlice, batches: Iterable[LogBatch]) -> Iterator[Span]:
+    return (Span(place, each.first, each.last + 1) for each in batches)
 
 
 def _read(stage: Stage, topic: str) -> Iterator[HistoryRecord]:

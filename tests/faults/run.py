@@ -18,16 +18,20 @@ from leadstream.local.process import Child
 from schemas.codec import Reader
 from schemas.registry import Registry
 from tests.faults.checker import Violation, violations
-from tests.faults.environment import FaultEnvironment, in_schema, staged
+from tests.faults.environment import FaultEnvironment, direct_database, staged
+from tests.faults.foreign import ForeignProducer
 from tests.faults.history import RunHistory, save
 from tests.faults.inflict import Inflicter
 from tests.faults.members import ConsumerMember, together
 from tests.faults.recorder import group_offsets, record
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
+from tests.faults.score_sink import SinkMember
+from tests.faults.sights import watching
+from tests.faults.testimony import silent
 from tests.integration.running import Stage, until
 
 # What was held back while everything failed must be through after so long with nothing failing.
-DRAIN_SECONDS = 120.0
+DRAIN_SECONDS = 60.0
 HISTORY = "history.json.gz"
 
 
@@ -50,22 +54,32 @@ def run(environment: FaultEnvironment, plan: Schedule, folder: Path) -> Ran:
     stage = staged(
         environment, folder, coalesce=plan.coalesce, batch_max_records=plan.batch_max_records
     )
-    members = [ConsumerMember(stage, i) for i in range(CONSUMERS)]
+    members = [
+        ConsumerMember(stage, i, plan.protocol, static=plan.static) for i in range(CONSUMERS)
+    ]
+    registry = Registry(environment.registry.url)
+    reader = Reader("LeadPrediction", registry)
+    sink = SinkMember(stage, direct_database(environment, stage), reader)
+    inflicter = Inflicter(environment, stage, members, sink, plan.protocol)
     try:
+        sink.prepare()
+        sink.start()
         for member in members:
             member.start()
         together([member.until_ready for member in members])
-        with _sending(environment, stage, plan):
-            _inflict(Inflicter(environment, stage, members), plan, ran)
-        ran.violations += _drained(stage, members)
+        with watching(stage, members) as sights:
+            with _sending(environment, stage, plan):
+                _inflict(inflicter, plan, ran)
+            ForeignProducer(stage).seal()
+            ran.violations += _drained(stage, members)
+        ran.violations += silent(sights)
         if not ran.violations:
             together([member.note_metrics for member in members])
+            ran.violations += sink.violations(DRAIN_SECONDS)
         together([member.stop for member in members])
     finally:
-        together([member.kill for member in members])
+        together([sink.kill, *(member.kill for member in members)])
     processes = [process for member in members for process in member.past]
-    registry = Registry(environment.registry.url)
-    reader = Reader("LeadPrediction", registry)
     history = record(stage, environment.kafka.data, processes, reader, coalesce=plan.coalesce)
     registry.close()
     save(history, folder / HISTORY)
@@ -109,11 +123,10 @@ def _sending(environment: FaultEnvironment, stage: Stage, plan: Schedule) -> Ite
     """The CRM, from its first record until the end of the block; then what it still holds is
     acknowledged.
     """
-    schema = stage.environment["DATABASE_URL"].rpartition("%3D")[2]
     options = {
         "bootstrap": stage.bootstrap,
         "topics": {each.name: getattr(stage.topics, each.name) for each in fields(Topics)},
-        "database": in_schema(environment.postgres.url, schema),
+        "database": direct_database(environment, stage),
         "registry": environment.registry.url,
         "seed": plan.seed,
         "rate": plan.changes_per_second,

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+Protocol = Literal["classic", "consumer"]
 
 CONSUMERS = 3
 PARTITIONS = 6
 # Longer than the session of a consumer (1.5 s) and than a transaction may take (2 s): a zombie when
 # it wakes up.
 FREEZE_SECONDS = (2.5, 5.0)
+PROTOCOLS: tuple[Protocol, Protocol] = ("classic", "consumer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One run: how it is set up, and its faults in the order of their beginning."""
+    """One run: how it is set up, and its faults in the order of their beginning.
+
+    `protocol` is that of the group at first, and `static` members have names of their own.
+    """
 
     seed: int
     seconds: float
@@ -36,6 +43,8 @@ class Schedule:
     batch_max_records: int
     changes_per_second: int
     faults: tuple[Fault, ...]
+    protocol: Protocol = "classic"
+    static: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +63,10 @@ class _Lane:
 def schedule(seed: int, seconds: float, brokers: int) -> Schedule:
     """The schedule of a seed."""
     rng = np.random.default_rng([seed, brokers])
+    protocol, static = PROTOCOLS[int(rng.integers(2))], bool(rng.random() < 0.5)
+    lanes = _lanes(brokers, static=static)
     faults = sorted(
-        (fault for lane in _lanes(brokers) for fault in _faults(rng, lane, seconds, brokers)),
+        (fault for lane in lanes for fault in _faults(rng, lane, seconds, brokers)),
         key=lambda fault: fault.at,
     )
     return Schedule(
@@ -66,11 +77,13 @@ def schedule(seed: int, seconds: float, brokers: int) -> Schedule:
         batch_max_records=int(rng.choice([20, 200, 2000])),
         changes_per_second=int(rng.choice([80, 150, 250])),
         faults=tuple(faults),
+        protocol=protocol,
+        static=static,
     )
 
 
-def _lanes(brokers: int) -> list[_Lane]:
-    alone = ("kill", "term", "freeze", "clock")
+def _lanes(brokers: int, *, static: bool) -> list[_Lane]:
+    alone = ("kill", "term", "freeze", "clock", "full log", *(("twin",) if static else ()))
     of_brokers = (
         ("broker restart", "broker kill", "broker loss")
         if brokers > 1
@@ -78,7 +91,7 @@ def _lanes(brokers: int) -> list[_Lane]:
     )
     return [
         *(_Lane("consumer", alone, (0.5, 4.0), (4.0, 12.0), target=i) for i in range(CONSUMERS)),
-        _Lane("scale", ("scale",), (4.0, 8.0), (15.0, 40.0)),
+        _Lane("scale", ("scale", "switch"), (4.0, 8.0), (10.0, 30.0)),
         _Lane("brokers", of_brokers, (1.0, 6.0), (12.0, 25.0)),
         _Lane(
             "database",
@@ -86,8 +99,21 @@ def _lanes(brokers: int) -> list[_Lane]:
             (2.0, 6.0),
             (5.0, 15.0),
         ),
-        _Lane("registry", ("registry 500", "registry refusing"), (2.0, 6.0), (6.0, 18.0)),
+        _Lane(
+            "registry",
+            ("registry 500", "registry refusing", "registry odd", "registry slow"),
+            (2.0, 6.0),
+            (4.0, 12.0),
+        ),
         _Lane("models", ("promote", "full disk", "roll back"), (0.5, 2.0), (3.0, 12.0)),
+        _Lane(
+            "producers",
+            ("transaction open", "transaction aborted", "odd batches"),
+            (1.0, 8.0),
+            (3.0, 10.0),
+        ),
+        _Lane("letters", ("letters small", "letters keyed"), (3.0, 8.0), (5.0, 15.0)),
+        _Lane("sink", ("sink kill", "sink term", "sink freeze"), (0.5, 4.0), (8.0, 20.0)),
     ]
 
 
@@ -97,7 +123,7 @@ def _faults(rng: np.random.Generator, lane: _Lane, seconds: float, brokers: int)
     while True:
         # The models' faults are steps that follow each other; the others come in any order.
         for kind in lane.kinds if lane.name == "models" else rng.permutation(lane.kinds):
-            lasts = float(rng.uniform(*(FREEZE_SECONDS if kind == "freeze" else lane.lasts)))
+            lasts = float(rng.uniform(*(FREEZE_SECONDS if kind.endswith("freeze") else lane.lasts)))
             if kind == "broker loss":
                 lasts += 4.0
             if at + lasts > seconds:

@@ -122,7 +122,7 @@ def main(options: dict[str, Any]) -> None:
     def encode(event: Mapping[str, Any]) -> bytes:
         return (framed if rng.random() < 0.5 else plain).encode(event)
 
-    traffic = Traffic(options["seed"], plain.encode, request.encode, now=_now())
+    traffic = Traffic(options["seed"], plain.encode, request.encode, now=_now(), odd=True)
     traffic.encode_change = encode
     crm = PeopleTable(options["database"])
     sender = ShipmentSender(options["bootstrap"], options["topics"], crm)

@@ -1,8 +1,9 @@
 """`python -m tests.faults.silence --seed N` runs schedules of what a process could be silent about.
 
 Two consumers of one group; in turn and at random: changes that are deleted unread, transactions
-that a producer leaves open, twins of static members, switches of the group protocol, and offsets
-that an operator sets back. Exit code 1 where something was silent or was not done in the end.
+that a producer leaves open, twins of static members, switches of the group protocol, offsets that
+an operator sets back, and of three brokers one that goes away. Exit code 1 where something was
+silent or was not done in the end.
 """
 
 import argparse
@@ -10,20 +11,24 @@ import contextlib
 import json
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from leadstream.local.kafka import local_kafka
+from leadstream.local.kafka import KafkaProcess
+from leadstream.log import SILENT
 from tests.faults.checker import Violation
+from tests.faults.cluster import kafka_cluster
 from tests.faults.testimony import LostSpan, Sight, Witnessed, untold
 from tests.integration.running import QUICK, Running, Stage, until
 from tests.trained_models import promoted_store
@@ -39,11 +44,21 @@ _WARNED = re.compile(r"partition (\d+): offsets (\d+) to (\d+)")
 class Silence:
     """One run: its processes, what they said, and what was done to them."""
 
-    def __init__(self, bootstrap: str, store: str, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        store: str,
+        folder: Path,
+        seed: int,
+        nodes: Sequence[KafkaProcess] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.stage = Stage.on(bootstrap, folder, store, partitions=PARTITIONS)
+        self.stage = Stage.on(
+            bootstrap, folder, store, partitions=PARTITIONS, replication=len(nodes) or 1
+        )
+        self._nodes = nodes
         self._draw = random.Random(seed)
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap}, logger=SILENT)
         self._group = self.stage.environment["LEADSTREAM_GROUP_ID"]
         self._topic = self.stage.topics.lead_changes
         self._protocol = self._draw.randrange(2)
@@ -63,6 +78,8 @@ class Silence:
             "switch": self._switch,
             "set back": self._set_back,
         }
+        if len(nodes) > 1:
+            self.kinds["broker loss"] = self._lose_broker
 
     def run(self, seconds: float) -> list[Violation]:
         """Do things for some seconds, let everything recover, and return what was silent."""
@@ -129,7 +146,8 @@ class Silence:
             {
                 "bootstrap.servers": self.stage.bootstrap,
                 "transactional.id": f"foreign-{len(self.done)}-{self._group}",
-            }
+            },
+            logger=SILENT,
         )
         producer.init_transactions(30)
         producer.begin_transaction()
@@ -182,6 +200,16 @@ class Silence:
         until(lambda: self._alter(partition, offset), "the group is empty")
         self._start()
 
+    def _lose_broker(self) -> None:
+        """One of several brokers is killed, and comes back after a while."""
+        node = self._draw.choice(self._nodes)
+        node.kill()
+        try:
+            self._send(60)
+            time.sleep(self._draw.uniform(2, 8))
+        finally:
+            node.start(seconds=120)
+
     def _alter(self, partition: int, offset: int) -> bool:
         place = TopicPartition(self._topic, partition, offset)
         asked = [ConsumerGroupTopicPartitions(self._group, [place])]
@@ -219,7 +247,9 @@ class Silence:
         }
 
     def _waiting(self) -> dict[int, tuple[int, int]]:
-        consumer = Consumer({"bootstrap.servers": self.stage.bootstrap, "group.id": self._group})
+        consumer = Consumer(
+            {"bootstrap.servers": self.stage.bootstrap, "group.id": self._group}, logger=SILENT
+        )
         try:
             places = [TopicPartition(self._topic, number) for number in range(PARTITIONS)]
             return {
@@ -292,20 +322,50 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--schedules", type=int, default=1, help="how many (default 1)")
     parser.add_argument("--seconds", type=float, default=60, help="of each (default 60)")
+    parser.add_argument(
+        "--brokers",
+        type=int,
+        choices=(1, 3),
+        help="instead of one for even and three for odd seeds",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "leadstream-silence"
+    )
     options = parser.parse_args()
-    wrong = 0
-    with tempfile.TemporaryDirectory() as folder, local_kafka(print) as node:
-        store = Path(folder) / "models"
-        store.mkdir()
-        promoted = promoted_store(store)
-        for seed in range(options.seed, options.seed + options.schedules):
-            run = Silence(node.bootstrap, promoted, Path(folder) / str(seed), seed)
-            found = run.run(options.seconds)
-            wrong += len(found)
-            print(f"seed {seed}: {', '.join(run.done)}: {len(found)} violations", flush=True)
-            for violation in found:
-                print(f"  {violation.rule}: {violation.what}", flush=True)
+    wrong, done = 0, Counter[str]()
+    for seed in range(options.seed, options.seed + options.schedules):
+        brokers = options.brokers or (3 if seed % 2 else 1)
+        folder = options.folder / f"seed-{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        kinds, found = _one(seed, brokers, options.seconds, folder)
+        wrong += len(found)
+        done.update(kinds)
+        print(f"seed {seed} on {brokers}: {', '.join(kinds)}: {len(found)} violations", flush=True)
+        for violation in found:
+            print(f"  {violation.rule}: {violation.what}", flush=True)
+        if found:
+            print(f"  kept: {folder}", flush=True)
+        else:
+            shutil.rmtree(folder)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(done.items()))
+    print(f"{options.schedules} schedules, {wrong} violations: {counts}")
     return int(wrong > 0)
+
+
+def _one(
+    seed: int, brokers: int, seconds: float, folder: Path
+) -> tuple[list[str], list[Violation]]:
+    """Run a schedule on brokers of its own; return what was done, and what was silent."""
+    store = folder / "models"
+    store.mkdir(parents=True)
+    promoted = promoted_store(store)
+    with kafka_cluster(brokers, print) as cluster:
+        run = Silence(cluster.bootstrap, promoted, folder / "run", seed, cluster.nodes)
+        try:
+            return run.done, run.run(seconds)
+        # hours of schedules do not end with one that could not be done
+        except Exception as error:  # noqa: BLE001
+            return run.done, [Violation("harness", f"{type(error).__name__}: {error}")]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,15 @@ def test_a_kind_of_fault_that_no_schedule_has_would_never_be_proved(brokers: int
     kinds = Counter(
         fault.kind for seed in range(10) for fault in schedule(seed, 60, brokers).faults
     )
-    assert len(kinds) == 17 if brokers == 3 else 16
+    assert len(kinds) == 30 if brokers == 3 else 29
     assert min(kinds.values()) >= 3
+
+
+def test_a_group_that_is_always_set_up_alike_would_prove_little_about_others() -> None:
+    plans = [schedule(seed, 60, 1) for seed in range(20)]
+    assert len({(plan.protocol, plan.static) for plan in plans}) == 4
+    for plan in plans:
+        assert ("twin" in {fault.kind for fault in plan.faults}) <= plan.static
 
 
 def test_two_brokers_of_three_must_not_be_away_at_once_for_then_there_is_no_quorum() -> None:

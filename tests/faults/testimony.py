@@ -56,10 +56,11 @@ class Witnessed:
 
 def untold(testimony: Witnessed) -> list[Violation]:
     """Everything that was silent; empty where the processes told of all that happened."""
-    return [*_alive(testimony.sights), *_losses_named(testimony)]
+    return [*silent(testimony.sights), *_losses_named(testimony)]
 
 
-def _alive(sights: Iterable[Sight]) -> Iterator[Violation]:
+def silent(sights: Iterable[Sight]) -> Iterator[Violation]:
+    """What stood still while every process that answered said that it was ready."""
     stands: dict[int, float] = {}
     for before, now in pairwise(sights):
         for partition, (committed, end) in now.waiting.items():

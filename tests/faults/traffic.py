@@ -6,6 +6,7 @@ knows what was meant.
 """
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from consumer.scoring.validity import LOOP_ORIGIN
 from leadstream.errors import Reason
 from producer.bad_records import Encode, Topic, bad_records
 from tests.faults.history import Headers, Intent, RecordKind
+from tests.faults.odd_values import doubling
 
 TRUTH = "truth"
 LATE = {Reason.LEAD_NOT_FOUND, Reason.FEATURE_FAILED, Reason.SCORING_FAILED}
@@ -23,6 +25,29 @@ LEADS, ASKED = 240, 12
 BEFORE_MS = 30 * 86_400_000
 # Brokers accept an hour.
 AHEAD_MS = 30 * 60_000
+# Leads whose row in the CRM is odd: what becomes of a change that needs the row.
+ODD_ROWS = {
+    "raising": Reason.LEAD_NOT_FOUND,
+    "ancient": Reason.FEATURE_FAILED,
+    "future": Reason.INVALID_EVENT,
+    "huge": Reason.SCORING_FAILED,
+}
+ODD_LEADS = 3
+# Schema ids for which the registry has an odd answer: what becomes of a change that names one.
+ODD_SCHEMAS = {
+    5001: (b"null", Reason.UNKNOWN_SCHEMA),
+    5002: (b"", Reason.UNKNOWN_SCHEMA),
+    5003: (b'[{"schema": 1}]', Reason.UNKNOWN_SCHEMA),
+    5004: (b'{"schema": 7}', Reason.UNKNOWN_SCHEMA),
+    5005: (b'{"schema": "{"}', Reason.DECODE_FAILED),
+    5006: (b'{"schema": "\\"string\\""}', Reason.UNKNOWN_SCHEMA),
+    5007: (json.dumps({"schema": json.dumps(doubling(60, "null"))}).encode(), Reason.DECODE_FAILED),
+    5008: (b'{"schema": "{}", "schemaType": "PROTOBUF"}', Reason.UNKNOWN_SCHEMA),
+    5009: (
+        b'{"schema": "{}", "references": [{"name": "a", "subject": "none", "version": 1}]}',
+        Reason.UNKNOWN_SCHEMA,
+    ),
+}
 FORGED: Headers = (
     ("dlq.replays", b"9"),
     ("dlq.reason", b"FORGED"),
@@ -60,7 +85,7 @@ class Traffic:
     A lead sends its state or leaves it to the database, always the same way. Some changes and some
     repeated ones come late, after newer ones of their lead. `now` is the wall clock in ms UTC;
     `encode_change` may be another encoding of good changes than that of bad ones, which are made by
-    comparing two of them.
+    comparing two of them. With `odd`, some changes need an odd row or name an odd schema.
     """
 
     def __init__(
@@ -71,7 +96,9 @@ class Traffic:
         *,
         now: int,
         leads: int = LEADS,
+        odd: bool = False,
     ) -> None:
+        self._odd_too = odd
         self._rng = np.random.default_rng([seed, 5])
         self._strangers = np.random.default_rng([seed, 11])
         self._encode_request = encode_request
@@ -124,7 +151,7 @@ class Traffic:
     def _next(self) -> Shipment:
         chance = self._rng.random()
         if chance < 0.01:
-            return self._poison()
+            return self._foreign() if self._is_foreign() else self._poison()
         if chance < 0.02:
             return self._request()
         i = int(self._rng.integers(len(self._versions)))
@@ -140,6 +167,22 @@ class Traffic:
             RecordKind.POISON, lead, version=int(late), reason=bad.reason.value, late=late
         )
         return Shipment(bad.topic, bad.key, bad.value, self._headers(truth))
+
+    def _is_foreign(self) -> bool:
+        return self._odd_too and bool(self._strangers.random() < 0.5)
+
+    def _foreign(self) -> Shipment:
+        """A change of a lead whose row is odd, or one that names a schema whose answer is odd."""
+        if self._strangers.random() < 0.5:
+            kind = str(self._strangers.choice(list(ODD_ROWS)))
+            lead = f"{kind}_{self._strangers.integers(ODD_LEADS)}"
+            intent = Intent(RecordKind.POISON, lead, 1, reason=ODD_ROWS[kind].value, late=True)
+            shipment = self._sent(0, replace(intent, without_state=True))
+            return replace(shipment, row=None, headers=self._headers(intent))
+        number = int(self._strangers.choice(list(ODD_SCHEMAS)))
+        value = struct.pack(">BI", 0, number) + self._strangers.bytes(40)
+        intent = Intent(RecordKind.POISON, reason=ODD_SCHEMAS[number][1].value)
+        return Shipment("lead_changes", b"odd", value, self._headers(intent))
 
     def _request(self) -> Shipment:
         asked = [

@@ -181,6 +181,7 @@ class Stage:
         model_store: str,
         *,
         partitions: int = 2,
+        replication: int = 1,
         create: bool = True,
     ) -> "Stage":
         name = uuid.uuid4().hex[:8]
@@ -195,16 +196,16 @@ class Stage:
         }
         stage = cls(bootstrap, folder, topics, environment)
         if create:
-            stage.create_topics(partitions)
+            stage.create_topics(partitions, replication)
         return stage
 
-    def create_topics(self, partitions: int) -> None:
+    def create_topics(self, partitions: int, replication: int = 1) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         wanted = [
             NewTopic(
                 getattr(self.topics, field),
                 1 if field in SINGLE_PARTITION else partitions,
-                1,
+                replication,
                 config=config,
             )
             for field, config in CONFIGS.items()

@@ -104,7 +104,13 @@ def test_an_odd_answer_is_a_sentence_about_its_schema_or_about_the_registry(name
         assert "id 7" in error.detail
 
 
-@pytest.mark.parametrize("name", ["null", "list", "HTML", "gzip bomb", "huge", "no content"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("null", "list", "HTML", "gzip bomb", "huge", "no content"),
+        *("empty object", "schema null", "schema number", "schema object"),
+    ],
+)
 def test_an_answer_to_every_question_that_is_none_is_an_outage(name: str) -> None:
     error = ended(lambda _: [ODD_ANSWERS[name]])
     assert isinstance(error, Transient)
@@ -302,7 +308,18 @@ def test_references_that_cannot_be_resolved_are_the_reason(
         assert words in error.detail
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**31, "7", True, None, 1.5])
+@pytest.mark.parametrize("number", ["7", True, None, 1.5, []])
+def test_an_answer_without_an_id_is_waited_for_and_ends_no_process(number: Any) -> None:
+    answer = http_answer(json.dumps({"id": number}).encode())
+    with (
+        raw_http_server(lambda _path: [answer]) as url,
+        closing(Registry(url)) as registry,
+        pytest.raises(Transient, match="has no id"),
+    ):
+        Writer("LeadOutcome", registry, "topic").header()
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**31])
 def test_an_id_that_no_record_can_hold_is_not_written(number: Any) -> None:
     def answer(_path: str) -> list[bytes]:
         return [http_answer(json.dumps({"id": number}).encode())]
