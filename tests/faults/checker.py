@@ -317,8 +317,10 @@ def _processes(processes: Iterable[ProcessRun]) -> Iterator[Violation]:
     for process in processes:
         if process.ending is Ending.REPLACED:
             if process.exit_code != 1 or len(process.sentences) != 1:
-                said = f"exit code {process.exit_code}, and said: {' | '.join(process.sentences)}"
-                yield Violation("processes", f"{process.name} was replaced, with {said}")
+                reported = (
+                    f"exit code {process.exit_code}, and said: {' | '.join(process.sentences)}"
+                )
+                yield Violation("processes", f"{process.name} was replaced, with {reported}")
             continue
         well = {0} if process.started else {0, -signal.SIGTERM}
         if process.ending is Ending.DIED or (

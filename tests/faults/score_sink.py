@@ -100,8 +100,10 @@ class SinkMember:
         for running, code in self._ended:
             well = {0, -signal.SIGKILL} if running.events("started") else {0, -9, -15}
             if code not in well or running.sentences():
-                said = " | ".join(running.sentences())
-                found.append(Violation("processes", f"a sink ended with {code}, and said: {said}"))
+                reported = " | ".join(running.sentences())
+                found.append(
+                    Violation("processes", f"a sink ended with {code}, and said: {reported}")
+                )
         return found
 
     def _end(self, code: int) -> None:
