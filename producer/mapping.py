@@ -8,11 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from leadstream.errors import SettingsError, error_text
-from producer.fields import LEAD_KEYS, FieldParsers, MappedField
+from leadstream.text_forms import column_name, comparable
+from producer.fields import LEAD_KEYS, FieldParsers, MappedField, checked_locale, plain_texts
 from schemas.description_file import OUTCOME_OF_DATABASE, OUTCOME_OF_FILE, SECTIONS
-from schemas.options import WrongKey, known, table_of, text_of, texts_of, zone_of
+from schemas.options import WrongKey, known, table_of, text_of, zone_of
 
-_FILE = {"delimiter", "encoding", "decimal", "thousands", "missing", "time_zone"}
+FILE_OPTIONS = {
+    "delimiter",
+    "encoding",
+    "decimal",
+    "thousands",
+    "missing",
+    "time_zone",
+    "locale",
+}
+NOT_LISTED = "is listed neither as true nor as false in the mapping"
+_ID = (
+    "is missing: name the column that holds it; a file without ids takes "
+    'lead_id = { line = "lead-" }, which numbers its rows'
+)
+_CREATED = (
+    "is missing: name the column that holds it; a file in the order of time without dates takes "
+    'created_at = { base = "2020-01-01", step_ms = 60000 }'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +48,27 @@ class MappedOutcome:
 
         Raises ValueError if the value is none of the listed ones.
         """
-        text = row[self.column].strip()
+        text = comparable(row[self.column]).strip()
         if text in self.true or text in self.false:
             return text in self.true
         if not text or text in self.missing:
             return None
-        raise ValueError("is listed neither as true nor as false in the mapping")
+        raise ValueError(NOT_LISTED)
 
 
 @dataclass(frozen=True, slots=True)
 class LeadMapping:
     """A full mapping file.
 
-    `fields` holds created_at, the LeadState fields and, if mapped, lead_version.
+    `fields` holds created_at, the LeadState fields and, if mapped, lead_version. A delimiter or an
+    encoding that is None follows from the file.
     """
 
     name: str
-    delimiter: str
-    encoding: str
+    delimiter: str | None
+    encoding: str | None
     decimal: str
+    thousands: str
     only: Mapping[str, frozenset[str]]
     lead_id: MappedField
     occurred_at: MappedField | None
@@ -59,6 +79,15 @@ class LeadMapping:
 
     def columns(self) -> dict[str, str]:
         """Return every column that is read, with the key of the mapping that names it."""
+        columns = dict.fromkeys(self.only, "rows.only")
+        if self.outcome:
+            columns[self.outcome.column] = "outcome.column"
+        return columns | {
+            field.column: field.key for field in self.every_field() if field.column is not None
+        }
+
+    def every_field(self) -> list[MappedField]:
+        """Return all fields, with the times of the change and of the decision."""
         fields = [
             self.lead_id,
             *self.fields.values(),
@@ -67,12 +96,9 @@ class LeadMapping:
         ]
         if self.occurred_at:
             fields.append(self.occurred_at)
-        columns = dict.fromkeys(self.only, "rows.only")
-        if self.outcome:
-            columns[self.outcome.column] = "outcome.column"
-            if self.outcome.decided_at:
-                fields.append(self.outcome.decided_at)
-        return columns | {field.column: field.key for field in fields if field.column is not None}
+        if self.outcome and self.outcome.decided_at:
+            fields.append(self.outcome.decided_at)
+        return fields
 
     def origins(self) -> dict[str, str]:
         """Return the column of every input of a model, by the name of the input.
@@ -91,16 +117,19 @@ class LeadMapping:
 def column_positions(header: Sequence[str], path: Path, mapping: LeadMapping) -> dict[str, int]:
     """Return the index of each column of the mapping in a file's header.
 
-    Raises SettingsError for a column that is not present exactly once.
+    Names are compared as `column_name` makes them. Raises SettingsError for a column that is not
+    present exactly once.
     """
+    names = [column_name(name) for name in header]
     found = {}
     for column, key in mapping.columns().items():
-        if header.count(column) != 1:
-            near = difflib.get_close_matches(column, header, n=1)
-            what = "more than one column" if column in header else "no column"
-            hint = f"; did you mean {near[0]!r}?" if near and column not in header else ""
+        name = column_name(column)
+        if names.count(name) != 1:
+            near = difflib.get_close_matches(name, filter(None, names), n=1)
+            what = "more than one column" if name in names else "no column"
+            hint = f"; did you mean {near[0]!r}?" if near and name not in names else ""
             raise SettingsError(f"{mapping.name}: {key}: {path.name} has {what} {column!r}{hint}")
-        found[column] = header.index(column)
+        found[column] = names.index(name)
     return found
 
 
@@ -141,21 +170,13 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         lead = {"lead_id": database["id"], **lead}
     if "time_zone" not in file and "time_zone" in database:
         file = {**file, "time_zone": database["time_zone"]}
-    known(file, "file", _FILE)
+    known(file, "file", FILE_OPTIONS)
     known(rows, "rows", {"only"})
     known(lead, "lead", (LEAD_KEYS - {"decided_at"}) | {"numbers", "categories"})
-    for required in ("lead_id", "created_at"):
+    for required, why in (("lead_id", _ID), ("created_at", _CREATED)):
         if required not in lead:
-            raise WrongKey(f"lead.{required}", "is missing: name the column that holds it")
-    delimiter = text_of(file, "file.delimiter", ",")
-    if len(delimiter) != 1:
-        raise WrongKey("file.delimiter", "must be one character")
-    reader = FieldParsers(
-        decimal=text_of(file, "file.decimal", "."),
-        thousands=text_of(file, "file.thousands", ""),
-        missing=texts_of(file, "file.missing"),
-        time_zone=zone_of(text_of(file, "file.time_zone", "UTC"), "file.time_zone"),
-    )
+            raise WrongKey(f"lead.{required}", why)
+    reader = _parsers(file)
     own = {}
     for kind in ("numbers", "categories"):
         specs = table_of(lead, kind, f"lead.{kind}")
@@ -171,10 +192,11 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     in_file = "column" in outcome or not outcome.keys() & OUTCOME_OF_DATABASE
     return LeadMapping(
         name=name,
-        delimiter=delimiter,
-        encoding=text_of(file, "file.encoding", "utf-8"),
+        delimiter=_delimiter(file),
+        encoding=_named(file, "encoding"),
         decimal=reader.decimal,
-        only={column: texts_of(only, f"rows.only.{column}", column) for column in only},
+        thousands=reader.thousands,
+        only={column: plain_texts(only, f"rows.only.{column}", column) for column in only},
         lead_id=fields.pop("lead_id"),
         occurred_at=fields.pop("occurred_at", None),
         fields=fields,
@@ -184,12 +206,44 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
     )
 
 
+def _parsers(file: Mapping[str, Any]) -> FieldParsers:
+    decimal, thousands = (
+        text_of(file, "file.decimal", "."),
+        comparable(text_of(file, "file.thousands", "")),
+    )
+    if len(decimal) != 1 or decimal.isalnum():
+        raise WrongKey("file.decimal", "must be one sign, such as a point or a comma")
+    if len(thousands) > 1 or thousands.isalnum() or thousands == decimal:
+        raise WrongKey("file.thousands", "must be one sign, other than the decimal sign")
+    return FieldParsers(
+        decimal=decimal,
+        thousands=thousands,
+        missing=plain_texts(file, "file.missing"),
+        time_zone=zone_of(text_of(file, "file.time_zone", "UTC"), "file.time_zone"),
+        locale=checked_locale(_named(file, "locale"), "file.locale"),
+    )
+
+
+def _named(file: Mapping[str, Any], name: str) -> str | None:
+    return text_of(file, f"file.{name}", None) if name in file else None
+
+
+def _delimiter(file: Mapping[str, Any]) -> str | None:
+    delimiter = _named(file, "delimiter")
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise WrongKey("file.delimiter", "must be one character")
+    return delimiter
+
+
 def _outcome(table: Mapping[str, Any], reader: "FieldParsers") -> MappedOutcome:
     column = text_of(table, "outcome.column", None)
-    true, false = texts_of(table, "outcome.true"), texts_of(table, "outcome.false")
+    true, false = plain_texts(table, "outcome.true"), plain_texts(table, "outcome.false")
     if not true or not false or true & false:
         raise WrongKey("outcome.true", "true and false must each list values, and none in common")
+    missing = reader.missing | plain_texts(table, "outcome.missing")
+    if listed := missing & (true | false) & plain_texts(table, "outcome.missing"):
+        raise WrongKey("outcome.missing", f"{min(listed)!r} is also listed as true or as false")
     decided_at = (
         reader.field("outcome.decided_at", table["decided_at"]) if "decided_at" in table else None
     )
-    return MappedOutcome(column, true, false, reader.missing, decided_at)
+    return MappedOutcome(column, true, false, missing, decided_at)

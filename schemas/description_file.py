@@ -35,10 +35,13 @@ FIELD_OPTIONS = frozenset(
     {
         "column",
         "constant",
+        "line",
         "missing",
         "values",
         "scale",
+        "unit",
         "format",
+        "locale",
         "time_zone",
         "base",
         "step_ms",
@@ -47,7 +50,7 @@ FIELD_OPTIONS = frozenset(
 )
 # The options of an own field that models read.
 INPUT_OPTIONS = frozenset({"range", "imputation", "description"})
-OUTCOME_OF_FILE = frozenset({"column", "true", "false", "decided_at"})
+OUTCOME_OF_FILE = frozenset({"column", "true", "false", "missing", "decided_at"})
 OUTCOME_OF_DATABASE = frozenset({"table", "schema", "lead", "where"})
 _DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", "time_zone"})
 _KINDS = {field.name: field.kind for field in CRM_FIELDS}

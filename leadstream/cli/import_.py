@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leadstream.cli.file_report import print_report, refused_lines
 from leadstream.cli.progress import bar, positive, share
 from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
     from producer.importer import ImportedRow, RefusedRow
+    from producer.refusals import FileReport
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,8 +22,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "import",
         help="send a CRM export as lead changes",
         description="Read a CSV or Parquet file by a mapping of its columns, and send a change\n"
-        "for each row, oldest first. Bad rows are reported by line, and the import\n"
-        "continues; the exit code is then 1.",
+        "for each row, oldest first. Refused rows are reported by reason, and the\n"
+        "import continues; the exit code is then 1.",
         epilog="examples:\n  leadstream import leads.csv --mapping mapping.toml --dry-run\n"
         "  leadstream import Lead.csv --preset salesforce --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.settings import load_settings
     from producer.importer import (
         ImportedRow,
-        RefusedRow,
         lead_change_of_row,
         lead_outcome_of_row,
         read_rows,
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from producer.mapping import load_mapping
     from producer.presets import load_preset
+    from producer.refusals import report_of
 
     parquet = arguments.file.suffix.lower() == ".parquet"
     if arguments.preset:
@@ -90,7 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"{mapping.name}: outcome: is missing: --outcomes needs the column that holds it"
         )
     results = list(read_rows(arguments.file, mapping, parquet=parquet))
-    problems = [result for result in results if isinstance(result, RefusedRow)]
     good = [result for result in results if isinstance(result, ImportedRow)]
     rows = select(good, oldest=arguments.oldest, newest=arguments.newest, limit=arguments.limit)
     outcomes = (
@@ -104,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         changes = [("LeadChanged", topics.lead_changes, lead_change_of_row(row)) for row in rows]
         decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
         _send(settings, changes + decided, visible=not arguments.json)
-    _report(arguments, rows, len(outcomes), problems)
-    return 1 if problems else 0
+    _report(arguments, rows, len(outcomes), report_of(results, mapping), results)
+    return 1 if len(good) < len(results) else 0
 
 
 def _send(
@@ -126,20 +127,20 @@ def _report(
     arguments: argparse.Namespace,
     rows: "list[ImportedRow]",
     outcomes: int,
-    problems: "list[RefusedRow]",
+    report: "FileReport",
+    results: "list[ImportedRow | RefusedRow]",
 ) -> None:
     from producer.importer import lead_change_of_row
 
     first = lead_change_of_row(rows[0]) if arguments.dry_run and rows else None
     if arguments.json:
-        refused = [{"line": problem.line, "problem": problem.what} for problem in problems]
         counts = {"changes": len(rows), "outcomes": outcomes, "dry_run": arguments.dry_run}
-        print(json.dumps(counts | {"first_change": first, "refused": refused}, indent=2))
+        refused = {"refused": refused_lines(results), "file": report.as_json()}
+        print(json.dumps(counts | {"first_change": first} | refused, indent=2))
         return
-    for problem in problems:
-        print(f"{arguments.file}:{problem.line}: {problem.what}", file=sys.stderr)
+    print_report(arguments.file, report)
     if first:
         print("the first change:", json.dumps(first, indent=2, ensure_ascii=False), sep="\n")
     done = "would be sent" if arguments.dry_run else "sent"
-    refusals = f"; {len(problems):,} rows were refused" if problems else ""
+    refusals = f"; {report.refused_rows:,} rows were refused" if report.refused else ""
     print(f"{len(rows):,} changes and {outcomes:,} outcomes {done}{refusals}")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
     from models.registry.versions import ModelRegistry
     from models.train.training import TrainOptions
-    from producer.importer import RefusedRow
 
 EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
@@ -32,7 +31,6 @@ The first version of a store becomes the champion by itself; later ones do with
 --promote, or with `leadstream models promote VERSION`.
 """
 DEFAULT_HORIZON = 60.0
-MAX_PROBLEMS = 10
 # Copied from models.train: an import would load scikit-learn, a second that --help must not take.
 _RECIPES = ("audited", "forest", "boosting")
 _CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
@@ -131,6 +129,13 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="of a file: only this share of the rows, the oldest",
     )
+    parser.add_argument(
+        "--max-refused",
+        type=share,
+        default=0.05,
+        metavar="X",
+        help="of a file: stop if more than this share of the rows is refused (0.05)",
+    )
 
 
 def add_end(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +215,7 @@ def make(
     with _progress() as progress:
         task = progress.add_task("reading leads", total=1.0)
         options = specified()
-        table, origins, problems = _table(args, settings, options)
+        table, origins, file_report = _table(args, settings, options)
         before = registry.resolve(CHAMPION)
         try:
             champion = registry.verify(before) if before else None
@@ -238,7 +243,7 @@ def make(
             "promoted": promoted,
             "objections": objections,
             "champion": version if promoted else before,
-            "refused": [{"line": problem.line, "problem": problem.what} for problem in problems],
+            **file_report,
             "data": trained.manifest["data"],
             "leaks": trained.manifest["leaks"],
             "recipe": trained.manifest["recipe"]["name"],
@@ -248,7 +253,7 @@ def make(
         }
         print(json.dumps(result, indent=2))
         return code
-    _report(version, trained.manifest, problems)
+    _report(version, trained.manifest)
     for objection in objections:
         print(f"Not promoted: {objection}.", file=sys.stderr)
     if promoted:
@@ -283,16 +288,9 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     return table
 
 
-def _report(version: str, manifest: dict[str, Any], problems: "list[RefusedRow]") -> None:
+def _report(version: str, manifest: dict[str, Any]) -> None:
     from leadstream.cli.rich_output import rich_console
 
-    for problem in problems[:MAX_PROBLEMS]:
-        print(f"line {problem.line} is left out: {problem.what}", file=sys.stderr)
-    if len(problems) > MAX_PROBLEMS:
-        print(
-            f"{len(problems) - MAX_PROBLEMS:,} more are left out; --json lists them all",
-            file=sys.stderr,
-        )
     for name in manifest["leaks"]["allowed"]:
         print(
             f"{name} was allowed although it seems to leak: {manifest['leaks']['found'][name]}",
@@ -339,10 +337,10 @@ def _specified(
 
 def _table(
     args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
-) -> tuple["pd.DataFrame", dict[str, str], "list[RefusedRow]"]:
-    """Return the leads to train on, the source columns of their inputs, and the refused rows."""
+) -> tuple["pd.DataFrame", dict[str, str], dict[str, Any]]:
+    """Return the leads to train on, the source columns of their inputs, and the file's report."""
     if not args.postgres:
-        from producer.importer import read_table
+        from leadstream.cli.training_file import read_training_file
         from producer.mapping import load_mapping
 
         mapping = load_mapping(args.mapping)
@@ -351,14 +349,16 @@ def _table(
         if absent := [name for name in own if name not in origins]:
             named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
             raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
-        table, problems = read_table(
-            args.csv or args.parquet, mapping, oldest=args.oldest, parquet=args.parquet is not None
-        )
-        return table, origins, problems
+        table, file_report = read_training_file(args, mapping)
+        return table, origins, file_report
     from producer.crm import training_table
 
     database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
-    return training_table(database_url, options.horizon_days or DEFAULT_HORIZON), {}, []
+    return (
+        training_table(database_url, options.horizon_days or DEFAULT_HORIZON),
+        {},
+        {"refused": []},
+    )
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":

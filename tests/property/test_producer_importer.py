@@ -57,6 +57,8 @@ def test_every_row_is_read_or_refused_and_what_is_read_can_be_written(
                 [("id", "created", "score", "status", "where"), *table]
             )
         results = list(read_rows(path, load_mapping(mapping)))
+    # Spreadsheets write empty rows below the last one.
+    table = [row for row in table if any(cell.strip() for cell in row)]
     assert len(results) == len(table)
     for result, cells in zip(results, table, strict=True):
         if isinstance(result, ImportedRow):
@@ -84,7 +86,7 @@ TYPED = st.fixed_dictionaries(
         "where": st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
         "won": st.one_of(st.none(), st.booleans()),
     }
-)
+).filter(lambda row: any(str(value).strip() for value in row.values() if value is not None))
 TYPES = pa.schema(
     [
         ("id", pa.string()),

@@ -97,7 +97,7 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
     assert call(*export) == 0
     first = capsys.readouterr()
     assert "Version 1.0.0 is the champion, the first one." in first.out
-    assert "line 902 is left out: has 1 fields, the header has" in first.err
+    assert "refused: 1 of 901 rows, first on line 902: " in first.err
     for word in (
         "calibrated",
         "raw score",
@@ -113,6 +113,36 @@ def test_the_first_version_serves_by_itself_and_the_next_only_when_told(
     assert ModelRegistry(store, TRUST).resolve() == "1.0.0"
     assert call(*export, "--promote") == 0
     assert "Version 1.2.0 is the champion; before it was 1.0.0." in capsys.readouterr().out
+
+
+def test_a_file_that_is_misread_stops_the_training_with_the_reason_and_its_fix(
+    store: str, export: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = list(export)
+    (tmp_path / "map.toml").write_text(
+        '[lead]\nlead_id = "id"\ncreated_at = "at"\n'
+        '[outcome]\ncolumn = "won"\ntrue = ["1"]\nfalse = ["0"]\n'
+    )
+    lines = [f"L{i},{i % 28 + 1:02}/04/2021 12:03 AM,{i % 2}" for i in range(300)]
+    lines[::10] = [f"L{i},2021-04-15,1" for i in range(0, 300, 10)]
+    (tmp_path / "leads.csv").write_text("\n".join(["id,at,won", *lines]))
+    with pytest.raises(UserError, match=r"training stops: 270 of 300 rows of leads\.csv were ref"):
+        call(*words, "--json")
+    out, err = capsys.readouterr()
+    sentence = " ".join(err.split())
+    assert (
+        "refused: 270 of 300 rows, first on line 3: `at` is not a time in the format of the "
+        'mapping (it looks like 02/04/2021 12:03 AM); add format = "%d/%m/%Y %I:%M %p" to '
+        "lead.created_at"
+    ) in sentence
+    assert json.loads(out)["file"]["refused_groups"][0]["rows"] == 270
+    assert ModelRegistry(store, TRUST).versions() == []
+    fixed = '{ column = "at", format = ["%d/%m/%Y %I:%M %p", "%Y-%m-%d"] }'
+    mapping = (tmp_path / "map.toml").read_text().replace('"at"', fixed)
+    (tmp_path / "map.toml").write_text(mapping)
+    with pytest.raises(UserError, match="leads"):  # there are too few
+        call(*words)
+    assert "refused:" not in capsys.readouterr().err
 
 
 def test_what_train_prints_as_json_a_program_can_read(

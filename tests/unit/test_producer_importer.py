@@ -90,13 +90,7 @@ def test_the_same_row_imported_again_is_the_same_event(read: Read) -> None:
         ("L1,,1,new,3", "created: is missing"),
         ("L1,last week,1,new,3", "created: is not a time in the format of the mapping"),
         ("L1,1969-12-31,1,new,3", "created: is outside the years 1970 to 9999"),
-        ("L1,2025-03-01,much,new,3", "score: is not a number"),
-        ("L1,2025-03-01,nan,new,3", "score: is not a number"),
-        ("L1,2025-03-01,1e999,new,3", "score: is too large a number"),
-        ("L1,2025-03-01,1,new,2.5", "touches: is not a whole number in range"),
-        ("L1,2025-03-01,1,new,3000000000", "touches: is not a whole number in range"),
-        ("L1,2025-03-01,1,ada@example.com,3", "status: is an e-mail address, which is never read"),
-        ("L1,2025-03-01,1,new", "has 4 fields, the header has 5"),
+        ("L1", "created: the row ends before it"),
         ("L1,2025-03-01,1,new,3,4", "has 6 fields, the header has 5"),
         ("L0,2025-03-01,1,new,3", "tells of the same lead at the same moment as line 2"),
     ],
@@ -104,24 +98,45 @@ def test_the_same_row_imported_again_is_the_same_event(read: Read) -> None:
 def test_a_bad_row_is_named_by_its_line_and_stops_nothing(read: Read, row: str, what: str) -> None:
     csv = f"id,created,score,status,touches\nL0,2025-03-01,1,new,3\n{row}\nL2,2025-03-01,1,new,3\n"
     first, problem, last = read(csv)
-    assert problem == RefusedRow(3, what)
+    assert isinstance(problem, RefusedRow)
+    assert (problem.line, problem.what) == (3, what)
     assert isinstance(first, ImportedRow)
     assert isinstance(last, ImportedRow)
 
 
+@pytest.mark.parametrize(
+    ("row", "column", "what"),
+    [
+        ("L1,2025-03-01,much,new,3", "score", "is not a number"),
+        ("L1,2025-03-01,nan,new,3", "score", "is not a number"),
+        ("L1,2025-03-01,1e999,new,3", "score", "is too large a number"),
+        ("L1,2025-03-01,1,new,2.5", "touches", "is not a whole number in range"),
+        ("L1,2025-03-01,1,new,3000000000", "touches", "is not a whole number in range"),
+        ("L1,2025-03-01,1,a@b.example,3", "status", "is an e-mail address, which is never read"),
+        ("L1,2025-03-01,1,new", "touches", "ends before the column"),
+    ],
+)
+def test_an_optional_cell_that_cannot_be_read_is_missing_and_named(
+    read: Read, row: str, column: str, what: str
+) -> None:
+    [result] = read(f"id,created,score,status,touches\n{row}\n")
+    assert isinstance(result, ImportedRow)
+    assert [(cell.field.column, cell.what) for cell in result.unreadable] == [(column, what)]
+    assert result.state[result.unreadable[0].field.key.removeprefix("lead.")] is None
+
+
 def test_lines_are_counted_across_quoted_line_breaks_and_blank_lines(read: Read) -> None:
-    csv = 'id,created,score,status,touches\nL1,2025-03-01,1,"a\nb",3\n\nL2,2025-03-01,x,new,3\n'
-    assert [result for result in read(csv) if isinstance(result, RefusedRow)] == [
-        RefusedRow(5, "score: is not a number")
-    ]
+    csv = 'id,created,score,status,touches\nL1,2025-03-01,1,"a\nb",3\n\nL2,x,1,new,3\n'
+    assert [result.line for result in read(csv) if isinstance(result, RefusedRow)] == [5]
 
 
-def test_bytes_that_are_no_text_refuse_only_their_own_row(read: Read) -> None:
+def test_bytes_that_are_no_text_cost_only_their_own_cell(read: Read) -> None:
     csv = (
         b"id,created,score,status,touches\nL1,2025-03-01,1,\xff\xfe,3\nL2,2025-03-01,1,\xc3\xa9,3\n"
     )
     bad, good = read(csv)
-    assert bad == RefusedRow(2, "status: is not utf-8")
+    assert isinstance(bad, ImportedRow)
+    assert [cell.what for cell in bad.unreadable] == ["is not utf-8"]
     assert isinstance(good, ImportedRow)
     assert good.state["status"] == "é"
 
@@ -228,7 +243,9 @@ def test_an_outcome_is_yes_or_no_or_unknown_and_nothing_else(read: Read) -> None
         True,
         False,
     ]
-    assert problem == RefusedRow(5, "won: is listed neither as true nor as false in the mapping")
+    assert problem == RefusedRow(
+        5, "won: is listed neither as true nor as false in the mapping", "won"
+    )
 
 
 def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> None:
@@ -244,7 +261,7 @@ def test_a_state_from_after_the_decision_is_refused_as_a_leak(read: Read) -> Non
     assert lead_outcome_of_row(good) == {
         "lead_id": "L2",
         "converted": True,
-        "decided_at": 1_741_219_200_000,
+        "decided_at": 1_741_305_599_999,  # the end of that day
     }
 
 
@@ -352,15 +369,17 @@ def test_training_needs_an_outcome(read: Read, tmp_path: Path) -> None:
     assert table["source"].tolist() == [None]
 
 
-def test_the_verb_reports_bad_rows_by_line_and_exits_1(
+def test_the_verb_reports_refused_rows_by_reason_and_exits_1(
     read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     read("id,created,score,status,touches\nL1,2025-03-01,1,new,3\nL2,never,1,new,3\n")
     arguments = [str(tmp_path / "leads.csv"), "--mapping", str(tmp_path / "m.toml"), "--dry-run"]
     assert _import(*arguments) == 1
     out, err = capsys.readouterr()
-    assert (
-        err == f"{tmp_path / 'leads.csv'}:3: created: is not a time in the format of the mapping\n"
+    assert err == (
+        "leads.csv: refused: 1 of 2 rows, first on line 3: `created` is not a time in the\n"
+        "  format of the mapping (it looks like xxxxx); name its format in\n"
+        "  lead.created_at\n"
     )
     assert out.splitlines()[-1] == "1 changes and 0 outcomes would be sent; 1 rows were refused"
     assert _import(*arguments, "--json") == 1
@@ -369,6 +388,7 @@ def test_the_verb_reports_bad_rows_by_line_and_exits_1(
     assert report["refused"] == [
         {"line": 3, "problem": "created: is not a time in the format of the mapping"}
     ]
+    assert report["file"]["refused_groups"][0]["first_line"] == 3
     assert report["first_change"]["lead_id"] == "L1"
 
 

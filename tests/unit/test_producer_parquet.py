@@ -123,12 +123,11 @@ def test_a_comma_for_the_decimal_sign_does_not_turn_numbers_into_ten_times_as_mu
     assert [row.state["lead_score"] for row in good(results)] == [1.0, 2.5, None]
 
 
-def test_bytes_that_are_no_text_cost_only_their_own_row(read: Read) -> None:
+def test_bytes_that_are_no_text_cost_only_their_own_cell(read: Read) -> None:
     results = read(what=pa.array([b"x", b"\xff", b"y"]).view(pa.string()))
-    assert [result.what for result in results if isinstance(result, RefusedRow)] == [
-        "what: is not utf-8"
-    ]
-    assert whats(results) == ["x", "y"]
+    cells = [cell for result in results for cell in getattr(result, "unreadable", ())]
+    assert [(cell.field.column, cell.what) for cell in cells] == [("what", "is not utf-8")]
+    assert whats(results) == ["x", None, "y"]
 
 
 @pytest.mark.parametrize(
