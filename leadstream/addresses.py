@@ -106,6 +106,7 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
     "DATABASE_URL": check_database_url,
     "SCHEMA_REGISTRY_URL": check_registry_url,
     "MODEL_STORE": check_store_url,
+    "LEADSTREAM_HISTORY": check_store_url,
     "LEADSTREAM_MODEL_SIGNING_KEY": check_file_name,
     "LEADSTREAM_MODEL_VERIFY_KEYS": check_file_name,
 }

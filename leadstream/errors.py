@@ -71,7 +71,7 @@ class Poison(LeadstreamError):
 class Transient(LeadstreamError):
     """A dependency that does not answer now, but may later.
 
-    Its name is `postgres`, `registry`, `brokers` or `model store`.
+    Its name is `postgres`, `registry`, `brokers`, `model store` or `history store`.
     """
 
     def __init__(self, dependency: str, detail: str) -> None:

@@ -40,11 +40,12 @@ LEADSTREAM_BATCH_MAX_RECORDS LEADSTREAM_BATCH_LINGER_MS LEADSTREAM_COALESCE LEAD
 LEADSTREAM_JSON
 LEADSTREAM_REASONS LEADSTREAM_CHALLENGER_SHARE LEADSTREAM_DEAD_LETTER_MAX_RATIO
 LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE LEADSTREAM_HTTP_HOST LEADSTREAM_HTTP_PORT
+LEADSTREAM_HISTORY_COMMIT_SECONDS LEADSTREAM_HISTORY_ERASURE_HOURS
 LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
 LEADSTREAM_LOG_FORMAT LEADSTREAM_FIELDS
 """
 _DISPLAYED_SETTINGS = frozenset(_HARMLESS.split())
-_ADDRESSES = frozenset({"DATABASE_URL", "SCHEMA_REGISTRY_URL", "MODEL_STORE"})
+_ADDRESSES = frozenset({"DATABASE_URL", "SCHEMA_REGISTRY_URL", "MODEL_STORE", "LEADSTREAM_HISTORY"})
 
 # librdkafka properties that would break delivery, each with the fix. `_SAFE` values are accepted.
 _SAFE = {
@@ -284,6 +285,28 @@ class Settings(BaseModel):
         alias="LEADSTREAM_FIELDS",
         description="The file that describes the CRM: its table of leads, its fields and its "
         "outcomes; unset, the table is `people` and files need --mapping.",
+    )
+    history: str | None = Field(
+        default=None,
+        alias="LEADSTREAM_HISTORY",
+        repr=False,
+        description="Where the history is kept: a folder or any URL that Delta Lake takes.",
+    )
+    history_commit_seconds: float = Field(
+        default=10,
+        alias="LEADSTREAM_HISTORY_COMMIT_SECONDS",
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="A record waits at most so long for its commit to the history, in seconds.",
+    )
+    history_erasure_hours: float = Field(
+        default=24,
+        alias="LEADSTREAM_HISTORY_ERASURE_HOURS",
+        ge=0,
+        le=720,
+        allow_inf_nan=False,
+        description="An erased lead is in no file of the history after so many hours.",
     )
     time_zone: str = Field(
         default="UTC",

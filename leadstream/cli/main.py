@@ -27,6 +27,7 @@ _FAMILIES = (
     "retrain",
     "models",
     "follow",
+    "history",
     "dead_letters",
     "console",
     "schemas",

@@ -345,6 +345,14 @@ class KafkaSource:
         bounds = self.consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
         return bounds or (0, -1)
 
+    def end(self, place: Partition) -> int:
+        """Return the end offset of a partition. Raises Transient if the brokers do not answer."""
+        try:
+            _, high = self.consumer.get_watermark_offsets(TopicPartition(*place), ASK_SECONDS)
+        except KafkaException as error:
+            raise Transient("brokers", error.args[0].str()) from error
+        return int(high)
+
     @property
     def group(self) -> str:
         """Return the name of the consumer group."""

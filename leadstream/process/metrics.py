@@ -345,3 +345,35 @@ class TranslateMetrics(_Registered):
         self.held = self._counter(
             "translate_held", "Times a dependency did not answer the translator.", "dependency"
         )
+
+
+class HistoryMetrics(_Registered):
+    """The metrics of `history write`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = self._counter(
+            "history_records",
+            "Records that came to the history by topic: written, erased, skipped, or late, "
+            "which are of an erased lead.",
+            *("topic", "fate"),
+        )
+        self.states = self._counter(
+            "history_states",
+            "Changes by where their state is from: event, database, or missing.",
+            "source",
+        )
+        self.commits = self._counter("history_commits", "Commits to a table.", "table")
+        self.conflicts = self._counter(
+            "history_conflicts",
+            "Commits that started again, because another process committed first.",
+            "table",
+        )
+        self.commit_seconds = self._histogram(
+            "history_commit_seconds", "Seconds that a commit to a table took.", _SECONDS, "table"
+        )
+        self.held = self._counter(
+            "history_held", "Times a dependency did not answer the history.", "dependency"
+        )
+        for source in ("event", "database", "missing"):
+            self.states.labels(source)

@@ -26,6 +26,8 @@ RUN = {
     "dead-letters watch": ("integration/test_watch.py", '"dead-letters", "watch"'),
     "doctor": ("docs/test_tutorial.py", ""),
     "follow": ("integration/test_follow.py", '"follow"'),
+    "history status": ("integration/test_history.py", '"history", "status"'),
+    "history write": ("integration/test_history.py", '"history", "write"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),
     "losses": ("integration/test_offsets.py", '"losses"'),
     "models compare": ("integration/test_challenger.py", '"compare"'),

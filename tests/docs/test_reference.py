@@ -16,6 +16,7 @@ from leadstream.errors import Reason
 from leadstream.kafka.topics import CONFIGS, VARIABLES, Topics
 from leadstream.process.metrics import (
     FollowMetrics,
+    HistoryMetrics,
     Metrics,
     RelayMetrics,
     SinkMetrics,
@@ -73,7 +74,14 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 def metrics() -> list[Metric]:
-    kinds = (Metrics(), FollowMetrics(), RelayMetrics(), SinkMetrics(), TranslateMetrics())
+    kinds = (
+        Metrics(),
+        FollowMetrics(),
+        RelayMetrics(),
+        SinkMetrics(),
+        TranslateMetrics(),
+        HistoryMetrics(),
+    )
     return [metric for kind in kinds for metric in kind.registry.collect()]
 
 

@@ -161,6 +161,7 @@ sys.meta_path.insert(0, Slow())
         ("sink",),
         ("translate", "--format", "debezium", "--from", "foreign"),
         ("follow",),
+        ("history", "write"),
     ],
 )
 def test_a_stop_while_the_modules_load_is_no_failure(
@@ -169,7 +170,10 @@ def test_a_stop_while_the_modules_load_is_no_failure(
     (tmp_path / "sitecustomize.py").write_text(_SLOW_MODULES)
     stage = Stage.on("127.0.0.1:1", tmp_path, "models", create=False)
     with stage.running(
-        *words, PYTHONPATH=f"{tmp_path}:{ROOT}", DATABASE_URL="postgresql://db/crm"
+        *words,
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+        DATABASE_URL="postgresql://db/crm",
+        LEADSTREAM_HISTORY="history",
     ) as process:
         until(lambda: process.lines() == ["loading"], "it loads its modules")
         process.signal(signal.SIGTERM)

@@ -415,9 +415,9 @@ def test_what_is_listed_for_a_verb_is_enough(
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("verb", ["relay", "sink", "translate"])
+@pytest.mark.parametrize("verb", ["relay", "sink", "translate", "history write"])
 def test_what_is_listed_for_a_verb_that_goes_on_is_enough(
-    busy: Stage, secured: Secured, postgres: Postgres, verb: str
+    busy: Stage, secured: Secured, postgres: Postgres, tmp_path: Path, verb: str
 ) -> None:
     account = secured.user()
     secured.grant(account, *granted(verb, busy))
@@ -426,9 +426,11 @@ def test_what_is_listed_for_a_verb_that_goes_on_is_enough(
     busy.send([Output(foreign, b"junk", b"junk")])
     with outbox_crm(postgres.url) as crm:
         crm.add("ada")
-        url = {"DATABASE_URL": crm.url}
-        with busy.running(verb, *words.get(verb, ()), **account.settings, **url) as process:
-            process.event("batch")
+        own = {"DATABASE_URL": crm.url, "LEADSTREAM_HISTORY": str(tmp_path / "history")}
+        with busy.running(
+            *verb.split(), *words.get(verb, ()), **account.settings, **own
+        ) as process:
+            process.event("commit" if verb == "history write" else "batch")
             assert process.missing() == {}
             assert process.stop() == 0
             assert process.sentences() == []

@@ -1,0 +1,250 @@
+"""`leadstream history`: the stream's own past, as Delta tables."""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import asdict
+from functools import cache
+from typing import TYPE_CHECKING
+
+from leadstream.cli.service import serving_verb, source_for
+from leadstream.errors import SettingsError, Transient
+
+if TYPE_CHECKING:
+    from consumer.history.summary import TableSummary
+    from consumer.history.topic_records import TopicRecords
+    from consumer.scoring.leads import LeadLookup
+    from leadstream.errors import Poison
+    from leadstream.kafka.batch import Message
+    from leadstream.log import Logger
+    from leadstream.process.metrics import HistoryMetrics
+    from leadstream.settings import Settings
+
+PURPOSE = "name the folder or URL that is to hold the history, for example /srv/history"
+# Records that are decoded together.
+BATCH_RECORDS = 20_000
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs."""
+    parser = verbs.add_parser(
+        "history",
+        help="keep changes, predictions and outcomes as Delta tables",
+        description="The stream's own past at LEADSTREAM_HISTORY: one Delta table each for\n"
+        "changes, predictions and outcomes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inner = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    write = inner.add_parser(
+        "write",
+        help="append the topics to the history, until it is stopped",
+        description="Append lead changes, predictions, shadow predictions and outcomes to the\n"
+        "tables at LEADSTREAM_HISTORY, each record exactly once. An erased lead leaves\n"
+        "all tables. Changes without state get the state of now from DATABASE_URL.",
+        epilog="example:\n"
+        "  LEADSTREAM_HISTORY=/srv/history LEADSTREAM_HTTP_PORT=8092 leadstream history write",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    write.set_defaults(func=run_write)
+    status = inner.add_parser(
+        "status",
+        help="print the size of each table, and how far each topic is written",
+        description="Print the size of each table, and how far each topic is written.",
+        epilog="example:\n  leadstream history status --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(func=run_status)
+
+
+def run_write(_arguments: argparse.Namespace) -> int:
+    """Write until SIGTERM or SIGINT."""
+    from leadstream.process.signals import leave_on_signals
+
+    leave_on_signals()
+    from leadstream.settings import load_settings
+
+    settings = load_settings()
+    settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
+    root = settings.need("LEADSTREAM_HISTORY", PURPOSE)
+    from leadstream.kafka.connection_check import ConnectionCheck
+
+    access = ConnectionCheck(settings)
+    need_extra()
+    from consumer.history.table_schemas import tables_by_topic
+    from consumer.history.topic_records import HistoryReader
+    from consumer.history.writer import HistoryTables, HistoryWriter
+    from leadstream.process.loop import BatchLoop
+    from leadstream.process.metrics import HistoryMetrics
+
+    access.check()
+    metrics = HistoryMetrics()
+    with serving_verb("history", settings, metrics) as service:
+        leads = _lookup(settings)
+        if leads is not None:
+            service.context.open(leads)
+        loop = BatchLoop(service.health)
+        tables = HistoryTables(root)
+        reader = HistoryReader(settings.topics, service.registry, leads)
+        report = HistoryReport(metrics, service.context.logger)
+        service.context.stop_by_signals(loop)
+        started = cache(service.context.started)
+        larger = settings.model_copy(update={"batch_max_records": BATCH_RECORDS})
+
+        def membership() -> None:
+            topics = list(tables_by_topic(settings.topics))
+            with closing(source_for("history", topics, larger, service)) as source:
+                writer = HistoryWriter(
+                    tables, reader, source, report, commit_seconds=settings.history_commit_seconds
+                )
+                started()
+
+                def ready() -> None:
+                    tables.open()
+                    if writer.flush_due():
+                        service.health.resumed()
+
+                loop.run(source, writer.process, ready)
+                with suppress(Transient):  # what is left is read again
+                    writer.flush()
+
+        service.keep_membership(membership, loop)
+    return 0
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Print a summary of the tables; the exit code is 1 if there are none."""
+    from leadstream.settings import load_settings
+
+    settings = load_settings()
+    root = settings.need("LEADSTREAM_HISTORY", PURPOSE)
+    need_extra()
+    from consumer.history.summary import summarize
+    from consumer.history.writer import HistoryTables
+    from leadstream.addresses import masked_url
+
+    found = summarize(HistoryTables(root), settings.topics)
+    if arguments.json:
+        tables = [asdict(each) for each in found]
+        print(json.dumps({"history": masked_url(root), "tables": tables}, indent=2))
+    elif found:
+        _print_summaries(found)
+    if not found:
+        print(
+            f"leadstream: no history at {masked_url(root)}; `leadstream history write` makes one",
+            file=sys.stderr,
+        )
+    return 0 if found else 1
+
+
+def _print_summaries(found: "list[TableSummary]") -> None:
+    from rich.table import Table
+
+    from leadstream.cli.rich_output import rich_console
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("table")
+    for heading in ("rows", "files", "MB"):
+        table.add_column(heading, justify="right")
+    for heading in ("months", "last commit"):
+        table.add_column(heading)
+    for each in found:
+        months = dict.fromkeys(filter(None, (each.first_month, each.last_month)))
+        table.add_row(
+            each.table,
+            f"{each.rows:,}",
+            f"{each.files:,}",
+            f"{each.bytes / 1e6:,.1f}",
+            " to ".join(months) or "-",
+            (each.written_at or "-").replace("+00:00", "Z"),
+        )
+    console = rich_console()
+    console.print(table)
+    for each in found:
+        for topic, offsets in each.offsets.items():
+            ends = ", ".join(f"{partition}: {offset:,}" for partition, offset in offsets.items())
+            console.print(f"{topic}, next offset by partition: {ends or '-'}")
+
+
+def need_extra() -> None:
+    """Raise SettingsError if the extra `history` is not installed."""
+    # What the store's clients would print, the loop reports in its own words.
+    os.environ.setdefault("RUST_LOG", "off")
+    try:
+        import deltalake  # noqa: F401
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise SettingsError(
+            "`leadstream history` needs the extra history: `pip install 'leadstream[history]'`"
+        ) from None
+
+
+def _lookup(settings: "Settings") -> "LeadLookup | None":
+    if not settings.database_url:
+        return None
+    from consumer.run.postgres import PostgresLeads
+    from schemas.description_file import described_crm
+
+    return PostgresLeads(settings.database_url, described_crm(settings))
+
+
+class HistoryReport:
+    """Log lines and metrics of `history write`."""
+
+    def __init__(self, metrics: "HistoryMetrics", logger: "Logger") -> None:
+        self._metrics = metrics
+        self._logger = logger
+
+    def received(self, records: "TopicRecords") -> None:
+        """Count records that were decoded."""
+        for source, count in records.states.items():
+            self._metrics.states.labels(source).inc(count)
+
+    def skipped(self, message: "Message", poison: "Poison") -> None:
+        """Report a record that cannot be read."""
+        self._metrics.records.labels(message.topic(), "skipped").inc()
+        self._logger.warning(
+            "record.skipped",
+            reason=poison.reason.value,
+            detail=poison.detail,
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+        )
+
+    def erased(self, topics: "Counter[str]") -> None:
+        """Count erasures that were recorded."""
+        for topic, count in topics.items():
+            self._metrics.records.labels(topic, "erased").inc(count)
+
+    def committed(
+        self,
+        table: str,
+        *,
+        written: "Counter[str]",
+        late: "Counter[str]",
+        version: int,
+        seconds: float,
+    ) -> None:
+        """Write the one line of a commit, and count it."""
+        for disposition, counts in (("written", written), ("late", late)):
+            for topic, count in counts.items():
+                self._metrics.records.labels(topic, disposition).inc(count)
+        self._metrics.commits.labels(table).inc()
+        self._metrics.commit_seconds.labels(table).observe(seconds)
+        self._logger.info(
+            "commit",
+            table=table,
+            rows=written.total(),
+            late=late.total(),
+            version=version,
+            commit_ms=round(seconds * 1000, 1),
+        )
+
+    def conflict(self, table: str, detail: str) -> None:
+        """Report a commit that another one forced to start again."""
+        self._metrics.conflicts.labels(table).inc()
+        self._logger.info("commit.conflict", table=table, detail=detail)
