@@ -1,7 +1,7 @@
 """Migrations of a CRM's database: numbered SQL files, each applied once, in order."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -13,15 +13,29 @@ from psycopg import sql
 
 from leadstream.errors import UserError, error_text
 from leadstream.postgres import check_url
+from producer.described_migration import (
+    needed_triggers,
+    outbox_schema,
+    replace_triggers,
+    triggers_are_present,
+)
+from producer.described_triggers import OutboxTrigger, triggers_hash
+from schemas.crm_description import CrmDescription
 
 Connection = psycopg.Connection[Any]
 
 FOLDER = Path(str(resources.files("producer"))) / "migrations"
+# The first migration of a CRM that a file describes, and those that it takes the place of.
+DESCRIBED_FOLDER = FOLDER / "described"
+_OF_PEOPLE = frozenset({1, 3})
+_FIRST, _DESCRIBED = "0001_outbox.sql", ("0001_described_outbox.sql",)
+# The number under which leadstream_migrations has the triggers of a description.
+_DESCRIPTION = 0
 # Writers of a table wait for the lock that creates a trigger: fail rather than block a CRM.
 LOCK_TIMEOUT = "3s"
 PRIVILEGES = (
-    "CREATE on the schema of people, TRIGGER on people and applications, and, for an outbox that "
-    "exists, the role that made it"
+    "CREATE on the schema of the outbox, TRIGGER on the tables of leads and outcomes, and, for an "
+    "outbox that exists, the role that made it"
 )
 _ONE_AT_A_TIME = 0x1EAD5EA
 
@@ -61,17 +75,31 @@ def migrations(folder: Path = FOLDER) -> list[Migration]:
     return found
 
 
-def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) -> MigrationResult:
+def migrate(
+    database_url: str,
+    *,
+    dry_run: bool = False,
+    folder: Path = FOLDER,
+    description: CrmDescription | None = None,
+    triggers: bool = True,
+) -> MigrationResult:
     """Apply the missing migrations in one transaction; `dry_run` rolls it back at the end.
 
-    Raises UserError if this database is no CRM, if a migration was edited after it was applied, or
-    if a right is missing.
+    A described CRM gets the triggers of its description, unless `triggers` is false. Raises
+    UserError if this database is no CRM, or not the described one, if a migration was edited after
+    it was applied, or if a right is missing.
     """
-    known = migrations(folder)
+    crm = description if description and description.database else None
     with _connected(database_url) as connection, connection.transaction(force_rollback=dry_run):
         connection.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
         connection.execute("select pg_advisory_xact_lock(%s)", (_ONE_AT_A_TIME,))
-        schema, notes = _look(connection)
+        if crm is None:
+            _refuse_described(connection)
+            schema, notes = _look(connection)
+            wanted: list[OutboxTrigger] = []
+        else:
+            schema = outbox_schema(connection)
+            wanted, notes = needed_triggers(connection, crm, triggers=triggers)
         # The functions keep this path. Temporary tables come last and so cannot shadow others.
         connection.execute(
             sql.SQL("set local search_path = {}, pg_temp").format(sql.Identifier(schema))
@@ -80,17 +108,52 @@ def migrate(database_url: str, *, dry_run: bool = False, folder: Path = FOLDER) 
         done = connection.execute(
             "select number, name, sha256 from leadstream_migrations order by number"
         ).fetchall()
-        _compare(done, known)
-        applied = []
-        for migration in known:
-            if migration.number not in {number for number, _, _ in done}:
-                connection.execute(migration.sql.encode())
-                connection.execute(
-                    "insert into leadstream_migrations (number, name, sha256) values (%s, %s, %s)",
-                    (migration.number, migration.name, migration.sha256),
-                )
-                applied.append(migration.name)
+        before = next((row for row in done if row[0] == _DESCRIPTION), None)
+        known = expected_migrations([name for _, name, _ in done], folder, described=bool(crm))
+        applied = _apply_missing(connection, done, known)
+        sha256 = triggers_hash(wanted)
+        same = before is not None and before[2] == sha256
+        if wanted and not (same and triggers_are_present(connection, wanted)):
+            name = replace_triggers(connection, wanted)
+            connection.execute("delete from leadstream_migrations where number = 0")
+            _record(connection, _DESCRIPTION, name, sha256)
+            applied.append(name)
         return MigrationResult(schema, [name for _, name, _ in done], applied, notes)
+
+
+def expected_migrations(
+    done: Collection[str], folder: Path = FOLDER, *, described: bool
+) -> list[Migration]:
+    """Return the migrations of this kind of CRM, given the names of those that the database has.
+
+    An outbox that was made for the table people keeps its migrations when it gets a description.
+    """
+    known = migrations(folder)
+    if not described or _FIRST in done:
+        return known
+    others = [each for each in known if each.number not in _OF_PEOPLE]
+    return [*migrations(DESCRIBED_FOLDER), *others]
+
+
+def _apply_missing(
+    connection: Connection, done: list[tuple[int, str, str]], known: list[Migration]
+) -> list[str]:
+    """Apply the migrations that the database does not have, and return their names."""
+    _compare(done, known)
+    applied = []
+    for migration in known:
+        if migration.number not in {number for number, _, _ in done}:
+            connection.execute(migration.sql.encode())
+            _record(connection, migration.number, migration.name, migration.sha256)
+            applied.append(migration.name)
+    return applied
+
+
+def _record(connection: Connection, number: int, name: str, sha256: str) -> None:
+    connection.execute(
+        "insert into leadstream_migrations (number, name, sha256) values (%s, %s, %s)",
+        (number, name, sha256),
+    )
 
 
 _VERSIONS = """
@@ -136,9 +199,24 @@ def _look(connection: Connection) -> tuple[str, list[str]]:
     return schema, []
 
 
+def _refuse_described(connection: Connection) -> None:
+    """Raise UserError if the outbox is that of a described CRM."""
+    found = connection.execute("select to_regclass('leadstream_migrations')").fetchone()
+    if found is None or found[0] is None:
+        return
+    query = "select from leadstream_migrations where number = %s or name = any(%s)"
+    if connection.execute(query, (_DESCRIPTION, list(_DESCRIBED))).fetchone() is not None:
+        raise UserError(
+            "the outbox in this database is that of a CRM that a file describes: "
+            "set LEADSTREAM_FIELDS to the file"
+        )
+
+
 def _compare(done: list[tuple[int, str, str]], known: list[Migration]) -> None:
     by_number = {migration.number: migration for migration in known}
     for number, name, sha256 in done:
+        if number == _DESCRIPTION:
+            continue
         if number not in by_number:
             raise UserError(
                 f"the database has {name}, which this Leadstream does not know: install a newer one"
@@ -164,7 +242,7 @@ def _connected(database_url: str) -> Iterator[Connection]:
         ) from None
     except psycopg.errors.LockNotAvailable:
         raise UserError(
-            f"people or applications were in use for over {LOCK_TIMEOUT}: "
+            f"the table of leads or of outcomes was in use for over {LOCK_TIMEOUT}: "
             "nothing was changed, try again"
         ) from None
     except psycopg.OperationalError as error:

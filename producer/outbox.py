@@ -7,7 +7,7 @@ releases the lock after the commit is visible. Ordering by transaction id would 
 changes of one lead, the later may have the lower id.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,8 @@ from leadstream.postgres import (
     describe_postgres,
     name_postgres,
 )
+from schemas.crm_description import NAMES, CrmDescription, Lookup
+from schemas.crm_tables import find_tables, json_row, literal, name, table_name, usable_lookups
 
 CHANNEL = "leadstream_outbox"
 STATEMENT_MS = 10_000
@@ -37,8 +39,8 @@ TRIM_ROWS = 10_000
 class OutboxRow:
     """One row of the outbox.
 
-    `crm` holds columns of the CRM as they are, and the names of programme and campus. Of a row that
-    the client cannot read, only `position` and `event_id` are known, and `unreadable` says why.
+    `crm` holds columns of the CRM as they are, and the names that ids stand for. Of a row that the
+    client cannot read, only `position` and `event_id` are known, and `unreadable` says why.
     """
 
     position: int
@@ -67,9 +69,10 @@ class Outbox:
     After a failure the next `connect` opens another connection.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, description: CrmDescription | None = None) -> None:
         """Check the URL, without connecting. Raises SettingsError if it cannot be parsed."""
         self._url = check_url(database_url)
+        self._description = description
         self._connection: Connection | None = None
         self._rows = self._last = sql.Composed([])
         # Rows up to `_safe_bound` are final. `_drawn` was the last position when `_writers`
@@ -106,12 +109,24 @@ class Outbox:
             self._last = sql.SQL(
                 "select case when is_called then last_value else 0 end from {}"
             ).format(sql.SQL(_trusted(sequence)))
-            self._rows = _reading(
-                {(table, column) for table, column in connection.execute(_COLUMNS)}
-            )
+            self._rows = self._reading(connection)
         self._safe_bound = self._drawn = 0
         self._writers = frozenset()
         return True
+
+    def _reading(self, connection: Connection) -> sql.Composed:
+        """Return the query for rows, with names joined by the CRM's ids."""
+        described = self._description
+        if described is None or described.database is None:
+            return _rows_of_people({(table, name) for table, name in connection.execute(_COLUMNS)})
+        lookups = described.lookups()
+        tables = find_tables(connection, [lookup.table for _, lookup in lookups.values()])
+        return _rows_of_described(
+            {
+                field: (column, table_name(tables[lookup.table].name), lookup)
+                for field, (column, lookup) in usable_lookups(described, tables).items()
+            }
+        )
 
     def check(self, position: int, event_id: str | None) -> None:
         """Check that the row that was published last is in this outbox. Raises UserError if not."""
@@ -214,7 +229,8 @@ class Outbox:
             self.close()
             raise UserError(
                 f"DATABASE_URL: {error.diag.message_primary}; the relay needs SELECT and DELETE on "
-                "leadstream_outbox, and SELECT on its sequence, programmes and campuses"
+                "leadstream_outbox, and SELECT on its sequence and the tables of names, such as "
+                "programmes and campuses"
             ) from None
         except psycopg.Error as error:
             self.close()
@@ -299,7 +315,7 @@ def _check_steps(connection: Connection) -> None:
         )
 
 
-def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
+def _rows_of_people(columns: set[tuple[str, str]]) -> sql.Composed:
     """Return the query for rows, with names joined by the CRM's ids.
 
     Ids are compared as text, so that no type of id can fail the query.
@@ -317,6 +333,39 @@ def _reading(columns: set[tuple[str, str]]) -> sql.Composed:
                 " || case when {table}.id is null then '{{}}'"
                 " else jsonb_build_object({key}, {table}.name) end"
             ).format(table=sql.Identifier(table), key=field.name)
+    return _rows(columns_of_row, joins)
+
+
+def _rows_of_described(
+    lookups: Mapping[str, tuple[str, sql.Composable, Lookup]],
+) -> sql.Composed:
+    """Return the query for rows, with the values of lookups by name of the field.
+
+    A value is found by the column, in the table. Of several, the smallest is taken.
+    """
+    joins, names = [sql.Composed([])], dict[str, sql.Composable]()
+    for number, (field, (column, table, lookup)) in enumerate(lookups.items()):
+        alias = sql.SQL(f"l{number}")
+        joins.append(
+            sql.SQL(
+                "left join (select rtrim({key}::text) as key, min({value}::text) as value"
+                " from {table} group by 1) {alias} on {alias}.key = rtrim(o.facts ->> {column})"
+            ).format(
+                key=name(lookup.key),
+                value=name(lookup.value),
+                table=table,
+                alias=alias,
+                column=literal(column),
+            )
+        )
+        names[field] = sql.SQL("{}.value").format(alias)
+    row = sql.SQL("coalesce(o.facts, '{{}}') || jsonb_build_object({}::text, {})").format(
+        literal(NAMES), json_row(names)
+    )
+    return _rows(row, joins)
+
+
+def _rows(columns_of_row: sql.Composable, joins: Sequence[sql.Composable]) -> sql.Composed:
     return sql.SQL(
         "select o.position, o.event_id::text, o.record, o.lead_id, o.change_type, o.occurred_at,"
         " o.origin, {facts} from leadstream_outbox o {joins}"

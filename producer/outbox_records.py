@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from leadstream.errors import Poison
+from leadstream.errors import Poison, UserError
 from leadstream.lead_fields import LONG_LIMIT, MAX_CHANGE_BYTES
 from producer.outbox import OutboxRow
+from schemas.crm_description import DESCRIBED, NAMES, CrmDescription
 from schemas.crm_rows import (
     corrected_change_time,
     is_integer,
@@ -15,9 +16,14 @@ from schemas.crm_rows import (
 )
 
 
-def lead_outcome_record(row: OutboxRow) -> dict[str, Any]:
+def lead_outcome_record(
+    row: OutboxRow, description: CrmDescription | None = None
+) -> dict[str, Any]:
     """Build the LeadOutcome of a submitted application."""
-    decided_at = parse_time(row.crm.get("decided_at"))
+    decided_at: Any = parse_time(row.crm.get("decided_at"))
+    if described := _description_of(row, description):
+        field = described.outcome.decided_at if described.outcome else None
+        decided_at = field and field.read(row.crm, {})
     return {
         "lead_id": row.lead_id,
         "converted": True,
@@ -25,12 +31,23 @@ def lead_outcome_record(row: OutboxRow) -> dict[str, Any]:
     }
 
 
-def lead_change_record(row: OutboxRow, *, state: bool = True) -> dict[str, Any]:
+def lead_change_record(
+    row: OutboxRow, description: CrmDescription | None = None, *, state: bool = True
+) -> dict[str, Any]:
     """Build the LeadChanged of a row.
 
-    It has no state if `state` is false or the row holds none.
+    It has no state if `state` is false, if the row holds none, or if the row was written before
+    the CRM was described. Raises UserError for a row that only a description can read.
     """
-    lead, version = lead_state(row.crm), row.crm.get("lead_version")
+    described = _description_of(row, description)
+    lead, version = None, row.crm.get("lead_version")
+    if described is not None:
+        version = described.lead_version(row.crm)
+        if row.change_type != "DELETED":
+            lead = described.lead_state(row.crm, row.crm.get(NAMES))
+            lead = lead if lead["created_at"] is not None else None
+    elif description is None:
+        lead = lead_state(row.crm)
     return {
         "event_id": row.event_id,
         "lead_id": row.lead_id,
@@ -42,6 +59,17 @@ def lead_change_record(row: OutboxRow, *, state: bool = True) -> dict[str, Any]:
         "origin": row.origin,
         "lead": lead if state else None,
     }
+
+
+def _description_of(row: OutboxRow, description: CrmDescription | None) -> CrmDescription | None:
+    """Return the description of a row that the triggers of a description wrote."""
+    if not row.crm.get(DESCRIBED):
+        return None
+    if description is None:
+        raise UserError(
+            "the outbox has rows of a CRM that a file describes: set LEADSTREAM_FIELDS to the file"
+        )
+    return description
 
 
 def encode_change(

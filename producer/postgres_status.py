@@ -6,14 +6,20 @@ from dataclasses import dataclass
 import psycopg
 
 from leadstream.errors import Transient
-from leadstream.postgres import connect, describe_postgres
-from producer.migrate import migrations
+from leadstream.postgres import Connection, connect, describe_postgres
+from producer.crm_fit import described_tables
+from producer.described_migration import possible_triggers
+from producer.described_triggers import triggers_hash
+from producer.migrate import expected_migrations
+from schemas.crm_description import CrmDescription
+from schemas.crm_tables import find_tables
 
 STATEMENT_MS = 10_000
-TRIGGERS = (
+_WAKE = ("leadstream_outbox", "leadstream_wake")
+_OF_PEOPLE = (
     ("people", "leadstream_person_changed"),
     ("applications", "leadstream_application_submitted"),
-    ("leadstream_outbox", "leadstream_wake"),
+    _WAKE,
 )
 
 
@@ -30,7 +36,8 @@ class PostgresStatus:
     """The result of `read_postgres_status`.
 
     `clock_ahead_seconds` is how far Postgres's clock is ahead of ours; `applied` and `missing` are
-    names of migrations.
+    names of migrations, and of the triggers of a description. `absent_triggers` are pairs of a
+    table and a trigger.
     """
 
     clock_ahead_seconds: float
@@ -40,7 +47,9 @@ class PostgresStatus:
     last: NewestRow | None
 
 
-def read_postgres_status(database_url: str) -> PostgresStatus:
+def read_postgres_status(
+    database_url: str, description: CrmDescription | None = None
+) -> PostgresStatus:
     """Read the status, and change nothing.
 
     Raises Transient if Postgres does not answer or refuses this role.
@@ -57,39 +66,47 @@ def read_postgres_status(database_url: str) -> PostgresStatus:
             [outbox, log] = connection.execute(_TABLES).fetchone() or [None, None]
             if outbox is None or log is None:
                 return PostgresStatus(ahead, [], [], [], None)
-            names = [
-                name
-                for (name,) in connection.execute(
-                    "select name from leadstream_migrations order by number"
-                )
-            ]
-            firing = set(connection.execute(_FIRING).fetchall())
-            there = {
-                table
-                for (table,) in connection.execute(_THERE, ([table for table, _ in TRIGGERS],))
-            }
+            rows = connection.execute(_APPLIED).fetchall()
+            missing, triggers = _expected(connection, description, rows)
+            firing = set(connection.execute(_FIRING, ([table for table, _ in triggers],)))
+            there = {table for (table,) in connection.execute(_THERE, ([t for t, _ in triggers],))}
             row = connection.execute(_LAST).fetchone()
     except psycopg.Error as error:
         raise Transient("postgres", describe_postgres(error)) from error
     return PostgresStatus(
         ahead,
-        names,
-        [each.name for each in migrations() if each.name not in names],
-        [each for each in TRIGGERS if each[0] in there and each not in firing],
+        [name for name, _ in rows],
+        missing,
+        [each for each in triggers if each[0] in there and each not in firing],
         NewestRow(*row) if row else None,
     )
+
+
+def _expected(
+    connection: Connection, description: CrmDescription | None, rows: list[tuple[str, str]]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the migrations that are missing, and the triggers that a CRM of this kind needs."""
+    crm = description if description and description.database else None
+    names = [name for name, _ in rows]
+    known = expected_migrations(names, described=crm is not None)
+    missing = [each.name for each in known if each.name not in names]
+    if crm is None:
+        return missing, list(_OF_PEOPLE)
+    wanted = possible_triggers(crm, find_tables(connection, described_tables(crm)))
+    if wanted and triggers_hash(wanted) not in [sha256 for _, sha256 in rows]:
+        missing.append(f"the triggers of {crm.path}")
+    return missing, [*((each.table.name.quoted(), each.name) for each in wanted), _WAKE]
 
 
 _TABLES = (
     "select to_regclass('leadstream_outbox')::text, to_regclass('leadstream_migrations')::text"
 )
+_APPLIED = "select name, sha256 from leadstream_migrations order by number"
 # D is disabled, R fires in replicas only.
 _FIRING = """
-select tgrelid::regclass::text, tgname::text from pg_trigger
-where tgrelid in (
-    to_regclass('people'), to_regclass('applications'), to_regclass('leadstream_outbox')
-  )
-  and tgenabled in ('O', 'A')
+select name, tgname::text
+from unnest(%s::text[]) as name join pg_trigger on tgrelid = to_regclass(name)
+where tgenabled in ('O', 'A')
 """
 _THERE = "select name from unnest(%s::text[]) as name where to_regclass(name) is not null"
 _LAST = (

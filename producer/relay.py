@@ -21,6 +21,7 @@ from producer.outbox_records import encode_change, lead_change_record, lead_outc
 from producer.positions import Position, read_position
 from producer.publication import OutboxRecord, Publication, transactional_id
 from schemas.codec import Writer
+from schemas.crm_description import CrmDescription
 from schemas.registry import Registry
 
 # Waits for a notification of Postgres; shorter while a writer may end without one.
@@ -86,6 +87,7 @@ class Relay:
         registry: Registry | None,
         health: Health,
         observer: RelayObserver,
+        description: CrmDescription | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if settings.delivery is not Delivery.EXACTLY_ONCE:
@@ -97,6 +99,7 @@ class Relay:
         self._outbox = outbox
         self._health = health
         self._observer = observer
+        self._description = description
         self._clock = clock
         self._changes = Writer("LeadChanged", registry, settings.topics.lead_changes)
         self._outcomes = Writer("LeadOutcome", registry, settings.topics.lead_outcomes)
@@ -187,10 +190,10 @@ class Relay:
         topics, key = self._settings.topics, row.lead_id.encode()
         if row.record == "LeadOutcome":
             topic = topics.lead_outcomes
-            value = self._outcomes.encode(lead_outcome_record(row))
+            value = self._outcomes.encode(lead_outcome_record(row, self._description))
         else:
             topic = topics.lead_changes
-            change = lead_change_record(row, state=self._options.state)
+            change = lead_change_record(row, self._description, state=self._options.state)
             value = encode_change(self._changes.encode, change, max_bytes(topic) - len(key))
         if len(key) + len(value) > max_bytes(topic):
             raise Poison(Reason.OVERSIZED, "encode", f"{topic} accepts {max_bytes(topic)} bytes")

@@ -29,6 +29,11 @@ _NUMBER = re.compile(r"[+-]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})([eE][+-]?\d{1,
 # The texts of a marker column that mark nothing. The trigger of the outbox has the same rule.
 UNMARKED = r"|f|false|n|no|off|0+(\.0*)?"
 _UNMARKED = re.compile(UNMARKED, re.ASCII)
+# What is removed around texts, and what stands in a row of the outbox that a description made.
+SPACES = " \t\n\r\f\v"
+DESCRIBED = "leadstream_described"
+# The member of a row of the outbox that holds the values of lookups.
+NAMES = "leadstream_names"
 _MAX_TIME_CHARACTERS = 64
 LEADSTREAM = "leadstream"
 
@@ -77,8 +82,8 @@ class Condition:
         if value is None:
             return False
         if self.values is not None:
-            return value.strip() in self.values
-        return not _UNMARKED.fullmatch(value.strip().lower())
+            return value.strip(SPACES) in self.values
+        return not _UNMARKED.fullmatch(value.strip(SPACES).lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ _NAMES = (
         "lead_version",
         "occurred_at",
         "scored_at",
+        "feature_coverage",
+        "imputed",
     ),
 )
 # The higher version of the lead wins, and the later scoring: `run` publishes a lower version only
@@ -148,8 +150,9 @@ class ScoreTable:
         if lacking := [name for name in _NAMES if name not in columns]:
             self.close()
             raise UserError(
-                f"DATABASE_URL: lead_scores has no column {', '.join(lacking)}; drop the table, "
-                "run `leadstream db migrate`, and let the sink read all predictions again"
+                f"DATABASE_URL: lead_scores has no column {', '.join(lacking)}; run `leadstream db "
+                "migrate`, or if that adds none, drop the table, and let the sink read all "
+                "predictions again"
             )
         if denied:
             self.close()
@@ -244,5 +247,6 @@ def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:
         name: _EPOCH + timedelta(milliseconds=prediction[name])
         for name in ("occurred_at", "scored_at")
     }
-    row = {**prediction, **moments, "reasons": json.dumps(prediction["reasons"])}
+    documents = {name: json.dumps(prediction[name]) for name in ("reasons", "imputed")}
+    row = {**prediction, **moments, **documents}
     return tuple(row[name] for name in _NAMES)

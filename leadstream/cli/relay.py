@@ -70,16 +70,19 @@ def run(arguments: argparse.Namespace) -> int:
     from leadstream.process.metrics import RelayMetrics
     from producer.outbox import Outbox
     from producer.relay import Relay, RelayOptions
+    from schemas.description_file import described_crm
 
+    description = described_crm(settings)
     access.check()
     metrics = RelayMetrics()
     with serving_verb("relay", settings, metrics) as service:
         relay = Relay(
             settings,
             RelayOptions(arguments.state, timedelta(days=arguments.keep), arguments.after),
-            outbox=Outbox(database_url),
+            outbox=Outbox(database_url, description),
             registry=service.registry,
             health=service.health,
+            description=description,
             observer=RelayReport(metrics, service.context.status, service.context.logger),
         )
         service.context.stop_by_signals(relay)

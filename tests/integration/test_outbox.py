@@ -345,7 +345,8 @@ def test_a_migration_is_applied_once_and_an_edited_one_is_refused(
         assert connection.execute("select to_regclass('good')").fetchone() == (None,)
         (folder / "0009_bad.sql").unlink()
         assert migrate(url, folder=folder).applied == ["0008_good.sql"]
-        assert [number for number, _ in migrated(crm)] == [1, 2, 3, 8]
+        numbers = [int(name[:4]) for name in present]
+        assert [number for number, _ in migrated(crm)] == [*numbers, 8]
         (folder / "0008_good.sql").write_text("create table good (id bigint);")
         with pytest.raises(UserError, match=r"0008_good.sql was changed after it was applied"):
             migrate(url, folder=folder)

@@ -59,13 +59,17 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
             "DATABASE_URL is not set: changes without state become dead letters (LEAD_NOT_FOUND)",
         )
         return
-    leads = PostgresLeads(settings.database_url, described_crm(settings))
+    crm = described_crm(settings)
+    leads = PostgresLeads(settings.database_url, crm)
     try:
         leads.fetch(["leadstream doctor asks for a lead that does not exist"])
     finally:
         leads.close()
-    yield ok("database", "answers, and has the required columns")
-    found = read_postgres_status(settings.database_url)
+    if leads.lacking and crm:
+        yield fail("database", f"{crm.path}: no usable column for {', '.join(leads.lacking)}")
+    else:
+        yield ok("database", "answers, and has the required columns")
+    found = read_postgres_status(settings.database_url, crm)
     if abs(found.clock_ahead_seconds) > SKEW_SECONDS:
         way = "ahead of" if found.clock_ahead_seconds > 0 else "behind"
         yield fail(
@@ -74,10 +78,16 @@ def check_database(settings: "Settings") -> Iterator[Finding]:
             "machine's: one of them is wrong, and a score is as of the time in the change; keep "
             "both by NTP",
         )
-    yield from _check_outbox(settings, found)
+    yield from _check_outbox(settings, found, described=bool(crm and crm.database))
 
 
-def _check_outbox(settings: "Settings", found: "PostgresStatus") -> Iterator[Finding]:
+# How to get a trigger back, by whether a file describes the CRM.
+_HOW = {True: "by `leadstream db migrate`", False: "as in producer/migrations/0001_outbox.sql"}
+
+
+def _check_outbox(
+    settings: "Settings", found: "PostgresStatus", *, described: bool
+) -> Iterator[Finding]:
     if not found.applied:
         yield note(
             "outbox",
@@ -93,8 +103,8 @@ def _check_outbox(settings: "Settings", found: "PostgresStatus") -> Iterator[Fin
         yield fail(
             "outbox",
             f"the trigger {trigger} on {table} is missing or disabled, so changes are lost: "
-            f"`alter table {table} enable trigger {trigger}`, or create it as in "
-            "producer/migrations/0001_outbox.sql; then `leadstream rescore --all`",
+            f"`alter table {table} enable trigger {trigger}`, or create it {_HOW[described]}; then "
+            "`leadstream rescore --all`",
         )
     yield from _check_relay(settings, found)
 
