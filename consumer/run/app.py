@@ -15,6 +15,7 @@ from consumer.run.loop import Service, untraced
 from consumer.run.offset_report import OffsetReport
 from consumer.run.recall import Recall
 from consumer.scoring.codecs import codecs_for
+from consumer.scoring.erased import ErasedLeads
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
 from leadstream import log
@@ -77,7 +78,8 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         context.resources.callback(worker.close, CHECK_SECONDS)
     slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
-    recall = Recall(settings, registry, versions)
+    erased = ErasedLeads()
+    recall = Recall(settings, registry, versions, erased, status.beat)
     # The publisher asks for them.
     limits = record_limits(settings, *_outputs_of(settings), settings.topics.shadow_predictions)
     columns = ColumnWatch(leads, status, logger) if leads else None
@@ -89,7 +91,12 @@ def _run(settings: Settings, context: ServiceContext) -> None:
 
     fingerprint = fingerprint_of(settings)
     metrics.settings.labels(settings.group_id, fingerprint).set(1)
-    offsets = OffsetReport(metrics, status, logger)
+
+    def on_replay(place: Partition) -> None:
+        if place[0] == settings.topics.lead_changes:
+            recall.read_everything()
+
+    offsets = OffsetReport(metrics, status, logger, on_replay)
     watch = ClusterWatch(
         ClusterViewer(settings, _topics_of(settings)).look,
         workers[2],
@@ -107,6 +114,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
             codecs_for(settings, registry),
             leads,
             versions=versions,
+            erased=erased,
             limits=limits,
         ),
         slot=slot,

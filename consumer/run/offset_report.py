@@ -1,5 +1,7 @@
 """The report of offsets: what was deleted unread, and what others changed."""
 
+from collections.abc import Callable
+
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.losses import Loss, Losses
 from leadstream.log import Logger
@@ -12,16 +14,31 @@ NAMED = 3
 
 
 class OffsetReport:
-    """Log lines, metrics and the warning about offsets that were lost or changed."""
+    """Log lines, metrics and the warning about offsets that were lost or changed.
 
-    def __init__(self, metrics: Metrics, status: Status, logger: Logger) -> None:
+    `on_replay` gets a partition that the group may read again.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        status: Status,
+        logger: Logger,
+        on_replay: Callable[[Partition], None] = lambda _place: None,
+    ) -> None:
         self._metrics = metrics
         self._status = status
         self._logger = logger
+        self._on_replay = on_replay
         self.losses = Losses(self._on_loss, self._on_change)
+
+    def no_offset(self, place: Partition) -> None:
+        """Note a partition with records of which the group has committed none."""
+        self._on_replay(place)
 
     def foreign_offset(self, place: Partition, offset: int) -> None:
         """Log an offset of the group that another program, or an older version, committed."""
+        self._on_replay(place)
         self._logger.warning(
             "offset.foreign",
             topic=place[0],

@@ -1,10 +1,11 @@
 """The versions that other processes published, read when partitions are assigned."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
 
+from consumer.scoring.erased import ErasedLeads
 from consumer.scoring.versions import VERSION_HEADER, Versions
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message, read_headers
@@ -23,30 +24,44 @@ _SMALL = {"queued.min.messages": 2 * CHUNK_RECORDS, "queued.max.messages.kbytes"
 
 
 class Recall:
-    """Reads the newest predictions into `versions` when it is `due`; without versions, nothing.
+    """Reads the newest predictions into `versions` when it is `due`; without versions, only nulls.
 
     It reads the predictions topic to its very end. The predictions of a transaction may not be
     visible yet when its offsets are already committed. So it waits for open transactions, as every
     subscriber of committed data does. It reads all partitions: producers may partition changes
-    differently from predictions.
+    differently from predictions. `erased` learns which change erased each lead. `beat` shows that
+    the loop turns.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry | None, versions: Versions | None
+        self,
+        settings: Settings,
+        registry: Registry | None,
+        versions: Versions | None,
+        erased: ErasedLeads | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.due = False
+        self._everything = False
+        self._erased = erased or ErasedLeads()
+        self._beat = beat
         self._settings = settings
         self._versions = versions
         self._reader = Reader("LeadPrediction", registry)
         self._columns: ColumnReader | None = None
         self._next: dict[int, int] = {}
 
+    def read_everything(self) -> None:
+        """Read all records the next time: the group may read changes again that are that old."""
+        self.due = self._everything = True
+        self._next.clear()
+
     def __call__(self) -> None:
-        """Read the records since the last time, at most MAX_RECORDS.
+        """Read the records since the last time, at most MAX_RECORDS, or all of them.
 
         Raises Transient, and then it is still due.
         """
-        if not self.due or self._versions is None:
+        if not self.due:
             return
         if COMPILED and self._columns is None:
             self._columns = ColumnReader(self._reader, ("source_topic", "lead_version"))
@@ -60,9 +75,9 @@ class Recall:
             self._read(log, self._versions)
         finally:
             log.close()
-        self.due = False
+        self.due = self._everything = False
 
-    def _read(self, log: TopicReader, versions: Versions) -> None:
+    def _read(self, log: TopicReader, versions: Versions | None) -> None:
         try:
             partitions = log.partitions()
         except NoTopic:
@@ -71,11 +86,18 @@ class Recall:
             raise Transient("brokers", str(error)) from error
         ends = TopicOffsets(self._settings).ends(log.topic, partitions)
         share = MAX_RECORDS // len(partitions)
-        messages = log.read(
-            {p: max(self._next.get(p, 0), end - share, 0) for p, end in ends.items()}, ends
-        )
+        starts = {
+            p: max(self._next.get(p, 0), 0 if self._everything else end - share)
+            for p, end in ends.items()
+        }
+        messages = log.read(starts, ends)
         while some := list(islice(messages, CHUNK_RECORDS)):
-            self._take(some, versions)
+            self._beat()
+            for message in some:
+                if message.value() is None:
+                    self._erased.note(message, self._settings.topics.lead_changes)
+            if versions is not None:
+                self._take(some, versions)
             self._next |= {message.partition(): message.offset() + 1 for message in some}
         self._next = ends
 

@@ -50,6 +50,8 @@ class BatchReport:
         for disposition in Disposition:
             metrics.changes.labels(disposition.value).inc(result.dispositions[disposition])
         metrics.late.inc(result.late)
+        metrics.inherited.inc(result.inherited)
+        metrics.stale_states.inc(result.stale)
         self._count_frozen(batch, result.frozen)
         metrics.requests.labels("answered").inc(result.requests_answered)
         metrics.requests.labels("dead_lettered").inc(result.requests_dead_lettered)
@@ -121,6 +123,7 @@ class BatchReport:
             consumed=result.consumed,
             **{each.value: result.dispositions[each] for each in Disposition},
             **({"late": result.late} if result.late else {}),
+            **({"stale": result.stale} if result.stale else {}),
             requests=result.requests_answered + result.requests_dead_lettered,
             process_ms=round(finished.started.processing * 1000, 1),
             commit_ms=round(finished.committing * 1000, 1),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.scoring.erasures import Erasures, OffsetOrder, drop_superseded, null_record
+from consumer.scoring.erasures import Erasures, OffsetOrder, drop_superseded, with_version
 from consumer.scoring.events import EventKind, EventTable
 from consumer.scoring.requests import RescoreReply
 from consumer.scoring.result import BatchResult, Disposition
@@ -35,7 +35,7 @@ class BatchParts:
     by message. `poisons` says by message why it is a dead letter. `seconds` are those of the steps
     that `changes` and `requested` do not have. With `by_offset` each change has its own
     prediction, and one that is older than another before it is late. `limits` say how large a
-    letter may be.
+    letter may be. `stale` counts the states that were older than their change.
     """
 
     context: BatchContext
@@ -51,6 +51,7 @@ class BatchParts:
     seconds: dict[str, float]
     by_offset: bool
     limits: RecordLimits
+    stale: int
 
 
 def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
@@ -91,7 +92,11 @@ def build_result(parts: BatchParts, settings: Settings) -> BatchResult:
         coverage=list(chain.from_iterable(each.coverage() for each in predicted)),
         seconds=_added([parts.seconds, *(each.seconds for each in predicted)]),
         scored=[each for each in (some.scored_changes() for some in predicted) if each],
-        late=len(changes.late) + (len(order.late) if order else 0),
+        late=len(changes.late)
+        + (len(order.late) if order else 0)
+        + len(table.rows(EventKind.ERASED)),
+        inherited=changes.inherited,
+        stale=parts.stale,
         frozen=changes.frozen.tolist(),
         published=[erased, *scored] if order is None else [order.published],
         fallbacks=+Counter(
@@ -116,6 +121,7 @@ def _dispositions(parts: BatchParts, order: OffsetOrder | None) -> Counter[Dispo
 
     mark(table.kind == EventKind.IGNORED, Disposition.IGNORED)
     mark(parts.superseded, Disposition.COALESCED)
+    mark(table.kind == EventKind.ERASED, Disposition.COALESCED)
     mark(parts.erasures.index, Disposition.ERASED)
     mark(parts.changes.coalesced, Disposition.COALESCED)
     mark(parts.changes.late, Disposition.COALESCED)
@@ -181,7 +187,7 @@ def _in_offset_order(
         (row, record) for row, record in zip(sources, records, strict=True) if row not in order.late
     ]
     return [row for row, _ in kept], [
-        null_record(record[0], record[1], order.ended[row])
+        with_version(record, order.ended[row])
         if record[2] is None and row in order.ended
         else record
         for row, record in kept

@@ -7,10 +7,12 @@ from itertools import chain, repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from consumer.scoring.erased import source_headers
 from consumer.scoring.events import EventTable
 from consumer.scoring.latest import LatestPerLead
 from consumer.scoring.result import PublishedVersions
 from consumer.scoring.versions import VERSION_HEADER, Versions
+from leadstream.kafka.batch import Batch
 from leadstream.kafka.config import Headers, Record
 
 Ints = NDArray[np.intp]
@@ -26,7 +28,11 @@ class Erasures:
 
 
 def erase_leads(
-    table: EventTable, latest: LatestPerLead, versions: Versions | None, topics: Sequence[str]
+    batch: Batch,
+    table: EventTable,
+    latest: LatestPerLead,
+    versions: Versions | None,
+    topics: Sequence[str],
 ) -> Erasures:
     """Return the nulls of the erased leads for these topics.
 
@@ -38,9 +44,13 @@ def erase_leads(
     known_versions = versions.newest(keys).tolist() if versions else [0] * len(keys)
     nulls: list[list[Record]] = []
     published: list[int] = []
-    for key, ended, known in zip(keys, latest.ended.tolist(), known_versions, strict=True):
+    for row, key, ended, known in zip(
+        rows, keys, latest.ended.tolist(), known_versions, strict=True
+    ):
         version = max(ended, known)
-        nulls.append([null_record(topic, key, version) for topic in topics])
+        topic, partition = batch.places.values[batch.places.codes[row]]
+        source = source_headers(topic, partition, int(batch.offsets[row]))
+        nulls.append([_null_record(each, key, version, source) for each in topics])
         published.append(version if ended else 0)
     return Erasures(
         latest.erasures,
@@ -49,10 +59,23 @@ def erase_leads(
     )
 
 
-def null_record(topic: str, key: bytes | None, version: int) -> Record:
-    """Return the record that erases a lead, with the version that it ends, 0 if unknown."""
-    headers: Headers | None = [(VERSION_HEADER, str(version).encode())] if version else None
-    return topic, key, None, headers, None
+def _null_record(topic: str, key: bytes | None, version: int, source: Headers) -> Record:
+    """Return the record that erases a lead; its headers name the change that did.
+
+    They also have the version that it ends, if that is not 0, which is unknown.
+    """
+    return topic, key, None, [*_ends(version), *source], None
+
+
+def with_version(null: Record, version: int) -> Record:
+    """Return a null that says it ends this version."""
+    topic, key, value, headers, timestamp = null
+    kept = [header for header in headers or () if header[0] != VERSION_HEADER]
+    return topic, key, value, [*_ends(version), *kept], timestamp
+
+
+def _ends(version: int) -> Headers:
+    return [(VERSION_HEADER, str(version).encode())] if version else []
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ decode one by one into the same table.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 from typing import Any
@@ -51,13 +51,14 @@ _BLANK: dict[str, Any] = {
 
 
 class EventKind(IntEnum):
-    """The kind of work that a message asks for."""
+    """The kind of work that a message asks for; ERASED asks for none: its lead was erased since."""
 
     CHANGE = 0
     ERASURE = 1
     IGNORED = 2
     REQUEST = 3
     INVALID = 4
+    ERASED = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +79,14 @@ class EventTable:
     def rows(self, kind: EventKind) -> Ints:
         """Return the rows of a kind, ascending."""
         return np.flatnonzero(self.kind == kind)
+
+    def without(self, erased: Ints) -> "EventTable":
+        """Return the table with these changes of erased leads as such."""
+        if not len(erased):
+            return self
+        kind = self.kind.copy()
+        kind[erased] = EventKind.ERASED
+        return replace(self, kind=kind)
 
 
 class EventReader:

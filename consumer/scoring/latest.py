@@ -1,7 +1,7 @@
 """The latest change of each lead in a batch, and the order of its older ones."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ class LatestPerLead:
     has `order[starts[i]:ends[i]]`: the last one is its latest change, those before are previous
     ones. `erasures` (k,) are rows, `ended` (k,) the highest version that each ends, 0 if unknown.
     `superseded` are rows that a newer erasure or a newer change of their lead made irrelevant.
+    `versions` has the version of every row of the table; one that has none takes that of its lead.
     """
 
     order: Ints
@@ -28,17 +29,56 @@ class LatestPerLead:
     erasures: Ints
     ended: NDArray[np.int64]
     superseded: Ints
+    versions: NDArray[np.int64]
+
+    def by_version(self, table: EventTable, versions: NDArray[np.int64]) -> "LatestPerLead":
+        """Return the same in the order of other versions, those of the states.
+
+        A state that is older than an erasure before its change is superseded by it.
+        """
+        if versions is self.versions:
+            return self
+        leads = np.repeat(np.arange(len(self.starts)), self.ends - self.starts)
+        kept = ~self._is_erased(table, versions)
+        order, leads = self.order[kept], leads[kept]
+        # Of equal versions, the later message is the newer one.
+        order = order[np.lexsort((order, versions[order], leads))]
+        sizes = np.bincount(leads)
+        ends = np.cumsum(sizes[sizes > 0])
+        return replace(
+            self,
+            order=order,
+            starts=ends - sizes[sizes > 0],
+            ends=ends,
+            superseded=np.concatenate([self.superseded, self.order[~kept]]),
+        )
+
+    def _is_erased(self, table: EventTable, versions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the changes have a state from before an erasure of their lead."""
+        erased = np.zeros(len(self.order), np.bool_)
+        ended = {
+            table.keys[row]: (row, version)
+            for row, version in zip(self.erasures.tolist(), self.ended.tolist(), strict=True)
+        }
+        changed = versions[self.order] != self.versions[self.order]
+        for place in np.flatnonzero(changed).tolist() if ended else ():
+            row = int(self.order[place])
+            erasure, end = ended.get(table.keys[row], (row, 0))
+            erased[place] = row > erasure and 0 < versions[row] < end
+        return erased
 
 
 def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
     """Return the latest change per lead, or without `coalesce` each change as one of its own.
 
-    A version of 0 is unknown, and then the offset alone decides. A null value and a DELETED,
-    whatever its version, supersede all changes before them, and older versions that come later.
+    A version of 0 is unknown: such a change is as new as the newest one before it. A null value
+    and a DELETED, whatever its version, supersede all changes before them, and older versions that
+    come later.
     """
     changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
-    versions = table.changes.lead_version
-    ended, superseded = versions[erasures], np.empty(0, np.intp)
+    messages = np.sort(np.concatenate([changes, erasures])) if len(erasures) else changes
+    versions = _inherit(table, messages)
+    ended, superseded = table.changes.lead_version[erasures], np.empty(0, np.intp)
     if coalesce and len(erasures):
         changes, erasures, ended, superseded = _apply_erasures(table, changes, erasures)
     n = len(changes)
@@ -46,12 +86,31 @@ def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
     leads = dictionary_encode([table.keys[row] for row in changes.tolist()]) if coalesce else None
     if leads is None or len(leads.values) == n:
         starts, ends = np.arange(n), np.arange(1, n + 1)
-        return LatestPerLead(changes, starts, ends, erasures, ended, superseded)
+        return LatestPerLead(changes, starts, ends, erasures, ended, superseded, versions)
     # The sort is stable: among equal versions the later offset comes last.
     order = changes[np.lexsort((versions[changes], leads.codes))]
     sizes = leads.counts()
     ends = np.cumsum(sizes)
-    return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded)
+    return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded, versions)
+
+
+def _inherit(table: EventTable, rows: Ints) -> NDArray[np.int64]:
+    """Return the version of every row; one without takes the highest before it of its lead."""
+    versions = table.changes.lead_version
+    own = versions[rows]
+    unknown = own <= 0
+    if not unknown.any() or unknown.all():
+        return versions
+    leads = dictionary_encode([table.keys[row] for row in rows.tolist()]).codes
+    by_lead = np.argsort(leads, kind="stable")
+    values, ranks = np.unique(np.maximum(own, 0), return_inverse=True)
+    # Leads rise, so the running maximum never reaches back into the lead before.
+    base = leads[by_lead] * len(values)
+    highest = values[np.maximum.accumulate(base + ranks[by_lead]) - base]
+    taken = unknown[by_lead] & (highest > 0)
+    inherited = versions.copy()
+    inherited[rows[by_lead][taken]] = highest[taken]
+    return inherited
 
 
 def _apply_erasures(

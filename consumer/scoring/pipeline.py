@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from consumer.scoring.build import BatchParts, build_result
 from consumer.scoring.codecs import Codecs
+from consumer.scoring.erased import ErasedLeads
 from consumer.scoring.erasures import erase_leads
 from consumer.scoring.events import EventKind, EventReader
 from consumer.scoring.latest import latest_per_lead
@@ -43,6 +44,7 @@ class Pipeline:
 
     The same batch gives the same result until `commit_started` adds to `versions`, the memory
     of what was published, by which a change is late. Without `versions` no change is late.
+    `erased` knows which leads were erased after a change that is read again.
     `limits` say how large a record may be.
     """
 
@@ -55,6 +57,7 @@ class Pipeline:
         leads: LeadLookup | None,
         *,
         versions: Versions | None = None,
+        erased: ErasedLeads | None = None,
         limits: RecordLimits | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -77,6 +80,7 @@ class Pipeline:
         )
         self._leads = leads
         self._versions = versions
+        self._erased = erased
         self._clock_ms = clock_ms
 
     def commit_started(self, result: BatchResult) -> None:
@@ -106,14 +110,17 @@ class Pipeline:
             self._codecs.requests,
             context.began_ms,
         )
+        if self._erased is not None:
+            table = table.without(self._erased.before(batch, table))
         latest = latest_per_lead(table, coalesce=self._settings.coalesce)
-        erasures = erase_leads(table, latest, self._versions, self._null_topics(context))
+        erasures = erase_leads(batch, table, latest, self._versions, self._null_topics(context))
         decoded = time.perf_counter()
         first, *others = slice_leads(requests) or [[]]
         read = read_leads(self._leads, [*leads_without_state(table, latest), *_ids(first)])
         states = join_states(
             table, latest, read.leads, context.inputs(), database=self._leads is not None
         )
+        latest = latest.by_version(table, states.versions)
         joined = time.perf_counter()
         changes = score_changes(
             table, latest, states, self._versions, scorer=self._scorer, context=context
@@ -145,6 +152,7 @@ class Pipeline:
                 },
                 by_offset=self._versions is not None and not self._settings.coalesce,
                 limits=self._limits,
+                stale=states.stale,
             ),
             self._settings,
         )

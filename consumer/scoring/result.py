@@ -55,6 +55,8 @@ class BatchResult:
       it cannot stay in service; `shadowed`: whether a record goes to the shadow topic.
     - `scored`: the changes to watch for drift. Requests and rescored leads are not among them.
     - `late`: coalesced changes that were older than what was published before this batch.
+    - `inherited`: scored changes without a version, which have that of their lead.
+    - `stale`: changes without state whose row in Postgres was older than they are.
     - `frozen`: late changes, by message, whose version is so far below the published one that it
       can hardly be reached again.
     - `published`: the versions to remember once this batch is committed.
@@ -83,6 +85,8 @@ class BatchResult:
     seconds: dict[str, float]
     scored: list[ScoredChanges]
     late: int
+    inherited: int
+    stale: int
     frozen: list[int]
     published: list[PublishedVersions]
     fallbacks: Counter[str]

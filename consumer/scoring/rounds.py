@@ -1,6 +1,6 @@
 """The scored changes of a batch: the latest of each lead, or an older one if that fails."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ class ScoredRounds:
 
     `failed` says by message why a change could not be scored. `coalesced` are messages that a
     scored or late change of their lead stands for. `frozen` are the late messages of leads whose
-    published version is out of reach. `context` is that after the last round.
+    published version is out of reach. `inherited` counts scored changes without a version, which
+    have that of their lead. `context` is that after the last round.
     """
 
     predicted: list[Predicted]
@@ -32,6 +33,7 @@ class ScoredRounds:
     late: Ints
     frozen: Ints
     coalesced: Ints
+    inherited: int
     context: BatchContext
 
 
@@ -55,6 +57,7 @@ def score_changes(
         unscored = _among(index, states.failed)
         good = _without(index, unscored)
         rows = rows_from_table(table, states, index[good], (places - starts)[good])
+        rows = _with_known_versions(rows, versions)
         timely, late_index, frozen_index = _without_late(rows, versions)
         late.append(late_index)
         frozen.append(frozen_index)
@@ -74,6 +77,7 @@ def score_changes(
         np.concatenate(late),
         np.concatenate(frozen),
         np.concatenate(coalesced),
+        sum(_count_inherited(each, table) for each in predicted),
         context,
     )
 
@@ -88,6 +92,26 @@ def _without(index: Ints, rows: dict[int, Poison]) -> NDArray[np.bool_]:
     if not rows:
         return np.ones(len(index), np.bool_)
     return ~np.isin(index, np.fromiter(rows, np.intp, len(rows)))
+
+
+def _with_known_versions(rows: Rows, versions: Versions | None) -> Rows:
+    """Return the rows where one without a version has the version published of its lead."""
+    if versions is None or not len(rows) or (rows.lead_version > 0).all():
+        return rows
+    newest = versions.newest(rows.keys)
+    taken = (rows.lead_version <= 0) & (newest > 0)
+    if not taken.any():
+        return rows
+    return replace(rows, lead_version=np.where(taken, newest, rows.lead_version))
+
+
+def _count_inherited(predicted: Predicted, table: EventTable) -> int:
+    """Return how many predictions have a version that their change has not."""
+    rows = predicted.rows
+    at = predicted.indices
+    return int(
+        ((rows.lead_version[at] > 0) & (table.changes.lead_version[rows.index[at]] <= 0)).sum()
+    )
 
 
 def _without_late(rows: Rows, versions: Versions | None) -> tuple[Rows, Ints, Ints]:

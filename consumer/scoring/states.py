@@ -33,12 +33,14 @@ class LeadsRead:
 class LeadStates:
     """The model inputs of all messages of a batch, and the version (n,) that each state is at.
 
-    `failed` says by row why a change has no state that can be scored.
+    `failed` says by row why a change has no state that can be scored. `stale` counts the rows in
+    Postgres that were older than their change: those of a replica that lags.
     """
 
     columns: Columns
     versions: NDArray[np.int64]
     failed: dict[int, Poison]
+    stale: int = 0
 
 
 def read_leads(lookup: LeadLookup | None, lead_ids: Iterable[str]) -> LeadsRead:
@@ -64,11 +66,15 @@ def join_states(
     *,
     database: bool,
 ) -> LeadStates:
-    """Return the states of all changes; `database` says whether `leads` could be looked up."""
+    """Return the states of all changes; `database` says whether `leads` could be looked up.
+
+    A state from Postgres has the version of its row, which may be higher or lower than that of the
+    change, or the change's own where rows have none.
+    """
     rows = _without_state(table, latest)
     changes = table.changes
     if not len(rows):
-        return LeadStates(changes.states, changes.lead_version, {})
+        return LeadStates(changes.states, latest.versions, {})
     found: list[int] = []
     states: list[Lead] = []
     failed: dict[int, Poison] = {}
@@ -86,15 +92,18 @@ def join_states(
             found.append(row)
             states.append(lead)
     if not found:
-        return LeadStates(changes.states, changes.lead_version, failed)
+        return LeadStates(changes.states, latest.versions, failed)
     at = np.array(found, np.intp)
     columns = inputs_from_states([lead.state for lead in states], inputs)
-    versions = changes.lead_version.copy()
-    versions[at] = np.maximum(versions[at], [lead.version for lead in states])
+    versions = latest.versions.copy()
+    rows_versions = np.array([lead.version for lead in states], np.int64)
+    known = rows_versions > 0
+    versions[at] = np.where(known, rows_versions, versions[at])
     return LeadStates(
         {name: replace_rows(own, at, columns[name]) for name, own in changes.states.items()},
         versions,
         failed,
+        int((known & (rows_versions < changes.lead_version[at])).sum()),
     )
 
 

@@ -15,6 +15,9 @@ Bounds = Callable[[Partition], tuple[int, int]]
 class OffsetObserver(Protocol):
     """An observer of offsets that others changed."""
 
+    def no_offset(self, place: Partition) -> None:
+        """Note a partition with records of which the group has committed none."""
+
     def foreign_offset(self, place: Partition, offset: int) -> None:
         """Note an offset of the group that another program, or an older version, committed."""
 
@@ -43,6 +46,8 @@ class OffsetLedger:
         """
         self.next[place] = low
         if committed < 0:
+            if low < high and self._observer:
+                self._observer.no_offset(place)
             return
         ours = self.losses.restore(place, metadata)
         if not ours and self._observer:

@@ -115,6 +115,14 @@ class Metrics(_Registered):
             "late_changes",
             "Coalesced changes that were older than what was published of their lead before.",
         )
+        self.inherited = self._counter(
+            "inherited_versions",
+            "Scored changes without a version, which have the version of their lead.",
+        )
+        self.stale_states = self._counter(
+            "stale_states",
+            "Changes without state whose row in Postgres was older than the change.",
+        )
         self.frozen = self._counter(
             "frozen_changes",
             "Late changes of leads whose published version is out of reach of their changes.",

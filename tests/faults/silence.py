@@ -86,7 +86,7 @@ class Silence:
         watching = threading.Thread(target=self._watch)
         watching.start()
         try:
-            self._start()
+            self._begin()
             deadline = time.monotonic() + seconds
             while not self.done or time.monotonic() < deadline:
                 # Each kind once before any comes again.
@@ -103,6 +103,15 @@ class Silence:
             for process in self._processes.values():
                 process.kill()
         return [*found, *untold(self._testimony())]
+
+    def _begin(self) -> None:
+        """Start, and wait until the group has read of every partition: a new one loses nothing."""
+        self._start()
+        self._send(60)
+        until(
+            lambda: all(committed > 0 for committed, _ in self._waiting().values()),
+            "every partition is read",
+        )
 
     def _start(self) -> None:
         for number in range(MEMBERS):

@@ -33,6 +33,13 @@ from tests.unit.pipelines import (
 )
 
 LEADS = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": 10.0 * i}, 1) for i in range(3)})
+# A replica that lags for one lead, is ahead of the changes of another, and has no versions.
+REPLICA = FakeLeads(
+    {
+        f"lead_{i}": Lead(STATE | {"lead_score": 10.0 * i}, version)
+        for i, version in enumerate((2, 5, 0))
+    }
+)
 SPLITS = st.lists(st.integers(1, 8), max_size=12)
 
 states = st.fixed_dictionaries(
@@ -77,6 +84,8 @@ def messages(drawn: list[tuple[Any, ...]]) -> list[FakeMessage]:
                 )
             case "thin":
                 built.append(change(offset, fields[0], lead=None, lead_version=offset + 1))
+            case "thin at":
+                built.append(change(offset, fields[0], lead=None, lead_version=fields[1]))
             case "deleted":
                 built.append(
                     change(offset, fields[0], change_type="DELETED", lead_version=offset + 1)
@@ -105,9 +114,12 @@ def split(all_: list[FakeMessage], sizes: list[int]) -> Iterator[list[FakeMessag
 
 
 def outcomes(
-    slot: ModelSlot, parts: Iterator[list[FakeMessage]], coalescing: bool = True
+    slot: ModelSlot,
+    parts: Iterator[list[FakeMessage]],
+    coalescing: bool = True,
+    leads: FakeLeads = LEADS,
 ) -> list[BatchResult]:
-    line = pipeline(slot, LEADS, versions=Versions(), LEADSTREAM_COALESCE=str(coalescing))
+    line = pipeline(slot, leads, versions=Versions(), LEADSTREAM_COALESCE=str(coalescing))
     found = []
     for part in filter(None, parts):
         found.append(line.process(batch(*part)))
@@ -192,6 +204,38 @@ def test_a_change_that_comes_late_must_not_be_the_last_word_wherever_batches_end
         seen: dict[str, int] = {}
         for prediction in (each for outcome in found for each in predictions(outcome)):
             assert prediction["lead_version"] >= seen.get(prediction["lead_id"], 0)
+            seen[prediction["lead_id"]] = prediction["lead_version"]
+
+
+@common
+@given(
+    drawn=st.lists(
+        st.one_of(
+            st.tuples(st.just("versioned"), lead_ids, st.integers(-1, 6), st.just(1)),
+            st.tuples(st.just("thin at"), lead_ids, st.integers(0, 6)),
+            st.tuples(st.just("deleted at"), lead_ids, st.integers(0, 6)),
+            st.tuples(st.just("null"), lead_ids),
+        ),
+        max_size=25,
+    ),
+    sizes=SPLITS,
+)
+def test_versions_that_are_missing_or_of_another_state_must_not_let_batches_decide(
+    slot: ModelSlot, drawn: list[tuple[Any, ...]], sizes: list[int]
+) -> None:
+    sent = messages(drawn)
+    ways = [
+        outcomes(slot, iter([sent]), True, REPLICA),
+        outcomes(slot, split(sent, sizes), True, REPLICA),
+        outcomes(slot, iter([[message] for message in sent]), True, REPLICA),
+        outcomes(slot, iter([sent]), False, REPLICA),
+        outcomes(slot, split(sent, sizes), False, REPLICA),
+    ]
+    assert all(table(found) == table(ways[0]) for found in ways[1:])
+    for found in ways:
+        seen: dict[str, int] = {}
+        for prediction in (each for outcome in found for each in predictions(outcome)):
+            assert prediction["lead_version"] >= seen.get(prediction["lead_id"], -1)
             seen[prediction["lead_id"]] = prediction["lead_version"]
 
 

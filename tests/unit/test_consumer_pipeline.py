@@ -224,7 +224,8 @@ def test_a_deletion_with_a_lower_version_must_not_leave_a_score_behind(
         line.commit_started(results[-1])
         line.commit_finished(committed=True)
     *_, last = on(results[-1], PREDICTIONS)
-    assert (last.value, last.headers) == (None, [("lead_version", b"7")])
+    assert last.value is None
+    assert ("lead_version", b"7") in (last.headers or [])
     assert results[-1].dispositions[Disposition.ERASED] == 1
     again = line.process(batch(change(2, lead_version=5)))
     assert (again.outputs, again.late) == ([], 1)

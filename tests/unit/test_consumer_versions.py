@@ -15,6 +15,7 @@ from consumer.scoring.result import BatchResult, Disposition
 from consumer.scoring.versions import Dictionary, Generation, Slots, Versions
 from tests.fakes import FakeMessage
 from tests.unit.pipelines import (
+    CHANGES,
     PREDICTIONS,
     STATE,
     FakeLeads,
@@ -174,7 +175,12 @@ def test_an_erased_lead_must_not_come_back_with_a_change_from_before(
     consumer.commit(change(0, lead_version=6))
     erasing = raw(1, None) if null else change(1, change_type="DELETED", lead_version=7)
     [gone] = on(consumer.commit(erasing), PREDICTIONS)
-    assert gone.headers == [("lead_version", b"6" if null else b"7")]
+    assert gone.headers == [
+        ("lead_version", b"6" if null else b"7"),
+        ("source_topic", CHANGES.encode()),
+        ("source_partition", b"0"),
+        ("source_offset", b"1"),
+    ]
     assert on(consumer.commit(change(2, lead_version=5)), PREDICTIONS) == []
     assert len(predictions(consumer.commit(change(3, lead_version=7)))) == 1
 
@@ -202,6 +208,56 @@ def test_a_state_that_is_read_now_is_as_new_as_the_database_says(model_store: st
     assert predictions(consumer.commit(change(3, lead=None, lead_version=6))) == [], (
         "a replica that lags"
     )
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("coalescing", [True, False])
+@pytest.mark.parametrize("apart", [True, False], ids=["in the next batch", "in one batch"])
+def test_a_change_without_a_version_is_as_new_as_the_newest_before_it(
+    model_store: str, apart: bool, coalescing: bool
+) -> None:
+    consumer = Consumer(model_store, coalescing=coalescing)
+    messages = [
+        change(0, lead_version=5),
+        change(1, lead_version=0, event_id="last"),
+        change(2, lead_version=3),
+    ]
+    found = [
+        consumer.commit(*some) for some in ([[each] for each in messages] if apart else [messages])
+    ]
+    published = [each for outcome in found for each in predictions(outcome)]
+    assert (published[-1]["event_id"], published[-1]["lead_version"]) == ("last", 5)
+    assert sum(outcome.inherited for outcome in found) == 1
+
+
+@pytest.mark.usefixtures("many")
+def test_a_lead_without_any_version_keeps_none(model_store: str) -> None:
+    consumer = Consumer(model_store)
+    outcome = consumer.commit(change(0, lead_version=0), change(1, "lead_2", lead_version=4))
+    assert {each["lead_id"]: each["lead_version"] for each in predictions(outcome)} == {
+        "lead_1": 0,
+        "lead_2": 4,
+    }
+    assert outcome.inherited == 0
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("apart", [True, False], ids=["in the next batch", "in one batch"])
+def test_a_state_that_is_older_than_its_change_has_its_own_version_and_replaces_nothing_newer(
+    model_store: str, apart: bool
+) -> None:
+    consumer = Consumer(model_store, FakeLeads({"lead_1": Lead(STATE, 4)}))
+    messages = [change(0, lead_version=5, event_id="newer"), change(1, lead=None, lead_version=9)]
+    found = [
+        consumer.commit(*some) for some in ([[each] for each in messages] if apart else [messages])
+    ]
+    published = [each for outcome in found for each in predictions(outcome)]
+    assert [(each["event_id"], each["lead_version"]) for each in published] == [("newer", 5)]
+    assert sum(outcome.stale for outcome in found) == 1
+    alone = Consumer(model_store, FakeLeads({"lead_1": Lead(STATE, 4)}))
+    [prediction] = predictions(alone.commit(change(0, lead=None, lead_version=9)))
+    assert prediction["lead_version"] == 4, "a state of version 4 was scored"
+    assert len(predictions(alone.commit(change(1, lead_version=6)))) == 1, "it can be corrected"
 
 
 @pytest.mark.usefixtures("many")

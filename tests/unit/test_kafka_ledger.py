@@ -18,6 +18,10 @@ class _Observer:
     def __init__(self) -> None:
         self.foreign: list[tuple[Partition, int]] = []
         self.back: list[tuple[Partition, int, int]] = []
+        self.unread: list[Partition] = []
+
+    def no_offset(self, place: Partition) -> None:
+        self.unread.append(place)
 
     def foreign_offset(self, place: Partition, offset: int) -> None:
         self.foreign.append((place, offset))
@@ -55,6 +59,9 @@ def test_a_new_group_has_lost_nothing() -> None:
     harness.read([400, 401], low=400)
     assert harness.spans() == []
     assert harness.observer.foreign == []
+    assert harness.observer.unread == [PLACE]
+    assert _Ledger(committed=-1001, low=0, high=0).observer.unread == []
+    assert _Ledger(committed=0).observer.unread == []
 
 
 def test_changes_that_were_deleted_while_running_are_reported() -> None:
