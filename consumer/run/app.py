@@ -15,7 +15,7 @@ from consumer.run.loop import Service, untraced
 from consumer.run.offset_report import OffsetReport
 from consumer.run.recall import Recall
 from consumer.scoring.codecs import codecs_for
-from consumer.scoring.erased import ErasedLeads
+from consumer.scoring.erased import PublishedErasures
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.versions import Versions
 from leadstream import log
@@ -78,7 +78,7 @@ def _run(settings: Settings, context: ServiceContext) -> None:
         context.resources.callback(worker.close, CHECK_SECONDS)
     slot, challenger = ModelSlot(models, run=workers[0]), ChallengerSlot(models, run=workers[1])
     versions = Versions() if settings.late is Late.COALESCE else None
-    erased = ErasedLeads()
+    erased = PublishedErasures()
     recall = Recall(settings, registry, versions, erased, status.beat)
     # The publisher asks for them.
     limits = record_limits(settings, *_outputs_of(settings), settings.topics.shadow_predictions)

@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from consumer.scoring.erased import ErasedLeads
+from consumer.scoring.erased import PublishedErasures
 from consumer.scoring.versions import VERSION_HEADER, Versions
 from leadstream.errors import Poison, Transient, UserError
 from leadstream.kafka.batch import Message, read_headers
@@ -38,12 +38,12 @@ class Recall:
         settings: Settings,
         registry: Registry | None,
         versions: Versions | None,
-        erased: ErasedLeads | None = None,
+        erased: PublishedErasures | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.due = False
         self._everything = False
-        self._erased = erased or ErasedLeads()
+        self._erased = erased or PublishedErasures()
         self._beat = beat
         self._settings = settings
         self._versions = versions

@@ -22,7 +22,7 @@ TOPIC, PARTITION, OFFSET = "source_topic", "source_partition", "source_offset"
 AHEAD_MS = 3_600_000
 
 
-class ErasedLeads:
+class PublishedErasures:
     """The offset at which each lead was erased, by partition.
 
     A partition is forgotten once its batches begin behind its last erasure, which is where a group

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from consumer.scoring.build import BatchParts, build_result
 from consumer.scoring.codecs import Codecs
-from consumer.scoring.erased import ErasedLeads
+from consumer.scoring.erased import PublishedErasures
 from consumer.scoring.erasures import erase_leads
 from consumer.scoring.events import EventKind, EventReader
 from consumer.scoring.latest import latest_per_lead
@@ -57,7 +57,7 @@ class Pipeline:
         leads: LeadLookup | None,
         *,
         versions: Versions | None = None,
-        erased: ErasedLeads | None = None,
+        erased: PublishedErasures | None = None,
         limits: RecordLimits | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:

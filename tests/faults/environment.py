@@ -119,12 +119,14 @@ def staged(
         "LEADSTREAM_BATCH_MAX_RECORDS": str(batch_max_records),
     }
     admin = AdminClient({"bootstrap.servers": environment.kafka.bootstrap}, logger=SILENT)
+    # Records of another time must not be deleted in a schedule that takes long.
+    own = {"dead_letters": SMALL, "lead_changes": {"retention.ms": "-1"}}
     wanted = [
         NewTopic(
             getattr(stage.topics, field),
             1 if field == "rescore_requests" else PARTITIONS,
             environment.kafka.replication,
-            config={**config, **(SMALL if field == "dead_letters" else {})},
+            config={**config, **own.get(field, {})},
         )
         for field, config in CONFIGS.items()
     ]

@@ -43,6 +43,14 @@ def test_a_group_that_says_ready_and_reads_nothing_is_found(seed: int) -> None:
     assert {each.rule for each in untold(replace(good, sights=lies))} == {"alive"}
 
 
+def test_a_time_in_which_nobody_looked_proves_nothing() -> None:
+    still = {0: (10, 20)}
+    looks = [Sight(float(at), {"one": True}, still) for at in (0, 2, 4, 80, 82, 84)]
+    assert untold(Witnessed(tuple(looks), (), (), (), ())) == []
+    looks += [Sight(float(at), {"one": True}, still) for at in range(86, 114, 2)]
+    assert [each.rule for each in untold(Witnessed(tuple(looks), (), (), (), ()))] == ["alive"]
+
+
 @pytest.mark.parametrize("field", ["logged", "measured", "warned"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_is_not_told_or_that_never_was_is_found(seed: int, field: str) -> None:

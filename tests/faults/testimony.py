@@ -15,6 +15,8 @@ from itertools import pairwise
 from tests.faults.checker import Violation
 
 SILENT_SECONDS = 30.0
+# While no broker answers there are no looks.
+GAP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ def silent(sights: Iterable[Sight]) -> Iterator[Violation]:
     """What stood still while every process that answered said that it was ready."""
     stands: dict[int, float] = {}
     for before, now in pairwise(sights):
+        if now.at - before.at > GAP_SECONDS:
+            stands.clear()  # nobody saw what the processes said meanwhile
+            continue
         for partition, (committed, end) in now.waiting.items():
             waits = committed < end and before.waiting.get(partition, (-1, -1))[0] == committed
             claims = bool(now.ready) and all(now.ready.values())

@@ -30,7 +30,7 @@ def read_again(stage: Stage) -> None:
     until(done, "the group is empty")
 
 
-def shown(stage: Stage, count: int) -> dict[str, list[bool]]:
+def displayed(stage: Stage, count: int) -> dict[str, list[bool]]:
     """By lead whether each of its records in the predictions topic shows a score, in order."""
     found: dict[str, list[bool]] = {}
     for record in stage.read(stage.topics.lead_predictions, count):
@@ -57,7 +57,7 @@ def test_a_group_that_is_set_back_to_the_beginning_revives_no_erased_lead_not_ev
         stage.send(sent)
         until(lambda: sum(process.accounting().values()) == len(sent), "all are committed")
         assert process.stop() == 0
-    before = shown(stage, len(sent))
+    before = displayed(stage, len(sent))
     assert before["without"] == before["with"] == before["deleted"] == [True, False]
     assert before["again"] == [True, False, True]
     read_again(stage)
@@ -72,7 +72,7 @@ def test_a_group_that_is_set_back_to_the_beginning_revives_no_erased_lead_not_ev
         }
         assert process.metric("late_changes_total") == 4
         assert process.stop() == 0
-    after = shown(stage, len(sent) + 6)
+    after = displayed(stage, len(sent) + 6)
     for lead in ("without", "with", "deleted"):
         assert after[lead] == [True, False, False], lead
     assert after["again"] == [True, False, True, False, True]

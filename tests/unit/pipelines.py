@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from consumer.scoring.codecs import Codecs
-from consumer.scoring.erased import ErasedLeads
+from consumer.scoring.erased import PublishedErasures
 from consumer.scoring.leads import Lead
 from consumer.scoring.pipeline import Pipeline
 from consumer.scoring.result import BatchResult
@@ -72,7 +72,7 @@ def pipeline(
     clock_ms: Callable[[], int] = lambda: NOW_MS,
     challenger: ChallengerSlot | None = None,
     versions: Versions | None = None,
-    erased: ErasedLeads | None = None,
+    erased: PublishedErasures | None = None,
     **settings: str,
 ) -> Pipeline:
     slot = model if isinstance(model, ModelSlot) else ModelSlot(ModelRegistry(model, TRUST))

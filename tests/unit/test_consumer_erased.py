@@ -9,7 +9,7 @@ import pytest
 
 from consumer.run import recall as recall_module
 from consumer.run.recall import Recall
-from consumer.scoring.erased import AHEAD_MS, ErasedLeads, source_headers, source_in
+from consumer.scoring.erased import AHEAD_MS, PublishedErasures, source_headers, source_in
 from consumer.scoring.result import Disposition
 from consumer.scoring.versions import Versions
 from leadstream.kafka.batch import Message
@@ -24,14 +24,14 @@ def null(lead: str, headers: Headers | None, at: int = NOW_MS) -> FakeMessage:
     return FakeMessage(PREDICTIONS, 0, 0, lead.encode(), None, headers, at)
 
 
-def erased(*nulls: FakeMessage) -> ErasedLeads:
-    found = ErasedLeads()
+def erased(*nulls: FakeMessage) -> PublishedErasures:
+    found = PublishedErasures()
     for each in nulls:
         found.note(each, CHANGES)
     return found
 
 
-def scored(memory: ErasedLeads, store: str, *messages: FakeMessage) -> list[int]:
+def scored(memory: PublishedErasures, store: str, *messages: FakeMessage) -> list[int]:
     """The offsets that are scored in one batch."""
     result = pipeline(store, erased=memory).process(batch(*messages))
     assert result.balances()
