@@ -2,7 +2,7 @@
 
 A preset is a mapping file in which a list of columns means the first that is present. Letter case
 does not matter. A column that the file does not have leaves its field missing; the id and the time
-of creation must be present.
+of creation must be present. `[retired]` says of columns why they should not be used any more.
 """
 
 import csv
@@ -14,64 +14,112 @@ from typing import Any
 from leadstream.errors import SettingsError, UserError
 from producer.mapping import LeadMapping, parse_mapping
 from producer.parquet import read_header
+from schemas.description_file import merge_lead, named_columns
 
 FOLDER = Path(__file__).parent / "presets"
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 _REQUIRED = ("lead_id", "created_at")
+_OWN = ("numbers", "categories")
 
 
-def load_preset(name: str, path: Path, *, parquet: bool = False) -> tuple[LeadMapping, list[str]]:
+def load_preset(
+    name: str,
+    path: Path,
+    *,
+    parquet: bool = False,
+    own: Mapping[str, Any] | None = None,
+    columns: str = "",
+) -> tuple[LeadMapping, list[str]]:
     """Build the mapping of this file by a preset; also return the fields without a column.
 
-    Raises SettingsError if a required column is absent, UserError if the file cannot be read.
+    `own` is the table [lead] of a description: its fields count where the file has their columns.
+    Those of `columns` ("lead_score=Fit, numbers.gpa=GPA") always count. Raises SettingsError if a
+    required column is absent, UserError if the file cannot be read.
     """
-    table = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+    table = read_preset(name)
     header = {
         column.casefold(): column
         for column in (read_header(path) if parquet else _csv_header(path))
     }
-    lead, absent = dict(table["lead"]), list[str]()
+    lead = merge_lead(table["lead"], _there_of_own(own or {}, header))
+    lead, absent = merge_lead(lead, named_columns(columns)), list[str]()
     for required in _REQUIRED:
         if _there(lead[required], header) is None:
             columns = " or ".join(_columns(lead[required]))
             raise SettingsError(
                 f"--preset {name}: {path.name} has no column {columns}, which is the {required}"
             )
-    own_specs = {kind: lead.pop(kind, {}) for kind in ("numbers", "categories")}
+    own_specs = {kind: lead.pop(kind, {}) for kind in _OWN}
     fields = _present(lead, header, absent, "")
-    own = {kind: _present(specs, header, absent, f"{kind}.") for kind, specs in own_specs.items()}
+    found = {kind: _present(specs, header, absent, f"{kind}.") for kind, specs in own_specs.items()}
     listed = table.get("rows", {}).get("only", {})
     only = {
         header[name.casefold()]: values
         for name, values in listed.items()
         if name.casefold() in header
     }
-    return parse_mapping(
-        f"--preset {name}", {**table, "rows": {"only": only}, "lead": {**fields, **own}}
-    ), absent
+    table = {**table, "rows": {"only": only}, "lead": {**fields, **found}}
+    tables = {key: part for key, part in table.items() if key != "retired"}
+    return parse_mapping(f"--preset {name}", tables), absent
+
+
+def retired_columns(name: str, mapping: LeadMapping) -> list[str]:
+    """Return a sentence for each column of a mapping that its preset calls retired."""
+    retired: dict[str, str] = read_preset(name).get("retired", {})
+    by_case = {column.casefold(): why for column, why in retired.items()}
+    return [
+        f"{column}: {by_case[column.casefold()]}"
+        for column in mapping.columns()
+        if column.casefold() in by_case
+    ]
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return the tables of a preset, in which a list of columns means the first that is there."""
+    return tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+
+
+def _there_of_own(own: Mapping[str, Any], header: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a description's [lead] whose columns the file has."""
+    found = {
+        name: spec
+        for name, spec in own.items()
+        if name not in _OWN and _there(spec, header) is not None
+    }
+    for kind in _OWN:
+        specs = own.get(kind, {})
+        found[kind] = {
+            name: spec
+            for name, spec in (specs if isinstance(specs, dict) else {}).items()
+            if _there(spec, header) is not None
+        }
+    return found
 
 
 def _present(
     fields: Mapping[str, Any], header: Mapping[str, str], absent: list[str], prefix: str
-) -> dict[str, str]:
-    present = {}
-    for field, columns in fields.items():
-        if (found := _there(columns, header)) is None:
+) -> dict[str, Any]:
+    present: dict[str, Any] = {}
+    for field, spec in fields.items():
+        if (found := _there(spec, header)) is None:
             absent.append(prefix + field)
         else:
-            present[field] = found
+            present[field] = {**spec, "column": found} if isinstance(spec, dict) else found
     return present
 
 
-def _there(columns: str | Sequence[str], header: Mapping[str, str]) -> str | None:
+def _there(spec: Any, header: Mapping[str, str]) -> str | None:
     return next(
-        (header[column.casefold()] for column in _columns(columns) if column.casefold() in header),
+        (header[column.casefold()] for column in _columns(spec) if column.casefold() in header),
         None,
     )
 
 
-def _columns(columns: str | Sequence[str]) -> Sequence[str]:
-    return [columns] if isinstance(columns, str) else columns
+def _columns(spec: Any) -> Sequence[str]:
+    """Return the columns that a field may have: one, the first of a list, or that of a table."""
+    if isinstance(spec, dict):
+        spec = spec.get("column", [])
+    return [spec] if isinstance(spec, str) else spec
 
 
 def _csv_header(path: Path) -> list[str]:

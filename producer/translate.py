@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from leadstream.errors import Fenced, Poison, Reason, Transient, UserError
 from leadstream.kafka.batch import Batch, Message, Output, read_headers
@@ -12,8 +12,8 @@ from leadstream.kafka.publisher import Publisher
 from leadstream.kafka.topic_config import RecordLimits, record_size
 from leadstream.kafka.topics import Topics
 from schemas.codec import Writer, confluent_id
+from schemas.foreign_converters import CONVERTERS
 from schemas.foreign_formats import (
-    CONVERTERS,
     ConversionOptions,
     ForeignFormat,
     ForeignMessage,
@@ -74,22 +74,21 @@ class Translator:
         for index, message in enumerate(batch.messages):
             letter = None
             try:
-                output = self._output(message)
-                dispositions["unchanged" if output is None else "translated"] += 1
+                made = self._outputs(message)
+                dispositions["translated" if made else "unchanged"] += 1
             except Poison as poison:
-                letter, output = poison, self._letter(message, poison)
+                letter, made = poison, [self._letter(message, poison)]
                 dispositions["dead_lettered"] += 1
                 self._observer.dead_lettered(message, poison)
             letters.append(letter)
-            if output is not None:
-                outputs.append(output)
-                sources.append(index)
+            outputs += made
+            sources += [index] * len(made)
         self._limit.check(letters, batch.messages)
         publisher.begin(outputs, batch, sources)()
         self._observer.translated(batch, dispositions, self._clock() - began)
 
-    def _output(self, message: Message) -> Output | None:
-        """Return the lead change, or None if nothing changed that a score depends on.
+    def _outputs(self, message: Message) -> list[Output]:
+        """Return the lead changes, none if nothing changed that a score depends on.
 
         Raises Poison, whatever is wrong with the event, and Transient, Fenced and UserError.
         """
@@ -102,16 +101,16 @@ class Translator:
             detail = f"The event cannot be read: it causes a {type(error).__name__}."
             raise Poison(Reason.INVALID_EVENT, "decode", detail) from error
 
-    def _translated(self, message: Message) -> Output | None:
+    def _translated(self, message: Message) -> list[Output]:
         position = f"{message.topic()}-{message.partition()}-{message.offset()}"
         kind, timestamp = message.timestamp()
         at = timestamp if kind else self._clock_ms()
         foreign = ForeignMessage(
             message.key(), message.value(), headers_by_name(read_headers(message)), at, position
         )
-        record = self._read(foreign, self._how)
-        if record is None:
-            return None
+        return [self._change(record) for record in self._read(foreign, self._how)]
+
+    def _change(self, record: Mapping[str, Any]) -> Output:
         topic = self._topics.lead_changes
         key, value = record["lead_id"].encode(), self._writer.encode(record)
         size, limit = record_size(key, value, None), self._limits.max_bytes(topic)

@@ -56,6 +56,7 @@ _DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", 
 _KINDS = {field.name: field.kind for field in CRM_FIELDS}
 # Keys of [lead] that are no fields of LeadState.
 _IDENTITY = ("lead_id", "lead_version", "occurred_at")
+_COLUMN_FIELDS = ("lead_id", "lead_version", *_KINDS)
 _OWN = {"numbers": FieldKind.DOUBLE, "categories": FieldKind.STRING}
 _OWN_TYPES = {"numbers": "number", "categories": "category"}
 
@@ -65,8 +66,13 @@ def load_description(path: Path) -> CrmDescription:
 
     Raises SettingsError in one sentence that names the file and the key.
     """
+    return parse_description(str(path), read_document(path))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises SettingsError if it cannot be read."""
     try:
-        return parse_description(str(path), tomllib.loads(path.read_text("utf-8")))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -76,6 +82,33 @@ def load_description(path: Path) -> CrmDescription:
 def described_crm(settings: Settings) -> CrmDescription | None:
     """Return the description that LEADSTREAM_FIELDS names, None if it is unset."""
     return load_description(Path(settings.crm_description)) if settings.crm_description else None
+
+
+def named_columns(text: str) -> dict[str, Any]:
+    """Return the table [lead] that `lead_id=uid, numbers.gpa=average` stands for.
+
+    Raises SettingsError for an unknown field.
+    """
+    lead: dict[str, Any] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, _, column = (part.strip() for part in pair.partition("="))
+        section, _, own = name.partition(".")
+        if column and section in _OWN and own:
+            lead.setdefault(section, {})[own] = column
+        elif column and name in _COLUMN_FIELDS:
+            lead[name] = column
+        else:
+            raise SettingsError(
+                f"{pair!r} is no field=column; fields are {', '.join(_COLUMN_FIELDS)}, "
+                "numbers.NAME and categories.NAME"
+            )
+    return lead
+
+
+def merge_lead(lead: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table [lead] with the fields of another one, which win."""
+    own = {name: {**lead.get(name, {}), **more.get(name, {})} for name in _OWN}
+    return {**lead, **more, **{name: fields for name, fields in own.items() if fields}}
 
 
 def parse_description(path: str, table: Mapping[str, Any]) -> CrmDescription:

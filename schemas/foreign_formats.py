@@ -5,23 +5,28 @@ functions are pure. Each converter returns the fields of LeadChanged, or None wh
 that a score depends on. It raises Poison, or Transient if a registry is needed and does not answer.
 """
 
-import json
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from leadstream.errors import Poison, SettingsError
-from leadstream.lead_fields import CRM_FIELDS, INT_LIMIT, LONG_LIMIT, FieldKind
+from leadstream.errors import Poison
 from schemas.codec import Reader
-from schemas.crm_rows import corrected_change_time, lead_state, parse_time
+from schemas.crm_description import CrmDescription
+from schemas.crm_rows import corrected_change_time
+from schemas.foreign_rows import (
+    basic_row,
+    completed,
+    event_time,
+    is_gone,
+    is_unchanged,
+    row_state,
+    row_version,
+    was_not_sent,
+)
 from schemas.foreign_values import (
     AvroDecoder,
-    Unreadable,
     decode_base64,
     invalid,
     parse_json,
@@ -31,24 +36,9 @@ from schemas.foreign_values import (
 )
 from schemas.registry import Registry
 
-STATE_COLUMNS = tuple(field.name for field in CRM_FIELDS)
-FIELDS = ("lead_id", "lead_version", *STATE_COLUMNS)
-# A programme or a campus is the id of a row elsewhere: its change is one of the lead, too.
-_COMPARED_COLUMNS = tuple(field.column for field in CRM_FIELDS if field.name_table and field.column)
 _ENVELOPE = frozenset(("before", "after", "source", "op", "ts_ms", "ts_us", "ts_ns", "transaction"))
 _OPERATIONS = {"c": "CREATED", "r": "RESCORE", "u": "UPDATED", "d": "DELETED"}
 _TYPES = {"created": "CREATED", "updated": "UPDATED", "deleted": "DELETED", "rescore": "RESCORE"}
-# Debezium writes this for a long value that an update did not change: as text, as base64, or as
-# the only item of a list.
-_NOT_SENT = (
-    "__debezium_unavailable_value",
-    "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",
-    b"__debezium_unavailable_value",
-)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
-_MAX_NUMBER_CHARACTERS = 400
-# What Postgres and Debezium write for a number that is none: it is missing.
-_NO_NUMBERS = {"", "nan", "infinity", "-infinity", "+infinity"}
 
 
 class ForeignFormat(StrEnum):
@@ -57,6 +47,7 @@ class ForeignFormat(StrEnum):
     DEBEZIUM = "debezium"
     OUTBOX = "outbox"
     CLOUDEVENTS = "cloudevents"
+    SALESFORCE = "salesforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +65,42 @@ class ForeignMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeOccasion:
+    """A change as its event names it apart from the row: the lead, the time in ms UTC, an id."""
+
+    lead_id: str
+    occurred_at: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionOptions:
     """The settings of a conversion.
 
-    `columns` maps each field to its column; `state` says whether states are taken from messages;
-    `reader` and `registry` decode Avro, with the `decoders` of the schema ids seen until now.
+    `description` says what the columns of a row mean; `state` says whether states are taken from
+    messages; `reader` and `registry` decode Avro, with the `decoders` of the schema ids seen until
+    now. `fetched` says whether the consumer can read from a database what an event does not bring.
+    `object` is the object of Salesforce that holds leads.
     """
 
-    columns: Mapping[str, str]
+    description: CrmDescription
     state: bool
     reader: Reader
     registry: Registry | None
+    fetched: bool = False
+    object: str = "Lead"
     decoders: dict[int, AvroDecoder] = field(default_factory=dict, compare=False)
 
 
-def parse_columns(text: str) -> dict[str, str]:
-    """Parse `lead_id=id, lead_score=score` into the column of each field.
-
-    A field that is not named has the column of its own name. Raises SettingsError for an unknown
-    field.
-    """
-    columns = {field: field for field in FIELDS} | {"lead_id": "id"}
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        field, _, column = (part.strip() for part in pair.partition("="))
-        if field not in FIELDS or not column:
-            raise SettingsError(f"{pair!r} is no field=column; fields are {', '.join(FIELDS)}")
-        columns[field] = column
-    return columns
-
-
 def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
-    """Convert a change event of Debezium for the table `people`.
+    """Convert a change event of Debezium for the table of leads.
 
     The event is JSON (with or without its schema) or Avro, with the envelope or unwrapped by
     ExtractNewRecordState. A null or empty value, which follows a deletion, is the same deletion.
     """
-    value = _parsed(message.value, how)
+    value = parsed(message.value, how)
     if value is None or value == "":
-        return _deletion(_id_of_key(message, how), message, message.timestamp)
+        return deletion(occasion_of_key(message, how), how)
     if not isinstance(value, dict):
         raise invalid("it is no row and no envelope of Debezium's")
     if not _is_envelope(value):
@@ -121,25 +110,21 @@ def from_debezium(message: ForeignMessage, how: ConversionOptions) -> dict[str, 
         raise invalid("the operation is none of a single lead")
     source = value.get("source")
     source = source if isinstance(source, dict) else {}
-    before, after = (_fields(value.get(name), how) for name in ("before", "after"))
+    # A time without a zone in the database is written as if it were in UTC.
+    before, after = (basic_row(value.get(name), local_times=True) for name in ("before", "after"))
     sent = source.get("ts_ms") or value.get("ts_ms")
-    occurred_at = _required_time("ts_ms", sent) or message.timestamp
-    lead_id = _lead_id(after or before, message, how)
+    occurred_at = event_time("ts_ms", sent) or message.timestamp
+    lead_id = _lead_id(value.get("after") or value.get("before"), message, how)
     identity = message.position
     if (lsn := _log_position(source.get("lsn"))) is not None:
         identity = f"{source.get('schema')}.{source.get('table')}-{lsn}-{lead_id}"
+    occasion = ChangeOccasion(lead_id, occurred_at, identity)
     if operation == "d":
-        return _deletion(lead_id, message, occurred_at, identity, before)
-    if operation == "u" and _is_unchanged(value["before"], value["after"], before, after):
+        return deletion(occasion, how, before)
+    if operation == "u" and is_unchanged(before, after, how.description):
         return None
-    return _change(
-        _OPERATIONS[operation],
-        lead_id,
-        _completed(after or {}, before or {}),
-        occurred_at=occurred_at,
-        identity=identity,
-        how=how,
-    )
+    row = completed(after or {}, before or {})
+    return changed(_OPERATIONS[operation], occasion, row, how, local_times=True)
 
 
 def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
@@ -148,23 +133,24 @@ def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, An
     lead_id is the key, facts the value, and event_id the header `id`. change_type, occurred_at and
     origin are headers of their own names (additional placement).
     """
-    key = _parsed(message.key, how, text=True)
-    lead_id = _required("the key, which is the lead's id,", key if isinstance(key, str) else None)
+    key = parsed(message.key, how, text=True)
+    lead_id = required("the key, which is the lead's id,", key if isinstance(key, str) else None)
     identity = _header(message, "id") or message.position
     sent = _header(message, "occurred_at")
-    occurred_at = _required_time("occurred_at", sent) or message.timestamp
+    occurred_at = event_time("occurred_at", sent) or message.timestamp
+    occasion = ChangeOccasion(lead_id, occurred_at, identity)
     kind = _header(message, "change_type") or "UPDATED"
     if kind == "DELETED":
-        return _deletion(lead_id, message, occurred_at, identity, _outbox_row_or_none(message, how))
+        return deletion(occasion, how, _outbox_row_or_none(message, how))
     row = _outbox_row(message, how)
     if row is None:
-        return _deletion(lead_id, message, occurred_at, identity)
+        return deletion(occasion, how)
     if kind not in _TYPES.values() or not isinstance(row, dict):
         raise invalid(
             "it is no row of leadstream_outbox: see the settings of its outbox event router"
         )
-    record = _change(kind, lead_id, row, occurred_at=occurred_at, identity=identity, how=how)
-    return {**record, "origin": _header(message, "origin") or "crm"}
+    record = changed(kind, occasion, row, how)
+    return {**record, "origin": _header(message, "origin") or record["origin"]}
 
 
 def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str, Any] | None:
@@ -176,7 +162,7 @@ def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str
     """
     content = (_header(message, "content-type") or "").lower()
     if content.startswith("application/cloudevents+json"):
-        event = _parsed(message.value, how)
+        event = parsed(message.value, how)
         if not isinstance(event, dict):
             raise invalid("a structured CloudEvent is a JSON object")
         data, encoded = event.get("data"), event.get("data_base64")
@@ -190,39 +176,31 @@ def from_cloudevent(message: ForeignMessage, how: ConversionOptions) -> dict[str
         }
         data, raw = None, message.value
     for attribute in ("specversion", "id", "source", "type"):
-        _required(f"the attribute {attribute} of the CloudEvent", event.get(attribute))
+        required(f"the attribute {attribute} of the CloudEvent", event.get(attribute))
     if not event["specversion"].startswith("1."):
         raise invalid("the version of the CloudEvent's specification is no version that is known")
     if raw and "avro" in content:
         return how.reader.decode(raw)
     if raw:
-        data = _parsed(raw, how)
+        data = parsed(raw, how)
     kind = _TYPES.get(event["type"].rpartition(".")[2].lower())
     if kind is None:
         raise invalid(
             "the type of the CloudEvent ends in none of .created, .updated, .deleted, .rescore"
         )
-    row = _fields(None if data == "" else data, how)
-    lead_id = _required(
+    data = None if data == "" else data
+    row = basic_row(data)
+    lead_id = required(
         "the lead's id, in data or as subject,",
-        _text((row or {}).get("lead_id")) or event.get("subject"),
+        _text((data or {}).get(how.description.id)) or event.get("subject"),
     )
-    occurred_at = _required_time("time", event.get("time")) or message.timestamp
+    occurred_at = event_time("time", event.get("time")) or message.timestamp
     # An id is unique within its source.
-    identity = f"{event['source']}#{event['id']}"
+    occasion = ChangeOccasion(lead_id, occurred_at, f"{event['source']}#{event['id']}")
     if kind == "DELETED":
-        return _deletion(lead_id, message, occurred_at, identity, row)
-    record = _change(kind, lead_id, row or {}, occurred_at=occurred_at, identity=identity, how=how)
-    return {**record, "origin": str(event.get("origin") or "crm")}
-
-
-CONVERTERS: dict[
-    ForeignFormat, Callable[[ForeignMessage, ConversionOptions], dict[str, Any] | None]
-] = {
-    ForeignFormat.DEBEZIUM: from_debezium,
-    ForeignFormat.OUTBOX: from_outbox,
-    ForeignFormat.CLOUDEVENTS: from_cloudevent,
-}
+        return deletion(occasion, how, row)
+    record = changed(kind, occasion, row or {}, how)
+    return {**record, "origin": str(event.get("origin") or record["origin"])}
 
 
 def headers_by_name(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, bytes]:
@@ -243,67 +221,78 @@ def _is_envelope(value: Mapping[str, Any]) -> bool:
 def _unwrapped(
     value: dict[str, Any], message: ForeignMessage, how: ConversionOptions
 ) -> dict[str, Any]:
-    row = _fields(value, how) or {}
+    row = basic_row(value, local_times=True) or {}
     sent = value.get("__source_ts_ms") or value.get("__ts_ms")
-    occurred_at = _required_time("__source_ts_ms", sent) or message.timestamp
-    lead_id = _lead_id(row, message, how)
+    occurred_at = event_time("__source_ts_ms", sent) or message.timestamp
+    lead_id = _lead_id(value, message, how)
     lsn = _log_position(value.get("__source_lsn") or value.get("__lsn"))
     identity = message.position if lsn is None else f"{lsn}-{lead_id}"
+    occasion = ChangeOccasion(lead_id, occurred_at, identity)
     operation = value.get("__op") or "u"
     if str(value.get("__deleted")).lower() == "true" or operation == "d":
-        return _deletion(lead_id, message, occurred_at, identity, row)
+        return deletion(occasion, how, row)
     kind = _OPERATIONS.get(operation, "UPDATED") if isinstance(operation, str) else "UPDATED"
-    return _change(kind, lead_id, row, occurred_at=occurred_at, identity=identity, how=how)
+    return changed(kind, occasion, row, how, local_times=True)
 
 
-def _change(
+def changed(
     kind: str,
-    lead_id: str,
+    occasion: ChangeOccasion,
     row: Mapping[str, Any],
-    *,
-    occurred_at: int,
-    identity: str,
     how: ConversionOptions,
+    *,
+    local_times: bool = False,
 ) -> dict[str, Any]:
-    # What was not sent is not missing: the consumer then reads the state from Postgres.
-    sent = not any(_was_not_sent(row.get(name)) for name in STATE_COLUMNS)
-    lead = _state(row) if sent and how.state else None
+    """Return the change that a basic row describes; a row that is no lead erases it."""
+    if is_gone(row, how.description):
+        return deletion(occasion, how, row)
+    # With --no-state, too, what is wrong with a row is found here.
+    lead = row_state(row, how.description, local_times=local_times)
+    at = corrected_change_time(occasion.occurred_at, lead["created_at"] if lead else None)
+    record = changed_without_state(kind, occasion, row, how)
+    return {**record, "occurred_at": at, "lead": lead if how.state else None}
+
+
+def changed_without_state(
+    kind: str, occasion: ChangeOccasion, row: Mapping[str, Any], how: ConversionOptions
+) -> dict[str, Any]:
+    """Return the change of a lead whose state the consumer reads from Postgres."""
     return {
-        "event_id": identity,
-        "lead_id": lead_id,
+        "event_id": occasion.identity,
+        "lead_id": occasion.lead_id,
         "change_type": kind,
-        "occurred_at": corrected_change_time(occurred_at, lead["created_at"] if lead else None),
-        "lead_version": _integer("lead_version", row.get("lead_version"), LONG_LIMIT) or 0,
-        "origin": "crm",
-        "lead": lead,
+        "occurred_at": occasion.occurred_at,
+        "lead_version": row_version(row, how.description),
+        "origin": how.description.origin(row) or "crm",
+        "lead": None,
     }
 
 
-def _deletion(
-    lead_id: str,
-    message: ForeignMessage,
-    occurred_at: int,
-    identity: str = "",
-    row: Any = None,
-) -> dict[str, Any]:
+def deletion(occasion: ChangeOccasion, how: ConversionOptions, row: Any = None) -> dict[str, Any]:
+    """Return the erasure of a lead."""
     try:
-        version = _integer("lead_version", row["lead_version"], LONG_LIMIT) or 0
-    except (Poison, TypeError, LookupError):
+        version = row_version(row, how.description)
+    except (Poison, AttributeError, TypeError):
         version = 0  # an erasure is done, whatever else the event holds
     return {
-        "event_id": identity or message.position,
-        "lead_id": lead_id,
+        "event_id": occasion.identity,
+        "lead_id": occasion.lead_id,
         "change_type": "DELETED",
-        "occurred_at": occurred_at,
+        "occurred_at": occasion.occurred_at,
         "lead_version": version,
         "origin": "crm",
         "lead": None,
     }
 
 
+def occasion_of_key(message: ForeignMessage, how: ConversionOptions) -> ChangeOccasion:
+    """Return what a record without a value says: the lead in its key is gone."""
+    return ChangeOccasion(_id_of_key(message, how), message.timestamp, message.position)
+
+
 def _outbox_row(message: ForeignMessage, how: ConversionOptions) -> Any:
     """Return the row in an outbox event, None if it is empty."""
-    content = _parsed(message.value, how)
+    content = parsed(message.value, how)
     if isinstance(content, str):
         content = parse_json(content.encode("utf-8", "surrogatepass")) if content else None
     return content
@@ -316,169 +305,33 @@ def _outbox_row_or_none(message: ForeignMessage, how: ConversionOptions) -> Any:
         return None
 
 
-def _fields(row: Any, how: ConversionOptions) -> dict[str, Any] | None:
-    """Return the columns of a row under the names of their fields, without absent ones."""
-    if row is None:
-        return None
-    if not isinstance(row, dict):
-        raise invalid("the row is no object of columns")
-    return {field: _value(row[column]) for field, column in how.columns.items() if column in row}
-
-
-def _value(value: Any) -> Any:
-    """Return a column's value; a decimal with a scale of its own becomes a number."""
-    if isinstance(value, dict) and value.keys() == {"scale", "value"}:
-        return to_decimal(value["value"], value["scale"])
-    return value
-
-
-def _was_not_sent(value: Any) -> bool:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return isinstance(value, str | bytes) and value in _NOT_SENT
-
-
-def _completed(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with what was not sent, because it did not change, from the row before."""
-    return {
-        name: before.get(name, value) if _was_not_sent(value) else value
-        for name, value in after.items()
-    }
-
-
-def _is_unchanged(
-    raw_before: Any,
-    raw_after: Any,
-    before: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
-) -> bool:
-    """Return whether nothing changed that a score depends on.
-
-    Only REPLICA IDENTITY FULL makes `before` complete; without it, no comparison is possible.
-    """
-    if not before or after is None or before.get("created_at") is None:
-        return False
-    full = _completed(after, before)
-    return all(before.get(name) == full.get(name) for name in STATE_COLUMNS) and all(
-        raw_before.get(column) == raw_after.get(column) for column in _COMPARED_COLUMNS
-    )
-
-
-def _state(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the LeadState in a row, None without a time of creation.
-
-    Raises Poison for a value that is not of its field's kind: it would be taken for a missing one.
-    """
-    return lead_state(
-        {
-            field.name: _READERS[field.kind](field.name, row[field.name])
-            for field in CRM_FIELDS
-            if field.name in row
-        }
-    )
-
-
-def _readable(name: str, value: Any) -> Any:
-    if isinstance(value, Unreadable):
-        raise invalid(f"the field {name} is {value.why}")
-    return value
-
-
-def _required_time(name: str, value: Any) -> int | None:
-    """Return milliseconds UTC; None only where there is no value."""
-    if _readable(name, value) is None or value == "":
-        return None
-    if isinstance(value, str) and value.isdecimal() and 8 < len(value) < 20:
-        value = int(value)
-    found = parse_time(value)
-    if found is None:
-        raise invalid(
-            f"the field {name} is no plausible time: send ISO 8601, or the schema that tells the "
-            "unit, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970"
-        )
-    return found
-
-
-def _time(name: str, value: Any) -> datetime | int | None:
-    # A datetime has a unit; as a number, a time before 1973 would be taken for another one.
-    return value if isinstance(value, datetime) else _required_time(name, value)
-
-
-def _number(name: str, value: Any) -> float | Decimal | None:
-    """Return a number, also from a text; None for a missing one, and for one that is not finite."""
-    if _readable(name, value) is None:
-        return None
-    if isinstance(value, str):
-        if len(value) < 20 and value.strip().lower() in _NO_NUMBERS:
-            return None
-        if len(value) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(value):
-            raise invalid(
-                f"the field {name} is a text that is no number: set Debezium's "
-                "decimal.handling.mode to double or string, or send the schema of the row"
-            )
-        return Decimal(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise invalid(f"the field {name} is no number")
-    return value if isinstance(value, int) or math.isfinite(value) else None
-
-
-def _integer(name: str, value: Any, limit: int) -> int | None:
-    number = _number(name, value)
-    if number is None:
-        return None
-    if not -limit <= number < limit:
-        raise invalid(f"the field {name} is a number that is too large for its field")
-    if int(number) != number:
-        raise invalid(f"the field {name} is no integer")
-    return int(number)
-
-
-def _category(name: str, value: Any) -> str | None:
-    """Return a text; other JSON values are written as JSON writes them."""
-    if isinstance(_readable(name, value), Decimal):
-        return format(value, "f")
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return utf8(value)
-    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)
-
-
-_READERS: Mapping[FieldKind, Callable[[str, Any], Any]] = {
-    FieldKind.TIME: _time,
-    FieldKind.DOUBLE: _number,
-    FieldKind.INT: lambda name, value: _integer(name, value, INT_LIMIT),
-    FieldKind.STRING: _category,
-}
-
-
 def _lead_id(row: Mapping[str, Any] | None, message: ForeignMessage, how: ConversionOptions) -> str:
-    found = (row or {}).get("lead_id")
-    if found is None or _was_not_sent(found):
+    found = (row or {}).get(how.description.id)
+    if found is None or was_not_sent(found):
         return _id_of_key(message, how)
-    return _required("the lead's id, in the row or the key,", _text(found))
+    return required("the lead's id, in the row or the key,", _text(found))
 
 
 def _id_of_key(message: ForeignMessage, how: ConversionOptions) -> str:
     """Return the id in a key: the field of that column, the only field, or a text."""
     try:
-        key = _parsed(message.key, how)
+        key = parsed(message.key, how)
     except Poison:
         if not message.key or message.key[:1] in b"\0{[":
             raise
         key = utf8(message.key)
     if isinstance(key, dict):
-        column = how.columns["lead_id"]
+        column = how.description.id
         key = key[column] if column in key else next(iter(key.values())) if len(key) == 1 else None
     if isinstance(key, str) and key.startswith("Struct{"):
         raise invalid(
             "the key is the text of a structure: "
             "set key.converter to JsonConverter or AvroConverter"
         )
-    return _required("the lead's id, in the row or the key,", _text(_value(key)))
+    return required("the lead's id, in the row or the key,", _text(key))
 
 
-def _parsed(raw: bytes | None, how: ConversionOptions, *, text: bool = False) -> Any:
+def parsed(raw: bytes | None, how: ConversionOptions, *, text: bool = False) -> Any:
     """Parse a key or a value; an empty one is as one that is null."""
     return parse_message(raw or None, how.registry, how.decoders, text=text)
 
@@ -496,7 +349,9 @@ def _log_position(lsn: Any) -> int | str | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return an id as text; a whole number is written without a point."""
+    """Return an id as text; a whole number is written without a point, a decimal in full."""
+    if isinstance(value, dict) and value.keys() == {"scale", "value"}:
+        value = to_decimal(value["value"], value["scale"])
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, Decimal):
@@ -504,7 +359,8 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def _required(what: str, value: Any) -> str:
+def required(what: str, value: Any) -> str:
+    """Return a text that must be there; raises Poison if it is not."""
     if not isinstance(value, str) or not value:
         raise invalid(f"{what} is missing")
     try:

@@ -13,6 +13,7 @@ from leadstream.errors import SettingsError
 if TYPE_CHECKING:
     from leadstream.settings import Settings
     from producer.importer import ImportedRow, RefusedRow
+    from producer.mapping import LeadMapping
     from producer.refusals import FileReport
 
 
@@ -35,14 +36,23 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         type=Path,
         help="the export: CSV, or Parquet where its name ends in .parquet",
     )
-    by = parser.add_mutually_exclusive_group(required=True)
+    by = parser.add_mutually_exclusive_group()
     by.add_argument(
-        "--mapping", metavar="M.toml", type=Path, help="the column of each field of a lead"
+        "--mapping",
+        metavar="M.toml",
+        type=Path,
+        help="the column of each field of a lead (default LEADSTREAM_FIELDS)",
     )
     by.add_argument(
         "--preset",
         choices=["hubspot", "salesforce"],
-        help="the columns of this CRM's export of leads",
+        help="the columns of this CRM's export of leads, and those of LEADSTREAM_FIELDS",
+    )
+    add(
+        "--columns",
+        default="",
+        metavar="F=C,...",
+        help="with --preset, further columns: lead_score=NAME, numbers.gpa=NAME",
     )
     add(
         "--dry-run",
@@ -76,17 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
         read_rows,
         select,
     )
-    from producer.mapping import load_mapping
-    from producer.presets import load_preset
     from producer.refusals import report_of
 
+    settings = load_settings()
     parquet = arguments.file.suffix.lower() == ".parquet"
-    if arguments.preset:
-        mapping, absent = load_preset(arguments.preset, arguments.file, parquet=parquet)
-        if absent:
-            print(f"no column for {', '.join(absent)}: missing in every lead", file=sys.stderr)
-    else:
-        mapping = load_mapping(arguments.mapping)
+    mapping = _mapping(arguments, settings, parquet=parquet)
     if arguments.outcomes and mapping.outcome is None:
         raise SettingsError(
             f"{mapping.name}: outcome: is missing: --outcomes needs the column that holds it"
@@ -100,13 +104,40 @@ def run(arguments: argparse.Namespace) -> int:
         else []
     )
     if not arguments.dry_run:
-        settings = load_settings()
         topics = settings.topics
         changes = [("LeadChanged", topics.lead_changes, lead_change_of_row(row)) for row in rows]
         decided = [("LeadOutcome", topics.lead_outcomes, outcome) for outcome in outcomes]
         _send(settings, changes + decided, visible=not arguments.json)
     _report(arguments, rows, len(outcomes), report_of(results, mapping), results)
     return 1 if len(good) < len(results) else 0
+
+
+def _mapping(
+    arguments: argparse.Namespace, settings: "Settings", *, parquet: bool
+) -> "LeadMapping":
+    """Return the mapping of the file; say what it cannot bring. Raises SettingsError."""
+    from producer.mapping import load_mapping
+    from producer.presets import load_preset, retired_columns
+    from schemas.description_file import read_document
+
+    described = Path(settings.crm_description) if settings.crm_description else None
+    if not arguments.preset:
+        if arguments.columns:
+            raise SettingsError("--columns adds to a preset: name the columns in the mapping")
+        if (path := arguments.mapping or described) is None:
+            raise SettingsError(
+                "name the columns: --mapping M.toml, --preset, or LEADSTREAM_FIELDS"
+            )
+        return load_mapping(path)
+    own = read_document(described).get("lead", {}) if described else {}
+    mapping, absent = load_preset(
+        arguments.preset, arguments.file, parquet=parquet, own=own, columns=arguments.columns
+    )
+    if absent:
+        print(f"no column for {', '.join(absent)}: missing in every lead", file=sys.stderr)
+    for sentence in retired_columns(arguments.preset, mapping):
+        print(f"warning: {sentence}", file=sys.stderr)
+    return mapping
 
 
 def _send(

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leadstream.cli.service import VerbService, group_id_for, serving_verb, source_for
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from leadstream.process.metrics import TranslateMetrics
     from leadstream.settings import Settings
     from producer.translate import Translator
+    from schemas.crm_description import CrmDescription
     from schemas.registry import Registry
 
 EPILOG = """examples:
   leadstream translate --from crm.public.people --format debezium
-  leadstream translate --from crm.events --format cloudevents --columns lead_id=uid
+  leadstream translate --from crm.events --format cloudevents --columns lead_id=u
+  leadstream translate --from sf.LeadChangeEvent --format salesforce
 """
 
 
@@ -32,11 +35,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb."""
     parser = verbs.add_parser(
         "translate",
-        help="turn Debezium's change events or CloudEvents into lead changes, until it is stopped",
+        help="turn change events of Debezium, Salesforce or CloudEvents into lead changes",
         description="Read the change events of another system from a topic of their own, and "
         "publish\n"
         "each as a lead change under its lead's id. What cannot be understood becomes a\n"
-        "dead letter.",
+        "dead letter. LEADSTREAM_FIELDS says what the columns mean.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,16 +48,30 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     parser.add_argument(
         "--format",
-        choices=["debezium", "outbox", "cloudevents"],
+        choices=["debezium", "outbox", "cloudevents", "salesforce"],
         required=True,
-        help="debezium: of the table people, with its envelope or unwrapped; outbox: of "
-        "leadstream_outbox through its outbox event router",
+        help="debezium: of the table of leads, with its envelope or unwrapped; outbox: of "
+        "leadstream_outbox through its outbox event router; salesforce: Change Data Capture",
+    )
+    parser.add_argument(
+        "--mapping",
+        metavar="M.toml",
+        type=Path,
+        help="the description of the columns (default LEADSTREAM_FIELDS; without one, the columns "
+        "of people, or the preset of Salesforce)",
     )
     parser.add_argument(
         "--columns",
         default="",
         metavar="F=C,...",
-        help="the column of each field that has another name there",
+        help="the column of each field that has another name there; numbers.gpa=average adds one "
+        "of the CRM's own",
+    )
+    parser.add_argument(
+        "--object",
+        default="Lead",
+        metavar="NAME",
+        help="salesforce: the object that holds leads (default Lead); others are left out",
     )
     parser.add_argument(
         "--state",
@@ -117,15 +134,17 @@ def _translator(
     from leadstream.kafka.dead_letter import Limit
     from producer.translate import Translator
     from schemas.codec import Reader, Writer
-    from schemas.foreign_formats import ConversionOptions, ForeignFormat, parse_columns
+    from schemas.foreign_formats import ConversionOptions, ForeignFormat
 
     return Translator(
         ForeignFormat(arguments.format),
         ConversionOptions(
-            parse_columns(arguments.columns),
+            _description(arguments, settings),
             arguments.state,
             Reader("LeadChanged", registry),
             registry,
+            fetched=settings.database_url is not None,
+            object=arguments.object,
         ),
         writer=Writer("LeadChanged", registry, settings.topics.lead_changes),
         limit=Limit(settings.dead_letter_max_ratio, settings.dead_letter_max_consecutive),
@@ -134,6 +153,19 @@ def _translator(
         observer=report,
         limits=limits,
     )
+
+
+def _description(arguments: argparse.Namespace, settings: "Settings") -> "CrmDescription":
+    """Return what the columns of the events mean. Raises SettingsError."""
+    from producer.presets import read_preset
+    from schemas.description_file import read_document
+    from schemas.foreign_rows import parse_columns
+
+    path = arguments.mapping or (settings.crm_description and Path(settings.crm_description))
+    if path:
+        return parse_columns(arguments.columns, read_document(path), str(path))
+    document = read_preset("salesforce") if arguments.format == "salesforce" else None
+    return parse_columns(arguments.columns, document)
 
 
 @contextlib.contextmanager

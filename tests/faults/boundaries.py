@@ -33,7 +33,8 @@ from models.serve import artifact
 from producer.translate import Translator
 from schemas import schema_files
 from schemas.codec import Reader, Writer
-from schemas.foreign_formats import ConversionOptions, ForeignFormat, parse_columns
+from schemas.foreign_formats import ConversionOptions, ForeignFormat
+from schemas.foreign_rows import parse_columns
 from schemas.json_records import decode_json
 from schemas.registry import Registry
 from schemas.registry_http import RegistryHttp
@@ -179,6 +180,8 @@ def _event(rng: Random, kind: ForeignFormat) -> Any:
     row: Any = _ROW
     for _ in range(rng.randrange(3)):
         row = replace_part(rng, row)
+    if kind is ForeignFormat.SALESFORCE:
+        return _salesforce_event(rng, row)
     if kind is not ForeignFormat.DEBEZIUM:
         return row
     before = rng.choice((None, row, _ROW))
@@ -198,6 +201,24 @@ def _event(rng: Random, kind: ForeignFormat) -> Any:
             schema = replace_part(rng, schema)
         event = {"schema": schema, "payload": event}
     return None if rng.random() < 0.05 else event
+
+
+def _salesforce_event(rng: Random, row: Any) -> Any:
+    kind = rng.choice(("CREATE", "UPDATE", "DELETE", "GAP_UPDATE", "GAP_OVERFLOW", "x"))
+    header: Any = {
+        "entityName": "Lead",
+        "recordIds": ["00Q01", CANARY],
+        "changeType": kind,
+        "changeOrigin": "com/salesforce/api/rest/63.0;client=x",
+        "transactionKey": "k",
+        "sequenceNumber": 1,
+        "commitTimestamp": NOW_MS,
+        "changedFields": rng.choice((["status"], ["0x7F"], [])),
+    }
+    if rng.random() < 0.5:
+        header = replace_part(rng, header)
+    fields = {name: {"string": item} for name, item in _ROW.items()} if rng.random() < 0.3 else row
+    return {**(fields if isinstance(fields, dict) else {}), "ChangeEventHeader": header}
 
 
 def _attributes(rng: Random) -> list[tuple[str, bytes]]:

@@ -24,8 +24,8 @@ from schemas.foreign_formats import (
     from_debezium,
     from_outbox,
     headers_by_name,
-    parse_columns,
 )
+from schemas.foreign_rows import parse_columns
 from schemas.foreign_values import MAX_FOREIGN_BYTES
 from schemas.registry import Registry
 from tests.registry_server import registry_server
@@ -171,7 +171,7 @@ def test_a_decimal_with_its_schema_is_exact() -> None:
     assert state(record)["lead_score"] == 60.25
 
 
-@pytest.mark.parametrize("value", ["F4k=", "12,5", " 1", "abc", [], True, {"a": 1}])
+@pytest.mark.parametrize("value", ["F4k=", "12,5", "abc", [], True, {"a": 1}])
 def test_what_is_no_number_is_refused_and_not_taken_for_a_missing_one(value: Any) -> None:
     assert "lead_score is " in refused({"lead_score": value})
 
@@ -366,7 +366,7 @@ JSON = st.recursive(
 )
 
 
-@given(column=st.sampled_from(sorted(parse_columns("").values())), value=JSON)
+@given(column=st.sampled_from(["id", "lead_version", *HOW.description.state_columns()]), value=JSON)
 def test_any_json_in_a_column_is_a_change_or_a_sentence(column: str, value: Any) -> None:
     record = None
     with suppress(Poison):

@@ -85,3 +85,72 @@ def test_every_preset_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["import", "--help"])
     assert "{" + ",".join(NAMES) + "}" in capsys.readouterr().out
+
+
+HUBSPOT_SCORES = "Record ID,Create Date,{}\n51,2026-01-31 08:15,60\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "score"),
+    [("Lead Score", 60), ("lead_score", 60), ("HubSpot Score", 60), ("hubspotscore", 60)],
+)
+def test_the_score_of_hubspots_scoring_tool_is_read_and_the_old_one_only_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], header: str, score: float
+) -> None:
+    path = tmp_path / "contacts.csv"
+    path.write_text(HUBSPOT_SCORES.format(header))
+    assert main(["import", str(path), "--preset", "hubspot", "--dry-run", "--json"]) == 0
+    displayed = capsys.readouterr()
+    assert json.loads(displayed.out)["first_change"]["lead"]["lead_score"] == score
+    retired = header.lower().startswith("hubspot")
+    assert ("stopped updating it on 31 August 2025" in displayed.err) == retired
+
+
+def test_a_new_score_wins_over_the_old_one_and_a_named_one_over_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "contacts.csv"
+    path.write_text(
+        "Record ID,Create Date,HubSpot Score,Lead Score,Buyer Fit,GPA\n"
+        "51,2026-01-31 08:15,1,2,3,3.5\n"
+    )
+    command = ["import", str(path), "--preset", "hubspot", "--dry-run", "--json"]
+    named = ["--columns", "lead_score=Buyer Fit, numbers.gpa=GPA"]
+    for more, score, numbers in (([], 2, {}), (named, 3, {"gpa": 3.5})):
+        assert main([*command, *more]) == 0
+        displayed = capsys.readouterr()
+        lead = json.loads(displayed.out)["first_change"]["lead"]
+        assert (lead["lead_score"], lead["numbers"]) == (score, numbers)
+        assert "warning" not in displayed.err
+
+
+def test_a_preset_takes_the_own_columns_of_the_description_that_the_file_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, crm = tmp_path / "Lead.csv", tmp_path / "crm.toml"
+    path.write_text('"ID","CREATEDDATE","PROGRAMME__C"\n"00Q01","2026-01-31T08:15:00Z","MBA"\n')
+    crm.write_text(
+        '[lead]\ncreated_at = "made"\nprogramme_name = "Programme__c"\n'
+        '[lead.numbers]\ngpa = { column = "GPA__c", range = [0, 4] }\n'
+    )
+    monkeypatch.setenv("LEADSTREAM_FIELDS", str(crm))
+    assert main(["import", str(path), "--preset", "salesforce", "--dry-run", "--json"]) == 0
+    lead = json.loads(capsys.readouterr().out)["first_change"]["lead"]
+    assert (lead["programme_name"], lead["numbers"]) == ("MBA", {})
+
+
+def test_an_import_uses_the_description_where_no_mapping_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, crm = tmp_path / "leads.csv", tmp_path / "crm.toml"
+    path.write_text("uid,made,gpa\nada,2026-01-31T12:00:00,3.5\n")
+    crm.write_text(
+        '[database]\ntable = "contacts"\nid = "uid"\ntime_zone = "Europe/Berlin"\n'
+        '[lead]\ncreated_at = "made"\n[lead.numbers]\ngpa = "gpa"\n'
+    )
+    assert main(["import", str(path), "--dry-run"]) == 2
+    assert "--mapping M.toml, --preset, or LEADSTREAM_FIELDS" in capsys.readouterr().err
+    monkeypatch.setenv("LEADSTREAM_FIELDS", str(crm))
+    assert main(["import", str(path), "--dry-run", "--json"]) == 0
+    lead = json.loads(capsys.readouterr().out)["first_change"]["lead"]
+    assert (lead["created_at"], lead["numbers"]) == (1_769_857_200_000, {"gpa": 3.5})

@@ -12,7 +12,8 @@ from leadstream.kafka.dead_letter import Limit
 from leadstream.kafka.topics import Topics
 from producer.translate import Translator
 from schemas.codec import Reader, Writer
-from schemas.foreign_formats import ConversionOptions, ForeignFormat, parse_columns
+from schemas.foreign_formats import ConversionOptions, ForeignFormat
+from schemas.foreign_rows import parse_columns
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
 
 FOREIGN = "foreign"

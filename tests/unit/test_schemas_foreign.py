@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from leadstream.errors import Poison, Reason, SettingsError
 from schemas.codec import Reader, Writer
+from schemas.foreign_converters import CONVERTERS
 from schemas.foreign_formats import (
-    CONVERTERS,
     ConversionOptions,
     ForeignFormat,
     ForeignMessage,
     headers_by_name,
-    parse_columns,
 )
+from schemas.foreign_rows import parse_columns
 from schemas.registry import Registry
 from tests.registry_server import registry_server
 from tests.unit.pipelines import event
@@ -61,10 +61,10 @@ def read(
     kind: ForeignFormat, message: ForeignMessage, how: ConversionOptions = HOW
 ) -> dict[str, Any] | None:
     """What a message means; every change must be one that can be written."""
-    record = CONVERTERS[kind](message, how)
-    if record is not None:
+    records = CONVERTERS[kind](message, how)
+    for record in records:
         WRITER.encode(record)
-    return record
+    return records[0] if records else None
 
 
 def reported(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -345,7 +345,7 @@ PARTS = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 [
-                    *parse_columns(""),
+                    *HOW.description.state_columns(),
                     "id",
                     "op",
                     "before",
