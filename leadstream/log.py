@@ -11,12 +11,13 @@ from functools import cache
 from typing import TextIO, cast
 
 import structlog
-from structlog.dev import plain_traceback
 
+from leadstream.console_lines import ConsoleLines
 from leadstream.settings import LogFormat, Settings
 from leadstream.terminal import clean, clean_line, error_stream
 
 Logger = structlog.stdlib.BoundLogger
+Event = structlog.typing.EventDict
 REPEAT_SECONDS = 30.0
 _NUMBERS = re.compile(r"\d+")
 _OTHER_KIND = "property and will be ignored by this"
@@ -26,28 +27,29 @@ SILENT = logging.Logger("librdkafka")
 SILENT.addHandler(logging.NullHandler())
 
 
-def configure(settings: Settings) -> None:
-    """Configure structlog for this process: JSON lines, or colored columns on a terminal."""
+def configure(settings: Settings, process: str = "leadstream") -> None:
+    """Configure structlog for this process: JSON lines, or lines for people on a terminal.
+
+    `process` is the name of the verb, which every line has.
+    """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     console = settings.log_format is LogFormat.CONSOLE or (
         settings.log_format is LogFormat.AUTO and on_terminal
     )
     renderer: list[structlog.typing.Processor] = (
-        # Without rich's tracebacks, which show the values of variables.
-        [
-            _clean_values,
-            structlog.dev.ConsoleRenderer(
-                colors=on_terminal,
-                exception_formatter=plain_traceback,
-            ),
-        ]
+        [_clean_values, ConsoleLines(terminal=on_terminal)]
         if console
         else [structlog.processors.JSONRenderer(), lambda _logger, _method, line: clean(str(line))]
     )
+
+    def name_process(_logger: object, _method: str, event: Event) -> Event:
+        return {**event, "process": process}
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+            name_process,
             structlog.processors.format_exc_info,
             *renderer,
         ],
@@ -60,9 +62,7 @@ def configure(settings: Settings) -> None:
     )
 
 
-def _clean_values(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _clean_values(_logger: object, _method: str, event: Event) -> Event:
     """Clean the texts of a line; only a trace may have lines of its own."""
     for name, value in event.items():
         if isinstance(value, str):

@@ -297,7 +297,7 @@ class OutcomeMonitor:
 
 def follow(settings: Settings, options: MonitorOptions) -> None:
     """Follow the outcomes until SIGTERM or SIGINT. Raises UserError if a person must act."""
-    with serving(settings) as context:
+    with serving(settings, "follow") as context:
         logger = context.logger
         signs = options.recalibrate is not Recalibrate.NEVER
         models = open_registry(

@@ -57,7 +57,7 @@ CHECK_SECONDS = 2.0
 
 def run(settings: Settings) -> None:
     """Run the consumer until SIGTERM or SIGINT. Raises UserError if a person must act."""
-    with serving(settings) as context:
+    with serving(settings, "run") as context:
         _run(settings, context)
 
 

@@ -4,56 +4,69 @@ import argparse
 import importlib
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from leadstream import __version__
+from leadstream.cli.help_formatter import HelpFormatter
 from leadstream.errors import OutputClosed, OutputLost, Poison, Transient, UserError
 from leadstream.terminal import clean_line, discard_output, guarded_streams
 
-_FAMILIES = (
-    "demo",
-    "run",
-    "topics",
-    "config",
-    "doctor",
-    "db",
-    "relay",
-    "translate",
-    "sink",
-    "simulate",
-    "rescore",
-    "import_",
-    "train",
-    "retrain",
-    "models",
-    "follow",
-    "history",
-    "dead_letters",
-    "console",
-    "schemas",
-    "losses",
-)
+# By what people want to do, in the order of `leadstream --help`.
+_FAMILIES = {
+    "try it": ("demo", "simulate"),
+    "serve scores": ("run", "rescore", "lead", "sink"),
+    "connect a CRM": ("import_", "db", "relay", "translate"),
+    "learn from outcomes": ("train", "retrain", "models", "follow", "history"),
+    "triage dead letters": ("dead_letters", "console"),
+    "set up and check": ("topics", "config", "doctor", "schemas", "losses", "completion"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose help fits the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"formatter_class": HelpFormatter})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
+class _TopParser(_Parser):
+    """The parser of `leadstream`: its help lists the verbs by what people want to do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.groups: dict[str, list[argparse.Action]] = {}
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        options = [action for action in self._actions if action.option_strings]
+        for title, actions in (*self.groups.items(), ("options", options)):
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; a test checks the docs against it."""
-    top = _Parser(
+    top = _TopParser(
         prog="leadstream",
         description="Calibrated lead scores that follow every change of a lead.",
-        epilog="Settings are environment variables or a .env file: `leadstream config` shows them.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Each verb has `--help` with an example. Settings are environment variables or a "
+        ".env file: `leadstream config` shows them.",
     )
     top.add_argument("--version", action="version", version=f"leadstream {__version__}")
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for family in _FAMILIES:
-        importlib.import_module(f"leadstream.cli.{family}").add_parser(verbs)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
+    for title, families in _FAMILIES.items():
+        known = len(verbs._choices_actions)
+        for family in families:
+            importlib.import_module(f"leadstream.cli.{family}").add_parser(verbs)
+        top.groups[title] = verbs._choices_actions[known:]
     return top
 
 

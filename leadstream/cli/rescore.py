@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MAX_LEADS = 20  # of one reply, on a terminal
 UUID_CHARACTERS = 36
-_WORDS = {True: "applies", False: "does not apply"}
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -128,21 +127,32 @@ def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple
 
 
 def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from consumer.current_prediction import AnsweringPredictions, reading_predictions
     from consumer.request_replies import receiving_replies
 
     results: list[dict[str, Any]] = []
-    with receiving_replies(settings) as replies:
+    with receiving_replies(settings) as replies, reading_predictions(settings) as topic:
+        predictions = AnsweringPredictions(*topic)
         sent, requests = _send_requests(arguments, settings)
         with bar("answers", len(requests), visible=not arguments.json) as advance:
             for result in replies.receive(requests, arguments.timeout):
                 results.append(result)
                 advance(1)
+        scored = [each["lead_id"] for result in results for each in result["predictions"]]
+        details = predictions.read(
+            set(requests), scored if arguments.json else scored[: MAX_LEADS * len(results)]
+        )
     # Replies from several partitions may arrive in another order than the requests.
     results.sort(key=lambda result: requests.index(result["request_id"]))
     if arguments.json:
         print(
             json.dumps(
-                {"leads": sent, "request_ids": requests, "results": results},
+                {
+                    "leads": sent,
+                    "request_ids": requests,
+                    "results": results,
+                    "predictions": list(details.values()),
+                },
                 indent=2,
                 ensure_ascii=False,
             )
@@ -150,7 +160,7 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     else:
         for number, result in enumerate(results):
             print(end="\n" if number else "")
-            _print_result(result)
+            _print_result(result, details)
     answered = {result["request_id"] for result in results}
     missing = [request_id for request_id in requests if request_id not in answered]
     if missing:
@@ -166,7 +176,7 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     return 0
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any], details: dict[str, dict[str, Any]]) -> None:
     """Print one reply for 80 columns, with the first leads only."""
     from rich.table import Table
     from rich.text import Text
@@ -179,18 +189,10 @@ def _print_result(result: dict[str, Any]) -> None:
         f"request {result['request_id']}\n"
         f"{scored:,} of {total:,} leads scored by {result['model_used']}"
     )
-    scores = [
-        (
-            each["lead_id"],
-            f"{each['probability']:.3f}",
-            f"{each['confidence']:.2f}",
-            _WORDS[each["prediction"]],
-        )
-        for each in result["predictions"]
-    ]
+    scores = [_score_row(each, details.get(each["lead_id"])) for each in result["predictions"]]
     errors = [(each["lead_id"], each["code"], each["detail"]) for each in result["errors"]]
     for rows, headings in (
-        (scores, ("lead", "probability", "confidence", "prediction")),
+        (scores, ("lead", "probability", "interval", "grade", "reasons, in points")),
         (errors, ("lead", "code", "why")),
     ):
         if not rows:
@@ -207,6 +209,17 @@ def _print_result(result: dict[str, Any]) -> None:
         console.print(table)
         if len(rows) > MAX_LEADS:
             print(f"... and {len(rows) - MAX_LEADS:,} more: --json prints all")
+
+
+def _score_row(score: dict[str, Any], prediction: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return the cells of a lead; a newer record may have taken the place of its prediction."""
+    from leadstream.cli.score_text import format_interval, format_reasons, format_share
+
+    start = (score["lead_id"], format_share(score["probability"]))
+    if prediction is None:
+        return (*start, "-", "-", "-")
+    reasons = ", ".join(format_reasons(prediction))
+    return (*start, format_interval(prediction), prediction["grade"], reasons)
 
 
 def _leads(

@@ -46,7 +46,7 @@ def serving_verb(verb: str, settings: "Settings", metrics: ServiceMetrics) -> It
     from leadstream.process.service import Health, serving
     from schemas.registry import Registry
 
-    with serving(settings) as context:
+    with serving(settings, verb) as context:
         url = settings.schema_registry_url
         registry = context.open(Registry(url)) if url else None
         context.listen(metrics.expose)

@@ -65,14 +65,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--recipe",
         choices=(*_RECIPES, "best"),
         default="best",
-        help="what to train: the audited forest, the same without class weights, gradient "
-        "boosting, or the one with the lowest loss in time-ordered folds (best, the default)",
+        metavar="RECIPE",
+        help="what to train: the audited forest (audited), the same without class weights "
+        "(forest), gradient boosting (boosting), or the one with the lowest loss in time-ordered "
+        "folds (best, the default)",
     )
     parser.add_argument(
         "--calibrator",
         choices=(*_CALIBRATORS, "best"),
         default="best",
-        help="how scores become probabilities; best has the lowest loss on later leads",
+        metavar="METHOD",
+        help=f"how scores become probabilities: {', '.join(_CALIBRATORS)}, or the one with the "
+        "lowest loss on later leads (best, the default)",
     )
     parser.add_argument(
         "--threshold-policy",

@@ -75,12 +75,14 @@ class ServiceContext:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[ServiceContext]:
+def serving(settings: Settings, name: str) -> Iterator[ServiceContext]:
     """Set up the log, warn of unknown or unfit settings, and close all resources after the block.
+
+    `name` is that of the verb, which every line of the log has.
 
     The line `stopped` is written only if the block ends without an error.
     """
-    log.configure(settings)
+    log.configure(settings, name)
     context = ServiceContext(settings, log.get_logger())
     if settings.env_file is not None:
         context.logger.info("settings.file", path=settings.env_file)

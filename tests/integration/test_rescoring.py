@@ -153,19 +153,44 @@ def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(
     done = leadstream(example, *arguments)
     output = done.lines()
     assert max(map(len, output)) <= 80
-    assert [masked(line) for line in output] == [masked(line) for line in expected if line], (
-        "\n".join(output)
-    )
+    assert "applies" not in " ".join(output)
+    assert re.search(r" % +[A-D] +\w+ [+-]\d", "\n".join(output)), "the reasons are shown"
+    assert list(rows_of(output)) == list(rows_of(expected)), "\n".join(output)
     assert done.exit_code() == 0
 
 
-def masked(line: str) -> str:
-    """A line of the table without what differs from run to run: the request's id, numbers, and the
-    ends of cells.
+def rows_of(lines: list[str]) -> Iterator[str]:
+    """The rows without what differs from run to run: the request's id, the numbers, the grade, and
+    the reasons.
     """
-    return " ".join(
-        re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[01]\.\d+", "#", line).split()
-    )
+    for line in lines:
+        if not line or line.startswith(" "):
+            continue
+        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "#", line)
+        text = re.sub(r"[\d.]+ % +\d+ to \d+ % +[A-D] .*", "# % # to # % #", text)
+        yield " ".join(text.split())
+
+
+def test_one_lead_s_score_is_shown_in_words_and_an_unknown_or_erased_one_is_told(
+    example: ServedConsumer,
+) -> None:
+    assert leadstream(example, "rescore", "A-1001", "--wait", "--json").exit_code() == 0
+    shown = leadstream(example, "lead", "A-1001")
+    text = "\n".join(shown.lines())
+    assert re.search(
+        r"^A-1001\n  grade +[A-D]\n  probability +[\d.]+ %, from \d+ to \d+ %\n", text
+    ), text
+    assert re.search(r"^  reasons +\w+ [+-][\d.]+$", text, re.MULTILINE), text
+    assert max(map(len, shown.lines())) <= 80
+    found = json.loads("\n".join(leadstream(example, "lead", "A-1001", "--json").lines()))
+    assert (found["prediction"]["lead_id"], found["erased"]) == ("A-1001", False)
+    erased = leadstream(example, "lead", "A-1003")
+    assert (erased.exit_code(), "was erased at 2" in erased.lines()[0]) == (0, True)
+    missing = leadstream(example, "lead", "A-9999")
+    assert missing.exit_code() == 1
+    [sentence] = missing.lines()
+    assert "lead A-9999 has no score" in sentence
+    assert "`leadstream rescore A-9999 --wait`" in sentence
 
 
 def test_an_answer_that_was_there_before_anyone_looked_is_found_and_one_that_was_aborted_never(

@@ -98,7 +98,7 @@ def _add_discard(actions: Any) -> None:
         actions,
         "discard",
         "discard letters for good",
-        'discard --reason UNKNOWN_FRAMING --comment "a test of the CRM"',
+        'discard --reason UNKNOWN_FRAMING --comment "a test"',
     )
     _add_filters(discard)
     _add_decision_options(discard)
