@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from leadstream.dictionary import DictionaryColumn
+from leadstream.errors import error_text
 from leadstream.lead_fields import END_TIME_MS
 from schemas.columns import COMPILED, DecodedColumns, MapColumn, TextColumn
 
@@ -61,7 +62,7 @@ def from_records(schema: pa.Schema, records: Sequence[Mapping[str, Any]]) -> pa.
             _values([record.get(field.name) for record in records], field.type) for field in schema
         ]
     except (pa.ArrowException, OverflowError, TypeError, ValueError, UnicodeError) as error:
-        raise UnsupportedValues(str(error)) from error
+        raise UnsupportedValues(error_text(error)) from error
     return pa.table(arrays, schema=schema)
 
 

@@ -350,7 +350,7 @@ class KafkaSource:
         try:
             _, high = self.consumer.get_watermark_offsets(TopicPartition(*place), ASK_SECONDS)
         except KafkaException as error:
-            raise Transient("brokers", error.args[0].str()) from error
+            raise Transient("brokers", error_text(error)) from error
         return int(high)
 
     @property
