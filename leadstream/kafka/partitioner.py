@@ -14,12 +14,12 @@ def murmur2(data: bytes) -> int:
     https://github.com/aappleby/smhasher/blob/master/src/MurmurHash2.cpp with Kafka's seed.
     """
     mixed = (_SEED ^ len(data)) & _BITS
-    whole = len(data) - len(data) % 4
-    for at in range(0, whole, 4):
+    aligned = len(data) - len(data) % 4
+    for at in range(0, aligned, 4):
         word = int.from_bytes(data[at : at + 4], "little") * _MULTIPLIER & _BITS
         word = (word ^ word >> 24) * _MULTIPLIER & _BITS
         mixed = mixed * _MULTIPLIER & _BITS ^ word
-    if rest := data[whole:]:
+    if rest := data[aligned:]:
         mixed = (mixed ^ int.from_bytes(rest, "little")) * _MULTIPLIER & _BITS
     mixed = (mixed ^ mixed >> 13) * _MULTIPLIER & _BITS
     return mixed ^ mixed >> 15

@@ -18,7 +18,7 @@ MIRROR = "MVNW_REPOURL"
 _MATCHES_CENTRAL = {"*", "central", "external:*"}
 _MAX_BYTES = 64 * 1024 * 1024
 _TRIES = 3
-_AT_ONCE = 6
+_THREADS = 6
 _SILENCE_SECONDS = 30.0
 
 
@@ -35,7 +35,7 @@ def fetch_jars_of(name: str, folder: Path, environ: Mapping[str, str]) -> None:
     """
     folder.mkdir()
     repository = repository_url(environ)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(partial(_fetch, repository, folder), pinned(name).items()):
             pass
 

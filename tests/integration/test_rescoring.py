@@ -175,13 +175,13 @@ def test_one_lead_s_score_is_shown_in_words_and_an_unknown_or_erased_one_is_told
     example: ServedConsumer,
 ) -> None:
     assert leadstream(example, "rescore", "A-1001", "--wait", "--json").exit_code() == 0
-    shown = leadstream(example, "lead", "A-1001")
-    text = "\n".join(shown.lines())
+    displayed = leadstream(example, "lead", "A-1001")
+    text = "\n".join(displayed.lines())
     assert re.search(
         r"^A-1001\n  grade +[A-D]\n  probability +[\d.]+ %, from \d+ to \d+ %\n", text
     ), text
     assert re.search(r"^  reasons +\w+ [+-][\d.]+$", text, re.MULTILINE), text
-    assert max(map(len, shown.lines())) <= 80
+    assert max(map(len, displayed.lines())) <= 80
     found = json.loads("\n".join(leadstream(example, "lead", "A-1001", "--json").lines()))
     assert (found["prediction"]["lead_id"], found["erased"]) == ("A-1001", False)
     erased = leadstream(example, "lead", "A-1003")
