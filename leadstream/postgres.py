@@ -103,7 +103,9 @@ def describe_postgres(error: psycopg.Error) -> str:
     """
     # libpq adds hints in lines that begin with a tab.
     lines = [line for line in error_text(error).split("\n") if not line.startswith("\t")]
-    text = (error.diag.message_primary or lines[-1]).strip()
+    # Of several addresses each has a line with its cause, below a sentence about the last one.
+    failures = [line.removeprefix("- ") for line in lines if line.startswith("- host: ")]
+    text = (error.diag.message_primary or "; ".join(failures) or lines[-1]).strip()
     return text or type(error).__name__
 
 

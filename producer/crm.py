@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from leadstream.errors import UserError, error_text
+from leadstream.errors import UserError
 from leadstream.lead_fields import CRM_FIELDS, FieldKind, LeadField
-from leadstream.postgres import check_url
+from leadstream.postgres import check_url, describe_postgres
 from producer.simulator import (
     CAMPUSES,
     PROGRAMMES,
@@ -93,23 +93,31 @@ def connected(database_url: str) -> Iterator[Connection]:
         conn = psycopg.connect(check_url(database_url), connect_timeout=10, autocommit=True)
     except psycopg.Error as error:
         raise UserError(
-            f"DATABASE_URL: Postgres does not answer: {error_text(error).splitlines()[-1]}"
+            f"DATABASE_URL: Postgres does not answer: {describe_postgres(error)}"
         ) from None
     try:
         with conn:
             yield conn
     except psycopg.OperationalError as error:
-        raise UserError(
-            f"DATABASE_URL: Postgres went away: {error_text(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"DATABASE_URL: Postgres went away: {describe_postgres(error)}") from None
     except (
         psycopg.errors.UndefinedTable,
         psycopg.errors.UndefinedColumn,
         psycopg.errors.InsufficientPrivilege,
     ) as error:
         raise UserError(
-            f"DATABASE_URL: not a CRM that can be used here: {error_text(error).splitlines()[0]}"
+            f"DATABASE_URL: not a CRM that can be used here: {describe_postgres(error)}"
         ) from None
+
+
+def refuse_foreign(conn: Connection) -> None:
+    """Raise UserError if the database has a CRM that the simulator did not make."""
+    row = conn.execute(_FOREIGN).fetchone()
+    if row and row[0]:
+        raise UserError(
+            f"DATABASE_URL: the table {row[0]} is that of a CRM that `leadstream simulate` did not "
+            "make, and nothing was changed: name an empty database or schema"
+        )
 
 
 def create_schema(conn: Connection) -> None:
@@ -223,6 +231,13 @@ where history.state is not null
 order by history.occurred_at, history.seq
 """
 
+# The simulator's CRM is the only one whose history has a state for each change.
+_FOREIGN = """
+select min(name) from unnest(array['people', 'applications', 'programmes', 'campuses']) as name
+where to_regclass(name) is not null and not exists (
+    select from pg_attribute where attrelid = to_regclass('lead_history') and attname = 'state'
+)
+"""
 _PEOPLE_COLUMNS = """
 select attname::text from pg_attribute
 where attrelid = 'people'::regclass and attnum > 0 and not attisdropped

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from leadstream.errors import UserError, error_text
-from leadstream.postgres import check_url
+from leadstream.errors import UserError
+from leadstream.postgres import check_url, describe_postgres
 from producer.described_migration import (
     needed_triggers,
     outbox_schema,
@@ -247,10 +247,10 @@ def _connected(database_url: str) -> Iterator[Connection]:
         ) from None
     except psycopg.OperationalError as error:
         raise UserError(
-            f"DATABASE_URL: Postgres does not answer: {error_text(error).splitlines()[-1]}"
+            f"DATABASE_URL: Postgres does not answer: {describe_postgres(error)}"
         ) from None
     except psycopg.Error as error:
-        what = error.diag.message_primary or error_text(error).splitlines()[0]
+        what = describe_postgres(error)
         raise UserError(
             f"DATABASE_URL: the migrations do not fit this database, nothing was changed: {what}"
         ) from None

@@ -96,6 +96,48 @@ def json_row(columns: Mapping[str, sql.Composable]) -> sql.Composable:
     return sql.SQL("(SELECT to_jsonb(r) FROM (SELECT {}) AS r)").format(sql.SQL(", ").join(members))
 
 
+def described_row(
+    description: CrmDescription,
+    leads: FoundTable,
+    tables: Mapping[TableName, FoundTable],
+    more: Iterable[str] = (),
+) -> tuple[sql.Composable, sql.Composable, tuple[str, ...]]:
+    """Return the expressions of a row and its names for `lead_state`, of the table with alias p.
+
+    The row has the columns of the state, and `more`. The third value are the fields that the tables
+    have no column for.
+    """
+    columns = [
+        column for column in (*more, *description.state_columns()) if column in leads.columns
+    ]
+    names = {
+        field: _looked_up(column, lookup, leads, tables[lookup.table])
+        for field, (column, lookup) in usable_lookups(description, tables).items()
+        if column in leads.columns
+    }
+    lacking = tuple(
+        each.name
+        for each in description.fields
+        if each.column and not (each.name in names if each.lookup else each.column in columns)
+    )
+    row = json_row({column: sql.SQL("p.{}").format(name(column)) for column in columns})
+    return row, json_row(names), lacking
+
+
+def _looked_up(column: str, lookup: Lookup, leads: FoundTable, names: FoundTable) -> sql.Composable:
+    """Return the name for a key. Of several, the smallest: the outbox takes the same."""
+    cast: LiteralString = "" if leads.columns[column] == names.columns[lookup.key] else "::text"
+    return sql.SQL(
+        "(SELECT min(n.{value}::text) FROM {table} n WHERE n.{key}{cast} = p.{column}{cast})"
+    ).format(
+        value=name(lookup.value),
+        table=table_name(names.name),
+        key=name(lookup.key),
+        column=name(column),
+        cast=sql.SQL(cast),
+    )
+
+
 def _doubled(part: sql.Composable) -> sql.Composable:
     quoted = part.as_string().replace("%", "%%")
     return sql.SQL(quoted)

@@ -5,15 +5,15 @@ outbox. So both roads give the same state.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import sql
 
 from consumer.run.lead_query import INTEGER_BITS, LeadQuery
 from consumer.scoring.leads import Lead
 from leadstream.errors import Transient
-from schemas.crm_description import CrmDescription, DescribedDatabase, Lookup, TableName
-from schemas.crm_tables import FoundTable, id_text, json_row, name, table_name, usable_lookups
+from schemas.crm_description import CrmDescription, DescribedDatabase, TableName
+from schemas.crm_tables import FoundTable, described_row, id_text, name, table_name
 
 # Types whose equal values have one text.
 _EXACT = {*INTEGER_BITS, "uuid", "text", "character varying"}
@@ -40,22 +40,15 @@ def described_query(
             "postgres",
             f"the table {leads.name} has no column {', '.join(absent)} ({description.path})",
         )
-    lookups = usable_lookups(description, tables)
-    columns = [*needed[1:], *description.state_columns()]
-    row = {column: _column(column) for column in columns if column in leads.columns}
-    names = {
-        field: _name(column, lookup, leads, tables[lookup.table])
-        for field, (column, lookup) in lookups.items()
-        if column in leads.columns
-    }
+    row, names, lacking = described_row(description, leads, tables, needed[1:])
     id_type = leads.columns[database.id]
     statement = sql.SQL(
         "SELECT {text}, {row}, {names} FROM {table} p WHERE p.{id}::{type} = ANY(%s::{type}[])"
     ).format(
         text=id_text("p", database.id, id_type),
         id=name(database.id),
-        row=json_row(row),
-        names=json_row(names),
+        row=row,
+        names=names,
         table=table_name(leads.name),
         # As the catalog writes it, with its quotes. character would be one character.
         type=sql.SQL("bpchar" if id_type == "character" else id_type),
@@ -68,28 +61,4 @@ def described_query(
         state = description.lead_state(found, found_names)
         return Lead(state, description.lead_version(found))
 
-    lacking = tuple(
-        each.name
-        for each in description.fields
-        if each.column
-        and (each.column not in row or (each.lookup is not None and each.name not in names))
-    )
     return LeadQuery(statement, id_type, read, lacking, exact=id_type not in _EXACT)
-
-
-def _column(column: str) -> sql.Composable:
-    return sql.SQL("p.{}").format(name(column))
-
-
-def _name(column: str, lookup: Lookup, leads: FoundTable, names: FoundTable) -> sql.Composable:
-    """Return the name for a key. Of several, the smallest: the outbox takes the same."""
-    cast_: LiteralString = "" if leads.columns[column] == names.columns[lookup.key] else "::text"
-    return sql.SQL(
-        "(SELECT min(n.{value}::text) FROM {table} n WHERE n.{key}{cast} = p.{column}{cast})"
-    ).format(
-        value=name(lookup.value),
-        table=table_name(names.name),
-        key=name(lookup.key),
-        column=name(column),
-        cast=sql.SQL(cast_),
-    )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from leadstream.cli.progress import bar, not_negative, positive, share
-from leadstream.errors import UserError
+from leadstream.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
     from producer.crm import Connection
@@ -86,8 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
     from producer.live import bad_for, paced, recorded, send_changes
     from producer.publish import publishing
     from producer.simulator import DAY_MS, SimulatedCrm
+    from schemas.description_file import described_crm
 
     settings = load_settings()
+    described = described_crm(settings) if arguments.database else None
+    if described and described.database:
+        raise SettingsError(
+            f"--database writes a simulated CRM, and LEADSTREAM_FIELDS={described.path} describes "
+            "another one: unset it, and name an empty database"
+        )
     now = time.time_ns() // 1_000_000
     crm = SimulatedCrm(
         arguments.seed, start=now - _YEAR_DAYS * DAY_MS, leads=arguments.leads, days=_YEAR_DAYS
@@ -156,8 +163,9 @@ def _shares(arguments: argparse.Namespace) -> "Shares":
 def _create_crm(conn: "Connection", crm: "SimulatedCrm", until: int) -> None:
     import psycopg
 
-    from producer.crm import create_schema, fill
+    from producer.crm import create_schema, fill, refuse_foreign
 
+    refuse_foreign(conn)
     create_schema(conn)
     try:
         fill(conn, crm, until)

@@ -25,6 +25,8 @@ RUN = {
     "dead-letters show": ("integration/test_triage.py", '"show"'),
     "dead-letters watch": ("integration/test_watch.py", '"dead-letters", "watch"'),
     "doctor": ("docs/test_tutorial.py", ""),
+    "fields check": ("integration/test_fields.py", '"fields", "check"'),
+    "fields suggest": ("integration/test_fields.py", '"fields", "suggest"'),
     "follow": ("integration/test_follow.py", '"follow"'),
     "history status": ("integration/test_history.py", '"history", "status"'),
     "history write": ("integration/test_history.py", '"history", "write"'),

@@ -21,7 +21,7 @@ create table sales{s}.contacts (
     full_name text,
     created_on timestamp not null,
     stage varchar(20),
-    source_id bigint,
+    source_id bigint references ref{s}.sources,
     touches smallint,
     gpa numeric(3, 2),
     country_code char(2),

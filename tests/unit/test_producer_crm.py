@@ -3,11 +3,13 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
 
+from leadstream.cli.main import main
 from leadstream.errors import UserError
 from leadstream.local.postgres import Postgres
 from producer.crm import (
@@ -15,6 +17,7 @@ from producer.crm import (
     connected,
     create_schema,
     fill,
+    refuse_foreign,
     training_table,
     write_applications,
     write_changes,
@@ -187,3 +190,25 @@ def test_no_name_ever_enters_the_history(conn: Connection, crm: SimulatedCrm) ->
     assert all(all(person) for person in people)
     states = " ".join(text for (text,) in conn.execute("select state::text from lead_history"))
     assert not any(email in states or phone in states for _, email, phone in people)
+
+
+def test_a_crm_that_the_simulator_did_not_make_is_refused_and_not_changed(
+    conn: Connection,
+) -> None:
+    refuse_foreign(conn)
+    conn.execute("drop table lead_history")
+    with pytest.raises(UserError, match="the table applications is that of a CRM"):
+        refuse_foreign(conn)
+    conn.execute("create table lead_history (lead_id text)")
+    with pytest.raises(UserError, match="did not make"):
+        refuse_foreign(conn)
+
+
+def test_a_described_crm_is_not_written_over_by_a_simulated_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "crm.toml"
+    file.write_text("[database]\ntable = 'contacts'\nid = 'id'\n[lead]\ncreated_at = 'at'\n")
+    monkeypatch.setenv("LEADSTREAM_FIELDS", str(file))
+    assert main(["simulate", "--database"]) == 2
+    assert "describes another one: unset it" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""`leadstream fields`: a description proposed from a catalog, and one compared with it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leadstream.cli.main import main
+from leadstream.local.postgres import Postgres
+from schemas.crm_description import TableName
+from schemas.description_file import load_description
+from tests.integration.described import ContactsCrm, contacts_crm
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def crm(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ContactsCrm]:
+    with contacts_crm(postgres.url, tmp_path) as crm:
+        for number in range(8):
+            crm.add(stage=("open", "hot")[number % 2], full_name=f"Secret {number}")
+        crm.add(gpa=None, has_consent=False)
+        monkeypatch.setenv("DATABASE_URL", crm.url)
+        yield crm
+
+
+def suggested(crm: ContactsCrm, capsys: pytest.CaptureFixture[str], path: Path) -> str:
+    table = f"sales{crm.suffix}.contacts"
+    arguments = ["fields", "suggest", "--postgres", "--table", table, "--output", str(path)]
+    assert main(arguments) == 0
+    assert main(arguments) == 1
+    assert "File exists" in capsys.readouterr().err
+    return path.read_text()
+
+
+def test_what_is_suggested_loads_fits_and_has_no_personal_column(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "first.toml"
+    text = suggested(crm, capsys, path)
+    assert "full_name" not in text
+    assert "Secret" not in text
+    assert 'gpa" = "gpa"  # 11% missing' in text
+    found = load_description(path)
+    assert found.database is not None
+    assert found.outcome is not None
+    assert found.database.table == TableName("contacts", f"sales{crm.suffix}")
+    assert (found.id, found.version) == ("contact_uuid", "row_version")
+    assert found.database.deleted is not None
+    assert {field.name: field.column for field in found.fields} == {
+        "created_at": "created_on",
+        "touchpoint_count": "touches",
+        "status": "stage",
+        "source": "source_id",
+        "numbers.gpa": "gpa",
+        "categories.country_code": "country_code",
+        "categories.has_consent": "has_consent",
+    }
+    assert found.lookups()["source"][1].value == "label"
+    assert found.outcome.columns() == ("contact_id", "submitted_on")
+    assert main(["fields", "check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"ok    {path} fits; 9 leads were read"
+    assert "note  lead.numbers.gpa: 11% of 9 leads have no value" in lines
+    assert any("read as UTC" in line for line in lines)
+
+
+def test_a_schema_without_leads_is_one_sentence(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fields", "suggest", "--postgres", "--table", "nowhere"]) == 1
+    assert "--table nowhere: this role sees no such table" in capsys.readouterr().err
+
+
+def test_odd_names_and_types_come_back_as_they_are(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    crm.do(
+        'create table "Lead ""list"" 100%" ("Id" bigint primary key, "Created" timestamptz,'
+        ' "größe %s" float8, "select" text, tags text[], doc jsonb)'
+    )
+    crm.do("""insert into "Lead ""list"" 100%" values (1, now(), 1.5, 'a', '{x}', '{}')""")
+    assert main(["fields", "suggest", "--postgres", "--table", 'Lead "list" 100%']) == 0
+    path = tmp_path / "odd.toml"
+    path.write_text(capsys.readouterr().out)
+    found = load_description(path)
+    assert [f.column for f in found.fields] == ["Created", "größe %s", "select"]
+    assert main(["fields", "check", str(path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["problems"], report["rows"]) == ([], 1)
+
+
+def test_every_difference_is_a_line(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEADSTREAM_FIELDS", str(crm.file))
+    assert main(["fields", "check"]) == 0
+    text = crm.file.read_text()
+    crm.file.write_text(text.replace('"gpa", range', '"gpaa", range').replace('"stage"', '"sage"'))
+    capsys.readouterr()
+    assert main(["fields", "check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:6] for line in lines] == ["FAIL  "] * 2
+    assert "lead.numbers.gpa" in lines[1]
+    assert lines[1].endswith("has no column 'gpaa'; did you mean 'gpa'?")
+    # Columns that exist, and whose values fit no field.
+    crm.file.write_text(text.replace('"gpa", range', '"has_consent", range'))
+    assert main(["fields", "check"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL  lead.numbers.gpa: 9 of 9 values of 'has_consent' cannot be read" in printed
+    crm.file.write_text(text.replace('id = "contact_uuid"', 'id = "stage"'))
+    assert main(["fields", "check"]) == 1
+    printed = capsys.readouterr().out
+    assert "2 ids are in several rows" in printed
+    assert "no index begins with 'stage'" in printed
+
+
+def test_postgres_that_does_not_answer_is_named_with_host_and_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://crm:hush@127.0.0.1:1/crm")
+    for arguments in (
+        ["fields", "suggest", "--postgres"],
+        ["db", "migrate"],
+        ["rescore", "--all"],
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert '"127.0.0.1", port 1 failed: Connection refused' in error, arguments
+        assert "hush" not in error
