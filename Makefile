@@ -8,7 +8,8 @@ json = $(if $(JSON),--json $(JSON)/$@.json)
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
 	asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale \
-	bench-peers bench-database bench-xeducation bench-proof bench-reasons bench-partitions clean
+	bench-peers bench-database bench-xeducation bench-proof bench-strangers \
+	bench-reasons bench-partitions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +90,9 @@ bench-xeducation: $(VENV)/.dev ## compare X Education leads, end to end, with th
 
 bench-proof: $(VENV)/.dev ## measure the probabilities on real leads of a later period
 	$(BIN)/python -m benchmarks.proof
+
+bench-strangers: $(VENV)/.dev ## compare with scikit-learn on files that mislead a training
+	$(BIN)/python -m benchmarks.strangers
 
 bench-reasons: $(VENV)/.bench ## compare our reasons with exact Shapley values on the same forest
 	$(BIN)/python -m benchmarks.reasons

@@ -126,6 +126,31 @@ def auc_loss(before: Floats, after: Floats, labels: Labels) -> tuple[float, floa
     return float(converted.mean()), float(error)
 
 
+def mean_of_groups(values: Floats, groups: NDArray[np.intp]) -> tuple[float, float]:
+    """Return (mean, its standard error) of values (n,) whose groups (n,) are numbered.
+
+    Terms may depend on each other within a group, but not across groups. Source: K.-Y. Liang, S.
+    Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73 (1986).
+    """
+    mean = float(values.mean())
+    sums = np.bincount(groups, weights=values - mean)
+    return mean, float(np.sqrt((sums**2).sum())) / len(values)
+
+
+def roc_auc(scores: Floats, labels: Labels, groups: NDArray[np.intp]) -> tuple[float, float]:
+    """Return (ROC-AUC, its standard error) of scores (n,) whose groups (n,) are numbered.
+
+    The error is DeLong's, with the rows of a group taken together; see `mean_of_groups`.
+    """
+    placed = np.empty(len(scores))
+    for outcome in (True, False):
+        placed[labels == outcome] = _placements(scores, labels, outcome)
+    area = float(placed[labels].mean())
+    share = np.where(labels, labels.sum(), (~labels).sum())
+    sums = np.bincount(groups, weights=(placed - area) / share)
+    return area, float(np.sqrt((sums**2).sum()))
+
+
 def _placements(scores: Floats, labels: Labels, outcome: bool) -> Floats:
     """Return the share of other leads on the right side of each lead with this outcome.
 

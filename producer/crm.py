@@ -214,7 +214,10 @@ def training_table(database_url: str, horizon_days: float) -> "pd.DataFrame":
 
 
 _TRAINING = """
-with newest as (select max(occurred_at) as moment from lead_history),
+with newest as (
+         select max(occurred_at) as moment from lead_history
+         where occurred_at <= now() + interval '1 day'
+     ),
      first_application as (
          select person_id, min(submitted_at) as moment from applications group by person_id
      )

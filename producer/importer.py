@@ -5,6 +5,8 @@ rest. Reports do not contain values: they may be personal.
 """
 
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -16,6 +18,7 @@ from leadstream.lead_fields import STATE_FIELDS
 from leadstream.text_forms import column_name, comparable
 from producer.csv_file import DEFAULT_ENCODING, CsvShape, find_shape, read_records
 from producer.fields import MappedField, Value
+from producer.labels import DAY_MS, Labels, OutcomeOfRow, check_balance, label_rows
 from producer.mapping import LeadMapping, column_positions
 from producer.moments import starts_day_of
 from producer.parquet import read_lines
@@ -38,7 +41,8 @@ class UnreadableCell:
 class ImportedRow:
     """A lead as one line describes it; times are in ms UTC.
 
-    `converted` is None if the outcome is not known.
+    `converted` is None if the outcome is not known. `dated` tells whether the file says when it
+    was decided; without that, `decided_at` is `occurred_at`.
     """
 
     line: int
@@ -49,6 +53,7 @@ class ImportedRow:
     converted: bool | None
     decided_at: int
     unreadable: tuple[UnreadableCell, ...] = ()
+    dated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,22 @@ class RefusedRow:
     """A row that was refused: its first line in the file, and why, in one sentence.
 
     `column` and `text` are those of the cell that refused it, if there is one. `text` is never
-    printed as it is.
+    printed as it is. `converted` is its outcome, as far as that can be read.
     """
 
     line: int
     what: str
     column: str | None = None
     text: str | None = dataclass_field(default=None, repr=False, compare=False)
+    converted: bool | None = dataclass_field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledTable:
+    """The training table of a file, and the labels of its rows, which left out some."""
+
+    table: "pd.DataFrame"
+    labels: Labels
 
 
 # The cells of one line by column; None where the line ends before the column.
@@ -70,19 +84,21 @@ Cells = Mapping[str, str | None]
 
 
 def read_rows(
-    path: Path, mapping: LeadMapping, *, parquet: bool = False
+    path: Path, mapping: LeadMapping, *, parquet: bool = False, now_ms: int | None = None
 ) -> Iterator[ImportedRow | RefusedRow]:
     """Yield the rows of a CSV (or Parquet) file in its order, each parsed or refused.
 
-    Rows that `rows.only` excludes are left out. Raises SettingsError if the file lacks a column of
-    the mapping, UserError if it cannot be read at all.
+    Rows that `rows.only` excludes are left out. A row with a time later than a day from now
+    (`now_ms`, by default the clock) is refused: one such date would stand for the newest. Raises
+    SettingsError if the file lacks a column of the mapping, UserError if it cannot be read at all.
     """
+    latest = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) + DAY_MS
     seen = _SeenRows()
     for line, cells in read_lines(path, mapping) if parquet else _csv_lines(path, mapping):
         if isinstance(cells, str):
             yield RefusedRow(line, cells)
         elif _chosen(cells, mapping):
-            result = _row(cells, line, mapping)
+            result = _row(cells, line, mapping, latest)
             yield seen.check(result) if isinstance(result, ImportedRow) else result
 
 
@@ -104,14 +120,12 @@ class _SeenRows:
             comparable(row.lead_id).strip(), (row.lead_id, row.line)
         )
         if lead_id != row.lead_id:
-            return RefusedRow(
-                row.line, f"has an id that differs from that of line {line} by its form only"
-            )
+            form = f"has an id that differs from that of line {line} by its form only"
+            return RefusedRow(row.line, form, converted=row.converted)
         first = self._lines.setdefault((row.lead_id, row.occurred_at), row.line)
         if first != row.line:
-            return RefusedRow(
-                row.line, f"tells of the same lead at the same moment as line {first}"
-            )
+            same = f"tells of the same lead at the same moment as line {first}"
+            return RefusedRow(row.line, same, converted=row.converted)
         return row
 
 
@@ -221,12 +235,27 @@ class _RowReader:
             raise ValueError(f"is not {self.mapping.encoding or DEFAULT_ENCODING}")
 
 
-def _row(cells: Cells, line: int, mapping: LeadMapping) -> ImportedRow | RefusedRow:
+def _row(cells: Cells, line: int, mapping: LeadMapping, latest: int) -> ImportedRow | RefusedRow:
     row = _RowReader(mapping, cells, line, [])
     try:
-        return _imported(row)
+        read = _imported(row)
     except _Refused as refused:
-        return RefusedRow(line, refused.what, refused.column, refused.text)
+        outcome = _readable_outcome(row)
+        return RefusedRow(line, refused.what, refused.column, refused.text, outcome)
+    for what, moment in (("changed", read.occurred_at), ("was decided", read.decided_at)):
+        if moment > latest:
+            why = f"{what} later than now: correct its date"
+            return RefusedRow(line, why, converted=read.converted)
+    return read
+
+
+def _readable_outcome(row: _RowReader) -> bool | None:
+    outcome = row.mapping.outcome
+    text = row.cells[outcome.column] if outcome else None
+    try:
+        return outcome.read({outcome.column: text}) if outcome and text is not None else None
+    except ValueError:
+        return None
 
 
 def _imported(row: _RowReader) -> ImportedRow:
@@ -253,9 +282,16 @@ def _imported(row: _RowReader) -> ImportedRow:
     }
     values |= {"created_at": created_at}
     state = {name: values.get(name) for name in STATE_FIELDS if name not in own} | own
-    unreadable = tuple(row.unreadable)
     return ImportedRow(
-        row.line, lead_id, occurred_at, lead_version, state, converted, decided_at, unreadable
+        row.line,
+        lead_id,
+        occurred_at,
+        lead_version,
+        state,
+        converted,
+        occurred_at if decided_at is None else decided_at,
+        tuple(row.unreadable),
+        dated=decided_at is not None,
     )
 
 
@@ -272,10 +308,10 @@ def _occurred_at(row: _RowReader, created_at: int) -> int:
     raise _Refused("was created after it changed")
 
 
-def _outcome(row: _RowReader, occurred_at: int) -> tuple[bool | None, int]:
+def _outcome(row: _RowReader, occurred_at: int) -> tuple[bool | None, int | None]:
     outcome = row.mapping.outcome
     if outcome is None:
-        return None, occurred_at
+        return None, None
     text = row.cell(outcome.column)
     try:
         row.check_text(text)
@@ -286,7 +322,7 @@ def _outcome(row: _RowReader, occurred_at: int) -> tuple[bool | None, int]:
         row.if_any(outcome.decided_at) if outcome.decided_at and converted is not None else None
     )
     if decided_at is None:
-        return converted, occurred_at
+        return converted, None
     if int(decided_at) < occurred_at:
         raise _Refused("was decided before it changed, so its fields may tell the outcome")
     return converted, int(decided_at)
@@ -355,12 +391,24 @@ def read_table(
 
 
 def read_decided(
-    path: Path, mapping: LeadMapping, *, parquet: bool = False
+    path: Path,
+    mapping: LeadMapping,
+    *,
+    parquet: bool = False,
+    horizon_days: float | None = None,
 ) -> list[ImportedRow | RefusedRow]:
-    """Return the rows of a file to train on. Raises SettingsError if the mapping has no outcome."""
+    """Return the rows of a file to train on.
+
+    Raises SettingsError if the mapping has no outcome, or a horizon but no `outcome.decided_at`.
+    """
     if mapping.outcome is None:
         raise SettingsError(
             f"{mapping.name}: outcome: is missing: training needs the column that holds it"
+        )
+    if horizon_days is not None and mapping.outcome.decided_at is None:
+        raise SettingsError(
+            f"{mapping.name}: outcome.decided_at: is missing: a horizon needs the column that says "
+            "when a lead converted; name it, or leave out --horizon"
         )
     return list(read_rows(path, mapping, parquet=parquet))
 
@@ -372,20 +420,62 @@ def table_of_rows(
     newest: float | None = None,
     limit: int | None = None,
 ) -> "pd.DataFrame":
-    """Build a training table (see `training_frame`) of the rows with a known outcome.
+    """Build a training table of the rows with a known outcome; see `labeled_table`."""
+    return labeled_table(results, None, oldest=oldest, newest=newest, limit=limit).table
 
-    Shares are taken before the others are left out.
+
+def labeled_table(
+    results: Sequence[ImportedRow | RefusedRow],
+    horizon_days: float | None,
+    *,
+    oldest: float | None = None,
+    newest: float | None = None,
+    limit: int | None = None,
+) -> LabeledTable:
+    """Build a training table (see `training_frame`) with the labels of `label_rows`.
+
+    Shares are taken before rows without a label are left out. Raises UserError if rows of one
+    outcome are left out more often than of the other.
     """
-    chosen = select(
+    rows = select(
         [r for r in results if isinstance(r, ImportedRow)],
         oldest=oldest,
         newest=newest,
         limit=limit,
     )
-    rows = [row for row in chosen if row.converted is not None]
-    return training_frame(
-        [row.lead_id for row in rows],
-        [row.occurred_at for row in rows],
-        [row.state for row in rows],
-        [bool(row.converted) for row in rows],
+    outcomes = [
+        OutcomeOfRow(row.occurred_at, row.converted, row.decided_at if row.dated else None)
+        for row in rows
+    ]
+    labeled = label_rows(outcomes, horizon_days)
+    _check_outcomes([r for r in results if isinstance(r, RefusedRow)], rows, labeled)
+    kept = [
+        (row, label) for row, label in zip(rows, labeled.labels, strict=True) if label is not None
+    ]
+    table = training_frame(
+        [row.lead_id for row, _ in kept],
+        [row.occurred_at for row, _ in kept],
+        [row.state for row, _ in kept],
+        [label for _, label in kept],
+    )
+    return LabeledTable(table, labeled)
+
+
+def _check_outcomes(
+    refused: Sequence[RefusedRow], rows: Sequence[ImportedRow], labeled: Labels
+) -> None:
+    """Check that rows are not left out by their outcome; young ones are left out by their date."""
+    reasons = Counter(row.what for row in refused if row.converted is not None)
+    if labeled.undated:
+        reasons["converted, but the file does not say when"] = labeled.undated
+    if not reasons:
+        return
+    kept, out = (
+        [sum(row.converted is outcome for row in part) for outcome in (True, False)]
+        for part in (rows, refused)
+    )
+    check_balance(
+        (kept[0] - labeled.undated, kept[1]),
+        (out[0] + labeled.undated, out[1]),
+        reasons.most_common(1)[0][0],
     )

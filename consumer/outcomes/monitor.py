@@ -12,7 +12,12 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from consumer.outcomes.reader import OutcomeReader, horizon_lookup, open_follower
+from consumer.outcomes.reader import (
+    OutcomeReader,
+    horizon_lookup,
+    learned_until_lookup,
+    open_follower,
+)
 from consumer.retrain_requests import RetrainRequests
 from leadstream import log
 from leadstream.backoff import Backoff
@@ -240,6 +245,7 @@ class OutcomeMonitor:
             "evaluation",
             newly_judged=self._new,
             pending=self._reader.ledger.pending,
+            trained_on=self._live.trained_on,
             sampled_share=self._reader.ledger.share,
             champion=champion.version if champion else None,
             models=[asdict(quality) for quality in qualities],
@@ -314,7 +320,7 @@ def follow(settings: Settings, options: MonitorOptions) -> None:
             options,
             models=models,
             reader=OutcomeReader(settings.topics, horizon_days_of, registry),
-            live=LiveWindows(horizon_days_of),
+            live=LiveWindows(horizon_days_of, learned_until_of=learned_until_lookup(models)),
             requests=RetrainRequests(
                 settings, registry, verb="follow", counter=metrics.retrain, logger=logger
             ),

@@ -21,10 +21,12 @@ from models.monitor.ledger import (
     DAY_MS,
     HorizonDaysOf,
     LabeledPrediction,
+    LearnedUntilOf,
     Ledger,
     PublishedPrediction,
     known_at,
     read_horizon,
+    read_learned_until,
 )
 from models.registry.versions import ModelRegistry
 from schemas.codec import Reader
@@ -118,6 +120,24 @@ def horizon_lookup(
         return known[version]
 
     return horizon_days_of
+
+
+def learned_until_lookup(registry: ModelRegistry) -> LearnedUntilOf:
+    """Return a function from a version to the newest moment that it may have learned from.
+
+    It reads each manifest once; a version that is not in the store has no such moment.
+    """
+    known: dict[str, int | None] = {}
+
+    def learned_until_of(version: str) -> int | None:
+        if version not in known:
+            try:
+                known[version] = read_learned_until(registry.show(version))
+            except UserError:
+                known[version] = None
+        return known[version]
+
+    return learned_until_of
 
 
 def read_all(

@@ -120,7 +120,7 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
     import time
 
     from consumer.outcomes.monitor import CHAMPION_VARIANT, Recalibrate
-    from consumer.outcomes.reader import horizon_lookup, read_all
+    from consumer.outcomes.reader import horizon_lookup, learned_until_lookup, read_all
     from models.monitor.live import LiveWindows
     from models.monitor.triggers import due, in_service
     from models.registry.versions import open_registry
@@ -135,7 +135,7 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
     horizon_days_of = horizon_lookup(models)
     with bar("Reading", None) as advance:
         reader, evaluated, skipped = read_all(settings, horizon_days_of, advance)
-    live = LiveWindows(horizon_days_of)
+    live = LiveWindows(horizon_days_of, learned_until_of=learned_until_lookup(models))
     live.add(evaluated)
     topics, read = settings.topics, reader.records
     found: dict[str, Any] = {
@@ -143,6 +143,7 @@ def _once(settings: "Settings", options: "MonitorOptions") -> dict[str, Any]:
         "predictions": read[topics.lead_predictions] + read[topics.shadow_predictions],
         "outcomes": read[topics.lead_outcomes],
         "judged": len(evaluated),
+        "trained_on": live.trained_on,
         "pending": reader.ledger.pending,
         "dropped": reader.ledger.dropped,
         "sampled_share": reader.ledger.share,
@@ -188,6 +189,11 @@ def _print(found: dict[str, Any]) -> None:
         f"{found['predictions']:,} predictions and {found['outcomes']:,} outcomes read, "
         f"{found['judged']:,} judged, {found['pending']:,} waiting."
     )
+    if found["trained_on"]:
+        console.print(
+            f"{found['trained_on']:,} are not in the figures: they are as of leads that the model "
+            "learned from."
+        )
     if found["skipped"]:
         console.print("Skipped, for they could not be read:", _counts(found["skipped"]))
     if found["dropped"]:

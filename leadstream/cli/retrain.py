@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from features import Specification
     from models.serve.scorer import Model
     from models.train.training import TrainOptions
 
@@ -79,7 +80,7 @@ def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
     return TrainOptions(
         horizon_days=champion.manifest["label"]["horizon_days"],
         seed=saved["seed"],
-        specification=champion.specification,
+        specification=_all_inputs(champion),
         min_leads=args.least_leads,
         min_conversions=args.least_conversions,
         allow_leaks=tuple(saved["allow_leaks"]),
@@ -87,4 +88,21 @@ def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
         calibrator=saved["calibrator"],
         policy=parse_policy(saved["policy"]),
         grades=saved["grades"],
+        calendar=saved.get("calendar", True),
+        base_rate=saved.get("base_rate"),
     )
+
+
+def _all_inputs(champion: "Model") -> "Specification":
+    """Return the inputs that the champion's training could choose from, or those that it reads."""
+    from features import FeatureSpec, specify
+
+    given = champion.manifest["options"].get("own_fields")
+    if given is None:  # versions of 0.2 and before left out none
+        specification: Specification = champion.specification
+        return specification
+    own = tuple(
+        FeatureSpec(name, kind, low, high, imputation, "own field")
+        for name, kind, low, high, imputation in given
+    )
+    return specify(champion.specification.calendar, own=own)

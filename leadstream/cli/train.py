@@ -31,9 +31,10 @@ The first version of a store becomes the champion by itself; later ones do with
 --promote, or with `leadstream models promote VERSION`.
 """
 DEFAULT_HORIZON = 60.0
+MIN_BASE_RATE = 1e-5
 # Copied from models.train: an import would load scikit-learn, a second that --help must not take.
-_RECIPES = ("audited", "forest", "boosting")
-_CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "legacy_sigmoid")
+_RECIPES = ("audited", "forest", "boosting", "additive")
+_CALIBRATORS = ("isotonic", "sigmoid", "venn_abers", "prior_shift", "none", "legacy_sigmoid")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,7 +60,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=_days,
         metavar="DAYS",
         help="a lead converted if it applied within this many days after the moment of prediction "
-        f"(with --postgres: {DEFAULT_HORIZON:g})",
+        f"(with --postgres: {DEFAULT_HORIZON:g}; a file needs outcome.decided_at in its mapping)",
     )
     parser.add_argument(
         "--recipe",
@@ -67,8 +68,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="best",
         metavar="RECIPE",
         help="what to train: the audited forest (audited), the same without class weights "
-        "(forest), gradient boosting (boosting), or the one with the lowest loss in time-ordered "
-        "folds (best, the default)",
+        "(forest), gradient boosting (boosting), boosting of trees with one split (additive), or "
+        "the one with the lowest loss in time-ordered folds (best, the default)",
     )
     parser.add_argument(
         "--calibrator",
@@ -76,7 +77,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="best",
         metavar="METHOD",
         help=f"how scores become probabilities: {', '.join(_CALIBRATORS)}, or the one with the "
-        "lowest loss on later leads (best, the default)",
+        "lowest loss on later leads, if it gains at all (best, the default)",
     )
     parser.add_argument(
         "--threshold-policy",
@@ -90,6 +91,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="A,B,C",
         help="the lowest probabilities of the grades A, B, C (default: by shares of leads: "
         "10, 20 and 30 %%)",
+    )
+    parser.add_argument(
+        "--base-rate",
+        type=_rate,
+        metavar="RATE",
+        help="the known rate of conversions among all leads, if the file is a sample with another "
+        "rate (0.031)",
+    )
+    parser.add_argument(
+        "--no-calendar",
+        action="store_true",
+        help="use no month, week, weekday or hour of created_at, even if the folds gain by them",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the trees (0)")
     parser.add_argument(
@@ -168,6 +181,8 @@ def run(args: argparse.Namespace) -> int:
         calibrator=args.calibrator,
         policy=parse_policy(args.threshold_policy),
         grades=parse_cuts(args.grade_cuts) if args.grade_cuts else None,
+        calendar=not args.no_calendar,
+        base_rate=args.base_rate,
     )
     settings = load_settings()
     check_source(args, settings)
@@ -250,6 +265,9 @@ def make(
             **file_report,
             "data": trained.manifest["data"],
             "leaks": trained.manifest["leaks"],
+            "inputs": trained.manifest["inputs"],
+            "warnings": warnings(trained.manifest),
+            "evidence": trained.manifest["evidence"],
             "recipe": trained.manifest["recipe"]["name"],
             "log_loss_of_recipes": trained.manifest["candidates"]["log_loss"],
             "calibrator": trained.manifest["calibration"]["name"],
@@ -292,6 +310,18 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
     return table
 
 
+def warnings(manifest: dict[str, Any]) -> list[str]:
+    """Return what a person should know before the model serves, a sentence each without a stop."""
+    found = list(manifest["leaks"]["warnings"].values())
+    auc, best = manifest["metrics"]["calibrated"]["roc_auc"], manifest["inputs"]["best_alone"]
+    if best.get("better"):
+        found.append(
+            f"the model ranks worse (ROC-AUC {auc:.3f}) than {best['name']} alone "
+            f"({best['roc_auc']:.3f})"
+        )
+    return found
+
+
 def _report(version: str, manifest: dict[str, Any]) -> None:
     from leadstream.cli.rich_output import rich_console
 
@@ -300,17 +330,32 @@ def _report(version: str, manifest: dict[str, Any]) -> None:
             f"{name} was allowed although it seems to leak: {manifest['leaks']['found'][name]}",
             file=sys.stderr,
         )
+    for sentence in warnings(manifest):
+        print(f"Warning: {sentence}.", file=sys.stderr)
     data = manifest["data"]
     print(
         f"Version {version}: {data['rows']:,} rows of {data['leads']:,} leads, "
         f"{data['base_rate']:.1%} converted, {data['from'][:10]} to {data['to'][:10]}."
     )
+    console = rich_console()
     losses = manifest["candidates"]["log_loss"]
     if len(losses) > 1:
         formatted = ", ".join(
             f"{name} {'-' if loss is None else f'{loss:.4f}'}" for name, loss in losses.items()
         )
-        print(f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {formatted}.")
+        console.print(
+            f"Recipe {manifest['recipe']['name']}; log loss in time-ordered folds: {formatted}."
+        )
+    for why in dict.fromkeys(manifest["inputs"]["left_out"].values()):
+        names = [name for name, text in manifest["inputs"]["left_out"].items() if text == why]
+        console.print(f"Left out, because {why}: {', '.join(names)}.", markup=False)
+    for name, group in manifest["inputs"]["groups"].items():
+        used = "used" if group["used"] else "left out"
+        console.print(
+            f"Inputs of {name}: {used}; their gain in log loss in time-ordered folds is "
+            f"{group['gain']:.4f} ± {group['standard_error']:.4f}.",
+            markup=False,
+        )
     print(f"Calibrator {manifest['calibration']['name']}: {manifest['calibration']['method']}.")
     rich_console(highlight=True).print(metrics_table(manifest))
 
@@ -353,7 +398,7 @@ def _table(
         if absent := [name for name in own if name not in origins]:
             named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
             raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
-        table, file_report = read_training_file(args, mapping)
+        table, file_report = read_training_file(args, mapping, options.horizon_days)
         return table, origins, file_report
     from producer.crm import training_table
 
@@ -401,6 +446,16 @@ def _progress() -> "Progress":
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not MIN_BASE_RATE <= rate <= 1 - MIN_BASE_RATE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate between 0 and 1, such as 0.031")
+    return rate
 
 
 def _days(text: str) -> float:

@@ -15,6 +15,7 @@ newest outcome plus a day, and never for a prediction older than the first known
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -28,6 +29,7 @@ MAX_ENTRIES = 1_000_000
 GRACE_MS = DAY_MS
 
 HorizonDaysOf = Callable[[str], float | None]
+LearnedUntilOf = Callable[[str], int | None]
 _Key = tuple[str, str, str]
 
 
@@ -70,6 +72,27 @@ def read_horizon(manifest: Mapping[str, Any]) -> float | None:
             f"model version {manifest.get('version')}: its horizon cannot be understood "
             f"({error_text(error)})"
         ) from error
+
+
+def read_learned_until(manifest: Mapping[str, Any]) -> int | None:
+    """Return the newest moment that a model may have learned from, in ms UTC; None if unknown.
+
+    A model knows no row that is later than itself: such a date was wrong, and would leave nothing
+    to judge it by. Raises Refused if the manifest is invalid.
+    """
+    try:
+        used = manifest.get("data", {}).get("used")
+        moments = (used["train"]["to"], manifest["created_at"]) if used else ()
+        return min((_moment(text) for text in moments), default=None)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"model version {manifest.get('version')}: its training period cannot be understood "
+            f"({error})"
+        ) from error
+
+
+def _moment(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def matures_at(prediction: PublishedPrediction, horizon_days: float | None) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluate import EDGE, expected_calibration_error
-from models.monitor.ledger import HorizonDaysOf, LabeledPrediction, known_at
+from models.monitor.ledger import HorizonDaysOf, LabeledPrediction, LearnedUntilOf, known_at
 from models.monitor.recent_calibration import WINDOW
 
 
@@ -33,10 +33,21 @@ class Quality:
 
 
 class LiveWindows:
-    """The newest judged predictions of each model version and variant, in label order."""
+    """The newest judged predictions of each model version and variant, in label order.
 
-    def __init__(self, horizon_days_of: HorizonDaysOf, max_size: int = WINDOW) -> None:
+    Predictions as of a moment that their model learned from are left out: it has seen the outcome
+    of those leads. `trained_on` counts them.
+    """
+
+    def __init__(
+        self,
+        horizon_days_of: HorizonDaysOf,
+        max_size: int = WINDOW,
+        learned_until_of: LearnedUntilOf = lambda _version: None,
+    ) -> None:
+        self.trained_on = 0
         self._horizon_days_of = horizon_days_of
+        self._learned_until_of = learned_until_of
         self._max_size = max_size
         self._windows: dict[
             tuple[str, str], list[tuple[tuple[int, str, str], LabeledPrediction]]
@@ -49,6 +60,10 @@ class LiveWindows:
         """Add judged predictions; one that is older than all of a full window changes nothing."""
         for one in labeled:
             made = one.prediction
+            learned_until = self._learned_until_of(made.model_version)
+            if learned_until is not None and made.occurred_at <= learned_until:
+                self.trained_on += 1
+                continue
             window = self._windows.setdefault((made.model_version, made.variant), [])
             order = (
                 known_at(one, self._horizon_days_of(made.model_version)),

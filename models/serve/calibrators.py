@@ -1,6 +1,8 @@
 """Calibrators: how a raw score becomes a probability with an interval.
 
 A formula that needs log-odds reads a raw score as a probability, clipped to 1e-6 from 0 and 1.
+No calibrator states 0 or 1: n leads do not show that an outcome never happens. The limits are the
+rates of Jeffreys' prior, (k + 1/2) / (n + 1), for k of n leads that converted.
 Every calibrator takes its interval from inductive Venn-Abers, widened to hold the probability.
 The interval of a lead that lacks inputs also holds the intervals of the calibration leads that
 lack at least as many. Those leads are fewer, so the interval is wider. This is a taxonomy of
@@ -30,6 +32,8 @@ Ints = NDArray[np.intp]
 # A level of incompleteness needs this many leads, and this many of each outcome.
 MIN_LEADS, MIN_OUTCOMES = 100, 10
 MAX_LEVELS = 8
+# Beyond it a shifted probability would round to 1.
+MAX_LOG_ODDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +43,8 @@ class Calibrator:
     - `name`: a key of CALIBRATORS.
     - `intervals`: the Venn-Abers steps of the interval, whatever the name.
     - `slope`, `intercept`: act on log-odds.
-    - `scores`, `rates`: corners of an isotonic line, both (corners,).
+    - `scores`, `rates`: corners of an isotonic line, both (corners,). Without `scores`, `rates`
+      holds the lowest and the highest probability; an older artifact has neither.
     - `levels`, `incomplete`: `incomplete[i]` holds the steps of the leads that lack at least
       `levels[i]` inputs.
     - `shift`: added to the log-odds of probability and interval. It follows a moved base rate.
@@ -73,7 +78,8 @@ class Calibrator:
         probability = CALIBRATORS[self.name].apply(self, raw, venn_abers)
         if self.shift:
             probability, low, high = (
-                expit(log_odds(stated) + self.shift) for stated in (probability, low, high)
+                expit(np.clip(log_odds(stated) + self.shift, -MAX_LOG_ODDS, MAX_LOG_ODDS))
+                for stated in (probability, low, high)
             )
         return probability, np.minimum(low, probability), np.maximum(high, probability)
 
@@ -89,7 +95,7 @@ class CalibrationMethod:
     - `automatic`: whether `--calibrator best` tries it.
 
     >>> CALIBRATORS["prior_shift"].fit(np.array([0.4, 0.6]), np.array([False, True]), 0.5)
-    {'intercept': 0.0}
+    {'intercept': 0.0, 'rates': array([0.16666667, 0.83333333])}
     """
 
     name: str
@@ -103,6 +109,11 @@ def log_odds(probability: Floats) -> Floats:
     """Return ln(p / (1 - p)) of probabilities of any shape, clipped to EDGE from 0 and 1."""
     odds: Floats = logit(np.clip(probability, EDGE, 1 - EDGE))
     return odds
+
+
+def move(probability: float, added: float) -> float:
+    """Return a cut moved as a shift moves probabilities, so that the same leads stay above it."""
+    return float(expit(log_odds(np.array([probability])) + added)[0])
 
 
 def fit(
@@ -163,7 +174,41 @@ def _fit_isotonic(raw: Floats, labels: Labels, _prior: float) -> dict[str, Any]:
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415  # not needed to serve
 
     corners = IsotonicRegression(y_min=0.0, y_max=1.0).fit(raw, labels)
-    return {"scores": corners.X_thresholds_, "rates": corners.y_thresholds_}
+    scores, rates = corners.X_thresholds_, corners.y_thresholds_.copy()
+    bottom, top = rates == rates[0], rates == rates[-1]
+    if not bottom.all():
+        # A step of few leads may not pass its neighbor, or a higher score would say less.
+        lowest = _jeffreys(labels[raw <= scores[bottom][-1]])
+        highest = _jeffreys(labels[raw >= scores[top][0]])
+        rates[bottom], rates[top] = (
+            min(lowest, float(rates[~bottom][0])),
+            max(highest, float(rates[~top][-1])),
+        )
+    return {"scores": scores, "rates": rates}
+
+
+def _jeffreys(labels: Labels) -> float:
+    return float((labels.sum() + 0.5) / (len(labels) + 1))
+
+
+def _limits(labels: Labels) -> Floats:
+    """Return the lowest and the highest probability that so many outcomes (n,) can support."""
+    lowest = 0.5 / (len(labels) + 1)
+    return np.array([lowest, 1 - lowest])
+
+
+def _within_limits(calibrator: Calibrator, probability: Floats) -> Floats:
+    if not len(calibrator.rates):
+        return probability
+    return np.clip(probability, calibrator.rates[0], calibrator.rates[-1])
+
+
+def _fit_none(_raw: Floats, labels: Labels, _prior: float) -> dict[str, Any]:
+    return {"rates": _limits(labels)}
+
+
+def _none(calibrator: Calibrator, raw: Floats, _venn_abers: Floats) -> Floats:
+    return _within_limits(calibrator, raw)
 
 
 def _isotonic(calibrator: Calibrator, raw: Floats, _venn_abers: Floats) -> Floats:
@@ -185,17 +230,17 @@ def _fit_sigmoid(raw: Floats, labels: Labels, _prior: float) -> dict[str, Any]:
     intercept, slope = calibration_line(raw, labels)
     if slope is None or intercept is None:
         raise UserError("the scores of the two outcomes do not overlap")
-    return {"slope": slope, "intercept": intercept}
+    return {"slope": slope, "intercept": intercept, "rates": _limits(labels)}
 
 
 def _fit_prior_shift(_raw: Floats, labels: Labels, prior: float) -> dict[str, Any]:
     shift = log_odds(np.array([labels.mean(), prior]))
-    return {"intercept": float(shift[0] - shift[1])}
+    return {"intercept": float(shift[0] - shift[1]), "rates": _limits(labels)}
 
 
 def _line(calibrator: Calibrator, raw: Floats, _venn_abers: Floats) -> Floats:
     line: Floats = expit(calibrator.slope * log_odds(raw) + calibrator.intercept)
-    return line
+    return _within_limits(calibrator, line)
 
 
 def _legacy_sigmoid(_calibrator: Calibrator, raw: Floats, _venn_abers: Floats) -> Floats:
@@ -221,6 +266,9 @@ CALIBRATORS = {
             "the odds times the ratio of the base rates (Saerens, Latinne, Decaestecker)",
             _fit_prior_shift,
             _line,
+        ),
+        CalibrationMethod(
+            "none", "none: the score of the trees is the probability", _fit_none, _none
         ),
         CalibrationMethod(
             "legacy_sigmoid",

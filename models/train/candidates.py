@@ -5,12 +5,13 @@ To add a recipe, write its function and its `Recipe` here, and add it to RECIPES
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.preprocessing import StandardScaler
@@ -18,7 +19,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # p
 
 from features import FittedFeatures, Specification
 from leadstream.errors import UserError
-from models.evaluate import Metrics, best_f1_threshold, metrics
+from models.evaluate import Metrics, best_f1_threshold, log_losses, metrics
+from models.monitor.recent_calibration import shift
 from models.serve import calibrators
 from models.serve.forest import Forest, pack, pack_boosting
 from models.train.table import TrainingPart
@@ -31,6 +33,8 @@ TREES = 100
 DEPTH = 10
 SELECTED = 20
 BOOSTING = {"max_iter": 150, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 30}
+# Trees of one split add up inputs and see no interactions, so they hold on few leads and weak ones.
+ADDITIVE = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 2, "min_samples_leaf": 30}
 
 FittedTrees = tuple[RandomForestClassifier | Forest, Floats]
 
@@ -171,8 +175,39 @@ def fold_metrics(results: Sequence[FoldResult]) -> list[Metrics]:
         except UserError:
             continue
         threshold = best_f1_threshold(calibrator.interval(raw)[0], labels)
-        found.append(metrics(calibrator.interval(one.scored.raw)[0], one.scored.labels, threshold))
+        probability, outcomes = calibrator.interval(one.scored.raw)[0], one.scored.labels
+        own_rate = float(losses_at_own_rate(probability, outcomes).mean())
+        found.append(metrics(probability, outcomes, threshold) | {"log_loss_at_own_rate": own_rate})
     return found
+
+
+def stated(results: Sequence[FoldResult], i: int, *, follows: bool = False) -> Floats:
+    """Return the probabilities of fold i (n,), by a sigmoid that was fitted on the folds before.
+
+    Trees that ranked those leads the wrong way round state their rate. One that `follows` has the
+    level of the fold before.
+    """
+    raw, labels, *_ = concat(results[:i])
+    scores = results[i].scored.raw
+    try:
+        calibrator = calibrators.fit("sigmoid", raw, labels, results[0].fitted.prior)
+    except UserError:
+        return np.full(len(scores), labels.mean())
+    if follows:
+        newest = results[i - 1].scored
+        added = shift(calibrator.interval(newest.raw)[0], newest.labels)
+        calibrator = replace(calibrator, shift=added)
+    return calibrator.interval(scores)[0]
+
+
+def losses_at_own_rate(probability: Floats, labels: Labels) -> Floats:
+    """Return log losses (n,) of probabilities that are moved to the rate of their outcomes.
+
+    They show what trees know apart from the base rate. A base rate that moves would otherwise
+    favor trees that tell the period from the calendar.
+    """
+    moved = expit(calibrators.log_odds(probability) + shift(probability, labels))
+    return log_losses(moved, labels)
 
 
 def best(found: dict[str, list[Metrics]]) -> str:
@@ -186,8 +221,8 @@ def best(found: dict[str, list[Metrics]]) -> str:
 
 
 def mean_log_loss(folds: Sequence[Metrics]) -> float | None:
-    """Return the mean log loss of the folds, in nats; None without a fold."""
-    return float(np.mean([fold["log_loss"] for fold in folds])) if folds else None
+    """Return the mean of `losses_at_own_rate` over the folds, in nats; None without a fold."""
+    return float(np.mean([fold["log_loss_at_own_rate"] for fold in folds])) if folds else None
 
 
 def _rows(scaler: StandardScaler, selector: SelectKBest, X: Floats) -> NDArray[np.float32]:
@@ -213,12 +248,21 @@ def _fit_balanced_forest(rows: NDArray[np.float32], y: NDArray[np.int64], seed: 
     return _fit_forest(rows, y, seed, "balanced")
 
 
-def _fit_boosting(rows: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> FittedTrees:
-    boosting = HistGradientBoostingClassifier(**BOOSTING, early_stopping=False, random_state=seed)
+def _fit_boosting(
+    rows: NDArray[np.float32],
+    y: NDArray[np.int64],
+    seed: int,
+    options: Mapping[str, Any] = BOOSTING,
+) -> FittedTrees:
+    boosting = HistGradientBoostingClassifier(**options, early_stopping=False, random_state=seed)
     # The order in which rows are added up depends on the number of threads.
     with threadpool_limits(1, "openmp"):
         boosting.fit(rows.astype(np.float64), y)
     return pack_boosting(boosting), _gains(boosting, rows.shape[1])
+
+
+def _fit_additive(rows: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> FittedTrees:
+    return _fit_boosting(rows, y, seed, ADDITIVE)
 
 
 def _gains(model: HistGradientBoostingClassifier, k: int) -> Floats:
@@ -232,7 +276,9 @@ def _gains(model: HistGradientBoostingClassifier, k: int) -> Floats:
 
 
 _FOREST = f"RandomForestClassifier(n_estimators={TREES}, max_depth={DEPTH}"
-_BOOSTING = ", ".join(f"{name}={value}" for name, value in BOOSTING.items())
+_BOOSTING, _ADDITIVE = (
+    ", ".join(f"{name}={value}" for name, value in each.items()) for each in (BOOSTING, ADDITIVE)
+)
 # Of two recipes that lose the same, `best` takes the first.
 RECIPES = {
     recipe.name: recipe
@@ -250,6 +296,13 @@ RECIPES = {
             "gradient_boosting",
             f"HistGradientBoostingClassifier({_BOOSTING})",
             _fit_boosting,
+            max_features=None,
+        ),
+        Recipe(
+            "additive",
+            "gradient_boosting",
+            f"HistGradientBoostingClassifier({_ADDITIVE})",
+            _fit_additive,
             max_features=None,
         ),
     )

@@ -2,6 +2,10 @@
 
 The tests use one row of each lead, its newest, because a leak grows with time. A finding is a
 suspicion in words that let a person decide. Thresholds and limits are in docs/reference/models.md.
+
+A rate alone proves nothing where most leads convert, so values are judged by their odds next to
+those of all leads. A name alone proves nothing either: it is a warning, and lowers what the values
+must show.
 """
 
 import re
@@ -27,22 +31,33 @@ Codes = NDArray[np.intp]
 
 ALONE = 0.97  # ROC-AUC of one input
 ONE_VALUE = 0.9  # balanced accuracy of one value against the rest
-SURE = 0.97  # rate of the leads with (or without) one value, at least, by its 99 % bound
+# Rate of the leads with (or without) one value, at least, by its 99 % bound, and the odds of that
+# rate relative to those of all leads.
+SURE, SURE_ODDS = 0.97, 20.0
 # Odds relative to those of all leads, up by one value and down by another, by 99 % bounds.
 BOTH_SIDES = 15.0
 NEVER = 20.0  # the rate of all leads over that of a zone, by its 99 % bound
 SMALLEST = 0.02  # share of leads in a value or zone that counts for the last two
+FILLED = 0.05  # share of leads that have any value, or one of several values, and never convert
+NEVER_FILLED, NAMED_NEVER = 15.0, 5.0  # as NEVER, for those; and for an input with a telling name
+BEATS = 0.65  # ROC-AUC that an input needs to beat all others, by its 99 % bound
 STRONG = 0.1  # what ROC-AUC has above 0.5, at least, by its 99 % bound
 LEFT_EARLIER = 0.25  # of what it has above 0.5
+# With a name that sounds like the outcome: odds of one value, up or down, or ROC-AUC alone.
+NAMED_ODDS, NAMED_ALONE = 10.0, 0.85
 MIN_PAIRS = 200
 _BINS = 20
 _MAX_VALUES = 64
 _Z = 2.326  # 99 %, one-sided
-_FROM_APPLICATION = re.compile(r"(?<![a-z])(applications?|applicants?|applied)(?![a-z])")
+_AFTERWARDS = re.compile(
+    r"(?<![a-z])(applications?|applicants?|applied|converted|conversion|outcome|"
+    r"(dis)?qualified|disqualification|lost|won|rejected|rejection|cancell?ed|cancell?ation|"
+    r"closed|closing|enroll?ed|enroll?ment|reservation|contract|invoice|paid|deposit)(?![a-z])"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _BinnedInput:
+class BinnedInput:
     """An input of n leads: the cell of each lead, and the names of the cells.
 
     A cell is a value, a bin or missing. `values` tells whether the cells are values.
@@ -54,13 +69,18 @@ class _BinnedInput:
     values: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LeakAudit:
+    """The result of the tests: input -> why it seems to leak (`found`), or may (`warnings`)."""
+
+    found: dict[str, str]
+    warnings: dict[str, str]
+
+
 def audit(
     table: pd.DataFrame, specification: Specification, origins: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Return input -> why it seems to leak, for a table sorted by as_of.
-
-    `origins` maps an input to its source column.
-    """
+) -> LeakAudit:
+    """Test the inputs of a table sorted by as_of; `origins` maps an input to its source column."""
     origins = origins or {}
     newest = ~table.duplicated("lead_id", keep="last").to_numpy()
     labels = table["converted"].to_numpy()
@@ -68,25 +88,28 @@ def audit(
     columns: Columns = {
         field: table[field].tolist() for field in STATE_FIELDS if field in table.columns
     }
-    everything = [_input(spec, columns, len(table)) for spec in specs]
-    inputs = [_BinnedInput(i.name, i.codes[newest], i.cells, i.values) for i in everything]
+    everything = [bin_input(spec, columns, len(table)) for spec in specs]
+    inputs = [BinnedInput(i.name, i.codes[newest], i.cells, i.values) for i in everything]
     newest_labels = labels[newest]
     both = bool(newest_labels.any() and not newest_labels.all())
     found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     for one, complete in zip(inputs, everything, strict=True):
-        why = _comes_from_applications(one.name, origins) or (
-            both
-            and (
-                _alone(one, newest_labels)
-                or _one_value(one, newest_labels)
-                or _both_sides(one, newest_labels)
-                or _beats_all(one, inputs, newest_labels)
-                or _vanishes(complete, table["lead_id"], labels)
-            )
+        named = _sounds_like_the_outcome(one.name, origins)
+        why = both and (
+            _alone(one, newest_labels)
+            or _one_value(one, newest_labels)
+            or _both_sides(one, newest_labels)
+            or _never(one, newest_labels, NAMED_NEVER if named else NEVER_FILLED)
+            or _beats_all(one, inputs, newest_labels)
+            or _vanishes(complete, table["lead_id"], labels)
+            or (named and _named(one, named, newest_labels))
         )
         if why:
             found[one.name] = why
-    return found
+        elif named:
+            warnings[one.name] = f"{named!r} sounds like the outcome, but its values do not tell it"
+    return LeakAudit(found, warnings)
 
 
 def refuse(
@@ -107,33 +130,52 @@ def refuse(
         )
 
 
-def _comes_from_applications(name: str, origins: Mapping[str, str]) -> str | None:
+def _sounds_like_the_outcome(name: str, origins: Mapping[str, str]) -> str | None:
     for text in (name, origins.get(name, "")):
-        if _FROM_APPLICATION.search(
-            re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower().replace("_", " ")
-        ):
-            return f"{text!r} is a fact of the application, which is the outcome"
+        if _AFTERWARDS.search(re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower().replace("_", " ")):
+            return text
     return None
 
 
-def _alone(one: _BinnedInput, labels: Labels) -> str | None:
+def _named(one: BinnedInput, name: str, labels: Labels) -> str | None:
+    """Find a weaker sign in an input whose name sounds like the outcome."""
+    base = _odds(float(labels.mean()))
+    for code, (leads, converted) in enumerate(_counts(one, labels)):
+        if leads < SMALLEST * len(labels):
+            continue
+        low, high = _bounds(converted, leads)
+        if _odds(low) >= NAMED_ODDS * base or _odds(high) * NAMED_ODDS <= base:
+            return (
+                f"{name!r} sounds like the outcome, and {converted / leads:.1%} of the "
+                f"{leads:,} leads with {one.cells[code]} convert, against {labels.mean():.0%} "
+                "of all"
+            )
+    auc = float(roc_auc_score(labels, _rates(one.codes, labels)))
+    if auc < NAMED_ALONE:
+        return None
+    return f"{name!r} sounds like the outcome, and alone it reaches a ROC-AUC of {auc:.2f}"
+
+
+def _alone(one: BinnedInput, labels: Labels) -> str | None:
     auc = float(roc_auc_score(labels, _rates(one.codes, labels)))
     return f"alone it reaches a ROC-AUC of {auc:.2f}" if auc >= ALONE else None
 
 
-def _one_value(one: _BinnedInput, labels: Labels) -> str | None:
+def _one_value(one: BinnedInput, labels: Labels) -> str | None:
     for code, (leads, converted) in enumerate(_counts(one, labels)):
         inside, outside = (converted, leads), (labels.sum() - converted, len(labels) - leads)
         hit, missed = converted / labels.sum(), (leads - converted) / (~labels).sum()
         balanced = 0.5 + abs(hit - missed) / 2
         for (k, n), which in ((inside, "with"), (outside, "without")):
-            if balanced >= ONE_VALUE or (labels.mean() < ONE_VALUE and _bounds(k, n)[0] >= SURE):
+            low = _bounds(k, n)[0]
+            sure = low >= SURE and _odds(low) >= SURE_ODDS * _odds(float(labels.mean()))
+            if balanced >= ONE_VALUE or sure:
                 rate = f"{k / n:.0%} of the {n:,} leads {which} the value {one.cells[code]} convert"
                 return f"one value alone tells it: {rate}, against {labels.mean():.0%} of all"
     return None
 
 
-def _both_sides(one: _BinnedInput, labels: Labels) -> str | None:
+def _both_sides(one: BinnedInput, labels: Labels) -> str | None:
     if not one.values:
         return None
     base = _odds(float(labels.mean()))
@@ -151,8 +193,44 @@ def _both_sides(one: _BinnedInput, labels: Labels) -> str | None:
     return f"its values decide both ways: {rates[True]} convert, and {rates[False]}"
 
 
-def _beats_all(one: _BinnedInput, inputs: list[_BinnedInput], labels: Labels) -> str | None:
-    """Find an input that alone ranks later leads better than all others together.
+def _never(one: BinnedInput, labels: Labels, ratio: float) -> str | None:
+    """Find an input that is filled only in leads that do not convert.
+
+    Either any value at all means so, or several values of a category do, as reasons of a loss.
+    Such values are chosen on every second lead and counted on the others.
+    """
+    missing = one.cells.index("'missing'") if "'missing'" in one.cells else -1
+    filled = one.codes != missing
+    if missing < 0 or filled.mean() > 1 - SMALLEST:
+        if not one.values:
+            return None
+        filled = _lost_values(one, labels)
+    if filled.mean() < FILLED:
+        return None
+    leads, converted = int(filled.sum()), int(labels[filled].sum())
+    if _bounds(converted, leads)[1] * ratio > labels.mean():
+        return None
+    return (
+        f"it has values that never convert: {converted} of {leads:,} leads do, against "
+        f"{labels.mean():.0%} of all"
+    )
+
+
+def _lost_values(one: BinnedInput, labels: Labels) -> NDArray[np.bool_]:
+    """Return which leads have one of several values that never convert in the other half: (n,)."""
+    inside = np.zeros(len(labels), dtype=np.bool_)
+    for half in (0, 1):
+        codes, won = one.codes[1 - half :: 2], labels[1 - half :: 2]
+        counts = np.bincount(codes, minlength=len(one.cells))
+        never = np.bincount(codes[won], minlength=len(one.cells)) == 0
+        lost = np.flatnonzero(never & (counts * labels.mean() >= 3))
+        if len(lost) > 1:
+            inside[half::2] = np.isin(one.codes[half::2], lost)
+    return inside
+
+
+def _beats_all(one: BinnedInput, inputs: list[BinnedInput], labels: Labels) -> str | None:
+    """Find a strong input that alone ranks later leads better than all others together.
 
     It must have a zone without conversions.
     """
@@ -168,7 +246,10 @@ def _beats_all(one: _BinnedInput, inputs: list[_BinnedInput], labels: Labels) ->
         or any(part.all() or not part.any() for part in (labels[:half], labels[half:]))
     ):
         return None
-    alone = _rate_of(one.codes[:half], labels[:half], len(one.cells))[one.codes[half:]]
+    alone = rate_of(one.codes[:half], labels[:half], len(one.cells))[one.codes[half:]]
+    power, power_error = auc_loss(alone, np.zeros(len(alone)), labels[half:])
+    if 0.5 + power - _Z * power_error < BEATS:
+        return None
     X = np.stack([other.codes for other in inputs if other.name != one.name], axis=1)
     boosting = HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=0)
     together = boosting.fit(X[:half], labels[:half]).predict_proba(X[half:])[:, 1]
@@ -184,7 +265,7 @@ def _beats_all(one: _BinnedInput, inputs: list[_BinnedInput], labels: Labels) ->
     )
 
 
-def _vanishes(one: _BinnedInput, lead_ids: pd.Series, labels: Labels) -> str | None:
+def _vanishes(one: BinnedInput, lead_ids: pd.Series, labels: Labels) -> str | None:
     """Find an input whose power in the newest row of leads was missing in the row before."""
     rows = pd.Series(np.arange(len(labels)))
     before = rows.groupby(lead_ids.to_numpy()).shift().to_numpy()
@@ -209,29 +290,30 @@ def _vanishes(one: _BinnedInput, lead_ids: pd.Series, labels: Labels) -> str | N
     return f"its ROC-AUC of {auc:.2f} is {auc - lost:.2f} if read one step earlier"
 
 
-def _input(spec: FeatureSpec, columns: Columns, n: int) -> _BinnedInput:
+def bin_input(spec: FeatureSpec, columns: Columns, n: int) -> BinnedInput:
+    """Return the cells of an input of n rows: its values, or twentieths of a number."""
     values: Any = column(columns, spec.name, n)
     if spec.kind != NUMBER:
         texts = pd.Series([category(value)[: int(spec.high)] or "missing" for value in values])
         common = texts.value_counts().index[:_MAX_VALUES]
         codes, cells = pd.factorize(texts.where(texts.isin(common), "rare values"), sort=True)
-        return _BinnedInput(spec.name, codes, [repr(str(cell)) for cell in cells], True)
+        return BinnedInput(spec.name, codes, [repr(str(cell)) for cell in cells], True)
     numbers = as_numbers(values)
     valid = (numbers >= spec.low) & (numbers <= spec.high)
     codes = np.zeros(n, dtype=np.intp)
     distinct = np.unique(numbers[valid])
     if len(distinct) <= _BINS:
         codes[valid] = 1 + np.searchsorted(distinct, numbers[valid])
-        return _BinnedInput(
+        return BinnedInput(
             spec.name, codes, ["'missing'", *(f"{value:g}" for value in distinct.tolist())], True
         )
     edges = np.unique(np.quantile(numbers[valid], np.arange(1, _BINS) / _BINS, method="lower"))
     codes[valid] = 1 + np.searchsorted(edges, numbers[valid], side="left")
     names = [f"up to {edge:g}" for edge in edges.tolist()]
-    return _BinnedInput(spec.name, codes, ["'missing'", *names, f"over {edges[-1]:g}"], False)
+    return BinnedInput(spec.name, codes, ["'missing'", *names, f"over {edges[-1]:g}"], False)
 
 
-def _counts(one: _BinnedInput, labels: Labels) -> list[tuple[int, int]]:
+def _counts(one: BinnedInput, labels: Labels) -> list[tuple[int, int]]:
     """Return (leads, conversions) of each cell."""
     leads = np.bincount(one.codes, minlength=len(one.cells)).tolist()
     return list(
@@ -244,13 +326,11 @@ def _rates(codes: Codes, labels: Labels) -> Floats:
     rates = np.empty(len(codes))
     cells = int(codes.max()) + 1
     for half in (0, 1):
-        rates[half::2] = _rate_of(codes[1 - half :: 2], labels[1 - half :: 2], cells)[
-            codes[half::2]
-        ]
+        rates[half::2] = rate_of(codes[1 - half :: 2], labels[1 - half :: 2], cells)[codes[half::2]]
     return rates
 
 
-def _rate_of(codes: Codes, labels: Labels, cells: int) -> Floats:
+def rate_of(codes: Codes, labels: Labels, cells: int) -> Floats:
     """Return the rate of each cell, shrunk to the overall rate by ten leads: (cells,)."""
     leads, converted = (
         np.bincount(codes, minlength=cells),

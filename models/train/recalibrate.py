@@ -22,7 +22,7 @@ from models.monitor.recent_calibration import WINDOW, shift
 from models.registry import gate
 from models.registry.versions import CHAMPION, ModelRegistry
 from models.serve.artifact import Trained, golden_rows
-from models.serve.calibrators import Calibrator, log_odds
+from models.serve.calibrators import Calibrator, log_odds, move
 from models.serve.scorer import Model
 from models.train.curves import curves
 from models.train.table import iso
@@ -165,12 +165,12 @@ def _moved(
     options = manifest["options"]
     policy, cuts = manifest["threshold"], manifest["grades"]
     threshold = (
-        policy["value"] if options["policy"].startswith("cost") else _move(policy["value"], added)
+        policy["value"] if options["policy"].startswith("cost") else move(policy["value"], added)
     )
     grades = (
         cuts["cuts"]
         if options["grades"]
-        else {grade: _move(cut, added) for grade, cut in cuts["cuts"].items()}
+        else {grade: move(cut, added) for grade, cut in cuts["cuts"].items()}
     )
     probabilities = {
         "calibrated": tried,
@@ -216,8 +216,3 @@ def _moved(
         unpublished, [row["state"] for row in golden], [row["as_of"] for row in golden]
     )
     return Trained(moved, manifest)
-
-
-def _move(probability: float, added: float) -> float:
-    """Return a cut moved as the probabilities are, so that the same leads stay above it."""
-    return float(expit(log_odds(np.array([probability])) + added)[0])

@@ -21,7 +21,7 @@ class TrainingPart:
     """The n rows of one period, and their description for the manifest.
 
     `columns` are LeadState fields, `as_of` (n,) is in ms UTC, `labels` (n,) are outcomes, and
-    `leads` (n,) numbers the leads.
+    `leads` (n,) numbers the leads, alike in all parts of a table.
     """
 
     columns: Columns
@@ -67,13 +67,17 @@ def periods(table: pd.DataFrame, count: int) -> tuple[list[TrainingPart], list[T
     Raises UserError if a period lacks one of the classes.
     """
     number = split(table, [1 / count] * count)
-    cut = [_part(table[number == i], f"{_ORDINALS[i]} of {count} periods") for i in range(count)]
-    return cut, [
-        _part(table[(number >= 0) & (number <= i)], f"first {i + 1} periods") for i in range(count)
+    leads = pd.factorize(table["lead_id"])[0].astype(np.intp)
+
+    def part(inside: NDArray[np.bool_], name: str) -> TrainingPart:
+        return _part(table[inside], leads[inside], name)
+
+    return [part(number == i, f"{_ORDINALS[i]} of {count} periods") for i in range(count)], [
+        part((number >= 0) & (number <= i), f"first {i + 1} periods") for i in range(count)
     ]
 
 
-def _part(rows: pd.DataFrame, name: str) -> TrainingPart:
+def _part(rows: pd.DataFrame, leads: NDArray[np.intp], name: str) -> TrainingPart:
     labels = rows["converted"].to_numpy()
     if not labels.any() or labels.all():
         which = "conversion" if not labels.any() else "lead that did not convert"
@@ -82,7 +86,6 @@ def _part(rows: pd.DataFrame, name: str) -> TrainingPart:
             "or more leads"
         )
     columns = {field: rows[field].tolist() for field in STATE_FIELDS if field in rows.columns}
-    leads = pd.factorize(rows["lead_id"])[0].astype(np.intp)
     return TrainingPart(columns, rows["as_of"].to_numpy(), labels, leads, describe_rows(rows))
 
 

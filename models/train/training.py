@@ -17,18 +17,20 @@ evaluation model and `data.used` the final model.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from features import FittedFeatures, Specification, specify
 from leadstream.errors import UserError
 from models import evaluate
 from models.monitor import drift
+from models.monitor.ledger import read_learned_until
 from models.monitor.reference import reference
 from models.registry import gate
 from models.serve import calibrators
@@ -37,23 +39,20 @@ from models.serve.explain import contributions
 from models.serve.forest import pack
 from models.serve.scorer import Model
 from models.train import calibrate, candidates, leaks
-from models.train.candidates import RECIPES, FittedRecipe, FoldResult, concat
+from models.train.best_input import best_input
+from models.train.candidates import FittedRecipe, FoldResult, concat
+from models.train.choice import BEST, PERIODS, Progress, choose_trees
 from models.train.curves import curves
+from models.train.evidence import evidence
 from models.train.policies import Policy, grades
-from models.train.table import TrainingPart, check_table, describe_rows, iso, moment_of, periods
+from models.train.table import TrainingPart, check_table, describe_rows, iso, periods
 
-Progress = Callable[[str, float], None]
-
-PERIODS = 5
 METRICS_OF = (
     "the same recipe one period earlier: fitted and calibrated on the part that `judged` shows as "
     "train, metrics from its test part; the model itself was then fitted on the part that `used` "
     "shows"
 )
-FOLDS_OF = (
-    "the third and fourth of five periods, by trees and a sigmoid that were fitted on those before"
-)
-BEST = "best"
+OF_THE_SAMPLE = "; at the rate of the sample, before the shift to the rate of the population"
 _GOLDEN_ROWS = 8
 
 
@@ -67,6 +66,8 @@ class TrainOptions:
     - `allow_leaks`: inputs to use although they seem to leak the outcome.
     - `recipe`, `calibrator`: a name or "best".
     - `grades`: the cuts of A, B and C; None cuts by shares of leads.
+    - `calendar`: whether folds may choose inputs of the calendar.
+    - `base_rate`: the known rate of the population, if the table is a case-control sample.
     """
 
     horizon_days: float | None = 60
@@ -80,6 +81,8 @@ class TrainOptions:
     calibrator: str = BEST
     policy: Policy = field(default_factory=Policy)
     grades: Mapping[str, float] | None = None
+    calendar: bool = True
+    base_rate: float | None = None
     created_at: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
@@ -118,25 +121,27 @@ def train(
     progress("looking for leaks", 0.0)
     table = check_table(table, options.min_leads, options.min_conversions)
     found = leaks.audit(table, options.specification, options.origins)
-    leaks.refuse(found, options.allow_leaks, options.specification)
+    leaks.refuse(found.found, options.allow_leaks, options.specification)
     parts, cumulative = periods(table, PERIODS)
 
-    folds: dict[str, list[FoldResult]] = {}
-    names = list(RECIPES) if options.recipe == BEST else [options.recipe]
-    for done, name in enumerate(names):
-        progress(f"comparing recipes: {name}", 0.05 + 0.45 * done / len(names))
-        folds[name] = [_fold(name, parts, cumulative, i, options) for i in range(1, PERIODS - 1)]
-    compared = {name: candidates.fold_metrics(results) for name, results in folds.items()}
-    recipe = candidates.best(compared)
-    name, sentences = _calibrator(folds[recipe], options)
+    chosen = choose_trees(parts, cumulative, options, progress)
+    recipe, folds = chosen.recipe, chosen.folds
+    name, sentences, follows = _calibrator(folds, parts[PERIODS - 2], options)
 
     progress(f"evaluating {recipe} on the newest leads", 0.5)
-    newest = _fold(recipe, parts, cumulative, PERIODS - 1, options)
-    evaluation = _calibrated(newest.fitted, name, folds[recipe], options)
+    newest = candidates.fit_fold(
+        recipe, cumulative[-2], parts[-1], chosen.specification, options.seed
+    )
+    evaluation = _calibrated(newest.fitted, name, folds, options, follows=follows)
     performance = _performance(evaluation, newest)
+    stated = _stated(evaluation, newest)["calibrated"]
+    known = evidence([*folds, newest], stated, parts, follows=follows)
     progress(f"fitting {recipe} on all periods", 0.7)
-    fitted = candidates.fit(recipe, cumulative[-1], options.specification, options.seed)
-    final = _calibrated(fitted, name, [*folds[recipe], newest], options)
+    fitted = candidates.fit(recipe, cumulative[-1], chosen.specification, options.seed)
+    final = _calibrated(fitted, name, [*folds, newest], options, follows=follows)
+    if options.base_rate is not None:
+        added = calibrate.population_shift(options.base_rate, concat([*folds, newest]).labels)
+        final = _shifted(final, added, options)
 
     progress("writing golden rows", 0.95)
     artifact = _artifact(final, performance)
@@ -151,17 +156,19 @@ def train(
             "used": {"train": cumulative[-1].description},
             "periods": [part.description for part in parts],
         },
-        "candidates": {
-            "proposed": recipe,
-            "folds_of": FOLDS_OF,
-            "log_loss": {
-                name: candidates.mean_log_loss(results) for name, results in compared.items()
-            },
-            "folds": compared,
+        "candidates": chosen.candidates,
+        "inputs": {
+            **chosen.inputs,
+            "best_alone": best_input(cumulative[-2], parts[-1], newest, chosen.specification),
         },
         "calibrators": sentences,
-        **({"against": _against(champion, parts[-1], newest, evaluation)} if champion else {}),
-        "leaks": {"found": found, "allowed": sorted(set(found) & set(options.allow_leaks))},
+        "evidence": known,
+        **_against(champion, parts[-1], newest, evaluation, options),
+        "leaks": {
+            "found": found.found,
+            "allowed": sorted(set(found.found) & set(options.allow_leaks)),
+            "warnings": found.warnings,
+        },
         "drift": drift_part,
         "curves": {
             name: curves(stated, newest.scored.labels)
@@ -174,44 +181,79 @@ def train(
     return Trained(artifact, manifest)
 
 
-def _fold(
-    recipe: str,
-    parts: list[TrainingPart],
-    cumulative: list[TrainingPart],
-    i: int,
-    options: TrainOptions,
-) -> FoldResult:
-    return candidates.fit_fold(
-        recipe, cumulative[i - 1], parts[i], options.specification, options.seed
-    )
+def _calibrator(
+    folds: Sequence[FoldResult], last: TrainingPart, options: TrainOptions
+) -> tuple[str, dict[str, str], bool]:
+    """Return the calibrator to use, a sentence for each one tried, and whether it follows the rate.
 
-
-def _calibrator(folds: Sequence[FoldResult], options: TrainOptions) -> tuple[str, dict[str, str]]:
-    """Return the calibrator to use and a sentence for each one tried.
-
-    They are fitted on all folds but the last, and compared on the last.
+    They are fitted on all folds but the last, and compared on the last, whose rows are `last`.
     """
-    if options.calibrator != BEST:
-        return options.calibrator, {options.calibrator: "as told"}
+    raw, labels, _, rows = folds[-1].scored
+    earlier, prior = [one.scored[:2] for one in folds[:-1]], folds[0].fitted.prior
+    name, sentences = options.calibrator, {options.calibrator: "as told"}
     try:
-        return calibrate.choose(concat(folds[:-1])[:2], folds[-1].scored[:2], folds[0].fitted.prior)
+        if name == BEST:
+            # The score of trees with class weights is no probability.
+            weighted = folds[0].fitted.recipe.balanced
+            names = [n for n in calibrate.AUTOMATIC if not (weighted and n == calibrate.NONE)]
+            name, sentences = calibrate.choose(
+                concat(folds[:-1])[:2], (raw, labels), prior, last.leads[rows], names=names
+            )
+        follows = options.base_rate is None and calibrate.follows_level(
+            name, earlier, (raw, labels), prior, last.leads[rows]
+        )
     except UserError as error:
         raise _refused(error) from None
+    return name, sentences, follows
 
 
 def _calibrated(
-    fitted: FittedRecipe, name: str, folds: Sequence[FoldResult], options: TrainOptions
+    fitted: FittedRecipe,
+    name: str,
+    folds: Sequence[FoldResult],
+    options: TrainOptions,
+    *,
+    follows: bool,
 ) -> _CalibratedRecipe:
-    """Fit calibrator, threshold and grades of a recipe on out-of-fold scores."""
+    """Fit calibrator, threshold and grades of a recipe on out-of-fold scores.
+
+    One that `follows` has the level of the newest fold.
+    """
     raw, labels, missing, _ = concat(folds)
     try:
         calibrator = calibrators.fit(name, raw, labels, fitted.prior, missing)
     except UserError as error:
         raise _refused(error) from None
+    if follows:
+        newest = folds[-1].scored
+        added = calibrate.level_of(calibrator, newest.raw, newest.labels)
+        calibrator = replace(calibrator, shift=added)
     probability = calibrator.interval(raw)[0]
     cuts, policy = grades(probability, options.grades)
     threshold = options.policy.threshold(probability, labels)
     return _CalibratedRecipe(fitted, calibrator, len(labels), threshold, cuts, policy, probability)
+
+
+def _shifted(
+    calibrated: _CalibratedRecipe, added: float, options: TrainOptions
+) -> _CalibratedRecipe:
+    """Move calibrator, threshold and grades from the rate of the sample to that of the population.
+
+    The same leads stay above a cut, unless the cut was stated or follows from costs. Source: C.
+    Elkan, "The foundations of cost-sensitive learning", IJCAI 2001, theorem 2.
+    """
+    cuts, threshold = calibrated.grades, calibrated.threshold
+    if options.grades is None:
+        cuts = {grade: calibrators.move(cut, added) for grade, cut in cuts.items()}
+    if options.policy.kind != "cost":
+        threshold = calibrators.move(threshold, added)
+    return replace(
+        calibrated,
+        calibrator=replace(calibrated.calibrator, shift=added),
+        threshold=threshold,
+        grades=cuts,
+        probability=expit(calibrators.log_odds(calibrated.probability) + added),
+    )
 
 
 def _performance(evaluation: _CalibratedRecipe, test: FoldResult) -> dict[str, evaluate.Metrics]:
@@ -243,29 +285,35 @@ def _stated(evaluation: _CalibratedRecipe, test: FoldResult) -> dict[str, NDArra
 
 
 def _against(
-    champion: Model, part: TrainingPart, newest: FoldResult, evaluation: _CalibratedRecipe
+    champion: Model | None,
+    part: TrainingPart,
+    newest: FoldResult,
+    evaluation: _CalibratedRecipe,
+    options: TrainOptions,
 ) -> dict[str, Any]:
     """Compare the champion with the evaluation model on the newest leads, for the manifest.
 
-    Leaves out rows that the champion may have learned from or cannot score.
+    Leaves out rows that the champion may have learned from or cannot score. Rows of a case-control
+    sample weigh as in the population.
     """
-    raw, _, missing, rows = newest.scored
-    candidate = evaluation.calibrator.interval(raw, missing)[0]
+    if champion is None:
+        return {}
+    raw, labels, missing, rows = newest.scored
+    added = calibrate.population_shift(options.base_rate, labels)
+    candidate = replace(evaluation.calibrator, shift=added).interval(raw, missing)[0]
     scores = champion.score(part.columns, part.as_of)
-    fresh = part.as_of[rows] > _learned_until(champion.manifest)
+    learned_until = read_learned_until(champion.manifest)
+    fresh = part.as_of[rows] > (-1 if learned_until is None else learned_until)
     fresh &= ~np.isin(rows, list(scores.failed))
-    return gate.compare(
+    compared = gate.compare(
         champion,
         scores.probability[rows][fresh],
         candidate[fresh],
         part.labels[rows][fresh],
         part.leads[rows][fresh],
+        base_rate=options.base_rate,
     )
-
-
-def _learned_until(manifest: Mapping[str, Any]) -> int:
-    used = manifest.get("data", {}).get("used")
-    return moment_of(used["train"]["to"]) if used else -1
+    return {"against": compared}
 
 
 def _reference(calibrated: _CalibratedRecipe, part: TrainingPart) -> dict[str, Any]:
@@ -273,7 +321,10 @@ def _reference(calibrated: _CalibratedRecipe, part: TrainingPart) -> dict[str, A
     made = reference(
         calibrated.fitted.features, part.columns, len(part.as_of), calibrated.probability
     )
-    return {**made, "independent_rows": drift.independent(np.bincount(part.leads))}
+    return {
+        **made,
+        "independent_rows": drift.independent(np.unique(part.leads, return_counts=True)[1]),
+    }
 
 
 def _newest_drift(
@@ -282,7 +333,7 @@ def _newest_drift(
     """Compare each input of the newest period with the four before, for `models report`."""
     features = evaluation.fitted.features
     rows, *_ = candidates.matrix(features, part)
-    worth = drift.independent(np.bincount(part.leads)) / len(part.as_of)
+    worth = drift.independent(np.unique(part.leads, return_counts=True)[1]) / len(part.as_of)
     compared = drift.DriftReference(before, features.specification.outputs)
     found = compared.compare_inputs(rows, np.full(len(rows), worth))
     return {
@@ -335,10 +386,13 @@ def _manifest(
             "grades": dict(options.grades) if options.grades else None,
             "seed": options.seed,
             "allow_leaks": list(options.allow_leaks),
+            "calendar": options.calendar,
+            "base_rate": options.base_rate,
+            "own_fields": _own_fields(options.specification),
         },
         "libraries": library_versions(),
         "label": {
-            "definition": _definition(options.horizon_days),
+            "definition": _definition(options.horizon_days, options.base_rate),
             "horizon_days": options.horizon_days,
         },
         "features": {
@@ -348,6 +402,8 @@ def _manifest(
             "importance": artifact["feature_importance"],
         },
         "calibration": {
+            **({"shift": final.calibrator.shift} if final.calibrator.shift else {}),
+            **({} if options.base_rate is None else {"base_rate": options.base_rate}),
             "name": final.calibrator.name,
             "method": calibrators.CALIBRATORS[final.calibrator.name].sentence,
             "interval": calibrators.CALIBRATORS["venn_abers"].sentence,
@@ -356,14 +412,27 @@ def _manifest(
         "threshold": {"value": final.threshold, "policy": options.policy.sentence},
         "grades": {"cuts": final.grades, "policy": final.grade_policy},
         "metrics": artifact["performance"],
-        "metrics_of": METRICS_OF,
+        "metrics_of": METRICS_OF + (OF_THE_SAMPLE if options.base_rate is not None else ""),
     }
 
 
-def _definition(horizon_days: float | None) -> str:
+def _own_fields(specification: Specification) -> list[list[Any]]:
+    """Return the CRM's own fields that training was given, those that it left out included."""
+    return [
+        [spec.name, spec.kind, float(spec.low), float(spec.high), spec.imputation]
+        for spec in specification.inputs
+        if "." in spec.name
+    ]
+
+
+def _definition(horizon_days: float | None, base_rate: float | None) -> str:
+    population = "" if base_rate is None else f", where {base_rate:.3g} of all leads convert"
     if horizon_days is None:
-        return "converted, as the source of the table says"
-    return f"application submitted within {horizon_days:g} days after the moment of prediction"
+        return f"converted, as the source of the table says{population}"
+    return (
+        f"application submitted within {horizon_days:g} days after the moment of prediction"
+        f"{population}"
+    )
 
 
 def _golden_inputs(part: TrainingPart, seed: int) -> tuple[list[dict[str, Any]], list[int]]:

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from features import columns_of
+from leadstream.errors import UserError
+from models.serve import calibrators
+from models.serve.calibrators import CALIBRATORS
 from models.serve.explain import strongest
 from models.serve.scorer import Model
 from models.serve.venn_abers import VennAbers
@@ -66,6 +71,30 @@ def test_a_higher_score_is_never_a_lower_probability(drawn: list[tuple[int, bool
     assert (low <= probability).all()
     assert (probability <= high).all()
     assert ((low >= 0) & (high <= 1) & (low < high)).all()
+
+
+raw_scores = st.one_of(st.sampled_from([0.0, 1e-9, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1))
+samples = st.lists(st.tuples(raw_scores, st.booleans()), min_size=2, max_size=30).filter(
+    lambda drawn: len({label for _, label in drawn}) == 2
+)
+
+
+@settings(max_examples=examples(200))
+@given(samples, st.sampled_from(list(CALIBRATORS)), st.sampled_from([0.0, 25.0, -25.0]))
+def test_no_calibrator_says_that_something_always_or_never_happens(
+    drawn: list[tuple[float, bool]], name: str, shift: float
+) -> None:
+    raw = np.array([score for score, _ in drawn])
+    labels = np.array([label for _, label in drawn])
+    try:
+        calibrator = replace(calibrators.fit(name, raw, labels, float(labels.mean())), shift=shift)
+    except UserError:
+        return
+    asked = np.unique(np.concatenate([raw, np.linspace(0, 1, 101)]))
+    probability, low, high = calibrator.interval(asked)
+    assert ((probability > 0) & (probability < 1)).all()
+    assert ((low <= probability) & (probability <= high)).all()
+    assert (np.diff(probability) >= -1e-12).all()
 
 
 @settings(deadline=None, max_examples=examples(60))

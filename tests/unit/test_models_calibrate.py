@@ -30,7 +30,9 @@ def balanced_scores(
     return raw, rng.random(n) < truth, truth
 
 
-@pytest.mark.parametrize("name", [name for name in CALIBRATORS if name != "legacy_sigmoid"])
+@pytest.mark.parametrize(
+    "name", [name for name in CALIBRATORS if name not in ("legacy_sigmoid", "none")]
+)
 def test_a_balanced_score_becomes_the_true_rate_by_any_learnt_calibrator(name: str) -> None:
     raw, labels, _ = balanced_scores()
     later, _, truth = balanced_scores(seed=1)
@@ -152,7 +154,36 @@ def test_scores_without_overlap_have_no_sigmoid_but_other_calibrators() -> None:
     labels = np.sort(labels)
     with pytest.raises(UserError, match="do not overlap"):
         calibrators.fit("sigmoid", raw, labels, 0.5)
-    assert calibrators.fit("isotonic", raw, labels, 0.5).interval(raw)[0].max() == 1.0
+    probability = calibrators.fit("isotonic", raw, labels, 0.5).interval(raw)[0]
+    assert (probability.min(), probability.max()) == (0.5 / 31, 60.5 / 61)
+
+
+def test_an_end_step_of_few_leads_does_not_pass_its_neighbor() -> None:
+    raw = np.array([0.1, *[0.2] * 10, 0.3])
+    labels = np.array([False, *[True] + [False] * 9, True])
+    probability = calibrators.fit("isotonic", raw, labels, 0.5).interval(raw)[0]
+    assert probability.tolist() == [0.1] * 11 + [0.75]
+
+
+def test_an_artifact_without_limits_scores_as_before() -> None:
+    raw, labels, _ = balanced_scores(400)
+    fitted = calibrators.fit("sigmoid", raw, labels, 0.5)
+    old = replace(fitted, rates=np.empty(0))
+    assert old.interval(np.array([1.0]))[0][0] > fitted.interval(np.array([1.0]))[0][0]
+    usual = raw[(raw > 0.2) & (raw < 0.8)]
+    assert old.interval(usual)[0].tolist() == fitted.interval(usual)[0].tolist()
+
+
+def test_a_calibrator_that_gains_by_chance_only_is_not_chosen() -> None:
+    chosen = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        raw = rng.beta(2, 5, 1200)
+        labels = rng.random(1200) < raw
+        name, stated = calibrate.choose((raw[:800], labels[:800]), (raw[800:], labels[800:]), 0.3)
+        chosen.append((name, "no calibrator gains 2 standard errors" in stated["none"]))
+    assert {name for name, _ in chosen} == {"none"}
+    assert any(by_chance for _, by_chance in chosen)
 
 
 def test_a_capacity_is_not_exceeded_unless_nobody_would_be_called() -> None:

@@ -13,8 +13,9 @@ from models.serve.forest import Forest, pack_boosting
 from models.serve.scorer import Model
 from models.train import candidates
 from models.train.candidates import RECIPES
+from models.train.choice import BEST
 from models.train.table import periods
-from models.train.training import BEST, train
+from models.train.training import train
 from tests.unit.test_models_train import OPTIONS, START, leads
 
 pytestmark = pytest.mark.slow
@@ -150,7 +151,7 @@ def test_the_proposed_recipe_loses_least_in_time_ordered_folds_and_all_metrics_a
             "accuracy",
         } < set(results[0])
         assert manifest["log_loss"]["forest"] == pytest.approx(
-            np.mean([fold["log_loss"] for fold in manifest["folds"]["forest"]])
+            np.mean([fold["log_loss_at_own_rate"] for fold in manifest["folds"]["forest"]])
         )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from features import columns_of
@@ -36,6 +37,7 @@ source = "source"
 column = "converted"
 true = ["True"]
 false = ["False"]
+decided_at = { column = "decided_at", format = "epoch_ms" }
 """
 
 
@@ -63,10 +65,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
+def decided(table: pd.DataFrame, days: int = 1) -> pd.DataFrame:
+    """The table with the moment of each decision, so many days after the row."""
+    return table.assign(decided_at=table["as_of"] + days * DAY_MS)
+
+
 @pytest.fixture
 def export(tmp_path: Path) -> tuple[str, ...]:
     """The words that train from a small export with one bad row."""
-    table = leads(900)
+    table = decided(leads(900))
     table.to_csv(tmp_path / "leads.csv", index=False)
     with (tmp_path / "leads.csv").open("a") as file:
         file.write("bad row\n")
@@ -148,7 +155,7 @@ def test_a_file_that_is_misread_stops_the_training_with_the_reason_and_its_fix(
 def test_what_train_prints_as_json_a_program_can_read(
     store: str, export: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(*export, "--json", "--oldest", "0.8", "--horizon", "30") == 0
+    assert call(*export, "--json", "--oldest", "0.8", "--horizon", "5") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["version"], printed["promoted"], printed["champion"]) == (
         "1.0.0",
@@ -156,9 +163,10 @@ def test_what_train_prints_as_json_a_program_can_read(
         "1.0.0",
     )
     assert printed["refused"] == [{"line": 902, "problem": printed["refused"][0]["problem"]}]
-    assert printed["data"]["rows"] == 720
+    assert printed["data"]["rows"] == 680
+    assert printed["left_out"] == {"young": 40, "undated": 0}
     assert set(printed["metrics"]) == {"calibrated", "raw", "legacy_sigmoid"}
-    assert ModelRegistry(store, TRUST).show("1.0.0")["label"]["horizon_days"] == 30
+    assert ModelRegistry(store, TRUST).show("1.0.0")["label"]["horizon_days"] == 5
 
 
 def test_recipe_calibrator_policy_and_grades_are_those_that_were_asked_for(
@@ -296,9 +304,7 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
         UserError, match=r"there is no champion .* leadstream train makes the first"
     ):
         call("retrain", *source, *few)
-    assert (
-        call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "30", "--seed", "5") == 0
-    )
+    assert call(*export, "--threshold-policy", "capacity:0.2", "--horizon", "5", "--seed", "5") == 0
     capsys.readouterr()
     # The same leads again: judged on the same period, the two are equal, and nothing speaks against
     # the new one.
@@ -316,12 +322,11 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     # Newer leads without outcomes enough to tell are no reason to replace a champion.
     by = 400 * 86_400_000
     table = leads(900, seed=3).assign(lead_id=lambda rows: rows["lead_id"] + "-later")
-    table.assign(as_of=table["as_of"] + by, created_at=table["created_at"] + by).to_csv(
-        tmp_path / "leads.csv", index=False
-    )
+    newer = table.assign(as_of=table["as_of"] + by, created_at=table["created_at"] + by)
+    decided(newer).to_csv(tmp_path / "leads.csv", index=False)
     assert call("retrain", *source, *few, "--promote") == 1
     predicted = capsys.readouterr()
-    assert "Not promoted: only 180 rows with their outcome" in predicted.err
+    assert "Not promoted: only 172 rows with their outcome" in predicted.err
     assert (
         "The champion is still 1.1.0. To serve this one: leadstream models promote 1.2.0 --force"
         in predicted.out
@@ -335,7 +340,7 @@ def test_retrain_does_as_the_champion_did_and_the_gate_decides_whether_it_serves
     displayed = capsys.readouterr().out
     assert max(map(len, displayed.splitlines())) <= 80
     assert "champion: promote 1.1.0 → 1.2.0, by " in displayed
-    assert "forced although only 180 rows" in " ".join(displayed.split())
+    assert "forced although only 172 rows" in " ".join(displayed.split())
     assert call("models", "log", "--json") == 0
     assert [move["to"] for move in json.loads(capsys.readouterr().out)] == [
         "1.0.0",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.registry import gate
+from models.evaluate import mean_of_groups
 from models.registry.gate import GateRefused, objections
 from models.registry.versions import ModelRegistry
 from models.serve.artifact import Trained
@@ -114,7 +114,8 @@ def test_an_allowed_leak_is_named_and_forcing_it_stays_in_the_log(tmp_path: Path
     registry = ModelRegistry(str(tmp_path), TRUST, user="ada@crm")
     registry.promote(registry.publish(train_once(leads(1500), SURE)))
     table = later(leads(1500, seed=1))
-    table = table.assign(status=np.where(table["converted"], "enrolled", "open"))
+    wrong = np.random.default_rng(2).random(len(table)) < 0.03
+    table = table.assign(status=np.where(table["converted"] ^ wrong, "enrolled", "open"))
     present = registry.verify("1.0.0")
     leaking = registry.publish(
         train_once(table, replace(SURE, allow_leaks=("status",)), champion=present)
@@ -139,17 +140,63 @@ def test_a_challenger_alias_asks_for_no_gate(tmp_path: Path) -> None:
     assert registry.aliases() == {"champion": "1.0.0", "challenger": other}
 
 
-def test_a_model_that_tells_no_more_than_the_base_rate_is_refused_even_as_the_first(
-    tmp_path: Path,
+def changed(trained: Trained, **parts: dict[str, Any]) -> Trained:
+    """The model with other figures in its evidence."""
+    evidence = trained.manifest["evidence"]
+    merged = {name: {**evidence[name], **part} for name, part in parts.items()}
+    return Trained(trained.artifact, {**trained.manifest, "evidence": {**evidence, **merged}})
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"log_loss": {"gain": 0.001, "standard_error": 0.001}}, "not know more than a constant"),
+        ({"roc_auc": {"value": 0.56, "standard_error": 0.02}}, "its ranking may be chance"),
+        ({"newest_period": {"gain": -0.05, "standard_error": 0.02}}, "newest period alone"),
+    ],
+)
+def test_a_model_that_knows_nothing_beyond_chance_is_refused_even_as_the_first(
+    parts: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     registry = ModelRegistry(str(tmp_path), TRUST)
-    trained = train_once(leads(1500), SURE)
-    metrics = trained.manifest["metrics"]
-    worse = {**metrics, "calibrated": {**metrics["calibrated"], "log_loss": 0.9}}
-    version = registry.publish(Trained(trained.artifact, {**trained.manifest, "metrics": worse}))
-    with pytest.raises(GateRefused, match="no better than that of always saying"):
+    version = registry.publish(changed(train_once(leads(1500), SURE), **parts))
+    with pytest.raises(GateRefused, match=sentence):
         registry.promote(version)
     assert registry.resolve() is None
+    registry.promote(version, force=True)
+    assert registry.resolve() == version
+
+
+def test_a_version_without_evidence_is_judged_as_before(champion: Model) -> None:
+    manifest = {name: part for name, part in champion.manifest.items() if name != "evidence"}
+    assert objections(Model(train_once(leads(1500), SURE).artifact, manifest), None) == []
+    metrics = manifest["metrics"]
+    worse = {**metrics, "calibrated": {**metrics["calibrated"], "log_loss": 0.9}}
+    old = Model(train_once(leads(1500), SURE).artifact, {**manifest, "metrics": worse})
+    assert "no better than that of always saying" in objections(old, None)[0]
+
+
+def test_a_row_from_the_future_does_not_stop_later_promotions() -> None:
+    wrong = leads(1500)
+    wrong.loc[1499, "as_of"] = 7_353_504_000_000  # 2203
+    present = model(train_once(wrong, SURE))
+    candidate = train_once(later(leads(1500, seed=1), 4 * YEAR), SURE, champion=present)
+    assert candidate.manifest["against"]["rows"] == 300
+    assert objections(model(candidate, "1.1.0"), present) == []
+
+
+def test_a_permission_of_the_champion_lasts_although_its_leads_showed_no_leak(
+    champion: Model,
+) -> None:
+    candidate = train_once(later(leads(1500, seed=1)), SURE, champion=champion)
+    leaking = {**candidate.manifest, "leaks": {"found": {"source": "x"}, "allowed": ["source"]}}
+    version = Model(candidate.artifact, {**leaking, "version": "1.1.0", "artifact": {"sha256": ""}})
+    assert "leak into source" in objections(version, champion)[0]
+    options = {**champion.manifest["options"], "allow_leaks": ["source"]}
+    permitted = Model(
+        train_once(leads(1500), SURE).artifact, {**champion.manifest, "options": options}
+    )
+    assert objections(version, permitted) == []
 
 
 def test_golden_rows_that_the_candidate_reads_quite_differently_are_named(champion: Model) -> None:
@@ -166,7 +213,7 @@ def test_golden_rows_that_the_candidate_reads_quite_differently_are_named(champi
 def test_rows_of_one_lead_count_as_one_in_the_standard_error() -> None:
     rng = np.random.default_rng(0)
     values, groups = np.repeat(rng.normal(size=500), 4), np.repeat(np.arange(500), 4)
-    _, clustered = gate.mean_of_groups(values, groups)
-    _, alone = gate.mean_of_groups(values, np.arange(2000))
+    _, clustered = mean_of_groups(values, groups)
+    _, alone = mean_of_groups(values, np.arange(2000))
     assert clustered == pytest.approx(2 * alone, rel=1e-6)
     assert alone == pytest.approx(values.std() / np.sqrt(2000), rel=1e-9)

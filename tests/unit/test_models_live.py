@@ -94,3 +94,13 @@ def test_a_lead_whose_older_prediction_left_the_window_is_still_found_to_be_eras
     assert [one.prediction.lead_id for one in live.window("1.0.0", "champion")] == ["lead 2"]
     live.add([judged(3, 0.5, True, at=4), judged(4, 0.5, True, at=5)])
     assert set(live._leads) == {"lead 3", "lead 4"}
+
+
+def test_a_prediction_as_of_a_lead_that_the_model_learned_from_is_no_measure_of_it() -> None:
+    live = LiveWindows(lambda _version: None, learned_until_of={"1.0.0": DAY_MS}.get)
+    live.add(judged(day, 0.5, converted=True) for day in range(4))
+    assert live.trained_on == 2
+    assert [one.prediction.lead_id for one in live.window("1.0.0", "champion")] == [
+        "lead 2",
+        "lead 3",
+    ]

@@ -1,0 +1,81 @@
+"""What passes the gate, by `leadstream train` on files of noise and of one weak signal."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.stranger_files import StrangerFile, make_file, noise_file, signal_file
+from leadstream.errors import UserError
+from models.registry.versions import ModelRegistry
+from tests.trained_models import TRUST, write_key
+from tests.unit.test_models_commands import call
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_STORE", str(tmp_path / "models"))
+    monkeypatch.setenv("LEADSTREAM_MODEL_SIGNING_KEY", str(write_key(tmp_path / "key")))
+    return tmp_path
+
+
+def trained(
+    file: StrangerFile, folder: Path, capsys: pytest.CaptureFixture[str], *options: str
+) -> dict[str, Any]:
+    file.rows.to_csv(folder / "leads.csv", index=False)
+    (folder / "leads.toml").write_text(file.mapping)
+    words = ("--csv", "leads.csv", "--mapping", "leads.toml", "--recipe", "additive", "--json")
+    assert call("train", *words, *options) == 0
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_noise_does_not_become_the_champion(
+    seed: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(UserError):  # may be refused before there is a version
+        printed = trained(noise_file(seed, 1_500), folder, capsys)
+        assert printed["objections"]
+    assert ModelRegistry(str(folder / "models"), TRUST).resolve() is None
+
+
+def test_a_weak_signal_becomes_the_first_champion(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = trained(signal_file(0), folder, capsys)
+    assert printed["promoted"], printed["objections"]
+    assert printed["evidence"]["roc_auc"]["value"] > 0.57
+
+
+def test_a_year_that_changes_its_base_rate_costs_no_ranking(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(4)
+    visits = rng.normal(size=3_000)
+    odds = -1.6 + 0.65 * visits + 0.9 * np.sin(5 * np.linspace(0, 1, 3_000))
+    file = make_file("340 days", rng, 340, odds, visits=visits)
+    printed = trained(file, folder, capsys)
+    assert "created_month" in printed["inputs"]["left_out"]
+    best = printed["inputs"]["best_alone"]["roc_auc"]
+    assert printed["metrics"]["calibrated"]["roc_auc"] > best - 0.02
+
+
+def test_the_rate_of_the_population_moves_the_probability_and_is_in_the_manifest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--base-rate", "0.031", "--calibrator", "sigmoid")
+    printed = trained(signal_file(1, 3_000, 0.75), folder, capsys, *options)
+    registry = ModelRegistry(str(folder / "models"), TRUST)
+    manifest = registry.show(printed["version"])
+    assert manifest["calibration"]["base_rate"] == 0.031
+    assert "0.031 of all leads convert" in manifest["label"]["definition"]
+    stated = [row["probability"] for row in manifest["golden"]]
+    assert 0.005 < np.mean(stated) < 0.1
+    assert printed["data"]["base_rate"] > 0.14
