@@ -74,6 +74,10 @@ class HistoryReader:
         """Return the table that a topic is written to."""
         return self._tables[topic]
 
+    def main_topic(self, table: HistoryTable) -> str:
+        """Return the first topic that is written to a table."""
+        return next(topic for topic, each in self._tables.items() if each is table)
+
     def read(self, topic: str, messages: Sequence[Message]) -> TopicRecords:
         """Decode messages of one topic. Raises Transient if the registry or Postgres is away."""
         table = self._tables[topic]

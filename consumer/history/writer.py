@@ -26,8 +26,8 @@ from leadstream.errors import Fenced, Poison, Transient, UserError
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Partition
 
 # A commit comes earlier if so much is buffered.
-MAX_ROWS = 200_000
-MAX_BYTES = 64 * 2**20
+MAX_ROWS = 100_000
+MAX_BYTES = 32 * 2**20
 # Commits that find another commit in their way; then the loop waits.
 MAX_CONFLICTS = 5
 
@@ -185,6 +185,13 @@ class HistoryWriter:
         with suppress(Transient):
             self._source.commit(replace(Batch.from_messages([], ClosedBy.DRAIN), next=done))
 
+    def in_charge(self, table: HistoryTable) -> bool:
+        """Return whether this process owns partition 0 of the topic that a table is named after."""
+        owned = self._source.assigned()
+        return any(
+            partition == 0 and self._reader.main_topic(table) == topic for topic, partition in owned
+        )
+
     def _starts(self, batch: Batch) -> dict[Partition, int]:
         """Return from which offset on each partition of a batch is new.
 
@@ -309,7 +316,6 @@ class HistoryWriter:
         if late.any():
             left_out = _by_topic(rows.filter(pa.array(late)))
             rows = rows.filter(pa.array(~late))
-        rows = rows.combine_chunks()
         written = pa.array(np.full(len(rows), written_ms * 1000, np.int64)).cast(MOMENT)
         times = rows[table.time]
         month = months(times.combine_chunks()) if len(rows) else pa.array([], pa.string())

@@ -16,6 +16,7 @@ from leadstream.errors import SettingsError, Transient
 if TYPE_CHECKING:
     from consumer.history.summary import TableSummary
     from consumer.history.topic_records import TopicRecords
+    from consumer.history.upkeep import UpkeepResult
     from consumer.scoring.leads import LeadLookup
     from leadstream.errors import Poison
     from leadstream.kafka.batch import Message
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
 
 PURPOSE = "name the folder or URL that is to hold the history, for example /srv/history"
+# The upkeep may end within the time that a stop has.
+UPKEEP_SECONDS = 10.0
 # Records that are decoded together.
 BATCH_RECORDS = 20_000
 
@@ -49,6 +52,16 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     write.set_defaults(func=run_write)
+    compact = inner.add_parser(
+        "compact",
+        help="join small files, delete unused ones, and erase at once",
+        description="Delete the rows of erased leads, join small files, and delete the files that\n"
+        "no version needs. `history write` does the same by itself, in time.",
+        epilog="example:\n  leadstream history compact --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compact.add_argument("--json", action="store_true", help="print one JSON object")
+    compact.set_defaults(func=run_compact)
     status = inner.add_parser(
         "status",
         help="print the size of each table, and how far each topic is written",
@@ -76,7 +89,9 @@ def run_write(_arguments: argparse.Namespace) -> int:
     need_extra()
     from consumer.history.table_schemas import tables_by_topic
     from consumer.history.topic_records import HistoryReader
+    from consumer.history.upkeep import HistoryUpkeep
     from consumer.history.writer import HistoryTables, HistoryWriter
+    from leadstream.background import Worker
     from leadstream.process.loop import BatchLoop
     from leadstream.process.metrics import HistoryMetrics
 
@@ -91,6 +106,9 @@ def run_write(_arguments: argparse.Namespace) -> int:
         reader = HistoryReader(settings.topics, service.registry, leads)
         report = HistoryReport(metrics, service.context.logger)
         service.context.stop_by_signals(loop)
+        worker = Worker("upkeep")
+        service.context.resources.callback(worker.close, UPKEEP_SECONDS)
+        upkeep = HistoryUpkeep(root, report, worker, erasure_hours=settings.history_erasure_hours)
         started = cache(service.context.started)
         larger = settings.model_copy(update={"batch_max_records": BATCH_RECORDS})
 
@@ -106,6 +124,7 @@ def run_write(_arguments: argparse.Namespace) -> int:
                     tables.open()
                     if writer.flush_due():
                         service.health.resumed()
+                    upkeep.run_due(writer.in_charge)
 
                 loop.run(source, writer.process, ready)
                 with suppress(Transient):  # what is left is read again
@@ -113,6 +132,41 @@ def run_write(_arguments: argparse.Namespace) -> int:
 
         service.keep_membership(membership, loop)
     return 0
+
+
+def run_compact(arguments: argparse.Namespace) -> int:
+    """Keep every table once; the exit code is 1 if there are none."""
+    from leadstream.settings import load_settings
+
+    settings = load_settings()
+    root = settings.need("LEADSTREAM_HISTORY", PURPOSE)
+    need_extra()
+    from consumer.history.table_schemas import TABLES
+    from consumer.history.upkeep import TableUpkeep
+
+    found = [TableUpkeep(root, table) for table in TABLES]
+    results = [
+        upkeep.run(erase=True, join=True, every_file=True) for upkeep in found if upkeep.look()
+    ]
+    if arguments.json:
+        print(json.dumps({"tables": [asdict(each) for each in results]}, indent=2))
+    else:
+        for each in results:
+            print(
+                f"{each.table}: {each.erased_rows:,} rows of erased leads, {each.joined_files:,} "
+                f"files joined, {each.deleted_files:,} deleted"
+            )
+    return 0 if results else _report_absent(root)
+
+
+def _report_absent(root: str) -> int:
+    from leadstream.addresses import masked_url
+
+    print(
+        f"leadstream: no history at {masked_url(root)}; `leadstream history write` makes one",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -132,12 +186,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         print(json.dumps({"history": masked_url(root), "tables": tables}, indent=2))
     elif found:
         _print_summaries(found)
-    if not found:
-        print(
-            f"leadstream: no history at {masked_url(root)}; `leadstream history write` makes one",
-            file=sys.stderr,
-        )
-    return 0 if found else 1
+    return 0 if found else _report_absent(root)
 
 
 def _print_summaries(found: "list[TableSummary]") -> None:
@@ -243,6 +292,24 @@ class HistoryReport:
             version=version,
             commit_ms=round(seconds * 1000, 1),
         )
+
+    def kept(self, result: "UpkeepResult") -> None:
+        """Report what the upkeep did on a table."""
+        self._metrics.upkeep.labels(result.table, "done").inc()
+        self._metrics.erased_rows.labels(result.table).inc(result.erased_rows)
+        self._logger.info(
+            "table.kept",
+            table=result.table,
+            erased_rows=result.erased_rows,
+            joined_files=result.joined_files,
+            deleted_files=result.deleted_files,
+            seconds=round(result.seconds, 2),
+        )
+
+    def upkeep_failed(self, table: str, detail: str) -> None:
+        """Report that the upkeep of a table failed."""
+        self._metrics.upkeep.labels(table, "failed").inc()
+        self._logger.warning("table.upkeep_failed", table=table, detail=detail)
 
     def conflict(self, table: str, detail: str) -> None:
         """Report a commit that another one forced to start again."""

@@ -383,5 +383,16 @@ class HistoryMetrics(_Registered):
         self.held = self._counter(
             "history_held", "Times a dependency did not answer the history.", "dependency"
         )
+        self.erased_rows = self._counter(
+            "history_erased_rows", "Rows of erased leads that were deleted.", "table"
+        )
+        self.upkeep = self._counter(
+            "history_upkeep",
+            "Times that files were joined, erased or deleted: done, or failed and tried again.",
+            *("table", "result"),
+        )
+        for table in ("changes", "predictions", "outcomes"):
+            for result in ("done", "failed"):
+                self.upkeep.labels(table, result)
         for source in ("event", "database", "missing"):
             self.states.labels(source)
