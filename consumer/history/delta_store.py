@@ -39,7 +39,8 @@ _REMOTE = {
     "max_retries": "2",
     "retry_timeout": "20s",
 }
-WRITER = WriterProperties(compression="ZSTD")
+# A row group is held in memory until it is complete.
+WRITER = WriterProperties(compression="ZSTD", max_row_group_size=65_536)
 # Old commits describe files that are gone; Delta removes them with its next checkpoint.
 _LOG_DAYS = 1
 _COLORS = re.compile(r"\x1b\[[0-9;]*m|\u21b3")

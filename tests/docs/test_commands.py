@@ -28,6 +28,7 @@ RUN = {
     "fields check": ("integration/test_fields.py", '"fields", "check"'),
     "fields suggest": ("integration/test_fields.py", '"fields", "suggest"'),
     "follow": ("integration/test_follow.py", '"follow"'),
+    "history compact": ("integration/test_history.py", '"history", "compact"'),
     "history status": ("integration/test_history.py", '"history", "status"'),
     "history write": ("integration/test_history.py", '"history", "write"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),

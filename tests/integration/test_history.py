@@ -17,7 +17,7 @@ from leadstream.kafka.batch import Message, Output
 from leadstream.local.broker import Broker
 from leadstream.local.postgres import Postgres
 from schemas.codec import Reader, Writer
-from tests.histories import stored
+from tests.histories import files_with, stored
 from tests.integration.outboxes import outbox_crm
 from tests.integration.running import QUICK, Stage, until
 from tests.subscriber import prediction
@@ -100,7 +100,7 @@ def test_every_record_is_in_its_table_once_after_kills_and_with_two_processes(
         record = _CHANGE.decode(values[row["partition"], row["offset"]])
         assert (row["event_id"], row["lead_id"]) == (record["event_id"], record["lead_id"])
         assert row["status"] == record["lead"]["status"]
-    found = status(stage.environment | settings, tmp_path)
+    found = verb("status", stage.environment | settings, tmp_path)
     assert {each["table"]: each["rows"] for each in found} == {
         "changes": 3500,
         "predictions": 350,
@@ -109,9 +109,11 @@ def test_every_record_is_in_its_table_once_after_kills_and_with_two_processes(
     assert sum(found[0]["offsets"][topics.lead_changes].values()) == 3501
 
 
-def status(environment: dict[str, str], folder: Path) -> list[dict[str, Any]]:
+def verb(name: str, environment: dict[str, str], folder: Path) -> list[dict[str, Any]]:
+    """What a verb prints about the tables."""
+    words = {"status": ["history", "status"], "compact": ["history", "compact"]}[name]
     done = subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", "history", "status", "--json"],
+        [sys.executable, "-m", "leadstream.cli.main", *words, "--json"],
         capture_output=True,
         text=True,
         check=True,
@@ -120,6 +122,49 @@ def status(environment: dict[str, str], folder: Path) -> list[dict[str, Any]]:
     )
     tables: list[dict[str, Any]] = json.loads(done.stdout)["tables"]
     return tables
+
+
+def test_an_erased_lead_leaves_every_file_by_itself_and_a_rest_by_hand(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused")
+    folder, topics, secret = tmp_path / "history", stage.topics, "secret_lead_4711"
+    settings = {
+        "LEADSTREAM_HISTORY": str(folder),
+        "LEADSTREAM_HISTORY_COMMIT_SECONDS": "0.1",
+        "LEADSTREAM_HISTORY_ERASURE_HOURS": "0",
+    }
+    leads = ["before", secret, "zebra"]
+    stage.send(
+        [
+            *(stage.change(lead) for lead in leads),
+            *(scored(topics.lead_predictions, lead) for lead in leads),
+            *(decided(topics.lead_outcomes, lead) for lead in leads),
+        ]
+    )
+    with stage.running("history", "write", **settings) as process:
+        until(lambda: len(files_with(folder, secret)) == 3, "the lead is in all tables")
+        stage.send([Output(topics.lead_changes, secret.encode(), None)])
+        until(lambda: not files_with(folder, secret), "the lead is in no file")
+        until(lambda: process.metric("history_erased_rows_total", table="outcomes") == 1, "counted")
+        assert process.stop() == 0
+        assert secret not in "\n".join(process.lines())
+    for table in ("changes", "predictions", "outcomes"):
+        assert {row["lead_id"] for row in stored(folder, table)} == {"before", "zebra"}
+    later = {"LEADSTREAM_HISTORY_ERASURE_HOURS": "24"}
+    with stage.running("history", "write", **settings | later) as process:
+        stage.send([Output(topics.lead_changes, b"before", None)])
+        until(
+            lambda: process.metric(
+                "history_records_total", topic=topics.lead_changes, fate="erased"
+            ),
+            "it is recorded",
+        )
+        assert process.stop() == 0
+    assert len(files_with(folder, "before")) == 3
+    done = verb("compact", stage.environment | settings, tmp_path)
+    assert [each["erased_rows"] for each in done] == [1, 1, 1]
+    assert files_with(folder, "before") == []
 
 
 @pytest.mark.postgres
