@@ -18,6 +18,7 @@ from features.columns import MISSING, UNKNOWN
 from features.distribution import percentile
 from features.spec import CATEGORY, NUMBER
 from leadstream.settings import Settings
+from leadstream.text_forms import comparable
 
 FITTED = "fitted.joblib"
 _DAY_MS = 86_400_000
@@ -102,7 +103,8 @@ class PlainModel:
                 )
                 f[f"{spec.name}_missing"] = (~known[spec.name]).astype(float)
             elif spec.kind == CATEGORY:
-                text = leads[spec.name].astype("string").str.strip().str.casefold()
+                text = leads[spec.name].map(comparable, na_action="ignore").astype("string")
+                text = text.str.strip().str.casefold()
                 known[spec.name] = text.notna() & (text != "")
                 codes = (
                     text.map(self._features.vocabularies[spec.name]).astype(float).fillna(UNKNOWN)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from leadstream.dictionary import DictionaryColumn
 from leadstream.lead_fields import MAX_CATEGORY_CHARACTERS, STATE_FIELDS
+from leadstream.text_forms import comparable
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Floats: TypeAlias = NDArray[np.float64]
@@ -115,16 +116,20 @@ def fit_vocabulary(values: Sequence[Any]) -> dict[str, int]:
 
 
 def category(value: object) -> str:
-    """Return the text by which categories are compared: trimmed, and without case.
+    """Return the text by which categories are compared.
 
-    What is not text gives an empty text.
+    It is trimmed, without case, in the form NFKC, and without invisible characters. What is not
+    text gives an empty text.
     """
-    return value.strip().casefold() if isinstance(value, str) else ""
+    return comparable(value).strip().casefold() if isinstance(value, str) else ""
 
 
 def _code(value: object, vocabulary: Mapping[str, int]) -> int:
     if isinstance(value, str) and len(value) > MAX_CATEGORY_CHARACTERS:
         return UNKNOWN
+    # Older models know categories in the form that they were written in.
+    if isinstance(value, str) and (code := vocabulary.get(value.strip().casefold())) is not None:
+        return code
     text = category(value)
     return vocabulary.get(text, UNKNOWN) if text else MISSING
 

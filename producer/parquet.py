@@ -137,7 +137,9 @@ def _texts(array: "pa.Array", text: Callable[[Any], str]) -> list[str]:
 def _float(value: "np.floating[Any]") -> str:
     if np.isnan(value):
         return ""
-    return str(int(value)) if abs(value) < 1e16 and value == int(value) else str(value)
+    # Beyond, a float of this size skips integers, and an id may have lost its last digits.
+    exact = 2.0 ** (np.finfo(type(value)).nmant + 1)
+    return str(int(value)) if abs(value) < exact and value == int(value) else str(value)
 
 
 def _moment(microseconds: int, zone: str) -> str:

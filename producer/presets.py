@@ -5,13 +5,13 @@ does not matter. A column that the file does not have leaves its field missing; 
 of creation must be present. `[retired]` says of columns why they should not be used any more.
 """
 
-import csv
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leadstream.errors import SettingsError, UserError
+from leadstream.errors import SettingsError
+from producer.csv_file import find_shape
 from producer.mapping import LeadMapping, parse_mapping
 from producer.parquet import read_header
 from schemas.description_file import merge_lead, named_columns
@@ -37,10 +37,8 @@ def load_preset(
     required column is absent, UserError if the file cannot be read.
     """
     table = read_preset(name)
-    header = {
-        column.casefold(): column
-        for column in (read_header(path) if parquet else _csv_header(path))
-    }
+    names = read_header(path) if parquet else _csv_header(path, _named_columns(table["lead"]))
+    header = {column.casefold(): column for column in names}
     lead = merge_lead(table["lead"], _there_of_own(own or {}, header))
     lead, absent = merge_lead(lead, named_columns(columns)), list[str]()
     for required in _REQUIRED:
@@ -122,11 +120,12 @@ def _columns(spec: Any) -> Sequence[str]:
     return [spec] if isinstance(spec, str) else spec
 
 
-def _csv_header(path: Path) -> list[str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path}: its first line is no CSV in UTF-8") from None
+def _named_columns(lead: Mapping[str, Any]) -> frozenset[str]:
+    """Return every column that a preset can read, without case."""
+    own = [spec for kind in _OWN for spec in lead.get(kind, {}).values()]
+    specs = [spec for name, spec in lead.items() if name not in _OWN]
+    return frozenset(column.casefold() for spec in specs + own for column in _columns(spec))
+
+
+def _csv_header(path: Path, wanted: frozenset[str]) -> Sequence[str]:
+    return find_shape(path, lambda names: sum(name.casefold() in wanted for name in names)).header

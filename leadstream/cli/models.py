@@ -153,6 +153,8 @@ def list_versions(args: argparse.Namespace) -> int:
         _print_list(rows)
     else:
         print("There is no model in MODEL_STORE yet: leadstream train makes one.")
+    for problem in registry.problems():
+        print(f"Problem: {problem}.", file=sys.stderr)
     return 0
 
 
@@ -440,14 +442,7 @@ def _registry() -> "ModelRegistry":
 
 def _version(registry: "ModelRegistry", name: str) -> str:
     """Return the version of a version or an alias."""
-    if name[:1].isdigit():
-        return name
-    version = registry.resolve(name)
-    if version is None:
-        raise UserError(
-            f"the alias {name} points to no version; `leadstream models list` lists the versions"
-        )
-    return version
+    return name if name[:1].isdigit() else registry.target(name)
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:

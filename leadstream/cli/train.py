@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.progress import share
-from leadstream.errors import SettingsError, error_text
+from leadstream.errors import SettingsError, UserError, error_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from features import CalendarSettings, FeatureSpec
     from leadstream.settings import Settings
     from models.registry.versions import ModelRegistry
+    from models.serve.scorer import Model
     from models.train.training import TrainOptions
 
 EPILOG = """examples:
@@ -227,19 +228,14 @@ def make(
     Returns 1 if promotion was requested and the gate objects; the version is published anyway.
     """
     from models.registry.gate import GateRefused
-    from models.registry.versions import CHAMPION
-    from models.serve.refused import Refused
     from models.train.training import train
 
     with _progress() as progress:
+        registry.check_writable()
         task = progress.add_task("reading leads", total=1.0)
         options = specified()
         table, origins, file_report = _table(args, settings, options)
-        before = registry.resolve(CHAMPION)
-        try:
-            champion = registry.verify(before) if before else None
-        except Refused:
-            champion = None  # the gate reports it
+        before, champion = _present_champion(registry)
         trained = train(
             table,
             replace(options, origins=origins),
@@ -288,6 +284,23 @@ def make(
         force = " --force" if objections else ""
         print(f"{what}. To serve this one: leadstream models promote {version}{force}")
     return code
+
+
+def _present_champion(registry: "ModelRegistry") -> "tuple[str | None, Model | None]":
+    """Return the version and the model of the champion, None if there is none; report a fault."""
+    from models.registry.versions import CHAMPION, UNREADABLE
+    from models.serve.refused import Refused
+
+    before: str | None = UNREADABLE
+    try:
+        before = registry.resolve(CHAMPION)
+        return before, registry.verify(registry.target(CHAMPION)) if before else None
+    except Refused as refused:  # the gate reports a champion that cannot serve
+        if before == UNREADABLE:
+            print(f"Problem: {refused}.", file=sys.stderr)
+    except UserError as error:
+        print(f"Problem: {error}.", file=sys.stderr)
+    return before, None
 
 
 def metrics_table(manifest: dict[str, Any]) -> "Table":

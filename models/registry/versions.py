@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from models.serve.scorer import Model
 
 CHAMPION = "champion"
+UNREADABLE = "unreadable"
 FIRST_VERSION = "1.0.0"
 _MAX_FIELD = 500
 _MOVE_FIELDS: dict[str, Any] = {
@@ -114,7 +115,7 @@ class ModelRegistry:
         differently. Raises Refused if the model does not pass its own checks after a round trip,
         and UserError if it must be signed and there is no key. In both cases nothing is written.
         """
-        self._trust.require_key()
+        self.check_writable()
         payload = artifact.dump(trained.artifact)
         manifest = {
             **trained.manifest,
@@ -129,6 +130,28 @@ class ModelRegistry:
             self._store.replace(f"versions/{version}/manifest.sig", signature)
         self._store.replace(f"versions/{version}/manifest.json", signed)
         return version
+
+    def check_writable(self) -> None:
+        """Raise UserError if no version could be published: no key, or no name of the store."""
+        self._trust.require_key()
+        if self._own_name() is None:
+            self._check_unnamed()
+
+    def _check_unnamed(self) -> None:
+        """Raise Refused if versions repeat a name that the store has lost.
+
+        A new name would keep all of them out of service for ever.
+        """
+        for version in self.versions():
+            try:
+                named = self.show(version).get("store")
+            except Refused:
+                continue
+            if named is not None:
+                raise Refused(
+                    f"store.json is missing in {masked_url(self.url)}, and version {version} "
+                    f"names the store {named!s:.40}: restore it"
+                )
 
     def versions(self) -> list[str]:
         """Return all published versions, oldest first."""
@@ -256,15 +279,84 @@ class ModelRegistry:
         return found.version if found else None
 
     def aliases(self) -> dict[str, str]:
-        """Return every alias with its version."""
-        names = [
-            n.removesuffix(".json") for n in self._store.names("aliases") if n.endswith(".json")
+        """Return every alias that can be read, with its version."""
+        found = {}
+        for name in self._alias_names():
+            try:
+                alias = self.alias(name)
+            except Refused:
+                continue  # `problems` names it
+            if alias:
+                found[name] = alias.version
+        return found
+
+    def _alias_names(self) -> list[str]:
+        names = [n[:-5] for n in self._store.names("aliases") if n.endswith(".json")]
+        return [name for name in names if _ALIAS.fullmatch(name)]
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the objects of the store, a sentence for each object."""
+        found = [] if (problem := self._problem_of_name()) is None else [problem]
+        found += filter(None, map(self._problem_of_version, self._claimed()))
+        there = self.versions()
+        for name in self._alias_names():
+            try:
+                alias = self.alias(name)
+            except Refused as refused:
+                found.append(str(refused))
+                continue
+            if alias and alias.version not in there:
+                found.append(self._dangling(name, alias.version))
+        moves = self.log()
+        return found + [
+            f"aliases/log/{move['alias']} cannot be read: restore it, or remove it"
+            for move in moves
+            if move["action"] == UNREADABLE
         ]
-        return {
-            name: found.version
-            for name in names
-            if _ALIAS.fullmatch(name) and (found := self.alias(name))
-        }
+
+    def _problem_of_name(self) -> str | None:
+        try:
+            if self._own_name() is None:
+                self._check_unnamed()
+        except Refused as refused:
+            return str(refused)
+        return None
+
+    def _problem_of_version(self, version: str) -> str | None:
+        folder = f"versions/{version}"
+        objects = self._store.names(folder)
+        for name, why in (
+            ("manifest.json", "the version was not published to its end, or not fully restored"),
+            (FILE, "restore it, or promote another version"),
+        ):
+            if name not in objects:
+                return f"{folder} has no {name}: {why}"
+        try:
+            self.signed_by(version)
+        except UserError as refused:
+            return str(refused)
+        return None
+
+    def _dangling(self, alias: str, version: str) -> str:
+        return (
+            f"the alias {alias} points to {version}, which is not in {masked_url(self.url)}: "
+            "restore that version, or promote another one"
+        )
+
+    def target(self, alias: str) -> str:
+        """Return the version that an alias points to.
+
+        Raises UserError for an alias that is not set, cannot be read, or points to no version.
+        """
+        version = self.resolve(alias)
+        if version is None:
+            raise UserError(
+                f"the alias {alias} points to no version; `leadstream models list` lists the "
+                "versions"
+            )
+        if version not in self.versions():
+            raise UserError(self._dangling(alias, version))
+        return version
 
     def promote(self, version: str, alias: str = CHAMPION, *, force: bool = False) -> str | None:
         """Point the alias to a version that verifies; return the version it pointed to before.
@@ -320,15 +412,20 @@ class ModelRegistry:
                 "the champion cannot be retired, because no consumer starts without one: promote "
                 "another version"
             )
-        present = self.alias(alias)
-        if present is None:
-            raise UserError(
-                f"the alias {alias} points to no version; `leadstream models list` shows what "
-                "there is"
-            )
-        self._note("retire", alias, present.version, None, self._clock_ms())
+        try:
+            present = self.alias(alias)
+        except Refused:
+            version = None  # removing an unreadable alias repairs it
+        else:
+            if present is None:
+                raise UserError(
+                    f"the alias {alias} points to no version; `leadstream models list` shows what "
+                    "there is"
+                )
+            version = present.version
+        self._note("retire", alias, version, None, self._clock_ms())
         self._store.remove(f"aliases/{alias}.json")
-        return present.version
+        return version or UNREADABLE
 
     def log(self) -> list[dict[str, Any]]:
         """Return every move of every alias, oldest first."""
@@ -349,7 +446,7 @@ class ModelRegistry:
                 return dict(move)
         except (Refused, ValueError, LookupError, TypeError, RecursionError):
             pass
-        unreadable = {"action": "unreadable", "alias": name, "from": None, "to": None}
+        unreadable = {"action": UNREADABLE, "alias": name, "from": None, "to": None}
         return {**unreadable, "at": 0, "by": "an object of the log that cannot be read"}
 
     def unlogged(self, alias: str = CHAMPION) -> str | None:

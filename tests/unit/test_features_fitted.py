@@ -17,7 +17,7 @@ from features import (
     columns_of,
     specify,
 )
-from features.columns import as_numbers
+from features.columns import as_codes, as_numbers, fit_vocabulary
 from features.distribution import GRID_POINTS, fit_distribution, percentile
 from features.fitted import FeatureMatrix
 from leadstream.errors import UserError
@@ -187,6 +187,16 @@ def test_a_category_that_training_never_saw_is_unknown_and_not_missing(value: st
 @pytest.mark.parametrize("value", ["new", "NEW", " new\n", "New"])
 def test_case_and_outer_white_space_do_not_make_another_category(value: str) -> None:
     assert row(lifecycle_state=value)["lifecycle_state"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Cafe\u0301", "Caf\u00e9\u200b", "\ufeffCaf\u00e9", "\uff23af\u00e9\u00a0", "CAF\u00c9"],
+)
+def test_texts_that_look_the_same_are_one_category_also_for_models_of_before(value: str) -> None:
+    known = {"caf\u00e9": 2, "o\u0308l": 3}  # the second one as models of before may have it
+    assert as_codes([value, "O\u0308l", "\u200b"], known).tolist() == [2.0, 3.0, MISSING]
+    assert list(fit_vocabulary([value] * 100)) == ["caf\u00e9"]
 
 
 def test_case_is_folded_as_unicode_has_it_and_not_only_for_english() -> None:
