@@ -82,7 +82,8 @@ def _run(settings: Settings, context: ServiceContext) -> None:
     recall = Recall(settings, registry, versions, erased, status.beat)
     # The publisher asks for them.
     limits = record_limits(settings, *_outputs_of(settings), settings.topics.shadow_predictions)
-    columns = ColumnWatch(leads, status, logger) if leads else None
+    described = [field.name for field in crm.fields] if crm and crm.database else []
+    columns = ColumnWatch(leads, status, logger, described) if leads else None
 
     def follow(places: Collection[Partition]) -> None:
         watch.follow(places)

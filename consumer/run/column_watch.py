@@ -1,5 +1,6 @@
 """The watch over the columns of the CRM that the model in service reads."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from leadstream.log import Logger
@@ -14,10 +15,17 @@ class CrmColumns(Protocol):
 
 
 class ColumnWatch:
-    """Warns while the CRM lacks a column of an input, whose values are imputed then."""
+    """Warns while the CRM lacks a column of an input, whose values are imputed then.
 
-    def __init__(self, crm: CrmColumns, status: Status, logger: Logger) -> None:
+    `described` are the fields that the description of the CRM names; other own fields have no
+    column.
+    """
+
+    def __init__(
+        self, crm: CrmColumns, status: Status, logger: Logger, described: Collection[str] = ()
+    ) -> None:
         self._crm = crm
+        self._described = frozenset(described)
         self._status = status
         self._logger = logger
         self._seen: tuple[tuple[str, ...], Model | None] = ((), None)
@@ -31,12 +39,14 @@ class ColumnWatch:
         self._seen = seen
         inputs = {spec.name for spec in model.specification.inputs}
         missing = [field for field in self._crm.lacking if field in inputs]
+        missing += sorted(name for name in inputs if "." in name and name not in self._described)
         if missing == self._reported:
             return
         self._reported = missing
         why = (
             f"the CRM has no usable column for {', '.join(missing)}: model {model.version} gets "
-            "the median or no category instead; was a column renamed, or its type changed?"
+            "the median or no category instead; was a column renamed, or its type changed, or does "
+            "LEADSTREAM_FIELDS not describe it?"
         )
         if missing:
             self._logger.warning("postgres.columns", missing=missing, detail=why)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from consumer.run.drift import DriftAlarm
+from consumer.run.input_watch import InputWatch
 from consumer.scoring.result import BatchResult
 from leadstream.errors import Transient
 from leadstream.log import Logger
@@ -29,6 +30,7 @@ class ModelFollower:
         self._slot = slot
         self._challenger = challenger
         self._drift = drift
+        self._inputs = InputWatch(status, log)
         self._metrics = metrics
         self._status = status
         self._log = log
@@ -51,13 +53,15 @@ class ModelFollower:
             self._metrics.model_loads.labels(CHAMPION, "loaded").inc()
             self._log.info("model.loaded", version=champion.version, sha256=champion.sha256)
             self._drift.serve(champion)
+            self._inputs.serve(champion)
         self._report_trouble(CHAMPION, "model", self._slot, champion.version)
         self._follow_challenger(champion, obstacle)
 
     def watch(self, result: BatchResult) -> None:
-        """Watch a committed batch for drift, if the present champion scored it."""
+        """Watch the inputs of a committed batch, if the present champion scored it."""
         if self._model and result.model_version == self._model.version:
             self._drift.see(result.scored)
+            self._inputs.see(result.scored)
 
     def withdraw(self, result: BatchResult) -> None:
         """Take a challenger that could not score this batch out of service."""

@@ -266,10 +266,13 @@ def _signed(registry: "ModelRegistry", version: str) -> str:
 
 def promote_version(args: argparse.Namespace) -> int:
     """Move an alias to a verified version."""
+    from leadstream.cli.model_inputs import inputs_without_column, sentence_of
+    from leadstream.settings import load_settings
     from models.registry.gate import GateRefused
 
+    registry = _registry()
     try:
-        before = _registry().promote(args.version, args.alias, force=args.force)
+        before = registry.promote(args.version, args.alias, force=args.force)
     except GateRefused as refused:
         if not args.json:
             raise
@@ -282,6 +285,8 @@ def promote_version(args: argparse.Namespace) -> int:
             }
         )
         return 1
+    if absent := inputs_without_column(registry.show(args.version), load_settings()):
+        print(f"Note: {sentence_of(args.version, absent)}.", file=sys.stderr)
     if args.json:
         _print_json(
             {"alias": args.alias, "version": args.version, "promoted": True, "before": before}

@@ -44,6 +44,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add("--request", action="store_true", help="send rescore requests, and print their ids")
     add("--wait", action="store_true", help="send requests, wait for their answers and print them")
     add(
+        "--allow-fewer-inputs",
+        action="store_true",
+        help="rescore although Postgres does not bring all inputs of the model",
+    )
+    add(
         "--timeout",
         type=positive,
         default=60,
@@ -63,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             "rescore takes either lead ids, or --file, or --all; see `leadstream rescore --help`"
         )
     settings = load_settings()
+    if not arguments.allow_fewer_inputs:
+        _check_inputs(settings)
     if arguments.wait:
         return _ask_and_wait(arguments, settings)
     if arguments.request:
@@ -80,6 +87,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"leads": sent, "request_ids": requests}, indent=2))
     return 0
+
+
+def _check_inputs(settings: "Settings") -> None:
+    """Raise UserError if new scores would be made with fewer inputs than those of changes.
+
+    Without a model store that can be read, or a champion, there is nothing to compare.
+    """
+    from leadstream.cli.model_inputs import inputs_without_column
+    from leadstream.errors import LeadstreamError
+    from models.registry.versions import open_registry
+
+    if not settings.model_store:
+        return
+    try:
+        registry = open_registry(settings)
+        if (version := registry.resolve()) is None:
+            return
+        absent = inputs_without_column(registry.show(version), settings, ask=True)
+    except LeadstreamError:
+        return  # it is reported where it is needed
+    if absent:
+        raise UserError(
+            f"the champion {version} reads {', '.join(absent)}, which Postgres does not bring: "
+            "new scores would be made with fewer inputs than those of changes; describe it in "
+            "LEADSTREAM_FIELDS, or say --allow-fewer-inputs"
+        )
 
 
 def _send_changes(arguments: argparse.Namespace, settings: "Settings") -> int:

@@ -227,6 +227,7 @@ def make(
 
     Returns 1 if promotion was requested and the gate objects; the version is published anyway.
     """
+    from leadstream.cli.model_inputs import inputs_without_column, sentence_of
     from models.registry.gate import GateRefused
     from models.train.training import train
 
@@ -252,6 +253,7 @@ def make(
             except GateRefused as refused:
                 promoted, objections = False, refused.objections
     code = 1 if objections and args.promote else 0
+    absent = inputs_without_column(trained.manifest, settings)
     if args.json:
         result = {
             "version": version,
@@ -268,10 +270,13 @@ def make(
             "log_loss_of_recipes": trained.manifest["candidates"]["log_loss"],
             "calibrator": trained.manifest["calibration"]["name"],
             "metrics": trained.manifest["metrics"],
+            "inputs_without_column": absent,
         }
         print(json.dumps(result, indent=2))
         return code
     _report(version, trained.manifest)
+    if absent:
+        print(f"Note: {sentence_of(version, absent)}.")
     for objection in objections:
         print(f"Not promoted: {objection}.", file=sys.stderr)
     if promoted:

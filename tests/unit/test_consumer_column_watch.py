@@ -31,3 +31,15 @@ def test_a_column_that_was_renamed_is_a_warning_until_it_is_back() -> None:
     crm.lacking = ()
     watch.follow(serving)
     assert not status.warnings()
+
+
+def test_an_own_field_that_no_file_describes_is_a_warning_at_the_start() -> None:
+    crm, status, log = SimpleNamespace(lacking=()), Status(), RecordingLog()
+    described = ("created_at", "numbers.visits")
+    watch = ColumnWatch(crm, status, log, described)  # type: ignore[arg-type]
+    watch.follow(model("status", "numbers.gpa", "numbers.visits"))
+    warning = status.warnings()["postgres columns"]
+    assert "no usable column for numbers.gpa:" in warning
+    assert "LEADSTREAM_FIELDS" in warning
+    watch.follow(model("status", "numbers.visits"))
+    assert not status.warnings()

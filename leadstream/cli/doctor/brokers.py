@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.doctor.cluster import DoctorCluster, PartitionState, open_cluster
 from leadstream.cli.doctor.findings import Finding, fail, format_duration, note, ok
@@ -38,6 +38,7 @@ def check(settings: "Settings", processes: int | None) -> Iterator[Finding]:
         [state.at_offset(max(state.first, state.end - NEWEST)) for state in states if state.end]
     )
     yield from _check_readable(settings, newest)
+    yield from _check_inputs(settings, newest)
     yield from _check_clock(newest, time.time())
 
 
@@ -187,8 +188,50 @@ def _check_readable(settings: "Settings", newest: Iterable["Message"]) -> Iterat
         )
 
 
-def _decode_change(message: "Message", reader: "Reader", settings: "Settings") -> None:
-    """Decode a change as the consumer does. Raises Poison, Transient."""
+def _check_inputs(settings: "Settings", newest: Iterable["Message"]) -> Iterator[Finding]:
+    """Yield the inputs of the champion that none of the newest changes with a state carries."""
+    from contextlib import closing, nullcontext, suppress
+
+    from leadstream.errors import LeadstreamError
+    from models.monitor.inputs import learned_inputs
+    from models.registry.versions import open_registry
+    from schemas.codec import Reader
+    from schemas.registry import Registry
+
+    url = settings.schema_registry_url
+    states: list[dict[str, Any]] = []
+    try:
+        models = open_registry(settings)
+        version = models.resolve()
+        manifest = models.show(version) if version else {}
+        with closing(Registry(url)) if url else nullcontext() as registry:
+            reader = Reader("LeadChanged", registry)
+            for message in newest:
+                with suppress(LeadstreamError):
+                    if message.value() and (lead := _decode_change(message, reader, settings)):
+                        states.append(lead)
+    except LeadstreamError:
+        return  # other checks report it
+    if len(states) < NEWEST // 2:
+        return
+    absent = [name for name in learned_inputs(manifest) if not any(_has(s, name) for s in states)]
+    if absent:
+        yield note(
+            "inputs",
+            f"the champion {version} reads {', '.join(absent)}; 0 of the newest {len(states)} "
+            "changes carry it: send it with the changes, or train without it",
+        )
+
+
+def _has(state: dict[str, Any], name: str) -> bool:
+    field, _, own = name.partition(".")
+    return state[field].get(own) is not None if own else state[field] is not None
+
+
+def _decode_change(
+    message: "Message", reader: "Reader", settings: "Settings"
+) -> dict[str, Any] | None:
+    """Decode a change as the consumer does, and return its state. Raises Poison, Transient."""
     from functools import partial
 
     from leadstream.kafka.batch import read_headers
@@ -198,9 +241,11 @@ def _decode_change(message: "Message", reader: "Reader", settings: "Settings") -
     value = message.value() or b""
     accept = settings.json_changes is JsonChanges.ACCEPT
     if is_json(value, partial(read_headers, message), accept=accept):
-        decode_json("LeadChanged", value)
+        record = decode_json("LeadChanged", value)
     else:
-        reader.decode(value)
+        record = reader.decode(value)
+    lead: dict[str, Any] | None = record["lead"]
+    return lead
 
 
 _FIXES = {

@@ -140,12 +140,15 @@ def _check_relay(settings: "Settings", found: "PostgresStatus") -> Iterator[Find
 
 def check_model(settings: "Settings") -> Iterator[Finding]:
     """Yield whether the champion and its challenger can be loaded."""
+    from leadstream.cli.model_inputs import inputs_without_column, sentence_of
     from leadstream.variants import CHALLENGER, CHAMPION
     from models.registry.slot import ModelSlot
     from models.registry.versions import open_registry
 
     registry = open_registry(settings)
     model = ModelSlot(registry).get()
+    if settings.database_url and (absent := inputs_without_column(model.manifest, settings)):
+        yield note("model", sentence_of(model.version, absent))
     challenger = registry.resolve(CHALLENGER)
     for alias in (CHAMPION, CHALLENGER):
         if difference := registry.unlogged(alias):

@@ -1,0 +1,41 @@
+"""The inputs that a model needs and Postgres does not bring, and a sentence about them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leadstream.settings import Settings
+
+
+def inputs_without_column(
+    manifest: Mapping[str, Any], settings: "Settings", *, ask: bool = False
+) -> list[str]:
+    """Return the inputs that the model learned from, and Postgres cannot bring.
+
+    With `ask`, the database says which columns it has. Raises Transient if it does not answer.
+    """
+    from leadstream.lead_fields import CRM_FIELDS
+    from models.monitor.inputs import absent_inputs
+    from schemas.description_file import described_crm
+
+    crm = described_crm(settings)
+    described = crm.fields if crm and crm.database else ()
+    fields = {field.name for field in described} or {field.name for field in CRM_FIELDS}
+    if ask and settings.database_url:
+        from consumer.run.postgres import PostgresLeads
+
+        leads = PostgresLeads(settings.database_url, crm)
+        try:
+            leads.fetch(["0"])
+            fields -= set(leads.lacking)
+        finally:
+            leads.close()
+    return absent_inputs(manifest, fields)
+
+
+def sentence_of(version: str, inputs: list[str]) -> str:
+    """Return what the absence of these inputs means."""
+    return (
+        f"model {version} reads {', '.join(inputs)}, which Postgres does not bring: changes must "
+        "carry it, and the outbox and rescored leads lack it until LEADSTREAM_FIELDS describes it"
+    )
