@@ -15,7 +15,7 @@ from leadstream.deadline import Deadline
 from leadstream.errors import Poison, Reason, SettingsError, Transient, UserError
 from schemas.limits import UnboundedSchemaError, check_depth
 from schemas.references import inline_references
-from schemas.registry_http import RegistryHttp, UnusableAnswer
+from schemas.registry_http import RegistryHttp, SlowAnswer, UnusableAnswer
 
 TIMEOUT_S = 5.0
 UNKNOWN_FOR_S = 10.0
@@ -144,12 +144,12 @@ class Registry:
     def _fetch(self, number: int) -> Any:
         try:
             return self._ask_schema(number)
-        except UnusableAnswer:
+        except (UnusableAnswer, SlowAnswer) as error:
             # Where the registry answers other questions, only this id is odd.
             self.ping()
-            raise _odd(
-                f"The schema registry's answer for schema id {number} is no schema."
-            ) from None
+            slow = isinstance(error, SlowAnswer)
+            why = "comes too late" if slow else "is no schema"
+            raise _odd(f"The schema registry's answer for schema id {number} {why}.") from None
 
     def _ask_schema(self, number: int) -> Any:
         """Return a schema with its references inside it. Raises Poison and UnusableAnswer."""

@@ -43,6 +43,13 @@ class UnusableAnswer(Transient):
         super().__init__("registry", detail)
 
 
+class SlowAnswer(Transient):
+    """An answer that did not come within the deadline."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("registry", f"it gave no answer within {seconds:g} s")
+
+
 class RegistryHttp:
     """A sender of requests to the addresses of one registry, in their order until one answers.
 
@@ -80,7 +87,7 @@ class RegistryHttp:
         except Transient:
             raise
         except TimeoutError:
-            raise Transient("registry", f"it gave no answer within {self._timeout_s:g} s") from None
+            raise SlowAnswer(self._timeout_s) from None
         except ssl.SSLCertVerificationError as error:
             raise Transient(
                 "registry",

@@ -205,6 +205,7 @@ class Sink:
         began = self._clock()
         numbers: list[int] = []
         found: list[dict[str, Any] | str] = []
+        self._reader.prepare(message.value() for message in batch.messages)
         for number, message in enumerate(batch.messages):
             try:
                 found.append(self._read(message))

@@ -143,6 +143,7 @@ class OutcomeMonitor:
     def _take(self) -> None:
         """Take what was polled; a record that raises Transient stays, and is taken again."""
         topics = self._settings.topics
+        self._reader.prepare(self._untaken)
         while self._untaken:
             message = self._untaken[0]
             try:

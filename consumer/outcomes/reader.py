@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
 
@@ -56,6 +56,17 @@ class OutcomeReader:
         self._predictions = Reader("LeadPrediction", registry)
         self._outcomes = Reader("LeadOutcome", registry)
         self._clock_ms = clock_ms
+
+    def prepare(self, messages: Iterable[Message]) -> None:
+        """Ask the registry for the schemas that these records name, several at a time.
+
+        Raises Transient if it does not answer.
+        """
+        values: dict[bool, list[bytes | None]] = {True: [], False: []}
+        for message in messages:
+            values[message.topic() == self._topics.lead_outcomes].append(message.value())
+        self._outcomes.prepare(values[True])
+        self._predictions.prepare(values[False])
 
     def take(self, message: Message) -> list[LabeledPrediction]:
         """Take one record, and return the predictions that it evaluates.
@@ -165,6 +176,7 @@ def read_all(
             messages = follower.poll(POLL_SECONDS)
             if follower.absent:
                 raise UserError(f"there is no topic {follower.absent[0]}; {CREATE_TOPICS}")
+            reader.prepare(messages)
             for message in messages:
                 try:
                     evaluated += reader.take(message)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.losses import Loss, Losses
 from leadstream.log import Logger
-from leadstream.process.metrics import Metrics
+from leadstream.process.metrics import LossMetrics
 from leadstream.process.status import Status
 
-ACKNOWLEDGE = "`leadstream losses --acknowledge` ends this warning"
+RESCORE = "`leadstream rescore --all` scores every lead again"
+COMMAND = "leadstream losses"
 # More partitions than these are only counted in the warning.
 NAMED = 3
 
@@ -16,20 +17,26 @@ NAMED = 3
 class OffsetReport:
     """Log lines, metrics and the warning about offsets that were lost or changed.
 
-    `on_replay` gets a partition that the group may read again.
+    `on_replay` gets a partition that the group may read again. `remedy` says what replaces the
+    lost records, and `command` lists and acknowledges them.
     """
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: LossMetrics,
         status: Status,
         logger: Logger,
         on_replay: Callable[[Partition], None] = lambda _place: None,
+        *,
+        remedy: str = RESCORE,
+        command: str = COMMAND,
     ) -> None:
         self._metrics = metrics
         self._status = status
         self._logger = logger
         self._on_replay = on_replay
+        self._remedy = remedy
+        self._command = command
         self.losses = Losses(self._on_loss, self._on_change)
 
     def no_offset(self, place: Partition) -> None:
@@ -68,7 +75,7 @@ class OffsetReport:
             first=loss.first,
             last=loss.last,
             records=loss.records,
-            detail=f"{loss.sentence()}; `leadstream rescore --all` scores every lead again",
+            detail=f"{loss.sentence()}; {self._remedy}",
         )
         self._metrics.lost_total.labels(loss.topic, str(loss.partition)).inc(loss.records)
 
@@ -78,10 +85,10 @@ class OffsetReport:
             for loss in losses:
                 labels = loss.topic, str(loss.partition), str(loss.first), str(loss.last)
                 self._metrics.lost.labels(*labels).set(loss.records)
-        self._status.warn("lost changes", _sentence(losses) if losses else None)
+        self._status.warn("lost changes", _sentence(losses, self._command) if losses else None)
 
 
-def _sentence(losses: list[Loss]) -> str:
+def _sentence(losses: list[Loss], command: str) -> str:
     named = "; ".join(loss.sentence() for loss in losses[:NAMED])
     more = f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else ""
-    return f"{named}{more}; see `leadstream losses`; {ACKNOWLEDGE}"
+    return f"{named}{more}; see `{command}`; `{command} --acknowledge` ends this warning"

@@ -60,8 +60,8 @@ class LatestPerLead:
             table.keys[row]: (row, version)
             for row, version in zip(self.erasures.tolist(), self.ended.tolist(), strict=True)
         }
-        changed = versions[self.order] != self.versions[self.order]
-        for place in np.flatnonzero(changed).tolist() if ended else ():
+        without_state = ~table.changes.has_state[self.order]
+        for place in np.flatnonzero(without_state).tolist() if ended else ():
             row = int(self.order[place])
             erasure, end = ended.get(table.keys[row], (row, 0))
             erased[place] = row > erasure and 0 < versions[row] < end
@@ -144,7 +144,8 @@ def _apply_to_lead(
     for row in history:
         version = int(table.changes.lead_version[row])
         if table.kind[row] == EventKind.CHANGE:
-            if 0 < version < erased_version:
+            # That of a change without state depends on its row, which is not read yet.
+            if 0 < version < erased_version and table.changes.has_state[row]:
                 superseded.append(row)
             else:
                 kept.append(row)

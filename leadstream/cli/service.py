@@ -10,9 +10,13 @@ if TYPE_CHECKING:
 
     from leadstream.kafka.source import KafkaSource
     from leadstream.process.membership import StoppableLoop
+    from leadstream.process.metrics import LossMetrics
     from leadstream.process.service import Health, ServiceContext
     from leadstream.settings import Settings
     from schemas.registry import Registry
+
+# Between two questions whether losses were acknowledged.
+ACKNOWLEDGED_SECONDS = 20.0
 
 
 class ServiceMetrics(Protocol):
@@ -59,11 +63,57 @@ def group_id_for(verb: str, settings: "Settings") -> str:
     return f"{settings.group_id}-{verb}"
 
 
+class LossReport:
+    """The losses of a verb's group: reported as those of `run`, until they are acknowledged.
+
+    `remedy` says what replaces the records that were deleted unread.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        settings: "Settings",
+        service: VerbService,
+        metrics: "LossMetrics",
+        remedy: str,
+    ) -> None:
+        from consumer.run.offset_report import OffsetReport
+
+        context = service.context
+        command = f"leadstream losses --of {verb}"
+        self._settings = settings
+        self._group = group_id_for(verb, settings)
+        self._ask_at = 0.0
+        self.offsets = OffsetReport(
+            metrics, context.status, context.logger, remedy=remedy, command=command
+        )
+
+    def follow(self) -> None:
+        """Ask now and then whether somebody acknowledged the losses, while there are some."""
+        import time
+
+        losses = self.offsets.losses
+        if not losses.all or time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + ACKNOWLEDGED_SECONDS
+        from leadstream.errors import Transient
+        from leadstream.kafka.loss_acknowledgments import read_acknowledged
+
+        places = {(loss.topic, loss.partition) for loss in losses.all}
+        with contextlib.suppress(Transient):
+            losses.acknowledge(read_acknowledged(self._settings, places, self._group))
+
+
 def source_for(
-    verb: str, topics: list[str], settings: "Settings", service: VerbService
+    verb: str,
+    topics: list[str],
+    settings: "Settings",
+    service: VerbService,
+    losses: LossReport | None = None,
 ) -> "KafkaSource":
-    """Return a new member of a verb's consumer group."""
+    """Return a new member of a verb's consumer group, which reports to `losses`."""
     from leadstream.kafka.config import consumer_config
+    from leadstream.kafka.ledger import OffsetLedger
     from leadstream.kafka.source import KafkaSource
     from leadstream.log import client_logger
 
@@ -82,5 +132,6 @@ def source_for(
         linger_ms=settings.batch_linger_ms,
         on_rebalance=on_rebalance,
         on_absent=status.absent,
+        ledger=OffsetLedger(losses.offsets.losses, losses.offsets) if losses else None,
     )
     return source

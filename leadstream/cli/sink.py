@@ -5,7 +5,7 @@ from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
 
-from leadstream.cli.service import serving_verb, source_for
+from leadstream.cli.service import LossReport, serving_verb, source_for
 
 if TYPE_CHECKING:
     from leadstream.kafka.batch import Batch
@@ -41,6 +41,7 @@ def run(_arguments: argparse.Namespace) -> int:
 
     access = ConnectionCheck(settings)
     from consumer.deliver.sink import ScoreTable, Sink
+    from consumer.run.offset_report import RESCORE
     from leadstream.process.loop import BatchLoop
     from leadstream.process.metrics import SinkMetrics
     from schemas.codec import Reader
@@ -51,7 +52,8 @@ def run(_arguments: argparse.Namespace) -> int:
         serving_verb("sink", settings, metrics) as service,
         closing(ScoreTable(database_url)) as scores,
     ):
-        loop = BatchLoop(service.health)
+        losses = LossReport("sink", settings, service, metrics, RESCORE)
+        loop = BatchLoop(service.health, losses.follow)
         reader = Reader("LeadPrediction", service.registry)
         report = SinkReport(metrics, service.context.logger)
         service.context.stop_by_signals(loop)
@@ -59,7 +61,7 @@ def run(_arguments: argparse.Namespace) -> int:
 
         def membership() -> None:
             topics = [settings.topics.lead_predictions]
-            with closing(source_for("sink", topics, settings, service)) as source:
+            with closing(source_for("sink", topics, settings, service, losses)) as source:
                 started()
                 loop.run(source, Sink(source, scores, reader, report).write)
 

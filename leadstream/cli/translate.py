@@ -6,7 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leadstream.cli.service import VerbService, group_id_for, serving_verb, source_for
+from leadstream.cli.service import (
+    LossReport,
+    VerbService,
+    group_id_for,
+    serving_verb,
+    source_for,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from schemas.crm_description import CrmDescription
     from schemas.registry import Registry
 
+SNAPSHOT = "let the source send a snapshot of its rows again"
 EPILOG = """examples:
   leadstream translate --from crm.public.people --format debezium
   leadstream translate --from crm.events --format cloudevents --columns lead_id=u
@@ -112,12 +119,14 @@ def run(arguments: argparse.Namespace) -> int:
         topics = settings.topics
         limits = record_limits(settings, topics.lead_changes, topics.dead_letters)
         translator = _translator(arguments, settings, service.registry, report, limits)
-        loop = BatchLoop(service.health)
+        losses = LossReport("translate", settings, service, metrics, SNAPSHOT)
+        loop = BatchLoop(service.health, losses.follow)
         service.context.stop_by_signals(loop)
         service.context.started()
 
         def membership() -> None:
-            with _clients(arguments.topic, settings, service, limits) as (source, publisher):
+            with _clients(arguments.topic, settings, service, limits, losses) as clients:
+                source, publisher = clients
                 loop.run(source, partial(translator.translate, publisher=publisher), publisher.open)
 
         service.keep_membership(membership, loop)
@@ -170,7 +179,11 @@ def _description(arguments: argparse.Namespace, settings: "Settings") -> "CrmDes
 
 @contextlib.contextmanager
 def _clients(
-    topic: str, settings: "Settings", service: VerbService, limits: "RecordLimits"
+    topic: str,
+    settings: "Settings",
+    service: VerbService,
+    limits: "RecordLimits",
+    losses: LossReport,
 ) -> "Iterator[tuple[KafkaSource, TransactionalPublisher | AcknowledgedPublisher]]":
     """Make the two clients of one membership of the group, and close them after the block."""
     from leadstream.kafka.config import producer_config
@@ -178,7 +191,7 @@ def _clients(
     from leadstream.log import client_logger
     from leadstream.settings import Delivery
 
-    source = source_for("translate", [topic], settings, service)
+    source = source_for("translate", [topic], settings, service, losses)
     exactly_once = settings.delivery is Delivery.EXACTLY_ONCE
     kind = TransactionalPublisher if exactly_once else AcknowledgedPublisher
     config = producer_config(settings, transactional=exactly_once, verb="translate") | {

@@ -23,6 +23,7 @@ from leadstream.kafka.transaction import (
     TOO_LARGE,
     TransactionalProducer,
     describe_delivery,
+    lacks_key,
     produce,
 )
 
@@ -79,6 +80,7 @@ class TransactionalPublisher:
             on_wait=on_wait,
             doubt=lambda: source.doubt,
             on_refused=self._on_refused,
+            on_keyless=self._limits.refused_keyless,
         )
         self._opened = self._ready = False
         self._check = _TopicCheck(self.topic_problem)
@@ -251,6 +253,9 @@ class AcknowledgedPublisher:
         if error.code() in TOO_LARGE:
             self._refused, self._ready = True, False
             self._limits.refused(topic, record_size(key, value, None))
+        elif lacks_key(error, message):
+            self._refused = True
+            self._limits.refused_keyless(topic)
 
     def close(self) -> None:
         """Discard everything that is not acknowledged."""

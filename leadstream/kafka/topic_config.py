@@ -98,6 +98,7 @@ class RecordLimits:
         self._limits: dict[str, int] = {}
         self._refused: dict[str, int] = {}
         self._keyed: frozenset[str] = frozenset()
+        self._refused_keyless: set[str] = set()
 
     def max_bytes(self, topic: str) -> int:
         """Return the largest `record_size` that a topic accepts."""
@@ -105,7 +106,7 @@ class RecordLimits:
 
     def needs_key(self, topic: str) -> bool:
         """Return whether a topic refuses records without a key."""
-        return topic in self._keyed
+        return topic in self._keyed or topic in self._refused_keyless
 
     def batch_bytes(self) -> int:
         """Return the most bytes of several records together that every topic accepts."""
@@ -128,6 +129,10 @@ class RecordLimits:
                 limit = max(MIN_RECORD_BYTES, min(refused, before) // 2)
             if limit is not None:
                 self._limits[topic] = limit
+
+    def refused_keyless(self, topic: str) -> None:
+        """Note that the brokers refused a record because it has no key."""
+        self._refused_keyless.add(topic)
 
     def refused(self, topic: str, size: int) -> None:
         """Note that the brokers refused a batch of `size` bytes as too large."""

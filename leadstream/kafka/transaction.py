@@ -29,7 +29,8 @@ class TransactionalProducer:
     receives the reason while a step takes long. `doubt` returns the client's last report of the
     brokers. `granted_id` is the id, or the prefix of ids, that permissions are granted on. With
     `report_all` acknowledged records are reported to the `on_delivery` of `produce`, too.
-    `on_refused` receives the topic and the size of a record that the brokers refuse as too large.
+    `on_refused` receives the topic and the size of a record that the brokers refuse as too large,
+    `on_keyless` the topic of one that they refuse without a key.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TransactionalProducer:
         doubt: Callable[[], str | None] = lambda: None,
         report_all: bool = False,
         on_refused: Callable[[str, int], None] = lambda _topic, _size: None,
+        on_keyless: Callable[[str], None] = lambda _topic: None,
     ) -> None:
         self._given = config
         self._config = config | {
@@ -51,6 +53,7 @@ class TransactionalProducer:
         self._on_wait = on_wait
         self._doubt = doubt
         self._on_refused = on_refused
+        self._on_keyless = on_keyless
         self._undelivered: str | None = None
         self._refused = False
         self.client = make_producer(self._config)
@@ -203,6 +206,14 @@ class TransactionalProducer:
         if error.code() in TOO_LARGE:
             self._refused = True
             self._on_refused(topic, record_size(message.key(), message.value(), None))
+        elif lacks_key(error, message):
+            self._refused = True
+            self._on_keyless(topic)
+
+
+def lacks_key(error: KafkaError, message: Message) -> bool:
+    """Return whether a topic refuses a record that has no key: it is compacted."""
+    return error.code() == KafkaError.INVALID_RECORD and message.key() is None
 
 
 def describe_delivery(error: KafkaError, topic: str) -> str:

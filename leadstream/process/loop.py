@@ -11,10 +11,14 @@ from leadstream.process.service import Health
 
 
 class BatchLoop:
-    """A loop that ends when it is stopped: one batch at a time, in one thread."""
+    """A loop that ends when it is stopped: one batch at a time, in one thread.
 
-    def __init__(self, health: Health) -> None:
+    `look` is called each time that the loop turns.
+    """
+
+    def __init__(self, health: Health, look: Callable[[], None] = lambda: None) -> None:
         self._health = health
+        self._look = look
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -39,6 +43,7 @@ class BatchLoop:
         """
         while not self._stop.is_set():
             self._health.beat()
+            self._look()
             batch = None
             try:
                 ready()

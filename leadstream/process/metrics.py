@@ -100,7 +100,25 @@ class _Registered:
         return ManyHistogram(f"leadstream_{name}", help_, buckets, self.registry)
 
 
-class Metrics(_Registered):
+class LossMetrics(_Registered):
+    """The metrics of offsets that a consumer could not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = self._gauge(
+            "lost_records",
+            "Offsets of a partition that were deleted before they were read, first to last, until "
+            "they are acknowledged.",
+            *("topic", "partition", "first", "last"),
+        )
+        self.lost_total = self._counter(
+            "lost_changes",
+            "Offsets of a partition that were deleted before they were read.",
+            *("topic", "partition"),
+        )
+
+
+class Metrics(LossMetrics):
     """The metrics of `run`."""
 
     def __init__(self) -> None:
@@ -167,17 +185,6 @@ class Metrics(_Registered):
         )
         self.lag = self._gauge(
             "lag_records", "Records of a partition not yet committed.", "topic", "partition"
-        )
-        self.lost = self._gauge(
-            "lost_records",
-            "Offsets of a partition that were deleted before they were read, first to last, until "
-            "they are acknowledged.",
-            *("topic", "partition", "first", "last"),
-        )
-        self.lost_total = self._counter(
-            "lost_changes",
-            "Offsets of a partition that were deleted before they were read.",
-            *("topic", "partition"),
         )
         self.open_transaction = self._gauge(
             "open_transaction_seconds",
@@ -327,7 +334,7 @@ class RelayMetrics(_Registered):
         )
 
 
-class SinkMetrics(_Registered):
+class SinkMetrics(LossMetrics):
     """The metrics of `sink`."""
 
     def __init__(self) -> None:
@@ -340,7 +347,7 @@ class SinkMetrics(_Registered):
         )
 
 
-class TranslateMetrics(_Registered):
+class TranslateMetrics(LossMetrics):
     """The metrics of `translate`."""
 
     def __init__(self) -> None:

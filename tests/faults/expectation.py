@@ -146,9 +146,9 @@ def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDisposition
     """The fates of one lead's records in one batch, when the lead stands at the version
     `published`.
 
-    Newer is the higher version, then the later offset. A null value and a DELETED are newer than
-    all before them. Poison that shows only when it is scored gives its place to
-    the change below it. A state that the database has is never late.
+    Newer is the higher version of the state, then the later offset. A null value and a DELETED are
+    newer than all before them. Poison that shows only when it is scored gives its place to the
+    change below it. A state that the database has is never late.
     """
     dispositions: dict[int, str] = {}
     stack: list[SentRecord] = []
@@ -168,7 +168,8 @@ def expect(changes: Sequence[SentRecord], published: int) -> ExpectedDisposition
             dispositions[offset] = "coalesced"
         else:
             stack.append(sent)
-    stack.sort(key=lambda sent: sent.truth.version)
+    # States of the database are as new as the database: then the later offset is newer.
+    stack.sort(key=lambda sent: 0 if sent.truth.without_state else sent.truth.version)
     while (
         stack and stack[-1].truth.kind is RecordKind.POISON and not _is_late(stack[-1], published)
     ):

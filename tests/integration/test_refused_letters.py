@@ -111,11 +111,15 @@ def test_limits_of_the_topics_cost_the_records_that_exceed_them_even_if_lowered_
     kafka: Broker, model_store: str, tmp_path: Path, delivery: str
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
-    configure(stage, stage.topics.dead_letters, max_message_bytes="3000", cleanup_policy="compact")
     junk = [Output(stage.topics.lead_changes, None, b"\x07" * 40_000) for _ in range(30)]
     plain = {"LEADSTREAM_KAFKA_COMPRESSION_TYPE": "none", "LEADSTREAM_DELIVERY": delivery}
     with stage.running(**NO_LIMIT, **plain) as process:
-        stage.send([*junk, *stage.changes("lead", 5)])
+        # A topic that is compacted refuses letters without a key.
+        stage.send(junk[:1])
+        stage.letters(1)
+        letters_topic = stage.topics.dead_letters
+        configure(stage, letters_topic, max_message_bytes="3000", cleanup_policy="compact")
+        stage.send([*junk[1:], *stage.changes("lead", 5)])
         assert len(stage.letters(30)) == 30
         assert len(stage.predictions(5)) == 5
         # The id is in a prediction thrice; others are some 600 bytes smaller.

@@ -150,6 +150,28 @@ def test_an_answer_byte_by_byte_ends_by_the_deadline(start: bytes) -> None:
     assert error.detail == "it gave no answer within 0.3 s"
 
 
+def test_an_id_whose_answer_comes_too_late_costs_its_own_records_only() -> None:
+    done = threading.Event()
+
+    def answer(path: str) -> Iterator[bytes]:
+        if path.endswith("/ids/7"):
+            done.wait(30)
+        yield http_answer(b"[]" if path.endswith("/subjects") else GOOD)
+
+    value = Writer("LeadOutcome").encode({"lead_id": "L", "converted": True, "decided_at": 7})
+    framed = [b"\0" + number.to_bytes(4, "big") + value[10:] for number in (5, 6, 7, 8)]
+    with raw_http_server(answer) as url, closing(Registry(url, 0.5)) as registry:
+        reader = Reader("LeadOutcome", registry)
+        reader.prepare(framed)
+        try:
+            for each in (framed[0], framed[1], framed[3]):
+                assert reader.decode(each)["lead_id"] == "L"
+            with pytest.raises(Poison, match="for schema id 7 comes too late"):
+                reader.decode(framed[2])
+        finally:
+            done.set()
+
+
 def test_a_redirect_is_not_followed_and_named() -> None:
     asked: list[str] = []
 

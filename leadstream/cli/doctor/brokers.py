@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.doctor.cluster import DoctorCluster, PartitionState, open_cluster
 from leadstream.cli.doctor.findings import Finding, fail, format_duration, note, ok
+from leadstream.cli.service import group_id_for
 
 if TYPE_CHECKING:
     from leadstream.kafka.batch import Message
@@ -139,14 +140,26 @@ def _check_retention(cluster: DoctorCluster, states: list[PartitionState]) -> It
 
 def _check_losses(cluster: DoctorCluster) -> Iterator[Finding]:
     """Yield the losses that running consumers noticed and nobody acknowledged."""
+    from contextlib import nullcontext, suppress
+
+    from leadstream.errors import UserError
     from leadstream.kafka.loss_acknowledgments import LossAcknowledgments
 
-    for loss in LossAcknowledgments(cluster.admin, cluster.settings.group_id).losses():
-        yield fail(
-            "losses",
-            f"{loss.sentence()}: `leadstream rescore --all` scores every lead of Postgres again; "
-            "then `leadstream losses --acknowledge` ends this finding",
-        )
+    settings = cluster.settings
+    topics = settings.topics
+    readers = {
+        "leadstream losses": (settings.group_id, [topics.lead_changes, topics.rescore_requests]),
+        "leadstream losses --of sink": (group_id_for("sink", settings), [topics.lead_predictions]),
+    }
+    for command, (group, read) in readers.items():
+        # An account of `run` may know nothing of the sink's group.
+        with suppress(UserError) if group != settings.group_id else nullcontext():
+            for loss in LossAcknowledgments(settings, group, read).losses():
+                yield fail(
+                    "losses",
+                    f"{loss.sentence()}: `leadstream rescore --all` scores every lead of Postgres "
+                    f"again; then `{command} --acknowledge` ends this finding",
+                )
 
 
 def _check_readable(settings: "Settings", newest: Iterable["Message"]) -> Iterator[Finding]:
