@@ -7,8 +7,8 @@ json = $(if $(JSON),--json $(JSON)/$@.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
-	asyncapi tools lock dashboard run bench bench-throughput bench-latency bench-start bench-scale \
-	bench-peers bench-database bench-xeducation bench-proof bench-strangers \
+	asyncapi tools lock audit dashboard run bench bench-throughput bench-latency bench-start \
+	bench-scale bench-peers bench-database bench-xeducation bench-proof bench-strangers \
 	bench-reasons bench-partitions clean
 
 help: ## list the targets
@@ -77,6 +77,9 @@ lock: $(VENV)/.dev ## lock what the image installs, and write its SBOM
 		print(*project["build-system"]["requires"])' \
 		| $(COMPILE) --output-file deploy/requirements-build.txt -
 	$(BIN)/python -m deploy.sbom
+
+audit: $(VENV)/.dev ## look up the locked packages in the index's list of vulnerabilities
+	$(BIN)/python -m deploy.audit
 
 dashboard: $(VENV)/.dev tools ## write Grafana's dashboard and check it on a real Prometheus
 	$(BIN)/python -m deploy.dashboard

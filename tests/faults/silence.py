@@ -64,6 +64,7 @@ class Silence:
         self._protocol = self._draw.randrange(2)
         self._processes: dict[str, Running] = {}
         self._past: list[Running] = []
+        self._instances: dict[str, str] = {}
         self._sent = 0
         self._deleted: list[LostSpan] = []
         self._sights: list[Sight] = []
@@ -122,6 +123,7 @@ class Silence:
         settings = {"LEADSTREAM_KAFKA_GROUP_INSTANCE_ID": instance, **_PROTOCOLS[self._protocol]}
         process = Running(self.stage.environment | settings, folder)
         self._processes = {**self._processes, name: process}
+        self._instances[name] = instance
         self._past.append(process)
 
     def _end_all(self, *, orderly: bool) -> None:
@@ -172,7 +174,8 @@ class Silence:
     def _twin(self) -> None:
         """A second process with the name of a member: one of the two ends, or waits."""
         number = self._draw.randrange(MEMBERS)
-        self._start_one("twin", f"static-{number}")
+        instance = self._instances[f"member-{number}"]
+        self._start_one("twin", instance)
         self._send(30)
         time.sleep(self._draw.uniform(4, 12))
         twins = self._processes[f"member-{number}"], self._processes["twin"]
@@ -182,7 +185,7 @@ class Silence:
             twins[1].events("rebalance")
         ), "neither of two processes with one name says so"
         self._processes = {k: v for k, v in self._processes.items() if v not in twins}
-        self._start_one(f"member-{number}", f"static-{number}")
+        self._start_one(f"member-{number}", instance)
 
     def _switch(self) -> None:
         """The new processes are started next to the old ones, which are stopped afterwards."""
