@@ -42,7 +42,7 @@ class LatestPerLead:
         kept = ~self._is_erased(table, versions)
         order, leads = self.order[kept], leads[kept]
         # Of equal versions, the later message is the newer one.
-        order = order[np.lexsort((order, versions[order], leads))]
+        order = order[np.lexsort((order, np.maximum(versions[order], 0), leads))]
         sizes = np.bincount(leads)
         ends = np.cumsum(sizes[sizes > 0])
         return replace(
@@ -88,7 +88,7 @@ def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
         starts, ends = np.arange(n), np.arange(1, n + 1)
         return LatestPerLead(changes, starts, ends, erasures, ended, superseded, versions)
     # The sort is stable: among equal versions the later offset comes last.
-    order = changes[np.lexsort((versions[changes], leads.codes))]
+    order = changes[np.lexsort((np.maximum(versions[changes], 0), leads.codes))]
     sizes = leads.counts()
     ends = np.cumsum(sizes)
     return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded, versions)
