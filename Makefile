@@ -8,7 +8,6 @@ json = $(if $(JSON),--json $(JSON)/$@.json)
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
 	asyncapi tools lock audit dashboard run bench bench-throughput bench-latency bench-start \
-	asyncapi tools lock audit dashboard run bench bench-throughput bench-latency bench-start \
 	bench-scale bench-peers bench-database bench-xeducation bench-proof bench-strangers \
 	bench-reasons bench-partitions clean
 

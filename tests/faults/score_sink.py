@@ -16,7 +16,10 @@ from tests.faults.checker import Violation
 from tests.integration.running import Running, Stage, until
 
 STOP_SECONDS = 40.0
-_TABLE = Path("producer/migrations/0002_lead_scores.sql")
+_TABLE = (
+    Path("producer/migrations/0002_lead_scores.sql"),
+    Path("producer/migrations/0004_score_inputs.sql"),
+)
 # A trigger raises for one lead in so many.
 REFUSED_SHARE = 101
 _TRIGGER = f"""
@@ -47,7 +50,8 @@ class SinkMember:
     def prepare(self) -> None:
         """Make the table, and the trigger that refuses some rows."""
         with psycopg.connect(self._direct, autocommit=True) as connection:
-            connection.execute(_TABLE.read_bytes())
+            for migration in _TABLE:
+                connection.execute(migration.read_bytes())
             connection.execute(_TRIGGER)
 
     def start(self) -> None:
