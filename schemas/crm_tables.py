@@ -93,7 +93,9 @@ def json_row(columns: Mapping[str, sql.Composable]) -> sql.Composable:
     if not columns:
         return sql.SQL("'{}'::jsonb")
     members = (sql.SQL("{} AS {}").format(value, name(key)) for key, value in columns.items())
-    return sql.SQL("(SELECT to_jsonb(r) FROM (SELECT {}) AS r)").format(sql.SQL(", ").join(members))
+    return sql.SQL("(SELECT to_jsonb(r.*) FROM (SELECT {}) AS r)").format(
+        sql.SQL(", ").join(members)
+    )
 
 
 def described_row(
