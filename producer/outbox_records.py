@@ -9,6 +9,7 @@ from producer.outbox import OutboxRow
 from schemas.crm_description import DESCRIBED, NAMES, CrmDescription
 from schemas.crm_rows import (
     corrected_change_time,
+    corrected_state,
     is_integer,
     lead_state,
     parse_time,
@@ -48,16 +49,17 @@ def lead_change_record(
             lead = lead if lead["created_at"] is not None else None
     elif description is None:
         lead = lead_state(row.crm)
+    occurred_at = corrected_change_time(
+        to_milliseconds(row.occurred_at), lead["created_at"] if lead else None
+    )
     return {
         "event_id": row.event_id,
         "lead_id": row.lead_id,
         "change_type": row.change_type,
-        "occurred_at": corrected_change_time(
-            to_milliseconds(row.occurred_at), lead["created_at"] if lead else None
-        ),
+        "occurred_at": occurred_at,
         "lead_version": version if is_integer(version, LONG_LIMIT) else 0,
         "origin": row.origin,
-        "lead": lead if state else None,
+        "lead": corrected_state(lead, occurred_at) if lead and state else None,
     }
 
 

@@ -11,6 +11,8 @@ from leadstream.lead_fields import CRM_FIELDS, INT_LIMIT, LEAD_FIELDS, MAPS, Fie
 # The clock of the CRM's application may be ahead of its database's. A lead cannot have changed
 # before it was created.
 MAX_CLOCK_DIFFERENCE_MS = 300_000
+# A local time that is read as UTC is ahead by its zone's difference, which is at most this.
+MAX_ZONE_DIFFERENCE_MS = 14 * 3_600_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A time as a number is in seconds, milliseconds, microseconds or nanoseconds. Its size tells which,
 # for times from 1973 to 5138. Smaller numbers, such as days, are no times.
@@ -39,6 +41,16 @@ def corrected_change_time(occurred_at: int, created_at: int | None) -> int:
     """Return when a change happened (ms UTC), given when another clock created its lead."""
     ahead = 0 if created_at is None else created_at - occurred_at
     return occurred_at + ahead if 0 < ahead <= MAX_CLOCK_DIFFERENCE_MS else occurred_at
+
+
+def corrected_state(state: dict[str, Any], occurred_at: int) -> dict[str, Any]:
+    """Return a state whose lead was not created after its change (ms UTC).
+
+    A time of creation that is ahead by a zone's difference or less is a local time without its
+    zone: the lead is as new as the change. A time further ahead stays, and is refused later.
+    """
+    ahead = (state["created_at"] or occurred_at) - occurred_at
+    return state | {"created_at": occurred_at} if 0 < ahead <= MAX_ZONE_DIFFERENCE_MS else state
 
 
 def parse_number(value: Any) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 from leadstream.errors import Poison
 from schemas.codec import Reader
 from schemas.crm_description import CrmDescription
-from schemas.crm_rows import corrected_change_time
+from schemas.crm_rows import corrected_change_time, corrected_state
 from schemas.foreign_rows import (
     basic_row,
     completed,
@@ -250,7 +250,8 @@ def changed(
     lead = row_state(row, how.description, local_times=local_times)
     at = corrected_change_time(occasion.occurred_at, lead["created_at"] if lead else None)
     record = changed_without_state(kind, occasion, row, how)
-    return {**record, "occurred_at": at, "lead": lead if how.state else None}
+    state = corrected_state(lead, at) if lead and how.state else None
+    return {**record, "occurred_at": at, "lead": state}
 
 
 def changed_without_state(

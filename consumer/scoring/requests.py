@@ -13,8 +13,7 @@ from consumer.scoring.leads import Lead
 from consumer.scoring.predictions import output_limit
 from consumer.scoring.rows import Rows
 from consumer.scoring.score import RESCORE, BatchContext, BatchScorer, Predicted
-from consumer.scoring.states import lead_not_found
-from consumer.scoring.validity import check_state_time
+from consumer.scoring.states import lead_as_of, lead_not_found
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
 from leadstream.kafka.batch import Batch, Message
@@ -181,7 +180,7 @@ def score_slice(
                 raise lead
             if lead is None:
                 raise lead_not_found(database=database)
-            check_state_time(lead.state["created_at"], request.occurred_at)
+            lead = lead_as_of(lead, request.occurred_at)
         except Poison as poison:
             refused.append(((request, lead_id), poison))
         else:

@@ -15,6 +15,7 @@ from consumer.scoring.validity import check_state_time
 from features import Columns
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason
+from schemas.crm_rows import corrected_state
 
 Ints = NDArray[np.intp]
 
@@ -85,7 +86,7 @@ def join_states(
                 raise lead
             if lead is None:
                 raise lead_not_found("the change carries no state and ", database=database)
-            check_state_time(lead.state["created_at"], occurred_at)
+            lead = lead_as_of(lead, occurred_at)
         except Poison as poison:
             failed[row] = poison
         else:
@@ -105,6 +106,16 @@ def join_states(
         failed,
         int((known & (rows_versions < changes.lead_version[at])).sum()),
     )
+
+
+def lead_as_of(lead: Lead, occurred_at: int) -> Lead:
+    """Return a lead of Postgres as of a change (ms UTC), with a creation that fits it.
+
+    Raises Poison INVALID_EVENT if the lead was created too long after it.
+    """
+    state = corrected_state(lead.state, occurred_at)
+    check_state_time(state["created_at"], occurred_at)
+    return lead if state is lead.state else Lead(state, lead.version)
 
 
 def lead_not_found(context: str = "", *, database: bool) -> Poison:

@@ -34,6 +34,33 @@ def bar(what: str, total: int | None, *, visible: bool = True) -> Iterator[Calla
 
 
 @contextmanager
+def stages() -> Iterator[Callable[[str, float], None]]:
+    """Show long work of several stages on standard error: a bar, or a line for each stage.
+
+    Yields the function that takes a stage and the share of the work that is done, 0 to 1.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from leadstream.cli.rich_output import rich_console
+
+    terminal, last = sys.stderr.isatty(), ""
+
+    def advance(stage: str, share: float) -> None:
+        nonlocal last
+        progress.update(task, description=stage, completed=share)
+        if not terminal and stage != last and share < 1:
+            print(f"{stage} ...", file=sys.stderr)
+        last = stage
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, console=rich_console(stderr=True), transient=True, disable=not terminal
+    ) as progress:
+        task = progress.add_task("", total=1.0)
+        yield advance
+
+
+@contextmanager
 def working(what: str, *, lines: bool = True) -> Iterator[None]:
     """Say on standard error what takes long: while it lasts on a terminal, else as one line.
 

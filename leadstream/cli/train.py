@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leadstream.cli.progress import share
+from leadstream.cli.progress import share, stages
 from leadstream.errors import SettingsError, UserError, error_text
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.progress import Progress
     from rich.table import Table
 
     from features import CalendarSettings, FeatureSpec
@@ -231,19 +230,19 @@ def make(
     from models.registry.gate import GateRefused
     from models.train.training import train
 
-    with _progress() as progress:
+    with stages() as advance:
         registry.check_writable()
-        task = progress.add_task("reading leads", total=1.0)
+        advance("reading leads", 0.0)
         options = specified()
         table, origins, file_report = _table(args, settings, options)
         before, champion = _present_champion(registry)
         trained = train(
             table,
             replace(options, origins=origins),
-            lambda stage, share: progress.update(task, description=stage, completed=share),
+            advance,
             champion,
         )
-        progress.update(task, description="publishing")
+        advance("publishing", 0.99)
         version = registry.publish(trained)
         objections: list[str] = []
         promoted = before is None or args.promote
@@ -449,21 +448,6 @@ def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":
     except SettingsError as error:
         named = str(error).startswith(f"{path}: ")
         raise SettingsError(str(error) if named else f"{path}: {error}") from None
-
-
-def _progress() -> "Progress":
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    from leadstream.cli.rich_output import rich_console
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        console=rich_console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
 
 
 def _rate(text: str) -> float:

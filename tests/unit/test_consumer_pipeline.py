@@ -282,6 +282,23 @@ def test_a_thin_change_is_scored_as_the_same_change_with_its_state_would_be(
     assert on(without_state, PREDICTIONS) == on(with_state, PREDICTIONS)
 
 
+@pytest.mark.parametrize("hours", [1, 5.5, 14])
+def test_a_local_time_of_creation_without_its_zone_must_not_cost_a_new_lead_its_score(
+    model_store: str, hours: float
+) -> None:
+    ahead = STATE | {"created_at": NOW_MS + int(hours * 3_600_000)}
+    leads = FakeLeads({"lead_1": Lead(ahead, 1), "new": Lead(STATE | {"created_at": NOW_MS}, 1)})
+    outcome = pipeline(model_store, leads).process(
+        batch(change(0, lead=None), change(1, "new", lead=None), request(2, ["lead_1"]))
+    )
+    probabilities = {p["lead_id"]: p["probability"] for p in predictions(outcome)}
+    assert probabilities["lead_1"] == probabilities["new"]
+    assert outcome.dispositions == Counter({Disposition.SCORED: 2})
+    later = FakeLeads({"lead_1": Lead(STATE | {"created_at": NOW_MS + 15 * 3_600_000}, 1)})
+    [disposition] = pipeline(model_store, later).process(batch(change(0, lead=None))).dispositions
+    assert disposition is Disposition.DEAD_LETTERED
+
+
 def test_a_prediction_must_not_claim_an_older_version_than_the_state_it_was_made_from(
     model_store: str,
 ) -> None:

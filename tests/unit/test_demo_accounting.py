@@ -21,6 +21,7 @@ from leadstream.cli.demo.accounting import (
     calibration,
     latencies,
     problems,
+    warm_latencies,
 )
 from leadstream.errors import Reason
 from producer.simulator import DeliveryKind, Truth
@@ -166,6 +167,19 @@ def test_a_request_without_its_one_whole_answer_is_reported(
     sent, seen, counted = balanced_run()
     seen.results[:] = results
     assert sentence in found(sent, seen, counted)
+
+
+def test_the_first_seconds_do_not_make_the_latency_of_the_warm_system() -> None:
+    def predicted(number: int, after: float) -> SeenPrediction:
+        return SeenPrediction((CHANGES, 0, number), f"lead_{number}", 0.5, number + after)
+
+    sent = {
+        (CHANGES, 0, number): SentParcel(Parcel(CHANGES, b"", b""), float(number))
+        for number in range(6)
+    }
+    predictions = [predicted(number, 1.5 if number < 3 else 0.25) for number in range(6)]
+    first, warm = warm_latencies(sent, predictions, CHANGES)
+    assert (first.tolist(), warm.tolist()) == ([1.5] * 3, [0.25] * 3)
 
 
 def test_latency_counts_changes_only_and_calibration_each_event_of_undecided_leads_once() -> None:

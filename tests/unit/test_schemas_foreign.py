@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from leadstream.errors import Poison, Reason, SettingsError
 from schemas.codec import Reader, Writer
+from schemas.crm_rows import corrected_state
 from schemas.foreign_converters import CONVERTERS
 from schemas.foreign_formats import (
     ConversionOptions,
@@ -91,6 +92,16 @@ def test_the_envelope_tells_what_the_crm_did_and_that_a_probability_written_back
         read(ForeignFormat.DEBEZIUM, foreign(message | {"offset": 99})) for message in MESSAGES[of]
     ]
     assert again[0] == first, "sent again, it is the same event"
+
+
+@pytest.mark.parametrize(("hours", "corrected"), [(2, True), (14, True), (15, False)])
+def test_a_local_time_of_creation_without_its_zone_is_that_of_the_change(
+    hours: int, corrected: bool
+) -> None:
+    at = 1_769_847_300_000
+    state = corrected_state({"created_at": at + hours * 3_600_000, "status": "new"}, at)
+    assert state["created_at"] == (at if corrected else at + hours * 3_600_000)
+    assert corrected_state({"created_at": at - 1}, at) == {"created_at": at - 1}
 
 
 def test_unwrapped_rows_tell_the_same_but_not_what_was_before() -> None:

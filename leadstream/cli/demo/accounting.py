@@ -15,6 +15,7 @@ from producer.simulator import DeliveryKind, Truth
 # Topic, partition and offset of a sent record.
 RecordId = tuple[str, int, int]
 
+WARM_UP_SECONDS = 3.0
 DISPOSITIONS = tuple(disposition.value for disposition in Disposition)
 _SCORABLE = {
     DeliveryKind.PLAIN,
@@ -240,6 +241,21 @@ def latencies(
             if prediction.record_id[0] == topic and prediction.record_id in sent
         ]
     )
+
+
+def warm_latencies(
+    sent: Mapping[RecordId, SentParcel], predictions: list[SeenPrediction], topic: str
+) -> tuple[Floats, Floats]:
+    """Return the latencies of the first WARM_UP_SECONDS of sending, and those of the warm system.
+
+    The first seconds have first connections, the first lookup of states and the first batches.
+    """
+    end = min((each.at for each in sent.values()), default=0.0) + WARM_UP_SECONDS
+    parts: tuple[list[SeenPrediction], list[SeenPrediction]] = ([], [])
+    for prediction in predictions:
+        if (each := sent.get(prediction.record_id)) is not None:
+            parts[each.at >= end].append(prediction)
+    return latencies(sent, parts[0], topic), latencies(sent, parts[1], topic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,13 @@ from rich.text import Text
 from consumer.dead_letters.dry_run_summary import DryRunGroup
 from leadstream.cli.demo.accounting import (
     DISPOSITIONS,
+    WARM_UP_SECONDS,
     Calibration,
     ConsumerCounts,
     RecordId,
     SeenRecords,
     SentParcel,
-    latencies,
+    warm_latencies,
 )
 from leadstream.cli.rich_output import rich_console
 from leadstream.errors import Reason
@@ -226,10 +227,7 @@ def traffic(
     kinds = Counter(each.parcel.kind for each in sent.values())
     bad = sum(each.parcel.reason is not None for each in sent.values())
     requests = sum(each.parcel.asks > 0 for each in sent.values())
-    found = latencies(sent, seen.predictions, topic)
-    p50, p99 = (
-        (_ms(value) for value in np.quantile(found, (0.5, 0.99))) if len(found) else ("-", "-")
-    )
+    first, warm = (_quantiles(found) for found in warm_latencies(sent, seen.predictions, topic))
     return _figures(
         (
             f"{len(sent):,}",
@@ -247,9 +245,18 @@ def traffic(
         (f"{kinds[DeliveryKind.DELETED] + kinds[DeliveryKind.TOMBSTONE]:,}", "erase their lead"),
         (f"{kinds[DeliveryKind.LOOP]:,}", "are scores written back, to be ignored"),
         ("", ""),
-        (p50, "p50: from a change being sent to its prediction being visible"),
-        (p99, "p99 of the same"),
+        (warm[0], "p50: from a change being sent to its prediction being visible"),
+        (warm[1], "p99 of the same, of the warm system; apart from that"),
+        (first[1], f"p99 of the first {WARM_UP_SECONDS:g} s: first connections, first batches"),
     )
+
+
+def _quantiles(found: Floats) -> tuple[str, str]:
+    """Return p50 and p99 of latencies."""
+    if not len(found):
+        return "-", "-"
+    p50, p99 = np.quantile(found, (0.5, 0.99))
+    return _ms(float(p50)), _ms(float(p99))
 
 
 def calibration(result: Calibration, block: str) -> Table:
