@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # `make bench JSON=folder` keeps the figures of each benchmark there.
 json = $(if $(JSON),--json $(JSON)/$@.json)
 
+# The code of this folder runs, also where the environment has a copy of an older version.
+export PYTHONPATH := $(CURDIR)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
 	asyncapi tools lock audit dashboard run bench bench-throughput bench-latency bench-start \

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -63,6 +64,11 @@ class Store:
             self._failures = (OSError, BotoCoreError, ClientError)
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        if self._local and (Path(self._root) / "__init__.py").exists():
+            raise SettingsError(
+                f"MODEL_STORE={url}: this folder holds Python code, as the package models of "
+                "Leadstream does: name another one, for example .leadstream/models"
+            )
 
     def read(self, path: str, max_bytes: int = DOCUMENT) -> bytes | None:
         """Return the object's bytes, or None if there is no object.

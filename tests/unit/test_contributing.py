@@ -1,9 +1,11 @@
 """The files for contributors name commands that exist."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +57,15 @@ def test_a_target_without_a_sentence_would_be_missing_from_make_help() -> None:
 def targets() -> list[str]:
     """Return the targets that users may call, in the order of the Makefile."""
     return re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE)
+
+
+def test_make_runs_the_code_of_its_folder_and_no_copy_from_before_a_pull() -> None:
+    make = shutil.which("make") or pytest.skip("make is not installed here")
+    done = subprocess.run(
+        [make, "--silent", "--eval", "displayed: ; @echo $$PYTHONPATH", "displayed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(ROOT)

@@ -279,3 +279,9 @@ def test_a_reader_never_sees_half_an_alias(tmp_path: Path) -> None:
     writer.join()
     assert seen <= set(texts)
     assert store.names("aliases") == ["x.json"]
+
+
+def test_a_store_inside_the_source_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").touch()
+    with pytest.raises(SettingsError, match=r"holds Python code.*\.leadstream/models"):
+        Store(str(tmp_path))
