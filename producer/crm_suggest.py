@@ -37,14 +37,16 @@ _SYNONYMS = {
     "touchpoint_count": "touchpoint_count touchpoints touches contact_count activity_count",
     "lifecycle_state": "lifecycle_state lifecycle_stage lifecyclestage lifecycle",
     "status": "status lead_status stage state",
-    "source": "source lead_source leadsource source_id lead_source_id channel utm_source",
+    "source": "source lead_source leadsource source_id lead_source_id channel channel_id "
+    "utm_source",
     "programme_name": "programme_name program_name programme_id program_id programme program "
     "course_id course",
     "campus_name": "campus_name campus_id campus location_id location",
 }
+_CREATED = re.compile(r"creat|regist|sign_?up|insert|added|enter|enquir|inquir|joined|received")
 _NUMBER_FIELDS = {"lead_score", "engagement_score", "touchpoint_count"}
 _DELETED = ("deleted_at", "deleted_on", "is_deleted", "deleted", "removed_at", "archived_at")
-_VERSIONS = ("lead_version", "row_version", "version", "lock_version")
+_VERSIONS = ("lead_version", "row_version", "version", "revision", "lock_version")
 _ORIGINS = ("updated_by", "modified_by", "last_modified_by", "changed_by")
 _DECIDED = ("submitted_at", "submitted_on", "decided_at", "closed_at", "completed_at", "created_at")
 _CONDITIONS = ("status", "state", "stage")
@@ -173,9 +175,8 @@ def _first(table: CandidateTable, field: str) -> str | None:
             continue
         return column
     if field == "created_at":
-        return next(
-            (c for c, kind in table.columns.items() if kind in _TIMES and "creat" in c), None
-        )
+        times = (column for column, kind in table.columns.items() if kind in _TIMES)
+        return next((column for column in times if _CREATED.search(column.lower())), None)
     return None
 
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+import textwrap
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -225,7 +226,7 @@ def _print_result(result: dict[str, Any], details: dict[str, dict[str, Any]]) ->
     scores = [_score_row(each, details.get(each["lead_id"])) for each in result["predictions"]]
     errors = [(each["lead_id"], each["code"], each["detail"]) for each in result["errors"]]
     for rows, headings in (
-        (scores, ("lead", "probability", "interval", "grade", "reasons, in points")),
+        (scores, ("lead", "probability", "interval", "grade")),
         (errors, ("lead", "code", "why")),
     ):
         if not rows:
@@ -240,19 +241,34 @@ def _print_result(result: dict[str, Any], details: dict[str, dict[str, Any]]) ->
             table.add_row(*map(Text, row))
         print()
         console.print(table)
+        if rows is scores:
+            _print_reasons(result, details)
         if len(rows) > MAX_LEADS:
             print(f"... and {len(rows) - MAX_LEADS:,} more: --json prints all")
 
 
 def _score_row(score: dict[str, Any], prediction: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the cells of a lead; a newer record may have taken the place of its prediction."""
-    from leadstream.cli.score_text import format_interval, format_reasons, format_share
+    from leadstream.cli.score_text import format_interval, format_share
 
     start = (score["lead_id"], format_share(score["probability"]))
     if prediction is None:
-        return (*start, "-", "-", "-")
-    reasons = ", ".join(format_reasons(prediction))
-    return (*start, format_interval(prediction), prediction["grade"], reasons)
+        return (*start, "-", "-")
+    return (*start, format_interval(prediction), prediction["grade"])
+
+
+def _print_reasons(result: dict[str, Any], details: dict[str, dict[str, Any]]) -> None:
+    """Print the reasons of the first leads, in points of the probability."""
+    from leadstream.cli.score_text import format_reasons
+
+    ids = [each["lead_id"] for each in result["predictions"][:MAX_LEADS]]
+    reasons = {each: format_reasons(details[each]) for each in ids if each in details}
+    if not any(reasons.values()):
+        return
+    print("\nreasons, in points")
+    for lead_id, texts in reasons.items():
+        for text in textwrap.wrap(f"{lead_id}: {', '.join(texts)}", 78, subsequent_indent="  "):
+            print(f"  {text}")
 
 
 def _leads(

@@ -11,9 +11,9 @@ def format_share(share: float) -> str:
 
 
 def format_interval(prediction: Mapping[str, Any]) -> str:
-    """Return the interval of a probability in percent: 21 to 35 %."""
+    """Return the interval of a probability in percent: 21.4 to 35.0 %."""
     low, high = (prediction[name] * 100 for name in ("probability_low", "probability_high"))
-    return f"{low:.0f} to {high:.0f} %"
+    return f"{low:.1f} to {high:.1f} %"
 
 
 def format_reasons(prediction: Mapping[str, Any]) -> list[str]:

@@ -135,7 +135,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--parquet", metavar="FILE", type=Path, help="the same as Parquet; needs --mapping"
     )
     source.add_argument(
-        "--postgres", action="store_true", help="the history of leads in DATABASE_URL"
+        "--postgres",
+        action="store_true",
+        help="the leads in DATABASE_URL: their history, or the table of LEADSTREAM_FIELDS",
     )
     parser.add_argument(
         "--mapping", metavar="MAP.toml", type=Path, help="the column of each field of a lead"
@@ -397,6 +399,8 @@ def _specified(
     from features import specify
 
     path = args.features or args.mapping
+    if path is None and args.postgres and settings.crm_description:
+        path = Path(settings.crm_description)
     own = _own_fields(path) if path else ()
     return replace(options, specification=specify(calendar_of(settings), own=own))
 
@@ -417,14 +421,15 @@ def _table(
             raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
         table, file_report = read_training_file(args, mapping, options.horizon_days)
         return table, origins, file_report
+    from leadstream.cli.training_database import described_table
     from producer.crm import training_table
+    from schemas.description_file import described_crm
 
-    database_url = settings.need("DATABASE_URL", "--postgres reads the history of leads there")
-    return (
-        training_table(database_url, options.horizon_days or DEFAULT_HORIZON),
-        {},
-        {"refused": []},
-    )
+    database_url = settings.need("DATABASE_URL", "--postgres reads the leads there")
+    horizon, description = options.horizon_days or DEFAULT_HORIZON, described_crm(settings)
+    if description is None or description.database is None:
+        return training_table(database_url, horizon), {}, {"refused": []}
+    return described_table(database_url, description, horizon), {}, {"refused": []}
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":

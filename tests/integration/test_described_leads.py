@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 
 from consumer.run.postgres import PostgresLeads
 from consumer.scoring.leads import Lead
+from leadstream.cli.training_database import described_table
 from leadstream.errors import Transient, UserError
 from leadstream.local.postgres import Postgres
 from producer.rescore import all_leads, count_leads
@@ -178,3 +180,33 @@ def test_all_leads_of_a_described_crm_are_those_that_are_not_deleted(crm: Contac
         list(all_leads(crm.connection, crm.description))
     with pytest.raises(UserError, match="DATABASE_URL: there is no table people"):
         list(all_leads(crm.connection))
+
+
+def test_training_takes_each_lead_with_the_state_that_run_reads_and_its_own_outcome(
+    crm: ContactsCrm, leads: PostgresLeads
+) -> None:
+    early, late, never = (crm.add(created_on=f"2026-01-0{day} 12:00") for day in (3, 2, 1))
+    crm.add(created_on="2026-01-01 12:00", deleted_at="2026-02-01")
+    now = crm.connection.execute("select localtimestamp").fetchone()
+    assert now is not None
+    crm.add(created_on=now[0])  # too young to have an outcome
+    apply = f"insert into {crm.applications} (contact_id, state, submitted_on) values (%s, %s, %s)"
+    for lead_id, state, day in (
+        (early, "submitted", "2026-03-01"),
+        (early, "submitted", "2026-01-20"),
+        (late, "submitted", "2026-06-01"),
+        (never, "started", "2026-01-10"),
+    ):
+        crm.do(apply, lead_id, state, day)
+    table = described_table(crm.url, crm.description, 60)
+    assert table["lead_id"].tolist() == [never, late, early]
+    assert table["converted"].tolist() == [False, False, True]
+    assert table["as_of"].tolist() == table["created_at"].tolist()
+    found = leads.fetch([early])[early]
+    assert isinstance(found, Lead)
+    assert {name: table[name].iloc[2] for name in found.state} == found.state
+
+
+def test_training_without_a_table_of_outcomes_says_what_is_missing(crm: ContactsCrm) -> None:
+    with pytest.raises(UserError, match=r"crm.toml: training needs \[outcome\]"):
+        described_table(crm.url, replace(crm.description, outcome=None), 60)
