@@ -95,6 +95,22 @@ def read_header(path: Path) -> list[str]:
         ) from None
 
 
+def read_texts(path: Path, max_rows: int) -> list[list[str]]:
+    """Return the cells of all columns as texts; a column that cannot become text has none."""
+    from pyarrow import parquet  # noqa: PLC0415  # an extra; `read_header` came before
+
+    with path.open("rb") as file:
+        table = parquet.ParquetFile(file)
+        readers = [_reader(field.type, ".") for field in table.schema_arrow]
+        columns: list[list[str]] = [[] for _ in readers]
+        for batch in table.iter_batches(BATCH_ROWS):
+            for cells, reader, array in zip(columns, readers, batch.columns, strict=True):
+                cells.extend(reader(array) if reader else [""] * len(array))
+            if len(columns[0]) >= max_rows:
+                break
+    return columns
+
+
 def _reader(kind: "pa.DataType", decimal: str) -> "Callable[[pa.Array], list[str]] | None":
     """Return a function from a column of this type to texts, or None."""
     import pyarrow as pa  # noqa: PLC0415

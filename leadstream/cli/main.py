@@ -15,7 +15,7 @@ from leadstream.terminal import clean_line, discard_output, guarded_streams
 _FAMILIES = {
     "try it": ("demo", "simulate"),
     "serve scores": ("run", "rescore", "lead", "sink"),
-    "connect a CRM": ("fields", "db", "relay", "import_", "translate"),
+    "connect a CRM": ("fields", "db", "relay", "mapping", "import_", "translate"),
     "learn from outcomes": ("train", "retrain", "models", "follow", "history"),
     "triage dead letters": ("dead_letters", "console"),
     "set up and check": ("topics", "config", "doctor", "schemas", "losses", "completion"),
