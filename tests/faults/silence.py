@@ -21,7 +21,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -259,6 +265,17 @@ class Silence:
         }
 
     def _waiting(self) -> dict[int, tuple[int, int]]:
+        """The committed offset and the end of each partition, once the brokers answer."""
+
+        def asked() -> dict[int, tuple[int, int]] | None:
+            with contextlib.suppress(KafkaException):
+                return self._ask_waiting()
+            return None
+
+        found: dict[int, tuple[int, int]] = until(asked, "the brokers answer", ANSWER_SECONDS)
+        return found
+
+    def _ask_waiting(self) -> dict[int, tuple[int, int]]:
         consumer = Consumer(
             {"bootstrap.servers": self.stage.bootstrap, "group.id": self._group}, logger=SILENT
         )
@@ -293,7 +310,7 @@ class Silence:
                     LostSpan(int(each["partition"]), int(each["first"]), int(each["last"]))
                     for each, _ in _samples(process, "leadstream_lost_records")
                 }
-        self._sights.append(Sight(time.monotonic(), ready, self._waiting()))
+        self._sights.append(Sight(time.monotonic(), ready, self._ask_waiting()))
 
     def _testimony(self) -> Witnessed:
         logged = [
