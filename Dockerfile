@@ -23,7 +23,7 @@ LABEL org.opencontainers.image.title="Leadstream" \
       org.opencontainers.image.description="Calibrated lead scores from Kafka, exactly once." \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin leadstream \
-    && install --directory --owner leadstream /var/cache/leadstream /models /keys /trust
+    && install --directory --owner leadstream /var/cache/leadstream /models /keys /trust /history
 COPY --from=build /opt/leadstream /opt/leadstream
 ENV PATH=/opt/leadstream/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -74,7 +74,7 @@ tools: ## install the programs that check deploy/ and are not on PyPI, into .too
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 lock: $(VENV)/.dev ## lock what the image installs, and write its SBOM
-	$(COMPILE) --extra fast --extra otel --extra s3 \
+	$(COMPILE) --extra fast --extra history --extra otel --extra s3 \
 		--output-file deploy/requirements.txt pyproject.toml
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print(*project["build-system"]["requires"])' \

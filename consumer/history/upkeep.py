@@ -143,6 +143,7 @@ class TableUpkeep:
         return int(done["num_target_rows_deleted"])
 
     def _mark(self, name: str, value: str) -> int:
+        # This call keeps Python's lock while the store answers; `_again` reloaded just before.
         with self._stored.answering():
             self._stored.delta.alter.set_table_properties({name: value}, raise_if_not_exists=False)
         return 0

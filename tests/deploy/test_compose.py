@@ -20,7 +20,7 @@ from tests.deploy.tools import DEPLOY, ROOT, output
 pytestmark = pytest.mark.deploy
 
 FILE = ROOT / "docker-compose.yml"
-OURS = ("prepare", "consumer", "relay", "follow")
+OURS = ("prepare", "consumer", "relay", "follow", "history")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_each_service_has_the_password_of_its_own_role_only(compose: dict[str, A
 
     assert secrets("consumer") == ["secret-consumer"]
     assert secrets("relay") == ["secret-relay"]
-    assert secrets("follow") == []
+    assert secrets("follow") == secrets("history") == []
     text = FILE.read_text("utf-8")
     assert "DATABASE_URL:" not in text
     assert not re.search(r"PASSWORD(?!_FILE):", text)

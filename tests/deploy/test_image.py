@@ -26,7 +26,7 @@ pytestmark = pytest.mark.deploy
 BUILD = DEPLOY / "requirements-build.txt"
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-IN_THE_IMAGE = ("fast", "otel", "s3")
+IN_THE_IMAGE = ("fast", "history", "otel", "s3")
 PYTHONS = (sbom.PYTHON, "{}.{}".format(*sys.version_info))
 
 

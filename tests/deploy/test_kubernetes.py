@@ -25,7 +25,12 @@ OPERATORS = {
     "ScaledObject": "keda.sh_scaledobjects.yaml",
     "PodMonitor": "monitoring.coreos.com_podmonitors.yaml",
 }
-VERBS = ("consumer", "relay", "follow")  # what Deployments run, each a component of its own
+VERBS = (
+    "consumer",
+    "relay",
+    "follow",
+    "history",
+)  # what Deployments run, each a component of its own
 
 
 def manifests() -> list[dict[str, Any]]:
@@ -233,7 +238,7 @@ def test_a_deployment_means_its_own_pods_and_the_monitor_all_of_them(component: 
 def test_beside_the_consumers_one_process_of_each_verb_runs(component: str) -> None:
     spec = deployment(component)["spec"]
     [container] = pod(component)["containers"]
-    assert container["args"] == [component]
+    assert container["args"] == ([component, "write"] if component == "history" else [component])
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
 

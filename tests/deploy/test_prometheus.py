@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from deploy.dashboard import FILE, document, panels, write
 from leadstream.process.metrics import (
     FollowMetrics,
+    HistoryMetrics,
     Metrics,
     RelayMetrics,
     SinkMetrics,
@@ -41,7 +42,14 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 def exported() -> dict[str, set[str]]:
     """Every series that Leadstream exports, by name, with its own labels."""
     found = {"up": {"job", "instance"}}
-    for kind in (Metrics(), FollowMetrics(), RelayMetrics(), SinkMetrics(), TranslateMetrics()):
+    for kind in (
+        Metrics(),
+        FollowMetrics(),
+        RelayMetrics(),
+        SinkMetrics(),
+        TranslateMetrics(),
+        HistoryMetrics(),
+    ):
         for collector in kind.registry._collector_to_names:
             labels = set(getattr(collector, "_labelnames", ()))
             for metric in collector.collect():

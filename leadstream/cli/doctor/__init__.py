@@ -71,6 +71,7 @@ def _checks(arguments: argparse.Namespace) -> Iterable[tuple[str, Check]]:
     yield "registry", dependencies.check_registry
     yield "database", dependencies.check_database
     yield "model", dependencies.check_model
+    yield "history", dependencies.check_history
 
 
 def _run_check(name: str, check: Check, settings: "Settings") -> list[Finding]:

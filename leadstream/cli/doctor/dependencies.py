@@ -161,3 +161,23 @@ def check_model(settings: "Settings") -> Iterator[Finding]:
         "model",
         f"version {model.version} is the champion, {challenger} its challenger, and both verify",
     )
+
+
+def check_history(settings: "Settings") -> Iterator[Finding]:
+    """Yield whether the tables of the history can be read; nothing if none is kept."""
+    from leadstream.addresses import masked_url
+    from leadstream.cli.history import need_extra
+
+    if settings.history is None:
+        return
+    need_extra()
+    from consumer.history.summary import summarize
+    from consumer.history.writer import HistoryTables
+
+    found = summarize(HistoryTables(settings.history), settings.topics)
+    address = masked_url(settings.history)
+    if found:
+        rows = ", ".join(f"{each.rows:,} {each.table}" for each in found)
+        yield ok("history", f"{address} has {rows}")
+    else:
+        yield note("history", f"{address} has no tables yet; `leadstream history write` makes them")
