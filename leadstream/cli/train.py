@@ -315,9 +315,10 @@ def metrics_table(manifest: dict[str, Any]) -> "Table":
 
     from models.train.report import LABELS
 
-    table = Table(
-        title="On the newest leads; everything is fitted on older ones", title_justify="left"
-    )
+    judged = manifest["data"]["judged"]["test"]
+    leads = f" of {judged['leads']:,} leads" if "leads" in judged else ""
+    title = f"On the newest {judged['rows']:,} rows{leads}; everything is fitted on older ones"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in ("calibrated", "raw score", "audited formula"):
         table.add_column(name, justify="right")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from features import Specification
 from models.train import candidates
 from models.train.candidates import RECIPES, FoldResult
-from models.train.moving import decide, find_moving
+from models.train.moving import ERRORS, decide, find_moving, gain_of
 from models.train.table import TrainingPart
 
 Progress = Callable[[str, float], None]
@@ -60,7 +60,10 @@ def choose_trees(
     options: ChoiceOptions,
     progress: Progress,
 ) -> ChosenTrees:
-    """Choose the moving inputs that the quickest recipe gains by, and then the recipe."""
+    """Choose the moving inputs that the quickest recipe gains by, and then the recipe.
+
+    Another recipe must gain on the quickest, which is also the simplest, beyond chance.
+    """
     moving = find_moving(
         cumulative[-2], parts[-1], options.specification, calendar=options.calendar
     )
@@ -79,6 +82,9 @@ def choose_trees(
         folds[name] = fit(name, specification)
     compared = {name: candidates.fold_metrics(results) for name, results in folds.items()}
     recipe = candidates.best(compared)
+    if recipe != QUICKEST and QUICKEST in folds:
+        gain, error = gain_of(folds[QUICKEST], folds[recipe], parts)
+        recipe = recipe if gain > ERRORS * error else QUICKEST
     losses = {name: candidates.mean_log_loss(found) for name, found in compared.items()}
     return ChosenTrees(
         recipe,

@@ -111,7 +111,7 @@ def decide(
         kept = {*present.outputs, *group.outputs}
         tried = without(specification, set(specification.outputs) - kept)
         results = fit(tried)
-        gain, error = _gain(folds, results, parts)
+        gain, error = gain_of(folds, results, parts)
         used = gain > ERRORS * error
         figures[group.name] = {"gain": gain, "standard_error": error, "used": used}
         if used:
@@ -128,7 +128,7 @@ def without(specification: Specification, names: set[str]) -> Specification:
     return replace(specification, inputs=inputs, outputs=outputs)
 
 
-def _gain(
+def gain_of(
     present: Sequence[FoldResult], tried: Sequence[FoldResult], parts: Sequence[TrainingPart]
 ) -> tuple[float, float]:
     """Return the gain in log loss over all folds but the first, and its standard error."""

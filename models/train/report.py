@@ -104,6 +104,8 @@ def _context(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "calibrators": manifest.get("calibrators"),
         "recalibrated": manifest.get("recalibrated"),
         "against": manifest.get("against"),
+        "inputs": manifest.get("inputs"),
+        "evidence": manifest.get("evidence"),
         "importance": importance,
         "drift": drift,
         "moved": [row["input"] for row in drift if (row["psi"] or 0) > LARGE],

@@ -243,3 +243,30 @@ def test_a_version_that_followed_outcomes_says_from_which_and_how_it_compared() 
     assert "-0.0800 ± 0.0100" in page
     del own["against"]["log_loss"]
     assert "no: too few" in render(own, "")
+
+
+def test_rows_and_leads_of_the_newest_period_are_told_apart() -> None:
+    made = manifest()
+    judged = made["data"]["judged"]["test"]
+    page = " ".join(render(made, "signed").split())
+    assert judged["leads"] < judged["rows"]
+    assert f"newest {judged['rows']:,} rows of {judged['leads']:,} leads" in page
+
+
+def test_warnings_and_what_was_left_out_are_in_the_report() -> None:
+    inputs = {
+        "left_out": {"created_month": "not seen in an earlier year"},
+        "groups": {},
+        "best_alone": {"name": "numbers.visits", "roc_auc": 0.7, "better": True},
+    }
+    leaks = {"found": {}, "allowed": [], "warnings": {"status": "sounds like the outcome"}}
+    made = manifest(inputs=inputs, leaks=leaks)
+    made["calibration"] |= {"base_rate": 0.031, "shift": -2.5}
+    page = " ".join(render(made, "signed").split())
+    for text in (
+        "created_month: not seen in an earlier year",
+        "numbers.visits alone ranks better than the model",
+        "status: sounds like the outcome",
+        "to that of all leads, 3.1 %",
+    ):
+        assert text in page
