@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from leadstream.errors import Transient, UserError
+from leadstream.errors import Transient, UserError, error_text
 from leadstream.kafka.batch import Partition
 from leadstream.kafka.config import client_config
 from leadstream.kafka.health import describe_error
@@ -36,7 +36,7 @@ def read_acknowledged(
         with _member(settings, acknowledging) as consumer:
             states = consumer.committed([TopicPartition(*place) for place in places], ASK_SECONDS)
     except KafkaException as error:
-        raise Transient("brokers", error.args[0].str()) from error
+        raise Transient("brokers", error_text(error)) from error
     return _acknowledged(states)
 
 

@@ -87,7 +87,7 @@ def read_learned_until(manifest: Mapping[str, Any]) -> int | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(
             f"model version {manifest.get('version')}: its training period cannot be understood "
-            f"({error})"
+            f"({error_text(error)})"
         ) from error
 
 
