@@ -5,6 +5,7 @@ by a line `sep=;`, and by the columns that the caller looks for.
 """
 
 import csv
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from leadstream.text_forms import column_name
 
 DELIMITERS = (",", ";", "\t", "|")
 DEFAULT_ENCODING = "utf-8"
+NO_NAMES = "its first line has values in place of names: write the names of the columns above it"
 NOT_CLOSED = "has a quote that is not closed"
 # A header stands in the first records, below titles and empty lines.
 _MAX_TITLE_RECORDS = 40
@@ -35,6 +37,8 @@ _OTHER_KINDS = (
     (b"%PDF", "is a PDF; export the leads as CSV in UTF-8"),
     (b"{\\rtf", "is a text document; export the leads as CSV in UTF-8"),
 )
+# A year may be the name of a column.
+_VALUE = re.compile(r"(?!(?:19|20)\d\d$)(?:[-+]?[\d.,]*\d|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*)")
 _HTML = (b"<html", b"<!doctype", b"<table", b"<?xml")
 
 # Returns how many of the looked-for columns a header has.
@@ -158,6 +162,11 @@ def _fitting(cells: list[str], width: int, *, several: bool) -> list[str] | str:
     if len(cells) > width or (several and len(cells) < width):
         return NOT_CLOSED if several else f"has {len(cells)} fields, the header has {width}"
     return cells
+
+
+def holds_values(header: Sequence[str]) -> bool:
+    """Return whether a header has a number or a date in place of a name."""
+    return any(_VALUE.fullmatch(name) for name in header)
 
 
 def _encoding(path: Path, named: str | None) -> str:

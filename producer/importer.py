@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from leadstream.errors import SettingsError, UserError, error_text
 from leadstream.lead_fields import STATE_FIELDS
 from leadstream.text_forms import column_name, comparable
-from producer.csv_file import DEFAULT_ENCODING, CsvShape, find_shape, read_records
+from producer.csv_file import (
+    DEFAULT_ENCODING,
+    NO_NAMES,
+    CsvShape,
+    find_shape,
+    holds_values,
+    read_records,
+)
 from producer.fields import MappedField, Value
 from producer.labels import DAY_MS, Labels, OutcomeOfRow, check_balance, label_rows
 from producer.mapping import LeadMapping, column_positions
@@ -170,6 +177,8 @@ def _shape(path: Path, mapping: LeadMapping) -> CsvShape:
                 f"{path}: its header is not {shape.encoding}; set file.encoding in {mapping.name}, "
                 'for example "cp1252"'
             )
+        if shape.score == 0 and holds_values(shape.header):
+            raise UserError(f"{path}: {NO_NAMES}")
         free = find_shape(path, score, encoding=mapping.encoding)
         if free.score > shape.score:
             raise SettingsError(

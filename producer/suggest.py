@@ -12,7 +12,7 @@ from pathlib import Path
 from leadstream.errors import UserError
 from leadstream.text_forms import comparable
 from producer.column_roles import NAMES_ID, ColumnRoles, FileTable, find_roles
-from producer.csv_file import CsvShape, find_shape, read_records
+from producer.csv_file import NO_NAMES, CsvShape, find_shape, holds_values, read_records
 from producer.outcome_leaks import tells
 from producer.profile import (
     NULLS,
@@ -60,6 +60,8 @@ def suggest(path: Path, *, parquet: bool = False) -> Suggestion:
 
 def _read_csv(path: Path) -> FileTable:
     shape = find_shape(path, _names)
+    if holds_values(shape.header):
+        raise UserError(f"{path}: {NO_NAMES}")
     encoding = None
     rows = _rows(path, shape)
     if any("\ud800" <= char <= "\udfff" for row in rows for cell in row for char in cell):

@@ -295,7 +295,10 @@ class ModelRegistry:
         return [name for name in names if _ALIAS.fullmatch(name)]
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the objects of the store, a sentence for each object."""
+        """Return what is wrong with versions, aliases and the name of the store, a sentence each.
+
+        `log` shows moves that cannot be read.
+        """
         found = [] if (problem := self._problem_of_name()) is None else [problem]
         found += filter(None, map(self._problem_of_version, self._claimed()))
         there = self.versions()
@@ -307,12 +310,7 @@ class ModelRegistry:
                 continue
             if alias and alias.version not in there:
                 found.append(self._dangling(name, alias.version))
-        moves = self.log()
-        return found + [
-            f"aliases/log/{move['alias']} cannot be read: restore it, or remove it"
-            for move in moves
-            if move["action"] == UNREADABLE
-        ]
+        return found
 
     def _problem_of_name(self) -> str | None:
         try:

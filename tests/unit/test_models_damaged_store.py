@@ -156,8 +156,6 @@ def _damaged(store: Path) -> Iterator[tuple[str, str]]:
     yield "model version 1.2.0: its signature cannot be read", "1.2.0"
     (store / "aliases/challenger.json").write_text("no JSON")
     yield "the alias challenger in", "challenger"
-    (store / "aliases/log/champion-1-x.json").write_text("no JSON")
-    yield "aliases/log/champion-1-x.json cannot be read", "log"
 
 
 def test_the_list_names_each_damaged_object_in_a_line_and_goes_on(

@@ -8,6 +8,7 @@ import pytest
 from leadstream.errors import SettingsError, UserError
 from producer.importer import ImportedRow, RefusedRow, read_rows
 from producer.mapping import load_mapping
+from producer.suggest import suggest
 
 MAPPING = """
 [lead]
@@ -113,3 +114,12 @@ def test_a_file_of_another_kind_is_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         _read(tmp_path, content)
+
+
+@pytest.mark.parametrize("value", ["12", "-3.5", "1,234.50", "2025-03-01", "01.03.2025 10:00"])
+def test_a_file_without_a_header_is_told_to_get_one(tmp_path: Path, value: str) -> None:
+    text = f'L1,"{value}",x,new\nL2,"{value}",y,old\n'
+    with pytest.raises(UserError, match="its first line has values in place of names"):
+        _read(tmp_path, text.encode())
+    with pytest.raises(UserError, match="its first line has values in place of names"):
+        suggest(tmp_path / "leads.csv")
