@@ -1,11 +1,12 @@
 """From what stands in the topics and in the brokers' logs to a history."""
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.codec import Reader
 from tests.faults.history import (
@@ -243,7 +244,21 @@ def _assigned(
 
 
 def group_offsets(stage: Stage) -> dict[TopicSlice, tuple[int, int]]:
-    """Of each consumed partition its end, and where the group stands by what it has committed."""
+    """Of each consumed partition its end, and where the group stands by what it has committed.
+
+    Waits for a coordinator that is being made or moves.
+    """
+
+    def asked() -> dict[TopicSlice, tuple[int, int]] | None:
+        with contextlib.suppress(KafkaException):
+            return _ask_offsets(stage)
+        return None
+
+    found: dict[TopicSlice, tuple[int, int]] = until(asked, "the group's coordinator answers", 60)
+    return found
+
+
+def _ask_offsets(stage: Stage) -> dict[TopicSlice, tuple[int, int]]:
     # Of the group by name, without joining it.
     config = {
         "bootstrap.servers": stage.bootstrap,
