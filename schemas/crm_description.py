@@ -9,7 +9,7 @@ not fit its field is missing.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 
 from leadstream.lead_fields import (
@@ -35,6 +35,9 @@ DESCRIBED = "leadstream_described"
 # The member of a row of the outbox that holds the values of lookups.
 NAMES = "leadstream_names"
 _MAX_TIME_CHARACTERS = 64
+# The day zero of serial days, without a zone.
+_DAYS = {"excel": datetime(1899, 12, 30), "excel_1904": datetime(1904, 1, 1)}  # noqa: DTZ001
+_OF_NUMBERS = {"epoch_s", "epoch_ms", *_DAYS}
 LEADSTREAM = "leadstream"
 
 
@@ -90,38 +93,44 @@ class Condition:
 class TimeFormat:
     """The form of times: a format, the zone of times without one, and the unit of numbers.
 
-    The format is iso, epoch_s, epoch_ms, or one of strptime. With a `base` (milliseconds UTC)
-    numbers count steps of `step_ms` from it. With `end_of_day` a date is the end of its day.
+    A format is iso, epoch_s, epoch_ms, excel, excel_1904, or one of strptime; the first that fits
+    counts. With a `base` (milliseconds UTC) numbers count steps of `step_ms` from it. With
+    `end_of_day` a date is the end of its day.
     """
 
     zone: tzinfo = UTC
-    form: str = "iso"
+    forms: tuple[str, ...] = ("iso",)
     base: int | None = None
     step_ms: float = 1.0
     end_of_day: bool = False
 
     def read(self, value: Any) -> int | None:
         """Return milliseconds UTC, or None if it is no time from 1970 to 9999."""
-        try:
-            found = self._read(value)
-        except (ValueError, OverflowError):
-            return None
-        return found if found is not None and MIN_TIME_MS <= found < END_TIME_MS else None
+        for form in self.forms:
+            try:
+                found = self._read(value, form)
+            except (ValueError, OverflowError):
+                continue
+            if found is not None and MIN_TIME_MS <= found < END_TIME_MS:
+                return found
+        return None
 
-    def _read(self, value: Any) -> int | None:
-        if self.base is not None or self.form in ("epoch_s", "epoch_ms"):
+    def _read(self, value: Any, form: str) -> int | None:
+        if self.base is not None or form in _OF_NUMBERS:
             number = read_number(value)
             if number is None:
                 return None
             if self.base is not None:
                 return self.base + round(number * self.step_ms)
-            return int(number * (1000 if self.form == "epoch_s" else 1))
+            if form in _DAYS:
+                return self._local(_DAYS[form] + timedelta(milliseconds=round(number * 86_400_000)))
+            return int(number * (1000 if form == "epoch_s" else 1))
         if not isinstance(value, str):
             return parse_time(value)
         if len(value) > _MAX_TIME_CHARACTERS:
             return None
-        if self.form != "iso":
-            return self._local(datetime.strptime(value, self.form))  # noqa: DTZ007  # _local
+        if form != "iso":
+            return self._local(datetime.strptime(value, form))  # noqa: DTZ007  # _local
         # Debezium writes the zone of a date, too.
         text = value[:-1] if len(value) == len("2026-01-31Z") and value.endswith("Z") else value
         moment = datetime.fromisoformat(text)

@@ -258,11 +258,22 @@ class _FieldReader:
             base = to_milliseconds(moment if moment.tzinfo else moment.replace(tzinfo=zone))
         return TimeFormat(
             zone,
-            text_of(options, f"{key}.format", "iso"),
+            _formats(options, f"{key}.format"),
             base,
             number_of(options, f"{key}.step_ms", 1.0),
             end_of_day,
         )
+
+
+def _formats(options: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the formats of times: a text, or a list of texts."""
+    given = options.get("format", "iso")
+    formats = [given] if isinstance(given, str) else given
+    if not isinstance(formats, list) or not formats:
+        raise WrongKey(key, "must be text or a list of texts")
+    if not all(isinstance(each, str) for each in formats):
+        raise WrongKey(key, "must be text or a list of texts")
+    return tuple(formats)
 
 
 def _zone(database: Mapping[str, Any], file: Mapping[str, Any]) -> ZoneInfo:

@@ -220,7 +220,7 @@ def _is_absent(field: DescribedField, value: Any) -> bool:
 def _moment(field: DescribedField, value: Any, local_times: bool) -> Any:
     """Return a time as its format reads it; only the format iso takes a number of any unit."""
     times: TimeFormat = field.times
-    if times.form != "iso" or times.base is not None:
+    if times.forms != ("iso",) or times.base is not None:
         return value
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
