@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consumer.deliver.sink import CommittingSource
 from consumer.history.arrow_rows import months
 from consumer.history.delta_store import DEPENDENCY, CommitConflict, StoredTable
 from consumer.history.erased_leads import ErasedLeads, LeadErasure
@@ -24,16 +23,20 @@ from consumer.history.table_schemas import MOMENT, TABLES, HistoryTable, table_s
 from consumer.history.topic_records import HistoryReader, TopicRecords
 from leadstream.errors import Fenced, Poison, Transient, UserError
 from leadstream.kafka.batch import Batch, ClosedBy, Message, Partition
+from leadstream.kafka.source import Source
 
 # A commit comes earlier if so much is buffered.
-MAX_ROWS = 100_000
-MAX_BYTES = 32 * 2**20
+MAX_ROWS = 50_000
+MAX_BYTES = 16 * 2**20
 # Commits that find another commit in their way; then the loop waits.
 MAX_CONFLICTS = 5
 
 
-class HistorySource(CommittingSource, Protocol):
-    """A source that knows the ends of its partitions."""
+class HistorySource(Source, Protocol):
+    """A source that commits without a transaction, and knows the ends of its partitions."""
+
+    def commit(self, batch: Batch) -> None:
+        """Commit the offsets of a batch. Raises Transient while the group is not stable."""
 
     def end(self, place: Partition) -> int:
         """Return the end offset of a partition. Raises Transient if the brokers do not answer."""

@@ -28,7 +28,7 @@ PURPOSE = "name the folder or URL that is to hold the history, for example /srv/
 # The upkeep may end within the time that a stop has.
 UPKEEP_SECONDS = 10.0
 # Records that are decoded together.
-BATCH_RECORDS = 20_000
+BATCH_RECORDS = 10_000
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
