@@ -13,7 +13,7 @@ from typing import Any
 
 from leadstream.errors import Poison
 from schemas.codec import Reader
-from schemas.crm_description import CrmDescription
+from schemas.crm_description import DESCRIBED, CrmDescription
 from schemas.crm_rows import corrected_change_time, corrected_state
 from schemas.foreign_rows import (
     basic_row,
@@ -148,6 +148,10 @@ def from_outbox(message: ForeignMessage, how: ConversionOptions) -> dict[str, An
     if kind not in _TYPES.values() or not isinstance(row, dict):
         raise invalid(
             "it is no row of leadstream_outbox: see the settings of its outbox event router"
+        )
+    if row.get(DESCRIBED) and how.description.database is None:
+        raise invalid(
+            "the outbox has rows of a CRM that a file describes: set LEADSTREAM_FIELDS to the file"
         )
     record = changed(kind, occasion, row, how)
     return {**record, "origin": _header(message, "origin") or record["origin"]}

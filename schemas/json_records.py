@@ -20,8 +20,8 @@ from schemas import schema_files
 from schemas.crm_rows import parse_time
 from schemas.foreign_values import parse_integer
 
-# Converts a JSON value; the text is the path of the field.
-Convert = Callable[[Any, str], Any]
+# Converts a JSON value; raises _UnfitValue.
+Convert = Callable[[Any], Any]
 
 CONTENT_TYPE = "content-type"
 JSON_TYPE = b"application/json"
@@ -38,6 +38,17 @@ _TYPES = {
     type(None): "null",
 }
 _LIMITS = {"int": INT_LIMIT, "long": LONG_LIMIT}
+
+
+class _UnfitValue(Exception):  # never leaves this module
+    """A value that does not fit; `path` grows from the field to the record on its way up."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        self.what, self.path = what, path
+
+    def within(self, name: str) -> "_UnfitValue":
+        """Return the same one level up."""
+        return _UnfitValue(self.what, f"{_named(name)}.{self.path}" if self.path else _named(name))
 
 
 def is_json(value: bytes, headers: Callable[[], Headers], *, accept: bool) -> bool:
@@ -65,13 +76,7 @@ def decode_json(record: str, value: bytes) -> dict[str, Any]:
 def parse_object(value: bytes) -> dict[str, Any]:
     """Parse a JSON object. Raises Poison DECODE_FAILED."""
     try:
-        text = value.decode("utf-8-sig")
-        found = json.loads(
-            text,
-            parse_int=parse_integer,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_refuse_duplicates,
-        )
+        found = _DECODER.decode(value.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _undecodable(f"The JSON is not UTF-8 text, from byte {error.start} on.") from None
     except json.JSONDecodeError as error:
@@ -87,7 +92,10 @@ def parse_object(value: bytes) -> dict[str, Any]:
 
 def convert_record(record: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record from an object of basic values. Raises Poison INVALID_EVENT."""
-    found: dict[str, Any] = _converter(record)(value, "")
+    try:
+        found: dict[str, Any] = _converter(record)(value)
+    except _UnfitValue as unfit:
+        raise _invalid(f"{unfit.path} {unfit.what}") from None
     return found
 
 
@@ -101,7 +109,7 @@ def _compile(schema: Any) -> Convert:
     if isinstance(schema, list):
         [branch] = [each for each in schema if each != "null"]
         convert = _compile(branch)
-        return lambda value, path: None if value is None else convert(value, path)
+        return lambda value: None if value is None else convert(value)
     kind = schema["type"] if isinstance(schema, dict) else schema
     if isinstance(schema, dict) and schema.get("logicalType") == "timestamp-millis":
         return _time
@@ -128,41 +136,50 @@ def _record(schema: Any) -> Convert:
         for field in schema["fields"]
     ]
     names = frozenset(name for name, *_ in fields)
+    own = "numbers" in names
+    hint = "; a CRM's own fields go into lead.numbers and lead.categories" if own else ""
 
-    def convert(value: Any, path: str) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(path, value, "an object of fields")
+            raise _wrong(value, "an object of fields")
+        found = {}
+        try:
+            for name, part, optional, default in fields:
+                if name in value:
+                    found[name] = part(value[name])
+                elif optional:
+                    # Records must not share the schema's own map.
+                    found[name] = dict(default) if isinstance(default, dict) else default
+                else:
+                    _refuse_absence()
+        except _UnfitValue as unfit:
+            raise unfit.within(name) from None
         if not value.keys() <= names:
             unknown = next(name for name in value if name not in names)
-            raise _invalid(_unknown(_join(path, unknown), path))
-        found = {}
-        for name, part, optional, default in fields:
-            if name in value:
-                found[name] = part(value[name], _join(path, name))
-            elif optional:
-                # Records must not share the schema's own map.
-                found[name] = dict(default) if isinstance(default, dict) else default
-            else:
-                raise _invalid(f"{_join(path, name)} is missing")
+            raise _UnfitValue(f"is not a field of the schema{hint}", _named(unknown))
         return found
 
     return convert
 
 
-def _unknown(name: str, path: str) -> str:
-    own = path == "lead"
-    hint = "; a CRM's own fields go into lead.numbers and lead.categories" if own else ""
-    return f"{name} is not a field of the schema{hint}"
+def _refuse_absence() -> None:
+    raise _UnfitValue("is missing")
 
 
 def _map(convert: Convert) -> Convert:
-    def convert_items(value: Any, path: str) -> Any:
+    def convert_items(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(path, value, "an object of names and values")
-        for name in value:
-            if not name.isascii() and not _is_unicode(name):
-                raise _invalid(f"{path} has a name that is not Unicode text")
-        return {name: convert(item, _join(path, name)) for name, item in value.items()}
+            raise _wrong(value, "an object of names and values")
+        found = {}
+        name = ""
+        try:
+            for name, item in value.items():
+                found[name] = convert(item)
+        except _UnfitValue as unfit:
+            raise unfit.within(name) from None
+        if not all(name.isascii() or _is_unicode(name) for name in value):
+            raise _UnfitValue("has a name that is not Unicode text")
+        return found
 
     return convert_items
 
@@ -170,45 +187,45 @@ def _map(convert: Convert) -> Convert:
 def _enum(symbols: list[str]) -> Convert:
     known = frozenset(symbols)
 
-    def convert(value: Any, path: str) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, str) or value not in known:
-            raise _invalid(f"{path} is none of {', '.join(symbols)}")
+            raise _UnfitValue(f"is none of {', '.join(symbols)}")
         return value
 
     return convert
 
 
-def _text(value: Any, path: str) -> str:
+def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _wrong(path, value, "text")
+        raise _wrong(value, "text")
     if not value.isascii() and not _is_unicode(value):
-        raise _invalid(f"{path} holds half of a surrogate pair, which is not Unicode text")
+        raise _UnfitValue("holds half of a surrogate pair, which is not Unicode text")
     return value
 
 
-def _double(value: Any, path: str) -> float:
+def _double(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(path, value, "a number")
+        raise _wrong(value, "a number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise _invalid(f"{path} is a number beyond the range of a double")
+        raise _UnfitValue("is a number beyond the range of a double")
     return number
 
 
-def _integer(kind: str) -> Callable[[Any, str], int]:
+def _integer(kind: str) -> Callable[[Any], int]:
     limit = _LIMITS[kind]
 
-    def convert(value: Any, path: str) -> int:
+    def convert(value: Any) -> int:
         # 3.0 and 3e0 are integers in JSON, as some languages write them.
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(path, value, "an integer")
+            raise _wrong(value, "an integer")
         if not -limit <= value < limit:
-            raise _invalid(f"{path} is a number beyond {limit.bit_length()} bits")
+            raise _UnfitValue(f"is a number beyond {limit.bit_length()} bits")
         if value % 1:
-            raise _invalid(f"{path} is a fraction, not an integer")
+            raise _UnfitValue("is a fraction, not an integer")
         return int(value)
 
     return convert
@@ -217,15 +234,15 @@ def _integer(kind: str) -> Callable[[Any, str], int]:
 _milliseconds = _integer("long")
 
 
-def _time(value: Any, path: str) -> int:
+def _time(value: Any) -> int:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _milliseconds(value, path)
+        return _milliseconds(value)
     if not isinstance(value, str):
-        raise _wrong(path, value, "a time: ISO 8601 text, or milliseconds since 1970")
+        raise _wrong(value, "a time: ISO 8601 text, or milliseconds since 1970")
     found = parse_time(value)
     if found is None:
-        raise _invalid(
-            f"{path} is text that is no time: send ISO 8601, as in 2026-01-31T08:15:00Z, "
+        raise _UnfitValue(
+            "is text that is no time: send ISO 8601, as in 2026-01-31T08:15:00Z, "
             "or milliseconds since 1970 as a number"
         )
     return found
@@ -243,12 +260,15 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(
+    parse_int=parse_integer,
+    parse_constant=_refuse_constant,
+    object_pairs_hook=_refuse_duplicates,
+)
+
+
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{_named(name)}" if path else _named(name)
 
 
 def _named(name: str) -> str:
@@ -256,9 +276,9 @@ def _named(name: str) -> str:
     return name if _PLAIN_NAME.fullmatch(name) else "a field with an odd name"
 
 
-def _wrong(path: str, value: Any, wanted: str) -> Poison:
+def _wrong(value: Any, wanted: str) -> _UnfitValue:
     hint = ": leave it out" if value is None else ""
-    return _invalid(f"{path} is {_TYPES[type(value)]}, not {wanted}{hint}")
+    return _UnfitValue(f"is {_TYPES[type(value)]}, not {wanted}{hint}")
 
 
 def _invalid(detail: str) -> Poison:

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from leadstream.kafka.batch import Output
 from leadstream.local.broker import Broker
 from schemas.codec import Reader
-from tests.integration.running import QUICK, Stage
+from tests.integration.running import QUICK, Stage, headers_of
 from tests.raw_records import send_raw
 from tests.unit.test_schemas_foreign import DONE, MESSAGES, ROW, reported
 
@@ -126,3 +126,31 @@ def test_odd_events_and_names_of_headers_cost_their_own_event_and_no_value_is_lo
     assert all(("unreadable-header-name", b"a") in (m.headers() or []) for m in letters)
     places = [(line["topic"], line["partition"], line["offset"]) for line in logged]
     assert places == [(topic, 0, 1 + offset) for offset in range(len(ODD))]
+
+
+def test_events_of_salesforce_become_a_change_for_each_record_and_own_fields_come_along(
+    stage: Stage,
+) -> None:
+    header = {"entityName": "Lead", "changeType": "CREATE", "recordIds": ["00Q1", "00Q2"]}
+    fields = {"CreatedDate": "2026-01-31T08:15:00Z", "Status": "Open", "GPA__c": 3.5}
+    events = [
+        {"ChangeEventHeader": header, **fields},
+        {"ChangeEventHeader": header | {"changeType": "UPDATE", "changedFields": ["Status"]}},
+        {"ChangeEventHeader": header | {"changeType": "DELETE", "recordIds": ["00Q2"]}},
+    ]
+    stage.send(Output(_foreign(stage), None, json.dumps(each).encode()) for each in events)
+    arguments = ("--format", "salesforce", "--columns", "numbers.gpa=GPA__c")
+    with stage.running("translate", "--from", _foreign(stage), *arguments, **QUICK) as process:
+        messages = stage.read(stage.topics.lead_changes, 3)
+        [letter] = stage.letters(1)
+        assert process.stop() == 0
+    changes = [_CHANGE.decode(message.value() or b"") for message in messages]
+    assert sorted((each["lead_id"], each["change_type"]) for each in changes) == [
+        ("00Q1", "CREATED"),
+        ("00Q2", "CREATED"),
+        ("00Q2", "DELETED"),
+    ]
+    states = [each["lead"] for each in changes if each["lead"]]
+    assert [state["numbers"] for state in states] == [{"gpa": 3.5}] * 2
+    message = headers_of(letter)["__connect.errors.exception.message"]
+    assert "set DATABASE_URL" in message

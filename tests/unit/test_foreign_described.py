@@ -4,7 +4,6 @@ import json
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,10 +216,16 @@ def test_columns_with_personal_data_are_never_read() -> None:
         parse_columns("categories.contact=email")
 
 
-def test_the_outbox_of_a_described_crm_is_read_by_the_description(tmp_path: Path) -> None:
+def test_the_outbox_of_a_described_crm_is_read_by_the_description() -> None:
     columns = {"created_on": "2026-01-31T12:00:00.5", "stage": "open", "gpa": 3.5, "row_version": 9}
     message = ForeignMessage(b"u1", json.dumps(columns).encode(), {}, SENT, "t-0-1")
     record = only(CONVERTERS[ForeignFormat.OUTBOX](message, options()))
     assert record is not None
     assert (record["lead_version"], record["lead"]["created_at"]) == (9, CREATED)
     assert record["lead"]["numbers"] == {"gpa": 3.5}
+    described = {"leadstream_described": True, **columns}
+    message = ForeignMessage(b"u1", json.dumps(described).encode(), {}, SENT, "t-0-1")
+    assert CONVERTERS[ForeignFormat.OUTBOX](message, options()) == [record]
+    undescribed = ConversionOptions(parse_columns(""), True, Reader("LeadChanged"), None)
+    with pytest.raises(Poison, match="set LEADSTREAM_FIELDS to the file"):
+        CONVERTERS[ForeignFormat.OUTBOX](message, undescribed)
