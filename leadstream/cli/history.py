@@ -47,8 +47,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Append lead changes, predictions, shadow predictions and outcomes to the\n"
         "tables at LEADSTREAM_HISTORY, each record exactly once. An erased lead leaves\n"
         "all tables. Changes without state get the state of now from DATABASE_URL.",
-        epilog="example:\n"
-        "  LEADSTREAM_HTTP_PORT=8092 leadstream history write",
+        epilog="example:\n  LEADSTREAM_HTTP_PORT=8092 leadstream history write",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     write.set_defaults(func=run_write)
