@@ -41,7 +41,7 @@ def erase_leads(
     """
     rows = latest.erasures.tolist()
     keys = [table.keys[row] for row in rows]
-    known_versions = versions.newest(keys).tolist() if versions else [0] * len(keys)
+    known_versions = [0] * len(keys) if versions is None else versions.newest(keys).tolist()
     nulls: list[list[Record]] = []
     published: list[int] = []
     for row, key, ended, known in zip(

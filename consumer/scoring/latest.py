@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.scoring.events import EventKind, EventTable
+from consumer.scoring.versions import Versions
 from leadstream.dictionary import dictionary_encode
 
 Ints = NDArray[np.intp]
@@ -68,16 +69,16 @@ class LatestPerLead:
         return erased
 
 
-def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
+def latest_per_lead(table: EventTable, memory: Versions | None, *, coalesce: bool) -> LatestPerLead:
     """Return the latest change per lead, or without `coalesce` each change as one of its own.
 
-    A version of 0 is unknown: such a change is as new as the newest one before it. A null value
-    and a DELETED, whatever its version, supersede all changes before them, and older versions that
-    come later.
+    A version of 0 is unknown: such a change is as new as the newest one before it, in the batch or
+    in the `memory` of what was published. A null value and a DELETED, whatever its version,
+    supersede all changes before them, and older versions that come later.
     """
     changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
     messages = np.sort(np.concatenate([changes, erasures])) if len(erasures) else changes
-    versions = _inherit(table, messages)
+    versions = _inherit(table, messages, memory)
     ended, superseded = table.changes.lead_version[erasures], np.empty(0, np.intp)
     if coalesce and len(erasures):
         changes, erasures, ended, superseded = _apply_erasures(table, changes, erasures)
@@ -94,16 +95,20 @@ def latest_per_lead(table: EventTable, *, coalesce: bool) -> LatestPerLead:
     return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded, versions)
 
 
-def _inherit(table: EventTable, rows: Ints) -> NDArray[np.int64]:
+def _inherit(table: EventTable, rows: Ints, memory: Versions | None) -> NDArray[np.int64]:
     """Return the version of every row; one without takes the highest before it of its lead."""
     versions = table.changes.lead_version
-    own = versions[rows]
-    unknown = own <= 0
-    if not unknown.any() or unknown.all():
+    known = np.maximum(versions[rows], 0)
+    unknown = known == 0
+    if not unknown.any():
+        return versions
+    if memory is not None and memory.count:
+        known[unknown] = memory.newest([table.keys[row] for row in rows[unknown].tolist()])
+    if not known.any():
         return versions
     leads = dictionary_encode([table.keys[row] for row in rows.tolist()]).codes
     by_lead = np.argsort(leads, kind="stable")
-    values, ranks = np.unique(np.maximum(own, 0), return_inverse=True)
+    values, ranks = np.unique(known, return_inverse=True)
     # Leads rise, so the running maximum never reaches back into the lead before.
     base = leads[by_lead] * len(values)
     highest = values[np.maximum.accumulate(base + ranks[by_lead]) - base]

@@ -112,7 +112,7 @@ class Pipeline:
         )
         if self._erased is not None:
             table = table.without(self._erased.before(batch, table))
-        latest = latest_per_lead(table, coalesce=self._settings.coalesce)
+        latest = latest_per_lead(table, self._versions, coalesce=self._settings.coalesce)
         erasures = erase_leads(batch, table, latest, self._versions, self._null_topics(context))
         decoded = time.perf_counter()
         first, *others = slice_leads(requests) or [[]]

@@ -108,6 +108,11 @@ class Versions:
         self.newest([b""])
         self._young.put(np.empty(0, np.int64), np.empty(0, np.int64))
 
+    @property
+    def count(self) -> int:
+        """Return the number of versions, those that both generations hold counted twice."""
+        return self._young.count + self._old.count + sum(len(part[0]) for part in self._started)
+
     def newest(self, keys: Sequence[bytes]) -> Ints:
         """Return the version of each lead, (n,), 0 if none is remembered."""
         hashes = self._hashes(keys)

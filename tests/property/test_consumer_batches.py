@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from consumer.scoring.leads import Lead
@@ -32,7 +32,8 @@ from tests.unit.pipelines import (
     request,
 )
 
-LEADS = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": 10.0 * i}, 1) for i in range(3)})
+# Rows without versions: those of the changes count.
+LEADS = FakeLeads({f"lead_{i}": Lead(STATE | {"lead_score": 10.0 * i}, 0) for i in range(3)})
 # A replica that lags for one lead, is ahead of the changes of another, and has no versions.
 REPLICA = FakeLeads(
     {
@@ -219,6 +220,9 @@ def test_a_change_that_comes_late_must_not_be_the_last_word_wherever_batches_end
     ),
     erases=st.booleans(),
     sizes=SPLITS,
+)
+@example(
+    drawn=[("versioned", "lead_0", version, 1) for version in (2, 0, 1)], erases=False, sizes=[1]
 )
 def test_versions_that_are_missing_or_of_another_state_must_not_let_batches_decide(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], erases: bool, sizes: list[int]
