@@ -182,7 +182,8 @@ class Store:
         try:
             yield
         except self._failures as error:
-            why = without_secrets(" ".join(error_text(error).split()), self.url) or "not in time"
+            text = "not in time" if isinstance(error, TimeoutError) else error_text(error)
+            why = without_secrets(" ".join(text.split()), self.url)
             raise Transient(
                 "model store", f"{masked_url(self.url)} does not answer ({why})"
             ) from None
