@@ -107,8 +107,10 @@ def test_a_described_crm_would_train_on_its_own_fields_and_serve_them_as_missing
         again = predictions(2)[1]
         same = first.keys() - PROVENANCE
         assert {name: again[name] for name in same} == {name: first[name] for name in same}
-        # The verb, which asks for all leads that are not deleted.
-        assert main(["rescore", "--all"]) == 0
+        # The verb, which asks for all leads that are not deleted. The model learned inputs that no
+        # road of this CRM brings.
+        assert main(["rescore", "--all"]) == 1
+        assert main(["rescore", "--all", "--allow-fewer-inputs"]) == 0
         third = predictions(3)[2]
         assert (third["lead_version"], third["imputed"]) == (3, first["imputed"])
         # An own field is an input: another value is another score.

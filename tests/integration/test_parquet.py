@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.trained_models import write_key
-from tests.unit.test_models_commands import MAPPING
+from tests.unit.test_models_commands import MAPPING, decided
 from tests.unit.test_models_train import leads
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """leads.csv and leads.parquet of the same rows, map.toml, and a key."""
-    table = leads(1500)[["lead_id", "created_at", "as_of", "lead_score", "source", "converted"]]
+    table = decided(leads(1500))[
+        ["lead_id", "created_at", "as_of", "lead_score", "source", "converted", "decided_at"]
+    ]
     table.to_csv(tmp_path / "leads.csv", index=False)
     parquet.write_table(
         pa.Table.from_pandas(table, preserve_index=False),
@@ -80,6 +82,7 @@ def test_the_same_leads_in_another_file_format_must_not_be_other_events(folder: 
 def test_a_csv_called_parquet_is_one_sentence(folder: Path) -> None:
     done = leadstream(folder, "train", "--parquet", "leads.csv", "--mapping", "map.toml")
     assert done.returncode == 1
-    assert done.stderr.startswith("leadstream: leads.csv: is not Parquet that can be read (")
-    assert done.stderr.count("\n") == 1
+    stage, sentence = done.stderr.splitlines()
+    assert stage == "reading leads ..."
+    assert sentence.startswith("leadstream: leads.csv: is not Parquet that can be read (")
     assert leadstream(folder, "train", "--parquet", "leads.parquet").returncode == 2
