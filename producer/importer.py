@@ -101,15 +101,26 @@ def read_rows(
     """
     latest = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) + DAY_MS
     seen = _SeenRows()
-    for line, cells in read_lines(path, mapping) if parquet else _csv_lines(path, mapping):
+    for line, cells in read_cells(path, mapping, parquet=parquet):
         if isinstance(cells, str):
             yield RefusedRow(line, cells)
-        elif _chosen(cells, mapping):
-            result = _row(cells, line, mapping, latest)
+        elif is_chosen(cells, mapping):
+            result = row_of_cells(cells, line, mapping, latest)
             yield seen.check(result) if isinstance(result, ImportedRow) else result
 
 
-def _chosen(cells: Cells, mapping: LeadMapping) -> bool:
+def read_cells(
+    path: Path, mapping: LeadMapping, *, parquet: bool = False
+) -> Iterator[tuple[int, Cells | str]]:
+    """Yield the first line of each row of a file, with its mapped cells or with its fault.
+
+    Raises SettingsError if the file lacks a column of the mapping, UserError if it cannot be read.
+    """
+    return read_lines(path, mapping) if parquet else _csv_lines(path, mapping)
+
+
+def is_chosen(cells: Cells, mapping: LeadMapping) -> bool:
+    """Return whether `rows.only` of the mapping includes a row."""
     return all(
         comparable(cells[column] or "").strip() in values for column, values in mapping.only.items()
     )
@@ -244,7 +255,10 @@ class _RowReader:
             raise ValueError(f"is not {self.mapping.encoding or DEFAULT_ENCODING}")
 
 
-def _row(cells: Cells, line: int, mapping: LeadMapping, latest: int) -> ImportedRow | RefusedRow:
+def row_of_cells(
+    cells: Cells, line: int, mapping: LeadMapping, latest: int
+) -> ImportedRow | RefusedRow:
+    """Return the row that cells hold, or why it is refused; no time is later than `latest`."""
     row = _RowReader(mapping, cells, line, [])
     try:
         read = _imported(row)

@@ -35,13 +35,17 @@ _CREATED = (
 
 @dataclass(frozen=True, slots=True)
 class MappedOutcome:
-    """The column of an export that says whether a lead converted, and its values."""
+    """The column of an export that says whether a lead converted, and its values.
+
+    With `others_missing`, a value that is not listed means that it is not decided.
+    """
 
     column: str
     true: frozenset[str]
     false: frozenset[str]
     missing: frozenset[str]
     decided_at: MappedField | None
+    others_missing: bool = False
 
     def read(self, row: Mapping[str, str]) -> bool | None:
         """Return True, False, or None if it is not decided.
@@ -51,7 +55,7 @@ class MappedOutcome:
         text = comparable(row[self.column]).strip()
         if text in self.true or text in self.false:
             return text in self.true
-        if not text or text in self.missing:
+        if not text or text in self.missing or self.others_missing:
             return None
         raise ValueError(NOT_LISTED)
 

@@ -7,6 +7,7 @@ of creation must be present. `[retired]` says of columns why they should not be 
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,49 @@ def load_preset(
     """
     table = read_preset(name)
     names = read_header(path) if parquet else _csv_header(path, _named_columns(table["lead"]))
+    return mapping_of_names(name, table, names, path.name, own=own, columns=columns)
+
+
+def load_history_preset(
+    name: str, names: Sequence[str], where: str, *, columns: str = ""
+) -> LeadMapping:
+    """Build the mapping of an export with these columns, to import a history by.
+
+    Leads that converted are not left out: their history is what a model learns from. A lead whose
+    outcome is none of the preset's may still convert. `where` is the export's name in messages.
+    """
+    table, history = read_preset(name), _tables(name).get("history", {})
+    only = dict(table.get("rows", {}).get("only", {}))
+    for column in history.get("kept", []):
+        only.pop(column, None)
+    header = {column.casefold(): column for column in names}
+    spec = history.get("outcome", {})
+    there = {key: _there(spec.get(key, []), header) for key in ("column", "decided_at")}
+    if there["column"] is not None:
+        listed = {"true": spec["true"], "false": ["never"]}
+        table["outcome"] = {key: value for key, value in there.items() if value} | listed
+    mapping, _ = mapping_of_names(
+        name, {**table, "rows": {"only": only}}, names, where, columns=columns
+    )
+    if mapping.outcome is None:
+        return mapping
+    outcome = replace(mapping.outcome, false=frozenset(), others_missing=True)
+    return replace(mapping, outcome=outcome)
+
+
+def mapping_of_names(
+    name: str,
+    table: Mapping[str, Any],
+    names: Sequence[str],
+    where: str,
+    *,
+    own: Mapping[str, Any] | None = None,
+    columns: str = "",
+) -> tuple[LeadMapping, list[str]]:
+    """Build the mapping of a file with these columns; also return the fields without a column.
+
+    `table` is that of the preset, and `where` the file's name in messages.
+    """
     header = {column.casefold(): column for column in names}
     lead = merge_lead(table["lead"], _there_of_own(own or {}, header))
     lead, absent = merge_lead(lead, named_columns(columns)), list[str]()
@@ -45,7 +89,7 @@ def load_preset(
         if _there(lead[required], header) is None:
             columns = " or ".join(_columns(lead[required]))
             raise SettingsError(
-                f"--preset {name}: {path.name} has no column {columns}, which is the {required}"
+                f"--preset {name}: {where} has no column {columns}, which is the {required}"
             )
     own_specs = {kind: lead.pop(kind, {}) for kind in _OWN}
     fields = _present(lead, header, absent, "")
@@ -74,6 +118,12 @@ def retired_columns(name: str, mapping: LeadMapping) -> list[str]:
 
 def read_preset(name: str) -> dict[str, Any]:
     """Return the tables of a preset, in which a list of columns means the first that is there."""
+    tables = _tables(name)
+    tables.pop("history", None)
+    return tables
+
+
+def _tables(name: str) -> dict[str, Any]:
     return tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
 
 
@@ -125,6 +175,13 @@ def _named_columns(lead: Mapping[str, Any]) -> frozenset[str]:
     own = [spec for kind in _OWN for spec in lead.get(kind, {}).values()]
     specs = [spec for name, spec in lead.items() if name not in _OWN]
     return frozenset(column.casefold() for spec in specs + own for column in _columns(spec))
+
+
+def export_header(path: Path, name: str) -> Sequence[str]:
+    """Return the names of the columns of an export, CSV or Parquet, that a preset reads."""
+    if path.suffix.lower() == ".parquet":
+        return read_header(path)
+    return _csv_header(path, _named_columns(read_preset(name)["lead"]))
 
 
 def _csv_header(path: Path, wanted: frozenset[str]) -> Sequence[str]:

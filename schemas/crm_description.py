@@ -241,11 +241,33 @@ class DescribedOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedLog:
+    """The CRM's log of changes: a table, or a file without one, with a row for each change.
+
+    A row has the lead, the time, and either `field` with its `new` and perhaps its `old` value, or
+    in `row` the full row of the lead after the change, as JSON.
+    """
+
+    table: TableName | None
+    lead: str
+    at: DescribedField
+    field: str | None
+    old: str | None
+    new: str | None
+    row: str | None
+
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that are read, each once."""
+        named = (self.lead, self.at.column, self.field, self.old, self.new, self.row)
+        return tuple(dict.fromkeys(filter(None, named)))
+
+
+@dataclass(frozen=True, slots=True)
 class CrmDescription:
     """A description of a CRM.
 
     `path` is the file's name in messages. `only` are the conditions of a row that is a lead.
-    `database` and `outcome` are None where the file does not have them.
+    `database`, `outcome` and `log` are None where the file does not have them.
     """
 
     path: str
@@ -256,6 +278,7 @@ class CrmDescription:
     version: str | None
     database: DescribedDatabase | None
     outcome: DescribedOutcome | None
+    log: DescribedLog | None = None
 
     def state_columns(self) -> tuple[str, ...]:
         """Return the columns that a score depends on, each once."""

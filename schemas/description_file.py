@@ -20,6 +20,7 @@ from schemas.crm_description import (
     CrmDescription,
     DescribedDatabase,
     DescribedField,
+    DescribedLog,
     DescribedOutcome,
     Lookup,
     OwnInput,
@@ -30,7 +31,7 @@ from schemas.crm_rows import to_milliseconds
 from schemas.options import WrongKey, known, number_of, table_of, text_of, texts_of, zone_of
 
 # The grammar that mappings of files share.
-SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database"})
+SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database", "history"})
 FIELD_OPTIONS = frozenset(
     {
         "column",
@@ -52,6 +53,7 @@ FIELD_OPTIONS = frozenset(
 INPUT_OPTIONS = frozenset({"range", "imputation", "description"})
 OUTCOME_OF_FILE = frozenset({"column", "true", "false", "missing", "decided_at"})
 OUTCOME_OF_DATABASE = frozenset({"table", "schema", "lead", "where"})
+LOG_KEYS = frozenset({"schema", "table", "lead", "at", "field", "old", "new", "row"})
 _DATABASE = frozenset({"schema", "table", "id", "version", "deleted", "origin", "time_zone"})
 _KINDS = {field.name: field.kind for field in CRM_FIELDS}
 # Keys of [lead] that are no fields of LeadState.
@@ -161,6 +163,7 @@ def _description(path: str, table: Mapping[str, Any]) -> CrmDescription:
         version=version,
         database=leads,
         outcome=_outcome(table_of(table, "outcome", "outcome"), leads, parser),
+        log=_log(table_of(table, "history", "history"), parser),
     )
 
 
@@ -206,6 +209,31 @@ def _outcome(
     if where is None and decided_at is None:
         raise WrongKey("outcome", "needs decided_at or where: what makes a row an outcome")
     return DescribedOutcome(name, lead, decided_at, where)
+
+
+def _log(table: Mapping[str, Any], parser: "_FieldReader") -> DescribedLog | None:
+    """Return the log of changes, of a database or of a file."""
+    if not table:
+        return None
+    known(table, "history", LOG_KEYS)
+    names = {
+        name: _impersonal(f"history.{name}", text_of(table, f"history.{name}", None))
+        for name in ("field", "old", "new", "row")
+        if name in table
+    }
+    if ("row" in names) == ("field" in names) or ("field" in names) != ("new" in names):
+        raise WrongKey("history", "needs field and new, or else row")
+    if "at" not in table:
+        raise WrongKey("history.at", "is missing: name the column of the time of a change")
+    at = parser.field("history.at", "at", FieldKind.TIME, table["at"])
+    if at.column is None:
+        raise WrongKey("history.at", "needs the column of the time of a change")
+    return DescribedLog(
+        table=_table_name(table, "history") if "table" in table else None,
+        lead=text_of(table, "history.lead", None),
+        at=at,
+        **{name: names.get(name) for name in ("field", "old", "new", "row")},
+    )
 
 
 def _true(table: Mapping[str, Any]) -> Condition | None:

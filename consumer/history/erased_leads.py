@@ -47,6 +47,11 @@ class ErasedLeads:
         self.table.open()
         self._read()
 
+    def look(self) -> None:
+        """See what is recorded, if anything is, without making the table."""
+        if self.table.exists():
+            self._read()
+
     def add(self, erasures: Iterable[LeadErasure], written_ms: int) -> None:
         """Record erasures. Doing it twice changes nothing."""
         records = [

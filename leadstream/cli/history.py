@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from contextlib import closing, suppress
@@ -10,8 +9,10 @@ from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING
 
+from leadstream.cli import history_import
+from leadstream.cli.history_extra import PURPOSE, need_extra
 from leadstream.cli.service import serving_verb, source_for
-from leadstream.errors import SettingsError, Transient
+from leadstream.errors import Transient
 
 if TYPE_CHECKING:
     from consumer.history.summary import TableSummary
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from leadstream.process.metrics import HistoryMetrics
     from leadstream.settings import Settings
 
-PURPOSE = "name the folder or URL that is to hold the history, for example /srv/history"
 # The upkeep may end within the time that a stop has.
 UPKEEP_SECONDS = 10.0
 # Records that are decoded together.
@@ -51,6 +51,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     write.set_defaults(func=run_write)
+    history_import.add_parser(inner)
     compact = inner.add_parser(
         "compact",
         help="join small files, delete unused ones, and erase at once",
@@ -215,19 +216,6 @@ def _print_summaries(found: "list[TableSummary]") -> None:
         for topic, offsets in each.offsets.items():
             ends = ", ".join(f"{partition}: {offset:,}" for partition, offset in offsets.items())
             console.print(f"{topic}, next offset by partition: {ends or '-'}")
-
-
-def need_extra() -> None:
-    """Raise SettingsError if the extra `history` is not installed."""
-    # What the store's clients would print, the loop reports in its own words.
-    os.environ.setdefault("RUST_LOG", "off")
-    try:
-        import deltalake  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise SettingsError(
-            "`leadstream history` needs the extra history: `pip install 'leadstream[history]'`"
-        ) from None
 
 
 def _lookup(settings: "Settings") -> "LeadLookup | None":

@@ -29,6 +29,7 @@ RUN = {
     "fields suggest": ("integration/test_fields.py", '"fields", "suggest"'),
     "follow": ("integration/test_follow.py", '"follow"'),
     "history compact": ("integration/test_history.py", '"history", "compact"'),
+    "history import": ("docs/test_import_examples.py", '"history", "import"'),
     "history status": ("integration/test_history.py", '"history", "status"'),
     "history write": ("integration/test_history.py", '"history", "write"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),

@@ -12,6 +12,7 @@ from producer.moments import EXCEL_BASES
 from schemas.description_file import (
     FIELD_OPTIONS,
     INPUT_OPTIONS,
+    LOG_KEYS,
     OUTCOME_OF_DATABASE,
     OUTCOME_OF_FILE,
     SECTIONS,
@@ -35,6 +36,7 @@ def _keys(heading: str) -> set[str]:
         ("## `[lead]`", (LEAD_KEYS - {"decided_at"}) | {"numbers", "categories"}),
         ("## Options", FIELD_OPTIONS | INPUT_OPTIONS),
         ("## `[outcome]`", OUTCOME_OF_FILE | OUTCOME_OF_DATABASE),
+        ("## `[history]`", LOG_KEYS),
         ("### Times", {"format", "iso", "epoch_s", "epoch_ms", *EXCEL_BASES}),
     ],
 )

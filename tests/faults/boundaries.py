@@ -39,6 +39,7 @@ from schemas.json_records import decode_json
 from schemas.registry import Registry
 from schemas.registry_http import RegistryHttp
 from tests.fakes import FakeMessage, MemoryBroker, MemoryPublisher, MemorySource
+from tests.faults.log_boundary import log_boundary
 from tests.faults.odd_values import (
     CANARY,
     as_bytes,
@@ -472,7 +473,8 @@ def _ended(call: Callable[[], Any]) -> str:
 def boundaries(store: str, folder: Path) -> Iterator[dict[str, tuple[float, Boundary]]]:
     """Yield each boundary by name, with its share of the inputs."""
     yield {
-        "events of other systems": (0.35, EventBoundary()),
+        "events of other systems": (0.3, EventBoundary()),
+        "logs of a CRM": (0.05, log_boundary),
         "lead changes in JSON": (0.15, json_boundary),
         "schemas of the registry": (0.15, schema_boundary),
         "answers of the registry": (0.15, registry_boundary),

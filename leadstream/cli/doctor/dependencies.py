@@ -166,7 +166,7 @@ def check_model(settings: "Settings") -> Iterator[Finding]:
 def check_history(settings: "Settings") -> Iterator[Finding]:
     """Yield whether the tables of the history can be read; nothing if none is kept."""
     from leadstream.addresses import masked_url
-    from leadstream.cli.history import need_extra
+    from leadstream.cli.history_extra import need_extra
 
     if settings.history is None:
         return
