@@ -32,15 +32,17 @@ def compare_by_outcomes(
         fully_labeled,
         shadow_pairs,
         split_pairs,
+        without_learned,
     )
-    from models.monitor.ledger import read_horizon
+    from models.monitor.ledger import read_horizon, read_learned_until
 
     if champion == challenger:
         raise UserError(
             f"{champion} is both champion and challenger; "
             "name another one with --champion or --challenger"
         )
-    horizons = {version: read_horizon(registry.show(version)) for version in (champion, challenger)}
+    manifests = {version: registry.show(version) for version in (champion, challenger)}
+    horizons = {version: read_horizon(manifest) for version, manifest in manifests.items()}
     if horizons[champion] != horizons[challenger]:
         meant = (
             f"{version} predicts what happens {_within(days)}" for version, days in horizons.items()
@@ -51,9 +53,13 @@ def compare_by_outcomes(
     with bar("Reading", None, visible=not as_json) as advance:
         evaluated = read_evaluated(settings, horizons.get, progress=advance)
     known = fully_labeled(evaluated, horizons[champion])
+    fresh, trained_on = without_learned(
+        (one for one in known if one.prediction.model_version in manifests),
+        map(read_learned_until, manifests.values()),
+    )
     found = {
-        ComparisonMode.SHADOW: shadow_pairs(known, champion, challenger),
-        ComparisonMode.SPLIT: split_pairs(known, champion, challenger),
+        ComparisonMode.SHADOW: shadow_pairs(fresh, champion, challenger),
+        ComparisonMode.SPLIT: split_pairs(fresh, champion, challenger),
     }
     chosen = (
         ComparisonMode(mode)
@@ -67,11 +73,16 @@ def compare_by_outcomes(
     pairs = found[chosen]
     comparison = compare(pairs.differences)
     if as_json:
-        _print_json(champion, challenger, chosen, comparison, pairs)
+        _print_json(champion, challenger, chosen, comparison, pairs, trained_on=trained_on)
         return 0
     print(_sentence(comparison, champion, challenger, chosen, horizons[champion]))
     if comparison.n:
         _print_table(champion, challenger, comparison, pairs)
+    if trained_on:
+        print(
+            f"{trained_on:,} predictions are not compared: they are as of leads that one of the "
+            "two\nlearned from."
+        )
     return 0
 
 
@@ -146,13 +157,15 @@ def _print_json(
     mode: "ComparisonMode",
     comparison: "VersionComparison",
     pairs: "PredictionPairs",
+    *,
+    trained_on: int,
 ) -> None:
     versions = {"champion": champion, "challenger": challenger}
     figures = _figures(pairs) if comparison.n else None
     fields = asdict(comparison)
     # Scripts read the result as "verdict".
     result = {**versions, "mode": mode, "verdict": fields.pop("result"), **fields}
-    print(json.dumps({**result, "figures": figures}, indent=2))
+    print(json.dumps({**result, "trained_on": trained_on, "figures": figures}, indent=2))
 
 
 def _figures(pairs: "PredictionPairs") -> dict[str, dict[str, float | None]]:

@@ -150,6 +150,23 @@ def fully_labeled(
     return sorted(labeled, key=lambda one: (known_at(one, horizon_days), one.prediction.lead_id))
 
 
+def without_learned(
+    labeled: Iterable[LabeledPrediction], learned_until: Iterable[int | None]
+) -> tuple[list[LabeledPrediction], int]:
+    """Return the predictions that no compared model learned from, and the count of the others.
+
+    `learned_until` has the newest moment (ms UTC) of each model's training rows, None if unknown. A
+    prediction as of that moment or before favors the model that has seen its outcome, so both
+    models lose it.
+    """
+    labeled = list(labeled)
+    newest = max((moment for moment in learned_until if moment is not None), default=None)
+    if newest is None:
+        return labeled, 0
+    fresh = [one for one in labeled if one.prediction.occurred_at > newest]
+    return fresh, len(labeled) - len(fresh)
+
+
 def shadow_pairs(
     labeled: Iterable[LabeledPrediction], champion: str, challenger: str
 ) -> PredictionPairs:

@@ -72,14 +72,15 @@ def choose_trees(
         return _folds(recipe, parts, cumulative, specification, options.seed)
 
     progress("comparing inputs", 0.05)
-    specification, groups = decide(
+    specification, groups, simplest = decide(
         lambda tried: fit(QUICKEST, tried), options.specification, moving, parts
     )
     names = list(RECIPES) if options.recipe == BEST else [options.recipe]
     folds: dict[str, list[FoldResult]] = {}
     for done, name in enumerate(names):
         progress(f"comparing recipes: {name}", 0.1 + 0.4 * done / len(names))
-        folds[name] = fit(name, specification)
+        known = simplest if name == QUICKEST else None
+        folds[name] = known or fit(name, specification)
     compared = {name: candidates.fold_metrics(results) for name, results in folds.items()}
     recipe = candidates.best(compared)
     if recipe != QUICKEST and QUICKEST in folds:

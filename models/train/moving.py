@@ -99,11 +99,12 @@ def find_moving(
 
 def decide(
     fit: Fit, specification: Specification, moving: MovingInputs, parts: Sequence[TrainingPart]
-) -> tuple[Specification, dict[str, Any]]:
-    """Return the specification with the groups that gain, and the figures of each group.
+) -> tuple[Specification, dict[str, Any], list[FoldResult]]:
+    """Return the specification with the groups that gain, the figures of each group, and its folds.
 
     `fit` returns the folds of a specification, and `specification` has all inputs. A group must
-    gain in log loss by more than ERRORS standard errors, rows of a lead taken together.
+    gain in log loss by more than ERRORS standard errors, rows of a lead taken together. Without a
+    group there are no folds.
     """
     present, figures = moving.base, {}
     folds = fit(present) if moving.groups else []
@@ -116,7 +117,7 @@ def decide(
         figures[group.name] = {"gain": gain, "standard_error": error, "used": used}
         if used:
             present, folds = tried, results
-    return present, figures
+    return present, figures, folds
 
 
 def without(specification: Specification, names: set[str]) -> Specification:

@@ -201,7 +201,7 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
     tmp_path: Path, kafka: Broker, registry: ModelRegistry
 ) -> None:
     """400 leads in the shadow, then 400 in a split; a third converts after five days, the rest is
-    never heard of.
+    never heard of. Ten more are as of days that both versions learned from.
     """
     registry.promote("1.1.0", "challenger")
     stage_ = stage(kafka, tmp_path, registry)
@@ -210,7 +210,7 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
         return [
             stage_.change(
                 f"{prefix}_{i}",
-                {"lead_score": i % 100.0},
+                {"lead_score": i % 100.0, "created_at": START - 500 * DAY_MS},
                 occurred_at=START + round((first_day + i / 10) * DAY_MS),
             )
             for i in range(400)
@@ -219,10 +219,12 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
     for prefix, share in (("shadow", "0"), ("split", "0.5")):
         with stage_.running(LEADSTREAM_CHALLENGER_SHARE=share) as process:
             process.event("challenger.loaded")
+            if prefix == "shadow":
+                stage_.send(changes("learned", -450)[:10])
             stage_.send(changes(prefix, 0 if prefix == "shadow" else 50))
-            ours = {p["lead_id"]: p for p in stage_.predictions(400 if prefix == "shadow" else 800)}
+            ours = {p["lead_id"]: p for p in stage_.predictions(410 if prefix == "shadow" else 810)}
             assert process.stop() == 0
-    theirs = {p["lead_id"]: p for p in shadows(stage_, 400)}
+    theirs = {p["lead_id"]: p for p in shadows(stage_, 410)}
     days = {lead: (p["occurred_at"] - START) / DAY_MS for lead, p in ours.items()}
     converted = {lead: int(lead.split("_")[1]) % 3 == 0 for lead in ours}
     stage_.send([outcome(stage_, "long ago", True, -1)])
@@ -241,6 +243,8 @@ def test_a_comparison_is_of_what_was_published_and_of_what_became_of_those_leads
         "shadow",
         400,
     )
+    assert found["trained_on"] == 8, "the four that converted, by each version"
+    theirs = {lead: made for lead, made in theirs.items() if lead.startswith("shadow")}
     for side, predictions_of in (("champion", ours), ("challenger", theirs)):
         brier = (
             sum((predictions_of[lead]["probability"] - converted[lead]) ** 2 for lead in theirs)

@@ -17,6 +17,7 @@ from models.monitor.compare import (
     quality,
     shadow_pairs,
     split_pairs,
+    without_learned,
 )
 from models.monitor.ledger import DAY_MS, LabeledPrediction, PublishedPrediction
 
@@ -202,6 +203,14 @@ def test_a_split_compares_each_lead_once_and_leaves_out_what_was_before_it_and_i
     ]
     pairs = split_pairs(history, "1.0.0", "1.1.0")
     assert (pairs.champion.tolist(), pairs.challenger.tolist()) == ([0.3, 0.45], [0.2, 0.6])
+
+
+def test_a_lead_that_one_of_two_models_learned_from_must_not_decide_between_them() -> None:
+    known = [one for at in range(1, 5) for one in (judged("a", at), shadow("a", at))]
+    fresh, trained_on = without_learned(known, [DAY_MS, None, 3 * DAY_MS])
+    assert [one.prediction.occurred_at for one in fresh] == [4 * DAY_MS] * 2
+    assert trained_on == 6
+    assert without_learned(known, [None, None]) == (known, 0)
 
 
 def test_pairing_the_first_with_the_first_would_take_the_weeks_for_the_models() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.stranger_files import StrangerFile, make_file, noise_file, signal_file
@@ -26,10 +27,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(
-    file: StrangerFile, folder: Path, capsys: pytest.CaptureFixture[str], *options: str
+    file: StrangerFile,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    *options: str,
+    mapping: str | None = None,
 ) -> dict[str, Any]:
     file.rows.to_csv(folder / "leads.csv", index=False)
-    (folder / "leads.toml").write_text(file.mapping)
+    (folder / "leads.toml").write_text(mapping or file.mapping)
     words = ("--csv", "leads.csv", "--mapping", "leads.toml", "--recipe", "additive", "--json")
     assert call("train", *words, *options) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -79,3 +84,35 @@ def test_the_rate_of_the_population_moves_the_probability_and_is_in_the_manifest
     stated = [row["probability"] for row in manifest["golden"]]
     assert 0.005 < np.mean(stated) < 0.1
     assert printed["data"]["base_rate"] > 0.14
+
+
+def test_leads_that_convert_on_the_day_of_their_creation_are_not_lost(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dates have no time of day, and two of five conversions are on the day of the creation."""
+    rng, day = np.random.default_rng(5), pd.Timedelta(days=1)
+    file = signal_file(2, 2_000, 0.8)
+    created = pd.to_datetime(file.rows["created"], unit="ms").dt.normalize()
+    later = np.where(rng.random(2_000) < 0.4, 0, rng.integers(1, 60, 2_000))
+    won = file.rows["won"] == 1
+    decided = (created + later * day).where(won)
+    form = "%d.%m.%Y"
+    rows = file.rows.assign(
+        created=created.dt.strftime(form), decided=decided.dt.strftime(form).fillna("")
+    )
+    mapping = (
+        file.mapping.replace("epoch_ms", form)
+        + f"""
+decided_at = {{ column = "decided", format = "{form}" }}
+[file]
+time_zone = "Asia/Kolkata"
+"""
+    )
+    dated = StrangerFile(file.name, rows)
+    printed = trained(dated, folder, capsys, mapping=mapping)
+    assert (printed["refused"], printed["data"]["rows"]) == ([], 2_000)
+    assert printed["data"]["conversions"] == won.sum()
+    within = trained(dated, folder, capsys, "--horizon", "7", mapping=mapping)
+    known = created + 7 * day < max(decided.max() + day, created.max())
+    assert within["data"]["rows"] == known.sum()
+    assert within["data"]["conversions"] == (won & (later < 7))[known].sum()
