@@ -115,7 +115,7 @@ def _notes(connection: Connection, description: CrmDescription, tables: Tables) 
         if leads.columns.get(column) in ("timestamp without time zone", "date")
     ]
     if local and str(database.times.zone) == "UTC":
-        yield f"database.time_zone: {', '.join(local)} have no zone, and are read as UTC"
+        yield f"database.time_zone: times of {', '.join(local)} have no zone, and are read as UTC"
 
 
 def _has_index(connection: Connection, table: TableName, column: str) -> bool:

@@ -31,6 +31,8 @@ _OF_PEOPLE = frozenset({1, 3})
 _FIRST, _DESCRIBED = "0001_outbox.sql", ("0001_described_outbox.sql",)
 # The number under which leadstream_migrations has the triggers of a description.
 _DESCRIPTION = 0
+# What it has there instead after --without-triggers.
+NO_TRIGGERS = "no triggers"
 # Writers of a table wait for the lock that creates a trigger: fail rather than block a CRM.
 LOCK_TIMEOUT = "3s"
 PRIVILEGES = (
@@ -118,6 +120,8 @@ def migrate(
             connection.execute("delete from leadstream_migrations where number = 0")
             _record(connection, _DESCRIPTION, name, sha256)
             applied.append(name)
+        elif crm and not triggers and before is None:
+            _record(connection, _DESCRIPTION, NO_TRIGGERS, sha256)
         return MigrationResult(schema, [name for _, name, _ in done], applied, notes)
 
 

@@ -10,7 +10,7 @@ from leadstream.postgres import Connection, connect, describe_postgres
 from producer.crm_fit import described_tables
 from producer.described_migration import possible_triggers
 from producer.described_triggers import triggers_hash
-from producer.migrate import expected_migrations
+from producer.migrate import NO_TRIGGERS, expected_migrations
 from schemas.crm_description import CrmDescription
 from schemas.crm_tables import find_tables
 
@@ -37,7 +37,7 @@ class PostgresStatus:
 
     `clock_ahead_seconds` is how far Postgres's clock is ahead of ours; `applied` and `missing` are
     names of migrations, and of the triggers of a description. `absent_triggers` are pairs of a
-    table and a trigger.
+    table and a trigger. `polled` tells that the outbox was made without triggers.
     """
 
     clock_ahead_seconds: float
@@ -45,6 +45,7 @@ class PostgresStatus:
     missing: list[str]
     absent_triggers: list[tuple[str, str]]
     last: NewestRow | None
+    polled: bool
 
 
 def read_postgres_status(
@@ -65,7 +66,7 @@ def read_postgres_status(
             ahead = clock - (before + time.time()) / 2
             [outbox, log] = connection.execute(_TABLES).fetchone() or [None, None]
             if outbox is None or log is None:
-                return PostgresStatus(ahead, [], [], [], None)
+                return PostgresStatus(ahead, [], [], [], None, polled=False)
             rows = connection.execute(_APPLIED).fetchall()
             missing, triggers = _expected(connection, description, rows)
             firing = set(connection.execute(_FIRING, ([table for table, _ in triggers],)))
@@ -79,6 +80,7 @@ def read_postgres_status(
         missing,
         [each for each in triggers if each[0] in there and each not in firing],
         NewestRow(*row) if row else None,
+        NO_TRIGGERS in [name for name, _ in rows],
     )
 
 
@@ -92,6 +94,8 @@ def _expected(
     missing = [each.name for each in known if each.name not in names]
     if crm is None:
         return missing, list(_OF_PEOPLE)
+    if NO_TRIGGERS in names:
+        return missing, [_WAKE]
     wanted = possible_triggers(crm, find_tables(connection, described_tables(crm)))
     if wanted and triggers_hash(wanted) not in [sha256 for _, sha256 in rows]:
         missing.append(f"the triggers of {crm.path}")

@@ -52,9 +52,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add(
         "--timeout",
         type=positive,
-        default=60,
+        default=120,
         metavar="SECONDS",
-        help="how long --wait waits (default: 60)",
+        help="how long --wait waits (default: 120)",
     )
     add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)

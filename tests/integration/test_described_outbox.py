@@ -206,14 +206,23 @@ def test_a_view_is_refused_with_the_way_to_poll_it(
     bare: ContactsCrm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare.do(f"create view everyone as select * from {bare.contacts}")
-    text = bare.file.read_text().replace(f'schema = "sales{bare.suffix}"\n', "", 1)
-    bare.file.write_text(text.replace('"contacts"', '"everyone"'))
+    text = bare.file.read_text()
+    view = text.replace(f'schema = "sales{bare.suffix}"\n', "", 1)
+    bare.file.write_text(view.replace('"contacts"', '"everyone"'))
     monkeypatch.setenv("DATABASE_URL", bare.url)
     monkeypatch.setenv("LEADSTREAM_FIELDS", str(bare.file))
     assert main(["db", "migrate", "--fields"]) == 1
     assert "`leadstream rescore --all` on a schedule" in capsys.readouterr().err
     assert main(["db", "migrate", "--without-triggers"]) == 0
     assert "0002_lead_scores.sql" in capsys.readouterr().out
+    # Nobody is told that triggers are missing which were not wanted, until they are.
+    found = read_postgres_status(bare.url, bare.description)
+    assert (found.polled, found.missing, found.absent_triggers) == (True, [], [])
+    bare.file.write_text(text)
+    migrate(bare.url, description=bare.description)
+    found = read_postgres_status(bare.url, bare.description)
+    assert (found.polled, found.missing, found.absent_triggers) == (False, [], [])
+    bare.file.write_text(view.replace('"contacts"', '"everyone"'))
     monkeypatch.delenv("LEADSTREAM_FIELDS")
     assert main(["db", "migrate"]) == 1
     assert "set LEADSTREAM_FIELDS" in capsys.readouterr().err

@@ -106,6 +106,13 @@ def _check_outbox(
             f"`alter table {table} enable trigger {trigger}`, or create it {_HOW[described]}; then "
             "`leadstream rescore --all`",
         )
+    if found.polled:
+        yield note(
+            "outbox",
+            "was made without triggers, so no change comes from it: run `leadstream rescore --all` "
+            "on a schedule",
+        )
+        return
     yield from _check_relay(settings, found)
 
 
