@@ -93,7 +93,7 @@ def as_script(commands: Iterable[str]) -> str:
     lines = ["set -euo pipefail"]
     for command in commands:
         lines += [f"printf '%s\\n' {_quoted('$ ' + command)}", command]
-    return "\n".join([*lines, "kill $(jobs -p); wait", ""])
+    return "\n".join([*lines, "jobs -p | xargs -r kill; wait", ""])
 
 
 def _quoted(text: str) -> str:
@@ -136,6 +136,8 @@ def _tries(folder: Path) -> Iterable[str]:
         "COLUMNS": str(COLUMNS),
         "LEADSTREAM_LOG_FORMAT": "console",
         "REPOSITORY": str(ROOT),
+        "PIP_CACHE_DIR": str(Path.home() / ".cache" / "pip"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     install = [
         "git clone --quiet $REPOSITORY leadstream",

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from leadstream.local.broker import Broker
 from leadstream.local.kafka import KafkaProcess
 from leadstream.local.postgres import Postgres
 from leadstream.local.process import Child, free_ports
+from tests.docs.own_table import PAGE, SHAPES, as_script, commands_for, section
 from tests.docs.test_reference import ROOT
+from tests.integration.databases import database_of_its_own
 from tests.integration.outboxes import schema_of_its_own
 from tests.integration.running import Stage
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.timeout(400)]
-PAGE = ROOT / "docs" / "tutorial" / "index.md"
 # What is not run here, and where it is.
 NOT_RUN = {
     "make demo": "tests/integration/test_demo.py",
@@ -50,17 +52,14 @@ for try in $(seq 60); do
 done
 cat {folder}/new; mv {folder}/new {folder}/seen
 """
+DIRECT = """#!/bin/sh
+exec {python} -m leadstream.cli.main "$@"
+"""
 
 
 def commands() -> list[str]:
-    """Every command of the page, in order."""
-    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return [
-        line.removeprefix("$ ")
-        for block in blocks
-        for line in re.sub(r"\\\n +", "", block).splitlines()
-        if line.startswith("$ ")
-    ]
+    """Every command of the page but those for a table of one's own, in order."""
+    return [line for number in (*range(1, 9), 10) for line in section(number)]
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -119,6 +118,50 @@ def test_whoever_follows_the_tutorial_has_scores_that_follow_changes(
     assert not re.search(r"(FAIL|MEND) ", log), "nothing is wrong with a new cluster"
     assert '"ready": true' in log
     assert log.count('"event": "stopped"') == 3
+
+
+def test_whoever_has_a_table_of_ones_own_gets_a_first_prediction_by_the_same_page(
+    kafka: Broker, postgres: Postgres, tmp_path: Path
+) -> None:
+    school = next(shape for shape in SHAPES if shape.name == "school")
+    stage = Stage.on(kafka.bootstrap, tmp_path, str(tmp_path / "models"), create=False)
+    program(tmp_path / "bin", "leadstream", DIRECT.format(python=sys.executable))
+    with database_of_its_own(postgres.url) as url:
+        school.fill(url)
+        (tmp_path / "script").write_text(
+            as_script(["leadstream topics create", *commands_for(school)])
+        )
+        environ = {
+            **stage.environment,
+            "DATABASE_URL": url,
+            "LEADSTREAM_HTTP_PORT": str(free_ports(1)[0]),
+            "PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+        }
+        child = Child(
+            [shutil.which("bash") or "/bin/bash", "script"],
+            tmp_path,
+            tmp_path / "log",
+            environ=environ,
+        )
+        code = child.wait(300)
+    log = (tmp_path / "log").read_text()
+    assert code == 0, log[-4000:]
+    assert re.search(r"^1 of 1 leads scored by \w+$", log, re.MULTILINE), log
+    assert re.search(r"^2400 +\d", log, re.MULTILINE)
+    assert "FAIL" not in log
+    assert '"event": "stopped"' in log
+
+
+def test_a_transcript_of_a_try_has_the_commands_of_the_tutorial() -> None:
+    page = PAGE.read_text()
+    tries = re.split(r"^## \d\. ", page, flags=re.MULTILINE)[1:]
+    assert [text.partition("\n")[0] for text in tries] == [shape.name for shape in SHAPES]
+    for shape, text in zip(SHAPES, tries, strict=True):
+        shown = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        assert shown == ["leadstream topics create", *commands_for(shape)]
+        assert "1 of 1 leads scored" in text
 
 
 def test_the_tutorial_says_of_no_command_that_it_is_run_which_is_not() -> None:

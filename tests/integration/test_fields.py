@@ -10,6 +10,8 @@ from leadstream.cli.main import main
 from leadstream.local.postgres import Postgres
 from schemas.crm_description import TableName
 from schemas.description_file import load_description
+from tests.docs.own_table import SHAPES, CrmShape
+from tests.integration.databases import database_of_its_own
 from tests.integration.described import ContactsCrm, contacts_crm
 
 pytestmark = pytest.mark.postgres
@@ -116,6 +118,64 @@ def test_every_difference_is_a_line(
     printed = capsys.readouterr().out
     assert "2 ids are in several rows" in printed
     assert "no index begins with 'stage'" in printed
+
+
+# Of each CRM: the id, the fields that are not own numbers and categories, the mark of deleted rows,
+# the columns of outcomes with the values that count, and a word of warning.
+PROPOSED = {
+    "contacts": (
+        "contact_uuid",
+        "created_on touches stage source_id",
+        "deleted_at",
+        "contact_id submitted_on state: submitted",
+        False,
+    ),
+    "school": (
+        "ProspectId",
+        "EnquiryDate StatusId CourseCode",
+        None,
+        "ProspectId happened_at event_type: APPLICATION_SUBMITTED",
+        False,
+    ),
+    "party": (
+        "prospect_ref",
+        "entered score status_code channel",
+        "status_code",
+        "party_ref closed_on outcome: WON",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_quoted_names_events_and_views_would_have_to_be_described_by_hand(
+    shape: CrmShape,
+    postgres: Postgres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "first.toml"
+    with database_of_its_own(postgres.url) as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        shape.fill(url)
+        assert main(["fields", "suggest", "--postgres", "--output", str(path)]) == 0
+        assert main(["fields", "check", str(path)]) == 0
+    capsys.readouterr()
+    found = load_description(path)
+    assert found.database is not None
+    assert found.outcome is not None
+    assert found.outcome.where is not None
+    deleted = found.database.deleted
+    fields = [field.column for field in found.fields if "." not in field.name]
+    where = f"{' '.join(found.outcome.columns())}: {' '.join(found.outcome.where.values or ())}"
+    assert PROPOSED[shape.name] == (
+        found.id,
+        " ".join(map(str, fields)),
+        deleted and deleted.column,
+        where,
+        'has "CUSTOMER": remove this line' in path.read_text(),
+    )
 
 
 def test_postgres_that_does_not_answer_is_named_with_host_and_port(
