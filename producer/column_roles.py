@@ -7,7 +7,8 @@ from itertools import islice, pairwise
 
 from producer.profile import ColumnKind, ColumnProfile, words_of
 from producer.time_guess import day_and_month_are_open
-from producer.values import NumberFormat, identifier, integer_identifier
+from producer.values import identifier, integer_identifier
+from schemas.number_format import NumberFormat
 
 NAMES_ID = re.compile(r"\b(id|ids|uuid|guid|key|nr|number|nummer|kennung|schlüssel|code)\b")
 _LEAD_ID = re.compile(r"\b(lead|contact|record|prospect|person|enquiry|inquiry|kontakt)\b")

@@ -21,10 +21,19 @@ from producer.moments import (
     serial_clock,
     strptime_clock,
 )
-from producer.month_names import INSTALL, is_locale
-from producer.values import NumberFormat, finite, identifier, impersonal, integer_identifier
+from producer.values import identifier, impersonal, integer_identifier
 from schemas.description_file import FIELD_OPTIONS, INPUT_OPTIONS
-from schemas.options import WrongKey, known, number_of, text_of, texts_of, zone_of
+from schemas.number_format import NumberFormat, finite
+from schemas.options import (
+    WrongKey,
+    checked_locale,
+    known,
+    number_of,
+    text_of,
+    texts_of,
+    units_of,
+    zone_of,
+)
 
 Value = str | float | int
 Parse = Callable[[str], Value]
@@ -152,9 +161,7 @@ class FieldParsers:
 
     def numbers(self, key: str, options: Mapping[str, Any]) -> NumberFormat:
         """Return how the numbers of a field are written."""
-        units = options.get("unit", [])
-        listed = {"unit": [units] if isinstance(units, str) else units}
-        return NumberFormat(self.decimal, self.thousands, texts_of(listed, f"{key}.unit"))
+        return NumberFormat(self.decimal, self.thousands, units_of(options, f"{key}.unit"))
 
     def moment(self, key: str, options: Mapping[str, Any]) -> Parse:
         """Return the parser of the cells of a time."""
@@ -203,19 +210,6 @@ class FieldParsers:
 def plain_texts(table: Mapping[str, Any], key: str, name: str | None = None) -> frozenset[str]:
     """Return a list of texts as `comparable` makes them."""
     return frozenset(comparable(text).strip() for text in texts_of(table, key, name))
-
-
-def checked_locale(name: str | None, key: str) -> str | None:
-    """Return the name of a locale that Babel knows, or None without one."""
-    if name is None:
-        return None
-    try:
-        found = is_locale(name)
-    except ImportError:
-        raise WrongKey(key, INSTALL) from None
-    if not found:
-        raise WrongKey(key, f"{name!r} is not a locale, for example de or pt_BR")
-    return name
 
 
 def _kind(key: str) -> CellKind:

@@ -9,9 +9,9 @@ from typing import Any
 
 from leadstream.errors import SettingsError, error_text
 from leadstream.text_forms import column_name, comparable
-from producer.fields import LEAD_KEYS, FieldParsers, MappedField, checked_locale, plain_texts
+from producer.fields import LEAD_KEYS, FieldParsers, MappedField, plain_texts
 from schemas.description_file import OUTCOME_OF_DATABASE, OUTCOME_OF_FILE, SECTIONS
-from schemas.options import WrongKey, known, table_of, text_of, zone_of
+from schemas.options import WrongKey, checked_locale, known, table_of, text_of, zone_of
 
 FILE_OPTIONS = {
     "delimiter",

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from leadstream.lead_fields import END_TIME_MS, MIN_TIME_MS
 from leadstream.text_forms import comparable
-from producer.month_names import english
+from schemas.month_names import english
 
 # Returns a moment with its zone, or on the clock of the file.
 Clock = Callable[[str], datetime]

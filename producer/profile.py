@@ -9,7 +9,7 @@ from enum import StrEnum
 from leadstream.personal import is_email_address, is_personal_column
 from leadstream.text_forms import comparable
 from producer.time_guess import TimeGuess, guess_formats
-from producer.values import NumberFormat
+from schemas.number_format import NumberFormat
 
 # Words that programs and people write for a missing value.
 NULLS = frozenset(

@@ -14,7 +14,7 @@ from producer.importer import ImportedRow, RefusedRow
 from producer.mapping import NOT_LISTED, LeadMapping
 from producer.moments import NOT_A_TIME
 from producer.time_guess import MAX_CELLS, TimeGuess, day_and_month_are_open, guess_formats
-from producer.values import NOT_A_NUMBER, NumberFormat
+from schemas.number_format import NOT_A_NUMBER, NumberFormat
 
 MAX_REFUSED = 0.05  # share of the rows
 _MAX_FORM = 30

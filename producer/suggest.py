@@ -23,7 +23,7 @@ from producer.profile import (
     words_of,
 )
 from producer.refusals import options_of
-from producer.values import NumberFormat
+from schemas.number_format import NumberFormat
 
 MAX_ROWS = 50_000
 _LATE = re.compile(

@@ -8,7 +8,7 @@ from itertools import product
 
 from leadstream.text_forms import comparable
 from producer.moments import iso_clock, strptime_clock
-from producer.month_names import english
+from schemas.month_names import english
 
 _DATES = (
     *("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y"),

@@ -13,6 +13,9 @@ from schemas import schema_files
 
 FILE = Path(__file__).parent / "asyncapi.yaml"
 AVRO = "application/vnd.apache.avro;version=1.12.0"
+JSON = "application/json"
+# The one record that producers may also send as JSON.
+IN_JSON = {"LeadChanged": "LeadChangedJson"}
 _LISTS, _INTEGERS = {"cleanup.policy"}, {"retention.ms", "delete.retention.ms", "max.message.bytes"}
 
 
@@ -90,7 +93,12 @@ def document() -> dict[str, Any]:
             }
             for field, channel in CHANNELS.items()
         },
-        "components": {"messages": {record: _message(record) for record in schema_files.FILES}},
+        "components": {
+            "messages": {
+                **{record: _message(record) for record in schema_files.FILES},
+                **{name: _json_message(record) for record, name in IN_JSON.items()},
+            }
+        },
     }
 
 
@@ -109,7 +117,11 @@ def _channel(field: str, name: str, channel: Channel) -> dict[str, Any]:
     return {
         "address": name,
         "description": f"{channel.summary} The key is {channel.key}, in UTF-8.",
-        "messages": {channel.record: {"$ref": f"#/components/messages/{channel.record}"}},
+        "messages": {
+            name: {"$ref": f"#/components/messages/{name}"}
+            for name in (channel.record, IN_JSON.get(channel.record))
+            if name
+        },
         "bindings": {
             "kafka": {"topic": name, "topicConfiguration": config, "bindingVersion": "0.5.0"}
         },
@@ -124,6 +136,61 @@ def _message(record: str) -> dict[str, Any]:
         "payload": {"schemaFormat": AVRO, "schema": schema},
         "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": "0.5.0"}},
     }
+
+
+def _json_message(record: str) -> dict[str, Any]:
+    schema = schema_files.current_schema(record)
+    return {
+        "name": IN_JSON[record],
+        "summary": f"{schema['doc']} The same fields as {record}, in JSON.",
+        "contentType": JSON,
+        "headers": {
+            "type": "object",
+            "properties": {"content-type": {"type": "string", "const": JSON}},
+            "description": "Without this header, JSON is read only with LEADSTREAM_JSON=accept.",
+        },
+        "payload": json_schema(schema),
+        "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": "0.5.0"}},
+    }
+
+
+def json_schema(avro: Any) -> dict[str, Any]:
+    """Return the JSON Schema of an Avro schema, as `schemas.json_records` reads it."""
+    if isinstance(avro, list):
+        return {"oneOf": [json_schema(branch) for branch in avro]}
+    if isinstance(avro, str):
+        return {"type": _JSON_TYPES[avro]}
+    if avro.get("logicalType") == "timestamp-millis":
+        time = "ISO 8601 text, or milliseconds since 1970 UTC"
+        return {"type": ["string", "integer"], "description": time}
+    match avro["type"]:
+        case "record":
+            return {
+                "type": "object",
+                "properties": {
+                    field["name"]: json_schema(field["type"]) | {"description": field["doc"]}
+                    for field in avro["fields"]
+                },
+                "required": [each["name"] for each in avro["fields"] if "default" not in each],
+            }
+        case "enum":
+            return {"type": "string", "enum": list(avro["symbols"])}
+        case "map":
+            return {"type": "object", "additionalProperties": json_schema(avro["values"])}
+        case "array":
+            return {"type": "array", "items": json_schema(avro["items"])}
+        case other:
+            return json_schema(other)
+
+
+_JSON_TYPES = {
+    "null": "null",
+    "string": "string",
+    "boolean": "boolean",
+    "int": "integer",
+    "long": "integer",
+    "double": "number",
+}
 
 
 def _camel(action: str, field: str) -> str:

@@ -21,7 +21,10 @@ from leadstream.lead_fields import (
     FieldKind,
 )
 from leadstream.personal import is_email_address
+from leadstream.text_forms import comparable
 from schemas.crm_rows import is_integer, parse_number, parse_text, parse_time, to_milliseconds
+from schemas.month_names import english
+from schemas.number_format import NumberFormat
 
 Value = str | float | int
 
@@ -95,7 +98,7 @@ class TimeFormat:
 
     A format is iso, epoch_s, epoch_ms, excel, excel_1904, or one of strptime; the first that fits
     counts. With a `base` (milliseconds UTC) numbers count steps of `step_ms` from it. With
-    `end_of_day` a date is the end of its day.
+    `end_of_day` a date is the end of its day. Names of months are English or of the `locale`.
     """
 
     zone: tzinfo = UTC
@@ -103,6 +106,7 @@ class TimeFormat:
     base: int | None = None
     step_ms: float = 1.0
     end_of_day: bool = False
+    locale: str | None = None
 
     def read(self, value: Any) -> int | None:
         """Return milliseconds UTC, or None if it is no time from 1970 to 9999."""
@@ -130,7 +134,8 @@ class TimeFormat:
         if len(value) > _MAX_TIME_CHARACTERS:
             return None
         if form != "iso":
-            return self._local(datetime.strptime(value, form))  # noqa: DTZ007  # _local
+            named = english(comparable(value), form, self.locale)
+            return self._local(datetime.strptime(named, form))  # noqa: DTZ007  # _local
         # Debezium writes the zone of a date, too.
         text = value[:-1] if len(value) == len("2026-01-31Z") and value.endswith("Z") else value
         moment = datetime.fromisoformat(text)
@@ -158,6 +163,7 @@ class DescribedField:
     values: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     times: TimeFormat = TimeFormat()
+    units: NumberFormat | None = None
 
     def read(self, row: Mapping[str, Any], names: Mapping[str, Any]) -> Value | None:
         """Return the value in a row; `names` holds the values of lookups by name of the field."""
@@ -176,7 +182,7 @@ class DescribedField:
             case FieldKind.DOUBLE:
                 return self._scaled(value)
             case FieldKind.INT:
-                number = read_number(value)
+                number = self._number(value)
                 fits = number is not None and number.is_integer() and 0 <= number < INT_LIMIT
                 return int(number) if fits and number is not None else None
             case _:
@@ -192,8 +198,18 @@ class DescribedField:
             return None
         return self.values.get(text, text if isinstance(value, str) else value)
 
-    def _scaled(self, value: Any) -> float | None:
+    def _number(self, value: Any) -> float | None:
+        """Return a number; a text may have one of the units next to it."""
         number = read_number(value)
+        if number is not None or self.units is None or not isinstance(value, str):
+            return number
+        try:
+            return self.units.number(value)
+        except ValueError:
+            return None
+
+    def _scaled(self, value: Any) -> float | None:
+        number = self._number(value)
         return None if number is None else parse_number(number * self.scale)
 
 

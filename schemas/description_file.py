@@ -28,7 +28,18 @@ from schemas.crm_description import (
     TimeFormat,
 )
 from schemas.crm_rows import to_milliseconds
-from schemas.options import WrongKey, known, number_of, table_of, text_of, texts_of, zone_of
+from schemas.number_format import NumberFormat
+from schemas.options import (
+    WrongKey,
+    checked_locale,
+    known,
+    number_of,
+    table_of,
+    text_of,
+    texts_of,
+    units_of,
+    zone_of,
+)
 
 # The grammar that mappings of files share.
 SECTIONS = frozenset({"file", "rows", "lead", "outcome", "database", "history"})
@@ -131,7 +142,8 @@ def _description(path: str, table: Mapping[str, Any]) -> CrmDescription:
     )
     known(lead, "lead", {*_KINDS, *_IDENTITY, *_OWN})
     known(database, "database", _DATABASE)
-    parser = _FieldReader(_zone(database, file), texts_of(file, "file.missing"))
+    locale = text_of(file, "file.locale", "") or None
+    parser = _FieldReader(_zone(database, file), texts_of(file, "file.missing"), locale)
     fields = [
         parser.field(f"lead.{name}", name, kind, lead[name])
         for name, kind in _KINDS.items()
@@ -247,9 +259,10 @@ def _true(table: Mapping[str, Any]) -> Condition | None:
 class _FieldReader:
     """A reader of the fields of [lead], with the defaults of the file."""
 
-    def __init__(self, zone: ZoneInfo, missing: frozenset[str]) -> None:
+    def __init__(self, zone: ZoneInfo, missing: frozenset[str], locale: str | None) -> None:
         self.zone = zone
         self._missing = missing
+        self._locale = locale
 
     def field(
         self, key: str, name: str, kind: FieldKind, spec: Any, *, end_of_day: bool = False
@@ -260,6 +273,7 @@ class _FieldReader:
             raise WrongKey(key, "must be the name of a column or a table of options")
         known(options, key, FIELD_OPTIONS | (INPUT_OPTIONS if "." in name else set()))
         values = table_of(options, "values", f"{key}.values")
+        units = units_of(options, f"{key}.unit")
         missing = texts_of(options, f"{key}.missing") if "missing" in options else self._missing
         return DescribedField(
             name=name,
@@ -271,6 +285,7 @@ class _FieldReader:
             values={old: _text(new) for old, new in values.items()},
             scale=number_of(options, f"{key}.scale", 1.0),
             times=self._times(key, options, end_of_day=end_of_day),
+            units=NumberFormat(units=units) if units else None,
         )
 
     def _times(self, key: str, options: Mapping[str, Any], *, end_of_day: bool) -> TimeFormat:
@@ -284,12 +299,14 @@ class _FieldReader:
             except ValueError:
                 raise WrongKey(f"{key}.base", "is not an ISO 8601 time") from None
             base = to_milliseconds(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+        locale = text_of(options, f"{key}.locale", self._locale or "") or None
         return TimeFormat(
             zone,
             _formats(options, f"{key}.format"),
             base,
             number_of(options, f"{key}.step_ms", 1.0),
             end_of_day,
+            checked_locale(locale, f"{key}.locale"),
         )
 
 

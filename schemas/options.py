@@ -4,6 +4,8 @@ from collections.abc import Mapping, Set
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from schemas.month_names import INSTALL, is_locale
+
 
 class WrongKey(Exception):
     """A key with a wrong value; the reader of the file turns it into a SettingsError."""
@@ -60,3 +62,22 @@ def zone_of(name: str, key: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise WrongKey(key, f"{name!r} is not a time zone, for example Europe/Berlin") from None
+
+
+def units_of(table: Mapping[str, Any], key: str) -> frozenset[str]:
+    """Return the words next to a number that are left out: a text, or a list of texts."""
+    units = table.get("unit", [])
+    return texts_of({"unit": [units] if isinstance(units, str) else units}, key)
+
+
+def checked_locale(name: str | None, key: str) -> str | None:
+    """Return the name of a locale that Babel knows, or None without one."""
+    if name is None:
+        return None
+    try:
+        found = is_locale(name)
+    except ImportError:
+        raise WrongKey(key, INSTALL) from None
+    if not found:
+        raise WrongKey(key, f"{name!r} is not a locale, for example de or pt_BR")
+    return name

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,15 +101,16 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def transcript(log: str) -> str:
+def transcript(log: str, home: Path) -> str:
     """Return what a terminal of 80 columns shows of a log, without tables of figures."""
+    log = log.replace(str(home), "~")
     lines: list[str] = []
     for line in log.splitlines():
         if line[:1] in tuple("┏┡└┃│"):
             lines += ["..."] if lines[-1:] != ["..."] else []
             continue
-        whole = line.rstrip()
-        lines += [whole[at : at + COLUMNS] for at in range(0, len(whole), COLUMNS)] or [""]
+        text = line.rstrip()
+        lines += [text[at : at + COLUMNS] for at in range(0, len(text), COLUMNS)] or [""]
     return "\n".join(lines).strip("\n")
 
 
@@ -125,7 +127,7 @@ def _run(commands: Iterable[str], folder: Path, environ: dict[str, str]) -> str:
     )
     if done.returncode:
         raise SystemExit(f"exit code {done.returncode}:\n{done.stdout}")
-    return transcript(done.stdout)
+    return transcript(done.stdout, Path(environ["HOME"]))
 
 
 def _tries(folder: Path) -> Iterable[str]:
@@ -161,10 +163,11 @@ def _tries(folder: Path) -> Iterable[str]:
             (clone / ".env").chmod(0o600)
             environ["LEADSTREAM_HTTP_PORT"] = str(free_ports(1)[0])
             commands = ["leadstream topics create", *commands_for(shape)]
-            ran = _run(commands, clone, environ).replace(str(clone), "~/leadstream")
+            ran = _run(commands, clone, environ)
         shutil.rmtree(clone / ".leadstream")
         (clone / "crm.toml").unlink()
-        yield f"## {number}. {shape.name}\n\n{shape.words}\n\n```text\n{ran}\n```\n"
+        words = textwrap.fill(shape.words, 100)
+        yield f"## {number}. {shape.name}\n\n{words}\n\n```text\n{ran}\n```\n"
 
 
 HEAD = """# Three CRMs, from a clone to the first prediction

@@ -62,6 +62,15 @@ def commands() -> list[str]:
     return [line for number in (*range(1, 9), 10) for line in section(number)]
 
 
+def topics_of(stage: Stage) -> dict[str, str]:
+    """The settings of the topics and the group that no other test has."""
+    return {
+        name: value
+        for name, value in stage.environment.items()
+        if "TOPIC" in name or "GROUP" in name
+    }
+
+
 def program(folder: Path, name: str, text: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text)
@@ -94,18 +103,13 @@ def test_whoever_follows_the_tutorial_has_scores_that_follow_changes(
         )
         program(tmp_path / "bin", "psql", PSQL.format(python=sys.executable))
         (tmp_path / "script").write_text("\n".join(lines) + "\n")
-        own = {
-            name: value
-            for name, value in stage.environment.items()
-            if "TOPIC" in name or "GROUP" in name
-        }
         path = {"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
         bash = shutil.which("bash") or "/bin/bash"
         child = Child(
             [bash, "-x", "script"],
             tmp_path,
             tmp_path / "log",
-            environ={**own, **path, "HOME": str(tmp_path)},
+            environ={**topics_of(stage), **path, "HOME": str(tmp_path)},
         )
         code = child.wait(300)
         log = (tmp_path / "log").read_text()
@@ -124,7 +128,7 @@ def test_whoever_has_a_table_of_ones_own_gets_a_first_prediction_by_the_same_pag
     kafka: Broker, postgres: Postgres, tmp_path: Path
 ) -> None:
     school = next(shape for shape in SHAPES if shape.name == "school")
-    stage = Stage.on(kafka.bootstrap, tmp_path, str(tmp_path / "models"), create=False)
+    stage = Stage.on(kafka.bootstrap, tmp_path, "unused", create=False)
     program(tmp_path / "bin", "leadstream", DIRECT.format(python=sys.executable))
     with database_of_its_own(postgres.url) as url:
         school.fill(url)
@@ -132,7 +136,9 @@ def test_whoever_has_a_table_of_ones_own_gets_a_first_prediction_by_the_same_pag
             as_script(["leadstream topics create", *commands_for(school)])
         )
         environ = {
-            **stage.environment,
+            **topics_of(stage),
+            "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+            "MODEL_STORE": str(tmp_path / "models"),
             "DATABASE_URL": url,
             "LEADSTREAM_HTTP_PORT": str(free_ports(1)[0]),
             "PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -159,8 +165,8 @@ def test_a_transcript_of_a_try_has_the_commands_of_the_tutorial() -> None:
     tries = re.split(r"^## \d\. ", page, flags=re.MULTILINE)[1:]
     assert [text.partition("\n")[0] for text in tries] == [shape.name for shape in SHAPES]
     for shape, text in zip(SHAPES, tries, strict=True):
-        shown = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-        assert shown == ["leadstream topics create", *commands_for(shape)]
+        displayed = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        assert displayed == ["leadstream topics create", *commands_for(shape)]
         assert "1 of 1 leads scored" in text
 
 

@@ -3,6 +3,7 @@ the process.
 """
 
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,3 +268,48 @@ def test_names_of_headers_that_are_not_utf_8_stop_neither_the_consumer_nor_triag
     for verb in (("list", "--json"), ("show", "0-0"), ("groups",)):
         with stage.running("dead-letters", *verb) as triage:
             assert triage.exit_code() == 0, triage.lines()
+
+
+def json_records(stage: Stage) -> list[Output]:
+    """By key: good JSON, the same without its header, cut JSON, an unfit field, and no object."""
+    change = {"event_id": "e", "change_type": "UPDATED", "occurred_at": NOW_MS}
+    state = {"created_at": "2025-01-01T00:00:00Z", "numbers": {"gpa": 3.5}}
+    named: Headers = [("content-type", b"application/json; charset=utf-8")]
+    texts: dict[str, tuple[str, Headers]] = {
+        "good": (json.dumps(change | {"lead_id": "good", "lead": state}), named),
+        "bare": (json.dumps(change | {"lead_id": "bare", "lead": state}), []),
+        "cut": (json.dumps(change | {"lead_id": "cut"})[:-1], named),
+        "unfit": (json.dumps(change | {"lead_id": "unfit", "lead_version": "one"}), named),
+        "list": ("[]", []),
+    }
+    return [
+        Output(stage.topics.lead_changes, key.encode(), text.encode(), headers)
+        for key, (text, headers) in texts.items()
+    ]
+
+
+def test_json_is_read_by_its_header_or_where_it_is_accepted_and_costs_no_neighbour(
+    kafka: Broker, model_store: str, tmp_path: Path
+) -> None:
+    stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
+    broken = {"cut": "DECODE_FAILED", "unfit": "INVALID_EVENT", "list": "UNKNOWN_FRAMING"}
+    sent = json_records(stage)
+    with stage.running(**NO_LIMIT) as process:
+        stage.send([*sent, stage.change("avro")])
+        assert {each["lead_id"] for each in stage.predictions(2)} == {"good", "avro"}
+        letters = stage.letters(4)
+        assert process.stop() == 0
+    assert reasons(letters) == broken | {"bare": "UNKNOWN_FRAMING"}
+    assert {m.key(): m.value() for m in letters}.items() <= {o.key: o.value for o in sent}.items()
+    [unfit] = [headers_of(m) for m in letters if m.key() == b"unfit"]
+    assert "lead_version" in unfit["__connect.errors.exception.message"]
+    with stage.running(**NO_LIMIT, LEADSTREAM_JSON="accept") as process:
+        stage.send(sent)
+        assert {each["lead_id"] for each in stage.predictions(4)[2:]} == {"good", "bare"}
+        letters = stage.letters(7)[4:]
+        assert process.stop() == 0
+    assert reasons(letters) == broken
+
+
+def reasons(letters: list[Message]) -> dict[str, str]:
+    return {(m.key() or b"").decode(): headers_of(m)["dlq.reason"] for m in letters}

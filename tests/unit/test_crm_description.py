@@ -274,3 +274,30 @@ def test_a_description_is_a_mapping_of_exports_as_well() -> None:
     assert mapping.fields["created_at"].read(row, 1) == NOON
     assert mapping.outcome is None
     assert mapping.numbers["gpa"].read(row, 1) == 3.5
+
+
+def test_a_unit_or_a_month_in_words_that_an_export_reads_would_be_missing_from_the_database() -> (
+    None
+):
+    spec = {"column": "x", "unit": ["min", "Std."], "scale": 2.0}
+    for text, number in (("45 min", 90), ("min 45", 90), ("1.5 Std.", 3), ("45", 90), (45, 90)):
+        assert value(spec, text) == number, text
+    for text in ("45 days", "45 min min", "min", "4,5 min", "9" * 401 + " min", True):
+        assert value(spec, text) is None, text
+    assert value({"column": "x", "unit": "calls"}, "7 calls", "touchpoint_count") == 7
+    assert value({"column": "x"}, "45 min") is None
+    pytest.importorskip("babel")
+    form = {"column": "x", "format": "%d. %B %Y %H:%M", "time_zone": "Europe/Berlin"}
+    for text, locale in (("31. Januar 2026 12:00", "de"), ("31. January 2026 12:00", None)):
+        own = form | ({"locale": locale} if locale else {})
+        assert value(own, text, "created_at") == NOON, text
+    assert value(form, "31. Januar 2026 12:00", "created_at") is None
+    assert (
+        described("[file]\nlocale = 'de'\n[lead]\n", created_at=form)
+        .fields[0]
+        .read({"x": "31. Januar 2026 12:00"}, {})
+        == NOON
+    )
+    for text in ("numbers", "nowhere"):
+        with pytest.raises(SettingsError, match="is not a locale"):
+            described(created_at=form | {"locale": text})

@@ -11,7 +11,7 @@ import pytest
 from leadstream.errors import SettingsError
 from producer.mapping import parse_mapping
 from producer.time_guess import guess_formats
-from producer.values import NumberFormat
+from schemas.number_format import NumberFormat
 
 ENGLISH, GERMAN, FRENCH = NumberFormat(".", ","), NumberFormat(",", "."), NumberFormat(",", " ")
 MISREAD = object()
