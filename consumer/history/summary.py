@@ -54,12 +54,19 @@ def _summary(table: HistoryTable, stored: StoredTable, topics: Topics) -> TableS
         first_month=months[0] if months else None,
         last_month=months[-1] if months else None,
         written_at=_moment(max(written)) if written else None,
-        offsets={
-            topic: dict(_offsets(stored, topic))
-            for topic, own in tables_by_topic(topics).items()
-            if own is table
-        },
+        offsets=offsets_of(table, stored, topics),
     )
+
+
+def offsets_of(
+    table: HistoryTable, stored: StoredTable, topics: Topics
+) -> dict[str, dict[int, int]]:
+    """Return the next offsets of an open table, by topic and partition."""
+    return {
+        topic: dict(_offsets(stored, topic))
+        for topic, own in tables_by_topic(topics).items()
+        if own is table
+    }
 
 
 def _offsets(stored: StoredTable, topic: str) -> Iterator[tuple[int, int]]:

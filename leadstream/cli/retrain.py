@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 EPILOG = """examples:
   leadstream retrain --postgres --promote
+  leadstream retrain --history --json
   leadstream retrain --csv leads.csv --mapping leads.toml --json
 
 Recipe, calibrator, threshold, grades, horizon, features and calendar are the champion's;

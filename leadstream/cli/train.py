@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.progress import share, stages
+from leadstream.cli.training_history import add_history
 from leadstream.errors import SettingsError, UserError, error_text
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ EPILOG = """examples:
   leadstream train --postgres --horizon 60 --promote
   leadstream train --csv leads.csv --mapping leads.toml --json
   leadstream train --parquet leads.parquet --mapping leads.toml
+  leadstream train --history --horizon 60 --features features.toml
   leadstream train --postgres --features features.toml --allow-leak status
 
 The first version of a store becomes the champion by itself; later ones do with
@@ -60,7 +62,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=_days,
         metavar="DAYS",
         help="a lead converted if it applied within this many days after the moment of prediction "
-        f"(with --postgres: {DEFAULT_HORIZON:g}; a file needs outcome.decided_at in its mapping)",
+        f"(with --postgres and --history: {DEFAULT_HORIZON:g}; a file needs outcome.decided_at in "
+        "its mapping)",
     )
     parser.add_argument(
         "--recipe",
@@ -139,6 +142,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the leads in DATABASE_URL: their history, or the table of LEADSTREAM_FIELDS",
     )
+    source.add_argument(
+        "--history",
+        action="store_true",
+        help="the changes and outcomes at LEADSTREAM_HISTORY: leads as they were",
+    )
     parser.add_argument(
         "--mapping", metavar="MAP.toml", type=Path, help="the column of each field of a lead"
     )
@@ -155,6 +163,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="of a file: stop if more than this share of the rows is refused (0.05)",
     )
+    add_history(parser)
 
 
 def add_end(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     from models.train.training import TrainOptions
 
     options = TrainOptions(
-        horizon_days=args.horizon or (DEFAULT_HORIZON if args.postgres else None),
+        horizon_days=args.horizon or (DEFAULT_HORIZON if args.postgres or args.history else None),
         seed=args.seed,
         min_leads=args.least_leads,
         min_conversions=args.least_conversions,
@@ -206,9 +215,12 @@ def check_source(args: argparse.Namespace, settings: "Settings") -> None:
 
     Raises SettingsError.
     """
-    if args.postgres and (args.mapping or args.oldest is not None):
+    stored = args.postgres or args.history
+    if stored and (args.mapping or args.oldest is not None):
         raise SettingsError("--mapping and --oldest go with --csv or --parquet")
-    if not args.postgres and not args.mapping:
+    if args.history and getattr(args, "base_rate", None) is not None:
+        raise SettingsError("--base-rate goes with a file: a history knows the rate of its leads")
+    if not stored and not args.mapping:
         if settings.crm_description is None:
             named = "--csv" if args.csv else "--parquet"
             raise SettingsError(
@@ -236,11 +248,11 @@ def make(
         registry.check_writable()
         advance("reading leads", 0.0)
         options = specified()
-        table, origins, file_report = _table(args, settings, options)
+        table, options, file_report = _table(args, settings, options, advance)
         before, champion = _present_champion(registry)
         trained = train(
             table,
-            replace(options, origins=origins),
+            options,
             advance,
             champion,
         )
@@ -400,37 +412,52 @@ def _specified(
     from features import specify
 
     path = args.features or args.mapping
-    if path is None and args.postgres and settings.crm_description:
+    if path is None and (args.postgres or args.history) and settings.crm_description:
         path = Path(settings.crm_description)
     own = _own_fields(path) if path else ()
     return replace(options, specification=specify(calendar_of(settings), own=own))
 
 
 def _table(
-    args: argparse.Namespace, settings: "Settings", options: "TrainOptions"
-) -> tuple["pd.DataFrame", dict[str, str], dict[str, Any]]:
-    """Return the leads to train on, the source columns of their inputs, and the file's report."""
-    if not args.postgres:
-        from leadstream.cli.training_file import read_training_file
-        from producer.mapping import load_mapping
+    args: argparse.Namespace,
+    settings: "Settings",
+    options: "TrainOptions",
+    advance: Callable[[str, float], None],
+) -> tuple["pd.DataFrame", "TrainOptions", dict[str, Any]]:
+    """Return the leads to train on, the options with their source, and the file's report."""
+    horizon = options.horizon_days or DEFAULT_HORIZON
+    if args.history:
+        from leadstream.cli.training_history import read_history
 
-        mapping = load_mapping(args.mapping)
-        origins = mapping.origins()
-        own = [spec.name for spec in options.specification.inputs if "." in spec.name]
-        if absent := [name for name in own if name not in origins]:
-            named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
-            raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
-        table, file_report = read_training_file(args, mapping, options.horizon_days)
-        return table, origins, file_report
+        table, found = read_history(args, settings, horizon, advance)
+        source = {"history": found.source}
+        options = replace(options, horizon_days=horizon, kept=found.kept, source=source)
+        return table, options, {"refused": []}
+    if args.postgres:
+        return _postgres_table(settings, horizon), options, {"refused": []}
+    from leadstream.cli.training_file import read_training_file
+    from producer.mapping import load_mapping
+
+    mapping = load_mapping(args.mapping)
+    origins = mapping.origins()
+    own = [spec.name for spec in options.specification.inputs if "." in spec.name]
+    if absent := [name for name in own if name not in origins]:
+        named_by = getattr(args, "features", None) or "the champion"  # retrain takes no file
+        raise SettingsError(f"{named_by} names {absent[0]}, which {args.mapping} does not read")
+    table, file_report = read_training_file(args, mapping, options.horizon_days)
+    return table, replace(options, origins=origins), file_report
+
+
+def _postgres_table(settings: "Settings", horizon_days: float) -> "pd.DataFrame":
     from leadstream.cli.training_database import described_table
     from producer.crm import training_table
     from schemas.description_file import described_crm
 
     database_url = settings.need("DATABASE_URL", "--postgres reads the leads there")
-    horizon, description = options.horizon_days or DEFAULT_HORIZON, described_crm(settings)
+    description = described_crm(settings)
     if description is None or description.database is None:
-        return training_table(database_url, horizon), {}, {"refused": []}
-    return described_table(database_url, description, horizon), {}, {"refused": []}
+        return training_table(database_url, horizon_days)
+    return described_table(database_url, description, horizon_days)
 
 
 def _own_fields(path: Path) -> "tuple[FeatureSpec, ...]":

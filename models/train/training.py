@@ -45,6 +45,7 @@ from models.train.choice import BEST, PERIODS, Progress, choose_trees
 from models.train.curves import curves
 from models.train.evidence import evidence
 from models.train.policies import Policy, grades
+from models.train.sampling import KeptShares, representative
 from models.train.table import TrainingPart, check_table, describe_rows, iso, periods
 
 METRICS_OF = (
@@ -68,6 +69,8 @@ class TrainOptions:
     - `grades`: the cuts of A, B and C; None cuts by shares of leads.
     - `calendar`: whether folds may choose inputs of the calendar.
     - `base_rate`: the known rate of the population, if the table is a case-control sample.
+    - `kept`: the shares that a sample of known rows kept of them.
+    - `source`: what the table was made of, for the manifest.
     """
 
     horizon_days: float | None = 60
@@ -83,6 +86,8 @@ class TrainOptions:
     grades: Mapping[str, float] | None = None
     calendar: bool = True
     base_rate: float | None = None
+    kept: KeptShares | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
     created_at: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
@@ -139,18 +144,23 @@ def train(
     progress(f"fitting {recipe} on all periods", 0.7)
     fitted = candidates.fit(recipe, cumulative[-1], chosen.specification, options.seed)
     final = _calibrated(fitted, name, [*folds, newest], options, follows=follows)
-    if options.base_rate is not None:
-        added = calibrate.population_shift(options.base_rate, concat([*folds, newest]).labels)
+    if _sampled(options):
+        added = _population_shift(options, concat([*folds, newest]).labels)
         final = _shifted(final, added, options)
 
     progress("writing golden rows", 0.95)
     artifact = _artifact(final, performance)
     drift_part = {
-        **_reference(final, cumulative[-1]),
-        "newest": _newest_drift(_reference(evaluation, cumulative[-2]), evaluation, parts[-1]),
+        **_reference(final, cumulative[-1], options),
+        "newest": _newest_drift(
+            _reference(evaluation, cumulative[-2], options),
+            evaluation,
+            _thinned(parts[-1], options),
+        ),
     }
-    manifest = _manifest(artifact, final, options) | {
+    manifest = _manifest(artifact, final, options, cumulative[-1].labels) | {
         "data": {
+            **options.source,
             **describe_rows(table),
             "judged": {"train": cumulative[-2].description, "test": parts[-1].description},
             "used": {"train": cumulative[-1].description},
@@ -228,10 +238,34 @@ def _calibrated(
         newest = folds[-1].scored
         added = calibrate.level_of(calibrator, newest.raw, newest.labels)
         calibrator = replace(calibrator, shift=added)
-    probability = calibrator.interval(raw)[0]
+    inside = representative(options.kept, labels, options.seed)
+    probability = calibrator.interval(raw)[0][inside]
     cuts, policy = grades(probability, options.grades)
-    threshold = options.policy.threshold(probability, labels)
+    threshold = options.policy.threshold(probability, labels[inside])
     return _CalibratedRecipe(fitted, calibrator, len(labels), threshold, cuts, policy, probability)
+
+
+def _sampled(options: TrainOptions) -> bool:
+    return options.base_rate is not None or options.kept is not None
+
+
+def _population_shift(options: TrainOptions, labels: NDArray[np.bool_]) -> float:
+    """Return what moves log-odds from the sample (n,) to the population."""
+    if options.kept is not None:
+        return options.kept.shift
+    return calibrate.population_shift(options.base_rate, labels)
+
+
+def _thinned(part: TrainingPart, options: TrainOptions) -> TrainingPart:
+    """Return the rows of a part that have the rate of the population."""
+    inside = representative(options.kept, part.labels, options.seed)
+    if inside.all():
+        return part
+    rows = np.flatnonzero(inside).tolist()
+    columns = {name: [values[i] for i in rows] for name, values in part.columns.items()}
+    return TrainingPart(
+        columns, part.as_of[rows], part.labels[rows], part.leads[rows], part.description
+    )
 
 
 def _shifted(
@@ -249,7 +283,7 @@ def _shifted(
         threshold = calibrators.move(threshold, added)
     return replace(
         calibrated,
-        calibrator=replace(calibrated.calibrator, shift=added),
+        calibrator=replace(calibrated.calibrator, shift=calibrated.calibrator.shift + added),
         threshold=threshold,
         grades=cuts,
         probability=expit(calibrators.log_odds(calibrated.probability) + added),
@@ -299,25 +333,35 @@ def _against(
     if champion is None:
         return {}
     raw, labels, missing, rows = newest.scored
-    added = calibrate.population_shift(options.base_rate, labels)
-    candidate = replace(evaluation.calibrator, shift=added).interval(raw, missing)[0]
+    calibrator = evaluation.calibrator
+    if _sampled(options):
+        shift = calibrator.shift + _population_shift(options, labels)
+        calibrator = replace(calibrator, shift=shift)
+    candidate = calibrator.interval(raw, missing)[0]
     scores = champion.score(part.columns, part.as_of)
     learned_until = read_learned_until(champion.manifest)
     fresh = part.as_of[rows] > (-1 if learned_until is None else learned_until)
     fresh &= ~np.isin(rows, list(scores.failed))
+    compared_labels = part.labels[rows][fresh]
+    rate = options.base_rate
+    if options.kept is not None and len(compared_labels):
+        rate = options.kept.rate(compared_labels)
     compared = gate.compare(
         champion,
         scores.probability[rows][fresh],
         candidate[fresh],
-        part.labels[rows][fresh],
+        compared_labels,
         part.leads[rows][fresh],
-        base_rate=options.base_rate,
+        base_rate=rate,
     )
     return {"against": compared}
 
 
-def _reference(calibrated: _CalibratedRecipe, part: TrainingPart) -> dict[str, Any]:
+def _reference(
+    calibrated: _CalibratedRecipe, part: TrainingPart, options: TrainOptions
+) -> dict[str, Any]:
     """Return the drift reference of the part that a recipe was fitted on."""
+    part = _thinned(part, options)
     made = reference(
         calibrated.fitted.features, part.columns, len(part.as_of), calibrated.probability
     )
@@ -370,9 +414,13 @@ def _artifact(final: _CalibratedRecipe, performance: dict[str, evaluate.Metrics]
 
 
 def _manifest(
-    artifact: Mapping[str, Any], final: _CalibratedRecipe, options: TrainOptions
+    artifact: Mapping[str, Any],
+    final: _CalibratedRecipe,
+    options: TrainOptions,
+    labels: NDArray[np.bool_],
 ) -> dict[str, Any]:
     fitted = final.fitted
+    rate = options.base_rate if options.kept is None else options.kept.rate(labels)
     specification: FittedFeatures = fitted.features
     return {
         "manifest_version": MANIFEST_VERSION,
@@ -392,7 +440,7 @@ def _manifest(
         },
         "libraries": library_versions(),
         "label": {
-            "definition": _definition(options.horizon_days, options.base_rate),
+            "definition": _definition(options.horizon_days, rate),
             "horizon_days": options.horizon_days,
         },
         "features": {
@@ -412,7 +460,7 @@ def _manifest(
         "threshold": {"value": final.threshold, "policy": options.policy.sentence},
         "grades": {"cuts": final.grades, "policy": final.grade_policy},
         "metrics": artifact["performance"],
-        "metrics_of": METRICS_OF + (OF_THE_SAMPLE if options.base_rate is not None else ""),
+        "metrics_of": METRICS_OF + (OF_THE_SAMPLE if _sampled(options) else ""),
     }
 
 
