@@ -19,6 +19,7 @@ from leadstream.errors import SettingsError, Transient
 from models.registry.store import Store
 from models.registry.versions import ModelRegistry
 from tests.conftest import S3_ENVIRONMENT
+from tests.integration.forked import run_verb
 from tests.trained_models import TRUST, trained, write_key
 
 ROOT = Path(__file__).parents[2]
@@ -196,21 +197,16 @@ def test_without_s3fs_the_setting_is_named_and_how_to_mend_it(
 
 
 def leadstream(folder: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=folder,
-        env={
-            "PYTHONPATH": str(ROOT),
+    return run_verb(
+        *words,
+        folder=folder,
+        environ={
             "PATH": "/usr/bin:/bin",
             "HOME": str(folder),
             "AWS_EC2_METADATA_DISABLED": "true",
             "LEADSTREAM_MODEL_SIGNING_KEY": str(write_key(folder / "key")),
             **environment,
         },
-        check=False,
     )
 
 

@@ -35,6 +35,7 @@ from leadstream.kafka.topics import CONFIGS, SINGLE_PARTITION, Topics, variable
 from leadstream.kafka.transaction import produce
 from leadstream.local.process import Child
 from schemas.codec import Reader, Writer
+from tests.integration.forked import ForkedProcess
 from tests.unit.pipelines import event
 
 DISPOSITIONS = ("scored", "coalesced", "dead_lettered", "erased", "ignored")
@@ -62,16 +63,27 @@ def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any
 
 
 class Running:
-    """One `leadstream` process; it ends with the test, or by its guard if the tests are killed."""
+    """One `leadstream` process; it ends with the test, or when the tests are killed.
 
-    def __init__(self, environment: dict[str, str], folder: Path, *arguments: str) -> None:
+    It is forked from a process that has imported all but starts as users start it if `fresh`.
+    """
+
+    def __init__(
+        self, environment: dict[str, str], folder: Path, *arguments: str, fresh: bool = True
+    ) -> None:
         folder.mkdir()
         clean = {
             name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)
         }
-        command = [sys.executable, "-m", "leadstream.cli.main", *(arguments or ["run"])]
+        environ = clean | environment
+        words = arguments or ("run",)
         self._log = folder / "log"
-        self._child = Child(command, folder, self._log, environ=clean | environment)
+        self._child: Child | ForkedProcess
+        if fresh:
+            command = [sys.executable, "-m", "leadstream.cli.main", *words]
+            self._child = Child(command, folder, self._log, environ=environ)
+        else:
+            self._child = ForkedProcess(words, folder, self._log, environ)
 
     @property
     def pid(self) -> int:
@@ -172,6 +184,8 @@ class Stage:
     folder: Path
     topics: Topics
     environment: dict[str, str]
+    fresh: bool = False
+    """Whether processes start as users start them (see `Running`)."""
 
     @classmethod
     def on(
@@ -228,7 +242,9 @@ class Stage:
     @contextlib.contextmanager
     def running(self, *arguments: str, **settings: str) -> Iterator[Running]:
         """A process with the stage's settings and these."""
-        process = Running(self.environment | settings, self.folder / uuid.uuid4().hex, *arguments)
+        folder = self.folder / uuid.uuid4().hex
+        fresh = self.fresh or "PYTHONPATH" in settings
+        process = Running(self.environment | settings, folder, *arguments, fresh=fresh)
         try:
             yield process
         finally:

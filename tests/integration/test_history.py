@@ -3,8 +3,6 @@ then hold, offset by offset.
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +16,7 @@ from leadstream.local.broker import Broker
 from leadstream.local.postgres import Postgres
 from schemas.codec import Reader, Writer
 from tests.histories import files_with, stored
+from tests.integration.forked import run_verb
 from tests.integration.outboxes import outbox_crm
 from tests.integration.running import QUICK, Stage, until
 from tests.subscriber import prediction
@@ -112,14 +111,8 @@ def test_every_record_is_in_its_table_once_after_kills_and_with_two_processes(
 def verb(name: str, environment: dict[str, str], folder: Path) -> list[dict[str, Any]]:
     """What a verb prints about the tables."""
     words = {"status": ["history", "status"], "compact": ["history", "compact"]}[name]
-    done = subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", *words, "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=folder,
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-    )
+    done = run_verb(*words, "--json", folder=folder, environ=environment)
+    done.check_returncode()
     tables: list[dict[str, Any]] = json.loads(done.stdout)["tables"]
     return tables
 

@@ -30,6 +30,7 @@ def test_a_process_that_kept_anything_of_each_change_would_grow_with_its_backlog
     kafka: Broker, tmp_path: Path, model_store: str
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store, partitions=1)
+    stage.fresh = True
     changes = stage.changes("lead", 2000)
     stage.send(change for _ in range(BACKLOG // len(changes)) for change in changes)
     small = {

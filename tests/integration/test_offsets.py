@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from leadstream.local.broker import Broker
+from tests.integration.forked import run_verb
 from tests.integration.running import Running, Stage, until
 
 pytestmark = pytest.mark.broker
@@ -31,15 +30,8 @@ def delete_before(stage: Stage, offset: int, partition: int = 0) -> None:
 
 def verb(stage: Stage, *arguments: str) -> Any:
     """The JSON that a verb prints."""
-    command = [sys.executable, "-m", "leadstream.cli.main", *arguments, "--json"]
-    done = subprocess.run(
-        command,
-        env=os.environ | stage.environment,
-        cwd=stage.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environ = os.environ | stage.environment
+    done = run_verb(*arguments, "--json", folder=stage.folder, environ=environ)
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
 

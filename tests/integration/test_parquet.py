@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from tests.integration.forked import run_verb
 from tests.trained_models import write_key
 from tests.unit.test_models_commands import MAPPING, decided
 from tests.unit.test_models_train import leads
@@ -37,19 +37,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def leadstream(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-        env={
-            "PYTHONPATH": str(ROOT),
+    return run_verb(
+        *words,
+        folder=folder,
+        environ={
             "PATH": "/usr/bin:/bin",
             "MODEL_STORE": "models",
             "LEADSTREAM_MODEL_SIGNING_KEY": str(folder / "key.pem"),
         },
-        check=False,
     )
 
 

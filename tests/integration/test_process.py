@@ -13,6 +13,7 @@ import pytest
 
 from leadstream.local.broker import Broker
 from leadstream.local.process import free_ports
+from tests.integration.forked import run_verb
 from tests.integration.running import Stage, until
 
 ROOT = Path(__file__).parents[2]
@@ -20,15 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def leadstream(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """A verb, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=cwd,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **settings},
-        check=False,
-    )
+    return run_verb(*words, folder=cwd, environ={"PATH": "/usr/bin:/bin", **settings})
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """`leadstream models report` as its reader calls it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.integration.forked import run_verb
 from tests.trained_models import promoted_store
 
 ROOT = Path(__file__).parents[2]
@@ -12,20 +11,15 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_report_that_only_opens_where_it_was_made_cannot_be_mailed(tmp_path: Path) -> None:
     store = promoted_store(tmp_path / "models")
-    done = subprocess.run(
-        [sys.executable, "-m", "leadstream.cli.main", "models", "report", "champion", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-        env={
-            "PYTHONPATH": str(ROOT),
+    done = run_verb(
+        *("models", "report", "champion", "--json"),
+        folder=tmp_path,
+        environ={
             "PATH": "/usr/bin:/bin",
             "HOME": str(tmp_path),
             "MODEL_STORE": store,
             "LEADSTREAM_MODEL_VERIFY_KEYS": f"{store}.pub",
         },
-        check=False,
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     page = Path(json.loads(done.stdout)["file"])

@@ -98,6 +98,7 @@ def test_a_running_consumer_has_loaded_neither_scikit_learn_nor_pandas_nor_a_dat
     registry = ModelRegistry(promoted_store(tmp_path / "models"), TRUST)
     second = registry.publish(trained(2))
     stage = Stage.on(kafka.bootstrap, tmp_path, registry.url)
+    stage.fresh = True
     with stage.running() as process:
         stage.send(stage.changes("lead", 3000))  # a full window of drift
         stage.predictions(3000)
