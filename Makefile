@@ -7,6 +7,8 @@ json = $(if $(JSON),--json $(JSON)/$@.json)
 
 # The code of this folder runs, also where the environment has a copy of an older version.
 export PYTHONPATH := $(CURDIR)
+# Each process would compile all modules again without files of byte code.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
@@ -32,7 +34,7 @@ unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
 		-m 'not (slow or broker or postgres or data or long)' $(or $(T),tests/unit)
 
 test: $(VENV)/.dev ## run the tests, on a real Kafka and Postgres where possible; T=FILE for a part
-	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) --hypothesis-profile quick)
+	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) --ignore tests/deploy --hypothesis-profile quick)
 
 test-rest: $(VENV)/.dev ## run fault schedules, deployment, the browser, all Hypothesis examples
 	$(PYTEST) $(PARALLEL) -m '($(REST) or hypothesis) and not long'

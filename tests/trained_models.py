@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import joblib
 import pandas as pd
@@ -21,6 +22,8 @@ from models.train.training import TrainOptions, train
 from producer.simulator import SimulatedCrm
 from producer.table import training_frame
 
+Built = TypeVar("Built")
+
 # Signs the tests' models, and is worth nothing anywhere else.
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRUST = Trust(KEY, {key_id(KEY.public_key()): KEY.public_key()})
@@ -32,7 +35,7 @@ CREATED_MS = 1_735_689_600_000  # 2025-01-01
 SHARED_FOLDER = "LEADSTREAM_TEST_MODELS"
 
 
-def _train_shared(key: str, build: Callable[[], Trained]) -> Trained:
+def build_shared(key: str, build: Callable[[], Built]) -> Built:
     """Return what `build` returns; of all processes of a run, one calls it."""
     folder = os.environ.get(SHARED_FOLDER)
     if folder is None:
@@ -42,14 +45,14 @@ def _train_shared(key: str, build: Callable[[], Trained]) -> Trained:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             path.write_bytes(pickle.dumps(build()))
-    model: Trained = pickle.loads(path.read_bytes())
-    return model
+    built: Built = pickle.loads(path.read_bytes())
+    return built
 
 
 @cache
 def trained(seed: int = 1) -> Trained:
     """Return a model of 1,500 simulated leads by the audited recipe; each seed has its forest."""
-    return _train_shared(f"trained {seed}", lambda: _train_simulated(seed))
+    return build_shared(f"trained {seed}", lambda: _train_simulated(seed))
 
 
 def _train_simulated(seed: int) -> Trained:
@@ -83,7 +86,7 @@ def train_once(
     """
     key = f"{joblib.hash(table)} {options!r} {champion and champion.manifest!r}"
     if key not in _trained:
-        _trained[key] = _train_shared(key, lambda: train(table, options, champion=champion))
+        _trained[key] = build_shared(key, lambda: train(table, options, champion=champion))
     return _trained[key]
 
 

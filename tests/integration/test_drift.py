@@ -15,8 +15,6 @@ from tests.trained_models import START_MS, trained
 
 pytestmark = pytest.mark.broker
 
-INPUTS = tuple(trained().manifest["drift"]["inputs"])
-
 
 def changes(stage: Stage, seed: int, count: int, **drifted: Any) -> Iterator[Output]:
     """Changes of another year's leads, from when some of them are old and some are new, but for
@@ -48,13 +46,14 @@ def test_drifted_changes_alarm_by_name_and_changes_like_training_do_not(
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
     # As in live traffic, hardly any change waits long enough to be coalesced into the next one of
     # its lead.
+    inputs = tuple(trained().manifest["drift"]["inputs"])
     with stage.running(LEADSTREAM_BATCH_MAX_RECORDS="200") as process:
         process.until_ready()
         stage.send(changes(stage, 2, 5_000))
         window(process, 1)
-        psi = {name: process.metric("drift_psi", feature=name) for name in INPUTS}
+        psi = {name: process.metric("drift_psi", feature=name) for name in inputs}
         assert 0 < max(psi.values()) < 0.2, psi
-        assert [name for name in INPUTS if process.metric("drift_alarm", feature=name)] == []
+        assert [name for name in inputs if process.metric("drift_alarm", feature=name)] == []
         assert process.metric("drift_missing_share", feature="campus_name") == pytest.approx(
             0.12, abs=0.03
         )

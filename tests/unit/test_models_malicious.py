@@ -28,24 +28,31 @@ from models.serve.refused import Refused
 from models.serve.scorer import Model
 from tests import malicious_artifacts as malicious
 from tests.examples import examples
-from tests.trained_models import trained
+from tests.trained_models import SHARED_FOLDER, build_shared, trained
 
 pytestmark = pytest.mark.slow
 
 # The worst case: nothing is signed, and whoever wrote the file wrote a manifest that fits it.
 UNSIGNED = Trust(unsigned=True)
-CANARY = Path(os.environ.get("TMPDIR", "/tmp")) / f"leadstream-canary-{os.getpid()}"
-CASES = {
-    f"{kind}: {name}": payload
-    for kind, files in {
+CANARY = Path(os.environ[SHARED_FOLDER]) / "canary"
+
+
+def _cases() -> dict[str, bytes]:
+    kinds = {
         "code": malicious.code(CANARY),
         "tree": malicious.trees(),
         "bomb": malicious.bombs(),
         "cut": malicious.cut(),
         "wrong": malicious.wrong(),
-    }.items()
-    for name, payload in files.items()
-}
+    }
+    return {
+        f"{kind}: {name}": payload
+        for kind, files in kinds.items()
+        for name, payload in files.items()
+    }
+
+
+CASES = build_shared("malicious artifacts", _cases)
 MANIFEST = {
     **trained().manifest,
     "version": "1.1.0",
