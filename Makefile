@@ -27,6 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 4
 # Whole files go to the workers, those of brokers first: they wait more than they compute.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+QUICK := --hypothesis-profile quick --ignore tests/deploy
 REST := faults or deploy or browser
 
 unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
@@ -34,7 +35,7 @@ unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
 		-m 'not (slow or broker or postgres or data or long)' $(or $(T),tests/unit)
 
 test: $(VENV)/.dev ## run the tests, on a real Kafka and Postgres where possible; T=FILE for a part
-	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) --ignore tests/deploy --hypothesis-profile quick)
+	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) $(QUICK))
 
 test-rest: $(VENV)/.dev ## run fault schedules, deployment, the browser, all Hypothesis examples
 	$(PYTEST) $(PARALLEL) -m '($(REST) or hypothesis) and not long'
