@@ -69,31 +69,45 @@ def level_of(calibrator: Calibrator, raw: Floats, labels: Labels) -> float:
     return shift(calibrator.interval(raw)[0], labels)
 
 
+def level_to_follow(
+    calibrator: Calibrator, raw: Floats, labels: Labels, leads: NDArray[np.intp]
+) -> float:
+    """Return what moves log-odds to the rate of the newest leads (n,).
+
+    It is 0 for a move of less than MIN_LEVEL, or of less than ERRORS standard errors of that rate.
+    """
+    added, rate = level_of(calibrator, raw, labels), float(labels.mean())
+    error = (len(np.unique(leads)) * rate * (1 - rate)) ** -0.5
+    return added if abs(added) >= max(MIN_LEVEL, ERRORS * error) else 0.0
+
+
 def follows_level(
     name: str,
     folds: Sequence[tuple[Floats, Labels]],
     later: tuple[Floats, Labels],
     prior: float,
     leads: NDArray[np.intp],
+    *,
+    seasonal: bool,
 ) -> bool:
-    """Return whether a calibration must follow the base rate of the newest fold.
+    """Return whether a calibration follows the base rate of the newest fold.
 
     It is fitted on (raw scores, outcomes) of all `folds`, oldest first. Moved to the rate of the
-    newest of them, it must gain on the `later` leads by more than ERRORS standard errors. A move of
-    less than MIN_LEVEL is not followed.
+    newest of them, it must not lose on the `later` leads by more than ERRORS standard errors. With
+    `seasonal` inputs the trees state the level of a season, so it must gain by so many.
     """
     together = [np.concatenate(part) for part in zip(*folds, strict=True)]
     calibrator = fit(name, together[0], together[1], prior)
     added = level_of(calibrator, *folds[-1])
     if abs(added) < MIN_LEVEL:
-        return False
+        return not seasonal
     raw, labels = later
     fixed, moved = (
         log_losses(replace(calibrator, shift=each).interval(raw)[0], labels)
         for each in (0.0, added)
     )
     gain, error = mean_of_groups(fixed - moved, leads)
-    return gain > ERRORS * error
+    return gain > (ERRORS if seasonal else -ERRORS) * error
 
 
 def check_ranking(raw: Floats, probability: Floats, labels: Labels) -> None:

@@ -23,6 +23,7 @@ from models.evaluate import Metrics, best_f1_threshold, log_losses, metrics
 from models.monitor.recent_calibration import shift
 from models.serve import calibrators
 from models.serve.forest import Forest, pack, pack_boosting
+from models.train.calibrate import level_to_follow
 from models.train.table import TrainingPart
 
 Floats = NDArray[np.float64]
@@ -60,12 +61,16 @@ class Recipe:
 
 
 class ScoredRows(NamedTuple):
-    """Raw scores and outcomes of n rows, the count of missing inputs, and row indices; all (n,)."""
+    """Raw scores and outcomes of n rows, the counts of missing inputs, row indices, and leads.
+
+    All are (n,).
+    """
 
     raw: Floats
     labels: Labels
     missing: Ints
     rows: Ints
+    leads: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +98,7 @@ class FittedRecipe:
             labels,
             missing,
             rows,
+            part.leads[rows],
         )
 
     @property
@@ -195,7 +201,7 @@ def stated(results: Sequence[FoldResult], i: int, *, follows: bool = False) -> F
         return np.full(len(scores), labels.mean())
     if follows:
         newest = results[i - 1].scored
-        added = shift(calibrator.interval(newest.raw)[0], newest.labels)
+        added = level_to_follow(calibrator, newest.raw, newest.labels, newest.leads)
         calibrator = replace(calibrator, shift=added)
     return calibrator.interval(scores)[0]
 

@@ -44,6 +44,7 @@ from models.train.candidates import FittedRecipe, FoldResult, concat
 from models.train.choice import BEST, PERIODS, Progress, choose_trees
 from models.train.curves import curves
 from models.train.evidence import evidence
+from models.train.moving import SEASONS
 from models.train.policies import Policy, grades
 from models.train.sampling import KeptShares, representative
 from models.train.table import TrainingPart, check_table, describe_rows, iso, periods
@@ -131,7 +132,7 @@ def train(
 
     chosen = choose_trees(parts, cumulative, options, progress)
     recipe, folds = chosen.recipe, chosen.folds
-    name, sentences, follows = _calibrator(folds, parts[PERIODS - 2], options)
+    name, sentences, follows = _calibrator(folds, options)
 
     progress(f"evaluating {recipe} on the newest leads", 0.5)
     newest = candidates.fit_fold(
@@ -192,13 +193,13 @@ def train(
 
 
 def _calibrator(
-    folds: Sequence[FoldResult], last: TrainingPart, options: TrainOptions
+    folds: Sequence[FoldResult], options: TrainOptions
 ) -> tuple[str, dict[str, str], bool]:
     """Return the calibrator to use, a sentence for each one tried, and whether it follows the rate.
 
-    They are fitted on all folds but the last, and compared on the last, whose rows are `last`.
+    They are fitted on all folds but the last, and compared on the last.
     """
-    raw, labels, _, rows = folds[-1].scored
+    raw, labels, *_, leads = folds[-1].scored
     earlier, prior = [one.scored[:2] for one in folds[:-1]], folds[0].fitted.prior
     name, sentences = options.calibrator, {options.calibrator: "as told"}
     try:
@@ -207,10 +208,11 @@ def _calibrator(
             weighted = folds[0].fitted.recipe.balanced
             names = [n for n in calibrate.AUTOMATIC if not (weighted and n == calibrate.NONE)]
             name, sentences = calibrate.choose(
-                concat(folds[:-1])[:2], (raw, labels), prior, last.leads[rows], names=names
+                concat(folds[:-1])[:2], (raw, labels), prior, leads, names=names
             )
+        seasonal = bool({*SEASONS} & {*folds[0].fitted.features.specification.outputs})
         follows = options.base_rate is None and calibrate.follows_level(
-            name, earlier, (raw, labels), prior, last.leads[rows]
+            name, earlier, (raw, labels), prior, leads, seasonal=seasonal
         )
     except UserError as error:
         raise _refused(error) from None
@@ -229,14 +231,14 @@ def _calibrated(
 
     One that `follows` has the level of the newest fold.
     """
-    raw, labels, missing, _ = concat(folds)
+    raw, labels, missing, *_ = concat(folds)
     try:
         calibrator = calibrators.fit(name, raw, labels, fitted.prior, missing)
     except UserError as error:
         raise _refused(error) from None
     if follows:
         newest = folds[-1].scored
-        added = calibrate.level_of(calibrator, newest.raw, newest.labels)
+        added = calibrate.level_to_follow(calibrator, newest.raw, newest.labels, newest.leads)
         calibrator = replace(calibrator, shift=added)
     inside = representative(options.kept, labels, options.seed)
     probability = calibrator.interval(raw)[0][inside]
@@ -332,7 +334,7 @@ def _against(
     """
     if champion is None:
         return {}
-    raw, labels, missing, rows = newest.scored
+    raw, labels, missing, rows, _ = newest.scored
     calibrator = evaluation.calibrator
     if _sampled(options):
         shift = calibrator.shift + _population_shift(options, labels)

@@ -13,7 +13,7 @@ from models.monitor import statistics
 from models.serve import calibrators
 from models.serve.calibrators import CALIBRATORS
 from models.train import calibrate, policies
-from models.train.calibrate import AUTOMATIC
+from models.train.calibrate import AUTOMATIC, Floats, Labels
 from models.train.candidates import RECIPES
 from models.train.policies import Policy, grades, parse_cuts, parse_policy
 
@@ -247,3 +247,43 @@ def test_an_unknown_calibrator_is_refused_with_those_there_are() -> None:
     raw, labels, _ = balanced_scores(400)
     with pytest.raises(UserError, match="'new' is no calibrator: use one of venn_abers"):
         calibrators.fit("new", raw, labels, 0.5)
+
+
+def drawn(rng: np.random.Generator, n: int, level: float) -> tuple[Floats, Labels]:
+    """Raw scores of n leads, and outcomes whose log-odds are those scores' plus a level."""
+    raw = rng.uniform(0.1, 0.5, n)
+    odds = calibrators.log_odds(raw) + level
+    return raw, rng.random(n) < 1 / (1 + np.exp(-odds))
+
+
+@pytest.mark.parametrize(
+    ("levels", "steady", "seasonal"),
+    [
+        ((0.0, 0.8, 0.8), True, True),  # it moved and stayed
+        ((0.0, 0.1, 0.9), True, False),  # nothing shows yet that a moved rate comes back
+        ((0.0, 0.8, 0.0), False, False),  # it came back
+    ],
+)
+def test_a_rate_is_followed_unless_it_comes_back_and_seasons_must_prove_it(
+    levels: tuple[float, ...], steady: bool, seasonal: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    *folds, later = (drawn(rng, 3_000, level) for level in levels)
+    leads = np.arange(3_000)
+    for expected, is_seasonal in ((steady, False), (seasonal, True)):
+        found = calibrate.follows_level("none", folds, later, 0.3, leads, seasonal=is_seasonal)
+        assert found is expected
+
+
+def test_a_rate_that_moved_little_or_on_few_leads_moves_no_probability() -> None:
+    rng = np.random.default_rng(4)
+    calibrator = calibrators.fit("none", *drawn(rng, 3_000, 0.0), 0.3)
+
+    def added(n: int, level: float, rows_of_a_lead: int = 1) -> float:
+        raw, labels = drawn(rng, n, level)
+        return calibrate.level_to_follow(calibrator, raw, labels, np.arange(n) // rows_of_a_lead)
+
+    assert added(3_000, 0.8) == pytest.approx(0.8, abs=0.15)
+    assert added(3_000, 0.15) == 0.0
+    assert added(3_000, 0.45) != 0.0
+    assert added(3_000, 0.45, rows_of_a_lead=100) == 0.0, "30 leads say little"

@@ -59,7 +59,7 @@ def test_a_weak_signal_becomes_the_first_champion(
     assert printed["evidence"]["roc_auc"]["value"] > 0.57
 
 
-def test_a_year_that_changes_its_base_rate_costs_no_ranking(
+def test_a_year_that_changes_its_base_rate_costs_no_ranking_and_little_calibration(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(4)
@@ -70,6 +70,7 @@ def test_a_year_that_changes_its_base_rate_costs_no_ranking(
     assert "created_month" in printed["inputs"]["left_out"]
     best = printed["inputs"]["best_alone"]["roc_auc"]
     assert printed["metrics"]["calibrated"]["roc_auc"] > best - 0.02
+    assert printed["metrics"]["calibrated"]["ece"] < 0.1, "the newest rate is the one to go by"
 
 
 def test_the_rate_of_the_population_moves_the_probability_and_is_in_the_manifest(
