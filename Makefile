@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo unit test test-rest test-long test-all lint faults fuzz schemas docs pictures \
 	asyncapi tools lock audit dashboard run bench bench-throughput bench-latency bench-start \
 	bench-scale bench-peers bench-database bench-xeducation bench-proof bench-strangers \
-	bench-reasons bench-partitions clean
+	bench-reasons bench-partitions bench-compression clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-reasons: $(VENV)/.bench ## compare our reasons with exact Shapley values o
 
 bench-partitions: $(VENV)/.dev ## measure how a group shares 100 partitions, and a rebalance
 	$(BIN)/python -m benchmarks.partitions $(json)
+
+bench-compression: $(VENV)/.dev ## measure what each compression of predictions costs and saves
+	$(BIN)/python -m benchmarks.compression $(json)
 
 bench: ## run every speed benchmark; the last line names those that missed a bar
 	@missed=; for each in throughput latency start scale peers database; do \

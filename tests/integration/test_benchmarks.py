@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import AdminClient
 
-from benchmarks import throughput
-from benchmarks.environment import open_environment
+from benchmarks import compression, throughput
+from benchmarks.environment import BenchmarkEnvironment, open_environment
 from benchmarks.figures import FigureRow, Spread
 from benchmarks.latency import LatencyRun
 from benchmarks.leads import events, trained
@@ -104,6 +105,21 @@ def test_the_straightforward_loop_that_says_something_else_would_be_no_compariso
         assert [prediction[name] for prediction in plain] == column.tolist(), name
     assert [prediction["grade"] for prediction in plain] == service.grade
     assert [tuple(prediction["imputed"]) for prediction in plain] == service.imputed
+
+
+@pytest.mark.broker
+def test_a_compression_that_is_not_set_would_send_as_much_as_none(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    environment = BenchmarkEnvironment(kafka.bootstrap, tmp_path, (), admin)
+    records = list(events(3_000))
+    sent = {
+        codec: compression.publish(environment, records, codec).sent_bytes
+        for codec in ("none", "lz4", "gzip")
+    }
+    assert sent["gzip"] < sent["lz4"] < sent["none"], sent
+    assert sent["none"] > sum(len(value) for _, value in records) / len(records)
 
 
 def test_events_are_of_different_leads_and_of_the_size_that_is_said() -> None:
