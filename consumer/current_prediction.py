@@ -1,12 +1,12 @@
 """Predictions of given leads, from only those partitions of the topic that hold them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from leadstream.deadline import Deadline
-from leadstream.errors import UserError
+from leadstream.errors import Poison, UserError
 from leadstream.kafka.connection_check import ConnectionCheck
 from leadstream.kafka.partitioner import partition_of
 from leadstream.kafka.topic_reader import TopicReader
@@ -54,6 +54,33 @@ def newest_record(
     value = found.value()
     prediction = None if value is None else decoder.decode(value)
     return LeadRecord(prediction, found.timestamp()[1], partition, int(found.offset() or 0))
+
+
+def leads_with_inputs(
+    topic: TopicReader,
+    decoder: Reader,
+    made_with: Callable[[dict[str, Any]], bool],
+    lead_ids: Collection[str] | None = None,
+) -> int:
+    """Return how many leads have a current score of which `made_with` is true.
+
+    With `lead_ids`, only these leads count, and only their partitions are read.
+    """
+    partitions = topic.partitions()
+    keys = None if lead_ids is None else {each.encode(errors="replace") for each in lead_ids}
+    if keys is not None:
+        partitions = sorted({partition_of(key, len(partitions)) for key in keys})
+    found: set[bytes | None] = set()
+    for message in topic.read({each: topic.bounds(each)[0] for each in partitions}):
+        key, value = message.key(), message.value()
+        if keys is not None and key not in keys:
+            continue
+        try:
+            made = value is not None and made_with(decoder.decode(value))
+        except Poison:
+            continue  # no prediction of ours
+        (found.add if made else found.discard)(key)
+    return len(found)
 
 
 class AnsweringPredictions:

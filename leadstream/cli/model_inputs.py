@@ -1,10 +1,13 @@
 """The inputs that a model needs and Postgres does not bring, and a sentence about them."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leadstream.settings import Settings
+    from models.registry.versions import ModelRegistry
 
 
 def inputs_without_column(
@@ -31,6 +34,39 @@ def inputs_without_column(
         finally:
             leads.close()
     return absent_inputs(manifest, fields)
+
+
+def leads_to_lose(
+    registry: "ModelRegistry",
+    inputs: list[str],
+    settings: "Settings",
+    lead_ids: Collection[str] | None,
+) -> int:
+    """Return how many leads have a current score that was made with one of these inputs.
+
+    `lead_ids` is None for all leads.
+    """
+    from consumer.current_prediction import leads_with_inputs, reading_predictions
+    from leadstream.errors import LeadstreamError
+    from leadstream.kafka.topic_reader import NoTopic
+    from models.monitor.inputs import was_made_with
+
+    @cache
+    def manifest(version: str) -> dict[str, Any]:
+        try:
+            return registry.show(version)
+        except LeadstreamError:
+            return {}  # of another store, or removed
+
+    def made_with(prediction: dict[str, Any]) -> bool:
+        return was_made_with(prediction, manifest(prediction["model_version"]), inputs)
+
+    print("reading the current scores ...", file=sys.stderr)
+    try:
+        with reading_predictions(settings) as (topic, decoder):
+            return leads_with_inputs(topic, decoder, made_with, lead_ids)
+    except NoTopic:
+        return 0
 
 
 def sentence_of(version: str, inputs: list[str]) -> str:

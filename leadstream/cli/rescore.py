@@ -69,8 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
             "rescore takes either lead ids, or --file, or --all; see `leadstream rescore --help`"
         )
     settings = load_settings()
+    if arguments.file is not None:
+        arguments.lead_ids = _ids_in(arguments.file)
     if not arguments.allow_fewer_inputs:
-        _check_inputs(settings)
+        _check_inputs(arguments, settings)
     if arguments.wait:
         return _ask_and_wait(arguments, settings)
     if arguments.request:
@@ -90,12 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_inputs(settings: "Settings") -> None:
-    """Raise UserError if new scores would be made with fewer inputs than those of changes.
+def _check_inputs(arguments: argparse.Namespace, settings: "Settings") -> None:
+    """Raise UserError if a lead would lose a score that was made with more inputs.
 
     Without a model store that can be read, or a champion, there is nothing to compare.
     """
-    from leadstream.cli.model_inputs import inputs_without_column
+    from leadstream.cli.model_inputs import inputs_without_column, leads_to_lose
     from leadstream.errors import LeadstreamError
     from models.registry.versions import open_registry
 
@@ -108,10 +110,12 @@ def _check_inputs(settings: "Settings") -> None:
         absent = inputs_without_column(registry.show(version), settings, ask=True)
     except LeadstreamError:
         return  # it is reported where it is needed
-    if absent:
+    if not absent:
+        return
+    if leads := leads_to_lose(registry, absent, settings, arguments.lead_ids or None):
         raise UserError(
-            f"the champion {version} reads {', '.join(absent)}, which Postgres does not bring: "
-            "new scores would be made with fewer inputs than those of changes; describe it in "
+            f"{leads:,} of these leads would lose a score that was made with "
+            f"{' or '.join(absent)}, which Postgres does not bring: describe it in "
             "LEADSTREAM_FIELDS, or say --allow-fewer-inputs"
         )
 
@@ -276,7 +280,7 @@ def _leads(
 ) -> tuple[Iterable[tuple[str, int]], int]:
     """Return the leads with their versions, 0 if only the id is known, and their number."""
     from producer.crm import connected
-    from producer.rescore import all_leads, count_leads, read_ids, unique
+    from producer.rescore import all_leads, count_leads, unique
     from schemas.description_file import described_crm
 
     if arguments.all:
@@ -285,12 +289,17 @@ def _leads(
         )
         crm = described_crm(settings)
         return all_leads(conn, crm), count_leads(conn, crm)
-    ids = list(
-        unique(arguments.lead_ids) if arguments.lead_ids else read_ids(_lines(arguments.file))
-    )
-    if not ids:
-        raise UserError(f"{arguments.file}: has no lead ids")
+    ids = list(unique(arguments.lead_ids))
     return [(lead_id, 0) for lead_id in ids], len(ids)
+
+
+def _ids_in(file: str) -> list[str]:
+    """Return the ids of a file, or of standard input. Raises UserError if there are none."""
+    from producer.rescore import read_ids
+
+    if not (ids := list(read_ids(_lines(file)))):
+        raise UserError(f"{file}: has no lead ids")
+    return ids
 
 
 def _lines(file: str) -> Iterator[str]:

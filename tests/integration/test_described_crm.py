@@ -74,7 +74,11 @@ def store_with_own_fields(folder: Path, crm: ContactsCrm) -> str:
 
 
 def test_a_described_crm_would_train_on_its_own_fields_and_serve_them_as_missing(
-    kafka: Broker, crm: ContactsCrm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker,
+    crm: ContactsCrm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stage = Stage.on(kafka.bootstrap, tmp_path, store_with_own_fields(tmp_path / "store", crm))
     stage.environment |= {"DATABASE_URL": crm.url, "LEADSTREAM_FIELDS": str(crm.file)}
@@ -108,9 +112,8 @@ def test_a_described_crm_would_train_on_its_own_fields_and_serve_them_as_missing
         same = first.keys() - PROVENANCE
         assert {name: again[name] for name in same} == {name: first[name] for name in same}
         # The verb, which asks for all leads that are not deleted. The model learned inputs that no
-        # road of this CRM brings.
-        assert main(["rescore", "--all"]) == 1
-        assert main(["rescore", "--all", "--allow-fewer-inputs"]) == 0
+        # road of this CRM brings, so no score would lose them.
+        assert main(["rescore", "--all"]) == 0
         third = predictions(3)[2]
         assert (third["lead_version"], third["imputed"]) == (3, first["imputed"])
         # An own field is an input: another value is another score.
@@ -130,5 +133,11 @@ def test_a_described_crm_would_train_on_its_own_fields_and_serve_them_as_missing
         records = stage.read(stage.topics.lead_predictions, 5)
         assert [each.key() for each in records if each.value() is None] == [lead_id.encode()]
         assert not stage.read(stage.topics.dead_letters, 0)
+        # Another producer brings more than Postgres has.
+        stage.send([stage.change("elsewhere")])
+        stage.read(stage.topics.lead_predictions, 6)
+        assert main(["rescore", "elsewhere"]) == 1
+        assert "1 of these leads would lose a score that was made with" in capsys.readouterr().err
+        assert main(["rescore", lead_id]) == 0
         assert relay.stop() == 0
         assert consumer.stop() == 0

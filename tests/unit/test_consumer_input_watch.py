@@ -1,20 +1,27 @@
 """The inputs that changes carry: what the model needs and no change brings is reported at once."""
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer import current_prediction
 from consumer.run.input_watch import InputWatch
 from leadstream.cli.main import main
 from leadstream.cli.model_inputs import inputs_without_column
 from leadstream.process.status import Status
 from leadstream.settings import load_settings
-from models.monitor.inputs import learned_inputs
+from models.monitor.inputs import learned_inputs, was_made_with
 from models.registry.slot import ModelSlot
 from models.registry.versions import ModelRegistry
+from schemas.codec import Reader, Writer
+from tests.fakes import FakeMessage
+from tests.subscriber import prediction
 from tests.trained_models import TRUST
 from tests.unit.pipelines import batch, change, pipeline
 from tests.unit.test_consumer_service import RecordingLog
@@ -110,15 +117,60 @@ def test_a_rescore_with_fewer_inputs_than_changes_have_needs_a_word(
     store = store_of_model(tmp_path, model_store, **{"numbers.gpa": 0.1, "numbers.rare": 1.0})
     monkeypatch.setenv("MODEL_STORE", store)
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
-    assert main(["rescore", "lead_1"]) == 1
+    topic = TopicOfScores(
+        [
+            *(score("ada", imputed=["numbers.gpa"]), score("ben"), score("eve")),
+            *(score("eve", imputed=["numbers.gpa"]), score("old", model_version="0.9.0")),
+            *(score("dot"), FakeMessage("scores", 0, 9, b"dot", None), score("fay")),
+            FakeMessage("scores", 0, 9, b"eve", b"no prediction"),
+        ]
+    )
+    monkeypatch.setattr(current_prediction, "reading_predictions", topic.reading)
+    assert main(["rescore", "--file", ids_of(tmp_path, "ada", "ben", "eve", "old", "dot")]) == 1
     reported = capsys.readouterr().err
-    assert "reads numbers.gpa, which Postgres does not bring" in reported
+    assert "1 of these leads would lose a score that was made with numbers.gpa" in reported
     assert "--allow-fewer-inputs" in reported
     assert "numbers.rare" not in reported
-    assert main(["rescore", "lead_1", "--allow-fewer-inputs"]) == 2
-    assert "KAFKA_BOOTSTRAP_SERVERS" in capsys.readouterr().err
+    # ada and eve never had it or lost it, another model does not read it, dot is erased.
+    for arguments in (["ada", "eve", "old", "dot"], ["ben", "--allow-fewer-inputs"]):
+        assert main(["rescore", *arguments]) == 2
+        assert "KAFKA_BOOTSTRAP_SERVERS" in capsys.readouterr().err
     monkeypatch.setenv("MODEL_STORE", model_store)
-    assert main(["rescore", "lead_1"]) == 2, "this model reads nothing that people lack"
+    assert main(["rescore", "ben"]) == 2, "this model reads nothing that people lack"
+
+
+def score(lead_id: str, **fields: Any) -> FakeMessage:
+    value = _SCORE.encode(prediction(lead_id) | {"model_version": "1.0.0", "imputed": []} | fields)
+    return FakeMessage("scores", 0, 0, lead_id.encode(), value)
+
+
+def ids_of(folder: Path, *lead_ids: str) -> str:
+    path = folder / "ids"
+    path.write_text("\n".join(lead_ids))
+    return str(path)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicOfScores:
+    """The predictions topic, as far as it is read here."""
+
+    messages: list[FakeMessage]
+
+    @contextlib.contextmanager
+    def reading(self, _settings: object) -> Iterator[tuple["TopicOfScores", Reader]]:
+        yield self, Reader("LeadPrediction")
+
+    def partitions(self) -> list[int]:
+        return [0]
+
+    def bounds(self, _partition: int) -> tuple[int, int]:
+        return 0, len(self.messages)
+
+    def read(self, _starts: Mapping[int, int]) -> Iterator[FakeMessage]:
+        yield from self.messages
+
+
+_SCORE = Writer("LeadPrediction")
 
 
 def test_a_promotion_says_what_postgres_will_not_bring(
@@ -135,3 +187,28 @@ def test_a_promotion_says_what_postgres_will_not_bring(
     assert "Note: model 1.0.0 reads numbers.gpa, which Postgres does not bring" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("imputed", "coverage", "inputs", "made"),
+    [
+        ([], 1.0, ["numbers.gpa"], True),
+        (["numbers.gpa"], 0.75, ["numbers.gpa"], False),
+        (["numbers.gpa"], 0.75, ["numbers.gpa", "campus"], True),
+        (["numbers.gpa"], 0.5, ["numbers.gpa", "campus"], False),
+        ([], 1.0, ["campus"], True),
+        ([], 0.75, ["campus"], False),
+        ([], 0.75, ["campus", "status"], True),
+        ([], 1.0, ["elsewhere"], False),
+    ],
+)
+def test_a_category_that_a_score_had_would_be_lost_because_no_list_names_it(
+    imputed: list[str], coverage: float, inputs: list[str], made: bool
+) -> None:
+    known = {"numbers.gpa": "number", "campus": "category", "status": "category"}
+    manifest = {
+        "drift": {"inputs": {name: {"kind": k, "missing": 0.1} for name, k in known.items()}}
+    }
+    prediction = {"imputed": imputed, "feature_coverage": coverage}
+    assert was_made_with(prediction, manifest, inputs) is made
+    assert not was_made_with(prediction, {}, inputs)
