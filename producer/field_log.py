@@ -39,9 +39,8 @@ class Unplaced(StrEnum):
     REPEATED_LEAD = "leads that today's leads have twice"
     NOTHING_KNOWN = "moments of which the log knows no field"
     UNDATED_OUTCOME = "outcomes without a time"
-    DELETED = "changes that deleted their lead"
+    DELETED = "changes of leads that were deleted since"
     WITHOUT_STATE = "changes without the state of their lead"
-    IGNORED = "changes that Leadstream itself caused"
 
 
 @dataclass(frozen=True, slots=True)

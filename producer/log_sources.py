@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -24,8 +25,8 @@ from producer.field_log import (
 )
 from producer.log_file import is_json, read_objects
 from producer.log_import import LogImport, OutcomeColumn
-from producer.mapping import LeadMapping, load_mapping
-from producer.past_states import TodaysLead
+from producer.mapping import LeadMapping, MappedOutcome, load_mapping
+from producer.past_states import StateField, TodaysLead
 from producer.presets import export_header, load_history_preset
 from producer.todays_leads import contact_cells, lead_of_cells, leads_of_file, mapped_fields
 from schemas.crm_description import DescribedLog, TimeFormat
@@ -71,25 +72,39 @@ class OpenedLog:
     how: LogImport
 
 
-def open_log(source: LogSource, now_ms: int) -> OpenedLog:
-    """Return what is in the files. Raises SettingsError, UserError."""
-    contacts = (
-        source.leads is None and source.format is CrmLogFormat.HUBSPOT and is_json(source.path)
-    )
+@dataclass(frozen=True, slots=True)
+class DatabaseLeads:
+    """The leads of today in a database, and the fields of their states."""
+
+    leads: Iterable[TodaysLead | Unplaced]
+    fields: Sequence[StateField]
+    zone: tzinfo = UTC
+
+
+def open_log(source: LogSource, now_ms: int, database: DatabaseLeads | None = None) -> OpenedLog:
+    """Return what is in the files, with the leads of a database in place of those of a file.
+
+    Raises SettingsError, UserError.
+    """
+    if database is not None:
+        columns, read = _reader(source, database.zone)
+        entries = log_entries(source.path, columns, read)
+        return OpenedLog(database.leads, entries, _how(source, now_ms, columns, database.fields))
+    contacts = source.format is CrmLogFormat.HUBSPOT and is_json(source.path)
     if source.leads is None and not contacts:
         raise SettingsError(
-            f"--format {source.format}: name the file with the leads of today: --leads leads.csv"
+            f"--format {source.format}: name the leads of today: --leads leads.csv, or DATABASE_URL"
+            " and a description of its table in LEADSTREAM_FIELDS"
         )
     mapping = _mapping(source)
-    columns, read = _reader(source, mapping)
+    columns, read = _reader(source, mapping.fields["created_at"].zone or UTC)
     leads = (
         leads_of_file(source.leads, mapping, now_ms)
         if source.leads is not None
         else _contacts(source.path, mapping, now_ms)
     )
-    return OpenedLog(
-        leads, log_entries(source.path, columns, read), _how(source, mapping, now_ms, columns)
-    )
+    how = _how(source, now_ms, columns, mapped_fields(mapping), mapping.outcome)
+    return OpenedLog(leads, log_entries(source.path, columns, read), how)
 
 
 def log_entries(path: Path, columns: LogColumns | None, read: RowReader) -> Iterator[Entry]:
@@ -109,11 +124,14 @@ def _needed(columns: LogColumns | None) -> list[tuple[str, ...]]:
 
 
 def _how(
-    source: LogSource, mapping: LeadMapping, now_ms: int, columns: LogColumns | None
+    source: LogSource,
+    now_ms: int,
+    columns: LogColumns | None,
+    fields: Sequence[StateField],
+    outcome: MappedOutcome | None = None,
 ) -> LogImport:
-    outcome = mapping.outcome
     return LogImport(
-        fields=mapped_fields(mapping),
+        fields=fields,
         now_ms=now_ms,
         outcome=OutcomeColumn(log_name(outcome.column), outcome) if outcome else None,
         conversions=frozenset(
@@ -144,11 +162,10 @@ def _mapping(source: LogSource) -> LeadMapping:
     return load_history_preset(name, names, where, columns=source.columns)
 
 
-def _reader(source: LogSource, mapping: LeadMapping) -> tuple[LogColumns | None, RowReader]:
+def _reader(source: LogSource, zone: tzinfo) -> tuple[LogColumns | None, RowReader]:
     """Return the columns of a log, None for those of the table `audit`, and its row reader."""
     described = _described_log(source.described)
-    zone = mapping.fields["created_at"].zone
-    times = described.at.times if described else TimeFormat(zone) if zone else TimeFormat()
+    times = described.at.times if described else TimeFormat(zone)
     match source.format:
         case CrmLogFormat.SALESFORCE:
             return SALESFORCE, partial(read_row, columns=SALESFORCE, times=times)

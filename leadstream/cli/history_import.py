@@ -3,26 +3,24 @@
 import argparse
 import json
 import textwrap
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leadstream.cli.progress import bar
-from leadstream.errors import SettingsError
 
 if TYPE_CHECKING:
     from consumer.history.import_writer import ImportResult
-    from leadstream.settings import Settings
-    from producer.log_import import LeadPast, LogReport
+    from producer.log_import import LogReport
 
 _WIDTH, _NAME = 80, 30
-FORMATS = ("salesforce", "hubspot", "dynamics", "fields", "rows")
+FORMATS = ("salesforce", "hubspot", "dynamics", "fields", "rows", "debezium")
 EPILOG = """examples:
   leadstream history import LeadHistory.csv --format salesforce --leads Lead.csv
   leadstream history import contacts.json --format hubspot --dry-run
-  leadstream history import audit.csv --format fields --leads l.csv --mapping m.toml
+  leadstream history import --postgres --dry-run
 """
 
 
@@ -38,16 +36,43 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("file", metavar="FILE", type=Path, help="the log: CSV, JSON, or JSON lines")
+    add(
+        "file",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        help="the log: CSV, JSON, or JSON lines",
+    )
     add(
         "--format",
         choices=FORMATS,
-        required=True,
-        help="salesforce: LeadHistory; hubspot: propertiesWithHistory, or a CSV; dynamics: the "
-        "table audit; fields: columns that [history] of the mapping names; rows: a state in each "
-        "row, as of occurred_at",
+        help="of FILE. salesforce: LeadHistory; hubspot: propertiesWithHistory, or a CSV; "
+        "dynamics: the table audit; fields: columns that [history] of the mapping names; rows: a "
+        "state in each row, as of occurred_at; debezium: change events",
     )
-    add("--leads", metavar="FILE", type=Path, help="the leads of today: CSV or Parquet")
+    add(
+        "--from",
+        dest="topic",
+        metavar="TOPIC",
+        help="in place of FILE: a topic of Debezium, as far as it is there",
+    )
+    add(
+        "--postgres",
+        action="store_true",
+        help="in place of FILE: the table that [history] of LEADSTREAM_FIELDS names, in "
+        "DATABASE_URL, or lead_history of a simulated CRM",
+    )
+    add(
+        "--outbox",
+        action="store_true",
+        help="in place of FILE: the rows that the outbox in DATABASE_URL still has",
+    )
+    add(
+        "--leads",
+        metavar="FILE",
+        type=Path,
+        help="the leads of today: CSV or Parquet (default: those of DATABASE_URL)",
+    )
     add(
         "--mapping",
         metavar="M.toml",
@@ -99,48 +124,23 @@ def run(arguments: argparse.Namespace) -> int:
     from consumer.history.import_writer import ImportWriter
     from consumer.history.table_schemas import CHANGES, OUTCOMES
     from consumer.history.writer import HistoryTables
+    from leadstream.cli.import_source import ImportSource
     from producer.log_import import LogReport
 
     report = LogReport()
-    writer = ImportWriter(HistoryTables(root), dry_run=arguments.dry_run)
-    with bar("leads", None, visible=not arguments.json) as advance:
-        for past in _pasts(arguments, settings, report):
+    with ExitStack() as resources:
+        source = ImportSource(arguments, settings, report, resources)
+        writer = ImportWriter(
+            HistoryTables(root), every=source.in_stream, dry_run=arguments.dry_run
+        )
+        advance = resources.enter_context(bar("leads", None, visible=not arguments.json))
+        for past in source.pasts():
             writer.add(CHANGES, past.changes)
             writer.add(OUTCOMES, [past.outcome] if past.outcome else [])
             advance(1)
         writer.close()
     _report(arguments, writer.result, report)
     return 0 if writer.result.written or writer.result.known else 1
-
-
-def _pasts(
-    arguments: argparse.Namespace, settings: "Settings", report: "LogReport"
-) -> "Iterator[LeadPast]":
-    from producer.log_import import import_log
-    from producer.log_sources import CrmLogFormat, LogSource, open_log
-    from producer.mapping import load_mapping
-    from producer.state_rows import states_of_file
-
-    now_ms = time.time_ns() // 1_000_000
-    described = arguments.mapping
-    if described is None and settings.crm_description:
-        described = Path(settings.crm_description)
-    if arguments.format == "rows":
-        if described is None:
-            raise SettingsError("--format rows: name the columns: --mapping, or LEADSTREAM_FIELDS")
-        mapping = load_mapping(described)
-        return states_of_file(arguments.file, mapping, now_ms, report.counts.unplaced)
-    source = LogSource(
-        path=arguments.file,
-        format=CrmLogFormat(arguments.format),
-        leads=arguments.leads,
-        described=described,
-        columns=arguments.columns,
-        tracked=[each.strip() for each in arguments.tracked.split(",") if each.strip()],
-        tracked_since=arguments.tracked_since,
-    )
-    opened = open_log(source, now_ms)
-    return import_log(opened.leads, opened.entries, opened.how, report)
 
 
 def _report(arguments: argparse.Namespace, result: "ImportResult", report: "LogReport") -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from producer.crm import Connection
-    from schemas.crm_description import CrmDescription, DescribedOutcome
+    from schemas.crm_description import CrmDescription
 
 PORTION = 5_000
 DAY_MS = 86_400_000
@@ -24,12 +23,13 @@ def described_table(
     UserError or Transient if the database does not fit, and UserError without `[outcome]`.
     """
     from producer.crm import connected
+    from producer.crm_log import first_outcomes
     from producer.rescore import all_leads
     from producer.table import training_frame
 
-    outcome = _outcome_of(description)
+    _check_outcome(description)
     with connected(database_url) as conn:
-        decided = _first_outcomes(conn, description, outcome)
+        decided = first_outcomes(conn, description)
         states = _states(
             database_url, description, (lead_id for lead_id, _ in all_leads(conn, description))
         )
@@ -47,50 +47,17 @@ def described_table(
     )
 
 
-def _outcome_of(description: "CrmDescription") -> "DescribedOutcome":
+def _check_outcome(description: "CrmDescription") -> None:
     from leadstream.errors import UserError
 
     if description.outcome is None:
         raise UserError(
             f"{description.path}: training needs [outcome]: the table that says who converted"
         )
-    return description.outcome
-
-
-def _first_outcomes(
-    conn: "Connection", description: "CrmDescription", outcome: "DescribedOutcome"
-) -> dict[str, int]:
-    """Return the time of the first outcome of each lead, ms UTC."""
-    from psycopg import sql
-
-    from leadstream.errors import UserError
-    from schemas.crm_tables import find_tables, id_text, json_row, name, table_name
-
-    table = find_tables(conn, [outcome.table]).get(outcome.table)
-    if table is None or not set(outcome.columns()) <= table.columns.keys():
-        raise UserError(
-            f"{description.path}: {outcome.table} or a column of [outcome] does not exist; "
-            "`leadstream fields check` names it"
-        )
-    if outcome.decided_at is None:
+    if description.outcome.decided_at is None:
         raise UserError(
             f"{description.path}: training needs outcome.decided_at: the column of the time"
         )
-    query = sql.SQL("select {}, {} from {} o").format(
-        id_text("o", outcome.lead, table.columns[outcome.lead]),
-        json_row({column: name(column) for column in outcome.columns()}),
-        table_name(table.name),
-    )
-    found: dict[str, int] = {}
-    for lead_id, row in conn.execute(query, ()):
-        at: Any = outcome.decided_at.read(row, {})
-        if (
-            lead_id is not None
-            and at is not None
-            and (not outcome.where or outcome.where.holds(row))
-        ):
-            found[lead_id] = min(at, found.get(lead_id, at))
-    return found
 
 
 def _states(
