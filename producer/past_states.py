@@ -72,8 +72,8 @@ class PlacementCounts:
     leads: int = 0
 
 
-# The raw value of a column from each moment on, newest first; the last span has no beginning.
-Spans = list[tuple[int | None, Raw]]
+# The raw value of a column from each moment on, newest first; before the last one it is unknown.
+Spans = list[tuple[int, Raw]]
 
 
 def past_states(
@@ -91,25 +91,45 @@ def past_states(
     by_column: dict[str, list[FieldChange]] = {}
     for change in placed:
         by_column.setdefault(change.field, []).append(change)
-    spans = {
-        each.name: [
-            (begin, _read(raw, each, counts))
-            for begin, raw in _spans(each, lead, by_column.get(each.column, []), since, counts)
-        ]
-        for each in fields
-        if each.column is not None
-    }
     times = sorted({lead.created_at, *(max(each.at, lead.created_at) for each in placed)})
+    constants = {each.name: each.constant for each in fields if each.column is None}
+    values: dict[str, Value | None] = dict(constants)
+    starts, passed = _starts(lead, by_column, fields, since, counts), 0
     counts.leads += 1
     for moment in times:
-        values = {each.name: _value(each, spans, moment) for each in fields}
-        known = [name for name, value in values.items() if not isinstance(value, _Unknown)]
-        if not any(each.column is not None and each.name in known for each in fields):
+        while passed < len(starts) and starts[passed][0] <= moment:
+            _, name, value = starts[passed]
+            passed += 1
+            if isinstance(value, _Unknown):
+                values.pop(name, None)
+            else:
+                values[name] = value
+        if len(values) == len(constants):
             counts.unplaced[Unplaced.NOTHING_KNOWN] += 1
             continue
         counts.states += 1
-        counts.known.update(known)
-        yield moment, state_of({name: values[name] for name in known}, lead.created_at)
+        counts.known.update(values.keys())
+        yield moment, state_of(values, lead.created_at)
+
+
+def _starts(
+    lead: TodaysLead,
+    changes: Mapping[str, Sequence[FieldChange]],
+    fields: Sequence[StateField],
+    since: TrackedSince,
+    counts: PlacementCounts,
+) -> list[tuple[int, str, Value | _Unknown | None]]:
+    """Return the values of all tracked fields, each from a moment on, in the order of time."""
+    found: list[tuple[int, str, Value | _Unknown | None]] = []
+    for each in fields:
+        if each.column in since.moments:
+            spans = _spans(each, lead, changes.get(each.column, ()), since, counts)
+            found.extend((begin, each.name, _read(raw, each, counts)) for begin, raw in spans[::-1])
+    return sorted(found, key=_begin)
+
+
+def _begin(start: tuple[int, str, Value | _Unknown | None]) -> int:
+    return start[0]
 
 
 def state_of(values: Mapping[str, Any], created_at: int) -> dict[str, Any]:
@@ -141,16 +161,15 @@ def _spans(
 ) -> Spans:
     """Return the spans of a field's raw values, from today backwards."""
     column = each.column or ""
-    tracked = since.moments.get(column)
     value: Raw = lead.texts.get(column, UNKNOWN)
-    if tracked is None or (not changes and not since.has_old):
-        return [(None, UNKNOWN)]
+    if not changes and not since.has_old:
+        return []
     spans: Spans = []
     ordered = sorted(changes, key=lambda change: change.at)
     for at, group in reversed([(at, list(same)) for at, same in groupby(ordered, _time)]):
         after, value = _undo(group, value, each, counts)
         spans.append((max(at, lead.created_at), after))
-    return [*spans, (max(tracked, lead.created_at), value), (None, UNKNOWN)]
+    return [*spans, (max(since.moments[column], lead.created_at), value)]
 
 
 def _time(change: FieldChange) -> int:
@@ -244,14 +263,3 @@ def _read(raw: Raw, each: StateField, counts: PlacementCounts) -> Value | _Unkno
     except ValueError:
         counts.unplaced[Unplaced.UNREADABLE] += 1
         return None
-
-
-def _value(
-    each: StateField,
-    spans: Mapping[str, Sequence[tuple[int | None, Value | _Unknown | None]]],
-    moment: int,
-) -> Value | _Unknown | None:
-    """Return the value of a field at a moment."""
-    if each.column is None:
-        return each.constant
-    return next(value for begin, value in spans[each.name] if begin is None or begin <= moment)

@@ -298,7 +298,7 @@ def test_a_file_that_is_no_log_ends_with_a_trace(
     [
         (
             LogSource(Path("x.csv"), CrmLogFormat.SALESFORCE),
-            "name the file with the leads of today",
+            "name the leads of today",
         ),
         (
             LogSource(Path("x.csv"), CrmLogFormat.DYNAMICS, leads=Path("l.csv")),
