@@ -46,6 +46,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add(
         "--format",
         choices=FORMATS,
+        metavar="FORMAT",
         help="of FILE. salesforce: LeadHistory; hubspot: propertiesWithHistory, or a CSV; "
         "dynamics: the table audit; fields: columns that [history] of the mapping names; rows: a "
         "state in each row, as of occurred_at; debezium: change events",
