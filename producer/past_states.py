@@ -122,7 +122,7 @@ def _starts(
     """Return the values of all tracked fields, each from a moment on, in the order of time."""
     found: list[tuple[int, str, Value | _Unknown | None]] = []
     for each in fields:
-        if each.column in since.moments:
+        if each.column is not None and each.column in since.moments:
             spans = _spans(each, lead, changes.get(each.column, ()), since, counts)
             found.extend((begin, each.name, _read(raw, each, counts)) for begin, raw in spans[::-1])
     return sorted(found, key=_begin)
