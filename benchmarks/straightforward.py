@@ -41,6 +41,7 @@ class PlainModel:
         self._names = artifact["feature_names"]
         self._scaler, self._selector = artifact["scaler"], artifact["feature_selector"]
         self._forest, self._calibrator = artifact["model"], artifact["calibrator"]
+        self._base = float(self._calibrator.probability(np.array([artifact["explain_base"]]))[0])
         self._threshold, self._grades = artifact["threshold"], artifact["grades"]
 
     def predictions(self, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -71,6 +72,9 @@ class PlainModel:
                 "raw_score": float(raw[i]),
                 "threshold": self._threshold,
                 "reasons": [],
+                "base_probability": self._base,
+                "target": "has_application",
+                "horizon_days": self._manifest["label"]["horizon_days"],
                 "feature_coverage": float(coverage[i]),
                 "imputed": [name for name, lacks in zip(numbers, unknown[i], strict=True) if lacks],
                 "model_used": self._manifest["name"],

@@ -39,39 +39,40 @@ class FeatureInputs:
 class Feature:
     """One column of the matrix; an `optional` one can be left out of a specification.
 
-    `input` is the field of a lead whose number or code this feature is, if it is one. Models read
-    the fields that are an `input` here, and ignore the others.
+    `fields` are the fields of a lead that it is computed from: reasons name these. `input` is the
+    field whose number or code this feature is, if it is one. Models read the fields that are an
+    `input` here, and ignore the others.
     """
 
     name: str
     formula: str
     compute: Callable[[FeatureInputs], Floats]
+    fields: tuple[str, ...]
     optional: bool = False
     input: str | None = None
 
 
 def _number(name: str) -> Feature:
-    return Feature(name, name, lambda inputs: inputs.numbers[name], input=name)
+    return Feature(name, name, lambda inputs: inputs.numbers[name], (name,), input=name)
 
 
 def _missing(name: str, number: str) -> Feature:
-    return Feature(
-        name, f"1 if {number} was imputed, else 0", lambda inputs: inputs.missing[number]
-    )
+    words = f"1 if {number} was imputed, else 0"
+    return Feature(name, words, lambda inputs: inputs.missing[number], (number,))
 
 
 def _code(name: str, category: str) -> Feature:
     words = f"code of {category}"
-    return Feature(name, words, lambda inputs: inputs.codes[category], input=category)
+    return Feature(name, words, lambda inputs: inputs.codes[category], (category,), input=category)
 
 
 def _percentile(name: str, number: str) -> Feature:
     words = f"mid-rank share of {number} in training"
-    return Feature(name, words, lambda inputs: inputs.percentiles[number])
+    return Feature(name, words, lambda inputs: inputs.percentiles[number], (number,))
 
 
 def _calendar(name: str, formula: str) -> Feature:
-    return Feature(name, formula, lambda inputs: inputs.calendar[name])
+    return Feature(name, formula, lambda inputs: inputs.calendar[name], ("created_at",))
 
 
 def _engagement_level(inputs: FeatureInputs) -> Floats:
@@ -93,6 +94,7 @@ FEATURES = (
         "days_since_creation",
         "max(0, as_of - created_at) in days of 24 hours, with fractions",
         lambda inputs: inputs.days,
+        ("created_at",),
     ),
     _calendar("created_month", "month of created_at, 1 to 12"),
     _calendar("created_day_of_week", "weekday of created_at, 0 = Monday to 6 = Sunday"),
@@ -106,49 +108,60 @@ FEATURES = (
         "score_squared",
         "lead_score^2",
         lambda inputs: inputs.numbers["lead_score"] * inputs.numbers["lead_score"],
+        ("lead_score",),
     ),
-    Feature("score_cubed", "lead_score^3", _score_cubed, optional=True),
+    Feature("score_cubed", "lead_score^3", _score_cubed, ("lead_score",), optional=True),
     Feature(
-        "score_log", "ln(1 + lead_score)", lambda inputs: np.log1p(inputs.numbers["lead_score"])
+        "score_log",
+        "ln(1 + lead_score)",
+        lambda inputs: np.log1p(inputs.numbers["lead_score"]),
+        ("lead_score",),
     ),
     _percentile("score_percentile", "lead_score"),
     Feature(
         "engagement_squared",
         "engagement_score^2",
         lambda inputs: inputs.numbers["engagement_score"] * inputs.numbers["engagement_score"],
+        ("engagement_score",),
     ),
     _percentile("engagement_percentile", "engagement_score"),
     Feature(
         "touchpoint_log",
         "ln(1 + touchpoint_count)",
         lambda inputs: np.log1p(inputs.numbers["touchpoint_count"]),
+        ("touchpoint_count",),
     ),
     _percentile("touchpoint_percentile", "touchpoint_count"),
     Feature(
         "days_squared",
         "days_since_creation^2",
         lambda inputs: inputs.days * inputs.days,
+        ("created_at",),
         optional=True,
     ),
     Feature(
         "score_engagement_interaction",
         "lead_score * engagement_score",
         lambda inputs: inputs.numbers["lead_score"] * inputs.numbers["engagement_score"],
+        ("lead_score", "engagement_score"),
     ),
     Feature(
         "score_time_interaction",
         "lead_score / (1 + days_since_creation)",
         lambda inputs: inputs.numbers["lead_score"] / (1.0 + inputs.days),
+        ("lead_score", "created_at"),
     ),
     Feature(
         "score_engagement_score_interaction",
         "score_percentile * engagement_percentile",
         lambda inputs: inputs.percentiles["lead_score"] * inputs.percentiles["engagement_score"],
+        ("lead_score", "engagement_score"),
     ),
     Feature(
         "score_touchpoint_interaction",
         "lead_score * touchpoint_count",
         lambda inputs: inputs.numbers["lead_score"] * inputs.numbers["touchpoint_count"],
+        ("lead_score", "touchpoint_count"),
     ),
     _code("lifecycle_state", "lifecycle_state"),
     _code("status", "status"),
@@ -156,6 +169,7 @@ FEATURES = (
         "engagement_level",
         "code of the level: high from 80, medium from 50, else low; missing if engagement_score is",
         _engagement_level,
+        ("engagement_score",),
     ),
     _code("source", "source"),
     _code("campus_preference", "campus_name"),

@@ -4,9 +4,10 @@ Every step works on full columns and treats each row by itself, so a lead's row 
 in any batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,24 @@ Moments = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GivenInputs:
+    """The values that n leads have in each input, by name.
+
+    - `created_at` (n,): ms UTC; 0 in a row that failed. `days` (n,): the age.
+    - `numbers`: (n,) each, NaN where a lead has no valid number.
+    - `percentiles`: (n,) each, where the number or its imputation stands in training; not all.
+    - `categories`: the values of each category. A `blank` row has no text there.
+    """
+
+    created_at: Moments
+    days: Floats
+    numbers: Mapping[str, Floats]
+    percentiles: Mapping[str, Floats]
+    categories: Mapping[str, Sequence[Any]]
+    blank: Mapping[str, Flags]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FeatureMatrix:
     """The features of n leads.
 
@@ -41,7 +60,8 @@ class FeatureMatrix:
     share of the specification's inputs that were present and valid; `missing` (n,) is the number
     of the others. `imputed` (n,) holds the names of a row's numbers that were imputed, as a tuple.
     `unusual` (n,) is the share of the present inputs outside of what training saw.
-    `failed` maps a row to one sentence; that row holds zeros and must not be used.
+    `failed` maps a row to one sentence; that row holds zeros and must not be used. `given` is what
+    the leads have.
     """
 
     values: Floats
@@ -51,6 +71,7 @@ class FeatureMatrix:
     imputed: DictionaryColumn
     unusual: Floats
     failed: dict[int, str]
+    given: GivenInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +143,23 @@ class FittedFeatures:
         inputs = _read(columns, as_of, self.specification)
         n = len(inputs.alive)
         numbers = self.specification.inputs_of_kind(NUMBER)
-        codes = {
-            spec.name: as_codes(column(columns, spec.name, n), self.vocabularies[spec.name])
+        categories = {
+            spec.name: column(columns, spec.name, n)
             for spec in self.specification.inputs_of_kind(CATEGORY)
         }
-        values = self._values(inputs, numbers, codes)
+        codes = {
+            name: as_codes(given, self.vocabularies[name]) for name, given in categories.items()
+        }
+        filled = {
+            s.name: np.where(inputs.valid[s.name], inputs.numbers[s.name], self._imputed_value(s))
+            for s in numbers
+        }
+        percentiles = {
+            name: percentile(self.distributions[name], values)
+            for name, values in filled.items()
+            if "." not in name
+        }
+        values = self._values(inputs, filled, percentiles, codes)
         present = [
             inputs.alive,
             *(inputs.valid[s.name] for s in numbers),
@@ -152,28 +185,53 @@ class FittedFeatures:
             dead = ~inputs.alive
             values[dead] = 0.0
             coverage[dead] = unusual[dead] = 0.0
+        given = GivenInputs(
+            inputs.created_at,
+            inputs.days,
+            {
+                s.name: np.where(inputs.valid[s.name], inputs.numbers[s.name], np.nan)
+                for s in numbers
+            },
+            percentiles,
+            categories,
+            {name: code == MISSING for name, code in codes.items()},
+        )
         return FeatureMatrix(
-            values, self.specification.outputs, coverage, missing, imputed, unusual, inputs.failed
+            *(values, self.specification.outputs, coverage, missing, imputed, unusual),
+            failed=inputs.failed,
+            given=given,
         )
 
+    def percentiles(self, given: GivenInputs, name: str, rows: Ints) -> Floats:
+        """Return where rows stand among the training leads in an input, 0..1; NaN where unknown.
+
+        That of `created_at` is about the age of a lead. A category has none.
+        """
+        if name == "created_at":
+            return percentile(self.distributions["days_since_creation"], given.days[rows])
+        if name not in given.numbers:
+            return np.full(len(rows), np.nan)
+        values = given.numbers[name][rows]
+        absent = np.isnan(values)
+        if name in given.percentiles:
+            return np.where(absent, np.nan, given.percentiles[name][rows])
+        shares = percentile(self.distributions[name], np.where(absent, 0.0, values))
+        return np.where(absent, np.nan, shares)
+
     def _values(
-        self, inputs: _Inputs, numbers: Sequence[FeatureSpec], codes: dict[str, Floats]
+        self,
+        inputs: _Inputs,
+        filled: dict[str, Floats],
+        percentiles: dict[str, Floats],
+        codes: dict[str, Floats],
     ) -> Floats:
         """Compute the matrix: features of the registry, and own fields as they are."""
-        filled = {
-            s.name: np.where(inputs.valid[s.name], inputs.numbers[s.name], self._imputed_value(s))
-            for s in numbers
-        }
-        missing = {s.name: (~inputs.valid[s.name]).astype(np.float64) for s in numbers}
+        missing = {name: (~inputs.valid[name]).astype(np.float64) for name in filled}
         standard = FeatureInputs(
             numbers=filled,
             missing=missing,
             codes=codes,
-            percentiles={
-                name: percentile(self.distributions[name], values)
-                for name, values in filled.items()
-                if "." not in name
-            },
+            percentiles=percentiles,
             calendar=calendar_fields(self.calendar, inputs.created_at),
             days=inputs.days,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from zoneinfo import ZoneInfo
 
-from features.definitions import FEATURE_OF_INPUT, FEATURES
+from features.definitions import BY_NAME, FEATURE_OF_INPUT, FEATURES
 from leadstream.errors import SettingsError
 from leadstream.lead_fields import (
     CRM_FIELDS,
@@ -128,6 +128,13 @@ class Specification:
     def inputs_of_kind(self, kind: str) -> tuple[FeatureSpec, ...]:
         """Return the inputs of one kind, in the order of the specification."""
         return tuple(spec for spec in self.inputs if spec.kind == kind)
+
+    def fields_of(self, output: str) -> tuple[str, ...]:
+        """Return the names of the inputs that an output is computed from."""
+        if output in BY_NAME:
+            return BY_NAME[output].fields
+        named = any(spec.name == output for spec in self.inputs)
+        return (output if named else output.removesuffix("_missing"),)
 
     def to_json(self) -> str:
         """Return canonical JSON of everything that decides a value; descriptions do not.

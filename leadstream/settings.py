@@ -42,7 +42,7 @@ LEADSTREAM_REASONS LEADSTREAM_CHALLENGER_SHARE LEADSTREAM_DEAD_LETTER_MAX_RATIO
 LEADSTREAM_DEAD_LETTER_MAX_CONSECUTIVE LEADSTREAM_HTTP_HOST LEADSTREAM_HTTP_PORT
 LEADSTREAM_HISTORY_COMMIT_SECONDS LEADSTREAM_HISTORY_ERASURE_HOURS
 LEADSTREAM_TIME_ZONE LEADSTREAM_ACADEMIC_YEAR_START LEADSTREAM_SEASON_MONTHS LEADSTREAM_LOG_LEVEL
-LEADSTREAM_LOG_FORMAT LEADSTREAM_FIELDS
+LEADSTREAM_LOG_FORMAT LEADSTREAM_FIELDS LEADSTREAM_LANGUAGE
 """
 _DISPLAYED_SETTINGS = frozenset(_HARMLESS.split())
 _ADDRESSES = frozenset({"DATABASE_URL", "SCHEMA_REGISTRY_URL", "MODEL_STORE", "LEADSTREAM_HISTORY"})
@@ -236,6 +236,14 @@ class Settings(BaseModel):
         ge=0,
         le=50,
         description="How many reasons a prediction carries; 0 = none.",
+    )
+    language: str = Field(
+        default="en",
+        alias="LEADSTREAM_LANGUAGE",
+        min_length=1,
+        max_length=4096,
+        description="The language of explanations: en, de, fr, es, or the path of a file like "
+        "those in leadstream/sentences.",
     )
     challenger_share: float = Field(
         default=0,

@@ -136,6 +136,13 @@ class MapColumn:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OptionalNumbers:
+    """A column of doubles that may be null: `values` (n,), NaN for a null."""
+
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ListColumn:
     """A column of arrays: `counts` (n,) items in each row.
 
@@ -289,6 +296,8 @@ class ColumnReader:
                 kind = compiled.ARRAY_OF_TEXTS
             case ["string", "double"]:
                 kind = compiled.MAP_OF_DOUBLES
+            case ["string", "double", ["null", "string"], ["null", "double"]]:
+                kind = compiled.ARRAY_OF_REASONS
             case _:
                 raise MissingColumnError(
                     f"no column for {path}: arrays of {fields} are not decoded"
@@ -321,7 +330,8 @@ class ColumnWriter:
     """An encoder of records of one kind from columns, in the framing of a writer.
 
     A column is one value for all rows; an array of float64, int64 or bool; a TextColumn; a
-    DictionaryColumn of any values; a list of texts; or a ListColumn.
+    DictionaryColumn of any values; a list of texts; a ListColumn; or OptionalNumbers. A TextColumn
+    may have nulls where the schema is a union of null and string.
     """
 
     def __init__(self, writer: Writer, columns: Collection[str]) -> None:
@@ -386,6 +396,10 @@ class ColumnWriter:
         schema = _defined(schema, self._named)
         kind = schema["type"] if isinstance(schema, dict) else schema
         match column:
+            case TextColumn() if kind == ["null", "string"]:
+                pools.texts(column, n, optional=True)
+            case OptionalNumbers(values=values) if kind == ["null", "double"]:
+                pools.optional_numbers(values, n)
             case ListColumn() if kind == "array":
                 pools.items(column.counts, n)
                 before = len(pools.steps)
@@ -406,7 +420,7 @@ class ColumnWriter:
                 pools.texts(column, n)
             case list() if kind == "string":
                 pools.texts(TextColumn.from_bytes([text.encode() for text in column]), n)
-            case str() | int() | float() | bool():
+            case None | str() | int() | float() | bool():
                 pools.constant(self._constant(schema, column), n)
             case _:
                 raise UnsupportedColumns(f"a column of type {type(column).__name__} is no {kind}")
@@ -461,12 +475,20 @@ class _Pools:
             ]
         )
 
-    def texts(self, column: TextColumn, n: int) -> None:
-        """Add a step for a string field."""
-        if len(column) != n or (n and int(column.lengths.min()) < 0):
+    def texts(self, column: TextColumn, n: int, *, optional: bool = False) -> None:
+        """Add a step for a string field, or for one that may be null."""
+        if len(column) != n or (not optional and n and int(column.lengths.min()) < 0):
             raise UnsupportedColumns("a text is missing")
-        self._room += 10 * n + int(column.lengths.sum())
-        self.steps.append([compiled.TEXT, self._spans(column), 0])
+        self._room += 11 * n + int(np.maximum(column.lengths, 0).sum())
+        kind = compiled.OPTIONAL_TEXT if optional else compiled.TEXT
+        self.steps.append([kind, self._spans(column), 0])
+
+    def optional_numbers(self, values: Floats, n: int) -> None:
+        """Add a step for a union of null and double."""
+        if values.shape != (n,):
+            raise UnsupportedColumns(f"a column has the shape {values.shape}, not {(n,)}")
+        self._room += 9 * n
+        self.steps.append([compiled.OPTIONAL_DOUBLE, self._add("floats", self._floats, values), 0])
 
     def numbers(self, kind: str, column: NDArray[Any], n: int) -> None:
         """Add a step for a field of numbers or flags."""
@@ -552,8 +574,17 @@ def _values(column: Any, n: int) -> Sequence[Any]:
         case np.ndarray():
             values: list[Any] = column.tolist()
             return values
+        case OptionalNumbers(values=numbers):
+            return [
+                None if absent else number
+                for number, absent in zip(numbers.tolist(), np.isnan(numbers), strict=True)
+            ]
         case TextColumn():
-            return [text.decode() for text in column.to_list()]
+            present = (column.lengths >= 0).tolist()
+            return [
+                text.decode() if there else None
+                for text, there in zip(column.to_list(), present, strict=True)
+            ]
         case DictionaryColumn() | list():
             return column
     return [column] * n

@@ -21,7 +21,8 @@ Bits = NDArray[np.uint64]
 # more).
 LONG, INT, DOUBLE, BOOLEAN, TEXT, ENUM, OPTIONAL, MAP_OF_DOUBLES, MAP_OF_TEXTS = range(9)
 CONSTANT, CHOICE, ITEMS = range(9, 12)
-ARRAY_OF_TEXTS = 12
+ARRAY_OF_TEXTS, ARRAY_OF_REASONS = 12, 13
+OPTIONAL_TEXT, OPTIONAL_DOUBLE = 14, 15
 NULL_FIRST = 1 << 32
 
 U = np.uint64
@@ -91,11 +92,24 @@ def _text(data: Bytes, at: int, end: int) -> tuple[int, int]:
 
 
 @compiled
-def _items(data: Bytes, at: int, end: int, texts: int, doubles: int) -> int:
+def _optional(data: Bytes, at: int, end: int, text: bool) -> int:
+    """Return where the union of null and a text, or a double, at `at` ends, or -1."""
+    if at < 0 or at >= end or (data[U(at)] != 0 and data[U(at)] != 2):
+        return -1
+    if data[U(at)] == 0:
+        return at + 1
+    if not text:
+        return at + 9
+    _, after = _text(data, at + 1, end)
+    return after
+
+
+@compiled
+def _items(data: Bytes, at: int, end: int, texts: int, doubles: int, reasons: bool) -> int:
     """Return where the map or array at `at` ends, or -1.
 
-    Each item has this many texts, then this many doubles; a map's key is a text. Blocks that state
-    their size are left to the codec.
+    Each item has this many texts, then this many doubles; a map's key is a text. `reasons` have an
+    optional text and an optional double more. Blocks that state their size are left to the codec.
     """
     while True:
         count, at = read_long(data, at, end)
@@ -109,7 +123,10 @@ def _items(data: Bytes, at: int, end: int, texts: int, doubles: int) -> int:
                 if at < 0:
                     return -1
             at += 8 * doubles
-            if at > end:
+            if reasons:
+                at = _optional(data, at, end, True)
+                at = _optional(data, at, end, False)
+            if at < 0 or at > end:
                 return -1
 
 
@@ -154,14 +171,20 @@ def decode_rows(
             elif kind == TEXT:
                 begin, at = _text(data, at, end)
                 offsets[place, row], lengths[place, row] = begin, at - begin
-            elif kind == MAP_OF_DOUBLES or kind == MAP_OF_TEXTS or kind == ARRAY_OF_TEXTS:
+            elif (
+                kind == MAP_OF_DOUBLES
+                or kind == MAP_OF_TEXTS
+                or kind == ARRAY_OF_TEXTS
+                or kind == ARRAY_OF_REASONS
+            ):
                 begin = at
                 at = _items(
                     data,
                     at,
                     end,
                     2 if kind == MAP_OF_TEXTS else 1,
-                    1 if kind == MAP_OF_DOUBLES else 0,
+                    1 if kind == MAP_OF_DOUBLES or kind == ARRAY_OF_REASONS else 0,
+                    kind == ARRAY_OF_REASONS,
                 )
                 offsets[place, row], lengths[place, row] = begin, at - begin
             elif kind == BOOLEAN:
@@ -386,6 +409,23 @@ def encode_rows(
             elif kind == U(BOOLEAN):
                 out[at] = np.uint8(ints[place + item])
                 at += _ONE
+            elif kind == U(OPTIONAL_TEXT):
+                present = lengths[place + item] >= 0
+                out[at] = np.uint8(2 if present else 0)
+                at += _ONE
+                if present:
+                    size = lengths[place + item]
+                    at = _put_long(out, at, size)
+                    at = _put_bytes(out, at, data, U(offsets[place + item]), U(size))
+            elif kind == U(OPTIONAL_DOUBLE):
+                rest = bits[place + item]
+                absent = (rest & U(0x7FFFFFFFFFFFFFFF)) > U(0x7FF0000000000000)  # a NaN
+                out[at] = np.uint8(0 if absent else 2)
+                at += _ONE
+                if not absent:
+                    for i in range(U(8)):
+                        out[at + i] = np.uint8((rest >> (U(8) * i)) & U(0xFF))
+                    at += U(8)
             elif ints[place + row] == 0:  # no items: only the end of the array
                 out[at] = 0
                 at += _ONE

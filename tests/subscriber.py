@@ -16,7 +16,12 @@ def prediction(lead_id: str, **fields: Any) -> dict[str, Any]:
         "grade": "B",
         "raw_score": 0.4,
         "threshold": 0.2,
-        "reasons": [{"feature": "lead_score", "contribution": 0.1}],
+        "reasons": [
+            {"feature": "lead_score", "contribution": 0.1, "value": "82", "percentile": 0.9}
+        ],
+        "base_probability": 0.15,
+        "target": "has_application",
+        "horizon_days": 60.0,
         "feature_coverage": 1.0,
         "imputed": [],
         "model_used": "forest",

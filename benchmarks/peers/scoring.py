@@ -46,6 +46,7 @@ class Scorer:
         store = Path(settings.need("MODEL_STORE", "benchmarks.environment sets it"))
         artifact, self._manifest = joblib.load(store.with_name(FITTED))
         self._features, self._calibrator = artifact["features"], artifact["calibrator"]
+        self._base = float(self._calibrator.probability(np.array([artifact["explain_base"]]))[0])
         self._scaler, self._selector, self._forest = (
             artifact[key] for key in ("scaler", "feature_selector", "model")
         )
@@ -112,6 +113,9 @@ class Scorer:
             "raw_score": raw,
             "threshold": self._threshold,
             "reasons": [],
+            "base_probability": self._base,
+            "target": "has_application",
+            "horizon_days": self._manifest["label"]["horizon_days"],
             "feature_coverage": coverage,
             "imputed": list(imputed),
             "model_used": self._manifest["name"],

@@ -15,6 +15,7 @@ import psycopg
 
 from leadstream.error_table import About
 from leadstream.errors import Poison, Reason, Transient, UserError
+from leadstream.explanation import Language, explanation
 from leadstream.kafka.batch import Batch, Message
 from leadstream.kafka.source import Source
 from leadstream.postgres import (
@@ -51,6 +52,7 @@ _NAMES = (
         "scored_at",
         "feature_coverage",
         "imputed",
+        "explanation",
     ),
 )
 # The higher version of the lead wins, and the later scoring: `run` publishes a lower version only
@@ -188,12 +190,15 @@ class Sink:
         scores: ScoreTable,
         reader: Reader,
         observer: SinkObserver,
+        *,
+        words: Language,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._scores = scores
         self._reader = reader
         self._observer = observer
+        self._words = words
         self._clock = clock
 
     def write(self, batch: Batch) -> None:
@@ -227,7 +232,8 @@ class Sink:
         """Return a prediction, or the id of an erased lead. Raises Poison."""
         value = message.value()
         if value is not None:
-            return self._reader.decode(value)
+            prediction = self._reader.decode(value)
+            return {**prediction, "explanation": explanation(prediction, self._words)}
         try:
             return (message.key() or b"").decode()
         except UnicodeDecodeError as error:
@@ -249,5 +255,5 @@ def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:
         for name in ("occurred_at", "scored_at")
     }
     documents = {name: json.dumps(prediction[name]) for name in ("reasons", "imputed")}
-    row = {**prediction, **moments, **documents}
+    row = {"explanation": None, **prediction, **moments, **documents}
     return tuple(row[name] for name in _NAMES)

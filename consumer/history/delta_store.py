@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pyarrow as pa
 from deltalake import (
@@ -25,6 +26,7 @@ from deltalake.exceptions import (
     SchemaMismatchError,
     TableNotFoundError,
 )
+from deltalake.schema import ArrayType, StructType
 
 from consumer.history.table_schemas import MONTH
 from leadstream.addresses import masked_url, without_secrets
@@ -153,7 +155,7 @@ class StoredTable:
         stored = {field.name: field.type for field in self.delta.schema().fields}
         wanted = Schema.from_arrow(self.schema).fields
         for field in wanted:
-            if stored.get(field.name, field.type) != field.type:
+            if not _is_part(stored.get(field.name, field.type), field.type):
                 raise UserError(
                     f"the table {self.name} at LEADSTREAM_HISTORY has a column {field.name} of "
                     f"type {stored[field.name]}, not {field.type}: move the folder away, or set "
@@ -164,12 +166,15 @@ class StoredTable:
     def _fitted(self, rows: pa.Table) -> pa.Table:
         """Return the rows with the columns of the stored table, which a newer version may own."""
         stored = pa.schema(self.delta.schema().to_arrow())
-        if stored.names == rows.schema.names:
-            return rows
-        arrays = [
-            rows[field.name] if field.name in rows.schema.names else pa.nulls(len(rows), field.type)
-            for field in stored
-        ]
+        arrays = []
+        for field in stored:
+            if field.name not in rows.schema.names:
+                arrays.append(pa.nulls(len(rows), field.type))
+                continue
+            # An older table has fewer fields in a list of records: the others are left out.
+            listed = pa.types.is_list(field.type)
+            values = rows[field.name]
+            arrays.append(values.cast(field.type) if listed else values)
         return pa.table(arrays, names=stored.names)
 
     @contextmanager
@@ -196,6 +201,17 @@ class StoredTable:
     def _described(self, error: Exception) -> str:
         text = " ".join(_COLORS.sub(" ", str(error)).split())
         return without_secrets(text, self.root)[:_MAX_CHARACTERS]
+
+
+def _is_part(stored: Any, wanted: Any) -> bool:
+    """Return whether a stored type holds the wanted one, or records of it with fewer fields."""
+    match stored, wanted:
+        case ArrayType(), ArrayType():
+            return _is_part(stored.element_type, wanted.element_type)
+        case StructType(), StructType():
+            types = {field.name: field.type for field in wanted.fields}
+            return all(types.get(field.name) == field.type for field in stored.fields)
+    return bool(stored == wanted)
 
 
 def transaction_id(place: Partition) -> str:

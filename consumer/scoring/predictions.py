@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consumer.scoring.reason_columns import reason_columns
 from consumer.scoring.rows import Rows
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
@@ -20,7 +21,6 @@ from models.serve.scorer import Model, Scores
 from schemas.codec import Writer
 from schemas.columns import (
     ColumnWriter,
-    ListColumn,
     TextColumn,
     UnsupportedColumns,
     to_records,
@@ -48,6 +48,11 @@ PREDICTION_COLUMNS = (
     "raw_score",
     "reasons.feature",
     "reasons.contribution",
+    "reasons.value",
+    "reasons.percentile",
+    "base_probability",
+    "target",
+    "horizon_days",
     "feature_coverage",
     "imputed",
     "model_used",
@@ -105,6 +110,9 @@ class PredictionWriter:
         columns = _columns(rows, scores, places, batch) | {
             "prediction_id": _prediction_ids(rows, model.sha256, variant),
             "threshold": float(scores.threshold),
+            "base_probability": scores.base_probability,
+            "target": model.target,
+            "horizon_days": model.horizon_days,
             "model_used": model.name,
             "model_version": model.version,
             "model_sha256": model.sha256,
@@ -146,8 +154,6 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
     """Return the fields that differ from row to row."""
     all_rows = len(places) == len(scores.raw)
     chosen: Any = slice(None) if all_rows else places  # a slice copies nothing
-    points = scores.strongest.points[chosen]
-    strongest = points != 0
     sources = batch.places.take(rows.index)
     topics, partitions = zip(*batch.places.values, strict=True)
     return {
@@ -159,15 +165,7 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
         "confidence": scores.confidence[chosen],
         "grade": scores.grade.take(chosen),
         "raw_score": scores.raw[chosen],
-        "reasons": ListColumn(
-            strongest.sum(axis=1),
-            {
-                "feature": DictionaryColumn(
-                    scores.strongest.indices[chosen][strongest], scores.features
-                ),
-                "contribution": points[strongest],
-            },
-        ),
+        "reasons": reason_columns(scores, chosen),
         "feature_coverage": scores.coverage[chosen],
         "imputed": scores.imputed.take(chosen),
         "event_id": rows.event_id,

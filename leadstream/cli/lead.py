@@ -8,6 +8,7 @@ from leadstream.cli.progress import positive, working
 
 if TYPE_CHECKING:
     from consumer.current_prediction import LeadRecord
+    from leadstream.explanation import Language
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,9 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the score. Raises UserError if the lead has none."""
     from consumer.current_prediction import newest_record, reading_predictions
     from leadstream.errors import UserError
+    from leadstream.explanation import language
     from leadstream.settings import load_settings
 
     settings, lead_id = load_settings(), arguments.lead_id
+    words = language(settings.language)
     topic = settings.topics.lead_predictions
     with (
         reading_predictions(settings) as (reader, decoder),
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(lead_id, record), indent=2, ensure_ascii=False))
     else:
-        _print(lead_id, record)
+        _print(lead_id, record, words)
     return 0
 
 
@@ -67,10 +70,21 @@ def _as_json(lead_id: str, record: "LeadRecord") -> dict[str, Any]:
     }
 
 
-def _print(lead_id: str, record: "LeadRecord") -> None:
+def _reason_rows(found: dict[str, Any], words: "Language") -> list[tuple[str, str]]:
+    """Return what speaks for the lead and what against it, one sentence a row."""
+    from leadstream.explanation import sentences_by_side
+
+    rows = [
+        ("" if row else name, text)
+        for name, texts in zip(("for", "against"), sentences_by_side(found, words), strict=True)
+        for row, text in enumerate(texts)
+    ]
+    return rows or [("reasons", "none are asked for (LEADSTREAM_REASONS)")]
+
+
+def _print(lead_id: str, record: "LeadRecord", words: "Language") -> None:
     from leadstream.cli.score_text import (
         format_interval,
-        format_reasons,
         format_share,
         format_time,
     )
@@ -79,12 +93,11 @@ def _print(lead_id: str, record: "LeadRecord") -> None:
     if found is None:
         print(f"{lead_id} was erased at {format_time(record.at)}: it has no score.")
         return
-    reasons = format_reasons(found) or ["no reasons are asked for (LEADSTREAM_REASONS)"]
     rows = [
         ("grade", found["grade"]),
         ("probability", f"{format_share(found['probability'])}, from {format_interval(found)}"),
         ("confidence", f"{found['confidence']:.2f} of 1"),
-        *(("reasons" if not row else "", text) for row, text in enumerate(reasons)),
+        *_reason_rows(found, words),
     ]
     if found["imputed"]:
         rows.append(("not known", ", ".join(found["imputed"])))

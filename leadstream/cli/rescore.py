@@ -15,6 +15,7 @@ from leadstream.cli.progress import bar, positive
 from leadstream.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
+    from leadstream.explanation import Language
     from leadstream.settings import Settings
 
 MAX_LEADS = 20  # of one reply, on a terminal
@@ -167,8 +168,10 @@ def _send_requests(arguments: argparse.Namespace, settings: "Settings") -> tuple
 def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     from consumer.current_prediction import AnsweringPredictions, reading_predictions
     from consumer.request_replies import receiving_replies
+    from leadstream.explanation import language
 
     results: list[dict[str, Any]] = []
+    words = language(settings.language)
     with receiving_replies(settings) as replies, reading_predictions(settings) as topic:
         predictions = AnsweringPredictions(*topic)
         sent, requests = _send_requests(arguments, settings)
@@ -198,7 +201,7 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     else:
         for number, result in enumerate(results):
             print(end="\n" if number else "")
-            _print_result(result, details)
+            _print_result(result, details, words)
     answered = {result["request_id"] for result in results}
     missing = [request_id for request_id in requests if request_id not in answered]
     if missing:
@@ -214,7 +217,9 @@ def _ask_and_wait(arguments: argparse.Namespace, settings: "Settings") -> int:
     return 0
 
 
-def _print_result(result: dict[str, Any], details: dict[str, dict[str, Any]]) -> None:
+def _print_result(
+    result: dict[str, Any], details: dict[str, dict[str, Any]], words: "Language"
+) -> None:
     """Print one reply for 80 columns, with the first leads only."""
     from rich.table import Table
     from rich.text import Text
@@ -246,7 +251,7 @@ def _print_result(result: dict[str, Any], details: dict[str, dict[str, Any]]) ->
         print()
         console.print(table)
         if rows is scores:
-            _print_reasons(result, details)
+            _print_reasons(result, details, words)
         if len(rows) > MAX_LEADS:
             print(f"... and {len(rows) - MAX_LEADS:,} more: --json prints all")
 
@@ -261,18 +266,20 @@ def _score_row(score: dict[str, Any], prediction: dict[str, Any] | None) -> tupl
     return (*start, format_interval(prediction), prediction["grade"])
 
 
-def _print_reasons(result: dict[str, Any], details: dict[str, dict[str, Any]]) -> None:
-    """Print the reasons of the first leads, in points of the probability."""
-    from leadstream.cli.score_text import format_reasons
+def _print_reasons(
+    result: dict[str, Any], details: dict[str, dict[str, Any]], words: "Language"
+) -> None:
+    """Print what speaks for the first leads, and what against them."""
+    from leadstream.explanation import explanation
 
     ids = [each["lead_id"] for each in result["predictions"][:MAX_LEADS]]
-    reasons = {each: format_reasons(details[each]) for each in ids if each in details}
-    if not any(reasons.values()):
+    texts = {each: explanation(details[each], words) for each in ids if each in details}
+    if not any(texts.values()):
         return
-    print("\nreasons, in points")
-    for lead_id, texts in reasons.items():
-        for text in textwrap.wrap(f"{lead_id}: {', '.join(texts)}", 78, subsequent_indent="  "):
-            print(f"  {text}")
+    print("\nreasons, in points of the probability")
+    for lead_id, text in texts.items():
+        for line in textwrap.wrap(f"{lead_id}: {text}", 78, subsequent_indent="    "):
+            print(f"  {line}")
 
 
 def _leads(

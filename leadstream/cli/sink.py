@@ -37,8 +37,10 @@ def run(_arguments: argparse.Namespace) -> int:
     settings = load_settings()
     settings.need("KAFKA_BOOTSTRAP_SERVERS", "name the brokers, for example localhost:9092")
     database_url = settings.need("DATABASE_URL", "name the Postgres that is to hold the scores")
+    from leadstream.explanation import language
     from leadstream.kafka.connection_check import ConnectionCheck
 
+    words = language(settings.language)
     access = ConnectionCheck(settings)
     from consumer.deliver.sink import ScoreTable, Sink
     from consumer.run.offset_report import RESCORE
@@ -63,7 +65,7 @@ def run(_arguments: argparse.Namespace) -> int:
             topics = [settings.topics.lead_predictions]
             with closing(source_for("sink", topics, settings, service, losses)) as source:
                 started()
-                loop.run(source, Sink(source, scores, reader, report).write)
+                loop.run(source, Sink(source, scores, reader, report, words=words).write)
 
         service.keep_membership(membership, loop)
     return 0

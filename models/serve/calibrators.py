@@ -76,12 +76,19 @@ class Calibrator:
                 low = np.where(lacking, np.minimum(low, below), low)
                 high = np.where(lacking, np.maximum(high, above), high)
         probability = CALIBRATORS[self.name].apply(self, raw, venn_abers)
-        if self.shift:
-            probability, low, high = (
-                expit(np.clip(log_odds(stated) + self.shift, -MAX_LOG_ODDS, MAX_LOG_ODDS))
-                for stated in (probability, low, high)
-            )
+        probability, low, high = map(self._shifted, (probability, low, high))
         return probability, np.minimum(low, probability), np.maximum(high, probability)
+
+    def probability(self, raw: Floats) -> Floats:
+        """Return the probabilities (n,) for raw scores (n,), which may lie outside of 0..1."""
+        venn_abers = self.intervals.interval(raw)[0] if self.name == "venn_abers" else raw
+        return self._shifted(CALIBRATORS[self.name].apply(self, raw, venn_abers))
+
+    def _shifted(self, stated: Floats) -> Floats:
+        if not self.shift:
+            return stated
+        moved: Floats = expit(np.clip(log_odds(stated) + self.shift, -MAX_LOG_ODDS, MAX_LOG_ODDS))
+        return moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadstream.compiled import compiled
-from models.serve.explain import Contributions, Strongest
+from models.serve.explain import Contributions, Factors, Singles, Strongest
 from models.serve.forest import Forest
 
 Floats = NDArray[np.float64]
@@ -28,10 +28,11 @@ _BLOCK = 256
 _MANY = 512  # waking the thread takes as long as some fifty rows
 _SECOND_THREAD = ThreadPoolExecutor(1, "trees") if (os.cpu_count() or 1) > 1 else None
 U = np.uint64
+_LANES = 8  # numbers in float32 that one instruction adds; the table has columns of zeros to fit
 
 
 class CompiledWalk:
-    """A forest over k features with its contributions, laid out for the kernel.
+    """A forest over k features with the contributions of its fields, laid out for the kernel.
 
     Nodes are renumbered so that a right child follows its left sibling. A leaf is its own left
     child, with a threshold that no number exceeds. Thresholds are the largest float32 at or below
@@ -46,7 +47,8 @@ class CompiledWalk:
         self._threshold[left == np.arange(len(left))] = np.inf
         self._value = forest.value[order]
         self._row_of = contributions.row_of[order].astype(np.uint32)
-        self._table = contributions.table
+        self._fields = contributions.table.shape[1]
+        self._table = np.pad(contributions.table, ((0, 0), (0, -self._fields % _LANES)))
         new = np.empty(len(order), dtype=np.int64)
         new[order] = np.arange(len(order))
         self._roots = new[forest.roots].astype(np.uint32)
@@ -54,13 +56,13 @@ class CompiledWalk:
         self._offset = forest.offset or 0.0
 
     def sums(self, rows: Rows, explain: bool) -> tuple[Floats, Floats]:
-        """Return (sums of leaf values (n,), sums of contributions (n, k)) for rows (n, k).
+        """Return (sums of leaf values (n,), sums of contributions (n, fields)) for rows (n, k).
 
-        The sums of leaf values start at the offset. Without `explain` the contributions are (0, k).
+        The sums of leaf values start at the offset. Without `explain` there are no contributions.
         """
-        n, k = rows.shape
+        n = len(rows)
         total = np.full(n, self._offset)
-        contributed = np.zeros((n if explain else 0, k))
+        contributed = np.zeros((n if explain else 0, self._table.shape[1]), np.float32)
         inputs = np.ascontiguousarray(rows)
 
         def walk(part: slice) -> None:
@@ -84,14 +86,20 @@ class CompiledWalk:
             half = _SECOND_THREAD.submit(walk, slice(n // 2))
             walk(slice(n // 2, n))
             half.result()
-        return total, contributed
+        return total, contributed[:, : self._fields].astype(np.float64)
 
-    def strongest(self, contributed: Floats, count: int) -> Strongest:
+    def team_sums(self, contributed: Floats) -> tuple[Floats, Floats]:
+        """Return the same as `explain.team_sums`."""
+        up, down = np.empty(len(contributed)), np.empty(len(contributed))
+        _add_teams(contributed, up, down)
+        return up, down
+
+    def strongest(self, contributed: Floats, factors: Factors, count: int) -> Strongest:
         """Return the same as `explain.strongest`; picking a few is faster than sorting all."""
         n, k = contributed.shape
         indices = np.empty((n, min(count, k)), dtype=np.intp)
         points = np.empty(indices.shape)
-        _pick(contributed, indices, points)
+        _pick(contributed, factors.rise, factors.fall, indices, points)
         return Strongest(indices, points)
 
 
@@ -105,11 +113,11 @@ def _walk(
     roots: Numbers,
     depths: Numbers,
     row_of: Numbers,
-    table: Floats,
+    table: Singles,
     total: Floats,
-    contributed: Floats,
+    contributed: Singles,
 ) -> None:
-    n, k = U(rows.shape[0]), U(rows.shape[1])
+    n, k = U(rows.shape[0]), U(table.shape[1])
     explain = contributed.shape[0] > 0
     node = np.empty(n, dtype=np.uint32)
     for tree in range(U(roots.shape[0])):
@@ -125,32 +133,47 @@ def _walk(
             if explain:
                 for i in range(start, stop):
                     leaf = row_of[node[i]]
-                    for j in range(k):
-                        contributed[i, j] += table[leaf, j]
+                    for j in range(U(0), k, U(_LANES)):
+                        for lane in range(U(_LANES)):
+                            contributed[i, j + lane] += table[leaf, j + lane]
 
 
 @compiled
-def _pick(contributed: Floats, indices: NDArray[np.intp], points: Floats) -> None:
-    n, k = contributed.shape
-    taken = np.empty(k, dtype=np.bool_)
+def _add_teams(contributed: Floats, up: Floats, down: Floats) -> None:
+    n, k = U(contributed.shape[0]), U(contributed.shape[1])
     for row in range(n):
-        taken[:] = False
-        for rank in range(indices.shape[1]):
-            best = -1
-            for j in range(k):
-                if not taken[j] and (
-                    best < 0 or abs(contributed[row, j]) > abs(contributed[row, best])
-                ):
-                    best = j
-            taken[best] = True
+        gains, losses = 0.0, 0.0
+        for j in range(k):
+            gains += max(contributed[row, j], 0.0)
+            losses += min(contributed[row, j], 0.0)
+        up[row], down[row] = gains, losses
+
+
+@compiled
+def _pick(
+    contributed: Floats, rise: Floats, fall: Floats, indices: NDArray[np.intp], points: Floats
+) -> None:
+    n, k = U(contributed.shape[0]), U(contributed.shape[1])
+    moved, strength = np.empty(k), np.empty(k)
+    for row in range(n):
+        for j in range(k):
+            x = contributed[row, j]
+            moved[j] = x * (rise[row] if x > 0 else fall[row])
+            strength[j] = abs(moved[j])
+        for rank in range(U(indices.shape[1])):
+            best = U(0)
+            for j in range(U(1), k):
+                if strength[j] > strength[best]:
+                    best = U(j)
+            strength[best] = -1.0
             indices[row, rank] = best
-            points[row, rank] = contributed[row, best]
+            points[row, rank] = moved[best]
 
 
 def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], Numbers]:
     """Return (the old index of each new node, the left child of each new node), level by level."""
     right, left = forest.children[0::2], forest.children[1::2]
-    leaf = left == np.arange(len(left))
+    leaf = forest.is_leaf
     levels, level = [forest.roots], forest.roots
     while len(level := level[~leaf[level]]):
         level = np.stack([left[level], right[level]], axis=1).ravel()
@@ -166,7 +189,7 @@ def _siblings_together(forest: Forest) -> tuple[NDArray[np.int64], Numbers]:
 def _depths(forest: Forest) -> NDArray[np.int64]:
     """Return the length of the longest path through each tree: (trees,)."""
     right, left = forest.children[0::2], forest.children[1::2]
-    leaf = left == np.arange(len(left))
+    leaf = forest.is_leaf
     depths = np.zeros(len(forest.roots), dtype=np.int64)
     level, tree = forest.roots, np.arange(len(forest.roots))
     while True:

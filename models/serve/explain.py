@@ -1,24 +1,29 @@
-"""Reasons: how much each feature moved the raw score of a lead, as path contributions.
+"""Reasons: how much each field of a lead moved its probability.
 
-On the path from the root to a leaf, each split changes the share of class 1 among the training rows
-of the node. That change goes to the feature of the split. Over all trees, the changes and the base
-value (the mean of the roots) add up to the raw score. They depend on the leaf alone, so they are
-computed once for each leaf and only added up later.
+Each leaf of a tree has one number for each field. A lead's contribution is the sum over the leaves
+that it reaches. The numbers of a leaf add up to its change of the score. So those of a lead add up
+to its raw score, minus the base value (the mean of the roots). They are in the unit of the trees:
+the raw score, or log-odds for boosting.
 
-Boosting adds log-odds, so its path gives shares in log-odds. One factor for each lead turns them
-into probability points: the slope of the chord from the base value to its score. Each feature keeps
-its share of the path, and the points add up to the score.
+Training fits the numbers to exact Shapley values (`models.train.shapley`) and the artifact carries
+them. An artifact without them gets path contributions: each split on the path to a leaf changes the
+share of class 1, and that change goes to the fields of the split. Source: A. Saabas, "Interpreting
+random forests" (2014).
 
-Source: A. Saabas, "Interpreting random forests" (2014). treeinterpreter computes the same numbers
-path by path.
+`in_points` carries them through the calibration, to points of the probability.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from models.serve.forest import Floats, Forest, Ints
+
+Singles = NDArray[np.float32]
 
 # Rows of one sum: they stay in the processor's cache.
 _CHUNK = 512
@@ -26,91 +31,124 @@ _CHUNK = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contributions:
-    """Contributions of every leaf of a forest.
+    """Contributions of every leaf of a forest to k fields.
 
-    - `base`: the score before any feature is known.
-    - `table` (leaves, k): the sum of changes on the path to each leaf.
+    - `base`: the raw score before any field is known.
+    - `table` (leaves, k): the contribution of each leaf, in the unit of the trees.
     - `row_of` (nodes,): the row of the table for the node number of a leaf.
     - `log_base`: the log-odds of the base value; only for boosting.
-
-    In the table, 0.01 is one percentage point of the raw score; for boosting, the unit is log-odds.
     """
 
     base: float
-    table: Floats
+    table: Singles
     row_of: Ints
     log_base: float | None = None
 
     def take(self, leaves: Ints) -> Floats:
-        """Return the contributions (n, k) of rows that reach these leaves (trees, n).
-
-        `base` plus the sum of a row is its raw score.
-        """
-        trees, n = leaves.shape
-        total = np.zeros((n, self.table.shape[1]))
+        """Return the contributions (n, k) of rows that reach these leaves (trees, n)."""
+        _, n = leaves.shape
+        total = np.zeros((n, self.table.shape[1]), np.float32)
         for start in range(0, n, _CHUNK):
             part = total[start : start + _CHUNK]
             changes = np.empty_like(part)
             for tree in self.row_of.take(leaves[:, start : start + _CHUNK]):
                 # Every index is in range; mode="clip" only keeps numpy from buffering `out`.
                 part += self.table.take(tree, axis=0, out=changes, mode="clip")
-        return self.points(total, trees)
+        return total.astype(np.float64)
 
-    def points(self, sums: Floats, trees: int) -> Floats:
-        """Return contributions (n, k) in probability points from sums over the trees (n, k).
-
-        Overwrites the sums.
-        """
+    def moved(self, change: Floats) -> Floats:
+        """Return the raw score (n,) when contributions that add up to `change` (n,) are known."""
         if self.log_base is None:
-            sums /= trees
-        else:
-            sums *= _chord(self.log_base, sums)[:, None]
-        return sums
+            return self.base + change
+        moved: Floats = expit(self.log_base + change)
+        return moved
 
 
-def contributions(forest: Forest, k: int) -> Contributions:
-    """Return the contributions of all leaves of a forest over k features."""
-    nodes = len(forest.value)
-    right, left = forest.children[0::2], forest.children[1::2]
-    is_leaf = left == np.arange(nodes)
+def contributions(forest: Forest, groups: Floats, table: Singles | None = None) -> Contributions:
+    """Return the contributions of all leaves, from a fitted table or else from the paths.
+
+    `groups` (features, k) is the part of each feature that goes to each field. `table` (leaves, k)
+    is in the order of the nodes. Raises ValueError if it does not fit the forest.
+    """
+    is_leaf = forest.is_leaf
     leaves = np.flatnonzero(is_leaf)
-    row_of = np.zeros(nodes, dtype=np.intp)
+    row_of = np.zeros(len(is_leaf), dtype=np.intp)
     row_of[leaves] = np.arange(len(leaves))
-
-    sums = np.zeros((nodes, k))
-    level = forest.roots
-    while len(level := level[~is_leaf[level]]):
-        split = forest.feature[level]
-        for child in (left[level], right[level]):
-            sums[child] = sums[level]
-            sums[child, split] += forest.value[child] - forest.value[level]
-        level = np.concatenate([left[level], right[level]])
+    if table is None:
+        table = (_path_sums(forest, groups)[leaves] / forest.divisor).astype(np.float32)
+    elif table.shape != (len(leaves), groups.shape[1]) or table.dtype != np.float32:
+        raise ValueError(f"the reasons are not made for {len(leaves)} leaves")
+    elif not np.isfinite(table).all():
+        raise ValueError("the reasons are not numbers")
     start = forest.value[forest.roots]
     if forest.offset is None:
-        return Contributions(float(start.mean()), sums[leaves], row_of)
+        return Contributions(float(start.mean()), table, row_of)
     log_base = forest.offset + float(start.sum())
-    return Contributions(float(expit(log_base)), sums[leaves], row_of, log_base)
+    return Contributions(float(expit(log_base)), table, row_of, log_base)
 
 
-def _chord(log_base: float, contributed: Floats) -> Floats:
-    """Return the probability points of one unit of log-odds (n,), from contributions (n, k)."""
-    way = np.zeros(len(contributed))
-    for feature in contributed.T:  # in order: the bits of a row must not depend on the batch
-        way += feature
-    base = expit(log_base)
-    level = np.abs(way) < 1e-6
-    slope: Floats = np.where(
-        level, base * (1 - base), (expit(log_base + way) - base) / np.where(level, 1.0, way)
-    )
-    return slope
+def _path_sums(forest: Forest, groups: Floats) -> Floats:
+    """Return the changes on the path to each node by field: (nodes, k)."""
+    right, left = forest.children[0::2], forest.children[1::2]
+    sums = np.zeros((len(forest.value), groups.shape[1]))
+    level = forest.roots
+    while len(level := level[~forest.is_leaf[level]]):
+        shares = groups[forest.feature[level]]
+        for child in (left[level], right[level]):
+            change = forest.value[child] - forest.value[level]
+            sums[child] = sums[level] + change[:, None] * shares
+        level = np.concatenate([left[level], right[level]])
+    return sums
+
+
+class Factors(NamedTuple):
+    """The factors for the contributions of n rows: those that raise and those that lower."""
+
+    rise: Floats
+    fall: Floats
+
+
+def in_points(
+    up: Floats,
+    down: Floats,
+    probability: Floats,
+    base_probability: float,
+    stated: Callable[[Floats], Floats],
+) -> Factors:
+    """Return the factors that turn contributions into points of the probability.
+
+    `up` and `down` (n,) are the sums of those above and below zero, as of `team_sums`. `stated`
+    gives the probability when contributions that add up to so much are known; it never falls.
+
+    The contributions that raise a score are one team, those that lower it another. Each team gets
+    its Shapley value of the probability: its mean gain when it comes first and when it comes last.
+    Its members share that in proportion. So the points add up to `probability` (n,) minus
+    `base_probability`, and no sign changes.
+    """
+    gained = probability - base_probability
+    first, last = stated(np.concatenate([up, down])).reshape(2, -1)
+    rise = ((first - base_probability) + (probability - last)) / 2
+    # Contributions in float32 may end on the other side of a step than the score itself.
+    rise = np.where(up > 0, np.where(down < 0, np.maximum(rise, np.maximum(gained, 0)), gained), 0)
+    fall = gained - rise
+    return Factors(rise / np.where(up > 0, up, 1.0), fall / np.where(down < 0, down, -1.0))
+
+
+def team_sums(contributed: Floats) -> tuple[Floats, Floats]:
+    """Return the sums of the contributions (n, k) above and below zero, (n,) each."""
+    up, down = np.zeros(len(contributed)), np.zeros(len(contributed))
+    for field in contributed.T:  # in order: the bits of a row must not depend on the batch
+        up += np.maximum(field, 0.0)
+        down += np.minimum(field, 0.0)
+    return up, down
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strongest:
-    """The features that moved the score of each of n rows most, up or down, strongest first.
+    """The fields that moved the probability of each of n rows most, up or down, strongest first.
 
-    `indices` (n, count) are feature indices and `points` (n, count) their contributions. Equal
-    strengths keep the order of the features. A feature with 0 points is no reason and comes last.
+    `indices` (n, count) are field indices and `points` (n, count) their contributions. Equal
+    strengths keep the order of the fields. A field with 0 points is no reason and comes last.
     """
 
     indices: Ints
@@ -124,7 +162,9 @@ class Strongest:
         ]
 
 
-def strongest(contributed: Floats, count: int) -> Strongest:
-    """Return the `count` strongest contributions (n, k) of each row; all k if k is smaller."""
-    indices = np.argsort(-np.abs(contributed), axis=1, kind="stable")[:, :count]
-    return Strongest(indices, np.take_along_axis(contributed, indices, axis=1))
+def strongest(contributed: Floats, factors: Factors, count: int) -> Strongest:
+    """Return the `count` strongest points of each row of (n, k); all k if k is smaller."""
+    rise, fall = factors.rise[:, None], factors.fall[:, None]
+    points = contributed * np.where(contributed > 0, rise, fall)
+    indices = np.argsort(-np.abs(points), axis=1, kind="stable")[:, :count]
+    return Strongest(indices, np.take_along_axis(points, indices, axis=1))

@@ -47,6 +47,17 @@ class Forest:
     depth: int
     offset: float | None = None
 
+    @property
+    def is_leaf(self) -> NDArray[np.bool_]:
+        """Return which nodes are leaves (nodes,)."""
+        leaf: NDArray[np.bool_] = self.children[1::2] == np.arange(len(self.value))
+        return leaf
+
+    @property
+    def divisor(self) -> int:
+        """Return what a sum of leaf values is divided by."""
+        return len(self.roots) if self.offset is None else 1
+
     def leaves(self, rows: Rows) -> Ints:
         """Return the leaf (a node number) of each row of (n, k) in each tree: (trees, n)."""
         n, k = rows.shape

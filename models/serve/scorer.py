@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features import Columns, FeatureMatrix, FittedFeatures
+from features import Columns, FeatureMatrix, FittedFeatures, Specification
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
 from models.serve.calibrators import Calibrator
-from models.serve.explain import Strongest, contributions, strongest
+from models.serve.explain import Strongest, contributions, in_points, strongest, team_sums
 from models.serve.forest import Floats, pack
 
 try:
@@ -23,6 +23,7 @@ Flags = NDArray[np.bool_]
 Reasons = tuple[tuple[str, float], ...]
 
 GRADES = ("A", "B", "C", "D")
+TARGET = "has_application"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -33,7 +34,10 @@ class Scores:
     - `raw`: the score of the trees. `probability`, `low`, `high`: calibrated.
     - `confidence`, `coverage`: in 0..1.
     - `prediction`: probability >= `threshold`.
-    - `strongest`: the reasons, by indices into `features`, in units of the raw score.
+    - `strongest`: the reasons, by indices into `fields`, in points of the probability.
+    - `percentiles`: (n, count) where each reason's value stands in training, NaN if unknown.
+    - `base_probability`: the probability before any field is known. It and the points of all
+      fields add up to `probability`.
     - `failed`: rows without a meaning elsewhere. They do not change the bits of other rows.
     - `matrix`: the features that were scored.
     """
@@ -48,15 +52,17 @@ class Scores:
     coverage: Floats
     threshold: float
     imputed: DictionaryColumn
-    features: tuple[str, ...]
+    fields: tuple[str, ...]
     strongest: Strongest
+    percentiles: Floats
+    base_probability: float
     failed: dict[int, Poison]
     matrix: FeatureMatrix
 
     @property
     def reasons(self) -> list[Reasons]:
-        """Return (feature, contribution) of each row, strongest first."""
-        return self.strongest.named(self.features)
+        """Return (field, contribution) of each row, strongest first."""
+        return self.strongest.named(self.fields)
 
 
 class Model:
@@ -65,7 +71,9 @@ class Model:
     - `manifest`: the registry's description, with `version`, `name` (the records' `model_used`) and
       `sha256` as attributes.
     - `features`: names of the features that the forest uses.
-    - `base`: the raw score before any feature is known.
+    - `fields`: names of the inputs that these are computed from.
+    - `base`: the raw score before any field is known; `base_probability`: its probability.
+    - `target`, `horizon_days`: what the probability is about, and within how long.
     - `specification`: what the features are made from.
     - `calibrator`: makes probabilities of raw scores.
     """
@@ -85,12 +93,18 @@ class Model:
         self._scale = artifact["scaler"].scale_[self._selected]
         self._forest = pack(artifact["model"])
         self._forest.check(len(self._selected))
-        self._contributions = contributions(self._forest, len(self._selected))
+        self.features = tuple(artifact["feature_names"][i] for i in self._selected)
+        self.fields, groups = fields_of(self._features.specification, self.features)
+        self._contributions = contributions(self._forest, groups, artifact.get("reasons"))
         self._compiled = (
             CompiledWalk(self._forest, self._contributions) if CompiledWalk is not None else None
         )
-        self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.base = self._contributions.base
+        self.base_probability = float(self.calibrator.probability(np.array([self.base]))[0])
+        label = manifest.get("label") or {}
+        self.target = str(label.get("target", TARGET))
+        horizon = label.get("horizon_days")
+        self.horizon_days = None if horizon is None else float(horizon)
         self.specification = self._features.specification
 
     def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
@@ -104,8 +118,9 @@ class Model:
             for row, why in matrix.failed.items()
         }
         rows = self._rows(matrix.values, matrix.names, failed)
-        raw, explained = self._walk(rows, reasons)
+        raw, contributed = self._walk(rows, reasons > 0)
         probability, low, high = self.calibrator.interval(raw, matrix.missing)
+        explained = self._strongest(contributed, probability, reasons)
         return Scores(
             raw=raw,
             probability=probability,
@@ -121,24 +136,46 @@ class Model:
             coverage=matrix.coverage,
             threshold=self._threshold,
             imputed=matrix.imputed,
-            features=self.features,
+            fields=self.fields,
             strongest=explained,
+            percentiles=self._percentiles(matrix, explained),
+            base_probability=self.base_probability,
             failed=failed,
             matrix=matrix,
         )
 
-    def _walk(self, rows: NDArray[np.float32], reasons: int) -> tuple[Floats, Strongest]:
-        """Return (raw scores (n,), the strongest reasons); compiled code gives the same bits."""
-        nothing = np.empty((len(rows), 0))
-        if self._compiled is None:
-            leaves = self._forest.leaves(rows)
-            contributed = self._contributions.take(leaves) if reasons else nothing
-            return self._forest.probability(leaves), strongest(contributed, reasons)
-        sums, changes = self._compiled.sums(rows, reasons > 0)
-        contributed = (
-            self._contributions.points(changes, len(self._forest.roots)) if reasons else nothing
+    def _walk(self, rows: NDArray[np.float32], explain: bool) -> tuple[Floats, Floats]:
+        """Return (raw scores (n,), contributions (n, k)); compiled code gives the same bits."""
+        if self._compiled is not None:
+            sums, contributed = self._compiled.sums(rows, explain)
+            return self._forest.score_of(sums), contributed
+        leaves = self._forest.leaves(rows)
+        contributed = self._contributions.take(leaves) if explain else np.empty((0, 0))
+        return self._forest.probability(leaves), contributed
+
+    def _strongest(self, contributed: Floats, probability: Floats, count: int) -> Strongest:
+        """Return the `count` strongest reasons of each row, in points of the probability."""
+        if not count:
+            nothing = np.empty((len(probability), 0))
+            return Strongest(nothing.astype(np.intp), nothing)
+        walk = self._compiled
+        up, down = (team_sums if walk is None else walk.team_sums)(contributed)
+        factors = in_points(
+            up,
+            down,
+            probability,
+            self.base_probability,
+            lambda change: self.calibrator.probability(self._contributions.moved(change)),
         )
-        return self._forest.score_of(sums), self._compiled.strongest(contributed, reasons)
+        return (strongest if walk is None else walk.strongest)(contributed, factors, count)
+
+    def _percentiles(self, matrix: FeatureMatrix, explained: Strongest) -> Floats:
+        """Return where the value of each reason stands in training: (n, count)."""
+        found = np.full(explained.points.shape, np.nan)
+        for field, name in enumerate(self.fields):
+            rows, ranks = np.nonzero(explained.indices == field)
+            found[rows, ranks] = self._features.percentiles(matrix.given, name, rows)
+        return found
 
     def _rows(
         self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]
@@ -159,3 +196,19 @@ class Model:
         selected[beyond] = 0.0
         rows: NDArray[np.float32] = selected.astype(np.float32)
         return rows
+
+
+def fields_of(
+    specification: Specification, features: tuple[str, ...]
+) -> tuple[tuple[str, ...], Floats]:
+    """Return the inputs that features are computed from, and each feature's parts (features, k).
+
+    A feature of several inputs goes to each in equal parts.
+    """
+    sources = [specification.fields_of(feature) for feature in features]
+    used = {field for each in sources for field in each}
+    fields = tuple(spec.name for spec in specification.inputs if spec.name in used)
+    groups = np.zeros((len(features), len(fields)))
+    for row, each in enumerate(sources):
+        groups[row, [fields.index(field) for field in each]] = 1 / len(each)
+    return fields, groups

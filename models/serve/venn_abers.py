@@ -57,8 +57,10 @@ class VennAbers:
         low = p0, high = p1, probability = p1 / (1 - p0 + p1). That probability has the lowest log
         loss for the worse of p0 and p1 (section 4 of the source).
         """
-        low = self.p0[np.searchsorted(self.scores, scores, side="right")]
-        high = self.p1[np.searchsorted(self.scores, scores, side="left")]
+        above = np.searchsorted(self.scores, scores, side="right")
+        low = self.p0[above]
+        # The distinct scores below a score are one fewer if it is one of them.
+        high = self.p1[above - (self.scores[above - 1] == scores) * (above > 0)]
         # Rounding may carry the quotient one unit in the last place past a bound.
         return np.clip(high / (1.0 - low + high), low, high), low, high
 

@@ -94,7 +94,7 @@ class FittedRecipe:
         X, labels, missing, rows = matrix(self.features, part)
         forest = pack(self.model)
         return ScoredRows(
-            forest.probability(forest.leaves(_rows(self.scaler, self.selector, X))),
+            forest.probability(forest.leaves(inputs_of_trees(self.scaler, self.selector, X))),
             labels,
             missing,
             rows,
@@ -123,7 +123,7 @@ def fit(recipe: str, part: TrainingPart, specification: Specification, seed: int
         # A constant feature gets no F value and is chosen last; a perfect one gets infinity.
         warnings.filterwarnings("ignore", "(?s)Features .* are constant", UserWarning)
         selector.fit(scaler.fit_transform(X), y)
-    model, importance = chosen.fit(_rows(scaler, selector, X), y, seed)
+    model, importance = chosen.fit(inputs_of_trees(scaler, selector, X), y, seed)
     prior = 0.5 if chosen.balanced else float(labels.mean())
     return FittedRecipe(chosen, features, scaler, selector, model, prior, importance)
 
@@ -231,7 +231,9 @@ def mean_log_loss(folds: Sequence[Metrics]) -> float | None:
     return float(np.mean([fold["log_loss_at_own_rate"] for fold in folds])) if folds else None
 
 
-def _rows(scaler: StandardScaler, selector: SelectKBest, X: Floats) -> NDArray[np.float32]:
+def inputs_of_trees(
+    scaler: StandardScaler, selector: SelectKBest, X: Floats
+) -> NDArray[np.float32]:
     """Return the inputs of the trees (n, selected) as `scorer.Model` makes them."""
     selected = np.flatnonzero(selector.get_support())
     scaled: Any = (X[:, selected] - scaler.mean_[selected]) / scaler.scale_[selected]

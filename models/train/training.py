@@ -46,6 +46,7 @@ from models.train.curves import curves
 from models.train.evidence import evidence
 from models.train.moving import SEASONS
 from models.train.policies import Policy, grades
+from models.train.reasons import reason_table
 from models.train.sampling import KeptShares, representative
 from models.train.table import TrainingPart, check_table, describe_rows, iso, periods
 
@@ -149,8 +150,12 @@ def train(
         added = _population_shift(options, concat([*folds, newest]).labels)
         final = _shifted(final, added, options)
 
+    progress("fitting reasons", 0.85)
+    reasons, explained = reason_table(fitted, cumulative[-1])
     progress("writing golden rows", 0.95)
     artifact = _artifact(final, performance)
+    if reasons is not None:
+        artifact["reasons"] = reasons
     drift_part = {
         **_reference(final, cumulative[-1], options),
         "newest": _newest_drift(
@@ -181,6 +186,7 @@ def train(
             "warnings": found.warnings,
         },
         "drift": drift_part,
+        "reasons": explained,
         "curves": {
             name: curves(stated, newest.scored.labels)
             for name, stated in _stated(evaluation, newest).items()
@@ -411,7 +417,7 @@ def _artifact(final: _CalibratedRecipe, performance: dict[str, evaluate.Metrics]
         "calibrator": final.calibrator,
         "threshold": final.threshold,
         "grades": final.grades,
-        "explain_base": contributions(pack(fitted.model), len(selected)).base,
+        "explain_base": contributions(pack(fitted.model), np.eye(len(selected))).base,
     }
 
 

@@ -19,6 +19,7 @@ STOP_SECONDS = 40.0
 _TABLE = (
     Path("producer/migrations/0002_lead_scores.sql"),
     Path("producer/migrations/0004_score_inputs.sql"),
+    Path("producer/migrations/0005_explanation.sql"),
 )
 # A trigger raises for one lead in so many.
 REFUSED_SHARE = 101

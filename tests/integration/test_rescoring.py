@@ -154,7 +154,7 @@ def test_who_waits_for_an_answer_must_get_the_one_to_his_own_request(
     output = done.lines()
     assert max(map(len, output)) <= 80
     assert "applies" not in " ".join(output)
-    assert re.search(r"^  A-1001: \w+ [+-]\d", "\n".join(output), re.MULTILINE)
+    assert re.search(r"^  A-1001: (For|Against): \w", "\n".join(output), re.MULTILINE)
     assert list(rows_of(output)) == list(rows_of(expected)), "\n".join(output)
     assert done.exit_code() == 0
 
@@ -180,7 +180,7 @@ def test_one_lead_s_score_is_shown_in_words_and_an_unknown_or_erased_one_is_told
     assert re.search(
         r"^A-1001\n  grade +[A-D]\n  probability +[\d.]+ %, from [\d.]+ to [\d.]+ %\n", text
     ), text
-    assert re.search(r"^  reasons +\w+ [+-][\d.]+$", text, re.MULTILINE), text
+    assert re.search(r"^  (for|against) +\w.*: [+-][\d.]+ points$", text, re.MULTILINE), text
     assert max(map(len, displayed.lines())) <= 80
     found = json.loads("\n".join(leadstream(example, "lead", "A-1001", "--json").lines()))
     assert (found["prediction"]["lead_id"], found["erased"]) == ("A-1001", False)

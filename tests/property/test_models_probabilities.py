@@ -9,7 +9,7 @@ from features import columns_of
 from leadstream.errors import UserError
 from models.serve import calibrators
 from models.serve.calibrators import CALIBRATORS
-from models.serve.explain import strongest
+from models.serve.explain import Factors, strongest
 from models.serve.scorer import Model
 from models.serve.venn_abers import VennAbers
 from tests.examples import examples
@@ -114,10 +114,15 @@ def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(
             assert getattr(alone, name).tobytes() == getattr(together, name)[i : i + 1].tobytes()
         assert (alone.reasons[0], alone.imputed[0]) == (together.reasons[i], together.imputed[i])
         assert (
-            abs(MODEL.base + sum(points for _, points in alone.reasons[0]) - alone.raw[0]) < 1e-12
+            abs(alone.base_probability + sum(alone.strongest.points[0]) - alone.probability[0])
+            < 1e-12
         )
+        assert alone.percentiles.tobytes() == together.percentiles[i : i + 1].tobytes()
         assert 0 <= alone.low[0] <= alone.probability[0] <= alone.high[0] <= 1
         assert 0 <= alone.confidence[0] <= 1
+
+
+SAME = Factors(np.ones(1), np.ones(1))
 
 
 @given(
@@ -129,7 +134,7 @@ def test_whatever_comes_in_each_lead_scores_by_itself_and_alike(
 )
 def test_equal_strengths_keep_the_order_of_the_features(rows: list[list[float]]) -> None:
     for row, reasons in zip(
-        rows, strongest(np.array(rows), 4).named(("a", "b", "c", "d")), strict=True
+        rows, strongest(np.array(rows), SAME, 4).named(("a", "b", "c", "d")), strict=True
     ):
         expected = sorted(
             ((name, x) for name, x in zip("abcd", row, strict=True) if x),

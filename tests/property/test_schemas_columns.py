@@ -18,6 +18,7 @@ from schemas.columns import (
     ListColumn,
     MapColumn,
     MissingColumnError,
+    OptionalNumbers,
     TextColumn,
     UnsupportedColumns,
     to_records,
@@ -26,7 +27,12 @@ from tests.examples import examples
 
 WRITER = Writer("LeadPrediction")
 READER = Reader("LeadPrediction")
-REASONS = ("reasons.feature", "reasons.contribution")
+REASONS = (
+    "reasons.feature",
+    "reasons.contribution",
+    "reasons.value",
+    "reasons.percentile",
+)
 CHANGES = ("CREATED", "UPDATED", "DELETED", "RESCORE")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -69,8 +75,17 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
         "grade": choice("ABCD", n),
         "threshold": draw(doubles),
         "reasons": ListColumn(
-            reasons, {"feature": choice(draw(names), total), "contribution": points}
+            reasons,
+            {
+                "feature": choice(draw(names), total),
+                "contribution": points,
+                "value": text_column(column(draw, st.one_of(texts, st.none()), total)),
+                "percentile": OptionalNumbers(np.array(column(draw, doubles, total), np.float64)),
+            },
         ),
+        "base_probability": draw(doubles),
+        "target": draw(texts),
+        "horizon_days": draw(st.one_of(st.none(), st.floats(allow_nan=False))),
         "feature_coverage": np.array(column(draw, doubles, n), np.float64),
         "imputed": choice(draw(st.lists(names, min_size=1, max_size=3)), n),
         **{
@@ -97,6 +112,23 @@ def test_columns_are_written_as_their_records_are_one_by_one(
     found = to_records(given_, n)
     assert len(found) == n
     assert COLUMNS.encode(given_, n) == [WRITER.encode(record) for record in found]
+
+
+def text_column(values: Sequence[str | None]) -> TextColumn:
+    """A column of texts and nulls."""
+    full = TextColumn.from_bytes([(value or "").encode() for value in values])
+    absent = np.array([value is None for value in values], np.bool_)
+    return TextColumn(full.data, full.offsets, np.where(absent, -1, full.lengths))
+
+
+def no_reasons() -> dict[str, Any]:
+    """The columns of the reasons of predictions without any."""
+    return {
+        "feature": DictionaryColumn(np.empty(0, np.int64), []),
+        "contribution": np.empty(0),
+        "value": text_column([]),
+        "percentile": OptionalNumbers(np.empty(0)),
+    }
 
 
 def basic(**other: Any) -> dict[str, Any]:
@@ -128,9 +160,10 @@ def basic(**other: Any) -> dict[str, Any]:
         "prediction": np.zeros(3, np.bool_),
         "grade": DictionaryColumn(np.array([0, 1, 3]), "ABCD"),
         "threshold": 0.5,
-        "reasons": ListColumn(
-            none, {"feature": DictionaryColumn(none[:0], []), "contribution": np.empty(0)}
-        ),
+        "reasons": ListColumn(none, no_reasons()),
+        "base_probability": 0.2,
+        "target": "has_application",
+        "horizon_days": None,
         "imputed": DictionaryColumn(none, [[]]),
         "change_type": DictionaryColumn(none, ["UPDATED"]),
         "scored_at": 1,
@@ -160,21 +193,17 @@ def test_what_is_written_can_be_read() -> None:
         {
             "reasons": ListColumn(
                 np.array([-1, 1, 0]),
-                {
-                    "feature": DictionaryColumn(np.empty(0, np.int64), []),
-                    "contribution": np.empty(0),
-                },
+                no_reasons(),
             )
         },
         {
             "reasons": ListColumn(
                 np.array([0, 1, 0]),
-                {
-                    "feature": DictionaryColumn(np.empty(0, np.int64), []),
-                    "contribution": np.empty(0),
-                },
+                no_reasons(),
             )
         },
+        {"horizon_days": OptionalNumbers(np.zeros(2))},
+        {"horizon_days": np.zeros(3)},
         {"probability": np.zeros(2)},
         {"probability": np.zeros(3, np.int64)},
         {"coalesced_changes": np.array([0, 2**31, 0])},
@@ -202,7 +231,7 @@ def test_a_column_too_many_or_too_few_is_a_bug_and_never_a_silent_fall_back(
         COLUMNS.encode(given_, 3)
 
 
-@pytest.mark.parametrize("field", ["raw_score", "reasons.contribution"])
+@pytest.mark.parametrize("field", ["raw_score", "reasons.percentile"])
 def test_a_field_of_the_schema_without_a_column_stops_the_process_when_it_starts(
     field: str,
 ) -> None:

@@ -63,6 +63,12 @@ def test_a_prediction_that_does_not_tell_its_model_and_its_change_cannot_be_trac
         "champion",
     )
     assert len(prediction["reasons"]) == 3
+    state = STATE | {"created_at": "2025-06-14T15:06:40Z"}
+    for reason in prediction["reasons"]:
+        value = state[reason["feature"]]
+        assert reason["value"] == (f"{value:g}" if isinstance(value, int | float) else value)
+        assert (reason["percentile"] is None) == (reason["feature"] in ("source", "status"))
+    assert (prediction["target"], prediction["horizon_days"]) == ("has_application", 60)
     assert prediction["feature_coverage"] == 1.0
     assert prediction["imputed"] == []
     assert on(outcome, PREDICTIONS)[0].key == b"lead_1"

@@ -84,7 +84,10 @@ def test_a_new_entry_of_the_registry_is_computed_and_changes_no_other_feature(
     columns: Columns = {"created_at": [0, 0, 0], "lead_score": [1.0, 2.0, 40.0]}
     as_of = np.zeros(3, np.int64)
     before = FittedFeatures.fit(columns, as_of, specify()).transform(columns, as_of)
-    doubled = Feature("score_doubled", "2 lead_score", lambda all_: 2 * all_.numbers["lead_score"])
+    doubled = Feature(
+        *("score_doubled", "2 lead_score", lambda all_: 2 * all_.numbers["lead_score"]),
+        fields=("lead_score",),
+    )
     monkeypatch.setitem(BY_NAME, doubled.name, doubled)
     monkeypatch.setitem(FORMULAS, doubled.name, doubled.formula)
     after = FittedFeatures.fit(columns, as_of, specify()).transform(columns, as_of)

@@ -9,7 +9,8 @@ from deltalake import DeltaTable
 
 from consumer.history import delta_store
 from consumer.history.table_schemas import CHANGES as CHANGES_TABLE
-from consumer.history.table_schemas import TABLES
+from consumer.history.table_schemas import PREDICTIONS as PREDICTIONS_TABLE
+from consumer.history.table_schemas import TABLES, table_schema
 from consumer.history.writer import MAX_CONFLICTS
 from leadstream.errors import Fenced, SettingsError, Transient, UserError
 from leadstream.kafka.batch import Output
@@ -241,6 +242,21 @@ def test_a_field_that_a_newer_version_adds_gets_a_column(tmp_path: Path) -> None
     assert [row["later"] for row in stored(tmp_path, "changes")] == [None, None]
     assert offsets(tmp_path, "changes") == [0, 1]
     assert old.observer.conflicts == {}
+
+
+def test_a_table_of_a_release_with_shorter_reasons_is_written_on(tmp_path: Path) -> None:
+    shorter = pa.list_(pa.struct([("feature", pa.string()), ("contribution", pa.float64())]))
+    fields = [
+        field.with_type(shorter) if field.name == "reasons" else field
+        for field in table_schema(PREDICTIONS_TABLE)
+    ]
+    DeltaTable.create(
+        str(tmp_path / "predictions"), pa.schema(fields), partition_by=["month"], mode="ignore"
+    )
+    MemoryHistory(broker_with(scored("a")), tmp_path).write()
+    [row] = stored(tmp_path, "predictions")
+    assert row["reasons"] == [{"feature": "lead_score", "contribution": 0.1}]
+    assert row["base_probability"] == 0.15
 
 
 def test_a_column_of_another_type_ends_with_a_sentence(tmp_path: Path) -> None:

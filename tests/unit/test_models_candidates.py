@@ -53,11 +53,11 @@ def test_boosting_scores_as_scikit_learn_does_to_the_bit_in_any_batch(size: int)
 def test_reasons_of_boosting_and_the_base_add_up_to_the_score_in_probability_points() -> None:
     model, X = boosting()
     forest = pack_boosting(model)
-    explained = contributions(forest, X.shape[1])
+    explained = contributions(forest, np.eye(X.shape[1]))
     leaves = forest.leaves(X)
     raw = forest.probability(leaves)
     points = explained.take(leaves)
-    assert np.abs(explained.base + points.sum(axis=1) - raw).max() < 1e-12
+    assert np.abs(explained.moved(points.sum(axis=1)) - raw).max() < 1e-6
     assert explained.base == pytest.approx(raw.mean(), abs=0.05)
     strongest = np.abs(points).mean(axis=0)
     assert strongest.argmax() == 0
@@ -75,7 +75,7 @@ def test_a_lead_at_the_base_value_has_reasons_and_no_division_by_zero() -> None:
         depth=1,
         offset=0.3,
     )
-    explained = contributions(one_split, 1)
+    explained = contributions(one_split, np.eye(1))
     assert explained.take(np.array([[1, 2]])).tolist() == [[0.0], [0.0]]
 
 
@@ -117,8 +117,9 @@ def test_a_boosted_model_serves_with_reasons_that_add_up(boosted: Trained) -> No
         for score in range(0, 100, 10)
     ]
     scores = model.score(columns_of(states), np.full(10, START + 86_400_000), 1000)
-    sums = [model.base + sum(points for _, points in reasons) for reasons in scores.reasons]
-    assert np.abs(sums - scores.raw).max() < 1e-12
+    base = model.base_probability
+    sums = [base + sum(points for _, points in reasons) for reasons in scores.reasons]
+    assert np.abs(sums - scores.probability).max() < 1e-12
     assert scores.raw[-1] > scores.raw[0]
     assert (scores.low <= scores.probability).all()
     assert (scores.probability <= scores.high).all()

@@ -9,7 +9,7 @@ import pytest
 
 from models.serve import scorer
 from models.serve.compiled import CompiledWalk, _not_above
-from models.serve.explain import contributions, strongest
+from models.serve.explain import Factors, contributions, strongest
 from models.serve.forest import Forest, pack
 from models.train.training import train
 from tests.unit.test_models_train import OPTIONS, leads
@@ -32,23 +32,23 @@ def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(
     walked: tuple[Forest, int], n: int
 ) -> None:
     forest, k = walked
-    explained = contributions(forest, k)
+    explained = contributions(forest, np.eye(k))
     rows = np.random.default_rng(n).normal(size=(n, k)).astype(np.float32)
     sums, changes = CompiledWalk(forest, explained).sums(rows, explain=True)
     leaves = forest.leaves(rows)
     assert forest.score_of(sums).tobytes() == forest.probability(leaves).tobytes()
-    assert (
-        explained.points(changes, len(forest.roots)).tobytes() == explained.take(leaves).tobytes()
-    )
+    assert changes.tobytes() == explained.take(leaves).tobytes()
     assert CompiledWalk(forest, explained).sums(rows, explain=False)[0].tobytes() == sums.tobytes()
 
 
 def test_reasons_are_picked_in_the_same_order_whatever_the_ties() -> None:
     rng = np.random.default_rng(0)
     contributed = rng.choice([0.0, -0.0, 0.1, -0.1, 0.2], size=(500, 9))
+    factors = Factors(rng.uniform(size=500), rng.uniform(size=500))
     walk = object.__new__(CompiledWalk)  # picking asks for nothing of the trees
     for count in (0, 1, 3, 9, 50):
-        picked, ordered = walk.strongest(contributed, count), strongest(contributed, count)
+        picked = walk.strongest(contributed, factors, count)
+        ordered = strongest(contributed, factors, count)
         assert picked.indices.tolist() == ordered.indices.tolist()
         assert picked.points.tobytes() == ordered.points.tobytes()
 
@@ -62,7 +62,7 @@ def test_a_row_on_a_threshold_goes_the_same_way(walked: tuple[Forest, int]) -> N
     rng = np.random.default_rng(0)
     near = forest.threshold[rng.choice(inner, size=(600, k))].astype(np.float32)
     rows = np.nextafter(near, near + rng.integers(-1, 2, near.shape).astype(np.float32))
-    walk = CompiledWalk(forest, contributions(forest, k))
+    walk = CompiledWalk(forest, contributions(forest, np.eye(k)))
     expected = forest.probability(forest.leaves(rows))
     assert forest.score_of(walk.sums(rows, explain=False)[0]).tobytes() == expected.tobytes()
 
@@ -93,7 +93,8 @@ def test_nodes_that_two_parents_share_are_refused_before_they_are_laid_out() -> 
     )
     with pytest.raises(ValueError, match="do not make trees"):
         CompiledWalk(
-            diamond, contributions(replace(diamond, children=np.array([2, 1, 1, 1, 2, 2])), 1)
+            diamond,
+            contributions(replace(diamond, children=np.array([2, 1, 1, 1, 2, 2])), np.eye(1)),
         )
 
 
@@ -114,6 +115,7 @@ def test_without_numba_a_model_scores_the_same_bits(monkeypatch: pytest.MonkeyPa
         )
     assert scores[0].raw.tobytes() == scores[1].raw.tobytes()
     assert scores[0].reasons == scores[1].reasons
+    assert scores[0].percentiles.tobytes() == scores[1].percentiles.tobytes()
     assert scores[0].high.tobytes() == scores[1].high.tobytes()
 
 

@@ -58,11 +58,12 @@ def test_a_lead_scores_the_same_bits_in_any_batch(model: Model, leads: Any, size
         assert part.grade == full.grade[rows]
 
 
-def test_reasons_and_base_add_up_to_the_raw_score(model: Model, leads: Any) -> None:
+def test_reasons_and_base_add_up_to_the_probability(model: Model, leads: Any) -> None:
     states, as_of = leads
     scores = model.score(columns_of(states), as_of, 1000)
-    sums = [model.base + sum(points for _, points in reasons) for reasons in scores.reasons]
-    assert np.abs(sums - scores.raw).max() < 1e-12
+    base = scores.base_probability
+    sums = [base + sum(points for _, points in reasons) for reasons in scores.reasons]
+    assert np.abs(sums - scores.probability).max() < 1e-12
     assert model.base == pytest.approx(trained().artifact["explain_base"])
     assert model.base == pytest.approx(0.5, abs=0.01)  # class_weight="balanced"
 
@@ -75,7 +76,26 @@ def test_reasons_are_the_strongest_first_whichever_way_they_push(model: Model, l
     strengths = [[abs(points) for _, points in reasons] for reasons in everything]
     assert all(row == sorted(row, reverse=True) for row in strengths)
     assert {np.sign(points) for reasons in three for _, points in reasons} == {-1.0, 1.0}
-    assert all(name in model.features for reasons in three for name, _ in reasons)
+    assert all(name in model.fields for reasons in three for name, _ in reasons)
+    assert set(model.fields) <= {spec.name for spec in model.specification.inputs}
+
+
+def test_a_percentile_says_how_many_training_leads_have_less(model: Model, leads: Any) -> None:
+    states, as_of = leads
+    states = [{**state, "touchpoint_count": None} for state in states]
+    scores = model.score(columns_of(states), as_of, 1000)
+    row, rank = np.nonzero(scores.strongest.indices == model.fields.index("lead_score"))
+    numbers = np.array([states[i].get("lead_score") for i in row], np.float64)
+    known = ~np.isnan(scores.percentiles[row, rank])
+    assert known.sum() > 20
+    shares = scores.percentiles[row, rank][known][np.argsort(numbers[known])]
+    assert (np.diff(shares) >= 0).all()
+    assert 0 <= shares[0] < 0.2 < 0.8 < shares[-1] <= 1
+    absent = scores.strongest.indices == model.fields.index("touchpoint_count")
+    assert np.isnan(scores.percentiles[absent]).all()
+    assert not np.isnan(
+        scores.percentiles[scores.strongest.indices == model.fields.index("created_at")]
+    ).any()
 
 
 def test_without_reasons_asked_for_there_are_none(model: Model, leads: Any) -> None:

@@ -55,6 +55,9 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("raw_score", "double"),
         ("threshold", "double"),
         ("reasons", {"type": "array", "items": "Reason"}),
+        ("base_probability", "double", 0.0),
+        ("target", "string", "has_application"),
+        ("horizon_days", optional("double"), None),
         ("feature_coverage", "double"),
         ("imputed", {"type": "array", "items": "string"}),
         ("model_used", "string"),
@@ -71,7 +74,12 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("source_partition", "int"),
         ("source_offset", "long"),
     ],
-    "Reason": [("feature", "string"), ("contribution", "double")],
+    "Reason": [
+        ("feature", "string"),
+        ("contribution", "double"),
+        ("value", optional("string"), None),
+        ("percentile", optional("double"), None),
+    ],
     "LeadOutcome": [("lead_id", "string"), ("converted", "boolean"), ("decided_at", T)],
     "TriageDecision": [
         ("letter", "LetterId"),

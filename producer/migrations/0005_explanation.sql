@@ -1,0 +1,3 @@
+-- Why a score is what it is, as sentences for people.
+
+alter table lead_scores add column explanation text;
