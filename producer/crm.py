@@ -236,8 +236,16 @@ order by history.occurred_at, history.seq
 
 # The simulator's CRM is the only one whose history has a state for each change.
 _FOREIGN = """
-select min(name) from unnest(array['people', 'applications', 'programmes', 'campuses']) as name
-where to_regclass(name) is not null and not exists (
+select min(name) from (
+    select name from unnest(array['people', 'applications', 'programmes', 'campuses']) as name
+    where to_regclass(name) is not null
+    union all
+    select relname::text from pg_class c
+    where relnamespace = to_regnamespace(current_schema()::text) and relkind in ('r', 'p')
+      and relname !~ '^(leadstream_|lead_scores$)'
+      and not exists (select from pg_depend where objid = c.oid and deptype = 'e')
+) as found
+where not exists (
     select from pg_attribute where attrelid = to_regclass('lead_history') and attname = 'state'
 )
 """

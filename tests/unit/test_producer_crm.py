@@ -202,6 +202,13 @@ def test_a_crm_that_the_simulator_did_not_make_is_refused_and_not_changed(
     conn.execute("create table lead_history (lead_id text)")
     with pytest.raises(UserError, match="did not make"):
         refuse_foreign(conn)
+    # Another CRM need not have a table of the same name.
+    conn.execute("drop table people, applications, programmes, campuses, lead_history cascade")
+    conn.execute("create table lead_scores (lead_id text)")
+    refuse_foreign(conn)
+    conn.execute('create table "Prospect" (id bigint)')
+    with pytest.raises(UserError, match="the table Prospect is that of a CRM"):
+        refuse_foreign(conn)
 
 
 def test_a_described_crm_is_not_written_over_by_a_simulated_one(
