@@ -32,6 +32,8 @@ Ints = NDArray[np.intp]
 
 TREES = 100
 DEPTH = 10
+# A tree of so few leaves learns nothing more from further rows; each tree draws its own.
+TREE_ROWS = 100_000
 SELECTED = 20
 BOOSTING = {"max_iter": 150, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samples_leaf": 30}
 # Trees of one split add up inputs and see no interactions, so they hold on few leads and weak ones.
@@ -245,7 +247,12 @@ def _fit_forest(
     rows: NDArray[np.float32], y: NDArray[np.int64], seed: int, weight: str | None = None
 ) -> FittedTrees:
     model = RandomForestClassifier(
-        n_estimators=TREES, max_depth=DEPTH, class_weight=weight, random_state=seed, n_jobs=-1
+        n_estimators=TREES,
+        max_depth=DEPTH,
+        max_samples=TREE_ROWS if len(y) > TREE_ROWS else None,
+        class_weight=weight,
+        random_state=seed,
+        n_jobs=-1,
     ).fit(rows, y)
     # The trees do not depend on the number of threads, but the order of their sum does.
     model.set_params(n_jobs=1)

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from benchmarks.stranger_files import signal_file
 from features import columns_of, specify
@@ -124,6 +124,22 @@ def test_a_boosted_model_serves_with_reasons_that_add_up(boosted: Trained) -> No
     assert (scores.low <= scores.probability).all()
     assert (scores.probability <= scores.high).all()
     assert model.name == "gradient_boosting"
+
+
+def test_a_tree_of_a_forest_reads_a_bounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows, y = rng.random((400, 3)).astype(np.float32), rng.integers(0, 2, 400)
+    monkeypatch.setattr(candidates, "TREES", 2)
+
+    def drawn() -> set[int]:
+        forest, _ = candidates._fit_forest(rows, y, 0)
+        assert isinstance(forest, RandomForestClassifier)
+        sizes = (tree.tree_.weighted_n_node_samples[0] for tree in forest.estimators_)
+        return {round(size) for size in sizes}
+
+    assert drawn() == {400}
+    monkeypatch.setattr(candidates, "TREE_ROWS", 100)
+    assert drawn() == {100}
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, BEST])
