@@ -4,7 +4,8 @@ Times are milliseconds UTC. Rows of the tables that could not have been seen are
 those of erased leads that wait for their deletion, and those from a clock that was ahead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow as pa
 from consumer.history.coverage import DAY_MS, DailyCounts
 from consumer.history.table_schemas import CHANGES, OUTCOMES
 from consumer.history.writer import HistoryTables
+from leadstream.addresses import masked_url, without_secrets
+from leadstream.errors import UserError, error_text
 from leadstream.lead_fields import STATE_FIELDS
 
 # Leads are sampled by the bucket that the hash of their id falls into.
@@ -112,6 +115,19 @@ order by as_of, chosen.lead_id"""
 _DAILY = """
 select topic, partition, moment // {day} as day, count(*) as records
 from {table} where {where} group by all order by all"""
+
+
+@contextmanager
+def answering(root: str) -> Iterator[None]:
+    """Raise what DuckDB could not read or put on disk in the block as UserError."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        detail = without_secrets(" ".join(error_text(error).split()), root)[:300]
+        raise UserError(
+            f"the history at {masked_url(root)} cannot be read: {detail} (begin again if its files "
+            "were replaced meanwhile; TMPDIR names a folder with more room)"
+        ) from error
 
 
 class TrainingQuery:

@@ -76,6 +76,7 @@ def read_training_rows(
         )
     with (
         tempfile.TemporaryDirectory(prefix="leadstream-train-") as folder,
+        query.answering(root),
         closing(query.TrainingQuery(tables, Path(folder), MEMORY)) as found,
     ):
         return _read(found, tables, topics, options, progress)

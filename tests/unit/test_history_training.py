@@ -192,6 +192,14 @@ def test_no_history_and_no_outcomes_are_a_sentence_each(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_files_that_are_gone_are_a_sentence_and_no_stack_trace(tmp_path: Path) -> None:
+    written(tmp_path, [decided("first", NOW_MS - DAY_MS), changed("a", NOW_MS - DAY_MS)])
+    for file in tmp_path.glob("changes/month=*/*.parquet"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"the history at .* cannot be read: .*begin again"):
+        read(tmp_path)
+
+
 def series(days: Iterable[int], each: int = 5, partition: int = 0) -> DailyCounts:
     return DailyCounts(OUTCOMES, partition, dict.fromkeys(days, each))
 
