@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.scoring.reason_columns import reason_columns
+from consumer.scoring.reason_columns import reason_columns, warm_up
 from consumer.scoring.rows import Rows
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
@@ -92,6 +92,7 @@ class PredictionWriter:
         self._writer = writer
         self._columns = ColumnWriter(writer, PREDICTION_COLUMNS)
         self._topic = topic
+        warm_up()
 
     def encode(
         self,

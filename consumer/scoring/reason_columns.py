@@ -11,11 +11,18 @@ from leadstream.lead_fields import MAX_CATEGORY_CHARACTERS
 from models.serve.scorer import Scores
 from schemas.columns import ListColumn, OptionalNumbers, TextColumn
 
+try:
+    from consumer.scoring import compiled
+except ImportError:  # without the extra `fast`
+    compiled = None  # type: ignore[assignment]
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DECIMALS = 6
+_NUMBER_BYTES = 24
+_MOMENT = b"0000-00-00T00:00:00Z"
 _ZERO, _POINT, _MINUS = b"0.-"
 
 
@@ -34,6 +41,12 @@ def reason_columns(scores: Scores, chosen: Any) -> ListColumn:
             "percentile": OptionalNumbers(scores.percentiles[chosen][moved]),
         },
     )
+
+
+def warm_up() -> None:
+    """Compile or load the machine code of the texts now, and not while a batch waits."""
+    number_texts(np.zeros(1))
+    moment_texts(np.zeros(1, np.int64))
 
 
 def values_of(scores: Scores, rows: NDArray[np.intp], fields: NDArray[np.intp]) -> TextColumn:
@@ -75,11 +88,21 @@ def _category(value: object) -> bytes:
 
 def moment_texts(moments: Ints) -> TextColumn:
     """Return moments (n,), ms UTC, in ISO 8601 to the second, as in 2026-11-30T08:15:00Z."""
+    if compiled is None:
+        return plain_moment_texts(moments)
+    data = np.tile(np.frombuffer(_MOMENT, np.uint8), len(moments))
+    compiled.write_moments(moments, data)
+    starts = np.arange(len(moments), dtype=np.int64) * len(_MOMENT)
+    return TextColumn(data, starts, np.full_like(starts, len(_MOMENT)))
+
+
+def plain_moment_texts(moments: Ints) -> TextColumn:
+    """Return the same as `moment_texts` without numba."""
     days, seconds = np.divmod(moments // 1_000, 86_400)
     dates = days.astype("datetime64[D]")
     months = dates.astype("datetime64[M]")
     years, month = np.divmod(months.astype(np.int64), 12)
-    digits = np.tile(np.frombuffer(b"0000-00-00T00:00:00Z", np.uint8), (len(moments), 1))
+    digits = np.tile(np.frombuffer(_MOMENT, np.uint8), (len(moments), 1))
     _put(digits, years + 1970, 4, 4)
     _put(digits, month + 1, 7, 2)
     _put(digits, (dates - months.astype("datetime64[D]")).astype(np.int64) + 1, 10, 2)
@@ -90,7 +113,17 @@ def moment_texts(moments: Ints) -> TextColumn:
 
 
 def number_texts(values: Floats) -> TextColumn:
-    """Return numbers (n,) to at most six decimals, as in 82.5 and -3; a NaN is null.
+    """Return numbers (n,) to at most six decimals, as in 82.5 and -3; a NaN is null."""
+    if compiled is None:
+        return plain_number_texts(values)
+    data = np.empty(_NUMBER_BYTES * len(values), np.uint8)
+    offsets, lengths = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
+    compiled.write_numbers(values, data, offsets, lengths)
+    return TextColumn(data, offsets, lengths)
+
+
+def plain_number_texts(values: Floats) -> TextColumn:
+    """Return the same as `number_texts` without numba.
 
     Numbers are within 1e15 of zero. Each row of digits has a sign, the integer part and decimals;
     the text is the part of it that a person would write.

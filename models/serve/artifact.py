@@ -268,7 +268,8 @@ def check_golden_rows(model: "Model") -> None:
     if not isinstance(golden, list) or not 0 < len(golden) <= _MAX_GOLDEN_ROWS:
         raise Refused(f"its manifest must have 1 to {_MAX_GOLDEN_ROWS:,} golden rows")
     as_of = np.array([row["as_of"] for row in golden], dtype=np.int64)
-    scores = model.score(columns_of([row["state"] for row in golden]), as_of)
+    # With a reason, so that its machine code is there before a batch waits for it.
+    scores = model.score(columns_of([row["state"] for row in golden]), as_of, 1)
     for name in _GOLDEN:
         for i, (stated, computed) in enumerate(
             zip((row[name] for row in golden), getattr(scores, name).tolist(), strict=True)

@@ -171,11 +171,13 @@ class Model:
 
     def _percentiles(self, matrix: FeatureMatrix, explained: Strongest) -> Floats:
         """Return where the value of each reason stands in training: (n, count)."""
-        found = np.full(explained.points.shape, np.nan)
+        flat = explained.indices.ravel()
+        found = np.full(len(flat), np.nan)
         for field, name in enumerate(self.fields):
-            rows, ranks = np.nonzero(explained.indices == field)
-            found[rows, ranks] = self._features.percentiles(matrix.given, name, rows)
-        return found
+            at = np.flatnonzero(flat == field)
+            rows = at // max(explained.indices.shape[1], 1)
+            found[at] = self._features.percentiles(matrix.given, name, rows)
+        return found.reshape(explained.indices.shape)
 
     def _rows(
         self, values: Floats, names: tuple[str, ...], failed: dict[int, Poison]

@@ -1,12 +1,24 @@
 """The value of a reason must be what the lead has, whatever it has."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from consumer.scoring.reason_columns import moment_texts, number_texts
+from consumer.scoring.reason_columns import (
+    moment_texts,
+    number_texts,
+    plain_moment_texts,
+    plain_number_texts,
+)
+from features.columns import Floats
+from schemas.columns import TextColumn
 
 
-def test_numbers_are_written_as_python_writes_them_to_six_decimals() -> None:
+@pytest.mark.parametrize("number_texts", [number_texts, plain_number_texts])
+def test_numbers_are_written_as_python_writes_them_to_six_decimals(
+    number_texts: Callable[[Floats], TextColumn],
+) -> None:
     rng = np.random.default_rng(1)
     values = np.concatenate(
         [
@@ -40,4 +52,18 @@ def test_a_number_that_is_not_there_is_null() -> None:
     ],
 )
 def test_moments_are_iso_8601(moment: int, text: bytes) -> None:
-    assert moment_texts(np.array([moment], np.int64)).to_list() == [text]
+    for texts in (moment_texts, plain_moment_texts):
+        assert texts(np.array([moment], np.int64)).to_list() == [text]
+
+
+def test_the_compiled_texts_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(3)
+    moments = np.concatenate([rng.integers(0, 253_402_300_800_000, 20_000), [951_782_400_000]])
+    assert moment_texts(moments).to_list() == plain_moment_texts(moments).to_list()
+    numbers = np.round(rng.normal(size=20_000), rng.integers(0, 9)) * 10.0 ** rng.integers(
+        -6, 15, 20_000
+    )
+    numbers[::7] = np.nan
+    found, expected = number_texts(numbers), plain_number_texts(numbers)
+    assert found.to_list() == expected.to_list()
+    assert found.lengths.tolist() == expected.lengths.tolist()
