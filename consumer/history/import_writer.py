@@ -33,8 +33,8 @@ from leadstream.errors import Transient
 from leadstream.kafka.batch import Partition
 
 # Imported rows are of all months, and each month of a commit is a file: so commits are large.
-COMMIT_ROWS = 200_000
-COMMIT_BYTES = 96 * 2**20
+COMMIT_ROWS = 100_000
+COMMIT_BYTES = 64 * 2**20
 MAX_CONFLICTS = 10
 # Records that become columns together.
 _PORTION = 5_000

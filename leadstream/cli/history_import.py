@@ -130,11 +130,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     report = LogReport()
     with ExitStack() as resources:
-        source = ImportSource(arguments, settings, report, resources)
+        progress = bar("rows and leads", None, visible=not arguments.json)
+        advance = resources.enter_context(progress)
+        source = ImportSource(arguments, settings, report, resources, advance)
         writer = ImportWriter(
             HistoryTables(root), every=source.in_stream, dry_run=arguments.dry_run
         )
-        advance = resources.enter_context(bar("leads", None, visible=not arguments.json))
         for past in source.pasts():
             writer.add(CHANGES, past.changes)
             writer.add(OUTCOMES, [past.outcome] if past.outcome else [])

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from leadstream.settings import Settings
     from producer.change_states import Found
     from producer.crm import Connection
+    from producer.field_log import Entry
     from producer.log_import import LeadPast, LogReport
     from producer.log_sources import DatabaseLeads, LogSource
     from schemas.crm_description import CrmDescription
     from schemas.foreign_formats import ForeignMessage
 
+# Rows between two moves of the bar.
+_ROWS = 1_000
 _DATABASE = "name the Postgres of the CRM"
 
 
@@ -34,8 +37,13 @@ class ImportSource:
         settings: "Settings",
         report: "LogReport",
         resources: ExitStack,
+        advance: "Callable[[int], None]",
     ) -> None:
-        """Check the arguments. Raises SettingsError."""
+        """Check the arguments; `advance` is called with the rows that were read.
+
+        Raises SettingsError.
+        """
+        self._advance = advance
         self._arguments = arguments
         self._settings = settings
         self._report = report
@@ -93,7 +101,8 @@ class ImportSource:
             database = self._database_leads(conn, description)
             outcomes = self._outcomes(conn, description)
         opened = open_log(source, self._now_ms, database)
-        pasts = import_log(opened.leads, opened.entries, opened.how, self._report)
+        entries = self._counted(opened.entries)
+        pasts = import_log(opened.leads, entries, opened.how, self._report)
         return chain(pasts, outcomes)
 
     def _source(self) -> "LogSource":
@@ -134,7 +143,7 @@ class ImportSource:
             tracked_since=self._arguments.tracked_since,
             has_old=log.old is not None,
         )
-        changes = crm_log.described_changes(conn, description)
+        changes = self._counted(crm_log.described_changes(conn, description))
         return chain(import_log(leads.leads, changes, how, self._report), outcomes)
 
     def _outbox(self) -> "Iterator[LeadPast]":
@@ -164,6 +173,13 @@ class ImportSource:
 
         reader = self._topic_reader() if self._arguments.topic else None
         return self._states(lambda: changes_of_events(events(), how))
+
+    def _counted(self, entries: "Iterable[Entry]") -> "Iterator[Entry]":
+        """Yield the entries of a log, and advance by many of them together."""
+        for number, entry in enumerate(entries, 1):
+            if number % _ROWS == 0:
+                self._advance(_ROWS)
+            yield entry
 
     def _topic_reader(self) -> "TopicReader":
         from leadstream.kafka.connection_check import ConnectionCheck
