@@ -171,6 +171,7 @@ def test_a_consumer_needs_no_rights_and_no_place_to_write_but_tmp_and_its_cache(
     assert "Read-only file system" in refused.stderr
 
     stage = Stage.on(kafka.bootstrap, tmp_path, model_store)
+    stage.fresh = True
     monkeypatch.setattr(sys, "executable", str(python))
     with stage.running(
         TMPDIR=str(places["tmp"]), NUMBA_CACHE_DIR=str(places["cache"]), PYTHONDONTWRITEBYTECODE="1"
