@@ -11,6 +11,7 @@ from producer.values import identifier, integer_identifier
 from schemas.number_format import NumberFormat
 
 NAMES_ID = re.compile(r"\b(id|ids|uuid|guid|key|nr|number|nummer|kennung|schlüssel|code)\b")
+ID_WORD = re.compile(r"\b(id|uuid|guid)\b")
 _LEAD_ID = re.compile(r"\b(lead|contact|record|prospect|person|enquiry|inquiry|kontakt)\b")
 _CREATED = re.compile(
     r"\b(creat\w*|erstell\w*|angelegt|anlage\w*|added|entered|enquir\w*|inquir\w*|regist\w*|received|"
@@ -43,18 +44,20 @@ _FALSE = frozenset(
 )
 _EVENTS = 0.2  # share of rows that repeat an id
 _MAX_LABELS = 30
+_SHOWN = 4
 _MAX_COUNTER_DIGITS = 9
 _DISORDER = 0.05  # share of neighbors of a counter in the other order
 
 
 @dataclass(frozen=True, slots=True)
 class FileTable:
-    """The columns of a file, and how it is written."""
+    """The columns of a file, and how it is written; `repeated` names stand above several."""
 
     columns: Mapping[str, ColumnProfile]
     numbers: NumberFormat
     file: Mapping[str, object]
     rows: int
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -104,7 +107,7 @@ def _find_id(
     repeated = [
         column
         for column in full
-        if re.search(r"\bid\b|uuid|guid", column.title) and len(column.values) > table.rows / 50
+        if ID_WORD.search(column.title) and len(column.values) > table.rows / 50
     ]
     by_lead = sorted(named + repeated, key=lambda c: (not _LEAD_ID.search(c.title), c not in named))
     for column in by_lead or long:
@@ -116,7 +119,23 @@ def _find_id(
             others = ", ".join(repr(other.name) for other in named if other is not column)
             unsure.append(f"{column.name!r} is taken for the id; {others} could be it, too")
         return
+    unsure.extend(
+        f"{column.name!r} cannot be the id: a value {why}"
+        for column in usable
+        if ID_WORD.search(column.title) and (why := _damage(column))
+    )
     unsure.append("the file has no column of ids: its rows are numbered, so do not mix two files")
+
+
+def _damage(column: ColumnProfile) -> str | None:
+    """Return what is wrong with a value as an id, None if all can be ids."""
+    for value in islice(column.values, 1000):
+        if not _is_id(value):
+            try:
+                identifier(value)
+            except ValueError as error:
+                return str(error)
+    return None
 
 
 def _is_id(text: str) -> bool:
@@ -149,10 +168,9 @@ def _find_outcome(
             if not false:
                 unsure.append(f"an empty {column.name!r} is taken for a lead that did not convert")
             if roles.open:
-                unsure.append(
-                    f"leads whose {column.name!r} is neither {true[0]!r} nor {false[0]!r} count as "
-                    "not decided"
-                )
+                shown = " or ".join(map(repr, roles.open[:_SHOWN]))
+                more = f", or {len(roles.open) - _SHOWN} more" if len(roles.open) > _SHOWN else ""
+                unsure.append(f"leads whose {column.name!r} is {shown}{more} count as not decided")
             return
     unsure.append("no column looks like the outcome: training needs one")
 

@@ -17,6 +17,7 @@ from producer.moments import (
     Clock,
     clock_moment,
     epoch_clock,
+    first_clock,
     iso_clock,
     serial_clock,
     strptime_clock,
@@ -187,24 +188,14 @@ class FieldParsers:
         return serial_clock(base, self.numbers(key, options).number, step)
 
     def _clock(self, key: str, options: Mapping[str, Any]) -> Clock:
-        number = self.numbers(key, options).number
         formats = options.get("format", "iso")
-        match formats:
-            case "epoch_ms":
-                return epoch_clock(number, 1)
-            case "epoch_s":
-                return epoch_clock(number, 1000)
-            case "excel" | "excel_1904":
-                return serial_clock(EXCEL_BASES[formats], number, DAY_MS)
-            case "iso":
-                return iso_clock
         given = [formats] if isinstance(formats, str) else formats
         if not isinstance(given, list) or not given or not all(isinstance(f, str) for f in given):
             raise WrongKey(f"{key}.format", "must be text or a list of texts")
-        for form in given:
-            _check_format(f"{key}.format", form)
-        locale = text_of(options, f"{key}.locale", self.locale) if "locale" in options else None
-        return strptime_clock(given, checked_locale(locale or self.locale, f"{key}.locale"))
+        named = text_of(options, f"{key}.locale", self.locale) if "locale" in options else None
+        locale = checked_locale(named or self.locale, f"{key}.locale")
+        number = self.numbers(key, options).number
+        return first_clock([_clock_of(f"{key}.format", form, number, locale) for form in given])
 
 
 def plain_texts(table: Mapping[str, Any], key: str, name: str | None = None) -> frozenset[str]:
@@ -250,6 +241,21 @@ def _check_options(key: str, kind: CellKind, options: Mapping[str, Any]) -> None
         raise WrongKey(f"{key}.step_ms", "needs a base")
     if "line" in options and options.keys() & {"column", "constant"}:
         raise WrongKey(key, "takes a column or line, not both")
+
+
+def _clock_of(key: str, form: str, number: Callable[[str], float], locale: str | None) -> Clock:
+    """Return the parser of one format. Raises WrongKey."""
+    match form:
+        case "epoch_ms":
+            return epoch_clock(number, 1)
+        case "epoch_s":
+            return epoch_clock(number, 1000)
+        case "excel" | "excel_1904":
+            return serial_clock(EXCEL_BASES[form], number, DAY_MS)
+        case "iso":
+            return iso_clock
+    _check_format(key, form)
+    return strptime_clock(form, locale)
 
 
 def _check_format(key: str, form: str) -> None:

@@ -52,19 +52,33 @@ def iso_clock(text: str) -> datetime:
         raise ValueError(NOT_A_TIME) from None
 
 
-def strptime_clock(formats: Sequence[str], locale: str | None) -> Clock:
-    """Return a parser by the first format that fits; names are English or those of the locale."""
+def first_clock(clocks: Sequence[Clock]) -> Clock:
+    """Return a parser by the first of the clocks that can read a text."""
+    if len(clocks) == 1:
+        return clocks[0]
+
+    def parse(text: str) -> datetime:
+        for clock in clocks:
+            try:
+                return clock(text)
+            except ValueError:
+                continue
+        raise ValueError(NOT_A_TIME)
+
+    return parse
+
+
+def strptime_clock(form: str, locale: str | None) -> Clock:
+    """Return a parser by a format of strptime; names are English or those of the locale."""
 
     def parse(text: str) -> datetime:
         if len(text) > _MAX_CHARACTERS:
             raise ValueError(NOT_A_TIME)
-        for form in formats:
-            try:
-                # The zone follows.
-                return datetime.strptime(english(comparable(text), form, locale), form)  # noqa: DTZ007
-            except ValueError:
-                continue
-        raise ValueError(NOT_A_TIME)
+        try:
+            # The zone follows.
+            return datetime.strptime(english(comparable(text), form, locale), form)  # noqa: DTZ007
+        except ValueError:
+            raise ValueError(NOT_A_TIME) from None
 
     return parse
 

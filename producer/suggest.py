@@ -11,7 +11,7 @@ from pathlib import Path
 
 from leadstream.errors import UserError
 from leadstream.text_forms import comparable
-from producer.column_roles import NAMES_ID, ColumnRoles, FileTable, find_roles
+from producer.column_roles import ID_WORD, NAMES_ID, ColumnRoles, FileTable, find_roles
 from producer.csv_file import NO_NAMES, CsvShape, find_shape, holds_values, read_records
 from producer.outcome_leaks import tells
 from producer.profile import (
@@ -53,6 +53,9 @@ def suggest(path: Path, *, parquet: bool = False) -> Suggestion:
     if not table.rows:
         raise UserError(f"{path}: has no rows below its header")
     suggestion = Suggestion()
+    if table.repeated:
+        names = ", ".join(map(repr, table.repeated))
+        suggestion.unsure.append(f"several columns have the same name, and are left out: {names}")
     roles = find_roles(table, suggestion.unsure)
     suggestion.text = "\n".join(_lines(path, table, roles, suggestion)) + "\n"
     return suggestion
@@ -105,12 +108,18 @@ def _table(
         for name, cells in zip(header, columns, strict=True)
         if name in once
     }
-    return FileTable(profiles, numbers, file, rows)
+    repeated = tuple(name for name in dict.fromkeys(header) if name and name not in once)
+    return FileTable(profiles, numbers, file, rows, repeated)
 
 
 def _names(record: Sequence[str]) -> int:
-    """Return how many cells of a record can be names of columns."""
-    return sum(bool(re.search(r"[^\W\d_]", name)) for name in set(record))
+    """Return how many cells of a record can be names of columns: not a time, nor 1.2E+11."""
+    return sum(_can_name(cell) for cell in set(record))
+
+
+def _can_name(cell: str) -> bool:
+    letters, digits = (sum(map(is_kind, cell)) for is_kind in (str.isalpha, str.isdecimal))
+    return 0 < letters >= digits / 3
 
 
 def _rows(path: Path, shape: CsvShape) -> list[list[str]]:
@@ -183,6 +192,8 @@ def _lead(table: FileTable, roles: ColumnRoles, suggestion: Suggestion) -> Itera
 
 def _useless(column: ColumnProfile, table: FileTable) -> str | None:
     """Return why a column is no input of a model, None if it is one."""
+    if column.kind is ColumnKind.NUMBER and ID_WORD.search(column.title):
+        return "an id, which is no quantity"
     if column.kind in (ColumnKind.NUMBER, ColumnKind.CATEGORY):
         unique = len(column.values) >= 0.999 * column.filled and column.filled > 20
         if unique and (column.kind is ColumnKind.CATEGORY or NAMES_ID.search(column.title)):
@@ -244,17 +255,12 @@ def _time_spec(table: FileTable, name: str | None) -> str:
     if name is None:
         return f"{{ {_MINUTES} }}"
     guesses = [forms[0] for forms in table.columns[name].times]
-    if [guess.format for guess in guesses] == ["iso"]:
+    formats = list(dict.fromkeys(guess.format for guess in guesses))
+    if formats == ["iso"]:
         return _toml(name)
-    named = [guess for guess in guesses if guess.format != "iso"]
-    if len(guesses) == 1:
+    if len(formats) == 1:
         return f"{{ column = {_toml(name)}, {options_of(guesses[0])} }}"
-    locale = next((guess.locale for guess in named if guess.locale), None)
-    formats = [
-        f
-        for g in guesses
-        for f in (["%Y-%m-%d", "%Y-%m-%d %H:%M:%S"] if g.format == "iso" else [g.format])
-    ]
+    locale = next((guess.locale for guess in guesses if guess.locale), None)
     options = f"format = {_toml(formats)}" + (f", locale = {_toml(locale)}" if locale else "")
     return f"{{ column = {_toml(name)}, {options} }}"
 

@@ -112,7 +112,7 @@ def _shape(text: str) -> str:
 
 def _fits(guess: TimeGuess, cell: str) -> bool:
     try:
-        moment = strptime_clock([guess.format], guess.locale)(cell)
+        moment = strptime_clock(guess.format, guess.locale)(cell)
     except (ValueError, ImportError):
         return False
     # A year of two digits is not also one of four.
@@ -136,6 +136,6 @@ def _different(guesses: Sequence[TimeGuess], cells: Sequence[str]) -> list[TimeG
     """Return the first of the formats that read all cells as the same moments."""
     by_moments: dict[tuple[object, ...], TimeGuess] = {}
     for guess in guesses:
-        clock = strptime_clock([guess.format], guess.locale)
+        clock = strptime_clock(guess.format, guess.locale)
         by_moments.setdefault(tuple(clock(cell) for cell in cells), guess)
     return list(by_moments.values())

@@ -166,6 +166,23 @@ def test_what_no_column_holds_is_said(tmp_path: Path) -> None:
     assert mapping.outcome is None
 
 
+def test_what_is_wrong_with_a_column_is_said_and_other_rows_are_read(tmp_path: Path) -> None:
+    """Ids that a spreadsheet rounded, two forms of times, two columns of one name, open leads."""
+    path = tmp_path / "odd.csv"
+    times = ("2024-01-05T10:00:00Z", "01/25/2024 10:00 AM", "2024-01-05T10:00:00.500+02:00")
+    outcomes = ("won", "lost", "Open", "Waiting")
+    lines = [
+        f"1.00{i:03}E+11,{times[i % 3]},a{i % 2},b{i % 2},{outcomes[i % 4]}" for i in range(120)
+    ]
+    path.write_text("\n".join(["Lead Id,Created,Source,Source,Outcome", *lines]) + "\n")
+    suggestion, mapping, rows = _suggested(path)
+    assert (len(rows), mapping.numbers, mapping.fields.get("source")) == (120, {}, None)
+    text = " ".join(suggestion.unsure)
+    assert "'Lead Id' cannot be the id: a value lost digits, as a spreadsheet rounds them" in text
+    assert "the same name, and are left out: 'Source'" in text
+    assert "'Outcome' is 'Open' or 'Waiting' count as not decided" in text
+
+
 @pytest.mark.parametrize(
     ("header", "cell"),
     [
