@@ -44,7 +44,7 @@ _FALSE = frozenset(
 )
 _EVENTS = 0.2  # share of rows that repeat an id
 _MAX_LABELS = 30
-_SHOWN = 4
+_RENDERED = 4
 _MAX_COUNTER_DIGITS = 9
 _DISORDER = 0.05  # share of neighbors of a counter in the other order
 
@@ -168,9 +168,13 @@ def _find_outcome(
             if not false:
                 unsure.append(f"an empty {column.name!r} is taken for a lead that did not convert")
             if roles.open:
-                shown = " or ".join(map(repr, roles.open[:_SHOWN]))
-                more = f", or {len(roles.open) - _SHOWN} more" if len(roles.open) > _SHOWN else ""
-                unsure.append(f"leads whose {column.name!r} is {shown}{more} count as not decided")
+                listed = " or ".join(map(repr, roles.open[:_RENDERED]))
+                more = (
+                    f", or {len(roles.open) - _RENDERED} more"
+                    if len(roles.open) > _RENDERED
+                    else ""
+                )
+                unsure.append(f"leads whose {column.name!r} is {listed}{more} count as not decided")
             return
     unsure.append("no column looks like the outcome: training needs one")
 
