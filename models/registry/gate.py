@@ -27,7 +27,7 @@ MIN_LEADS, MIN_OUTCOMES = 200, 20
 ERRORS = 2.0  # a candidate must be worse by so many standard errors
 # A model must gain on the best constant by so many standard errors, and ROC-AUC must exceed .5 by
 # so many. Ranking is the sharper test: of 4,000 leads at ROC-AUC .60, a gain of two errors would
-# refuse every fifth model that knows all there is to know.
+# refuse every seventh weak signal (docs/decisions/0018-promote-by-ranking-first.md).
 GAIN_ERRORS, AUC_ERRORS = 1.0, 3.0
 MAX_AUC_LOSS = 0.01
 # Two manifests on the same n rows have no standard error. CHANCE / sqrt(n) is the distance of two
@@ -114,13 +114,13 @@ def _alone(manifest: Mapping[str, Any]) -> list[str]:
     if loss["gain"] <= GAIN_ERRORS * loss["standard_error"]:
         found.append(
             f"it does not know more than a constant, beyond chance: log loss {loss['model']:.4f} "
-            f"on {which}, against {loss['constant']:.4f} of always stating the rate of the "
+            f"on {which}, against {loss['constant']:.4f} of always stating the rate of "
             f"{loss['rate_of']} (the gain must exceed its standard error, "
             f"{loss['standard_error']:.4f})"
         )
     elif newest["gain"] < -ERRORS * newest["standard_error"]:
         found.append(
-            "on the newest period alone it loses more than always stating the rate of the "
+            "on the newest period alone it loses more than always stating the rate of "
             f"{loss['rate_of']}: log loss is higher by {-newest['gain']:.4f}"
         )
     bound = auc["value"] - AUC_ERRORS * auc["standard_error"]

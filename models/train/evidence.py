@@ -21,7 +21,7 @@ EVIDENCE_OF = (
     "against the best of the base rates that were known before it"
 )
 # The rates that a constant may state; the best of them is the one to beat.
-CONSTANTS = ("newest training period", "calibration", "all training periods")
+CONSTANTS = ("the newest training period", "the calibration leads", "all training periods")
 
 
 def evidence(
