@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
+from leadstream.errors import error_text
 from producer.profile import ColumnKind, ColumnProfile, words_of
 from producer.time_guess import day_and_month_are_open
 from producer.values import identifier, integer_identifier
@@ -134,7 +135,7 @@ def _damage(column: ColumnProfile) -> str | None:
             try:
                 identifier(value)
             except ValueError as error:
-                return str(error)
+                return error_text(error)
     return None
 
 
