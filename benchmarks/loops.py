@@ -43,7 +43,13 @@ _TYPICAL: dict[str, Any] = {
     "grade": "B",
     "raw_score": 0.5,
     "threshold": 0.4,
-    "reasons": [{"feature": f"score_engagement_{i}", "contribution": 0.05} for i in range(3)],
+    "reasons": [
+        {"feature": "engagement_score", "contribution": 0.05, "value": "64", "percentile": 0.7}
+        for _ in range(3)
+    ],
+    "base_probability": 0.27,
+    "target": "has_application",
+    "horizon_days": 60.0,
     "feature_coverage": 1.0,
     "imputed": [],
     "model_used": "random_forest",

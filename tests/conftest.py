@@ -23,12 +23,17 @@ from leadstream.local.broker import Broker, local_broker
 from leadstream.local.kafka import KafkaProcess, local_kafka
 from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres, local_server
 from leadstream.local.process import Say
+from models.train import reasons
 from tests import examples  # noqa: F401  # registers the profiles
-from tests.trained_models import SHARED_FOLDER, promoted_store
+from tests.trained_models import EXPLAINED_ROWS, SHARED_FOLDER, promoted_store
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the workers of a parallel run one folder for the models that they train."""
+    """Give the workers of a parallel run one folder for the models that they train.
+
+    A training explains few rows: thousands take as long as the rest of it.
+    """
+    reasons.MAX_ROWS = EXPLAINED_ROWS
     if SHARED_FOLDER not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="leadstream-tests-")
         os.environ[SHARED_FOLDER] = folder.name

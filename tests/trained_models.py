@@ -31,6 +31,8 @@ START_MS = 1_704_067_200_000  # 2024-01-01
 CREATED_MS = 1_735_689_600_000  # 2025-01-01
 
 
+# Rows that a training explains, where a test does not look at how well.
+EXPLAINED_ROWS = 300
 # The folder in which the processes of one run share their models; tests/conftest.py makes it.
 SHARED_FOLDER = "LEADSTREAM_TEST_MODELS"
 

@@ -60,7 +60,8 @@ class VennAbers:
         above = np.searchsorted(self.scores, scores, side="right")
         low = self.p0[above]
         # The distinct scores below a score are one fewer if it is one of them.
-        high = self.p1[above - (self.scores[above - 1] == scores) * (above > 0)]
+        known = self.scores if len(self.scores) else np.array([np.nan])
+        high = self.p1[above - (known[above - 1] == scores) * (above > 0)]
         # Rounding may carry the quotient one unit in the last place past a bound.
         return np.clip(high / (1.0 - low + high), low, high), low, high
 

@@ -28,6 +28,7 @@ COUNT = 6_000
 
 
 @pytest.mark.broker
+@pytest.mark.long
 def test_throughput_counts_every_event_of_every_contender(
     kafka: Broker,
     tmp_path: Path,

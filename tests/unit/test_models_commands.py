@@ -432,6 +432,10 @@ def test_a_challenger_starts_and_ends_by_its_alias(
             call("models", "retire", *words)
 
 
+# After all that the models of these tests learned from, ms UTC.
+UNLEARNED = 1_800_000_000_000
+
+
 def history(leads: int, champion: float, challenger: float) -> list[LabeledPrediction]:
     """What 1.0.0 and 1.1.0 said in the shadow of leads of which 2 in 5 converted, and of one lead
     each in a split.
@@ -448,9 +452,9 @@ def history(leads: int, champion: float, challenger: float) -> list[LabeledPredi
     predicted += [("c", "0.9.0", "champion", False, 0.4, False)]
     return [
         LabeledPrediction(
-            PublishedPrediction(lead, lead, 0, version, variant, shadow, probability, 0.5),
+            PublishedPrediction(lead, lead, UNLEARNED, version, variant, shadow, probability, 0.5),
             converted,
-            (62 if version == "0.9.0" else 1) * DAY_MS,
+            UNLEARNED + (62 if version == "0.9.0" else 1) * DAY_MS,
         )
         for lead, version, variant, shadow, probability, converted in predicted
     ]
