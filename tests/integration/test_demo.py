@@ -105,6 +105,7 @@ def test_the_demo_balances_its_books_and_leaves_nothing(kafka: Broker, postgres:
 
 
 @pytest.mark.postgres
+@pytest.mark.long
 def test_without_a_real_broker_the_demo_says_what_is_missing_and_balances_all_the_same(
     postgres: Postgres,
 ) -> None:
@@ -118,6 +119,7 @@ def test_without_a_real_broker_the_demo_says_what_is_missing_and_balances_all_th
 
 @pytest.mark.broker
 @pytest.mark.postgres
+@pytest.mark.long
 def test_in_a_kafka_and_postgres_of_the_user_nothing_of_the_demo_stays_even_after_a_failure(
     kafka: Broker, postgres: Postgres
 ) -> None:
