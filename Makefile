@@ -37,11 +37,11 @@ unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
 test: $(VENV)/.dev ## run the tests, on a real Kafka and Postgres where possible; T=FILE for a part
 	$(if $(T),$(PYTEST) -m 'not long' $(T),$(PYTEST) $(PARALLEL) $(QUICK))
 
-test-rest: $(VENV)/.dev ## run fault schedules, deployment, the browser, all Hypothesis examples
-	$(PYTEST) $(PARALLEL) -m '($(REST) or hypothesis) and not long'
+test-rest: $(VENV)/.dev ## run fault schedules, the checks of deploy/, the browser
+	$(PYTEST) $(PARALLEL) -m '($(REST)) and not long'
 
-test-long: $(VENV)/.dev ## run the tests that take minutes each: 10,000 letters, 60 interleavings
-	$(PYTEST) -m long
+test-long: $(VENV)/.dev ## run all examples of Hypothesis, and the tests that take minutes each
+	$(PYTEST) $(PARALLEL) -m 'long or (hypothesis and not ($(REST)))'
 
 test-all: test test-rest test-long ## run every test
 
