@@ -60,7 +60,9 @@ def test_a_file_that_a_verb_reads_is_in_the_wheel_and_nothing_else_is(wheel: Pat
 )  # half a gigabyte is unpacked: half a minute on a machine with nothing else to do
 def test_pip_install_of_the_wheel_gives_a_working_command(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [str(tmp_path / "venv/bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # -I: the checkout is on PYTHONPATH, and holds what pip takes for an installed package.
+    python = [str(tmp_path / "venv/bin/python"), "-I"]
+    pip = [*python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--no-compile", str(wheel)], check=True)
     subprocess.run([*pip, "check"], check=True)
     works(tmp_path / "venv", tmp_path)
