@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 4
 # Whole files go to the workers, those of brokers first: they wait more than they compute.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-QUICK := --hypothesis-profile quick --ignore tests/deploy
+QUICK = --hypothesis-profile quick --ignore tests/deploy -m 'not ($(REST) or slow or long)'
 REST := faults or deploy or browser
 
 unit: $(VENV)/.dev ## run the tests that need no broker, in under a minute
@@ -41,7 +41,7 @@ test-rest: $(VENV)/.dev ## run fault schedules, the checks of deploy/, the brows
 	$(PYTEST) $(PARALLEL) -m '($(REST)) and not long'
 
 test-long: $(VENV)/.dev ## run all examples of Hypothesis, and the tests that take minutes each
-	$(PYTEST) $(PARALLEL) -m 'long or (hypothesis and not ($(REST)))'
+	$(PYTEST) $(PARALLEL) -m 'long or slow or (hypothesis and not ($(REST)))'
 
 test-all: test test-rest test-long ## run every test
 

@@ -10,7 +10,7 @@ from tests.faults.environment import FaultEnvironment
 from tests.faults.run import run
 from tests.faults.schedule import CONSUMERS, Fault, Schedule
 
-pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
+pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults, pytest.mark.long]
 
 
 def test_a_rolling_restart_under_load_loses_nothing_and_repeats_nothing(

@@ -11,7 +11,7 @@ from tests.faults.environment import FaultEnvironment, staged
 from tests.faults.test_one_broker import held_by, proved
 from tests.integration.running import QUICK, until
 
-pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults]
+pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.faults, pytest.mark.long]
 
 
 def test_whatever_fails_on_three_brokers_nothing_is_lost_or_repeated(
