@@ -8,7 +8,7 @@ import pytest
 
 from leadstream.errors import SettingsError, UserError
 from producer.field_log import Unplaced
-from producer.log_import import LogReport, import_log
+from producer.log_import import LeadPast, LogReport, import_log
 from producer.log_sources import CrmLogFormat, LogSource, open_log
 from producer.mapping import load_mapping
 from producer.state_rows import states_of_file
@@ -19,6 +19,17 @@ HEADER = ["LeadId", "Field", "OldValue", "NewValue", "CreatedDate", "DataType"]
 LEADS = ["Id", "Created", "Status", "Score", "Budget", "Topics", "Source"]
 ANN = ["00Q000000000001AAA", "2025-01-01T00:00:00Z", "C", "3", "9", "Art;Law", "Web"]
 JAN, FEB, MAR = "2025-01-15T00:00:00Z", "2025-02-15T00:00:00Z", "2025-03-15T00:00:00Z"
+
+
+def read_log(
+    folder: Path, log: Path, form: CrmLogFormat, **options: Any
+) -> tuple[list[LeadPast], LogReport]:
+    """Return the pasts of leads.csv by a log and m.toml, and the report."""
+    source = LogSource(
+        log, form, leads=folder / "leads.csv", described=folder / "m.toml", **options
+    )
+    report, opened = LogReport(), open_log(source, NOW)
+    return list(import_log(opened.leads, opened.entries, opened.how, report)), report
 
 
 def imported(
@@ -33,15 +44,7 @@ def imported(
     (folder / "m.toml").write_text(mapping)
     write_csv(folder / "log.csv", HEADER, log)
     write_csv(folder / "leads.csv", LEADS, [ANN] if leads is None else leads)
-    source = LogSource(
-        folder / "log.csv",
-        CrmLogFormat.SALESFORCE,
-        leads=folder / "leads.csv",
-        described=folder / "m.toml",
-        **options,
-    )
-    report, opened = LogReport(), open_log(source, NOW)
-    pasts = list(import_log(opened.leads, opened.entries, opened.how, report))
+    pasts, report = read_log(folder, folder / "log.csv", CrmLogFormat.SALESFORCE, **options)
     return [change for past in pasts for change in past.changes], dict(+report.counts.unplaced)
 
 
@@ -165,14 +168,7 @@ def test_a_report_with_labels_and_local_times_is_another_log(tmp_path: Path) -> 
     header = ["Lead ID", "Edit Date", "Field / Event", "Old Value", "New Value"]
     write_csv(tmp_path / "log.csv", header, [[ANN[0], "15/02/2025, 01:00", "Status", "A", "C"]])
     write_csv(tmp_path / "leads.csv", LEADS, [ANN])
-    source = LogSource(
-        tmp_path / "log.csv",
-        CrmLogFormat.SALESFORCE,
-        leads=tmp_path / "leads.csv",
-        described=tmp_path / "m.toml",
-    )
-    report, opened = LogReport(), open_log(source, NOW)
-    [past] = import_log(opened.leads, opened.entries, opened.how, report)
+    [past], _ = read_log(tmp_path, tmp_path / "log.csv", CrmLogFormat.SALESFORCE)
     assert past.changes[0]["occurred_at"] == 1_739_577_600_000  # midnight in UTC
 
 
@@ -202,14 +198,7 @@ def test_an_outcome_has_the_time_of_something_else_than_the_conversion(
     (tmp_path / "m.toml").write_text(mapping)
     write_csv(tmp_path / "log.csv", HEADER, log)
     write_csv(tmp_path / "leads.csv", LEADS, [[*ANN[:2], today, *ANN[3:]]])
-    source = LogSource(
-        tmp_path / "log.csv",
-        CrmLogFormat.SALESFORCE,
-        leads=tmp_path / "leads.csv",
-        described=tmp_path / "m.toml",
-    )
-    report, opened = LogReport(), open_log(source, NOW)
-    [past] = import_log(opened.leads, opened.entries, opened.how, report)
+    [past], report = read_log(tmp_path, tmp_path / "log.csv", CrmLogFormat.SALESFORCE)
     times = {JAN: 1_736_899_200_000, FEB: 1_739_577_600_000}
     found = past.outcome and (past.outcome["converted"], past.outcome["decided_at"])
     assert found == (expected and (expected[0], times[expected[1]]))
@@ -323,14 +312,8 @@ def test_an_audit_names_leads_and_references_in_other_forms(tmp_path: Path) -> N
     ]
     (tmp_path / "log.json").write_text(json.dumps({"value": rows}))
     write_csv(tmp_path / "leads.csv", LEADS, [[f"{{{guid}}}", *ANN[1:]]])
-    source = LogSource(
-        tmp_path / "log.json",
-        CrmLogFormat.DYNAMICS,
-        leads=tmp_path / "leads.csv",
-        described=tmp_path / "m.toml",
-        tracked_since=0,
+    [past], report = read_log(
+        tmp_path, tmp_path / "log.json", CrmLogFormat.DYNAMICS, tracked_since=0
     )
-    report, opened = LogReport(), open_log(source, NOW)
-    [past] = import_log(opened.leads, opened.entries, opened.how, report)
     assert statuses(past.changes) == [guid, "C"]
     assert dict(+report.counts.unplaced) == {Unplaced.NOT_A_ROW: 1, Unplaced.DELETED: 1}

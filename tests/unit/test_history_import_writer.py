@@ -1,11 +1,13 @@
 """An import adds each state once, next to a writer, and none of an erased lead."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumer.history import delta_store
+from consumer.history.delta_store import StoredTable
 from consumer.history.import_writer import MAX_CONFLICTS, ImportWriter, import_place
 from consumer.history.table_schemas import CHANGES as CHANGES_TABLE
 from consumer.history.table_schemas import OUTCOMES as OUTCOMES_TABLE
@@ -76,20 +78,27 @@ def test_a_dry_run_makes_a_table(tmp_path: Path) -> None:
     assert leads(root) == ["a"]
 
 
+def before_append(
+    table: StoredTable, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let something happen between the look at a table and its next append."""
+    append = table.append
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(table, "append", append)
+        act()
+        append(*arguments)
+
+    monkeypatch.setattr(table, "append", late)
+
+
 def test_two_imports_next_to_each_other_write_a_state_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = HistoryTables(str(tmp_path))
     slow, table = ImportWriter(tables), tables.stored[CHANGES_TABLE]
     slow.add(CHANGES_TABLE, past("a", "b"))
-    append = table.append
-
-    def overtaken(*arguments: Any) -> None:
-        monkeypatch.setattr(table, "append", append)
-        written(tmp_path, *past("b", "c"))
-        append(*arguments)
-
-    monkeypatch.setattr(table, "append", overtaken)
+    before_append(table, lambda: written(tmp_path, *past("b", "c")), monkeypatch)
     slow.close()
     assert leads(tmp_path) == ["b", "c", "a"]
     assert slow.result.written == {"changes": 1}
@@ -167,17 +176,14 @@ def test_an_erasure_during_an_import_is_passed_over(
     tables = HistoryTables(str(tmp_path))
     writer, table = ImportWriter(tables), tables.stored[CHANGES_TABLE]
     writer.add(CHANGES_TABLE, past("secret_lead", "other"))
-    append = table.append
 
-    def erased_meanwhile(*arguments: Any) -> None:
-        monkeypatch.setattr(table, "append", append)
+    def erase() -> None:
         MemoryHistory(broker_with(Output(CHANGES, b"secret_lead", None)), tmp_path).write()
         upkeep = TableUpkeep(str(tmp_path), CHANGES_TABLE)
         assert upkeep.look()
         upkeep.run(erase=True, join=False)
-        append(*arguments)
 
-    monkeypatch.setattr(table, "append", erased_meanwhile)
+    before_append(table, erase, monkeypatch)
     writer.close()
     assert leads(tmp_path) == ["other"]
     assert writer.result.erased == {"changes": 1}
