@@ -4,6 +4,7 @@ A language is a file of templates, `sentences/CODE.toml`. Another one may lie an
 takes the place of the code. A file without a field's name has the name of the field itself.
 """
 
+import re
 import string
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ FOLDER = Path(__file__).with_name("sentences")
 MAX_FILE_BYTES = 100_000
 # From this share on, a rank is said of 100 leads; below the second, a lead is like most.
 _RARE, _NOTABLE = 0.95, 0.6
+# As the consumer writes numbers; other producers may write anything.
+_NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,6})?")
 
 _SLOTS = {
     "for": {"reasons"},
@@ -141,7 +144,9 @@ def _points(contribution: float, words: Language) -> str:
 
 
 def _number(value: str, words: Language) -> str:
-    """Return a number to two decimals, or as it is if it is smaller than one."""
+    """Return a number to two decimals, or as it is if it is smaller than one or no number."""
+    if not _NUMBER.fullmatch(value):
+        return value
     if "." in value and abs(float(value)) >= 1:
         value = f"{float(value):.2f}".rstrip("0").rstrip(".")
     return value.replace(".", words.decimal_sign)
@@ -150,7 +155,7 @@ def _number(value: str, words: Language) -> str:
 def _rank(share: float, above: str, below: str, words: Language) -> str:
     """Return where a lead stands among the training leads; never more than is true."""
     side, part = (above, share) if share >= 0.5 else (below, 1 - share)
-    if part < _NOTABLE:
+    if not _NOTABLE <= part <= 1:  # as with most leads, or no share at all
         return words.templates["usual"]
     of = 100 if part >= _RARE else 10
     return words.templates[side].format(share=min(int(part * of + 1e-9), of - 1), of=of)

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leadstream.errors import SettingsError
 from leadstream.explanation import FOLDER, Language, explanation, language, reason_sentence
+from tests.examples import examples
 
 CODES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
@@ -145,3 +148,31 @@ def test_a_language_with_a_mistake_ends_with_a_sentence(
 def test_an_unknown_language_names_those_that_there_are() -> None:
     with pytest.raises(SettingsError, match="use one of de, en, es, fr, or the path"):
         language("xx")
+
+
+@given(
+    feature=st.sampled_from(["created_at", "lead_score", "numbers.", "\ud800"]) | st.text(),
+    contribution=st.floats(),
+    value=st.none() | st.sampled_from(["abc.", "1e999.", "-.", "1" * 400 + ".5"]) | st.text(),
+    percentile=st.none() | st.floats(),
+)
+@settings(max_examples=examples(200), deadline=None)
+def test_reasons_that_another_producer_wrote_would_stop_the_sink_at_each_start(
+    feature: str, contribution: float, value: str | None, percentile: float | None
+) -> None:
+    reason = {
+        "feature": feature,
+        "contribution": contribution,
+        "value": value,
+        "percentile": percentile,
+    }
+    for code in CODES:
+        assert explanation({"reasons": [reason]}, language(code))
+
+
+def test_what_is_no_number_or_share_is_shown_as_it_came() -> None:
+    words = language("en")
+    odd = {"feature": "lead_score", "contribution": 0.1, "value": "12.", "percentile": 7.0}
+    usual = {**odd, "percentile": 0.5}
+    assert reason_sentence(odd, words) == reason_sentence(usual, words)
+    assert "12.," in reason_sentence(odd, words)
