@@ -44,7 +44,9 @@ def test_check_passes_on_what_is_released(capsys: pytest.CaptureFixture[str]) ->
     assert run("check") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(schema_files.FILES)
-    assert all(line.endswith("unchanged") and len(line) <= 80 for line in lines)
+    # A schema may have changed since the last release, as long as its promise holds.
+    assert all(line.endswith(("unchanged", "compatible, changed")) for line in lines)
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_check_exits_1_with_a_sentence_for_each_break(
