@@ -30,6 +30,7 @@ _SLOTS = {
     "category": {"field", "value", "points"},
     "date": {"value", "rank", "points"},
     "missing": {"field", "points"},
+    "missing_rate": {"field", "rate", "points"},
     "points": {"points"},
     **{key: {"share", "of"} for key in ("higher", "lower", "older", "newer")},
     "usual": set[str](),
@@ -108,7 +109,10 @@ def reason_sentence(reason: Mapping[str, Any], words: Language) -> str:
         "points": texts["points"].format(points=_points(reason["contribution"], words)),
     }
     if value is None:
-        return texts["missing"].format(**parts)
+        rate = reason.get("given_rate")
+        if rate is None or not 0 <= rate <= 1:
+            return texts["missing"].format(**parts)
+        return texts["missing_rate"].format(**parts, rate=_percent(rate, words))
     if share is None:
         return texts["category"].format(**parts, value=value)
     if reason["feature"] == "created_at":
@@ -140,6 +144,12 @@ def _points(contribution: float, words: Language) -> str:
     """Return points with a sign: whole from ten on, else to one decimal."""
     points = contribution * 100
     text = f"{points:+.0f}" if abs(points) >= 9.95 else f"{points:+.1f}"
+    return text.replace(".", words.decimal_sign)
+
+
+def _percent(share: float, words: Language) -> str:
+    """Return a share in percent: whole from ten on, else to one decimal."""
+    text = f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
     return text.replace(".", words.decimal_sign)
 
 

@@ -296,7 +296,7 @@ class ColumnReader:
                 kind = compiled.ARRAY_OF_TEXTS
             case ["string", "double"]:
                 kind = compiled.MAP_OF_DOUBLES
-            case ["string", "double", ["null", "string"], ["null", "double"]]:
+            case ["string", "double", ["null", "string"], ["null", "double"], ["null", "double"]]:
                 kind = compiled.ARRAY_OF_REASONS
             case _:
                 raise MissingColumnError(

@@ -109,7 +109,7 @@ def _items(data: Bytes, at: int, end: int, texts: int, doubles: int, reasons: bo
     """Return where the map or array at `at` ends, or -1.
 
     Each item has this many texts, then this many doubles; a map's key is a text. `reasons` have an
-    optional text and an optional double more. Blocks that state their size are left to the codec.
+    optional text and two optional doubles more. Blocks that state their size are left to the codec.
     """
     while True:
         count, at = read_long(data, at, end)
@@ -125,6 +125,7 @@ def _items(data: Bytes, at: int, end: int, texts: int, doubles: int, reasons: bo
             at += 8 * doubles
             if reasons:
                 at = _optional(data, at, end, True)
+                at = _optional(data, at, end, False)
                 at = _optional(data, at, end, False)
             if at < 0 or at > end:
                 return -1

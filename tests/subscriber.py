@@ -17,7 +17,13 @@ def prediction(lead_id: str, **fields: Any) -> dict[str, Any]:
         "raw_score": 0.4,
         "threshold": 0.2,
         "reasons": [
-            {"feature": "lead_score", "contribution": 0.1, "value": "82", "percentile": 0.9}
+            {
+                "feature": "lead_score",
+                "contribution": 0.1,
+                "value": "82",
+                "percentile": 0.9,
+                "given_rate": None,
+            }
         ],
         "base_probability": 0.15,
         "target": "has_application",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from consumer.current_prediction import LeadRecord, newest_record
 from consumer.dead_letters import replay
 from consumer.dead_letters.audit import AuditLog, AuditReport, Decision, DecisionIndex
 from consumer.dead_letters.dry_run_summary import DryRunGroup
@@ -23,13 +24,16 @@ from consumer.dead_letters.replay_times import ReplayTimes
 from consumer.dead_letters.selection import Filter, Selection
 from leadstream.kafka.config import client_config
 from leadstream.kafka.topic_config import read_topic_configs
-from leadstream.kafka.topic_reader import TopicOffsets
+from leadstream.kafka.topic_reader import TopicOffsets, TopicReader
 from leadstream.log import configure
 from leadstream.settings import JsonChanges, Settings
+from schemas.codec import Reader
 from schemas.registry import Registry
 
 # The names that the docs promise to Python users.
 __all__ = ["TriageService", "current_account"]
+
+_SCORE_SECONDS = 20
 
 
 class TriageService:
@@ -88,6 +92,15 @@ class TriageService:
             ),
             found[-1] if found else None,
         )
+
+    def current_score(self, lead_id: str) -> LeadRecord | None:
+        """Return the newest prediction of a lead, or None if it has none."""
+        topic = TopicReader(self.settings, self.settings.topics.lead_predictions)
+        try:
+            reader = Reader("LeadPrediction", self._registry)
+            return newest_record(topic, reader, lead_id, _SCORE_SECONDS)
+        finally:
+            topic.close()
 
     def decisions(self) -> list[Decision]:
         """Return all decisions, in the order of the audit partitions."""

@@ -50,6 +50,7 @@ PREDICTION_COLUMNS = (
     "reasons.contribution",
     "reasons.value",
     "reasons.percentile",
+    "reasons.given_rate",
     "base_probability",
     "target",
     "horizon_days",

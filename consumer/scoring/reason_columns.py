@@ -32,13 +32,17 @@ def reason_columns(scores: Scores, chosen: Any) -> ListColumn:
     moved = points != 0
     fields = scores.strongest.indices[chosen][moved]
     rows = np.broadcast_to(np.arange(len(scores.raw))[chosen][:, None], points.shape)[moved]
+    values = values_of(scores, rows, fields)
     return ListColumn(
         moved.sum(axis=1),
         {
             "feature": DictionaryColumn(fields, scores.fields),
             "contribution": points[moved],
-            "value": values_of(scores, rows, fields),
+            "value": values,
             "percentile": OptionalNumbers(scores.percentiles[chosen][moved]),
+            "given_rate": OptionalNumbers(
+                np.where(values.lengths < 0, scores.given_rates[fields], np.nan)
+            ),
         },
     )
 

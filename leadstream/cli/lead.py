@@ -70,43 +70,13 @@ def _as_json(lead_id: str, record: "LeadRecord") -> dict[str, Any]:
     }
 
 
-def _reason_rows(found: dict[str, Any], words: "Language") -> list[tuple[str, str]]:
-    """Return what speaks for the lead and what against it, one sentence a row."""
-    from leadstream.explanation import sentences_by_side
-
-    rows = [
-        ("" if row else name, text)
-        for name, texts in zip(("for", "against"), sentences_by_side(found, words), strict=True)
-        for row, text in enumerate(texts)
-    ]
-    return rows or [("reasons", "none are asked for (LEADSTREAM_REASONS)")]
-
-
 def _print(lead_id: str, record: "LeadRecord", words: "Language") -> None:
-    from leadstream.cli.score_text import (
-        format_interval,
-        format_share,
-        format_time,
-    )
+    from leadstream.cli.score_text import format_time, score_rows
 
-    found = record.prediction
-    if found is None:
+    if record.prediction is None:
         print(f"{lead_id} was erased at {format_time(record.at)}: it has no score.")
         return
-    rows = [
-        ("grade", found["grade"]),
-        ("probability", f"{format_share(found['probability'])}, from {format_interval(found)}"),
-        ("confidence", f"{found['confidence']:.2f} of 1"),
-        *_reason_rows(found, words),
-    ]
-    if found["imputed"]:
-        rows.append(("not known", ", ".join(found["imputed"])))
-    version = f", version {found['lead_version']}" if found["lead_version"] else ""
-    rows += [
-        ("change", f"{found['change_type']} at {format_time(found['occurred_at'])}{version}"),
-        ("scored", f"{format_time(found['scored_at'])} by model {found['model_version']}"),
-    ]
-    _print_rows(lead_id, rows)
+    _print_rows(lead_id, score_rows(record.prediction, words))
 
 
 def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:

@@ -36,6 +36,8 @@ class Scores:
     - `prediction`: probability >= `threshold`.
     - `strongest`: the reasons, by indices into `fields`, in points of the probability.
     - `percentiles`: (n, count) where each reason's value stands in training, NaN if unknown.
+    - `given_rates`: for each of `fields` (k,), the share of the training leads with a value that
+      converted, NaN if unknown.
     - `base_probability`: the probability before any field is known. It and the points of all
       fields add up to `probability`.
     - `failed`: rows without a meaning elsewhere. They do not change the bits of other rows.
@@ -55,6 +57,7 @@ class Scores:
     fields: tuple[str, ...]
     strongest: Strongest
     percentiles: Floats
+    given_rates: Floats
     base_probability: float
     failed: dict[int, Poison]
     matrix: FeatureMatrix
@@ -105,6 +108,8 @@ class Model:
         self.target = str(label.get("target", TARGET))
         horizon = label.get("horizon_days")
         self.horizon_days = None if horizon is None else float(horizon)
+        rates = (manifest.get("reasons") or {}).get("given_rates", {})
+        self._given_rates = np.array([float(rates.get(field, np.nan)) for field in self.fields])
         self.specification = self._features.specification
 
     def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
@@ -139,6 +144,7 @@ class Model:
             fields=self.fields,
             strongest=explained,
             percentiles=self._percentiles(matrix, explained),
+            given_rates=self._given_rates,
             base_probability=self.base_probability,
             failed=failed,
             matrix=matrix,

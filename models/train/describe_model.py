@@ -13,6 +13,7 @@ from models.serve import calibrators
 from models.serve.artifact import MANIFEST_VERSION, library_versions
 from models.serve.explain import contributions
 from models.serve.forest import pack
+from models.serve.scorer import TARGET
 from models.train.calibrated_recipe import CalibratedRecipe
 from models.train.options import TrainOptions, is_sample
 from models.train.table import TrainingPart, iso
@@ -24,6 +25,8 @@ METRICS_OF = (
 )
 OF_THE_SAMPLE = "; at the rate of the sample, before the shift to the rate of the population"
 _GOLDEN_ROWS = 8
+# What a table of another source calls its outcome.
+OWN_TARGET = "converted"
 
 
 def build_artifact(
@@ -78,6 +81,7 @@ def describe_model(
         "label": {
             "definition": _definition(options.horizon_days, rate),
             "horizon_days": options.horizon_days,
+            "target": TARGET if options.horizon_days is not None else OWN_TARGET,
         },
         "features": {
             "specification_hash": specification.specification_hash,

@@ -44,7 +44,7 @@ from models.train.curves import curves
 from models.train.describe_model import build_artifact, describe_model, golden_inputs
 from models.train.evidence import evidence
 from models.train.options import TrainOptions, is_sample, population_shift
-from models.train.reasons import reason_table
+from models.train.reasons import given_rates, reason_table
 from models.train.sampling import representative
 from models.train.table import TrainingPart, check_table, describe_rows, periods
 
@@ -128,7 +128,8 @@ def train(
             "warnings": found.warnings,
         },
         "drift": drift_part,
-        "reasons": explained,
+        "reasons": explained
+        | {"given_rates": given_rates(fitted.features, cumulative[-1], options)},
         "curves": {
             name: curves(stated, newest.scored.labels)
             for name, stated in probabilities_of(evaluation, newest).items()

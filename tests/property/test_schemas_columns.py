@@ -32,6 +32,7 @@ REASONS = (
     "reasons.contribution",
     "reasons.value",
     "reasons.percentile",
+    "reasons.given_rate",
 )
 CHANGES = ("CREATED", "UPDATED", "DELETED", "RESCORE")
 
@@ -81,6 +82,7 @@ def columns(draw: st.DrawFn, n: int) -> dict[str, Any]:
                 "contribution": points,
                 "value": text_column(column(draw, st.one_of(texts, st.none()), total)),
                 "percentile": OptionalNumbers(np.array(column(draw, doubles, total), np.float64)),
+                "given_rate": OptionalNumbers(np.array(column(draw, doubles, total), np.float64)),
             },
         ),
         "base_probability": draw(doubles),
@@ -128,6 +130,7 @@ def no_reasons() -> dict[str, Any]:
         "contribution": np.empty(0),
         "value": text_column([]),
         "percentile": OptionalNumbers(np.empty(0)),
+        "given_rate": OptionalNumbers(np.empty(0)),
     }
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from consumer.current_prediction import LeadRecord
 from consumer.dead_letters.audit import Action, AuditReport, Decision, DecisionIndex
 from consumer.dead_letters.dry_run_summary import DryRunGroup
 from consumer.dead_letters.groups import LetterGroup, group_letters
@@ -25,6 +26,7 @@ from leadstream.settings import load_settings
 from schemas.codec import Writer
 from tests.integration.running import until
 from tests.letters import letter
+from tests.subscriber import prediction
 from tests.unit.pipelines import event
 
 VALUE = Writer("LeadChanged").encode(event())
@@ -76,6 +78,14 @@ class MemoryTriageService:
         assert self.may_go_on.wait(30)
         progress.stopped = stop.is_set()
         return progress
+
+    def current_score(self, lead_id: str) -> LeadRecord | None:
+        if self.trouble:
+            raise self.trouble
+        return {
+            "lead_1": LeadRecord(prediction(lead_id), 0, 0, 0),
+            "gone": LeadRecord(None, 0, 0, 0),
+        }.get(lead_id)
 
     def verify(self) -> AuditReport:
         return AuditReport()
@@ -348,6 +358,27 @@ def test_a_letter_that_is_not_there_and_a_page_that_is_not_there_are_said_so(
     answer = browser.ask("GET", "/letters/0-999")
     assert (answer.status, "there is no letter 0-999" in answer.text) == (404, True)
     assert browser.ask("GET", "/../style.css").status == 404
+
+
+def test_a_score_is_shown_in_sentences_with_the_moment_that_it_is_of(browser: Browser) -> None:
+    text = browser.ask("GET", "/leads?lead=lead_1").text
+    assert "lead score 82, higher than 9 in 10 leads: +10 points" in text
+    assert "2025-06-15 15:06:40 UTC" in text
+    assert "/leads?lead=lead_7" in browser.ask("GET", "/letters/0-7").text
+
+
+@pytest.mark.parametrize(
+    ("lead", "expected"),
+    [
+        ("", "The current score of one lead"),
+        ("nobody", "The lead has no score"),
+        ("gone", "it has no score"),
+        ("x" * 2000, "write an id of at most"),
+        ("<b>", "&lt;b&gt;"),
+    ],
+)
+def test_a_lead_without_a_score_is_said_so(browser: Browser, lead: str, expected: str) -> None:
+    assert expected in browser.ask("GET", f"/leads?{urlencode({'lead': lead})}").text
 
 
 def test_the_next_page_begins_where_the_last_one_ended(browser: Browser) -> None:

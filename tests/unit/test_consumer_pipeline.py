@@ -11,6 +11,7 @@ from consumer.scoring.leads import Lead
 from consumer.scoring.result import Disposition
 from consumer.scoring.versions import Versions
 from leadstream.errors import Transient
+from tests.trained_models import trained
 from tests.unit.pipelines import (
     LETTERS,
     NOW_MS,
@@ -68,10 +69,23 @@ def test_a_prediction_that_does_not_tell_its_model_and_its_change_cannot_be_trac
         value = state[reason["feature"]]
         assert reason["value"] == (f"{value:g}" if isinstance(value, int | float) else value)
         assert (reason["percentile"] is None) == (reason["feature"] in ("source", "status"))
+        assert reason["given_rate"] is None
     assert (prediction["target"], prediction["horizon_days"]) == ("has_application", 60)
     assert prediction["feature_coverage"] == 1.0
     assert prediction["imputed"] == []
     assert on(outcome, PREDICTIONS)[0].key == b"lead_1"
+
+
+def test_a_missing_value_says_how_often_leads_with_one_convert(model_store: str) -> None:
+    rates = trained().manifest["reasons"]["given_rates"]
+    lead = change(1, state={"engagement_score": None, "source": None})
+    every = pipeline(model_store, LEADSTREAM_REASONS="20")
+    [prediction] = predictions(every.process(batch(lead)))
+    found = {reason["feature"]: reason["given_rate"] for reason in prediction["reasons"]}
+    assert found["engagement_score"] == rates["engagement_score"]
+    assert 0.05 < rates["engagement_score"] < 0.5
+    assert found["source"] == rates["source"]
+    assert found["lead_score"] is None
 
 
 def test_the_same_change_scored_again_must_have_the_same_prediction_id_or_repeats_cannot_be_dropped(

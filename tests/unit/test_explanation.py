@@ -26,12 +26,14 @@ def reasons(count: int) -> list[dict[str, Any]]:
     for kind, share, contribution, value in zip(kinds, shares, points, values, strict=True):
         text = (f"{value:.6f}".rstrip("0").rstrip("."), "web", "2026-11-30T08:15:00Z", None)[kind]
         percentile = share if kind in (0, 2) else None
+        given_rate = share if kind == 3 and share > 0.3 else None
         found.append(
             {
                 "feature": named[kind],
                 "contribution": contribution,
                 "value": text,
                 "percentile": percentile,
+                "given_rate": given_rate,
             }
         )
     return found
@@ -40,13 +42,13 @@ def reasons(count: int) -> list[dict[str, Any]]:
 def read(sentence: str, words: Language) -> dict[str, str]:
     """The parts of a sentence, by the first template that fits."""
     texts = words.templates
-    for name in ("date", "number", "missing", "category"):
+    for name in ("date", "number", "missing_rate", "missing", "category"):
         template = texts[name].replace("{points}", texts["points"].replace("{points}", "{sum}"))
         pattern = re.escape(template)
         names = ("lead_score", "source", "created_at", "numbers.budget")
         fields = "|".join(re.escape(words.field(name)) for name in names)
         pattern = pattern.replace(re.escape("{field}"), f"(?P<field>{fields})")
-        for place in ("value", "rank", "sum"):
+        for place in ("value", "rank", "rate", "sum"):
             pattern = pattern.replace(re.escape(f"{{{place}}}"), f"(?P<{place}>.+?)")
         if (match := re.fullmatch(pattern, sentence)) and not (
             name in ("date", "number") and rank(match["rank"], words) is None
@@ -92,8 +94,12 @@ def test_25_000_sentences_of_each_language_say_value_rank_and_sign(code: str) ->
                 assert abs(stated - given) <= (0.005 + 1e-9 if abs(given) >= 1 else 0)
             case "date" | "category":
                 assert reason["value"].startswith(found["value"])
-            case _:
+            case "missing_rate":
+                rate = float(found["rate"].removesuffix(" %").replace(sign, "."))
+                assert abs(rate / 100 - reason["given_rate"]) <= 0.005 + 1e-9
                 assert reason["value"] is None
+            case _:
+                assert reason["value"] is reason["given_rate"] is None
 
 
 def test_an_explanation_says_what_is_for_and_what_is_against() -> None:
@@ -115,6 +121,10 @@ def test_an_explanation_says_what_is_for_and_what_is_against() -> None:
     assert explanation(prediction, language("de")) == (
         "Dafür: Engagement 82, höher als bei 9 von 10 Leads: +11 Punkte. "
         "Dagegen: Campus fehlt: -2,0 Punkte."
+    )
+    prediction["reasons"][1]["given_rate"] = 0.0713
+    assert explanation(prediction, language("en")).endswith(
+        "Against: no campus given; leads that give one convert at 7.1 %: -2.0 points."
     )
     assert explanation({"reasons": []}, language("en")) == ""
     old = {"reasons": [{"feature": "score_log", "contribution": 0.1}]}
@@ -155,16 +165,22 @@ def test_an_unknown_language_names_those_that_there_are() -> None:
     contribution=st.floats(),
     value=st.none() | st.sampled_from(["abc.", "1e999.", "-.", "1" * 400 + ".5"]) | st.text(),
     percentile=st.none() | st.floats(),
+    given_rate=st.none() | st.floats(),
 )
 @settings(max_examples=examples(200), deadline=None)
 def test_reasons_that_another_producer_wrote_would_stop_the_sink_at_each_start(
-    feature: str, contribution: float, value: str | None, percentile: float | None
+    feature: str,
+    contribution: float,
+    value: str | None,
+    percentile: float | None,
+    given_rate: float | None,
 ) -> None:
     reason = {
         "feature": feature,
         "contribution": contribution,
         "value": value,
         "percentile": percentile,
+        "given_rate": given_rate,
     }
     for code in CODES:
         assert explanation({"reasons": [reason]}, language(code))

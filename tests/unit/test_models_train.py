@@ -9,6 +9,7 @@ import pytest
 
 from features import specify
 from leadstream.errors import UserError
+from leadstream.lead_fields import CRM_FIELDS
 from models.serve import artifact
 from models.train import candidates
 from models.train.table import TrainingPart, split
@@ -93,7 +94,11 @@ def test_the_manifest_says_all_that_the_audit_asked_for() -> None:
         } < set(judged)
     assert manifest["data"]["rows"] == 900
     assert manifest["data"]["base_rate"] == pytest.approx(0.3, abs=0.05)
-    assert manifest["label"]["horizon_days"] == 60
+    assert (manifest["label"]["horizon_days"], manifest["label"]["target"]) == (
+        60,
+        "has_application",
+    )
+    assert set(manifest["reasons"]["given_rates"]) <= {field.name for field in CRM_FIELDS}
     assert manifest["recipe"]["seed"] == 0
     assert manifest["created_at"] == "2026-08-10T22:13:20.000Z"
     assert len(manifest["features"]["specification_hash"]) == 64

@@ -79,6 +79,7 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("contribution", "double"),
         ("value", optional("string"), None),
         ("percentile", optional("double"), None),
+        ("given_rate", optional("double"), None),
     ],
     "LeadOutcome": [("lead_id", "string"), ("converted", "boolean"), ("decided_at", T)],
     "TriageDecision": [

@@ -18,7 +18,10 @@ from leadstream.cli.console.query import address, filter_of, number, query_of
 from leadstream.cli.console.server import PageResponse
 from leadstream.cli.dead_letters import text
 from leadstream.cli.dead_letters.times import format_time
+from leadstream.cli.score_text import score_rows
 from leadstream.errors import Reason, SettingsError, Transient, UserError
+from leadstream.explanation import language
+from leadstream.lead_fields import MAX_ID_CHARACTERS
 
 INSTALL = "the console needs jinja2, which is not installed: pip install 'leadstream[triage]'"
 ON_A_PAGE = 50
@@ -35,6 +38,7 @@ class Pages:
             raise UserError(INSTALL) from error
         self._triage = triage
         self._jobs = jobs
+        self._words = language(triage.settings.language)
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
@@ -63,6 +67,7 @@ class Pages:
             ("/letters", self._letters),
             (r"/letters/([\d-]+)", self._letter),
             (r"/jobs/(\d+)", self._job),
+            ("/leads", self._lead),
             ("/audit", self._audit),
         ]
         self._posts: list[tuple[str, Callable[..., PageResponse]]] = [
@@ -163,6 +168,19 @@ class Pages:
         job = self._jobs.get(int(number))
         return self._page(
             "job.html", form_token=form_token, job=job, refresh=None if job.finished else 1
+        )
+
+    def _lead(self, params: Mapping[str, str], _form_token: str) -> PageResponse:
+        lead_id = params.get("lead", "").strip()
+        if len(lead_id) > MAX_ID_CHARACTERS:
+            raise SettingsError(f"lead: write an id of at most {MAX_ID_CHARACTERS} characters")
+        record = self._triage.current_score(lead_id) if lead_id else None
+        found = record.prediction if record else None
+        return self._page(
+            "lead.html",
+            chosen={"lead": lead_id} if lead_id else {},
+            record=record,
+            rows=score_rows(found, self._words) if found else [],
         )
 
     def _audit(self, params: Mapping[str, str], _form_token: str) -> PageResponse:
