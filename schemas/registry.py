@@ -99,16 +99,31 @@ class Registry:
 
         Raises Transient; UserError if the registry refuses it.
         """
+        # Look it up first: an account that may not register can still use a registered schema.
+        found = self.find_id(subject, schema)
+        if found is None:
+            found = self._id_of(subject, schema, "/versions")
+        if found is None:
+            raise UserError(f"The schema registry cannot register a schema of {subject}.")
+        return found
+
+    def find_id(self, subject: str, schema: Any) -> int | None:
+        """Return the id of `schema` under `subject`, None if it is not registered.
+
+        From then on, `schema` knows this id without the registry. Raises Transient and UserError.
+        """
+        return self._id_of(subject, schema, "")
+
+    def _id_of(self, subject: str, schema: Any, action: str) -> int | None:
         text = json.dumps(schema, separators=(",", ":"))
         if (subject, text) not in self._ids:
-            # Look it up first: an account that may not register can still use a registered schema.
-            path, body = f"subjects/{quote(subject, safe='')}", {"schema": text}
-            answer = self._ask("POST", path, body, subject)
+            path = f"subjects/{quote(subject, safe='')}{action}"
+            answer = self._ask("POST", path, {"schema": text}, subject)
             if answer is None:
-                answer = self._ask("POST", f"{path}/versions", body, subject)
-            if answer is None:
-                raise UserError(f"The schema registry cannot register a schema of {subject}.")
-            self._ids[subject, text] = _id_in(answer, subject)
+                return None
+            number = _id_in(answer, subject)
+            self._ids[subject, text] = number
+            self._schemas[number] = schema
         return self._ids[subject, text]
 
     def set_compatibility(self, subject: str, level: str) -> None:
@@ -144,9 +159,13 @@ class Registry:
     def _fetch(self, number: int) -> Any:
         try:
             return self._ask_schema(number)
-        except (UnusableAnswer, SlowAnswer) as error:
+        except (UnusableAnswer, SlowAnswer):
             # Where the registry answers other questions, only this id is odd.
             self.ping()
+        try:
+            # It may have recovered in between.
+            return self._ask_schema(number)
+        except (UnusableAnswer, SlowAnswer) as error:
             slow = isinstance(error, SlowAnswer)
             why = "comes too late" if slow else "is no schema"
             raise _odd(f"The schema registry's answer for schema id {number} {why}.") from None

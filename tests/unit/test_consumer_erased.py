@@ -1,20 +1,13 @@
 """Erasures that were published: what a group that was set back reads again stays erased."""
 
 import random
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from consumer.run import recall as recall_module
-from consumer.run.recall import Recall
 from consumer.scoring.erased import AHEAD_MS, PublishedErasures, source_headers, source_in
 from consumer.scoring.result import Disposition
-from consumer.scoring.versions import Versions
-from leadstream.kafka.batch import Message
 from leadstream.kafka.config import Headers
-from leadstream.settings import load_settings
 from tests.fakes import FakeMessage
 from tests.faults.odd_values import odd_headers
 from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, change, on, pipeline, raw
@@ -76,52 +69,3 @@ def test_headers_of_other_producers_are_read_as_none(seed: int) -> None:
     for _ in range(200):
         found = source_in(odd_headers(rng, names))
         assert found is None or (found[1] >= 0 and found[2] >= 0)
-
-
-class _Log:
-    """A predictions topic of one partition, and from where it was read."""
-
-    topic = PREDICTIONS
-
-    def __init__(self, records: list[FakeMessage]) -> None:
-        self.records, self.starts = records, list[int]()
-
-    def partitions(self) -> list[int]:
-        return [0]
-
-    def ends(self, _topic: str, _partitions: list[int]) -> dict[int, int]:
-        return {0: len(self.records)}
-
-    def read(self, starts: Mapping[int, int], _ends: Mapping[int, int]) -> Iterator[Message]:
-        self.starts.append(starts[0])
-        return iter(self.records[starts[0] :])
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def test_a_group_that_may_read_changes_again_learns_of_every_erasure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nulls = [
-        FakeMessage(
-            PREDICTIONS, 0, at, b"lead_%d" % at, None, source_headers(CHANGES, 0, 100 + at), NOW_MS
-        )
-        for at in range(50)
-    ]
-    log: Any = _Log(nulls)
-    monkeypatch.setattr(recall_module, "MAX_RECORDS", 10)
-    monkeypatch.setattr(recall_module, "TopicReader", lambda *_, **__: log)
-    monkeypatch.setattr(recall_module, "TopicOffsets", lambda _settings: log)
-    beats: list[int] = []
-    recall = Recall(load_settings({}, None), None, Versions(), None, lambda: beats.append(1))
-    recall.due = True
-    recall()
-    recall()
-    recall.due = True
-    recall()
-    recall.read_everything()
-    recall()
-    assert log.starts == [40, 50, 0]
-    assert beats
-    assert not recall.due

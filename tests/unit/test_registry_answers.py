@@ -117,6 +117,21 @@ def test_an_answer_to_every_question_that_is_none_is_an_outage(name: str) -> Non
     assert error.dependency == "registry"
 
 
+def test_a_registry_that_recovers_while_it_is_asked_is_believed() -> None:
+    answers = iter([http_answer(b"[1, 2]"), http_answer(GOOD)])
+    assert ended(lambda path: [next(answers) if "/ids/" in path else http_answer(b"[]")]) is None
+
+
+def test_an_id_that_was_found_or_registered_is_known_whatever_is_answered_later() -> None:
+    with registry_server() as state, closing(Registry(state.url)) as registry:
+        number = registry.schema_id("topic-value", SCHEMA)
+        with closing(Registry(state.url)) as another:
+            assert another.find_id("topic-value", SCHEMA) == number
+            assert another.find_id("elsewhere-value", SCHEMA) is None
+            state.answer = b"[]"
+            assert another.schema(number) == registry.schema(number) == SCHEMA
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -1,0 +1,103 @@
+"""What a process reads of the predictions of others before it scores their leads."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from io import BytesIO
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+
+from consumer.run import recall as recall_module
+from consumer.run.recall import Recall
+from consumer.scoring.erased import source_headers
+from consumer.scoring.versions import Versions
+from leadstream.kafka.batch import Message
+from leadstream.settings import load_settings
+from schemas.codec import Reader
+from schemas.registry import Registry
+from schemas.schema_files import current_schema, released_schemas
+from tests.fakes import FakeMessage
+from tests.registry_server import registry_server
+from tests.unit.pipelines import CHANGES, NOW_MS, PREDICTIONS, batch, change, on, pipeline
+
+WRITERS = {
+    **{version: schemas["LeadPrediction"] for version, schemas in released_schemas().items()},
+    "current": current_schema("LeadPrediction"),
+}
+
+
+class _Log:
+    """A predictions topic of one partition, and from where it was read."""
+
+    topic = PREDICTIONS
+
+    def __init__(self, records: list[FakeMessage]) -> None:
+        self.records, self.starts = records, list[int]()
+
+    def partitions(self) -> list[int]:
+        return [0]
+
+    def ends(self, _topic: str, _partitions: list[int]) -> dict[int, int]:
+        return {0: len(self.records)}
+
+    def read(self, starts: Mapping[int, int], _ends: Mapping[int, int]) -> Iterator[Message]:
+        self.starts.append(starts[0])
+        return iter(self.records[starts[0] :])
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Any:
+    log = _Log([])
+    monkeypatch.setattr(recall_module, "TopicReader", lambda *_, **__: log)
+    monkeypatch.setattr(recall_module, "TopicOffsets", lambda _settings: log)
+    return log
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_prediction_is_known_whatever_the_registry_says_of_its_schema_id(
+    log: Any, model_store: str, writer: str
+) -> None:
+    [output] = on(pipeline(model_store).process(batch(change(1, lead_version=8))), PREDICTIONS)
+    assert output.value is not None
+    record, body = Reader("LeadPrediction").decode(output.value), BytesIO()
+    schemaless_writer(body, parse_schema(WRITERS[writer]), record)
+    versions = Versions()
+    with registry_server() as server, closing(Registry(server.url)) as registry:
+        number = registry.schema_id(f"{PREDICTIONS}-value", WRITERS[writer])
+        value = b"\0" + number.to_bytes(4, "big") + body.getvalue()
+        log.records.append(FakeMessage(PREDICTIONS, 0, 0, output.key, value, None, NOW_MS))
+        server.odd[number] = b"[1, 2]"
+        with closing(Registry(server.url)) as asked:
+            recall = Recall(load_settings({}, None), asked, versions)
+            recall.due = True
+            recall()
+    assert versions.newest([output.key]).tolist() == [8]
+
+
+def test_a_group_that_may_read_changes_again_learns_of_every_erasure(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nulls = [
+        FakeMessage(
+            PREDICTIONS, 0, at, b"lead_%d" % at, None, source_headers(CHANGES, 0, 100 + at), NOW_MS
+        )
+        for at in range(50)
+    ]
+    log.records += nulls
+    monkeypatch.setattr(recall_module, "MAX_RECORDS", 10)
+    beats: list[int] = []
+    recall = Recall(load_settings({}, None), None, Versions(), None, lambda: beats.append(1))
+    recall.due = True
+    recall()
+    recall()
+    recall.due = True
+    recall()
+    recall.read_everything()
+    recall()
+    assert log.starts == [40, 50, 0]
+    assert beats
+    assert not recall.due
