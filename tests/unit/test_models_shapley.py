@@ -67,6 +67,16 @@ def test_a_fitted_table_comes_closer_to_exact_values_than_paths(
     assert np.abs(sums - trees.probability(leaves)).max() < 1e-5
 
 
+def test_a_table_without_anything_to_fit_stays_as_it_is() -> None:
+    rows = np.linspace(-1, 1, 200, dtype=np.float32)[:, None]
+    model = RandomForestClassifier(3, max_depth=1, random_state=1).fit(rows, rows[:, 0] > 0)
+    trees = pack(model)
+    path = contributions(trees, np.ones((1, 1))).table
+    assert np.abs(shapley.fit_table(trees, rows, np.ones((1, 1)), path) - path).max() < 1e-6
+    nothing = shapley.fit_table(trees, rows, np.zeros((1, 1)), np.zeros_like(path))
+    assert not nothing.any()
+
+
 @pytest.mark.parametrize(
     "damage", [lambda t: t[1:], lambda t: t * np.nan, lambda t: t.astype(float)]
 )
