@@ -1,9 +1,10 @@
-"""Requests for trainings: a log line, a count and an event for each trigger of a version."""
+"""Requests for trainings, and the steps after one: a log line, a count and an event for each."""
 
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from prometheus_client import Counter
@@ -19,6 +20,40 @@ from schemas.codec import Writer
 from schemas.registry import Registry
 
 DELIVERY_SECONDS = 10.0
+
+
+class RetrainEvents:
+    """A sender of the events of one process, each with an acknowledgment of its own."""
+
+    def __init__(self, settings: Settings, registry: Registry | None, verb: str) -> None:
+        config = {**producer_config(settings), "message.timeout.ms": round(DELIVERY_SECONDS * 1000)}
+        try:
+            self._producer = Producer(config, logger=client_logger())
+        except KafkaException as error:
+            raise config_error(error) from None
+        self._topic = settings.topics.retrain_requests
+        self._writer = Writer("RetrainRequested", registry, self._topic)
+        self._by = f"leadstream {verb} on {socket.gethostname()}"
+
+    def send(self, key: str, record: Mapping[str, Any]) -> None:
+        """Send one event. Raises Transient if the brokers do not acknowledge it."""
+        failures: list[str] = []
+
+        def report(error: KafkaError | None, _message: object) -> None:
+            failures.extend([describe_error(error, "Write", self._topic)] if error else [])
+
+        value = self._writer.encode({**record, "requested_by": self._by})
+        self._producer.produce(self._topic, value, key.encode(), on_delivery=report)
+        if self._producer.flush(DELIVERY_SECONDS + 1) or failures:
+            self._producer.purge()
+            raise Transient(
+                "brokers",
+                f"an event about a training was not acknowledged: {(failures or ['too late'])[0]}",
+            )
+
+    def close(self) -> None:
+        """Discard what is not acknowledged."""
+        self._producer.purge()
 
 
 class RetrainRequests:
@@ -37,14 +72,7 @@ class RetrainRequests:
         logger: Logger,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        config = {**producer_config(settings), "message.timeout.ms": round(DELIVERY_SECONDS * 1000)}
-        try:
-            self._producer = Producer(config, logger=client_logger())
-        except KafkaException as error:
-            raise config_error(error) from None
-        self._topic = settings.topics.retrain_requests
-        self._writer = Writer("RetrainRequested", registry, self._topic)
-        self._by = f"leadstream {verb} on {socket.gethostname()}"
+        self._events = RetrainEvents(settings, registry, verb)
         self._counter = counter
         # A counter that starts at its first event has no increase that an alert could see.
         for trigger in Trigger:
@@ -74,37 +102,19 @@ class RetrainRequests:
                     detail=detail,
                 )
             if publish and key not in self._sent:
-                self._send(service, trigger, detail)
+                record = {
+                    "model_version": service.version,
+                    "model_sha256": service.sha256,
+                    "trigger": trigger.value,
+                    "detail": detail,
+                    "requested_at": self._clock_ms(),
+                }
+                self._events.send(f"{service.version}:{trigger.value}", record)
                 self._sent.add(key)
-
-    def _send(self, service: InService, trigger: Trigger, detail: str) -> None:
-        record = {
-            "model_version": service.version,
-            "model_sha256": service.sha256,
-            "trigger": trigger.value,
-            "detail": detail,
-            "requested_at": self._clock_ms(),
-            "requested_by": self._by,
-        }
-        failures: list[str] = []
-
-        def report(error: KafkaError | None, _message: object) -> None:
-            failures.extend([describe_error(error, "Write", self._topic)] if error else [])
-
-        value = self._writer.encode(record)
-        self._producer.produce(
-            self._topic, value, f"{service.version}:{trigger.value}".encode(), on_delivery=report
-        )
-        if self._producer.flush(DELIVERY_SECONDS + 1) or failures:
-            self._producer.purge()
-            raise Transient(
-                "brokers",
-                f"a request for training was not acknowledged: {(failures or ['too late'])[0]}",
-            )
 
     def close(self) -> None:
         """Discard what is not acknowledged."""
-        self._producer.purge()
+        self._events.close()
 
 
 def on_drift(

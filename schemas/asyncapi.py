@@ -62,7 +62,10 @@ CHANNELS = {
         "What a challenger would have said; not for subscribers.",
     ),
     "retrain_requests": Channel(
-        "send", "RetrainRequested", "model_version:trigger", "A training is asked for, and why."
+        "send",
+        "RetrainRequested",
+        "model_version:trigger",
+        "A training is asked for, and why; and the steps of `leadstream learn`.",
     ),
 }
 

@@ -16,7 +16,7 @@ _FAMILIES = {
     "try it": ("demo", "simulate"),
     "serve scores": ("run", "rescore", "lead", "sink"),
     "connect a CRM": ("fields", "db", "relay", "mapping", "import_", "translate"),
-    "learn from outcomes": ("train", "retrain", "models", "follow", "history"),
+    "learn from outcomes": ("train", "retrain", "models", "follow", "learn", "history"),
     "triage dead letters": ("dead_letters", "console"),
     "set up and check": ("topics", "config", "doctor", "schemas", "losses", "completion"),
 }

@@ -1,6 +1,10 @@
 """`leadstream retrain`: train the champion's recipe on newer leads, as a candidate for the gate."""
 
 import argparse
+import json
+import os
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +36,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser)
+    add_minimums(parser)
+    # Set by `leadstream learn`, which ends the training by closing standard input.
+    parser.add_argument("--learn", type=json.loads, help=argparse.SUPPRESS)
+    add_end(parser)
+    parser.set_defaults(func=run)
+
+
+def add_minimums(parser: argparse.ArgumentParser) -> None:
+    """Add the least numbers of leads."""
     parser.add_argument(
         "--least-leads", type=int, default=1_000, metavar="N", help="refuse fewer leads (1,000)"
     )
@@ -42,8 +55,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="N",
         help="refuse fewer leads that converted (120)",
     )
-    add_end(parser)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from leadstream.settings import load_settings
     from models.registry.versions import CHAMPION
 
+    if args.learn is not None:
+        threading.Thread(target=_leave_with_service, daemon=True).start()
     settings = load_settings()
     check_source(args, settings)
     registry = signing_registry(settings)
@@ -65,6 +78,11 @@ def run(args: argparse.Namespace) -> int:
         )
     champion = registry.verify(version)
     return make(args, settings, registry, lambda: _options_of(champion, args))
+
+
+def _leave_with_service() -> None:
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
@@ -91,6 +109,7 @@ def _options_of(champion: "Model", args: argparse.Namespace) -> "TrainOptions":
         grades=saved["grades"],
         calendar=saved.get("calendar", True),
         base_rate=saved.get("base_rate"),
+        source={} if args.learn is None else {"learn": args.learn},
     )
 
 

@@ -430,7 +430,7 @@ def _table(
         from leadstream.cli.training_history import read_history
 
         table, found = read_history(args, settings, horizon, advance)
-        source = {"history": found.source}
+        source = {**options.source, "history": found.source}
         options = replace(options, horizon_days=horizon, kept=found.kept, source=source)
         return table, options, {"refused": []}
     if args.postgres:

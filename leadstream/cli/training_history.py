@@ -28,8 +28,8 @@ _WHY = {
 }
 
 
-def add_history(parser: argparse.ArgumentParser) -> None:
-    """Add the options for rows of a history."""
+def add_history(parser: argparse.ArgumentParser, *, since: bool = True) -> None:
+    """Add the options for rows of a history, with or without their first day."""
     parser.add_argument(
         "--max-rows",
         type=_rows,
@@ -38,12 +38,13 @@ def add_history(parser: argparse.ArgumentParser) -> None:
         help="of a history: sample the rows by lead if there are more (1,000,000); the "
         "probabilities stay those of all rows",
     )
-    parser.add_argument(
-        "--since",
-        type=_day,
-        metavar="DATE",
-        help="of a history: leave out changes before this day (2025-03-01)",
-    )
+    if since:
+        parser.add_argument(
+            "--since",
+            type=_day,
+            metavar="DATE",
+            help="of a history: leave out changes before this day (2025-03-01)",
+        )
     parser.add_argument(
         "--allow-gaps",
         action="store_true",

@@ -24,6 +24,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _RETRAIN = ("retrain_requested", "Times a training was asked for, by what asked.", "trigger")
+_LEARN_STEPS = (
+    *("training", "trained", "trial", "proposed"),
+    *("promoted", "refused", "worse", "undecided", "stopped"),
+)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -403,3 +407,31 @@ class HistoryMetrics(_Registered):
                 self.upkeep.labels(table, result)
         for source in ("event", "database", "missing"):
             self.states.labels(source)
+
+
+class LearnMetrics(_Registered):
+    """The metrics of `learn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = self._counter(
+            "learn_steps", "Steps from a request for training to the end of its trial.", "step"
+        )
+        self.trial_leads = self._gauge(
+            "learn_trial_leads", "Leads of the newest comparison: both models scored them."
+        )
+        self.trial_difference = self._gauge(
+            "learn_trial_difference",
+            "Brier score of the newest comparison, challenger minus champion.",
+        )
+        self.skipped = self._counter(
+            "learn_records_skipped",
+            "Events about trainings that could not be read and were skipped.",
+            "reason",
+        )
+        self.held = self._counter(
+            "learn_held", "Times a dependency did not answer the learner.", "dependency"
+        )
+        # A counter that starts at its first event has no increase that an alert could see.
+        for step in _LEARN_STEPS:
+            self.steps.labels(step)

@@ -1,4 +1,4 @@
-"""The composition root of the services run, relay, sink, follow, translate and history.
+"""The composition root of all services: run, relay, sink, follow, translate, history, and learn.
 
 `serving` is the one place that closes what a service opened with `ServiceContext.open`, in reverse
 order. docs/explanation/threads.md lists all threads and process-wide effects, and where each ends.

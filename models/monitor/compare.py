@@ -134,18 +134,22 @@ def _growth(differences: Floats, mean: float) -> Floats:
 
 
 def fully_labeled(
-    labeled: Iterable[LabeledPrediction], horizon_days: float | None
+    labeled: Iterable[LabeledPrediction],
+    horizon_days: float | None,
+    decided_until: int | None = None,
 ) -> list[LabeledPrediction]:
     """Return the predictions of a time for which all labels are known, in the order of the labels.
 
     A conversion is known at once. A loss is known only a day after the end of the horizon. Among
     the newest labels, conversions are too frequent, which favors the model with higher
-    probabilities. The newest outcome shows how far the outcomes have come. Without a horizon all
-    predictions are taken.
+    probabilities. The newest outcome shows how far the outcomes have come: that of `labeled`, or
+    `decided_until` (ms UTC) if these are not all. Without a horizon all predictions are taken.
     """
     labeled = list(labeled)
     if horizon_days is not None:
-        latest = max((one.decided_at for one in labeled), default=0) - GRACE_MS
+        if decided_until is None:
+            decided_until = max((one.decided_at for one in labeled), default=0)
+        latest = decided_until - GRACE_MS
         labeled = [one for one in labeled if known_at(one, horizon_days) <= latest]
     return sorted(labeled, key=lambda one: (known_at(one, horizon_days), one.prediction.lead_id))
 

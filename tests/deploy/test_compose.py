@@ -20,7 +20,7 @@ from tests.deploy.tools import DEPLOY, ROOT, output
 pytestmark = pytest.mark.deploy
 
 FILE = ROOT / "docker-compose.yml"
-OURS = ("prepare", "consumer", "relay", "follow", "history")
+OURS = ("prepare", "consumer", "relay", "follow", "history", "learn")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,10 @@ def test_only_what_makes_models_can_write_or_sign_them_or_say_which_key_is_trust
         # Whoever can write models must not be able to replace the key that they are checked with.
         trusted = compose["services"][name]["environment"]["LEADSTREAM_MODEL_VERIFY_KEYS"]
         assert trusted.startswith("/trust/")
-    assert [name for name in OURS if "keys" in mounts(compose, name)] == ["prepare"]
+    assert [name for name in OURS if "keys" in mounts(compose, name)] == ["prepare", "learn"]
+    # What trains by itself signs, and is off until somebody starts it.
+    assert compose["services"]["learn"]["profiles"] == ["learn"]
+    assert mounts(compose, "learn")["keys"] == "/keys:ro"
     found = mounts(compose, "prepare")
     assert [found[name] for name in ("models", "keys", "trust")] == ["/models", "/keys", "/trust"]
 
@@ -106,7 +109,7 @@ def test_each_service_has_the_password_of_its_own_role_only(compose: dict[str, A
 
     assert secrets("consumer") == ["secret-consumer"]
     assert secrets("relay") == ["secret-relay"]
-    assert secrets("follow") == secrets("history") == []
+    assert secrets("follow") == secrets("history") == secrets("learn") == []
     text = FILE.read_text("utf-8")
     assert "DATABASE_URL:" not in text
     assert not re.search(r"PASSWORD(?!_FILE):", text)

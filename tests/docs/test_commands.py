@@ -32,6 +32,7 @@ RUN = {
     "history import": ("docs/test_import_examples.py", '"history", "import"'),
     "history status": ("integration/test_history.py", '"history", "status"'),
     "history write": ("integration/test_history.py", '"history", "write"'),
+    "learn": ("integration/test_learn.py", '"learn"'),
     "import": ("unit/test_producer_presets.py", '"import", str(path), "--preset"'),
     "lead": ("docs/test_tutorial.py", ""),
     "losses": ("integration/test_offsets.py", '"losses"'),

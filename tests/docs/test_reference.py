@@ -17,6 +17,7 @@ from leadstream.kafka.topics import CONFIGS, VARIABLES, Topics
 from leadstream.process.metrics import (
     FollowMetrics,
     HistoryMetrics,
+    LearnMetrics,
     Metrics,
     RelayMetrics,
     SinkMetrics,
@@ -81,6 +82,7 @@ def metrics() -> list[Metric]:
         SinkMetrics(),
         TranslateMetrics(),
         HistoryMetrics(),
+        LearnMetrics(),
     )
     return [metric for kind in kinds for metric in kind.registry.collect()]
 

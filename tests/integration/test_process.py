@@ -155,6 +155,7 @@ sys.meta_path.insert(0, Slow())
         ("translate", "--format", "debezium", "--from", "foreign"),
         ("follow",),
         ("history", "write"),
+        ("learn",),
     ],
 )
 def test_a_stop_while_the_modules_load_is_no_failure(

@@ -118,6 +118,8 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("detail", "string"),
         ("requested_at", T),
         ("requested_by", "string"),
+        ("step", "string", "requested"),
+        ("candidate", "string", ""),
     ],
     "RescoreError": [("lead_id", "string"), ("code", "string"), ("detail", "string")],
 }
