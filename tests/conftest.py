@@ -13,6 +13,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NoReturn, TypeVar
 from uuid import uuid4
 
@@ -25,11 +26,12 @@ from leadstream.local.postgres import Postgres, PostgresProcess, local_postgres,
 from leadstream.local.process import Say
 from models.train import reasons
 from tests import examples  # noqa: F401  # registers the profiles
+from tests.shared_kafka import hold_run, shared_kafka
 from tests.trained_models import EXPLAINED_ROWS, SHARED_FOLDER, promoted_store
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the workers of a parallel run one folder for the models that they train.
+    """Give the workers of a parallel run one folder for what they share: models and a Kafka.
 
     A training explains few rows: thousands take as long as the rest of it.
     """
@@ -38,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="leadstream-tests-")
         os.environ[SHARED_FOLDER] = folder.name
         config.add_cleanup(folder.cleanup)
+        hold_run(config, Path(folder.name))
 
 
 Started = TypeVar("Started")
@@ -72,7 +75,8 @@ def start_or_skip(start: Callable[[Say], AbstractContextManager[Started]]) -> It
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Broker]:
     """A real Kafka with transactions, shared by all tests: use topics and groups of your own."""
-    with start_or_skip(lambda say: local_broker(say=say)) as broker:
+    folder = Path(os.environ[SHARED_FOLDER])
+    with start_or_skip(lambda say: shared_kafka(folder, say)) as broker:
         yield broker
 
 

@@ -33,8 +33,8 @@ CREATED_MS = 1_735_689_600_000  # 2025-01-01
 
 # Rows that a training explains, where a test does not look at how well.
 EXPLAINED_ROWS = 300
-# The folder in which the processes of one run share their models; tests/conftest.py makes it.
-SHARED_FOLDER = "LEADSTREAM_TEST_MODELS"
+# The folder of what the processes of one run share; tests/conftest.py makes it.
+SHARED_FOLDER = "LEADSTREAM_TEST_FOLDER"
 
 
 def build_shared(key: str, build: Callable[[], Built]) -> Built:
