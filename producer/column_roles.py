@@ -52,13 +52,18 @@ _DISORDER = 0.05  # share of neighbors of a counter in the other order
 
 @dataclass(frozen=True, slots=True)
 class FileTable:
-    """The columns of a file, and how it is written; `repeated` names stand above several."""
+    """The columns of a file, and how it is written.
+
+    `repeated` names stand above several columns. `unnamed` are the places, from 1, of columns with
+    values and without a name.
+    """
 
     columns: Mapping[str, ColumnProfile]
     numbers: NumberFormat
     file: Mapping[str, object]
     rows: int
     repeated: tuple[str, ...] = ()
+    unnamed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

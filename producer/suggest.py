@@ -56,6 +56,12 @@ def suggest(path: Path, *, parquet: bool = False) -> Suggestion:
     if table.repeated:
         names = ", ".join(map(repr, table.repeated))
         suggestion.unsure.append(f"several columns have the same name, and are left out: {names}")
+    if table.unnamed:
+        places = ", ".join(map(str, table.unnamed))
+        suggestion.unsure.append(
+            f"columns with values have no name in the header, and are left out: {places} (from the "
+            "left; name them in the file to use them)"
+        )
     roles = find_roles(table, suggestion.unsure)
     suggestion.text = "\n".join(_lines(path, table, roles, suggestion)) + "\n"
     return suggestion
@@ -109,7 +115,11 @@ def _table(
         if name in once
     }
     repeated = tuple(name for name in dict.fromkeys(header) if name and name not in once)
-    return FileTable(profiles, numbers, file, rows, repeated)
+    named = zip(header, columns, strict=True)
+    unnamed = tuple(
+        place for place, (name, cells) in enumerate(named, 1) if not name and any(cells)
+    )
+    return FileTable(profiles, numbers, file, rows, repeated, unnamed)
 
 
 def _names(record: Sequence[str]) -> int:

@@ -165,6 +165,7 @@ def show_version(args: argparse.Namespace) -> int:
     manifest = registry.show(version)
     if args.json:
         _print_json(manifest)
+        _warn(registry, version)
         return 0
     from rich.table import Table
 
@@ -214,6 +215,7 @@ def show_version(args: argparse.Namespace) -> int:
     console.print(table)
     console.print()
     console.print(metrics)
+    _warn(registry, version)
     return 0
 
 
@@ -239,6 +241,7 @@ def report_version(args: argparse.Namespace) -> int:
         _print_json({"version": version, "file": str(path.resolve()), "bytes": len(page.encode())})
     else:
         print(f"Wrote {path}: version {version}, one file to open in any browser.")
+    _warn(registry, version)
     return 0
 
 
@@ -448,6 +451,12 @@ def _registry() -> "ModelRegistry":
 def _version(registry: "ModelRegistry", name: str) -> str:
     """Return the version of a version or an alias."""
     return name if name[:1].isdigit() else registry.target(name)
+
+
+def _warn(registry: "ModelRegistry", version: str) -> None:
+    """Say on stderr what keeps a version out of service, if something does."""
+    if problem := registry.problem_of_version(version):
+        print(f"Problem: {problem}.", file=sys.stderr)
 
 
 def _print_list(rows: list[dict[str, Any]]) -> None:

@@ -489,7 +489,10 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = 0.0
     if not MIN_BASE_RATE <= rate <= 1 - MIN_BASE_RATE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate between 0 and 1, such as 0.031")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a rate from {MIN_BASE_RATE:.5f} to {1 - MIN_BASE_RATE:.5f}, such as "
+            "0.031"
+        )
     return rate
 
 

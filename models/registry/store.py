@@ -90,6 +90,16 @@ class Store:
                     raise
                 return None
 
+    def size(self, path: str) -> int | None:
+        """Return the size of an object in bytes, or None if there is no object."""
+        with self._answering():
+            try:
+                return int(self._call("info", DOCUMENT, self._path(path))["size"])
+            except OSError as error:
+                if not _absent(error):
+                    raise
+                return None
+
     def _read_file(self, path: str, max_bytes: int) -> bytes:
         # Without waiting, because opening a pipe waits for its writer.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)

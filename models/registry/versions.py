@@ -30,7 +30,7 @@ from models.registry.gate import GateRefused, objections
 from models.registry.signing import NO_TRUST, Trust, ensure_key, load_trust
 from models.registry.store import DOCUMENT, Store
 from models.serve import artifact
-from models.serve.artifact import FILE, Trained
+from models.serve.artifact import FILE, WRONG, Trained
 from models.serve.pickles import MAX_PACKED
 from models.serve.refused import Refused
 
@@ -300,7 +300,7 @@ class ModelRegistry:
         `log` shows moves that cannot be read.
         """
         found = [] if (problem := self._problem_of_name()) is None else [problem]
-        found += filter(None, map(self._problem_of_version, self._claimed()))
+        found += filter(None, map(self.problem_of_version, self._claimed()))
         there = self.versions()
         for name in self._alias_names():
             try:
@@ -320,7 +320,8 @@ class ModelRegistry:
             return str(refused)
         return None
 
-    def _problem_of_version(self, version: str) -> str | None:
+    def problem_of_version(self, version: str) -> str | None:
+        """Return what keeps a version out of service, a sentence; `verify` also reads its trees."""
         folder = f"versions/{version}"
         objects = self._store.names(folder)
         for name, why in (
@@ -331,8 +332,15 @@ class ModelRegistry:
                 return f"{folder} has no {name}: {why}"
         try:
             self.signed_by(version)
+            stated = self.show(version)["artifact"]["size"]
         except UserError as refused:
             return str(refused)
+        except WRONG:
+            return f"model version {version}: its manifest cannot be understood"
+        if (size := self._store.size(f"{folder}/{FILE}")) != stated:
+            return (
+                f"model version {version}: its artifact has size {size}, the manifest says {stated}"
+            )
         return None
 
     def _dangling(self, alias: str, version: str) -> str:

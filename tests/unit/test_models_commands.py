@@ -245,6 +245,15 @@ def test_without_a_model_store_the_setting_is_named(
             call(*words)
 
 
+@pytest.mark.parametrize("rate", ["0", "1", "nan", "1e-9", ".999999", "3%"])
+def test_a_base_rate_that_no_population_has_is_refused_with_the_range(
+    rate: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call("train", "--csv", "x.csv", "--mapping", "x.toml", "--base-rate", rate)
+    assert f"'{rate}' is not a rate from 0.00001 to 0.99999" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("days", ["0", "-1", "nan", "inf", "soon"])
 def test_a_horizon_that_is_no_number_of_days_is_refused(days: str) -> None:
     with pytest.raises(SystemExit):

@@ -173,6 +173,19 @@ def test_the_list_names_each_damaged_object_in_a_line_and_goes_on(
     assert [row["version"] for row in json.loads(capfd.readouterr().out)] == ["1.2.0", "1.0.0"]
 
 
+@pytest.mark.parametrize("verb", ["list", "show 1.1.0", "show 1.1.0 --json", "report 1.1.0"])
+def test_an_artifact_that_was_cut_off_is_named_by_verbs_that_do_not_read_it(
+    store: Path, capfd: pytest.CaptureFixture[str], verb: str
+) -> None:
+    cut = store / "versions/1.1.0/model.joblib"
+    size = cut.stat().st_size
+    os.truncate(cut, 100)
+    assert main(["models", *verb.split()]) == 0
+    assert capfd.readouterr().err == (
+        f"Problem: model version 1.1.0: its artifact has size 100, the manifest says {size}.\n"
+    )
+
+
 def test_a_complete_store_has_no_problem(store: Path) -> None:
     assert ModelRegistry(str(store), TRUST).problems() == []
 

@@ -178,9 +178,21 @@ def test_what_is_wrong_with_a_column_is_said_and_other_rows_are_read(tmp_path: P
     suggestion, mapping, rows = _suggested(path)
     assert (len(rows), mapping.numbers, mapping.fields.get("source")) == (120, {}, None)
     text = " ".join(suggestion.unsure)
+    assert "have no name" not in text
     assert "'Lead Id' cannot be the id: a value lost digits, as a spreadsheet rounds them" in text
     assert "the same name, and are left out: 'Source'" in text
     assert "'Outcome' is 'Open' or 'Waiting' count as not decided" in text
+
+
+def test_a_column_without_a_name_is_named_by_its_place_if_it_has_values(tmp_path: Path) -> None:
+    path = tmp_path / "blank.csv"
+    lines = [f"l{i},2024-01-{i % 28 + 1:02},web,{i % 3},," for i in range(120)]
+    path.write_text("\n".join(["Lead Id,Created,,Calls,,", *lines]) + "\n")
+    suggestion, _, rows = _suggested(path)
+    assert len(rows) == 120
+    assert "columns with values have no name in the header, and are left out: 3 (" in " ".join(
+        suggestion.unsure
+    )
 
 
 @pytest.mark.parametrize(
