@@ -106,11 +106,14 @@ class Store:
         descriptor = os.open(self._path(path), flags)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Refused(f"{path} in {masked_url(self.url)} is no regular file: remove it")
+                raise self._irregular(path)
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read(max_bytes + 1)
         finally:
             os.close(descriptor)
+
+    def _irregular(self, path: str) -> Refused:
+        return Refused(f"{path} in {masked_url(self.url)} is no regular file: remove it")
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object and return True, or return False if it exists.
@@ -146,9 +149,11 @@ class Store:
                 with open(temporary, "xb") as file:
                     _write(file.fileno(), data)
                 os.replace(temporary, target)
-            except OSError:
+            except OSError as error:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
+                if isinstance(error, IsADirectoryError):
+                    raise self._irregular(path) from None
                 raise
 
     def remove(self, path: str) -> None:

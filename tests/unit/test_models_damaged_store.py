@@ -186,6 +186,17 @@ def test_an_artifact_that_was_cut_off_is_named_by_verbs_that_do_not_read_it(
     )
 
 
+def test_a_folder_in_place_of_an_alias_is_named_by_promote(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    alias = store / "aliases/champion.json"
+    alias.unlink()
+    alias.mkdir()
+    assert main(["models", "promote", "1.2.0", "--force"]) == 1
+    assert "aliases/champion.json in" in (err := capfd.readouterr().err)
+    assert "is no regular file: remove it" in err
+
+
 def test_a_complete_store_has_no_problem(store: Path) -> None:
     assert ModelRegistry(str(store), TRUST).problems() == []
 
