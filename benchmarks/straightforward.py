@@ -75,6 +75,7 @@ class PlainModel:
                 "base_probability": self._base,
                 "target": "has_application",
                 "horizon_days": self._manifest["label"]["horizon_days"],
+                "valid_until": None,
                 "feature_coverage": float(coverage[i]),
                 "imputed": [name for name, lacks in zip(numbers, unknown[i], strict=True) if lacks],
                 "model_used": self._manifest["name"],

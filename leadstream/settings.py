@@ -237,6 +237,15 @@ class Settings(BaseModel):
         le=50,
         description="How many reasons a prediction carries; 0 = none.",
     )
+    valid_change: float = Field(
+        default=0.01,
+        alias="LEADSTREAM_VALID_CHANGE",
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="A prediction states until when its grade stays, and its probability to "
+        "within this change (`valid_until`), if nothing happens to the lead; 0 = it does not.",
+    )
     language: str = Field(
         default="en",
         alias="LEADSTREAM_LANGUAGE",

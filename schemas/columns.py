@@ -143,6 +143,13 @@ class OptionalNumbers:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OptionalMoments:
+    """A column of moments that may be null: `values` (n,) in ms UTC, below 0 for a null."""
+
+    values: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ListColumn:
     """A column of arrays: `counts` (n,) items in each row.
 
@@ -259,8 +266,8 @@ class ColumnReader:
                 self._optional(schema, named, path)
             case "int":
                 self._step(compiled.INT, "ints", path, optional=optional)
-            case "long" if not optional:
-                self._step(compiled.LONG, "ints", path)
+            case "long":
+                self._step(compiled.LONG, "ints", path, optional=optional)
             case "double":
                 self._step(compiled.DOUBLE, "bits", path)
             case "boolean" if not optional:
@@ -330,8 +337,8 @@ class ColumnWriter:
     """An encoder of records of one kind from columns, in the framing of a writer.
 
     A column is one value for all rows; an array of float64, int64 or bool; a TextColumn; a
-    DictionaryColumn of any values; a list of texts; a ListColumn; or OptionalNumbers. A TextColumn
-    may have nulls where the schema is a union of null and string.
+    DictionaryColumn of any values; a list of texts; a ListColumn; OptionalNumbers; or
+    OptionalMoments. A TextColumn may have nulls where the schema is a union of null and string.
     """
 
     def __init__(self, writer: Writer, columns: Collection[str]) -> None:
@@ -400,6 +407,8 @@ class ColumnWriter:
                 pools.texts(column, n, optional=True)
             case OptionalNumbers(values=values) if kind == ["null", "double"]:
                 pools.optional_numbers(values, n)
+            case OptionalMoments(values=moments) if kind == ["null", {"type": "long"}]:
+                pools.optional_moments(moments, n)
             case ListColumn() if kind == "array":
                 pools.items(column.counts, n)
                 before = len(pools.steps)
@@ -490,6 +499,15 @@ class _Pools:
         self._room += 9 * n
         self.steps.append([compiled.OPTIONAL_DOUBLE, self._add("floats", self._floats, values), 0])
 
+    def optional_moments(self, moments: Ints, n: int) -> None:
+        """Add a step for a union of null and a moment."""
+        if moments.shape != (n,):
+            raise UnsupportedColumns(f"a column has the shape {moments.shape}, not {(n,)}")
+        self._room += 11 * n
+        self.steps.append(
+            [compiled.OPTIONAL_LONG, self._add("ints", self._ints, moments.astype(np.int64)), 0]
+        )
+
     def numbers(self, kind: str, column: NDArray[Any], n: int) -> None:
         """Add a step for a field of numbers or flags."""
         if column.shape != (n,):
@@ -579,6 +597,8 @@ def _values(column: Any, n: int) -> Sequence[Any]:
                 None if absent else number
                 for number, absent in zip(numbers.tolist(), np.isnan(numbers), strict=True)
             ]
+        case OptionalMoments(values=moments):
+            return [None if moment < 0 else moment for moment in moments.tolist()]
         case TextColumn():
             present = (column.lengths >= 0).tolist()
             return [

@@ -22,7 +22,7 @@ Bits = NDArray[np.uint64]
 LONG, INT, DOUBLE, BOOLEAN, TEXT, ENUM, OPTIONAL, MAP_OF_DOUBLES, MAP_OF_TEXTS = range(9)
 CONSTANT, CHOICE, ITEMS = range(9, 12)
 ARRAY_OF_TEXTS, ARRAY_OF_REASONS = 12, 13
-OPTIONAL_TEXT, OPTIONAL_DOUBLE = 14, 15
+OPTIONAL_TEXT, OPTIONAL_DOUBLE, OPTIONAL_LONG = 14, 15, 16
 NULL_FIRST = 1 << 32
 
 U = np.uint64
@@ -418,6 +418,12 @@ def encode_rows(
                     size = lengths[place + item]
                     at = _put_long(out, at, size)
                     at = _put_bytes(out, at, data, U(offsets[place + item]), U(size))
+            elif kind == U(OPTIONAL_LONG):
+                absent = ints[place + item] < 0
+                out[at] = np.uint8(0 if absent else 2)
+                at += _ONE
+                if not absent:
+                    at = _put_long(out, at, ints[place + item])
             elif kind == U(OPTIONAL_DOUBLE):
                 rest = bits[place + item]
                 absent = (rest & U(0x7FFFFFFFFFFFFFFF)) > U(0x7FF0000000000000)  # a NaN

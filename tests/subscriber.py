@@ -28,6 +28,7 @@ def prediction(lead_id: str, **fields: Any) -> dict[str, Any]:
         "base_probability": 0.15,
         "target": "has_application",
         "horizon_days": 60.0,
+        "valid_until": 1_750_086_400_000,
         "feature_coverage": 1.0,
         "imputed": [],
         "model_used": "forest",

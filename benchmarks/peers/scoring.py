@@ -116,6 +116,7 @@ class Scorer:
             "base_probability": self._base,
             "target": "has_application",
             "horizon_days": self._manifest["label"]["horizon_days"],
+            "valid_until": None,
             "feature_coverage": coverage,
             "imputed": list(imputed),
             "model_used": self._manifest["name"],

@@ -53,6 +53,7 @@ _NAMES = (
         "feature_coverage",
         "imputed",
         "explanation",
+        "valid_until",
     ),
 )
 # The higher version of the lead wins, and the later scoring: `run` publishes a lower version only
@@ -251,9 +252,10 @@ def _execute(connection: Connection, rows: Iterable[tuple[int, dict[str, Any] | 
 
 def _values(prediction: dict[str, Any]) -> tuple[Any, ...]:
     moments = {
-        name: _EPOCH + timedelta(milliseconds=prediction[name])
-        for name in ("occurred_at", "scored_at")
+        name: _EPOCH + timedelta(milliseconds=moment)
+        for name in ("occurred_at", "scored_at", "valid_until")
+        if (moment := prediction.get(name)) is not None
     }
     documents = {name: json.dumps(prediction[name]) for name in ("reasons", "imputed")}
-    row = {"explanation": None, **prediction, **moments, **documents}
+    row = {"explanation": None, "valid_until": None, **prediction, **moments, **documents}
     return tuple(row[name] for name in _NAMES)

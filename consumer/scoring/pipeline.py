@@ -77,6 +77,7 @@ class Pipeline:
             PredictionWriter(codecs.shadow, topics.shadow_predictions, self._limits),
             share=settings.challenger_share,
             reasons=settings.reasons,
+            valid_change=settings.valid_change,
         )
         self._leads = leads
         self._versions = versions

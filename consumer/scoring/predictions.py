@@ -21,6 +21,7 @@ from models.serve.scorer import Model, Scores
 from schemas.codec import Writer
 from schemas.columns import (
     ColumnWriter,
+    OptionalMoments,
     TextColumn,
     UnsupportedColumns,
     to_records,
@@ -54,6 +55,7 @@ PREDICTION_COLUMNS = (
     "base_probability",
     "target",
     "horizon_days",
+    "valid_until",
     "feature_coverage",
     "imputed",
     "model_used",
@@ -168,6 +170,7 @@ def _columns(rows: Rows, scores: Scores, places: Ints, batch: Batch) -> dict[str
         "grade": scores.grade.take(chosen),
         "raw_score": scores.raw[chosen],
         "reasons": reason_columns(scores, chosen),
+        "valid_until": OptionalMoments(scores.valid_until[chosen]),
         "feature_coverage": scores.coverage[chosen],
         "imputed": scores.imputed.take(chosen),
         "event_id": rows.event_id,

@@ -223,10 +223,12 @@ def build_replies(
         if part.predicted is None:
             continue
         predicted = part.predicted
-        for row, record in sorted(zip(predicted.indices.tolist(), predicted.outputs, strict=True)):
+        scored = sorted(zip(predicted.indices.tolist(), predicted.outputs, strict=True))
+        entries = predicted.result_entries([row for row, _ in scored])
+        for (row, record), entry in zip(scored, entries, strict=True):
             request, lead_id = part.wanted[row]
             reply = replies[request.index]
-            reply.answers[lead_id] = predicted.answer(row)
+            reply.answers[lead_id] = entry
             reply.records.append(record)
             if (shadow := predicted.shadows.get(row)) is not None:
                 reply.records.append(shadow)
@@ -247,8 +249,13 @@ def write_results(
     for reply in replies:
         request = reply.request
         try:
-            value = writer.encode(reply.result(model_name))
+            result = reply.result(model_name)
+            value = writer.encode(result)
             key = request.request_id.encode()
+            if len(key) + len(value) > limit:
+                for each in result["predictions"]:
+                    each["reasons"] = []  # the predictions have them
+                value = writer.encode(result)
             if (size := len(key) + len(value)) > limit:
                 raise _too_large(size, limit)
         except Poison as poison:

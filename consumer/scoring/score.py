@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.scoring.predictions import EncodedPredictions, PredictionWriter
+from consumer.scoring.reason_columns import reason_columns
 from consumer.scoring.result import ScoredChanges
 from consumer.scoring.rows import Rows
 from features.spec import FeatureSpec
@@ -18,6 +20,7 @@ from leadstream.kafka.config import Record
 from leadstream.variants import CHALLENGER, CHAMPION, challenged
 from models.serve.artifact import WRONG
 from models.serve.scorer import Model, Scores
+from schemas.columns import OptionalMoments, to_records
 
 RESCORE = "RESCORE"
 SHADOW_MODE, SPLIT_MODE = "shadow", "split"
@@ -92,14 +95,31 @@ class Predicted:
     seconds: dict[str, float]
     fallbacks: int
 
-    def answer(self, row: int) -> dict[str, Any]:
-        """Return what a RescoreResult says of a row that has a prediction, but for the lead id."""
-        scores, place = self.split.get(row, (self.scores, row))
-        return {
-            "prediction": bool(scores.prediction[place]),
-            "probability": float(scores.probability[place]),
-            "confidence": float(scores.confidence[place]),
-        }
+    def result_entries(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return what a RescoreResult says of rows that have a prediction, but for the lead ids."""
+        found: dict[int, dict[str, Any]] = {}
+        for scores, places, mine in self._by_scores(rows):
+            columns = {
+                "prediction": scores.prediction[places],
+                "probability": scores.probability[places],
+                "confidence": scores.confidence[places],
+                "grade": scores.grade.take(places),
+                "probability_low": scores.low[places],
+                "probability_high": scores.high[places],
+                "reasons": reason_columns(scores, places),
+                "valid_until": OptionalMoments(scores.valid_until[places]),
+            }
+            found |= zip(mine, to_records(columns, len(mine)), strict=True)
+        return [found[row] for row in rows]
+
+    def _by_scores(self, rows: Sequence[int]) -> Iterator[tuple[Scores, Ints, list[int]]]:
+        """Yield scores, places in them, and the rows that they answer."""
+        own = [row for row in rows if row not in self.split]
+        theirs = [row for row in rows if row in self.split]
+        yield self.scores, np.array(own, np.intp), own
+        if theirs:
+            places = np.array([self.split[row][1] for row in theirs], np.intp)
+            yield self.split[theirs[0]][0], places, theirs
 
     def imputed(self) -> Counter[str]:
         """Count the imputed inputs, each row by the model that answers for it."""
@@ -145,18 +165,28 @@ class BatchScorer:
     """Scores rows with the champion, challenges them, and encodes the predictions."""
 
     def __init__(
-        self, predictions: PredictionWriter, shadow: PredictionWriter, *, share: float, reasons: int
+        self,
+        predictions: PredictionWriter,
+        shadow: PredictionWriter,
+        *,
+        share: float,
+        reasons: int,
+        valid_change: float = 0.0,
     ) -> None:
-        """Take the writers of both topics; a `share` above 0 is a split, 0 is the shadow mode."""
+        """Take the writers of both topics; a `share` above 0 is a split, 0 is the shadow mode.
+
+        A `valid_change` of 0 finds no `valid_until`.
+        """
         self._predictions = predictions
         self._shadow = shadow
         self._share = share
         self._reasons = reasons
+        self._valid_change = valid_change or None
 
     def predict(self, rows: Rows, context: BatchContext) -> Predicted:
         """Return the predictions of n rows, n > 0."""
         began = time.perf_counter()
-        scores = context.champion.score(rows.states, rows.occurred_at, self._reasons)
+        scores = self._score(context.champion, rows)
         scored = time.perf_counter()
         challenge = self._challenge(rows, scores, context)
         answered = time.perf_counter()
@@ -214,7 +244,7 @@ class BatchScorer:
             return Challenge()
         theirs = rows.take(np.array(wanted, np.intp))
         try:
-            found = model.score(theirs.states, theirs.occurred_at, self._reasons)
+            found = self._score(model, theirs)
         except WRONG as error:
             # In the champion this is a bug that ends the process; a challenger only leaves.
             return Challenge(
@@ -232,6 +262,9 @@ class BatchScorer:
             Counter({(self._mode, "scored"): scored, (self._mode, "failed"): failed}),
             fallback=encoded.fallback,
         )
+
+    def _score(self, model: Model, rows: Rows) -> Scores:
+        return model.score(rows.states, rows.occurred_at, self._reasons, self._valid_change)
 
     def _encode(
         self, rows: Rows, scores: Scores, places: Ints, model: Model, context: BatchContext

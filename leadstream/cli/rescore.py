@@ -225,12 +225,19 @@ def _print_result(
     from rich.text import Text
 
     from leadstream.cli.rich_output import rich_console
+    from leadstream.cli.score_text import format_time
 
     console = rich_console()
     scored, total = result["successful_predictions"], result["total_processed"]
+    moments = [
+        details[each["lead_id"]]["occurred_at"]
+        for each in result["predictions"]
+        if each["lead_id"] in details
+    ]
+    as_of = f", as of {format_time(max(moments))}" if moments else ""
     print(
         f"request {result['request_id']}\n"
-        f"{scored:,} of {total:,} leads scored by {result['model_used']}"
+        f"{scored:,} of {total:,} leads scored by {result['model_used']}{as_of}"
     )
     scores = [_score_row(each, details.get(each["lead_id"])) for each in result["predictions"]]
     errors = [(each["lead_id"], each["code"], each["detail"]) for each in result["errors"]]

@@ -29,6 +29,7 @@ def score_rows(found: Mapping[str, Any], words: Language) -> list[tuple[str, str
         ("grade", found["grade"]),
         ("probability", f"{format_share(found['probability'])}, from {format_interval(found)}"),
         ("as of", format_time(found["occurred_at"])),
+        *([("holds until", format_time(until))] if (until := found.get("valid_until")) else []),
         ("confidence", f"{found['confidence']:.2f} of 1"),
         *_reason_rows(found, words),
     ]

@@ -11,12 +11,16 @@ signed one the compiler must check whether it counts from the end.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.calendar import DAY
 from leadstream.compiled import compiled
+from models.serve.ageing import Ageing, Held, Moments
+from models.serve.compiled_ageing import NOWHERE, search
 from models.serve.explain import Contributions, Factors, Singles, Strongest
 from models.serve.forest import Forest
 
@@ -39,7 +43,9 @@ class CompiledWalk:
     the float64: for a float32 x, x <= t is the same for both.
     """
 
-    def __init__(self, forest: Forest, contributions: Contributions) -> None:
+    def __init__(
+        self, forest: Forest, contributions: Contributions, ageing: Ageing | None = None
+    ) -> None:
         order, left = _siblings_together(forest)
         self._feature = forest.feature[order].astype(np.uint32)
         self._left = left
@@ -53,16 +59,69 @@ class CompiledWalk:
         new[order] = np.arange(len(order))
         self._roots = new[forest.roots].astype(np.uint32)
         self._depths = _depths(forest).astype(np.uint32)
-        self._offset = forest.offset or 0.0
+        self._offset, self._divisor = forest.offset or 0.0, float(forest.divisor)
+        if ageing is not None:
+            self._lay_out_ages(forest, ageing, order, new)
 
-    def sums(self, rows: Rows, explain: bool) -> tuple[Floats, Floats]:
-        """Return (sums of leaf values (n,), sums of contributions (n, fields)) for rows (n, k).
+    def _lay_out_ages(
+        self, forest: Forest, ageing: Ageing, order: NDArray[np.int64], new: NDArray[np.int64]
+    ) -> None:
+        """Lay out what `search` takes: age and faded score are inputs k and k + 1."""
+        feature, leaf = self._feature.copy(), forest.is_leaf[order]
+        k = np.uint32(max(int(forest.feature.max()), int(ageing.columns.max())) + 1)
+        self._inputs = int(k)
+        asks = [(self._feature == column) & ~leaf for column in ageing.columns.tolist()]
+        feature[asks[0] | asks[1]], feature[asks[2]] = k, k + np.uint32(1)
+        threshold = self._threshold.astype(np.float64)
+        # Ages are whole.
+        threshold[asks[0] | asks[1]] = ageing.cuts[order][asks[0] | asks[1]] - 0.5
+        threshold[asks[2]] = ageing.fades[order][asks[2]]
+        faded = ageing.faded[order]
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.where(faded > 0, DAY / faded, np.inf)
+        nodes = np.stack([ageing.until_node, ageing.faded_node], axis=1)[order]
+        self._ages = (
+            feature,
+            threshold,
+            self._left,
+            self._value,
+            np.stack([ageing.until[order], inverse, faded], axis=1),
+            np.where(nodes < 0, NOWHERE, new[nodes]).astype(np.uint32),
+        )
 
-        The sums of leaf values start at the offset. Without `explain` there are no contributions.
+    def first_change(self, held: Held, sums: Floats, reached: Numbers) -> Moments:
+        """Return the same as `ageing.first_change`, for what `sums` has returned."""
+        found = np.empty(len(sums), np.int64)
+        rows = np.ascontiguousarray(held.rows)
+        numbers = np.stack([held.limits, held.score, held.low, held.high], axis=1)
+
+        def find(part: slice) -> None:
+            search(
+                rows[part],
+                reached[part],
+                sums[part],
+                numbers[part],
+                *self._ages,
+                self._offset,
+                self._divisor,
+                found[part],
+            )
+
+        _in_halves(find, len(sums))
+        return found
+
+    def sums(
+        self, rows: Rows, explain: bool, keep_leaves: bool = False
+    ) -> tuple[Floats, Floats, Numbers]:
+        """Return (sums of leaf values (n,), sums of contributions (n, fields), leaves (n, trees)).
+
+        The sums of leaf values start at the offset. Without `explain` there are no contributions,
+        and without `keep_leaves` no leaves.
         """
         n = len(rows)
         total = np.full(n, self._offset)
         contributed = np.zeros((n if explain else 0, self._table.shape[1]), np.float32)
+        reached = np.empty((n if keep_leaves else 0, len(self._roots)), np.uint32)
         inputs = np.ascontiguousarray(rows)
 
         def walk(part: slice) -> None:
@@ -78,15 +137,11 @@ class CompiledWalk:
                 self._table,
                 total[part],
                 contributed[part],
+                reached[part],
             )
 
-        if _SECOND_THREAD is None or n < _MANY:
-            walk(slice(n))
-        else:
-            half = _SECOND_THREAD.submit(walk, slice(n // 2))
-            walk(slice(n // 2, n))
-            half.result()
-        return total, contributed[:, : self._fields].astype(np.float64)
+        _in_halves(walk, n)
+        return total, contributed[:, : self._fields].astype(np.float64), reached
 
     def team_sums(self, contributed: Floats) -> tuple[Floats, Floats]:
         """Return the same as `explain.team_sums`."""
@@ -103,6 +158,16 @@ class CompiledWalk:
         return Strongest(indices, points)
 
 
+def _in_halves(work: Callable[[slice], None], n: int) -> None:
+    """Do the work on n rows, one half of many in the second thread."""
+    if _SECOND_THREAD is None or n < _MANY:
+        work(slice(n))
+        return
+    half = _SECOND_THREAD.submit(work, slice(n // 2))
+    work(slice(n // 2, n))
+    half.result()
+
+
 @compiled
 def _walk(
     rows: Rows,
@@ -116,9 +181,10 @@ def _walk(
     table: Singles,
     total: Floats,
     contributed: Singles,
+    reached: Numbers,
 ) -> None:
     n, k = U(rows.shape[0]), U(table.shape[1])
-    explain = contributed.shape[0] > 0
+    explain, keep = contributed.shape[0] > 0, reached.shape[0] > 0
     node = np.empty(n, dtype=np.uint32)
     for tree in range(U(roots.shape[0])):
         node[:] = roots[tree]
@@ -130,6 +196,9 @@ def _walk(
                     node[i] = left[at] + np.uint32(rows[i, feature[at]] > threshold[at])
             for i in range(start, stop):
                 total[i] += value[node[i]]
+            if keep:
+                for i in range(start, stop):
+                    reached[i, tree] = node[i]
             if explain:
                 for i in range(start, stop):
                     leaf = row_of[node[i]]

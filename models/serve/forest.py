@@ -75,10 +75,14 @@ class Forest:
 
     def probability(self, leaves: Ints) -> Floats:
         """Return the score of class 1 (n,) for leaves (trees, n)."""
+        return self.score_of(self.sums(leaves))
+
+    def sums(self, leaves: Ints) -> Floats:
+        """Return the sums of leaf values and offset (n,) for leaves (trees, n)."""
         total = np.full(leaves.shape[1], self.offset or 0.0)
         for tree in leaves:
             total += self.value.take(tree)
-        return self.score_of(total)
+        return total
 
     def score_of(self, sums: Floats) -> Floats:
         """Return the score of class 1 (n,) from sums of leaf values and offset (n,)."""

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import Columns, FeatureMatrix, FittedFeatures, Specification
+from features.calendar import DAY
+from features.spec import LAST_MOMENT
 from leadstream.dictionary import DictionaryColumn
 from leadstream.errors import Poison, Reason
+from models.serve.ageing import NEVER, Held, age_forest, bounds, first_change, in_sums
 from models.serve.calibrators import Calibrator
 from models.serve.explain import Strongest, contributions, in_points, strongest, team_sums
 from models.serve.forest import Floats, pack
@@ -24,6 +27,8 @@ Reasons = tuple[tuple[str, float], ...]
 
 GRADES = ("A", "B", "C", "D")
 TARGET = "has_application"
+# How far ahead a change of the score is looked for.
+HORIZON = 365 * DAY
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -40,6 +45,8 @@ class Scores:
       converted, NaN if unknown.
     - `base_probability`: the probability before any field is known. It and the points of all
       fields add up to `probability`.
+    - `valid_until`: the first moment, ms UTC, at which time alone changes the probability by more
+      than was asked for, or the grade; NEVER if none within HORIZON.
     - `failed`: rows without a meaning elsewhere. They do not change the bits of other rows.
     - `matrix`: the features that were scored.
     """
@@ -59,6 +66,7 @@ class Scores:
     percentiles: Floats
     given_rates: Floats
     base_probability: float
+    valid_until: NDArray[np.int64]
     failed: dict[int, Poison]
     matrix: FeatureMatrix
 
@@ -91,6 +99,8 @@ class Model:
         self._threshold = float(artifact["threshold"])
         # Ascending for searchsorted: D below the first cut, A from the last on.
         self._cuts = np.array([artifact["grades"][grade] for grade in ("C", "B", "A")])
+        # The number of `score_time_interaction`, with its imputation.
+        self._score_column = list(artifact["feature_names"]).index("lead_score")
         self._selected = np.flatnonzero(artifact["feature_selector"].get_support())
         self._mean = artifact["scaler"].mean_[self._selected]
         self._scale = artifact["scaler"].scale_[self._selected]
@@ -99,8 +109,12 @@ class Model:
         self.features = tuple(artifact["feature_names"][i] for i in self._selected)
         self.fields, groups = fields_of(self._features.specification, self.features)
         self._contributions = contributions(self._forest, groups, artifact.get("reasons"))
+        self._ageing = age_forest(self._forest, self.features, self._mean, self._scale)
+        self._bounds = bounds(self.calibrator, self._cuts)
         self._compiled = (
-            CompiledWalk(self._forest, self._contributions) if CompiledWalk is not None else None
+            CompiledWalk(self._forest, self._contributions, self._ageing)
+            if CompiledWalk is not None
+            else None
         )
         self.base = self._contributions.base
         self.base_probability = float(self.calibrator.probability(np.array([self.base]))[0])
@@ -112,9 +126,16 @@ class Model:
         self._given_rates = np.array([float(rates.get(field, np.nan)) for field in self.fields])
         self.specification = self._features.specification
 
-    def score(self, columns: Columns, as_of: NDArray[np.int64], reasons: int = 0) -> Scores:
+    def score(
+        self,
+        columns: Columns,
+        as_of: NDArray[np.int64],
+        reasons: int = 0,
+        change: float | None = None,
+    ) -> Scores:
         """Score n leads as of the moments `as_of` (n,), ms UTC, with up to `reasons` reasons each.
 
+        With a `change` it also finds until when each score holds.
         A row that cannot be scored is in `failed`. The bits of a row depend on its own input only.
         """
         matrix = self._features.transform(columns, as_of)
@@ -123,8 +144,13 @@ class Model:
             for row, why in matrix.failed.items()
         }
         rows = self._rows(matrix.values, matrix.names, failed)
-        raw, contributed = self._walk(rows, reasons > 0)
+        sums, contributed, leaves = self._walk(rows, reasons > 0, change is not None)
+        raw = self._forest.score_of(sums)
         probability, low, high = self.calibrator.interval(raw, matrix.missing)
+        valid_until = np.full(len(rows), NEVER, np.int64)
+        if change is not None:
+            held = self._held(rows, matrix, as_of, self._bounds.around(probability, change))
+            valid_until = self._first_change(held, matrix.given.created_at, sums, leaves)
         explained = self._strongest(contributed, probability, reasons)
         return Scores(
             raw=raw,
@@ -146,18 +172,47 @@ class Model:
             percentiles=self._percentiles(matrix, explained),
             given_rates=self._given_rates,
             base_probability=self.base_probability,
+            valid_until=valid_until,
             failed=failed,
             matrix=matrix,
         )
 
-    def _walk(self, rows: NDArray[np.float32], explain: bool) -> tuple[Floats, Floats]:
-        """Return (raw scores (n,), contributions (n, k)); compiled code gives the same bits."""
+    def _walk(
+        self, rows: NDArray[np.float32], explain: bool, keep_leaves: bool
+    ) -> tuple[Floats, Floats, NDArray[Any]]:
+        """Return (sums of leaf values (n,), contributions (n, k), leaves if they are kept).
+
+        Compiled code gives the same bits, and numbers the leaves in its own way.
+        """
         if self._compiled is not None:
-            sums, contributed = self._compiled.sums(rows, explain)
-            return self._forest.score_of(sums), contributed
+            return self._compiled.sums(rows, explain, keep_leaves)
         leaves = self._forest.leaves(rows)
         contributed = self._contributions.take(leaves) if explain else np.empty((0, 0))
-        return self._forest.probability(leaves), contributed
+        return self._forest.sums(leaves), contributed, leaves
+
+    def _held(
+        self,
+        rows: NDArray[np.float32],
+        matrix: FeatureMatrix,
+        as_of: NDArray[np.int64],
+        bounds_: tuple[Floats, Floats],
+    ) -> Held:
+        """Return what the scores of rows hold until, by the bounds of their raw scores."""
+        created = matrix.given.created_at
+        low, high = (in_sums(self._forest, each) for each in bounds_)
+        limits = np.minimum(as_of - created + HORIZON, LAST_MOMENT - created)
+        score = matrix.values[:, self._score_column]
+        return Held(rows, limits.astype(np.float64), score, low, high)
+
+    def _first_change(
+        self, held: Held, created: NDArray[np.int64], sums: Floats, leaves: NDArray[Any]
+    ) -> NDArray[np.int64]:
+        """Return the moment (n,) of the first change after the walk to these leaves, or NEVER."""
+        if self._compiled is not None:
+            found = self._compiled.first_change(held, sums, leaves)
+        else:
+            found = first_change(self._forest, self._ageing, held, leaves)
+        return np.where(found == NEVER, NEVER, created + found)
 
     def _strongest(self, contributed: Floats, probability: Floats, count: int) -> Strongest:
         """Return the `count` strongest reasons of each row, in points of the probability."""

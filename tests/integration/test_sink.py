@@ -77,10 +77,12 @@ def test_the_table_holds_the_newest_score_of_each_lead_after_kills_late_repeats_
             process.event("record.skipped", reason="UNKNOWN_FRAMING")
             until(lambda: process.metric("sink_records_total", fate="erased") == 1, "it is counted")
             process.kill()
-        [(explained,)] = crm.connection.execute(
-            "select explanation from lead_scores where lead_id = 'ada'"
+        [(explained, until_ms)] = crm.connection.execute(
+            "select explanation, extract(epoch from valid_until) * 1000 from lead_scores"
+            " where lead_id = 'ada'"
         ).fetchall()
         assert explained == "For: lead score 82, higher than 9 in 10 leads: +10 points."
+        assert int(until_ms) == prediction("ada")["valid_until"]
         rows = crm.connection.execute(
             "select origin, facts ->> 'status' from leadstream_outbox where lead_id = 'ada'"
         )

@@ -52,8 +52,8 @@ class FailsFor(Model):
 
     score_that_fails = 13.0
 
-    def score(self, columns: Any, as_of: Any, reasons: int = 0) -> Scores:
-        scores = super().score(columns, as_of, reasons)
+    def score(self, columns: Any, as_of: Any, reasons: int = 0, change: Any = None) -> Scores:
+        scores = super().score(columns, as_of, reasons, change)
         scored = columns["lead_score"]
         poison = Poison(Reason.SCORING_FAILED, "score", "no tree for 13")
         return replace(
@@ -65,7 +65,7 @@ class FailsFor(Model):
 class Breaks(Model):
     """A model with a bug."""
 
-    def score(self, columns: Any, as_of: Any, reasons: int = 0) -> Scores:
+    def score(self, columns: Any, as_of: Any, reasons: int = 0, change: Any = None) -> Scores:
         raise IndexError("list index out of range")
 
 

@@ -71,6 +71,7 @@ def test_a_prediction_that_does_not_tell_its_model_and_its_change_cannot_be_trac
         assert (reason["percentile"] is None) == (reason["feature"] in ("source", "status"))
         assert reason["given_rate"] is None
     assert (prediction["target"], prediction["horizon_days"]) == ("has_application", 60)
+    assert NOW_MS < prediction["valid_until"] < NOW_MS + 365 * 86_400_000
     assert prediction["feature_coverage"] == 1.0
     assert prediction["imputed"] == []
     assert on(outcome, PREDICTIONS)[0].key == b"lead_1"

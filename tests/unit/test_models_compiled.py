@@ -34,7 +34,7 @@ def test_scores_and_contributions_are_the_same_bits_for_any_number_of_rows(
     forest, k = walked
     explained = contributions(forest, np.eye(k))
     rows = np.random.default_rng(n).normal(size=(n, k)).astype(np.float32)
-    sums, changes = CompiledWalk(forest, explained).sums(rows, explain=True)
+    sums, changes, _ = CompiledWalk(forest, explained).sums(rows, explain=True)
     leaves = forest.leaves(rows)
     assert forest.score_of(sums).tobytes() == forest.probability(leaves).tobytes()
     assert changes.tobytes() == explained.take(leaves).tobytes()

@@ -19,6 +19,13 @@ def optional(kind: Any) -> list[Any]:
     return ["null", kind]
 
 
+REASON: list[tuple[Any, ...]] = [
+    ("feature", "string"),
+    ("contribution", "double"),
+    ("value", optional("string"), None),
+    ("percentile", optional("double"), None),
+    ("given_rate", optional("double"), None),
+]
 # The contract's records: field, type, and the default where there is one.
 CONTRACT: dict[str, list[tuple[Any, ...]]] = {
     "LeadChanged": [
@@ -58,6 +65,7 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("base_probability", "double", 0.0),
         ("target", "string", "has_application"),
         ("horizon_days", optional("double"), None),
+        ("valid_until", optional(T), None),
         ("feature_coverage", "double"),
         ("imputed", {"type": "array", "items": "string"}),
         ("model_used", "string"),
@@ -74,13 +82,7 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("source_partition", "int"),
         ("source_offset", "long"),
     ],
-    "Reason": [
-        ("feature", "string"),
-        ("contribution", "double"),
-        ("value", optional("string"), None),
-        ("percentile", optional("double"), None),
-        ("given_rate", optional("double"), None),
-    ],
+    "Reason": REASON,
     "LeadOutcome": [("lead_id", "string"), ("converted", "boolean"), ("decided_at", T)],
     "TriageDecision": [
         ("letter", "LetterId"),
@@ -110,7 +112,13 @@ CONTRACT: dict[str, list[tuple[Any, ...]]] = {
         ("prediction", "boolean"),
         ("probability", "double"),
         ("confidence", "double"),
+        ("grade", optional("string"), None),
+        ("probability_low", optional("double"), None),
+        ("probability_high", optional("double"), None),
+        ("reasons", {"type": "array", "items": "ScoreReason"}, []),
+        ("valid_until", optional(T), None),
     ],
+    "ScoreReason": REASON,
     "RetrainRequested": [
         ("model_version", "string"),
         ("model_sha256", "string"),
