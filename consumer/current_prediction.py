@@ -83,6 +83,22 @@ def leads_with_inputs(
     return len(found)
 
 
+def leads_as_of_before(topic: TopicReader, decoder: Reader, moment: int) -> list[str]:
+    """Return the leads whose current score is as of a time before `moment`, ms UTC."""
+    found: dict[str, bool] = {}
+    for message in topic.read({each: topic.bounds(each)[0] for each in topic.partitions()}):
+        key, value = message.key(), message.value()
+        try:
+            lead_id = (key or b"").decode()
+            record = None if value is None else decoder.decode(value)
+        except (Poison, UnicodeDecodeError):
+            continue  # no prediction of ours
+        found.pop(lead_id, None)
+        if record is not None and record["occurred_at"] < moment:
+            found[lead_id] = True
+    return list(found)
+
+
 class AnsweringPredictions:
     """The predictions that answer requests: make this object before a request is sent."""
 

@@ -14,7 +14,7 @@ from leadstream.terminal import clean_line, discard_output, guarded_streams
 # By what people want to do, in the order of `leadstream --help`.
 _FAMILIES = {
     "try it": ("demo", "simulate"),
-    "serve scores": ("run", "rescore", "lead", "sink"),
+    "serve scores": ("run", "rescore", "refresh", "lead", "sink"),
     "connect a CRM": ("fields", "db", "relay", "mapping", "import_", "translate"),
     "learn from outcomes": ("train", "retrain", "models", "follow", "learn", "history"),
     "triage dead letters": ("dead_letters", "console"),

@@ -43,6 +43,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="a file with one id a line, # for comments; - reads standard input",
     )
     add("--all", action="store_true", help="every lead in DATABASE_URL")
+    add(
+        "--older-than",
+        metavar="AGE",
+        help="every lead whose score is as of longer ago: 90m, 2h, 1d",
+    )
     add("--request", action="store_true", help="send rescore requests, and print their ids")
     add("--wait", action="store_true", help="send requests, wait for their answers and print them")
     add(
@@ -65,11 +70,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Send the events or requests and print how many; with --wait, print the replies."""
     from leadstream.settings import load_settings
 
-    if sum((bool(arguments.lead_ids), arguments.file is not None, arguments.all)) != 1:
+    given = (arguments.lead_ids, arguments.file is not None, arguments.all, arguments.older_than)
+    if sum(map(bool, given)) != 1:
         raise SettingsError(
-            "rescore takes either lead ids, or --file, or --all; see `leadstream rescore --help`"
+            "rescore takes either lead ids, or --file, or --all, or --older-than; "
+            "see `leadstream rescore --help`"
         )
     settings = load_settings()
+    if arguments.older_than is not None:
+        arguments.lead_ids = _ids_older_than(arguments.older_than, settings)
+        if not arguments.lead_ids:
+            print(json.dumps({"leads": 0, "request_ids": []}) if arguments.json else "0 leads sent")
+            return 0
     if arguments.file is not None:
         arguments.lead_ids = _ids_in(arguments.file)
     if not arguments.allow_fewer_inputs:
@@ -234,11 +246,12 @@ def _print_result(
         for each in result["predictions"]
         if each["lead_id"] in details
     ]
-    as_of = f", as of {format_time(max(moments))}" if moments else ""
     print(
         f"request {result['request_id']}\n"
-        f"{scored:,} of {total:,} leads scored by {result['model_used']}{as_of}"
+        f"{scored:,} of {total:,} leads scored by {result['model_used']}"
     )
+    if moments:
+        print(f"as of {format_time(max(moments))}")
     scores = [_score_row(each, details.get(each["lead_id"])) for each in result["predictions"]]
     errors = [(each["lead_id"], each["code"], each["detail"]) for each in result["errors"]]
     for rows, headings in (
@@ -314,6 +327,16 @@ def _ids_in(file: str) -> list[str]:
     if not (ids := list(read_ids(_lines(file)))):
         raise UserError(f"{file}: has no lead ids")
     return ids
+
+
+def _ids_older_than(age: str, settings: "Settings") -> list[str]:
+    """Return the leads whose current score is as of longer ago. Raises SettingsError."""
+    from consumer.current_prediction import leads_as_of_before, reading_predictions
+    from leadstream.cli.dead_letters.times import parse_time
+
+    moment = parse_time("--older-than", age) or 0
+    with reading_predictions(settings) as (reader, decoder):
+        return leads_as_of_before(reader, decoder, moment)
 
 
 def _lines(file: str) -> Iterator[str]:

@@ -26,6 +26,7 @@ class Topics:
     shadow_predictions: str = "crm.lead-predictions.shadow"
     retrain_requests: str = "crm.retrain-requests"
     relay_positions: str = "crm.relay-positions"
+    refresh_marks: str = "crm.refresh-marks"
 
 
 def variable(topic: str) -> str:
@@ -69,4 +70,5 @@ CONFIGS: dict[str, dict[str, str]] = {
     "shadow_predictions": _deleted(7),
     "retrain_requests": {"cleanup.policy": "compact"},
     "relay_positions": {"cleanup.policy": "compact"},
+    "refresh_marks": _deleted(7),
 }

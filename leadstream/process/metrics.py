@@ -338,6 +338,28 @@ class RelayMetrics(_Registered):
         )
 
 
+class RefreshMetrics(_Registered):
+    """The metrics of `refresh`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = self._counter(
+            "refresh_requests", "Leads to be scored again, by cause: time or model.", "cause"
+        )
+        for cause in ("time", "model"):
+            self.requests.labels(cause)
+        self.overdue = self._gauge(
+            "refresh_overdue_seconds", "How long ago the first lead was due that is not requested."
+        )
+        self.outdated = self._gauge(
+            "refresh_outdated_leads", "Leads whose score is of another model than the champion."
+        )
+        self.leads = self._gauge("refresh_leads", "Leads with a score.")
+        self.held = self._counter(
+            "refresh_held", "Times a dependency did not answer the refresh service.", "dependency"
+        )
+
+
 class SinkMetrics(LossMetrics):
     """The metrics of `sink`."""
 

@@ -53,4 +53,6 @@ def test_every_reference_leads_somewhere_and_every_topic_of_records_is_there() -
     for operation in read["operations"].values():
         assert operation["channel"]["$ref"].removeprefix("#/channels/") in read["channels"]
     # Dead letters are other topics' bytes, and the relay's positions its own affair.
-    assert {*CHANNELS, "dead_letters", "relay_positions"} == set(Topics.__dataclass_fields__)
+    assert {*CHANNELS, "dead_letters", "relay_positions", "refresh_marks"} == set(
+        Topics.__dataclass_fields__
+    )
