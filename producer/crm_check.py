@@ -8,7 +8,15 @@ from typing import Any
 from psycopg import sql
 
 from leadstream.postgres import Connection
-from producer.crm_fit import Tables, described_tables, unfit
+from producer.crm_fit import (
+    WITH_TRIGGERS,
+    Tables,
+    described_tables,
+    outcome_is_no_table,
+    unfit,
+)
+from producer.crm_leaks import late_fields
+from producer.crm_zone import ahead_of_now, is_utc, local_columns
 from schemas.crm_description import CrmDescription, TableName
 from schemas.crm_tables import described_row, find_tables, id_text, table_name
 
@@ -100,22 +108,28 @@ def _notes(connection: Connection, description: CrmDescription, tables: Tables) 
     if database is None:
         return
     leads = tables[database.table]
-    if leads.kind not in "rp":
+    if leads.kind not in WITH_TRIGGERS:
         yield (
-            f"{database.table} is no table: triggers cannot see its changes, so ask for new scores "
-            "with `leadstream rescore --all` on a schedule"
+            f"{database.table} is no table: triggers cannot see its changes, so run `leadstream db "
+            "migrate --without-triggers`, and `leadstream rescore --all` on a schedule"
         )
     elif not _has_index(connection, leads.name, database.id):
         yield f"database.id: no index begins with {database.id!r}, so each query reads all rows"
+    if outcome and tables[outcome.table].kind not in WITH_TRIGGERS and outcome.table != leads.name:
+        yield outcome_is_no_table(outcome)
     if outcome is None:
         yield "there is no [outcome]: `follow` and `train` learn nothing of who converted"
-    local = [
-        column
-        for column in description.state_columns()
-        if leads.columns.get(column) in ("timestamp without time zone", "date")
-    ]
-    if local and str(database.times.zone) == "UTC":
-        yield f"database.time_zone: times of {', '.join(local)} have no zone, and are read as UTC"
+    columns = local_columns(description, tables)
+    if ahead := ahead_of_now(connection, columns):
+        yield (
+            f"database.time_zone: the newest {ahead[0]!r} would be {ahead[1]} ahead of now: say "
+            "the zone that it is of"
+        )
+    elif utc := [each.column for each in columns if is_utc(each.zone)]:
+        names = ", ".join(dict.fromkeys(utc))
+        yield f"database.time_zone: times of {names} have no zone, and are read as UTC"
+    for field, why in late_fields(connection, description, tables).items():
+        yield f"lead.{field} seems to come with the outcome, so remove it: {why}"
 
 
 def _has_index(connection: Connection, table: TableName, column: str) -> bool:

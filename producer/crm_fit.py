@@ -3,10 +3,12 @@
 import difflib
 from collections.abc import Iterator, Mapping
 
-from schemas.crm_description import CrmDescription, TableName
+from schemas.crm_description import CrmDescription, DescribedOutcome, TableName
 from schemas.crm_tables import FoundTable, state_tables
 
 Tables = Mapping[TableName, FoundTable]
+# The kinds of tables whose changes a trigger sees.
+WITH_TRIGGERS = frozenset({"r", "p"})
 
 
 def described_tables(description: CrmDescription) -> list[TableName]:
@@ -18,6 +20,15 @@ def described_tables(description: CrmDescription) -> list[TableName]:
 def unfit(description: CrmDescription, tables: Tables) -> list[str]:
     """Return a sentence for each table and column that the database does not have."""
     return list(dict.fromkeys(_absent(description, tables)))
+
+
+def outcome_is_no_table(outcome: DescribedOutcome) -> str:
+    """Return what it means that outcomes are in a view, and what to do."""
+    return (
+        f"{outcome.table} is no table: triggers cannot see its outcomes, so none are sent; `train` "
+        "reads it all the same; for `follow`, describe the table below it, or run "
+        "`leadstream import --outcomes` with an export of it on a schedule"
+    )
 
 
 def _absent(description: CrmDescription, tables: Tables) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import textwrap
+import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,9 +25,13 @@ from producer.crm_candidates import (
     read_candidates,
     words_of,
 )
-from producer.crm_outcomes import FoundOutcome, distinct_texts, find_outcome, sounds_converted
+from producer.crm_fit import described_tables
+from producer.crm_leaks import late_fields
+from producer.crm_outcomes import FoundOutcome, distinct_texts, find_outcome
+from producer.crm_zone import ahead_of_now, local_columns, zone_of_sessions
 from schemas.crm_description import Lookup, TableName
-from schemas.crm_tables import json_row, name, table_name
+from schemas.crm_tables import find_tables, json_row, name, table_name
+from schemas.description_file import parse_description
 
 SAMPLE_ROWS = 1_000
 MAX_CATEGORIES, MAX_CHARACTERS = 100, 64
@@ -54,11 +60,64 @@ class ColumnSample:
     values: Sequence[str] = ()
 
 
-def suggest(connection: Connection, wanted: str | None = None) -> str:
-    """Return a description as TOML, of the table that looks most like leads, or of `wanted`.
+@dataclass(frozen=True, slots=True)
+class SuggestedCrm:
+    """A description as TOML, and what its reader must decide or should know, a sentence each."""
 
-    Raises UserError if there is no such table.
+    text: str
+    open: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """The parts of a description; `fields` has the section, the name and the line of each."""
+
+    head: list[str]
+    database: list[str]
+    fields: list[tuple[str, str, str]]
+    outcome: list[str]
+
+    def text(self, zone: Sequence[str], late: Mapping[str, str]) -> str:
+        """Return the file, with the lines about the time zone, and without the late fields."""
+        lines, above = [*self.head, *self.database, *zone], ""
+        for section, field, line in self.fields:
+            lines += ["", f"[{section}]"] if section != above else []
+            above = section
+            if why := late.get(field):
+                lines += [*_comment(f"Left out, because it seems to come with the outcome: {why}.")]
+            lines.append(f"# {line}" if why else line)
+        return "\n".join([*lines, "", *self.outcome]) + "\n"
+
+
+def suggest(
+    connection: Connection, wanted: str | None = None, time_zone: str | None = None
+) -> SuggestedCrm:
+    """Return a description of the table that looks most like leads, or of `wanted`.
+
+    `time_zone` is that of times without one. Raises UserError if there is no such table.
     """
+    draft = _drafted(connection, wanted)
+    zone = time_zone or str(zone_of_sessions(connection) or "UTC")
+    line = f"time_zone = {_toml(zone)}"
+    found = parse_description("", tomllib.loads(draft.text([line], {})))
+    tables = find_tables(connection, described_tables(found))
+    late = late_fields(connection, found, tables)
+    left_out = [
+        f"{field} is left out, because it seems to come with the outcome: {why}"
+        for field, why in late.items()
+    ]
+    columns = local_columns(found, tables)
+    if time_zone or not columns:
+        return SuggestedCrm(draft.text([line] if time_zone else [], late), tuple(left_out))
+    names = ", ".join(dict.fromkeys(each.column for each in columns))
+    why = f"times of {names} have no zone, and {zone} is a guess"
+    if ahead := ahead_of_now(connection, columns):
+        why += f"; it is wrong, because the newest {ahead[0]} would be {ahead[1]} ahead of now"
+    text = draft.text([*_comment(f"Say the zone here: {why}."), line], late)
+    return SuggestedCrm(text, (f"say the zone in the file, or with --time-zone: {why}", *left_out))
+
+
+def _drafted(connection: Connection, wanted: str | None) -> _Draft:
     tables = read_candidates(connection)
     leads = choose_leads(tables, wanted)
     samples = _samples(connection, leads)
@@ -69,25 +128,24 @@ def suggest(connection: Connection, wanted: str | None = None) -> str:
     }
     used = _matched(leads, samples)
     numbers, categories = _own(leads, samples, lookups, used.values())
-    outcome = find_outcome(connection, tables, leads)
-    lines = [
+    head = [
         f"# A first description, from {SAMPLE_ROWS:,} rows of {_toml(str(leads.name))}. Read it, "
         "then run",
         "# `leadstream fields check`. Add what is known before the outcome; remove what is not.",
         "",
-        *_database(leads, samples),
     ]
-    for section, columns in (
-        ("lead", used),
-        ("lead.numbers", {_toml(column): column for column in numbers}),
-        ("lead.categories", {_toml(column): column for column in categories}),
+    fields = []
+    for section, prefix, columns in (
+        ("lead", "", used),
+        ("lead.numbers", "numbers.", {column: column for column in numbers}),
+        ("lead.categories", "categories.", {column: column for column in categories}),
     ):
-        lines += ["", f"[{section}]"] if columns else []
         for key, column in columns.items():
             lookup = None if key in NUMBER_FIELDS else lookups.get(column)
-            values = _names(connection, tables, lookup) if lookup else samples[column].values
-            lines.append(f"{key} = {_source(column, lookup)}{_remark(samples[column], values)}")
-    return "\n".join([*lines, "", *_outcome(outcome)]) + "\n"
+            line = f"{_toml(key) if prefix else key} = {_source(column, lookup)}"
+            fields.append((section, f"{prefix}{key}", f"{line}{_remark(samples[column])}"))
+    outcome = list(_outcome(find_outcome(connection, tables, leads)))
+    return _Draft(head, list(_database(leads, samples)), fields, outcome)
 
 
 def _matched(table: CandidateTable, samples: Mapping[str, ColumnSample]) -> dict[str, str]:
@@ -175,11 +233,6 @@ def _label(tables: Iterable[CandidateTable], target: TableName) -> str | None:
     return next(exact, None) or next(ending, None)
 
 
-def _names(connection: Connection, tables: Iterable[CandidateTable], lookup: Lookup) -> list[str]:
-    table = next(each for each in tables if each.name == lookup.table)
-    return distinct_texts(connection, table, lookup.value)
-
-
 def _database(leads: CandidateTable, samples: Mapping[str, ColumnSample]) -> Iterator[str]:
     words = leads.by_word()
     yield "[database]"
@@ -195,9 +248,6 @@ def _database(leads: CandidateTable, samples: Mapping[str, ColumnSample]) -> Ite
     if column := next((words[each] for each in _ORIGINS if each in words), None):
         yield "# If scores are written back to this table, name who writes them:"
         yield f'# origin = {{ column = {_toml(column)}, values = ["leadstream"] }}'
-    if any(kind in ("timestamp without time zone", "date") for kind in leads.columns.values()):
-        yield "# Times without a zone are here: say whose they are."
-        yield 'time_zone = "UTC"'
 
 
 def _deleted_values(samples: Mapping[str, ColumnSample]) -> Iterator[str]:
@@ -222,12 +272,8 @@ def _source(column: str, lookup: Lookup | None) -> str:
     return f"{{ column = {_toml(column)}, lookup = {{ {inner} }} }}"
 
 
-def _remark(sample: ColumnSample, values: Iterable[str]) -> str:
-    """Return a comment on what is missing, and on a value that may come with the outcome."""
-    remarks = [f"{sample.missing:.0%} missing"] if sample.missing else []
-    if late := next(filter(sounds_converted, values), None):
-        remarks.append(f"has {_toml(late)}: remove this line if that comes with the outcome")
-    return f"  # {'; '.join(remarks)}" if remarks else ""
+def _remark(sample: ColumnSample) -> str:
+    return f"  # {sample.missing:.0%} missing" if sample.missing else ""
 
 
 def _outcome(found: FoundOutcome | None) -> Iterator[str]:
@@ -246,6 +292,11 @@ def _outcome(found: FoundOutcome | None) -> Iterator[str]:
     elif found.condition:
         yield "# If only some of its rows are outcomes, say which:"
         yield f'# where = {{ column = {_toml(found.condition)}, values = ["submitted"] }}'
+
+
+def _comment(text: str) -> list[str]:
+    """Return a sentence as lines of comment."""
+    return textwrap.wrap(text, 78, initial_indent="# ", subsequent_indent="# ")
 
 
 def _list(values: Iterable[str]) -> str:

@@ -6,7 +6,13 @@ import psycopg
 from psycopg import sql
 
 from leadstream.errors import UserError
-from producer.crm_fit import Tables, described_tables, unfit
+from producer.crm_fit import (
+    WITH_TRIGGERS,
+    Tables,
+    described_tables,
+    outcome_is_no_table,
+    unfit,
+)
 from producer.described_triggers import (
     LEAD_TRIGGER,
     OUTCOME_TRIGGER,
@@ -43,15 +49,16 @@ def needed_triggers(
     if OUTCOME_TRIGGER in names:
         return found, []
     outcome = description.outcome
-    why = f"{outcome.table} is no table" if outcome else f"{description.path} has no [outcome]"
-    return found, [f"{why}: no outcomes will be sent"]
+    if outcome:
+        return found, [outcome_is_no_table(outcome)]
+    return found, [f"{description.path} has no [outcome]: no outcomes will be sent"]
 
 
 def possible_triggers(description: CrmDescription, tables: Tables) -> list[OutboxTrigger]:
     """Return the triggers on those tables of leads and outcomes that are there and no views."""
     found: list[OutboxTrigger] = []
     database, outcome = description.database, description.outcome
-    usable = {name: table for name, table in tables.items() if table.kind in _WITH_TRIGGERS}
+    usable = {name: table for name, table in tables.items() if table.kind in WITH_TRIGGERS}
     if database and (leads := usable.get(database.table)):
         found.append(lead_trigger(description, database, leads))
     if outcome and (table := usable.get(outcome.table)):
@@ -88,7 +95,6 @@ def outbox_schema(connection: Connection) -> str:
     return str(row[0])
 
 
-_WITH_TRIGGERS = {"r", "p"}
 FUNCTIONS = [
     LEAD_TRIGGER,
     OUTCOME_TRIGGER,

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from producer.profile import ColumnProfile
-
 _LEAK_AUC = 0.95
 _SURE_RATE, _MIN_SHARE = 0.97, 0.02
+_MAX_NAMED = 40
 
 
-def tells(column: ColumnProfile, labels: Sequence[bool | None]) -> str | None:
-    """Return how the values of a column tell the outcome, None if they do not.
+def tells(cells: Sequence[str], labels: Sequence[bool | None]) -> str | None:
+    """Return how the cells of a column tell the outcome, None if they do not.
 
-    Rates are learned from every second row and read on the others.
+    A missing value is an empty cell. Rates are learned from every second row and read on the
+    others.
     """
     halves: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
-    for row, (cell, label) in enumerate(zip(column.cells, labels, strict=True)):
+    for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
         if label is not None:
             count = halves[row % 2].setdefault(cell, [0, 0])
             count[label] += 1
@@ -26,10 +26,14 @@ def tells(column: ColumnProfile, labels: Sequence[bool | None]) -> str | None:
         size = lost + won
         rate = won / size
         if size >= max(20, _MIN_SHARE * rows) and rate >= _SURE_RATE > 0.9 > totals[1] / rows:
-            what = "empty cells" if not cell else "one value"
+            what = _named(cell) if cell else "empty cells"
             return f"{rate:.0%} of the leads with {what} convert, against {totals[1] / rows:.0%}"
     auc = _auc(halves[0], halves[1])
     return f"alone it ranks with a ROC-AUC of {auc:.2f}" if auc >= _LEAK_AUC else None
+
+
+def _named(cell: str) -> str:
+    return f'"{cell}"' if len(cell) <= _MAX_NAMED and cell.isprintable() else "one value"
 
 
 def _merged(

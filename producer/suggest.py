@@ -231,7 +231,7 @@ def _leaks(
     for column in columns:
         if column.kind not in (ColumnKind.NUMBER, ColumnKind.CATEGORY, ColumnKind.FREE_TEXT):
             continue
-        if why := tells(column, labels):
+        if why := tells(column.cells, labels):
             found[column.name] = f"tells the outcome: {why}"
         elif _LATE.search(column.title):
             found[column.name] = "by its name, may be known only after the outcome"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,6 +38,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--table", metavar="SCHEMA.TABLE", help="the table of leads, if another one is proposed"
     )
     suggest.add_argument(
+        "--time-zone",
+        metavar="ZONE",
+        help="the zone of times that have none, for example Europe/Berlin",
+    )
+    suggest.add_argument(
         "--output", metavar="FILE", type=Path, help="a new file (default: standard output)"
     )
     suggest.set_defaults(func=run_suggest)
@@ -59,17 +65,24 @@ def run_suggest(arguments: argparse.Namespace) -> int:
     """Print a first description, or write it to a new file."""
     from leadstream.settings import load_settings
     from producer.crm_suggest import suggest
+    from producer.crm_zone import named_zone
 
+    if arguments.time_zone:
+        named_zone(arguments.time_zone)
     with _connected(load_settings()) as connection:
-        text = suggest(connection, arguments.table)
+        found = suggest(connection, arguments.table, arguments.time_zone)
     if arguments.output is None:
-        print(text, end="")
+        print(found.text, end="")
+        for sentence in found.open:
+            print(sentence, file=sys.stderr)
         return 0
     try:
         with arguments.output.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(found.text)
     except OSError as error:
         raise UserError(f"{arguments.output}: {error.strerror}") from None
+    for sentence in found.open:
+        print(sentence)
     print(f"{arguments.output}: read it, then run `leadstream fields check {arguments.output}`")
     return 0
 
@@ -84,7 +97,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     description = load_description(arguments.file) if arguments.file else described_crm(settings)
     if description is None:
         raise SettingsError("LEADSTREAM_FIELDS is not set: name the file that describes the CRM")
-    with _connected(settings) as connection:
+    with _connected(settings, "-c TimeZone=UTC") as connection:
         report = check_fit(connection, description)
     if arguments.json:
         print(json.dumps({"file": description.path, **asdict(report)}, indent=2))
@@ -102,7 +115,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _connected(settings: "Settings") -> "Iterator[Connection]":
+def _connected(settings: "Settings", options: str = "") -> "Iterator[Connection]":
     """Yield a connection that only reads. Raises UserError if Postgres refuses or fails."""
     import psycopg
 
@@ -113,7 +126,7 @@ def _connected(settings: "Settings") -> "Iterator[Connection]":
         with connect(
             url,
             statement_ms=STATEMENT_MS,
-            options="-c default_transaction_read_only=on -c TimeZone=UTC -c extra_float_digits=3",
+            options=f"-c default_transaction_read_only=on -c extra_float_digits=3 {options}",
             application_name="leadstream fields",
         ) as connection:
             yield connection

@@ -28,11 +28,11 @@ COLUMNS = 80
 
 @dataclass(frozen=True, slots=True)
 class CrmShape:
-    """A CRM: the file that makes its tables, what its reader edits, and the lead to score."""
+    """A CRM: the file that makes its tables, the zone of its times, and the lead to score."""
 
     name: str
     words: str
-    edit: str
+    zone: str
     lead_id: str
     migrate: str = ""
 
@@ -48,7 +48,7 @@ SHAPES = (
         "contacts",
         "Ids are of the type uuid. Leads, names of sources, and applications are in three schemas. "
         "Times have no zone and are those of Berlin. A time marks a deleted lead.",
-        "sed -i s,UTC,Europe/Berlin, crm.toml",
+        "Europe/Berlin",
         "41872ac2-20e9-4c7c-9f70-430e198ff603",
     ),
     CrmShape(
@@ -56,15 +56,15 @@ SHAPES = (
         'Names are in mixed case, such as `admissions."Prospect"`. Ids are whole numbers, statuses '
         "are in a table of their own, and times are those of India. One table has events of every "
         "kind, and one kind is an application.",
-        "sed -i s,UTC,Asia/Kolkata, crm.toml",
+        "Asia/Kolkata",
         "2400",
     ),
     CrmShape(
         "party",
         "A view joins persons with their scores and with attributes in JSON. Ids are texts such as "
         "`P-0001/é`. A status marks deleted rows, and nothing says when a row was changed. The "
-        "status also says who became a customer, so its reader removes it.",
-        "sed -i '/^status/d' crm.toml",
+        "status also says who became a customer, so it is left out.",
+        "America/New_York",
         "P-0001/é",
         " --without-triggers",
     ),
@@ -82,7 +82,7 @@ def section(number: int) -> list[str]:
 def commands_for(shape: CrmShape) -> list[str]:
     """Return the commands of the tutorial for a table of one's own, as the reader types them."""
     return [
-        line.replace("vi crm.toml", shape.edit)
+        line.replace("Europe/Berlin", shape.zone)
         .replace("LEAD_ID", shape.lead_id)
         .replace("db migrate", f"db migrate{shape.migrate}")
         for line in section(9)
@@ -175,8 +175,8 @@ HEAD = """# Three CRMs, from a clone to the first prediction
 After this page you know what each command of [your own table](index.md#9-your-own-table) prints.
 These are transcripts of three tries: each follows the tutorial, with a Kafka and a Postgres of its
 own. `python -m tests.docs.own_table` makes the tables of `tests/docs/crms`, runs the commands, and
-writes this page. The tables of figures that `train` prints are cut (`...`). `sed` stands for the
-editor. The file `.env` has the four addresses.
+writes this page. The tables of figures that `train` prints are cut (`...`). Nothing is edited by
+hand. The file `.env` has the four addresses.
 """
 
 

@@ -72,7 +72,7 @@ OTHERS = {
     "pip install": "the tests run in an environment where it is done",
     "{ printf": "tests/deploy/test_kubernetes.py makes the same of the same files",
     "psql": "docs/test_tutorial.py",
-    "vi crm.toml": "the tests edit it with sed, as docs/own_table.py says",
+    "cat crm.toml": "docs/test_tutorial.py",
     "python -m tests.faults": "faults/test_one_broker.py",
     "python examples/python/subscribe.py": "integration/test_examples.py",
     "python3 -m venv": "the tests run in one",

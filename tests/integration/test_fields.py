@@ -67,7 +67,8 @@ def test_what_is_suggested_loads_fits_and_has_no_personal_column(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"ok    {path} fits; 9 leads were read"
     assert "note  lead.numbers.gpa: 11% of 9 leads have no value" in lines
-    assert any("read as UTC" in line for line in lines)
+    local = "times of created_on, deleted_at, submitted_on have no zone, and are read as UTC"
+    assert f"note  database.time_zone: {local}" in lines
 
 
 def test_a_schema_without_leads_is_one_sentence(
@@ -121,7 +122,7 @@ def test_every_difference_is_a_line(
 
 
 # Of each CRM: the id, the fields that are not own numbers and categories, the mark of deleted rows,
-# the columns of outcomes with the values that count, and a word of warning.
+# the columns of outcomes with the values that count, and whether a field is left out.
 PROPOSED = {
     "contacts": (
         "contact_uuid",
@@ -139,7 +140,7 @@ PROPOSED = {
     ),
     "party": (
         "prospect_ref",
-        "entered score status_code channel",
+        "entered score channel",
         "status_code",
         "party_ref closed_on outcome: WON",
         True,
@@ -174,7 +175,7 @@ def test_quoted_names_events_and_views_would_have_to_be_described_by_hand(
         " ".join(map(str, fields)),
         deleted and deleted.column,
         where,
-        'has "CUSTOMER": remove this line' in path.read_text(),
+        '# status = "status_code"' in path.read_text(),
     )
 
 
@@ -191,3 +192,68 @@ def test_postgres_that_does_not_answer_is_named_with_host_and_port(
         error = capsys.readouterr().err
         assert '"127.0.0.1", port 1 failed: Connection refused' in error, arguments
         assert "hush" not in error
+
+
+def test_times_of_another_zone_and_a_field_of_the_outcome_are_named_before_training(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    now = "now() at time zone 'Asia/Kolkata'"
+    crm.do(
+        f"insert into {crm.contacts} (contact_uuid, created_on, stage) select gen_random_uuid(), "
+        f"{now} - n * interval '1 hour', case when n % 3 = 0 then 'Student' else 'open' end "
+        "from generate_series(0, 299) n"
+    )
+    crm.do(
+        f"insert into {crm.applications} (contact_id, state, submitted_on) "
+        f"select contact_uuid, 'submitted', '2026-02-01' from {crm.contacts} "
+        "where stage = 'Student'"
+    )
+    table = ["fields", "suggest", "--postgres", "--table", f"sales{crm.suffix}.contacts"]
+    assert main([*table, "--time-zone", "Asia/Kolkatta"]) == 2
+    assert "--time-zone: 'Asia/Kolkatta' is not a time zone" in capsys.readouterr().err
+    path = tmp_path / "first.toml"
+    assert main([*table, "--output", str(path)]) == 0
+    zone, field, _ = capsys.readouterr().out.splitlines()
+    assert zone.startswith("say the zone in the file, or with --time-zone: times of created_on, ")
+    assert zone.endswith("the newest created_on would be 5 h 30 min ahead of now")
+    assert field.startswith("status is left out")
+    assert '100% of the leads with "Student" convert' in field
+    text = path.read_text()
+    assert '# status = "stage"' in text
+    path.write_text(text.replace("# status", "status"))
+    assert main(["fields", "check", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "note  database.time_zone: the newest 'created_on' would be 5 h 30 min ahead" in printed
+    assert "note  lead.status seems to come with the outcome, so remove it: 100%" in printed
+    # The right zone, said by its reader or by the database, is proposed without a warning.
+    assert main([*table, "--time-zone", "Asia/Kolkata"]) == 0
+    said = capsys.readouterr()
+    assert 'time_zone = "Asia/Kolkata"' in said.out.splitlines()
+    assert "zone" not in said.err
+    path.write_text(said.out)
+    assert main(["fields", "check", str(path)]) == 0
+    assert "time_zone" not in capsys.readouterr().out
+
+
+def test_the_zone_of_the_database_is_proposed_where_nobody_says_one(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{crm.url}%20-cTimeZone%3DAmerica/Lima")
+    assert main(["fields", "suggest", "--postgres", "--table", f"sales{crm.suffix}.contacts"]) == 0
+    said = capsys.readouterr()
+    assert 'time_zone = "America/Lima"' in said.out
+    assert "America/Lima is a guess" in said.err
+    assert "ahead" not in said.err
+
+
+def test_outcomes_of_a_view_are_said_to_be_never_sent(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = f"admissions{crm.suffix}.v_apps"
+    crm.do(f"create view {view} as select * from {crm.applications}")
+    crm.file.write_text(crm.file.read_text().replace('"applications"', '"v_apps"'))
+    expected = f"{view} is no table: triggers cannot see its outcomes, so none are sent; `train`"
+    assert main(["fields", "check", str(crm.file)]) == 0
+    assert f"note  {expected}" in capsys.readouterr().out
+    assert main(["db", "migrate", "--fields", str(crm.file)]) == 0
+    assert f"note: {expected}" in capsys.readouterr().out
