@@ -11,6 +11,12 @@ from schemas.crm_tables import find_tables
 
 NUMBERS = {"smallint", "integer", "bigint", "real", "double precision", "numeric"}
 TIMES = {"timestamp with time zone", "timestamp without time zone", "date"}
+# Types that may hold times in a form of their own, such as seconds since 1970.
+TEXTS_OF_TIMES = {
+    *("text", "character varying", "character"),
+    *("integer", "bigint", "numeric", "double precision"),
+}
+CHANGED = re.compile(r"updat|modif|chang|delet|birth|expir|due")
 NUMBER_FIELDS = {"lead_score", "engagement_score", "touchpoint_count"}
 OUTCOMES = re.compile(r"applica|enrol|admission|order|deal|opportunit|conver|submission")
 _LEADS = re.compile(
@@ -33,21 +39,28 @@ SYNONYMS = {
     "campus_name": "campus_name campus_id campus campus_code location_id location",
 }
 _CREATED = re.compile(r"creat|regist|sign_?up|insert|added|enter|enquir|inquir|joined|received")
+_NO_TIME = re.compile(r"_(by|from|in|id|user|name|via|source|channel|count)$")
 _KEYS_BY_NAME = ("id", "uuid", "lead_id", "contact_id")
 _KEY_ENDINGS = ("_id", "_uuid", "_ref", "_key", "_no", "_number", "_code")
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateTable:
-    """A table of the catalog: its columns with their types, its key, and its foreign keys.
+    """A table of the catalog: the columns that this role may read, with their types, and its keys.
 
-    `references` has the table and column that a column refers to.
+    `keys` are the columns of its primary key. `references` has the table and column that a column
+    refers to.
     """
 
     name: TableName
     columns: Mapping[str, str]
-    key: str | None
+    keys: tuple[str, ...]
     references: Mapping[str, tuple[TableName, str]]
+
+    @property
+    def key(self) -> str | None:
+        """Return the one column of the primary key, None if it has none or several."""
+        return self.keys[0] if len(self.keys) == 1 else None
 
     def by_word(self) -> dict[str, str]:
         """Return the columns by their names in small letters, with underscores between words."""
@@ -64,20 +77,29 @@ def read_candidates(connection: Connection) -> list[CandidateTable]:
     """Return the tables and views that this role may read, without those of Leadstream."""
     names = [TableName(table, schema) for schema, table in connection.execute(_TABLES)]
     found = find_tables(connection, names)
-    keys = {(schema, table): key for schema, table, key in connection.execute(_KEYS)}
+    keys = {(schema, table): tuple(key) for schema, table, key in connection.execute(_KEYS)}
+    readable = {
+        (schema, table): set(columns) for schema, table, columns in connection.execute(_READABLE)
+    }
     references: dict[tuple[str, str], dict[str, tuple[TableName, str]]] = {}
     for schema, table, column, *target, key in connection.execute(_REFERENCES):
         place = references.setdefault((schema, table), {})
         place[column] = TableName(target[1], target[0]), key
-    return [
-        CandidateTable(
-            each.name,
-            each.columns,
-            keys.get((each.name.schema or "", each.name.table)),
-            references.get((each.name.schema or "", each.name.table), {}),
+    candidates = []
+    for each in found.values():
+        place_of = each.name.schema or "", each.name.table
+        allowed = readable.get(place_of, set())
+        columns = {column: kind for column, kind in each.columns.items() if column in allowed}
+        own_keys = keys.get(place_of, ())
+        candidates.append(
+            CandidateTable(
+                each.name,
+                columns,
+                own_keys if columns.keys() >= set(own_keys) else (),
+                references.get(place_of, {}),
+            )
         )
-        for each in found.values()
-    ]
+    return candidates
 
 
 def choose_leads(tables: Sequence[CandidateTable], wanted: str | None) -> CandidateTable:
@@ -101,19 +123,37 @@ def choose_leads(tables: Sequence[CandidateTable], wanted: str | None) -> Candid
 
 def column_of_field(table: CandidateTable, field: str) -> str | None:
     """Return the column that has the best name and a type of a field."""
+    if field == "created_at":
+        return next(iter(created_columns(table)), None)
     words = table.by_word()
     for synonym in SYNONYMS[field].split():
         column = words.get(synonym)
         if column is not None and _has_type(table.columns[column], field):
             return column
-    if field == "created_at":
-        times = (column for word, column in words.items() if _CREATED.search(word))
-        return next((column for column in times if table.columns[column] in TIMES), None)
     return None
 
 
+def created_columns(table: CandidateTable, *, any_name: bool = False) -> list[str]:
+    """Return the columns that may hold the time of creation, the likeliest first.
+
+    Those of texts or numbers come after those of times. With `any_name`, other times come last.
+    """
+    words = table.by_word()
+    named = [words[each] for each in SYNONYMS["created_at"].split() if each in words]
+    named += [c for word, c in words.items() if _CREATED.search(word) and not _NO_TIME.search(word)]
+    times = [column for column in named if table.columns[column] in TIMES]
+    texts = [column for column in named if table.columns[column] in TEXTS_OF_TIMES]
+    others = [
+        c for c, kind in table.columns.items() if kind in TIMES and not CHANGED.search(c.lower())
+    ]
+    return list(dict.fromkeys([*times, *texts, *(others if any_name else ())]))
+
+
 def id_column(table: CandidateTable) -> str | None:
-    """Return the column of the ids: the primary key, or the one that has the best name."""
+    """Return the column of the ids: the primary key, or the one that has the best name.
+
+    Of a primary key of several columns it is the first one, if none has a name of an id.
+    """
     if table.key is not None:
         return table.key
     words = table.by_word()
@@ -121,6 +161,8 @@ def id_column(table: CandidateTable) -> str | None:
     names = (*_KEYS_BY_NAME, *(f"{stem}{ending}" for ending in _KEY_ENDINGS))
     if named := next((words[each] for each in names if each in words), None):
         return named
+    if table.keys:
+        return table.keys[0]
     # The rows of a view begin with what identifies them.
     word, column = next(iter(words.items()), ("", None))
     return column if word.endswith(_KEY_ENDINGS[:4]) else None
@@ -132,8 +174,6 @@ def stem_of(table: CandidateTable) -> str:
 
 
 def _has_type(kind: str, field: str) -> bool:
-    if field == "created_at":
-        return kind in TIMES
     return kind in NUMBERS if field in NUMBER_FIELDS else kind not in TIMES
 
 
@@ -157,11 +197,22 @@ where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition
 order by 1, 2
 """
 _KEYS = """
-select n.nspname::text, c.relname::text, a.attname::text
+select n.nspname::text, c.relname::text,
+       array_agg(a.attname::text order by array_position(i.indkey::int2[], a.attnum))
 from pg_index i
 join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace
-join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
-where i.indisprimary and i.indnkeyatts = 1
+join pg_attribute a on a.attrelid = c.oid
+     and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1])
+where i.indisprimary
+group by 1, 2
+"""
+_READABLE = """
+select n.nspname::text, c.relname::text, array_agg(a.attname::text)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^(pg_|information_schema$)'
+  and has_column_privilege(c.oid, a.attnum, 'SELECT')
+group by 1, 2
 """
 _REFERENCES = """
 select n.nspname::text, c.relname::text, a.attname::text,

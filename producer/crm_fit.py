@@ -17,6 +17,11 @@ def described_tables(description: CrmDescription) -> list[TableName]:
     return list(dict.fromkeys([*state_tables(description), *outcome]))
 
 
+def percent(share: float) -> str:
+    """Return a share above 0 as text."""
+    return f"{share:.0%}" if share >= 0.005 else "under 1%"
+
+
 def unfit(description: CrmDescription, tables: Tables) -> list[str]:
     """Return a sentence for each table and column that the database does not have."""
     return list(dict.fromkeys(_absent(description, tables)))
@@ -38,14 +43,14 @@ def _absent(description: CrmDescription, tables: Tables) -> Iterator[str]:
     for table in described_tables(description):
         if table not in tables:
             yield f"there is no table {table}, or this role may not see its schema"
-    for key, table, column in _columns(description):
+    for key, table, column in named_columns(description):
         if table in tables and column not in tables[table].columns:
             near = difflib.get_close_matches(column, tables[table].columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             yield f"{key}: {table} has no column {column!r}{hint}"
 
 
-def _columns(description: CrmDescription) -> Iterator[tuple[str, TableName, str]]:
+def named_columns(description: CrmDescription) -> Iterator[tuple[str, TableName, str]]:
     """Yield every column that the description names, with its key and its table."""
     database, outcome = description.database, description.outcome
     if database is None:

@@ -9,13 +9,16 @@ from psycopg import sql
 
 from leadstream.postgres import Connection
 from producer.crm_candidates import (
+    CHANGED,
     OUTCOMES,
+    TEXTS_OF_TIMES,
     TIMES,
     CandidateTable,
     id_column,
     stem_of,
     words_of,
 )
+from producer.crm_times import TimeColumn, first_times
 from schemas.crm_description import TableName
 from schemas.crm_tables import name, table_name
 
@@ -25,7 +28,7 @@ VALUE_ROWS, MAX_VALUES = 100_000, 50
 _EVENTS = re.compile(r"event|activit|histor|transition|milestone|log")
 _DECIDED = ("submitted_at", "submitted_on", "decided_at", "closed_at", "closed_on", "completed_at")
 _CONDITIONS = ("status", "state", "stage", "outcome", "result", "event_type", "type", "event")
-_CHANGED = re.compile(r"updat|modif|chang|delet|birth|expir|due")
+_WHEN = re.compile(r"(^|_)(at|on|date|time|when)$|_(at|on|date|time)_|submi|decid|clos|enrol")
 _CONVERTED = re.compile(
     r"submi|\bwon\b|enrol|admit|accept|conver|applied|\bpaid\b|signed|complet|customer|success"
 )
@@ -41,7 +44,7 @@ class FoundOutcome:
 
     table: TableName
     lead: str
-    decided_at: str
+    decided_at: TimeColumn
     condition: str | None
     values: tuple[str, ...]
 
@@ -85,8 +88,10 @@ def _outcome_in(
     connection: Connection, table: CandidateTable, leads: CandidateTable
 ) -> FoundOutcome | None:
     named, events = _is_named(table), bool(_EVENTS.search(table.name.table.lower()))
-    decided = _decided(table)
-    if decided is None or not (named or events):
+    if not (named or events):
+        return None
+    decided = first_times(connection, table, _decided(table))
+    if decided is None:
         return None
     lead = _lead_column(connection, table, leads)
     if lead is None:
@@ -102,13 +107,17 @@ def _outcome_in(
     )
 
 
-def _decided(table: CandidateTable) -> str | None:
-    """Return the column of the time: the best name, or the first that is not of a change."""
-    words = table.by_word()
-    if best := next((words[each] for each in _DECIDED if each in words), None):
-        return best
-    times = (column for column, kind in table.columns.items() if kind in TIMES)
-    return next((column for column in times if not _CHANGED.search(column.lower())), None)
+def _decided(table: CandidateTable) -> list[str]:
+    """Return the columns that may hold the time: the best names, or those not of a change."""
+    words, columns = table.by_word(), table.columns
+    named = [words[each] for each in _DECIDED if each in words]
+    times = [column for column, kind in columns.items() if kind in TIMES]
+    texts = [
+        c for c, kind in columns.items() if kind in TEXTS_OF_TIMES and _WHEN.search(words_of(c))
+    ]
+    usable = {*times, *texts}
+    others = [column for column in (*times, *texts) if not CHANGED.search(column.lower())]
+    return list(dict.fromkeys([*(c for c in named if c in usable), *others]))
 
 
 def _lead_column(

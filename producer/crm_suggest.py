@@ -21,13 +21,15 @@ from producer.crm_candidates import (
     CandidateTable,
     choose_leads,
     column_of_field,
+    created_columns,
     id_column,
     read_candidates,
     words_of,
 )
-from producer.crm_fit import described_tables
+from producer.crm_fit import described_tables, percent
 from producer.crm_leaks import late_fields
-from producer.crm_outcomes import FoundOutcome, distinct_texts, find_outcome
+from producer.crm_outcomes import VALUE_ROWS, FoundOutcome, distinct_texts, find_outcome
+from producer.crm_times import first_times
 from producer.crm_zone import ahead_of_now, local_columns, zone_of_sessions
 from schemas.crm_description import Lookup, TableName
 from schemas.crm_tables import find_tables, json_row, name, table_name
@@ -42,7 +44,12 @@ _REFUSED = re.compile(
     r"mail|phone|mobile|(^|_)name|name$|address|street|birth|passport|iban|ssn|password|token|"
     r"conver|applied|has_application|probability|prediction|outcome|won|lost|note|comment"
 )
-_DELETED = ("deleted_at", "deleted_on", "is_deleted", "deleted", "removed_at", "archived_at")
+_DELETED = (
+    *("deleted_at", "deleted_on", "is_deleted", "deleted", "removed_at", "archived_at"),
+    *("is_archived", "archived"),
+)
+# Codes have zeros in front, and numbers have none.
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,11})(\.\d{1,12})?", re.ASCII)
 _DELETED_VALUE = re.compile(r"(soft.?)?del(eted)?|removed|archived|erased|purged", re.IGNORECASE)
 _VERSIONS = ("lead_version", "row_version", "version", "revision", "lock_version")
 _ORIGINS = ("updated_by", "modified_by", "last_modified_by", "changed_by")
@@ -50,14 +57,11 @@ _ORIGINS = ("updated_by", "modified_by", "last_modified_by", "changed_by")
 
 @dataclass(frozen=True, slots=True)
 class ColumnSample:
-    """A column in a sample: the share of missing values, and whether the others are categories.
-
-    `values` are those of a category, from many more rows.
-    """
+    """A column in a sample: the share of missing values, and what the others are."""
 
     missing: float
     category: bool
-    values: Sequence[str] = ()
+    number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class _Draft:
     database: list[str]
     fields: list[tuple[str, str, str]]
     outcome: list[str]
+    unsure: list[str]
 
     def text(self, zone: Sequence[str], late: Mapping[str, str]) -> str:
         """Return the file, with the lines about the time zone, and without the late fields."""
@@ -102,24 +107,29 @@ def suggest(
     found = parse_description("", tomllib.loads(draft.text([line], {})))
     tables = find_tables(connection, described_tables(found))
     late = late_fields(connection, found, tables)
-    left_out = [
+    remarks = [
         f"{field} is left out, because it seems to come with the outcome: {why}"
         for field, why in late.items()
     ]
+    remarks += draft.unsure
     columns = local_columns(found, tables)
     if time_zone or not columns:
-        return SuggestedCrm(draft.text([line] if time_zone else [], late), tuple(left_out))
+        return SuggestedCrm(draft.text([line] if time_zone else [], late), tuple(remarks))
     names = ", ".join(dict.fromkeys(each.column for each in columns))
     why = f"times of {names} have no zone, and {zone} is a guess"
     if ahead := ahead_of_now(connection, columns):
         why += f"; it is wrong, because the newest {ahead[0]} would be {ahead[1]} ahead of now"
     text = draft.text([*_comment(f"Say the zone here: {why}."), line], late)
-    return SuggestedCrm(text, (f"say the zone in the file, or with --time-zone: {why}", *left_out))
+    return SuggestedCrm(text, (f"say the zone in the file, or with --time-zone: {why}", *remarks))
 
 
 def _drafted(connection: Connection, wanted: str | None) -> _Draft:
     tables = read_candidates(connection)
-    leads = choose_leads(tables, wanted)
+    chosen = choose_leads(tables, wanted)
+    leads = _with_one_key(connection, chosen)
+    created = first_times(connection, leads, created_columns(leads, any_name=bool(wanted)))
+    if created is None:
+        raise UserError(f"{leads.name} has no column with a time of creation: describe it by hand")
     samples = _samples(connection, leads)
     lookups = {
         column: Lookup(target, key, label)
@@ -127,14 +137,15 @@ def _drafted(connection: Connection, wanted: str | None) -> _Draft:
         if (label := _label(tables, target)) is not None
     }
     used = _matched(leads, samples)
-    numbers, categories = _own(leads, samples, lookups, used.values())
+    numbers, categories = _own(leads, samples, lookups, {created.column, *used.values()})
+    numbers = [column for column in numbers if column not in chosen.keys]
     head = [
         f"# A first description, from {SAMPLE_ROWS:,} rows of {_toml(str(leads.name))}. Read it, "
         "then run",
         "# `leadstream fields check`. Add what is known before the outcome; remove what is not.",
         "",
     ]
-    fields = []
+    fields = [("lead", "created_at", f"created_at = {created.source()}")]
     for section, prefix, columns in (
         ("lead", "", used),
         ("lead.numbers", "numbers.", {column: column for column in numbers}),
@@ -144,23 +155,41 @@ def _drafted(connection: Connection, wanted: str | None) -> _Draft:
             lookup = None if key in NUMBER_FIELDS else lookups.get(column)
             line = f"{_toml(key) if prefix else key} = {_source(column, lookup)}"
             fields.append((section, f"{prefix}{key}", f"{line}{_remark(samples[column])}"))
-    outcome = list(_outcome(find_outcome(connection, tables, leads)))
-    return _Draft(head, list(_database(leads, samples)), fields, outcome)
+    found = find_outcome(connection, tables, leads)
+    unsure = [
+        f"say whether the day or the month comes first in {each.column}: the values do not tell"
+        for each in (created, found and found.decided_at)
+        if each and each.open
+    ]
+    database = list(_database(connection, leads, samples))
+    return _Draft(head, database, fields, list(_outcome(found)), unsure)
 
 
 def _matched(table: CandidateTable, samples: Mapping[str, ColumnSample]) -> dict[str, str]:
-    """Return the column of each field of LeadState that the table has."""
+    """Return the column of each field of LeadState that the table has, but for created_at."""
     found = {field: column for field in SYNONYMS if (column := column_of_field(table, field))}
-    if "created_at" not in found:
-        raise UserError(f"{table.name} has no column with a time of creation: describe it by hand")
-    plain = {
+    return {
         field: column
         for field, column in found.items()
-        if field in {"created_at", *NUMBER_FIELDS}
-        or column in table.references
-        or samples[column].category
+        if field != "created_at"
+        and not is_personal_column(column)
+        and (field in NUMBER_FIELDS or column in table.references or samples[column].category)
     }
-    return {field: column for field, column in plain.items() if not is_personal_column(column)}
+
+
+def _with_one_key(connection: Connection, table: CandidateTable) -> CandidateTable:
+    """Return a table with one key: that of its columns with the most different values."""
+    if len(table.keys) <= 1:
+        return table
+    keys = list(dict.fromkeys([id_column(table) or table.keys[0], *table.keys]))
+    query = sql.SQL("select {} from (select {} from {} limit %s) s").format(
+        sql.SQL(", ").join(sql.SQL("count(distinct {})").format(name(key)) for key in keys),
+        sql.SQL(", ").join(map(name, keys)),
+        table_name(table.name),
+    )
+    counts = connection.execute(query, (VALUE_ROWS,)).fetchone() or ()
+    best = max(zip(counts, keys, strict=False), key=lambda one: one[0], default=(0, keys[0]))
+    return replace(table, keys=(best[1],))
 
 
 def _own(
@@ -171,7 +200,7 @@ def _own(
 ) -> tuple[list[str], list[str]]:
     """Return the columns of own numbers and of own categories."""
     others = [column for column in leads.columns if column not in used and _is_input(column, leads)]
-    numbers = [c for c in others if leads.columns[c] in NUMBERS and c not in leads.references]
+    numbers = [c for c in others if samples[c].number and c not in leads.references]
     return numbers, [
         c for c in others if c not in numbers and (c in lookups or samples[c].category)
     ]
@@ -200,13 +229,7 @@ def _samples(connection: Connection, table: CandidateTable) -> dict[str, ColumnS
         json_row({c: sql.SQL("p.{}").format(name(c)) for c in columns}), table_name(table.name)
     )
     rows = [row for (row,) in connection.execute(query, (SAMPLE_ROWS,))]
-    found = {c: _sampled([row[c] for row in rows], table.columns[c]) for c in columns}
-    return {
-        c: replace(sample, values=distinct_texts(connection, table, c))
-        if sample.category
-        else sample
-        for c, sample in found.items()
-    }
+    return {c: _sampled([row[c] for row in rows], table.columns[c]) for c in columns}
 
 
 def _sampled(values: Sequence[Any], kind: str) -> ColumnSample:
@@ -216,7 +239,9 @@ def _sampled(values: Sequence[Any], kind: str) -> ColumnSample:
     few = len(texts) <= MAX_CATEGORIES and (len(texts) <= 20 or len(texts) * 2 <= len(given))
     short = all(len(text) <= MAX_CHARACTERS and not is_email_address(text) for text in texts)
     textual = (kind in _TEXTS or kind not in _NO_CATEGORIES) and "[]" not in kind
-    return ColumnSample(missing, textual and few and short)
+    digits = bool(texts) and all(_NUMBER.fullmatch(text) for text in texts)
+    category = textual and few and short
+    return ColumnSample(missing, category, kind in NUMBERS or (textual and digits and not category))
 
 
 def _label(tables: Iterable[CandidateTable], target: TableName) -> str | None:
@@ -233,7 +258,9 @@ def _label(tables: Iterable[CandidateTable], target: TableName) -> str | None:
     return next(exact, None) or next(ending, None)
 
 
-def _database(leads: CandidateTable, samples: Mapping[str, ColumnSample]) -> Iterator[str]:
+def _database(
+    connection: Connection, leads: CandidateTable, samples: Mapping[str, ColumnSample]
+) -> Iterator[str]:
     words = leads.by_word()
     yield "[database]"
     yield f"schema = {_toml(leads.name.schema or '')}"
@@ -244,16 +271,21 @@ def _database(leads: CandidateTable, samples: Mapping[str, ColumnSample]) -> Ite
     if column := next((words[each] for each in _DELETED if each in words), None):
         yield f"deleted = {_toml(column)}"
     else:
-        yield from _deleted_values(samples)
+        categories = [column for column, sample in samples.items() if sample.category]
+        yield from _deleted_values(connection, leads, categories)
     if column := next((words[each] for each in _ORIGINS if each in words), None):
         yield "# If scores are written back to this table, name who writes them:"
         yield f'# origin = {{ column = {_toml(column)}, values = ["leadstream"] }}'
 
 
-def _deleted_values(samples: Mapping[str, ColumnSample]) -> Iterator[str]:
+def _deleted_values(
+    connection: Connection, leads: CandidateTable, categories: Iterable[str]
+) -> Iterator[str]:
     """Yield the line of a column whose values say that a row is deleted, if there is one."""
-    for column, sample in samples.items():
-        if values := list(filter(_DELETED_VALUE.fullmatch, sample.values)):
+    for column in categories:
+        if values := list(
+            filter(_DELETED_VALUE.fullmatch, distinct_texts(connection, leads, column))
+        ):
             yield f"deleted = {{ column = {_toml(column)}, values = {_list(values)} }}"
             return
 
@@ -273,7 +305,7 @@ def _source(column: str, lookup: Lookup | None) -> str:
 
 
 def _remark(sample: ColumnSample) -> str:
-    return f"  # {sample.missing:.0%} missing" if sample.missing else ""
+    return f"  # {percent(sample.missing)} missing" if sample.missing else ""
 
 
 def _outcome(found: FoundOutcome | None) -> Iterator[str]:
@@ -285,7 +317,7 @@ def _outcome(found: FoundOutcome | None) -> Iterator[str]:
     yield f"schema = {_toml(found.table.schema or '')}"
     yield f"table = {_toml(found.table.table)}"
     yield f"lead = {_toml(found.lead)}"
-    yield f"decided_at = {_toml(found.decided_at)}"
+    yield f"decided_at = {found.decided_at.source()}"
     if found.values:
         condition = _toml(found.condition or "")
         yield f"where = {{ column = {condition}, values = {_list(found.values)} }}"

@@ -10,8 +10,9 @@ from psycopg import sql
 
 from leadstream.errors import SettingsError
 from leadstream.postgres import Connection
+from producer.crm_candidates import TIMES
 from producer.crm_fit import Tables
-from schemas.crm_description import CrmDescription, DescribedField, TableName
+from schemas.crm_description import CrmDescription, DescribedField, TableName, TimeFormat
 from schemas.crm_rows import MAX_CLOCK_DIFFERENCE_MS
 from schemas.crm_tables import name, table_name
 from schemas.options import WrongKey, zone_of
@@ -34,31 +35,40 @@ class LocalColumn:
 def local_columns(description: CrmDescription, tables: Tables) -> list[LocalColumn]:
     """Return the columns with times without a zone that the description reads, each once."""
     found = {
-        (table, column): LocalColumn(tables[table].name, column, kind, zone)
-        for table, column, zone in _times(description)
-        if table in tables and (kind := tables[table].columns.get(column)) in _WITHOUT_ZONE and kind
+        (table, column): LocalColumn(tables[table].name, column, kind, times.zone)
+        for table, column, times in _times(description)
+        if table in tables
+        and (kind := tables[table].columns.get(column, ""))
+        and (kind in _WITHOUT_ZONE or _is_local_text(kind, times))
     }
     return list(found.values())
 
 
-def _times(description: CrmDescription) -> Iterator[tuple[TableName, str, tzinfo]]:
-    """Yield table, column and zone of all times."""
+def _is_local_text(kind: str, times: TimeFormat) -> bool:
+    return kind not in TIMES and any("%" in form and "%z" not in form for form in times.forms)
+
+
+def _times(description: CrmDescription) -> Iterator[tuple[TableName, str, TimeFormat]]:
+    """Yield table, column and format of all times."""
     database, outcome = description.database, description.outcome
     if database is None:
         return
-    created = (each for each in description.fields if each.name == "created_at")
-    for field in created:
-        yield from _time_of(database.table, field)
+    read = [(database.table, each) for each in description.fields if each.name == "created_at"]
+    if outcome and outcome.decided_at:
+        read.append((outcome.table, outcome.decided_at))
+    for table, field in read:
+        if field.column:
+            yield table, field.column, field.times
     for column in (database.version, database.deleted and database.deleted.column):
         if column:
-            yield database.table, column, database.times.zone
-    if outcome and outcome.decided_at:
-        yield from _time_of(outcome.table, outcome.decided_at)
+            yield database.table, column, database.times
 
 
-def _time_of(table: TableName, field: DescribedField) -> Iterator[tuple[TableName, str, tzinfo]]:
+def _time_of(
+    table: TableName, field: DescribedField
+) -> Iterator[tuple[TableName, str, TimeFormat]]:
     if field.column:
-        yield table, field.column, field.times.zone
+        yield table, field.column, field.times
 
 
 def is_utc(zone: tzinfo) -> bool:

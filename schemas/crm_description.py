@@ -129,6 +129,8 @@ class TimeFormat:
             if form in _DAYS:
                 return self._local(_DAYS[form] + timedelta(milliseconds=round(number * 86_400_000)))
             return int(number * (1000 if form == "epoch_s" else 1))
+        if form != "iso" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # 20260131
         if not isinstance(value, str):
             return parse_time(value)
         if len(value) > _MAX_TIME_CHARACTERS:

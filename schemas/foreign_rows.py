@@ -200,7 +200,7 @@ def _checked(field: DescribedField, value: Any, local_times: bool) -> Any:
         case FieldKind.TIME:
             value = _moment(field, value, local_times)
             if field.read({field.column or "": value}, {}) is None:
-                raise _no_time(field.name)
+                raise _no_time(field.name, field.times)
         case FieldKind.DOUBLE | FieldKind.INT:
             _check_number(field, value)
         case _:
@@ -252,7 +252,10 @@ def _check_number(field: DescribedField, value: Any) -> None:
         raise invalid(f"the field {field.name} is no integer")
 
 
-def _no_time(name: str) -> Any:
+def _no_time(name: str, times: TimeFormat = TimeFormat()) -> Any:  # noqa: B008  # frozen
+    if times.forms != ("iso",) or times.base is not None:
+        forms = ", ".join(times.forms)
+        return invalid(f"the field {name} is no time of the described format: {forms}")
     return invalid(
         f"the field {name} is no plausible time: send ISO 8601, or the schema that tells the "
         "unit, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970"

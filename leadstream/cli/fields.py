@@ -91,6 +91,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Print what does not fit, one line each; return 1 if there is anything."""
     from leadstream.settings import load_settings
     from producer.crm_check import check_fit
+    from producer.crm_fit import percent
     from schemas.description_file import described_crm, load_description
 
     settings = load_settings()
@@ -108,7 +109,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(f"note  {note}")
     for field, share in report.missing.items():
         if share:
-            print(f"note  lead.{field}: {share:.0%} of {report.rows:,} leads have no value")
+            print(f"note  lead.{field}: {percent(share)} of {report.rows:,} leads have no value")
     if not report.problems:
         print(f"ok    {description.path} fits; {report.rows:,} leads were read")
     return 1 if report.problems else 0

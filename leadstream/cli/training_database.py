@@ -1,5 +1,6 @@
 """The training table of a described CRM: its leads in Postgres as they are now, with outcomes."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -19,8 +20,9 @@ def described_table(
 ) -> "pd.DataFrame":
     """Return one row for each lead: its state of now, as of its creation, and its outcome.
 
-    A lead converted if an outcome came within the horizon. Younger leads are left out. Raises
-    UserError or Transient if the database does not fit, and UserError without `[outcome]`.
+    A lead converted if an outcome came within the horizon. Younger leads are left out, and leads
+    without a time of creation, which standard error counts. Raises UserError or Transient if the
+    database does not fit, and UserError without `[outcome]`.
     """
     from producer.crm import connected
     from producer.crm_log import first_outcomes
@@ -35,9 +37,18 @@ def described_table(
         )
         horizon = int(horizon_days * DAY_MS)
         now = time.time_ns() // 1_000_000
-        state_of = {
-            lead_id: state for lead_id, state in states if state["created_at"] <= now - horizon
-        }
+        undated = 0
+        state_of = {}
+        for lead_id, state in states:
+            if state["created_at"] is None:
+                undated += 1
+            elif state["created_at"] <= now - horizon:
+                state_of[lead_id] = state
+    if undated:
+        print(
+            f"{undated:,} leads without a time of creation that can be read are left out",
+            file=sys.stderr,
+        )
     rows = sorted((state["created_at"], lead_id) for lead_id, state in state_of.items())
     return training_frame(
         [lead_id for _, lead_id in rows],

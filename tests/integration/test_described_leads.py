@@ -207,6 +207,15 @@ def test_training_takes_each_lead_with_the_state_that_run_reads_and_its_own_outc
     assert {name: table[name].iloc[2] for name in found.state} == found.state
 
 
+def test_a_lead_whose_creation_cannot_be_read_would_end_the_training(
+    crm: ContactsCrm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dated = crm.add()
+    crm.add(created_on="infinity")
+    assert described_table(crm.url, crm.description, 60)["lead_id"].tolist() == [dated]
+    assert "1 leads without a time of creation" in capsys.readouterr().err
+
+
 def test_training_without_a_table_of_outcomes_says_what_is_missing(crm: ContactsCrm) -> None:
     with pytest.raises(UserError, match=r"crm.toml: training needs \[outcome\]"):
         described_table(crm.url, replace(crm.description, outcome=None), 60)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from leadstream.cli.main import main
@@ -67,7 +68,7 @@ def test_what_is_suggested_loads_fits_and_has_no_personal_column(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"ok    {path} fits; 9 leads were read"
     assert "note  lead.numbers.gpa: 11% of 9 leads have no value" in lines
-    local = "times of created_on, deleted_at, submitted_on have no zone, and are read as UTC"
+    local = "times of created_on, submitted_on, deleted_at have no zone, and are read as UTC"
     assert f"note  database.time_zone: {local}" in lines
 
 
@@ -257,3 +258,99 @@ def test_outcomes_of_a_view_are_said_to_be_never_sent(
     assert f"note  {expected}" in capsys.readouterr().out
     assert main(["db", "migrate", "--fields", str(crm.file)]) == 0
     assert f"note: {expected}" in capsys.readouterr().out
+
+
+ODD_TABLES = """
+create table "odd{s}"."lead_master" (
+    tenant smallint, lead_code char(8), created_ms bigint not null, points text, zip text,
+    archived char(1) default 'N', rating float8, primary key (tenant, lead_code)
+);
+insert into "odd{s}"."lead_master"
+select n % 2, 'L' || n, 1767225600000 + n * 1000, n + 0.5, lpad(n::text, 5, '0'),
+       case when n % 9 = 0 then 'Y' else 'N' end, case when n % 5 = 0 then 'NaN' else n::float8 end
+from generate_series(1, 90) n;
+create table "odd{s}".enrolment (lead_code char(8), enrolled_day integer);
+insert into "odd{s}".enrolment values ('L1', 20260201), ('L2', 20260301);
+create table "odd{s}"."select" ("user" text primary key, "from" timestamptz, "order" text);
+insert into "odd{s}"."select" values ('7', '2026-01-01', 'x');
+create table "odd{s}".typed (id int primary key, "Created" text, created_by text, kind text);
+insert into "odd{s}".typed
+select n, case when n = 50 then 'soon' else to_char('2026-01-01'::date + n, 'DD/MM/YYYY') end,
+       'x', 'y'
+from generate_series(1, 100) n;
+"""
+
+
+@pytest.fixture
+def odd(crm: ContactsCrm) -> Iterator[str]:
+    """The name of a schema with tables that have other types and names than most."""
+    crm.do(f'create schema "odd{crm.suffix}"')
+    crm.do(ODD_TABLES.replace("{s}", crm.suffix))
+    yield f"odd{crm.suffix}"
+    crm.do(f'drop schema "odd{crm.suffix}" cascade')
+
+
+def test_several_keys_times_as_numbers_and_numbers_as_texts_are_proposed(
+    odd: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["fields", "suggest", "--postgres", "--table", f"{odd}.lead_master"]) == 0
+    path = tmp_path / "odd.toml"
+    path.write_text(capsys.readouterr().out)
+    found = load_description(path)
+    assert found.database is not None
+    assert found.database.deleted is not None
+    assert found.outcome is not None
+    assert found.outcome.decided_at is not None
+    assert (found.id, found.database.deleted.column) == ("lead_code", "archived")
+    assert found.outcome.decided_at.times.forms == ("%Y%m%d",)
+    fields = {field.name: field.times.forms for field in found.fields}
+    assert fields.pop("created_at") == ("epoch_ms",)
+    # A code with zeros in front is no number.
+    assert set(fields) == {"numbers.points", "numbers.rating"}
+    assert main(["fields", "check", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "note  lead.numbers.rating: 20% of 80 leads have no value" in printed
+    assert "no unique index is on 'lead_code' alone" in printed
+
+
+def test_a_time_of_creation_is_found_by_its_values_and_a_few_wrong_ones_are_a_note(
+    odd: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["fields", "suggest", "--postgres", "--table", f"{odd}.select"]) == 0
+    assert 'created_at = "from"' in capsys.readouterr().out
+    assert main(["fields", "suggest", "--postgres", "--table", f"{odd}.typed"]) == 0
+    said = capsys.readouterr()
+    assert 'created_at = { column = "Created", format = "%d/%m/%Y" }' in said.out
+    assert "times of Created have no zone" in said.err
+    path = tmp_path / "typed.toml"
+    path.write_text(said.out)
+    assert main(["fields", "check", str(path)]) == 0
+    assert "note  lead.created_at: 1 of 100 values of 'Created'" in capsys.readouterr().out
+
+
+def test_a_role_that_may_not_read_all_columns_gets_a_description_of_the_others(
+    crm: ContactsCrm,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    role = f"narrow{crm.suffix}"
+    crm.do(f"create role {role} login password 'secret'")
+    try:
+        crm.do(f"grant usage on schema sales{crm.suffix} to {role}")
+        crm.do(f"grant select (contact_uuid, created_on, stage) on {crm.contacts} to {role}")
+        url = psycopg.conninfo.make_conninfo(crm.url, user=role, password="secret")
+        monkeypatch.setenv("DATABASE_URL", url)
+        table = f"sales{crm.suffix}.contacts"
+        assert main(["fields", "suggest", "--postgres", "--table", table]) == 0
+        path = tmp_path / "narrow.toml"
+        path.write_text(capsys.readouterr().out)
+        assert {each.column for each in load_description(path).fields} == {"created_on", "stage"}
+        assert main(["fields", "check", str(path)]) == 0
+        path.write_text(path.read_text().replace('"stage"', '"touches"'))
+        capsys.readouterr()
+        assert main(["fields", "check", str(path)]) == 1
+        forbidden = f"this role may not read 'touches' of sales{crm.suffix}.contacts"
+        assert f"FAIL  lead.status: {forbidden}" in capsys.readouterr().out
+    finally:
+        crm.do(f"drop owned by {role}; drop role {role}")

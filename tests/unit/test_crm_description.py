@@ -122,6 +122,8 @@ def test_a_text_is_stripped_and_an_address_is_never_read(found: Any, expected: s
         ({"format": "epoch_s"}, str(NOON // 1000), NOON),
         ({"format": "epoch_ms"}, "soon", None),
         ({"format": "%d.%m.%Y %H:%M", "time_zone": "Europe/Berlin"}, "31.01.2026 12:00", NOON),
+        ({"format": "%Y%m%d%H"}, 2026013111, NOON),
+        ({"format": "%Y"}, True, None),
         ({"base": "2026-01-31T12:00:00+01:00", "step_ms": 1000}, 2, NOON + 2000),
         ({"format": ["%d/%m/%Y", "iso"]}, "2026-01-31T11:00:00Z", NOON),
         ({"format": ["%Y", "%d.%m.%Y %H:%M"]}, "31.01.2026 11:00", NOON),

@@ -194,6 +194,16 @@ def test_a_value_that_cannot_be_one_of_its_field_is_named(
         debezium(ROW | {column: value})
 
 
+def test_a_time_of_another_format_than_the_described_one_is_named_with_that_format() -> None:
+    spec = {"column": "created_on", "format": "%d/%m/%Y"}
+    how = options({**FILE, "lead": {**FILE["lead"], "created_at": spec}})
+    record = debezium(ROW | {"created_on": "31/01/2026"}, how=how)
+    assert record is not None
+    assert record["lead"]["created_at"] == 1_769_814_000_000
+    with pytest.raises(Poison, match="created_at is no time of the described format: %d/%m/%Y"):
+        debezium(ROW | {"created_on": "01/31/2026"}, how=how)
+
+
 def test_columns_of_the_command_line_add_own_fields_and_win_over_the_file() -> None:
     how = options(FILE, "lead_id=uid, status=phase, numbers.visits=visits, categories.tier=tier")
     row = {**ROW, "uid": "u1", "phase": "hot", "visits": 3, "tier": "gold"}
