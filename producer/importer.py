@@ -120,10 +120,11 @@ def read_cells(
 
 
 def is_chosen(cells: Cells, mapping: LeadMapping) -> bool:
-    """Return whether `rows.only` of the mapping includes a row."""
-    return all(
+    """Return whether `rows.only` of the mapping includes a row, and it is not soft-deleted."""
+    chosen = all(
         comparable(cells[column] or "").strip() in values for column, values in mapping.only.items()
     )
+    return chosen and not (mapping.deleted and mapping.deleted.holds(cells))
 
 
 class _SeenRows:

@@ -10,7 +10,13 @@ from typing import Any
 from leadstream.errors import SettingsError, error_text
 from leadstream.text_forms import column_name, comparable
 from producer.fields import LEAD_KEYS, FieldParsers, MappedField, plain_texts
-from schemas.description_file import OUTCOME_OF_DATABASE, OUTCOME_OF_FILE, SECTIONS
+from schemas.crm_description import Condition
+from schemas.description_file import (
+    OUTCOME_OF_DATABASE,
+    OUTCOME_OF_FILE,
+    SECTIONS,
+    condition_of,
+)
 from schemas.options import WrongKey, checked_locale, known, table_of, text_of, zone_of
 
 FILE_OPTIONS = {
@@ -65,7 +71,8 @@ class LeadMapping:
     """A full mapping file.
 
     `fields` holds created_at, the LeadState fields and, if mapped, lead_version. A delimiter or an
-    encoding that is None follows from the file.
+    encoding that is None follows from the file. `deleted` is the mark of a soft-deleted row; its
+    column may be absent from a file.
     """
 
     name: str
@@ -80,6 +87,7 @@ class LeadMapping:
     numbers: Mapping[str, MappedField]
     categories: Mapping[str, MappedField]
     outcome: MappedOutcome | None
+    deleted: Condition | None = None
 
     def columns(self) -> dict[str, str]:
         """Return every column that is read, with the key of the mapping that names it."""
@@ -134,6 +142,8 @@ def column_positions(header: Sequence[str], path: Path, mapping: LeadMapping) ->
             hint = f"; did you mean {near[0]!r}?" if near and name not in names else ""
             raise SettingsError(f"{mapping.name}: {key}: {path.name} has {what} {column!r}{hint}")
         found[column] = names.index(name)
+    if mapping.deleted and names.count(name := column_name(mapping.deleted.column)) == 1:
+        found[mapping.deleted.column] = names.index(name)
     return found
 
 
@@ -207,6 +217,7 @@ def _mapping(name: str, table: Mapping[str, Any]) -> LeadMapping:
         numbers=own["numbers"],
         categories=own["categories"],
         outcome=_outcome(outcome, reader) if in_file and "outcome" in table else None,
+        deleted=condition_of(database, "database.deleted"),
     )
 
 

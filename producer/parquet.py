@@ -54,7 +54,7 @@ def read_lines(path: Path, mapping: LeadMapping) -> Iterator[tuple[int, dict[str
             for column, number in at.items():
                 kind = fields[number].type
                 if (to_texts := _reader(kind, mapping.decimal)) is None:
-                    key = mapping.columns()[column]
+                    key = mapping.columns().get(column, "database.deleted")
                     raise SettingsError(
                         f"{mapping.name}: {key}: {path.name} has {column!r} as {kind}, "
                         "which is no text"

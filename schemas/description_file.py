@@ -182,14 +182,14 @@ def _description(path: str, table: Mapping[str, Any]) -> CrmDescription:
 def _database(
     table: Mapping[str, Any], lead_id: str, version: str | None, parser: "_FieldReader"
 ) -> DescribedDatabase:
-    origin = _condition(table, "database.origin")
+    origin = condition_of(table, "database.origin")
     if origin is not None and origin.values is None:
         raise WrongKey("database.origin", "needs values: those of write-backs of a score")
     return DescribedDatabase(
         table=_table_name(table, "database"),
         id=lead_id,
         version=version,
-        deleted=_condition(table, "database.deleted"),
+        deleted=condition_of(table, "database.deleted"),
         origin=origin,
         times=TimeFormat(parser.zone),
     )
@@ -214,10 +214,10 @@ def _outcome(
         )
     if "table" in table:
         name, lead = _table_name(table, "outcome"), text_of(table, "outcome.lead", None)
-        where = _condition(table, "outcome.where")
+        where = condition_of(table, "outcome.where")
     else:
         name, lead = leads.table, text_of(table, "outcome.lead", leads.id)
-        where = _condition(table, "outcome.where") or _true(table)
+        where = condition_of(table, "outcome.where") or _true(table)
     if where is None and decided_at is None:
         raise WrongKey("outcome", "needs decided_at or where: what makes a row an outcome")
     return DescribedOutcome(name, lead, decided_at, where)
@@ -360,7 +360,7 @@ def _lookup(options: Mapping[str, Any], key: str) -> Lookup | None:
     )
 
 
-def _condition(table: Mapping[str, Any], key: str) -> Condition | None:
+def condition_of(table: Mapping[str, Any], key: str) -> Condition | None:
     """Return the condition of a key: the name of a column, or a table with column and values."""
     spec = table.get(key.rpartition(".")[2])
     if spec is None or isinstance(spec, str):

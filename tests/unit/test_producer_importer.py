@@ -226,6 +226,21 @@ def test_only_the_chosen_rows_are_read(read: Read) -> None:
     assert len(read(csv, mapping)) == 2
 
 
+def test_an_export_brings_no_lead_back_that_the_crm_has_soft_deleted(read: Read) -> None:
+    rows = {"L1": "f", "L2": "2026-01-01 10:00:00", "L3": "", "L4": "t", "L5": "NULL"}
+    csv = "id,created,score,status,touches,deleted_at\n" + "".join(
+        f"{name},2025-03-01,1,new,3,{mark}\n" for name, mark in rows.items()
+    )
+    for mark, there in (
+        ('"deleted_at"', ["L1", "L3"]),
+        ('{ column = "deleted_at", values = ["t"] }', ["L1", "L2", "L3", "L5"]),
+        ('"gone"', list(rows)),  # an export need not have the column
+    ):
+        mapping = f'[database]\ntable = "people"\ndeleted = {mark}\n{BASIC}'
+        found = [row.lead_id for row in read(csv, mapping) if isinstance(row, ImportedRow)]
+        assert found == there, mark
+
+
 def test_a_lead_created_after_it_changed_is_refused(read: Read) -> None:
     mapping = BASIC + 'occurred_at = "changed"\n'
     csv = "id,created,changed,score,status,touches\nL1,2025-03-02,2025-03-01,1,new,3\n"
