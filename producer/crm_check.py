@@ -17,7 +17,7 @@ from producer.crm_fit import (
     outcome_is_no_table,
     unfit,
 )
-from producer.crm_leaks import late_fields
+from producer.crm_leaks import sample_outcomes
 from producer.crm_zone import ahead_of_now, is_utc, local_columns
 from schemas.crm_description import CrmDescription, TableName
 from schemas.crm_tables import described_row, find_tables, id_text, table_name
@@ -155,7 +155,13 @@ def _notes(connection: Connection, description: CrmDescription, tables: Tables) 
     elif utc := [each.column for each in columns if is_utc(each.zone)]:
         names = ", ".join(dict.fromkeys(utc))
         yield f"database.time_zone: times of {names} have no zone, and are read as UTC"
-    for field, why in late_fields(connection, description, tables).items():
+    sample = sample_outcomes(connection, description, tables)
+    if sample.leads and not sample.converted:
+        yield (
+            f"outcome: none of the {sample.leads:,} leads that were read has one: does "
+            "outcome.lead hold the ids of the leads, and do the values of outcome.where occur?"
+        )
+    for field, why in sample.late.items():
         yield f"lead.{field} seems to come with the outcome, so remove it: {why}"
 
 

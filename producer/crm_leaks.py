@@ -1,4 +1,7 @@
-"""Fields of a described CRM that seem to be written with the outcome, by a sample of its leads."""
+"""A sample of a described CRM's leads with their outcomes: how many, and what comes with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from psycopg import sql
 
@@ -12,13 +15,28 @@ from schemas.crm_tables import FoundTable, described_row, id_text, json_row, nam
 MAX_LEADS = 20_000
 
 
-def late_fields(
+@dataclass(frozen=True, slots=True)
+class OutcomeSample:
+    """The leads of a sample, how many of them converted, and how fields tell which did.
+
+    `late` has a sentence for each field that seems to be written with the outcome, by its name.
+    """
+
+    leads: int
+    converted: int
+    late: Mapping[str, str]
+
+
+def sample_outcomes(
     connection: Connection, description: CrmDescription, tables: Tables
-) -> dict[str, str]:
-    """Return how a field tells the outcome, by name of the field; the tables must fit."""
+) -> OutcomeSample:
+    """Return a sample of leads with their outcomes; it is empty without `[outcome]`.
+
+    The tables must fit the description.
+    """
     database, outcome = description.database, description.outcome
     if database is None or outcome is None:
-        return {}
+        return OutcomeSample(0, 0, {})
     leads = tables[database.table]
     row, names, _ = described_row(description, leads, tables, description.presence_columns())
     query = sql.SQL("SELECT {}, {}, {} FROM {} p LIMIT %s").format(
@@ -43,7 +61,7 @@ def late_fields(
             cells = ["" if value is None else str(value) for value in values]
             if why := tells(cells, labels):
                 late[field.name] = why
-    return late
+    return OutcomeSample(len(labels), sum(labels), late)
 
 
 def _converted(

@@ -27,7 +27,7 @@ from producer.crm_candidates import (
     words_of,
 )
 from producer.crm_fit import described_tables, percent
-from producer.crm_leaks import late_fields
+from producer.crm_leaks import sample_outcomes
 from producer.crm_outcomes import VALUE_ROWS, FoundOutcome, distinct_texts, find_outcome
 from producer.crm_times import first_times
 from producer.crm_zone import ahead_of_now, local_columns, zone_of_sessions
@@ -106,7 +106,7 @@ def suggest(
     line = f"time_zone = {_toml(zone)}"
     found = parse_description("", tomllib.loads(draft.text([line], {})))
     tables = find_tables(connection, described_tables(found))
-    late = late_fields(connection, found, tables)
+    late = sample_outcomes(connection, found, tables).late
     remarks = [
         f"{field} is left out, because it seems to come with the outcome: {why}"
         for field, why in late.items()

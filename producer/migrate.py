@@ -242,7 +242,8 @@ def _connected(database_url: str) -> Iterator[Connection]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise UserError(
             f"DATABASE_URL: this role may not do that ({error.diag.message_primary}); "
-            f"`db migrate` needs {PRIVILEGES}"
+            f"`db migrate` needs {PRIVILEGES}; ?options=-csearch_path%3DSCHEMA at the end of the "
+            "URL names another schema for it"
         ) from None
     except psycopg.errors.LockNotAvailable:
         raise UserError(

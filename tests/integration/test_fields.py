@@ -226,6 +226,11 @@ def test_times_of_another_zone_and_a_field_of_the_outcome_are_named_before_train
     printed = capsys.readouterr().out
     assert "note  database.time_zone: the newest 'created_on' would be 5 h 30 min ahead" in printed
     assert "note  lead.status seems to come with the outcome, so remove it: 100%" in printed
+    assert "note  outcome" not in printed
+    wrong = path.read_text().replace("# where", "where").replace('"submitted"]', '"Submitted"]')
+    path.write_text(wrong)
+    assert main(["fields", "check", str(path)]) == 0
+    assert "note  outcome: none of the 309 leads that were read has one" in capsys.readouterr().out
     # The right zone, said by its reader or by the database, is proposed without a warning.
     assert main([*table, "--time-zone", "Asia/Kolkata"]) == 0
     said = capsys.readouterr()
