@@ -231,12 +231,12 @@ def test_times_of_another_zone_and_a_field_of_the_outcome_are_named_before_train
     path.write_text(wrong)
     assert main(["fields", "check", str(path)]) == 0
     assert "note  outcome: none of the 309 leads that were read has one" in capsys.readouterr().out
-    # The right zone, said by its reader or by the database, is proposed without a warning.
+    # The right zone, output by its reader or by the database, is proposed without a warning.
     assert main([*table, "--time-zone", "Asia/Kolkata"]) == 0
-    said = capsys.readouterr()
-    assert 'time_zone = "Asia/Kolkata"' in said.out.splitlines()
-    assert "zone" not in said.err
-    path.write_text(said.out)
+    output = capsys.readouterr()
+    assert 'time_zone = "Asia/Kolkata"' in output.out.splitlines()
+    assert "zone" not in output.err
+    path.write_text(output.out)
     assert main(["fields", "check", str(path)]) == 0
     assert "time_zone" not in capsys.readouterr().out
 
@@ -246,10 +246,10 @@ def test_the_zone_of_the_database_is_proposed_where_nobody_says_one(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{crm.url}%20-cTimeZone%3DAmerica/Lima")
     assert main(["fields", "suggest", "--postgres", "--table", f"sales{crm.suffix}.contacts"]) == 0
-    said = capsys.readouterr()
-    assert 'time_zone = "America/Lima"' in said.out
-    assert "America/Lima is a guess" in said.err
-    assert "ahead" not in said.err
+    output = capsys.readouterr()
+    assert 'time_zone = "America/Lima"' in output.out
+    assert "America/Lima is a guess" in output.err
+    assert "ahead" not in output.err
 
 
 def test_outcomes_of_a_view_are_said_to_be_never_sent(
@@ -324,11 +324,11 @@ def test_a_time_of_creation_is_found_by_its_values_and_a_few_wrong_ones_are_a_no
     assert main(["fields", "suggest", "--postgres", "--table", f"{odd}.select"]) == 0
     assert 'created_at = "from"' in capsys.readouterr().out
     assert main(["fields", "suggest", "--postgres", "--table", f"{odd}.typed"]) == 0
-    said = capsys.readouterr()
-    assert 'created_at = { column = "Created", format = "%d/%m/%Y" }' in said.out
-    assert "times of Created have no zone" in said.err
+    output = capsys.readouterr()
+    assert 'created_at = { column = "Created", format = "%d/%m/%Y" }' in output.out
+    assert "times of Created have no zone" in output.err
     path = tmp_path / "typed.toml"
-    path.write_text(said.out)
+    path.write_text(output.out)
     assert main(["fields", "check", str(path)]) == 0
     assert "note  lead.created_at: 1 of 100 values of 'Created'" in capsys.readouterr().out
 
