@@ -87,6 +87,11 @@ class StoredTable:
             raise ValueError(f"the table {self.name} is not open")
         return self._delta
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether the table was there when it was last looked for."""
+        return self._delta is not None
+
     def exists(self) -> bool:
         """Open the table if it is there, without making or changing it; return whether it is."""
         with self.answering():
@@ -121,6 +126,18 @@ class StoredTable:
             with suppress(CommitConflict), self.answering():
                 self.delta.alter.add_columns(lacking)
             self.exists()
+
+    def read(self) -> Any:
+        """Return the rows as a dataset of pyarrow, or a table without rows if there is no table.
+
+        Columns that a table of an older version lacks are null.
+        """
+        if not self.exists():
+            return self.schema.empty_table()
+        with self.answering():
+            stored = pa.schema(self.delta.schema().to_arrow())
+            lacking = [field for field in self.schema if field.name not in stored.names]
+            return self.delta.to_pyarrow_dataset(schema=pa.schema([*stored, *lacking]))
 
     def reload(self) -> None:
         """See the newest commit."""

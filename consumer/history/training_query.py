@@ -148,11 +148,8 @@ class TrainingQuery:
         stored = [tables.stored[CHANGES], tables.stored[OUTCOMES], tables.erased.table]
         self.versions: dict[str, int | None] = {}
         for each in stored:
-            there = each.exists()
-            self.versions[each.name] = each.delta.version() if there else None
-            with each.answering():
-                data = each.delta.to_pyarrow_dataset() if there else each.schema.empty_table()
-                self._connection.register(each.name, data)
+            self._connection.register(each.name, each.read())
+            self.versions[each.name] = each.delta.version() if each.is_open else None
 
     def close(self) -> None:
         """Close the database."""

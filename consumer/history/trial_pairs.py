@@ -131,10 +131,7 @@ def _connected(tables: HistoryTables) -> Iterator[duckdb.DuckDBPyConnection]:
                 tables.stored[OUTCOMES],
                 tables.erased.table,
             ):
-                there = each.exists()
-                with each.answering():
-                    data = each.delta.to_pyarrow_dataset() if there else each.schema.empty_table()
-                    connection.register(each.name, data)
+                connection.register(each.name, each.read())
             yield connection
 
 

@@ -12,11 +12,12 @@ from consumer.history.delta_store import storage_options
 from consumer.history.table_schemas import CHANGES as CHANGES_TABLE
 from leadstream.errors import Transient
 from leadstream.kafka.batch import Output
+from models.monitor.ledger import DAY_MS
 from tests.fakes import MemoryBroker
-from tests.histories import CHANGES, MemoryHistory
+from tests.histories import CHANGES, TOPICS, MemoryHistory
 from tests.integration.test_history import verb
-from tests.unit.pipelines import NOW_MS
-from tests.unit.test_history_writer import changed
+from tests.unit.pipelines import NOW_MS, event
+from tests.unit.test_history_writer import changed, decided
 
 
 @pytest.fixture
@@ -70,6 +71,34 @@ def test_two_commits_at_one_version_would_lose_one_without_the_conditional_put(
     slow.writer.flush()
     assert offsets(history_url) == [0]
     assert slow.observer.conflicts == {"changes": 1}
+
+
+def test_a_training_reads_the_same_rows_from_a_bucket_as_from_a_folder(
+    history_url: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("duckdb")
+    from consumer.history.training_rows import RowOptions, read_training_rows
+
+    state = event("x")["lead"] | {"created_at": NOW_MS - 200 * DAY_MS}
+    changes = [
+        changed(f"lead {number}", lead=state, occurred_at=NOW_MS - (90 + number) * DAY_MS)
+        for number in range(20)
+    ]
+    outcomes = [("lead 3", 80), ("before", 200), ("newest", 1)]
+    found = []
+    for root in (history_url, str(tmp_path / "history")):
+        broker = MemoryBroker(now=NOW_MS)
+        for output in (
+            *changes,
+            *(decided(lead, NOW_MS - days * DAY_MS) for lead, days in outcomes),
+        ):
+            broker.append(output)
+        MemoryHistory(broker, root).write()
+        found.append(read_training_rows(root, TOPICS, RowOptions(30, allow_gaps=True)))
+    bucket, folder = found
+    assert len(bucket.table) == 20
+    assert bucket.table["converted"].to_pylist().count(True) == 1
+    assert bucket.table.equals(folder.table)
 
 
 def test_an_erased_lead_leaves_the_bucket(history_url: str, s3: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from consumer.history.coverage import DailyCounts, find_gaps, refuse_gaps
 from leadstream.cli.main import main
@@ -68,6 +69,24 @@ def written(root: Path, outputs: Iterable[Output]) -> MemoryBroker:
 def read(root: Path, **options: Any) -> TrainingRows:
     chosen = {"horizon_days": HORIZON, "allow_gaps": True} | options
     return read_training_rows(str(root), TOPICS, RowOptions(**chosen))
+
+
+def test_a_table_of_an_older_version_lacks_columns_that_are_null_then(tmp_path: Path) -> None:
+    day = START_MS + DAY_MS
+    outcomes = [("before", START_MS), ("a", day + 1), ("newest", day + 40 * DAY_MS)]
+    changes = [changed("a", day), changed("b", day)]
+    written(tmp_path / "now", [*changes, *(decided(*each) for each in outcomes)])
+    newer = ("numbers", "categories", "campus_name")
+    for table in ("changes", "outcomes"):
+        rows = DeltaTable(str(tmp_path / "now" / table)).to_pyarrow_table()
+        older = rows.drop_columns([name for name in newer if name in rows.column_names])
+        write_deltalake(str(tmp_path / "then" / table), older, partition_by=["month"])
+    now, then = read(tmp_path / "now").table, read(tmp_path / "then").table
+    assert len(now) == len(then) == 2
+    assert then["campus_name"].null_count == then["numbers"].null_count == 2
+    same = [name for name in now.column_names if name not in newer]
+    assert now.select(same).equals(then.select(same))
+    assert history_frame(then)["numbers"].tolist() == [{}, {}]
 
 
 def true_table(crm: SimulatedCrm, erased: set[str]) -> pd.DataFrame:

@@ -44,6 +44,8 @@ def demo_environment(
         "MODEL_STORE": str(folder / "models"),
         "LEADSTREAM_MODEL_SIGNING_KEY": str(folder / "model-key.pem"),
         "LEADSTREAM_DELIVERY": "exactly-once" if broker.transactions else "at-least-once",
+        "LEADSTREAM_HISTORY": str(folder / "history"),
+        "LEADSTREAM_HISTORY_COMMIT_SECONDS": "2",
         "LEADSTREAM_HTTP_PORT": str(free_ports(1)[0]),
         "LEADSTREAM_LOG_FORMAT": "json",
     }

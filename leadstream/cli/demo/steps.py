@@ -21,11 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.dead_letters.selection import Filter
 from consumer.dead_letters.service import TriageService
 from leadstream.cli.demo import display as view
+from leadstream.cli.demo import lesson
 from leadstream.cli.demo.accounting import ConsumerCounts, calibration, latencies, problems
 from leadstream.cli.demo.display import Screen, TrafficSnapshot
 from leadstream.cli.demo.environment import demo_environment
 from leadstream.cli.demo.traffic import DemoSubscriber, ParcelSender
-from leadstream.local.process import Child, await_ready, scratch, start_error
+from leadstream.local.process import Child, await_ready, free_ports, scratch, start_error
 from leadstream.settings import LogLevel, Settings
 from models.registry.versions import open_registry
 from models.train.training import TrainOptions, train
@@ -78,6 +79,8 @@ def demo(options: DemoOptions) -> int:
         _model(screen, settings, options.seed)
         screen.heading("3  The consumer")
         consumer = _consumer(stack, screen, folder, settings, environment)
+        no_lesson = lesson.why_no_lesson(options.changes)
+        writer, port = (None, 0) if no_lesson else _writer(stack, folder, environment)
         screen.heading("4  Lead changes")
         sender = ParcelSender(
             settings, crm, since=since, now=now, changes=options.changes, bad=options.bad
@@ -88,6 +91,25 @@ def demo(options: DemoOptions) -> int:
         problems_found += problems(sender.sent, run.subscriber.seen, counted, topics)
         _report(run, counted, problems_found)
         _print_dry_run(screen, settings)
+        screen.heading("9  A model of the history that was written meanwhile")
+        if writer is None:
+            screen.say(no_lesson)
+        else:
+            changes = sum(topic == settings.topics.lead_changes for topic, _, _ in sender.sent)
+            written = {
+                settings.topics.lead_changes: changes,
+                settings.topics.lead_outcomes: sender.outcomes,
+            }
+            lesson.await_written(writer, port, written)
+            lesson.show_lesson(
+                screen,
+                settings,
+                crm,
+                since=since,
+                now=now,
+                horizon_days=_HORIZON_DAYS,
+                seed=options.seed,
+            )
         _print_next_steps(screen, options, environment)
         if options.keep:
             _wait_for_ctrl_c(screen, consumer)
@@ -157,24 +179,45 @@ def _consumer(
 ) -> Child:
     """Start `leadstream run` as a process; return it when it is ready."""
     started = time.monotonic()
-    environment = {
-        k: v for k, v in os.environ.items() if k not in _OWN and not k.startswith("LEADSTREAM_")
-    }
-    command = [sys.executable, "-m", "leadstream.cli.main", "run"]
-    consumer = Child(
-        command,
-        folder,
-        folder / "consumer.log",
-        environ={**environment, **variables},
-        ending=signal.SIGTERM,
-    )
-    stack.callback(consumer.end, signal.SIGTERM, _STOP_SECONDS)
+    consumer = _service(stack, folder, "consumer", ("run",), variables)
     await_ready("The consumer", consumer, lambda: _get(settings, "readyz") is not None, seconds=60)
     screen.say(
         f"leadstream run: process {consumer.pid}, ready after {time.monotonic() - started:.1f} s, "
         f"http://127.0.0.1:{settings.http_port}"
     )
     return consumer
+
+
+def _writer(
+    stack: contextlib.ExitStack, folder: Path, variables: Mapping[str, str]
+) -> tuple[Child, int]:
+    """Start `leadstream history write`; return it and its port."""
+    [port] = free_ports(1)
+    own = {**variables, "LEADSTREAM_HTTP_PORT": str(port)}
+    writer = _service(stack, folder, "writer", ("history", "write"), own)
+    return writer, port
+
+
+def _service(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    name: str,
+    words: tuple[str, ...],
+    variables: Mapping[str, str],
+) -> Child:
+    """Start a verb as a process, which ends with the demo."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in _OWN and not k.startswith("LEADSTREAM_")
+    }
+    child = Child(
+        [sys.executable, "-m", "leadstream.cli.main", *words],
+        folder,
+        folder / f"{name}.log",
+        environ={**environment, **variables},
+        ending=signal.SIGTERM,
+    )
+    stack.callback(child.end, signal.SIGTERM, _STOP_SECONDS)
+    return child
 
 
 def _traffic(run: DemoRun) -> tuple[ConsumerCounts, list[str]]:

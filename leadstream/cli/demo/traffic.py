@@ -50,7 +50,7 @@ class ParcelSender:
     """A sender of the newest changes of a CRM, with bad records and requests among them.
 
     `total` is the number of records to send, `sent` the acknowledged ones. `began` and `ended` are
-    monotonic seconds.
+    monotonic seconds. `outcomes` are sent in the end.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class ParcelSender:
         self.sent: dict[RecordId, SentParcel] = {}
         self.total = changes
         self.began = self.ended = 0.0
+        self.outcomes = 0
         self._settings, self._crm, self._since, self._now = settings, crm, since, now
         self._changes, self._bad = changes, bad
 
@@ -97,6 +98,19 @@ class ParcelSender:
             publisher.flush()
             self.ended = time.monotonic()
             write_applications(conn, self._crm.applications(self._since, self._now))
+            self._send_outcomes(publisher, topics.lead_outcomes)
+
+    def _send_outcomes(self, publisher: EventPublisher, topic: str) -> None:
+        """Send every application up to now, as a CRM does that begins to send its outcomes."""
+        for application in self._crm.applications(until=self._now):
+            outcome = {
+                "lead_id": application.lead_id,
+                "converted": True,
+                "decided_at": application.submitted_at,
+            }
+            publisher.send("LeadOutcome", topic, application.lead_id, outcome)
+            self.outcomes += 1
+        publisher.flush()
 
     def _acknowledged(self, parcel: Parcel, at: float, message: Any) -> None:
         self.sent[message.topic(), message.partition(), message.offset()] = SentParcel(parcel, at)
