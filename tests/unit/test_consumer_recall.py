@@ -63,6 +63,7 @@ def test_a_prediction_is_known_whatever_the_registry_says_of_its_schema_id(
 ) -> None:
     [output] = on(pipeline(model_store).process(batch(change(1, lead_version=8))), PREDICTIONS)
     assert output.value is not None
+    assert output.key is not None
     record, body = Reader("LeadPrediction").decode(output.value), BytesIO()
     schemaless_writer(body, parse_schema(WRITERS[writer]), record)
     versions = Versions()
