@@ -177,7 +177,7 @@ def test_predictions_and_outcomes_keep_every_field() -> None:
     message = FakeMessage(TOPICS.shadow_predictions, 3, 9, b"lead", codec.encode(record))
     found = reader().read(TOPICS.shadow_predictions, [message])
     [row] = found.rows.to_pylist()
-    times = ("occurred_at", "scored_at")
+    times = ("occurred_at", "scored_at", "valid_until")
     assert {name: row[name] for name in record if name not in times} == {
         name: value for name, value in record.items() if name not in times
     }
