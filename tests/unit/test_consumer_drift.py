@@ -1,7 +1,7 @@
 """Drift in the service: what is counted, what is said of it, and when it is over."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,23 @@ def test_another_model_begins_a_window_of_its_own_and_the_old_alarm_is_taken_bac
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", [None, {}, [], {"inputs": "none"}, {**trained().manifest["drift"], "rows": 10**400}]
+    "damaged",
+    [
+        lambda _: None,
+        lambda _: {},
+        lambda _: [],
+        lambda _: {"inputs": "none"},
+        lambda known: {**known, "rows": 10**400},
+    ],
+    ids=["null", "empty", "list", "no inputs", "rows"],
 )
 def test_a_model_without_a_usable_reference_serves_unwatched_and_the_log_says_so_once(
-    part: Any, tmp_path: Path
+    damaged: Callable[[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    manifest = {**trained().manifest, "drift": part}
+    part = damaged(trained().manifest["drift"])
     if isinstance(part, dict):
         part.pop("independent_rows", None)
+    manifest = {**trained().manifest, "drift": part}
     registry = ModelRegistry(str(tmp_path), TRUST)
     registry.promote(registry.publish(replace(trained(), manifest=manifest)))
     harness = DriftHarness(str(tmp_path))
