@@ -46,6 +46,7 @@ RUN = {
     "models report": ("integration/test_report.py", '"report"'),
     "models retire": ("unit/test_models_commands.py", '"retire"'),
     "models rollback": ("unit/test_models_commands.py", '"rollback"'),
+    "refresh": ("integration/test_refresh.py", '"refresh"'),
     "relay": ("docs/test_tutorial.py", ""),
     "rescore": ("docs/test_tutorial.py", ""),
     "retrain": ("unit/test_models_commands.py", 'call("retrain"'),
