@@ -140,9 +140,9 @@ def _drafted(connection: Connection, wanted: str | None) -> _Draft:
     numbers, categories = _own(leads, samples, lookups, {created.column, *used.values()})
     numbers = [column for column in numbers if column not in chosen.keys]
     head = [
-        f"# A first description, from {SAMPLE_ROWS:,} rows of {_toml(str(leads.name))}. Read it, "
-        "then run",
-        "# `leadstream fields check`. Add what is known before the outcome; remove what is not.",
+        f"# A first description, from {SAMPLE_ROWS:,} rows of {_toml(str(leads.name))}.",
+        "# Read it, then run `leadstream fields check`. Add what is known before the",
+        "# outcome; remove what is not.",
         "",
     ]
     fields = [("lead", "created_at", f"created_at = {created.source()}")]

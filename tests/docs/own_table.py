@@ -24,6 +24,7 @@ TUTORIAL = ROOT / "docs" / "tutorial" / "index.md"
 PAGE = TUTORIAL.with_name("three-crms.md")
 CRMS = Path(__file__).with_name("crms")
 COLUMNS = 80
+CONTINUED = " \\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,19 @@ def transcript(log: str, home: Path) -> str:
         if line[:1] in tuple("┏┡└┃│"):
             lines += ["..."] if lines[-1:] != ["..."] else []
             continue
-        text = line.rstrip()
-        lines += [text[at : at + COLUMNS] for at in range(0, len(text), COLUMNS)] or [""]
+        lines += _folded(line.rstrip())
     return "\n".join(lines).strip("\n")
+
+
+def _folded(text: str) -> list[str]:
+    """Return the lines of a text that is too long; those of a command as a shell takes them."""
+    if len(text) <= COLUMNS:
+        return [text]
+    ending, indent = (CONTINUED, "    ") if text.startswith("$ ") else ("", "")
+    lines = textwrap.wrap(
+        text, COLUMNS - len(ending), subsequent_indent=indent, break_on_hyphens=False
+    )
+    return [line + ending for line in lines[:-1]] + lines[-1:]
 
 
 def _run(commands: Iterable[str], folder: Path, environ: dict[str, str]) -> str:
