@@ -230,7 +230,8 @@ def _clients(
 
     def on_rebalance(kind: str, partitions: int) -> None:
         metrics.rebalances.labels(kind).inc()
-        recall.due |= kind == "assigned" and partitions > 0
+        if kind == "assigned" and partitions:
+            recall.assigned()
         owned = len(source.assigned())
         metrics.partitions.set(owned)
         status.rebalanced(kind, owned)

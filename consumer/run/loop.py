@@ -56,7 +56,7 @@ class Service:
         status: Status,
         log: Logger,
         hash_id: Callable[[bytes | None], str | None],
-        recall: Callable[[], None] = lambda: None,
+        recall: Callable[[Collection[Partition]], None] = lambda _places: None,
         clock: Callable[[], float] = time.monotonic,
         on_drift: OnDrift = lambda _model, _sentence: None,
         drift_window: int = WINDOW,
@@ -128,7 +128,7 @@ class Service:
         self._look(source)
         if batch is not None:
             self._commits.polled(batch)
-            self._recall()
+            self._recall(batch.next)
             self._process(batch, publisher)
         elif self._commits.in_flight:
             self._await_commit()

@@ -1,6 +1,6 @@
 """The versions that other processes published, read when partitions are assigned."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from consumer.scoring.erased import PublishedErasures
 from consumer.scoring.versions import VERSION_HEADER, Versions
 from leadstream.errors import Poison, Transient, UserError
-from leadstream.kafka.batch import Message, read_headers
+from leadstream.kafka.batch import Message, Partition, read_headers
 from leadstream.kafka.topic_reader import NoTopic, TopicOffsets, TopicReader
 from leadstream.settings import Settings
 from schemas.codec import Reader
@@ -26,7 +26,11 @@ _SMALL = {"queued.min.messages": 2 * CHUNK_RECORDS, "queued.max.messages.kbytes"
 
 
 class Recall:
-    """Reads the newest predictions into `versions` when it is `due`; without versions, only nulls.
+    """Reads the newest predictions into `versions`; without versions, only nulls.
+
+    It reads again before the first batch of each partition since an assignment. That batch shows
+    that no transaction of an earlier owner has offsets of the partition left to commit. Before it,
+    an earlier owner may still publish.
 
     It reads the predictions topic to its very end. The predictions of a transaction may not be
     visible yet when its offsets are already committed. So it waits for open transactions, as every
@@ -43,8 +47,8 @@ class Recall:
         erased: PublishedErasures | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.due = False
         self._everything = False
+        self._read_before: set[Partition] = set()
         self._erased = erased or PublishedErasures()
         self._beat = beat
         self._settings = settings
@@ -55,17 +59,22 @@ class Recall:
         self._knows_releases = False
         self._next: dict[int, int] = {}
 
+    def assigned(self) -> None:
+        """Read before the next batch of each partition: others may have published meanwhile."""
+        self._read_before.clear()
+
     def read_everything(self) -> None:
         """Read all records the next time: the group may read changes again that are that old."""
-        self.due = self._everything = True
+        self._everything = True
         self._next.clear()
 
-    def __call__(self) -> None:
+    def __call__(self, places: Collection[Partition]) -> None:
         """Read the records since the last time, at most MAX_RECORDS, or all of them.
 
-        Raises Transient, and then it is still due.
+        Does nothing if that was done for all partitions of the batch, `places`. Raises Transient;
+        then the next call tries again.
         """
-        if not self.due:
+        if not self._everything and self._read_before.issuperset(places):
             return
         if COMPILED and self._columns is None:
             self._columns = ColumnReader(self._reader, ("source_topic", "lead_version"))
@@ -80,7 +89,8 @@ class Recall:
             self._read(log, self._versions)
         finally:
             log.close()
-        self.due = self._everything = False
+        self._everything = False
+        self._read_before.update(places)
 
     def _learn_releases(self) -> None:
         """Learn the schema ids of what every release writes.

@@ -25,6 +25,7 @@ WRITERS = {
     **{version: schemas["LeadPrediction"] for version, schemas in released_schemas().items()},
     "current": current_schema("LeadPrediction"),
 }
+FIRST, SECOND = (CHANGES, 0), (CHANGES, 1)
 
 
 class _Log:
@@ -73,9 +74,7 @@ def test_a_prediction_is_known_whatever_the_registry_says_of_its_schema_id(
         log.records.append(FakeMessage(PREDICTIONS, 0, 0, output.key, value, None, NOW_MS))
         server.odd[number] = b"[1, 2]"
         with closing(Registry(server.url)) as asked:
-            recall = Recall(load_settings({}, None), asked, versions)
-            recall.due = True
-            recall()
+            Recall(load_settings({}, None), asked, versions)([FIRST])
     assert versions.newest([output.key]).tolist() == [8]
 
 
@@ -92,13 +91,35 @@ def test_a_group_that_may_read_changes_again_learns_of_every_erasure(
     monkeypatch.setattr(recall_module, "MAX_RECORDS", 10)
     beats: list[int] = []
     recall = Recall(load_settings({}, None), None, Versions(), None, lambda: beats.append(1))
-    recall.due = True
-    recall()
-    recall()
-    recall.due = True
-    recall()
+    recall([FIRST])
+    recall([FIRST])
+    recall.assigned()
+    recall([FIRST])
     recall.read_everything()
-    recall()
+    recall([FIRST])
+    recall([FIRST])
     assert log.starts == [40, 50, 0]
     assert beats
-    assert not recall.due
+
+
+def test_what_an_earlier_owner_published_before_the_first_batch_of_its_partition_is_known(
+    log: Any, model_store: str
+) -> None:
+    def publish(version: int) -> None:
+        changed = change(1, lead_version=version)
+        [output] = on(pipeline(model_store).process(batch(changed)), PREDICTIONS)
+        log.records.append(
+            FakeMessage(PREDICTIONS, 0, len(log.records), output.key, output.value, None, NOW_MS)
+        )
+
+    versions = Versions()
+    recall = Recall(load_settings({}, None), None, versions)
+    recall.assigned()
+    publish(7)
+    recall([FIRST])
+    # Its transaction was open when the other partition had its first batch.
+    publish(8)
+    recall([FIRST])
+    assert versions.newest([b"lead_1"]).tolist() == [7]
+    recall([FIRST, SECOND])
+    assert versions.newest([b"lead_1"]).tolist() == [8]
