@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
 from leadstream.console_lines import ConsoleLines
+from leadstream.errors import Poison
 from leadstream.settings import LogFormat, Settings
 from leadstream.terminal import clean, clean_line, error_stream
+
+if TYPE_CHECKING:
+    from leadstream.kafka.batch import Message
 
 Logger = structlog.stdlib.BoundLogger
 Event = structlog.typing.EventDict
@@ -92,6 +96,18 @@ def get_logger() -> Logger:
     """Return the logger of this process."""
     logger: Logger = structlog.get_logger()
     return logger
+
+
+def warn_skipped(logger: Logger, message: "Message", poison: Poison) -> None:
+    """Log a record that cannot be read."""
+    logger.warning(
+        "record.skipped",
+        reason=poison.reason.value,
+        detail=poison.detail,
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+    )
 
 
 def id_hasher(key: str | None) -> Callable[[bytes | None], str | None]:

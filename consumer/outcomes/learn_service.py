@@ -293,14 +293,7 @@ class LearnLoop:
                     self._topic.take(self._reader.decode(value))
             except Poison as poison:
                 self._metrics.skipped.labels(poison.reason.value).inc()
-                self._logger.warning(
-                    "record.skipped",
-                    reason=poison.reason.value,
-                    detail=poison.detail,
-                    topic=message.topic(),
-                    partition=message.partition(),
-                    offset=message.offset(),
-                )
+                log.warn_skipped(self._logger, message, poison)
             self._untaken.popleft()
 
 

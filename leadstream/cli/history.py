@@ -241,15 +241,10 @@ class HistoryReport:
 
     def skipped(self, message: "Message", poison: "Poison") -> None:
         """Report a record that cannot be read."""
+        from leadstream import log
+
         self._metrics.records.labels(message.topic(), "skipped").inc()
-        self._logger.warning(
-            "record.skipped",
-            reason=poison.reason.value,
-            detail=poison.detail,
-            topic=message.topic(),
-            partition=message.partition(),
-            offset=message.offset(),
-        )
+        log.warn_skipped(self._logger, message, poison)
 
     def erased(self, topics: "Counter[str]") -> None:
         """Count erasures that were recorded."""
