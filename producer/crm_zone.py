@@ -12,7 +12,7 @@ from leadstream.errors import SettingsError
 from leadstream.postgres import Connection
 from producer.crm_candidates import TIMES
 from producer.crm_fit import Tables
-from schemas.crm_description import CrmDescription, DescribedField, TableName, TimeFormat
+from schemas.crm_description import CrmDescription, TableName, TimeFormat
 from schemas.crm_rows import MAX_CLOCK_DIFFERENCE_MS
 from schemas.crm_tables import name, table_name
 from schemas.options import WrongKey, zone_of
@@ -62,13 +62,6 @@ def _times(description: CrmDescription) -> Iterator[tuple[TableName, str, TimeFo
     for column in (database.version, database.deleted and database.deleted.column):
         if column:
             yield database.table, column, database.times
-
-
-def _time_of(
-    table: TableName, field: DescribedField
-) -> Iterator[tuple[TableName, str, TimeFormat]]:
-    if field.column:
-        yield table, field.column, field.times
 
 
 def is_utc(zone: tzinfo) -> bool:

@@ -34,7 +34,6 @@ Ints = NDArray[np.intp]
 
 # Leads in one query for states.
 MAX_LEADS = 2_000
-_DELETED = "DELETED"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
