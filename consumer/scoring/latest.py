@@ -77,8 +77,7 @@ def latest_per_lead(table: EventTable, memory: Versions | None, *, coalesce: boo
     supersede all changes before them, and older versions that come later.
     """
     changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
-    messages = np.sort(np.concatenate([changes, erasures])) if len(erasures) else changes
-    versions = _inherit(table, messages, memory)
+    versions = inherit(table, table.changes.lead_version, memory)
     ended, superseded = table.changes.lead_version[erasures], np.empty(0, np.intp)
     if coalesce and len(erasures):
         changes, erasures, ended, superseded = _apply_erasures(table, changes, erasures)
@@ -95,9 +94,15 @@ def latest_per_lead(table: EventTable, memory: Versions | None, *, coalesce: boo
     return LatestPerLead(order, ends - sizes, ends, erasures, ended, superseded, versions)
 
 
-def _inherit(table: EventTable, rows: Ints, memory: Versions | None) -> NDArray[np.int64]:
-    """Return the version of every row; one without takes the highest before it of its lead."""
-    versions = table.changes.lead_version
+def inherit(
+    table: EventTable, versions: NDArray[np.int64], memory: Versions | None
+) -> NDArray[np.int64]:
+    """Return the versions (n,) of all rows; one without takes the highest before it of its lead.
+
+    What comes before is in the batch, or in the `memory` of what was published.
+    """
+    changes, erasures = table.rows(EventKind.CHANGE), table.rows(EventKind.ERASURE)
+    rows = np.sort(np.concatenate([changes, erasures])) if len(erasures) else changes
     known = np.maximum(versions[rows], 0)
     unknown = known == 0
     if not unknown.any():

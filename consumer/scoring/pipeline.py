@@ -119,7 +119,12 @@ class Pipeline:
         first, *others = slice_leads(requests) or [[]]
         read = read_leads(self._leads, [*leads_without_state(table, latest), *_ids(first)])
         states = join_states(
-            table, latest, read.leads, context.inputs(), database=self._leads is not None
+            table,
+            latest,
+            read.leads,
+            context.inputs(),
+            self._versions,
+            database=self._leads is not None,
         )
         latest = latest.by_version(table, states.versions)
         joined = time.perf_counter()

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from consumer.scoring.change_columns import inputs_from_states, replace_rows
 from consumer.scoring.events import EventTable
-from consumer.scoring.latest import LatestPerLead
+from consumer.scoring.latest import LatestPerLead, inherit
 from consumer.scoring.leads import Lead, LeadLookup
 from consumer.scoring.validity import check_state_time
+from consumer.scoring.versions import Versions
 from features import Columns
 from features.spec import FeatureSpec
 from leadstream.errors import Poison, Reason
@@ -64,13 +65,15 @@ def join_states(
     latest: LatestPerLead,
     leads: Mapping[str, Lead | Poison],
     inputs: Sequence[FeatureSpec],
+    memory: Versions | None,
     *,
     database: bool,
 ) -> LeadStates:
     """Return the states of all changes; `database` says whether `leads` could be looked up.
 
     A state from Postgres has the version of its row, which may be higher or lower than that of the
-    change, or the change's own where rows have none.
+    change, or the change's own where rows have none. A change without a version is as new as the
+    newest state before it, in the batch or in the `memory` of what was published.
     """
     rows = _without_state(table, latest)
     changes = table.changes
@@ -96,13 +99,14 @@ def join_states(
         return LeadStates(changes.states, latest.versions, failed)
     at = np.array(found, np.intp)
     columns = inputs_from_states([lead.state for lead in states], inputs)
-    versions = latest.versions.copy()
+    versions = changes.lead_version.copy()
     rows_versions = np.array([lead.version for lead in states], np.int64)
     known = rows_versions > 0
     versions[at] = np.where(known, rows_versions, versions[at])
+    versions[list(failed)] = 0  # they are not published
     return LeadStates(
         {name: replace_rows(own, at, columns[name]) for name, own in changes.states.items()},
-        versions,
+        inherit(table, versions, memory),
         failed,
         int((known & (rows_versions < changes.lead_version[at])).sum()),
     )

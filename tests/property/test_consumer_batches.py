@@ -224,6 +224,16 @@ def test_a_change_that_comes_late_must_not_be_the_last_word_wherever_batches_end
 @example(
     drawn=[("versioned", "lead_0", version, 1) for version in (2, 0, 1)], erases=False, sizes=[1]
 )
+@example(
+    drawn=[("thin at", "lead_0", 0), ("versioned", "lead_0", 0, 1), ("versioned", "lead_0", 2, 1)],
+    erases=False,
+    sizes=[1],
+)
+@example(
+    drawn=[("thin at", "lead_0", 6), ("versioned", "lead_0", 0, 1), ("versioned", "lead_0", 3, 1)],
+    erases=False,
+    sizes=[1],
+)
 def test_versions_that_are_missing_or_of_another_state_must_not_let_batches_decide(
     slot: ModelSlot, drawn: list[tuple[Any, ...]], erases: bool, sizes: list[int]
 ) -> None:
