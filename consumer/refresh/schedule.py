@@ -43,10 +43,7 @@ class _Score:
 
 
 class RefreshSchedule:
-    """The current scores by lead, those that are due first, and what was requested before.
-
-    `sweeping` counts the leads of the current sweep that are not requested yet.
-    """
+    """The current scores by lead, those that are due first, and what was requested before."""
 
     def __init__(self) -> None:
         self._scores: dict[bytes, _Score] = {}
@@ -105,10 +102,10 @@ class RefreshSchedule:
         self._drop_outdated_entries()
         return min(self._due[0][0], now) if self._due else now
 
-    def take(self, now: int, count: int, *, sweep: bool = True) -> list[DueLead]:
+    def take(self, now: int, count: int) -> list[DueLead]:
         """Remove and return up to `count` leads that are due at `now` (ms UTC), or outdated.
 
-        Those whose time has passed come first. With `sweep` the outdated ones follow.
+        Those whose time has passed come first.
         """
         found: dict[bytes, DueLead] = {}
         while len(found) < count:
@@ -117,7 +114,7 @@ class RefreshSchedule:
                 break
             due, key = heapq.heappop(self._due)
             found[key] = self._due_lead(key, RefreshCause.TIME, f"{due}")
-        while sweep and self._sweep and len(found) < count:
+        while self._sweep and len(found) < count:
             key = self._sweep.popleft()
             score = self._scores.get(key)
             if key in found or score is None or not self._is_outdated(score):

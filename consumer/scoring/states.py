@@ -1,7 +1,7 @@
 """The states of the changes of a batch: those that they carry, and those that Postgres has."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,20 +96,36 @@ def join_states(
             found.append(row)
             states.append(lead)
     if not found:
-        return LeadStates(changes.states, latest.versions, failed)
+        versions = _inherited(table, latest, changes.lead_version, failed, memory)
+        return LeadStates(changes.states, versions, failed)
     at = np.array(found, np.intp)
     columns = inputs_from_states([lead.state for lead in states], inputs)
     versions = changes.lead_version.copy()
     rows_versions = np.array([lead.version for lead in states], np.int64)
     known = rows_versions > 0
     versions[at] = np.where(known, rows_versions, versions[at])
-    versions[list(failed)] = 0  # they are not published
     return LeadStates(
         {name: replace_rows(own, at, columns[name]) for name, own in changes.states.items()},
-        inherit(table, versions, memory),
+        _inherited(table, latest, versions, failed, memory),
         failed,
         int((known & (rows_versions < changes.lead_version[at])).sum()),
     )
+
+
+def _inherited(
+    table: EventTable,
+    latest: LatestPerLead,
+    versions: NDArray[np.int64],
+    failed: Collection[int],
+    memory: Versions | None,
+) -> NDArray[np.int64]:
+    """Return the versions (n,) of all rows; nothing inherits from those that are not published."""
+    failures = np.fromiter(failed, np.intp, len(failed))
+    own = versions.copy()
+    own[failures] = 0
+    found = inherit(table, own, memory).copy()
+    found[failures] = latest.versions[failures]
+    return found
 
 
 def lead_as_of(lead: Lead, occurred_at: int) -> Lead:

@@ -231,6 +231,21 @@ def test_a_change_without_a_version_is_as_new_as_the_newest_before_it(
 
 
 @pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("apart", [True, False], ids=["in the next batch", "in one batch"])
+def test_a_change_without_a_version_takes_none_from_a_change_that_is_a_dead_letter(
+    model_store: str, apart: bool
+) -> None:
+    consumer = Consumer(model_store, FakeLeads({}))
+    messages = [change(0, lead=None, lead_version=6), change(1, lead_version=0)]
+    found = [
+        consumer.commit(*some) for some in ([[each] for each in messages] if apart else [messages])
+    ]
+    [published] = [each for outcome in found for each in predictions(outcome)]
+    assert published["lead_version"] == 0
+    assert sum(len(outcome.letters) for outcome in found) == 1
+
+
+@pytest.mark.usefixtures("many")
 def test_a_lead_without_any_version_keeps_none(model_store: str) -> None:
     consumer = Consumer(model_store)
     outcome = consumer.commit(change(0, lead_version=0), change(1, "lead_2", lead_version=4))
