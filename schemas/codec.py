@@ -102,6 +102,19 @@ class Reader:
             )
             self._registry.learn({number for v in unseen if (number := confluent_id(v))})
 
+    def learn_releases(self, topic: str) -> None:
+        """Learn the schema ids of what every release writes to `topic`.
+
+        From then on our records are known whatever the registry says of their ids. Raises
+        Transient and UserError.
+        """
+        if self._registry is None:
+            return
+        present = {self._record: schema_files.current_schema(self._record)}
+        for schemas in (*schema_files.released_schemas().values(), present):
+            if self._record in schemas:
+                self._registry.find_id(f"{topic}-value", schemas[self._record])
+
     def layout(self, value: bytes) -> tuple[int, Any]:
         """Return where the body of `value` starts, and the writer schema that it names.
 

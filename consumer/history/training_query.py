@@ -130,21 +130,26 @@ def answering(root: str) -> Iterator[None]:
         ) from error
 
 
+def open_database(folder: Path, memory: str) -> duckdb.DuckDBPyConnection:
+    """Open a database in a folder, to which it spills what exceeds `memory`."""
+    return duckdb.connect(
+        str(folder / "rows.duckdb"),
+        config={
+            "memory_limit": memory,
+            "temp_directory": str(folder / "spill"),
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        },
+    )
+
+
 class TrainingQuery:
     """The queries of one training, each a step on what the step before left in the database."""
 
     def __init__(self, tables: HistoryTables, folder: Path, memory: str) -> None:
         """Open a database in a folder, which may hold as much as the tables."""
-        self._connection = duckdb.connect(
-            str(folder / "rows.duckdb"),
-            config={
-                "memory_limit": memory,
-                "temp_directory": str(folder / "spill"),
-                "preserve_insertion_order": False,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
+        self._connection = open_database(folder, memory)
         stored = [tables.stored[CHANGES], tables.stored[OUTCOMES], tables.erased.table]
         self.versions: dict[str, int | None] = {}
         for each in stored:

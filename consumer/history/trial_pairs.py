@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from consumer.history.table_schemas import OUTCOMES, PREDICTIONS
-from consumer.history.training_query import AHEAD_MS, answering
+from consumer.history.training_query import AHEAD_MS, answering, open_database
 from consumer.history.writer import HistoryTables
 from leadstream.addresses import masked_url
 from leadstream.errors import UserError
@@ -115,24 +115,13 @@ def compare_trial(root: str, topics: Topics, trial: Trial) -> VersionComparison:
 @contextmanager
 def _connected(tables: HistoryTables) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a database over the tables, which spills into a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="leadstream-learn-") as folder:
-        connection = duckdb.connect(
-            str(Path(folder) / "trial.duckdb"),
-            config={
-                "memory_limit": MEMORY,
-                "temp_directory": str(Path(folder) / "spill"),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
-        with connection:
-            for each in (
-                tables.stored[PREDICTIONS],
-                tables.stored[OUTCOMES],
-                tables.erased.table,
-            ):
-                connection.register(each.name, each.read())
-            yield connection
+    with (
+        tempfile.TemporaryDirectory(prefix="leadstream-learn-") as folder,
+        open_database(Path(folder), MEMORY) as connection,
+    ):
+        for each in (tables.stored[PREDICTIONS], tables.stored[OUTCOMES], tables.erased.table):
+            connection.register(each.name, each.read())
+        yield connection
 
 
 def _rows(

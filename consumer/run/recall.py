@@ -14,13 +14,11 @@ from leadstream.settings import Settings
 from schemas.codec import Reader
 from schemas.columns import COMPILED, ColumnReader, use_columns
 from schemas.registry import Registry
-from schemas.schema_files import current_schema, released_schemas
 
 # For all partitions together. Reading more would delay a start longer than it helps.
 MAX_RECORDS = 1 << 17
 CHUNK_RECORDS = 2_000
 QUIET_SECONDS = 2.0
-PREDICTION = "LeadPrediction"
 # A reader that ends soon fetches less ahead than a stream.
 _SMALL = {"queued.min.messages": 2 * CHUNK_RECORDS, "queued.max.messages.kbytes": 2_048}
 
@@ -53,8 +51,7 @@ class Recall:
         self._beat = beat
         self._settings = settings
         self._versions = versions
-        self._registry = registry
-        self._reader = Reader(PREDICTION, registry)
+        self._reader = Reader("LeadPrediction", registry)
         self._columns: ColumnReader | None = None
         self._knows_releases = False
         self._next: dict[int, int] = {}
@@ -78,7 +75,9 @@ class Recall:
             return
         if COMPILED and self._columns is None:
             self._columns = ColumnReader(self._reader, ("source_topic", "lead_version"))
-        self._learn_releases()
+        if not self._knows_releases:
+            self._reader.learn_releases(self._settings.topics.lead_predictions)
+            self._knows_releases = True
         log = TopicReader(
             self._settings,
             self._settings.topics.lead_predictions,
@@ -91,19 +90,6 @@ class Recall:
             log.close()
         self._everything = False
         self._read_before.update(places)
-
-    def _learn_releases(self) -> None:
-        """Learn the schema ids of what every release writes.
-
-        A prediction of ours must not pass for a stranger's record, whatever the registry says of
-        its id later. Raises Transient.
-        """
-        if self._registry is None or self._knows_releases:
-            return
-        subject = f"{self._settings.topics.lead_predictions}-value"
-        for schemas in (*released_schemas().values(), {PREDICTION: current_schema(PREDICTION)}):
-            self._registry.find_id(subject, schemas[PREDICTION])
-        self._knows_releases = True
 
     def _read(self, log: TopicReader, versions: Versions | None) -> None:
         try:

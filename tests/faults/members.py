@@ -97,15 +97,9 @@ class ConsumerMember:
     def end_twins(self) -> None:
         """End both of two processes with one name, one of which may have ended since."""
         for running in (self._other, self._running):
-            replaced = running is not None and self._has_ended(running)
+            replaced = running is not None and _has_ended(running)
             self._end(running, Ending.REPLACED if replaced else Ending.KILLED)
         self._other = self._running = None
-
-    def _has_ended(self, running: Running) -> bool:
-        """Whether it has ended by itself; one that has said why is about to."""
-        if running.sentences():
-            until(lambda: not running.alive(), "a process that said why ends", STOP_SECONDS)
-        return not running.alive()
 
     @contextlib.contextmanager
     def full_log(self) -> Iterator[None]:
@@ -208,3 +202,10 @@ def together(calls: Sequence[Callable[[], object]]) -> None:
     with ThreadPoolExecutor(len(calls)) as pool:
         for done in [pool.submit(call) for call in calls]:
             done.result()
+
+
+def _has_ended(running: Running) -> bool:
+    """Whether it has ended by itself; one that has said why is about to."""
+    if running.sentences():
+        until(lambda: not running.alive(), "a process that said why ends", STOP_SECONDS)
+    return not running.alive()
